@@ -1,0 +1,10 @@
+"""Links ℓ(u), one a file: how a margin becomes a loss."""
+
+from tiltlm.links.exponential import Exponential
+from tiltlm.links.hinge import Hinge
+from tiltlm.links.link import Link
+from tiltlm.links.logistic import Logistic
+from tiltlm.links.sigmoid import Sigmoid
+from tiltlm.links.squared import Squared
+
+__all__ = ["Exponential", "Hinge", "Link", "Logistic", "Sigmoid", "Squared"]

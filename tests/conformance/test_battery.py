@@ -1,0 +1,253 @@
+"""Every method of the catalogue through one battery; a method joins by its line in `cases.py`."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from torch import Tensor
+
+from tiltlm.core import Comparison, ConfigError, Counts, Example, Labelled, Response, ResponseLogps, grow, token_ids
+from tiltlm.objectives import CATALOG, Objective, build, example_losses, knobs, reduce_terms
+
+spec = importlib.util.spec_from_file_location("conformance_cases", Path(__file__).with_name("cases.py"))
+cases = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(cases)
+CASES = cases.CASES
+Z0 = 0.3
+
+
+def make_examples(seed: int = 0, num: int = 5) -> list[Example]:
+    """Examples with several comparisons, soft labels, offsets, weights and labels; lengths from one token up."""
+    rng = np.random.default_rng(seed)
+    examples = []
+    for e in range(num):
+        k = int(rng.integers(2, 5))
+        responses = tuple(Response(token_ids(rng.integers(0, 50, int(rng.integers(1, 9))))) for _ in range(k))
+        pairs = [(a, b) for a in range(k) for b in range(k) if a < b][: int(rng.integers(1, 4))]
+        comparisons = tuple(
+            Comparison(a, b, float(rng.uniform(0.2, 2)), float(rng.choice([1.0, 0.5, 0.8])), float(rng.normal()))
+            for a, b in pairs
+        )
+        examples.append(
+            Example(
+                id=f"row {e}",
+                prompt_ids=token_ids([e, 1]),
+                responses=responses,
+                comparisons=comparisons,
+                labels=tuple(bool(b) for b in rng.integers(0, 2, k)),
+                weight=float(rng.uniform(0.5, 2)),
+            )
+        )
+    return examples
+
+
+def make_logps(examples: list[Example], seed: int = 1, scale: float = 1.0) -> tuple[ResponseLogps, list[list[int]]]:
+    """Random token log-probabilities, float64, of the responses of these examples."""
+    trees, slots = grow(examples)
+    lengths = [r.num_tokens for t in trees for r in t.responses]
+    rng = np.random.default_rng(seed)
+    policy, reference = (torch.from_numpy(-scale * rng.exponential(1.5, sum(lengths)) - 1e-3) for _ in range(2))
+    index = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
+    return ResponseLogps(policy.requires_grad_(), index, torch.tensor(lengths), ref_token_logps=reference), slots
+
+
+def with_tokens(responses: ResponseLogps, token_logps: Tensor) -> ResponseLogps:
+    return ResponseLogps(token_logps, responses.response, responses.num_tokens, responses.ref_token_logps)
+
+
+def view_of(objective: Objective, examples: list[Example], slots: list[list[int]]):
+    view = objective.view.of(examples, slots)
+    return view.with_baseline(Z0) if isinstance(view, Labelled) else view
+
+
+def loss_of(objective: Objective, responses: ResponseLogps, examples, slots) -> Tensor:
+    view = view_of(objective, examples, slots)
+    return reduce_terms(objective(responses, view), view.counts())
+
+
+def oracle(case, examples: list[Example], responses: ResponseLogps, slots: list[list[int]]) -> float:
+    """The step's loss by the paper's formula, in numpy, example by example."""
+    tokens, ref = responses.token_logps.detach().numpy(), responses.ref_token_logps.numpy()
+    index = responses.response.numpy()
+
+    def answer(n: int):
+        of = index == n
+        return cases.Answer(float(tokens[of].sum()), float(ref[of].sum()), int(of.sum()))
+
+    total, count = 0.0, 0
+    for example, slot in zip(examples, slots, strict=True):
+        if case.pair:
+            shares = np.array([c.weight for c in example.comparisons])
+            losses = [
+                case.pair(answer(slot[c.chosen]), answer(slot[c.rejected]), c.preference, c.offset)
+                for c in example.comparisons
+            ]
+            total += example.weight * float(np.average(losses, weights=shares))
+            count += 1
+        elif case.single:
+            total += example.weight * sum(
+                case.single(answer(n), y, Z0) for n, y in zip(slot, example.labels, strict=True)
+            )
+            count += len(slot)
+        else:
+            best = {slot[c.chosen] for c in example.comparisons}
+            total += example.weight * sum(case.demonstration(answer(n)) for n in best)
+            count += sum(answer(n).T for n in best)
+    return total / count
+
+
+def test_every_method_has_a_case():
+    assert sorted(CATALOG) == sorted(case.name for case in CASES)
+
+
+def test_every_knob_is_exercised():
+    for case in CASES:
+        assert sorted(case.knobs) == sorted(k.name for k in knobs(case.name)), case.name
+
+
+@pytest.fixture(params=CASES, ids=lambda case: case.id)
+def case(request):
+    return request.param
+
+
+@pytest.fixture
+def objective(case) -> Objective:
+    return build(case.name, **case.knobs)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_value_is_the_papers(case, objective, seed):
+    examples = make_examples(seed)
+    responses, slots = make_logps(examples, seed + 10)
+    expected = oracle(case, examples, responses, slots)
+    assert float(loss_of(objective, responses, examples, slots)) == pytest.approx(expected, rel=1e-10)
+
+
+def test_gradcheck(objective):
+    examples = make_examples()
+    responses, slots = make_logps(examples)
+    assert torch.autograd.gradcheck(
+        lambda t: loss_of(objective, with_tokens(responses, t), examples, slots), (responses.token_logps,)
+    )
+
+
+def test_splitting_a_step_changes_nothing(objective):
+    """Micro-batches of 1 and 2: the same loss and gradient once divided by the whole step's counts."""
+    examples = make_examples(num=5)
+    responses, slots = make_logps(examples)
+    whole = view_of(objective, examples, slots)
+    loss = reduce_terms(objective(responses, whole), whole.counts())
+    (gradient,) = torch.autograd.grad(loss, responses.token_logps)
+    parts = [slice(0, 1), slice(1, 3), slice(3, 5)]
+    views = [view_of(objective, examples[s], slots[s]) for s in parts]
+    counts = sum((v.counts() for v in views), Counts(0, 0, 0))
+    assert counts == whole.counts()
+    split = sum(reduce_terms(objective(responses, v), counts) for v in views)
+    (split_gradient,) = torch.autograd.grad(split, responses.token_logps)
+    torch.testing.assert_close(split, loss, rtol=1e-12, atol=0)
+    torch.testing.assert_close(split_gradient, gradient, rtol=1e-12, atol=1e-15)
+
+
+def test_responses_nobody_refers_to_change_nothing(objective):
+    examples = make_examples(num=4)
+    responses, slots = make_logps(examples)
+    few = view_of(objective, examples[:2], slots[:2])
+    used = torch.isin(responses.response, torch.tensor([n for slot in slots[:2] for n in slot]))
+    before = reduce_terms(objective(responses, few), few.counts())
+    garbage = torch.where(used, responses.token_logps, -77.0)
+    after = reduce_terms(objective(with_tokens(responses, garbage), few), few.counts())
+    assert float(before) == float(after)
+
+
+def test_no_gradient_to_the_reference(objective):
+    examples = make_examples()
+    responses, slots = make_logps(examples)
+    reference = responses.ref_token_logps.clone().requires_grad_()
+    both = ResponseLogps(responses.token_logps, responses.response, responses.num_tokens, reference)
+    loss_of(objective, both, examples, slots).backward()
+    assert reference.grad is None
+    assert responses.token_logps.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("per_token", [-1e-9, -1e-4, -0.7, -5.0, -50.0])
+@pytest.mark.parametrize("at_reference", [True, False])
+def test_finite_at_the_extremes(objective, per_token, at_reference):
+    """One-token and thousand-token responses (sums of −5,000 and below), means near 0 and near −50, ties."""
+    lengths = [1000, 1000, 1, 700]
+    answers = [Response(token_ids(range(n))) for n in lengths]
+    examples = [
+        Example(str(a), token_ids([a]), (answers[a], answers[b]), (Comparison(0, 1),), (True, False))
+        for a, b in ((0, 1), (2, 3))
+    ]
+    trees, slots = grow(examples)
+    num = [r.num_tokens for t in trees for r in t.responses]
+    index = torch.repeat_interleave(torch.arange(len(num)), torch.tensor(num))
+    policy = torch.full((sum(num),), per_token, requires_grad=True)
+    reference = policy.detach() * (1.0 if at_reference else 0.9)
+    responses = ResponseLogps(policy, index, torch.tensor(num), ref_token_logps=reference)
+    loss = loss_of(objective, responses, examples, slots)
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert torch.isfinite(policy.grad).all()
+
+
+def test_sixteen_bit_inputs_are_summed_in_wide_arithmetic(objective):
+    """The value equals that of the same numbers handed over in float64: nothing inside rounds to 16 bits."""
+    examples = make_examples()
+    responses, slots = make_logps(examples, scale=3.0)
+    narrow = responses.token_logps.detach().bfloat16()
+    expected = loss_of(objective, with_tokens(responses, narrow.double()), examples, slots)
+    torch.testing.assert_close(
+        loss_of(objective, with_tokens(responses, narrow), examples, slots), expected, rtol=1e-12, atol=0
+    )
+    full = loss_of(objective, responses, examples, slots)
+    torch.testing.assert_close(expected, full, rtol=0.05, atol=0.05)
+
+
+def test_every_knob_changes_the_value(case, objective):
+    examples = make_examples()
+    responses, slots = make_logps(examples)
+    base = float(loss_of(objective, responses, examples, slots))
+    for name, value in case.knobs.items():
+        other = build(case.name, **{**case.knobs, name: value * 1.5})
+        assert float(loss_of(other, responses, examples, slots)) != pytest.approx(base, rel=1e-6), name
+
+
+def test_configuration_round_trip(case, objective):
+    written = yaml.safe_load(yaml.safe_dump({"name": case.name, **case.knobs}))
+    assert build(**written) == objective
+
+
+def test_foreign_and_misspelt_knobs_are_refused(case):
+    with pytest.raises(ConfigError, match="does not use it"):
+        build(case.name, **case.knobs, no_such_knob=1.0)
+
+
+def test_weights_scale_and_zero_removes(objective):
+    """Weight 0 removes an example from the numerator and not from the divisor; the loss is linear in weights."""
+    examples = make_examples(num=3)
+    responses, slots = make_logps(examples)
+
+    def weighted(*weights: float) -> float:
+        rows = [
+            Example(e.id, e.prompt_ids, e.responses, e.comparisons, e.labels, weight=w)
+            for e, w in zip(examples, weights, strict=True)
+        ]
+        return float(loss_of(objective, responses, rows, slots))
+
+    assert weighted(2.0, 2.0, 2.0) == pytest.approx(2 * weighted(1.0, 1.0, 1.0), rel=1e-12)
+    parts = weighted(1.0, 0.0, 0.0) + weighted(0.0, 1.0, 0.0) + weighted(0.0, 0.0, 1.0)
+    assert parts == pytest.approx(weighted(1.0, 1.0, 1.0), rel=1e-12)
+
+
+def test_example_losses_are_those_of_the_examples_alone(objective):
+    examples = make_examples(num=4)
+    responses, slots = make_logps(examples)
+    view = view_of(objective, examples, slots)
+    alone = [view_of(objective, [e], [s]) for e, s in zip(examples, slots, strict=True)]
+    losses = example_losses(objective(responses, view), [v.counts() for v in alone])
+    expected = torch.stack([reduce_terms(objective(responses, v), v.counts()) for v in alone])
+    torch.testing.assert_close(losses, expected.detach(), rtol=1e-12, atol=1e-15)
