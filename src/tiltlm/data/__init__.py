@@ -1,0 +1,21 @@
+"""From files to examples: preference data read, checked, converted, tokenised and accounted for."""
+
+from tiltlm.data.accounting import Accounting
+from tiltlm.data.dataset import PreferenceData, load_data
+from tiltlm.data.encoder import Encoder
+from tiltlm.data.order import epoch_order
+from tiltlm.data.partners import assign_partners
+from tiltlm.data.preview import Piece, Preview
+from tiltlm.data.settings import DataSettings
+
+__all__ = [
+    "Accounting",
+    "DataSettings",
+    "Encoder",
+    "Piece",
+    "PreferenceData",
+    "Preview",
+    "assign_partners",
+    "epoch_order",
+    "load_data",
+]

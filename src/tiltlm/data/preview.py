@@ -1,0 +1,90 @@
+"""Rows as the model will see them: every token with the part it plays, for a reader to check the mask by eye."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from tiltlm.core.example import Example, Response
+from tiltlm.data.encoder import Encoder
+
+Role = Literal["prompt", "response", "end", "unscored"]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One token."""
+
+    text: str
+    token_id: int
+    role: Role
+    """`prompt` is context; `response` and `end` (the end token) are scored; `unscored` is a later turn that is not."""
+
+
+@dataclass(frozen=True)
+class Preview:
+    """One example in pieces."""
+
+    id: str
+    prompt: tuple[Piece, ...]
+    responses: tuple[tuple[Piece, ...], ...]
+    titles: tuple[str, ...]
+    """What is known about each response, in words."""
+    notes: tuple[str, ...]
+    """What is known about the row."""
+
+
+def preview(examples: Iterable[Example], encoder: Encoder, end_token_id: int) -> list[Preview]:
+    """These examples in pieces. `end_token_id` is `PreferenceData.end_token_id`."""
+    return [
+        Preview(
+            id=example.id,
+            prompt=_pieces(encoder, example.prompt_ids.tolist(), ["prompt"] * len(example.prompt_ids)),
+            responses=tuple(
+                _pieces(encoder, r.token_ids.tolist(), response_roles(r, end_token_id)) for r in example.responses
+            ),
+            titles=tuple(_title(example, k) for k in range(len(example.responses))),
+            notes=_notes(example),
+        )
+        for example in examples
+    ]
+
+
+def response_roles(response: Response, end_token_id: int) -> list[Role]:
+    """The part each token of a response plays."""
+    length = len(response.token_ids)
+    scored = set(range(length)) if response.scored is None else set(response.scored.tolist())
+    roles: list[Role] = ["response" if i in scored else "unscored" for i in range(length)]
+    for i in scored:
+        if response.token_ids[i] == end_token_id:
+            roles[i] = "end"
+    return roles
+
+
+def _pieces(encoder: Encoder, ids: Sequence[int], roles: Sequence[Role]) -> tuple[Piece, ...]:
+    return tuple(Piece(_inner_text(encoder, i), i, role) for i, role in zip(ids, roles, strict=True))
+
+
+def _inner_text(encoder: Encoder, token_id: int) -> str:
+    """The text of a token inside a text: twice the token less once, since a decoder may strip the very first space."""
+    return encoder.decode([token_id, token_id])[len(encoder.decode([token_id])) :]
+
+
+def _title(example: Example, k: int) -> str:
+    role = example.roles[k]
+    known = [] if role == "response" else ["chosen and rejected" if role == "both" else role]
+    if example.ranks:
+        known.append(f"rank {example.ranks[k]}")
+    if example.scores:
+        known.append(f"score {example.scores[k]:g}")
+    cut = "" if example.responses[k].ended else ", cut: no end token"
+    return f"{', '.join(known) or 'response'}{cut}"
+
+
+def _notes(example: Example) -> tuple[str, ...]:
+    notes = [] if example.weight == 1 else [f"weight {example.weight:g}"]
+    for c in example.comparisons:
+        soft = f", P(chosen ≻ rejected) = {c.preference:g}" if c.preference != 1 else ""
+        margin = f", offset {c.offset:g}" if c.offset else ""
+        if soft or margin or len(example.responses) > 2:
+            notes.append(f"{c.chosen} ≻ {c.rejected}{soft}{margin}")
+    return tuple(notes)

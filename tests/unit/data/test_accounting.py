@@ -1,0 +1,82 @@
+"""The books: sums that must hold, limits that stop a run, and what a reader sees."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tiltlm.core.errors import DataError
+from tiltlm.core.example import Comparison, Example, Response, token_ids
+from tiltlm.data.accounting import BY_POLICY, LOSSES, SHOWN, Accounting, Defect, excerpt
+
+
+def example(prompt=3, chosen=2, rejected=4):
+    responses = tuple(Response(token_ids([1] * n)) for n in (chosen, rejected))
+    return Example("1", token_ids([1] * prompt), responses, (Comparison(0, 1),))
+
+
+def books(good=0, **causes):
+    accounting = Accounting(total=good + sum(causes.values()))
+    for _ in range(good):
+        accounting.keep(example(), held_out=False)
+    for cause, count in causes.items():
+        for i in range(count):
+            accounting.drop(f"a.jsonl:{i + 1}", Defect(cause, "seen"))
+    return accounting
+
+
+@given(st.lists(st.sampled_from([None, True, *LOSSES]), max_size=40))
+def test_rows_add_up(fates):
+    accounting = Accounting()
+    for fate in fates:
+        accounting.total += 1
+        if isinstance(fate, str):
+            accounting.drop("a:1", Defect(fate))
+        else:
+            accounting.keep(example(), held_out=bool(fate))
+    plain = accounting.as_dict()
+    assert accounting.total == accounting.kept + accounting.dropped == len(fates)
+    assert plain["total"] == plain["train"] + plain["held_out"] + sum(x["rows"] for x in plain["losses"].values())
+    assert all(len(x["examples"]) <= SHOWN for x in plain["losses"].values())
+    assert accounting.defects == sum(isinstance(f, str) and f not in BY_POLICY for f in fates)
+    assert json.loads(json.dumps(plain)) == plain
+
+
+def test_five_percent_pass_and_more_do_not():
+    books(95, malformed_json=5).check_limit(0.05, "drop")
+    with pytest.raises(DataError) as caught:
+        books(94, malformed_json=4, empty_response=2).check_limit(0.05, "drop")
+    message = str(caught.value)
+    for part in ("6 of 100 rows (6.0%)", "allows 5.0%", "malformed_json × 4", "empty_response × 2", "a.jsonl:4: seen"):
+        assert part in message
+    assert "raise data.max_bad to 0.06" in message
+    books(94, malformed_json=4, empty_response=2).check_limit(0.06, "drop")
+
+
+def test_on_bad_error_allows_none():
+    books(99).check_limit(0.05, "error")
+    with pytest.raises(DataError, match=r"1 of 100 rows.*data.on_bad=error allows none"):
+        books(99, wrong_type=1).check_limit(0.05, "error")
+
+
+def test_what_a_policy_drops_is_no_defect():
+    accounting = books(1, too_long=9)
+    accounting.check_limit(0.0, "error")
+    assert (accounting.dropped, accounting.defects) == (9, 0)
+
+
+def test_lines_show_every_cause_and_the_lengths():
+    accounting = books(8, malformed_json=2)
+    accounting.change("a.jsonl:9", ["prompt_cut_left", "boundary_merge", "boundary_merge"])
+    text = "\n".join(accounting.lines())
+    for part in ("rows read", "train", "held out", "dropped: malformed_json", "a.jsonl:1: seen", "tokens: chosen"):
+        assert part in text
+    assert accounting.changes["boundary_merge"].count == 1
+    assert accounting.as_dict()["tokens"]["rejected"] == {"mean": 4.0, "median": 4.0, "p95": 4.0, "max": 4.0}
+
+
+def test_excerpts_are_short_and_on_one_line():
+    assert excerpt("a") == "'a'"
+    assert excerpt("\n\u202ea") == r"'\n\u202ea'"
+    assert len(excerpt("x" * 1000)) == 60

@@ -1,0 +1,257 @@
+"""Files to examples, end to end: splits, books, fingerprints, notes and refusals."""
+
+import json
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tiltlm.core.errors import ConfigError, DataError
+from tiltlm.core.example import Comparison
+from tiltlm.data import DataSettings, load_data
+from tiltlm.data.content import fingerprint, is_held_out
+
+from .conftest import CHATML, pair
+
+PAIRS = [pair(i) for i in range(40)]
+
+
+@pytest.fixture
+def load(encoder, jsonl):
+    """Loads rows (or raw lines) as the file `data.jsonl`."""
+
+    def run(rows, shape="pairs", *, partners=False, reference=False, **settings):
+        data = DataSettings(train=jsonl(rows), **settings)
+        return load_data(data, encoder, shape, needs_partners=partners, use_reference_columns=reference)
+
+    return run
+
+
+def test_pairs(load, encoder):
+    data = load(PAIRS)
+    assert len(data.train) == 40
+    assert data.held_out == ()
+    first = data.train[0]
+    assert first.id == "data.jsonl:1"
+    assert encoder.decode(first.prompt_ids) == "<s>question 0"
+    assert [encoder.decode(r.token_ids) for r in first.responses] == [" yes 0</s>", " no 0</s>"]
+    assert first.comparisons == (Comparison(0, 1),)
+    assert data.end_token_id == encoder.end_token_id
+    assert "a response ends with '</s>' (token 1)" in data.notes
+    assert not data.has_reference
+
+
+GOOD = st.builds(pair, st.integers(0, 9))
+BAD = st.sampled_from(
+    [
+        "{", "[]", '{"prompt": 1}', pair(chosen=None), pair(rejected=" "), pair(rejected=" yes 0"),
+        pair(chosen=" yes" * 400), pair(weight=-1), pair(prompt=None), pair(chosen=" x </s>", rejected=" x "),
+    ]
+)  # fmt: skip
+
+
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.one_of(GOOD, BAD), max_size=12))
+def test_every_row_is_accounted_for(load, rows):
+    """total = train + held out + dropped, whatever the rows; and the books agree with the examples."""
+    data = load([*PAIRS[:8], *rows], max_bad=1.0, eval_fraction=0.3, max_length=200)
+    books = data.accounting
+    assert books.total == 8 + len(rows) == books.kept + books.dropped
+    assert (books.kept_train, books.held_out) == (len(data.train), len(data.held_out))
+    assert len(books.lengths["prompt"]) == books.kept
+
+
+def test_defects_are_named_by_line(load):
+    rows = [*PAIRS, "{broken", pair(chosen=""), pair(rejected=" yes 0"), pair(rejected=None)]
+    with pytest.raises(DataError) as caught:
+        load(rows)
+    message = str(caught.value)
+    assert "4 of 44 rows (9.1%)" in message
+    for part in ("data.jsonl:41", "data.jsonl:42", "data.jsonl:43", "data.jsonl:44", "data.max_bad", "malformed_json"):
+        assert part in message
+    data = load(rows, max_bad=0.1)
+    assert len(data.train) == 40
+    assert {cause: t.count for cause, t in data.accounting.losses.items()} == {
+        "malformed_json": 1, "empty_response": 2, "identical_responses": 1,
+    }  # fmt: skip
+    assert data.accounting.losses["malformed_json"].examples[0].startswith("data.jsonl:41: ")
+
+
+def test_on_bad_error_stops_at_one(load):
+    with pytest.raises(DataError, match=r"(?s)1 of 41 rows.*on_bad=error.*data.jsonl:41"):
+        load([*PAIRS, "{broken"], on_bad="error")
+
+
+@pytest.mark.parametrize("rows", [["{", "nonsense"], [{}, {}]])
+def test_a_file_without_a_readable_row(load, rows):
+    with pytest.raises(DataError, match=r"2 of 2 rows.*cannot be used"):
+        load(rows, max_bad=1.0)
+
+
+def test_nothing_left_to_train_on(load):
+    with pytest.raises(DataError, match=r"(?s)no row is left.*too_long"):
+        load(PAIRS, truncation="drop", max_length=3)
+
+
+def test_unknown_column_wins_over_everything(load):
+    with pytest.raises(DataError, match=r"data.jsonl:2: column 'question'.*data.columns.prompt=question"):
+        load([{"chosen": "a", "rejected": "b"}, {"chosen": "a", "rejected": "b", "question": "c"}])
+
+
+def test_a_renamed_prompt_trains_on_the_prompt(load, encoder):
+    rows = [{"question": "what", "chosen": " a", "rejected": " b"}]
+    data = load(rows, columns={"prompt": "question"})
+    assert encoder.decode(data.train[0].prompt_ids) == "<s>what"
+
+
+def test_held_out_prompts_are_whole_and_stay_when_rows_are_added(load):
+    twice = [pair(i, chosen=f" {word}") for i in range(40) for word in ("a", "b")]
+    few, many = load(twice, eval_fraction=0.25), load([*twice, *(pair(i) for i in range(40, 80))], eval_fraction=0.25)
+    prompts = {e.prompt_ids.tobytes() for e in few.held_out}
+    assert prompts.isdisjoint(e.prompt_ids.tobytes() for e in few.train)
+    assert len(few.held_out) == 2 * len(prompts)
+    assert 2 <= len(prompts) <= 18
+    assert prompts == {e.prompt_ids.tobytes() for e in many.held_out[: len(few.held_out)]}
+    other = load(twice, eval_fraction=0.25, eval_seed=1)
+    assert prompts != {e.prompt_ids.tobytes() for e in other.held_out}
+
+
+def test_share_of_held_out_prompts():
+    """Binomial(20,000, ¼): within five standard deviations, 306."""
+    assert abs(sum(is_held_out(f"question {i}", 0.25, seed=0) for i in range(20_000)) - 5000) < 306
+    assert not any(is_held_out(f"question {i}", 0.0, seed=0) for i in range(100))
+
+
+def test_no_prompt_is_held_out_by_chance(load):
+    with pytest.raises(DataError, match=r"data.eval_fraction=0.001 holds out none of 40 prompts"):
+        load(PAIRS, eval_fraction=0.001)
+
+
+def test_an_evaluation_file_of_its_own(load, jsonl):
+    held = jsonl([pair(1), pair(99)], "held.jsonl")
+    data = load(PAIRS, eval=held)
+    assert [e.id for e in data.held_out] == ["held.jsonl:1", "held.jsonl:2"]
+    assert (data.accounting.total, data.accounting.kept_train, data.accounting.held_out) == (42, 40, 2)
+    assert any(note.startswith("1 held-out prompts are also trained on") for note in data.notes)
+
+
+def test_fingerprint_is_of_content(load):
+    """Names and places do not enter; order, tokens and everything known about them do."""
+    data = load(PAIRS)
+    assert data.fingerprint == load([{**row, "id": str(i), "source": "lab"} for i, row in enumerate(PAIRS)]).fingerprint
+    changed = [
+        load(PAIRS[::-1]),
+        load(PAIRS[1:]),
+        load([pair(0, weight=2), *PAIRS[1:]]),
+        load([pair(0, offset=0.5), *PAIRS[1:]]),
+        load([pair(0, score_chosen=1, score_rejected=0), *PAIRS[1:]]),
+        load([pair(0, chosen=" yes"), *PAIRS[1:]]),
+        load(PAIRS, "labels"),
+        load(PAIRS, eval_fraction=0.5),
+    ]
+    assert len({data.fingerprint, *(other.fingerprint for other in changed)}) == 1 + len(changed)
+
+
+def test_fingerprint_tells_where_parts_and_responses_end(load):
+    a, b = load(PAIRS).train[:2]
+    assert fingerprint([a, b], []) != fingerprint([a], [b]) != fingerprint([], [a, b])
+
+
+def test_pairs_as_labels_with_partners(load):
+    data = load(PAIRS, "labels", partners=True, eval_fraction=0.3)
+    assert all(e.labels == (True, False) and len(e.partners) == 2 for e in (*data.train, *data.held_out))
+    assert data.notes[0].startswith("pairs → labels")
+    assert data.fingerprint == load(PAIRS, "labels", eval_fraction=0.3).fingerprint
+
+
+def test_unpaired_rows(load):
+    rows = [{"prompt": f"q{i}", "completion": f" a{i}", "label": i % 3 == 0} for i in range(9)]
+    data = load(rows, "labels", partners=True)
+    assert [e.labels for e in data.train] == [(i % 3 == 0,) for i in range(9)]
+    with pytest.raises(DataError, match="this objective compares two responses"):
+        load(rows)
+
+
+def test_lists_are_one_example_each(load):
+    rows = [{"prompt": "q", "completions": [" a", " b", " c"], "scores": [3, 1, 2]} for _ in range(2)]
+    data = load(rows)
+    assert [len(e.comparisons) for e in data.train] == [3, 3]
+    assert data.train[0].scores == (3.0, 1.0, 2.0)
+
+
+def test_reference_columns(load):
+    rows = [pair(i, ref_chosen_logps=-i - 1, ref_rejected_logps=-2) for i in range(4)]
+    with pytest.raises(DataError, match="ref_chosen_logps"):
+        load(rows)
+    data = load(rows, reference=True)
+    assert data.has_reference
+    assert [r.ref_logps for r in data.train[1].responses] == [-2.0, -2.0]
+    with pytest.raises(ConfigError, match="mismatched pairs"):
+        load(rows, "labels", reference=True, partners=True)
+    with pytest.raises(DataError, match="reference=columns: the data has none of"):
+        load(PAIRS, reference=True)
+    with pytest.raises(DataError, match=r"data.jsonl:5: no reference log-probability"):
+        load([*rows, pair(5)], reference=True)
+
+
+def test_conversations(load, encoder):
+    user, blue, black = ({"role": r, "content": c} for r, c in (("user", "q"), ("assistant", "b"), ("assistant", "c")))
+    rows = [{"chosen": [user, blue], "rejected": [user, black]}]
+    data = load(rows, chat_template=CHATML)
+    assert data.encoder.decode(data.train[0].prompt_ids) == "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n"
+    assert data.end_token_id == encoder.tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert any("another token than the model's own, '</s>'" in note for note in data.notes)
+    with pytest.raises(DataError, match=r"data.jsonl:1: .*no chat template"):
+        load(rows)
+    with pytest.raises(DataError, match="plain text and others conversations"):
+        load([*rows, {"prompt": "a", "chosen": "b", "rejected": "c"}], chat_template=CHATML)
+
+
+def test_a_template_with_todays_date_is_told(load):
+    rows = [{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}]
+    dated = "{% if date_string is not defined %}{% set date_string = strftime_now('%d %b') %}{% endif %}" + CHATML
+    assert any("today's date" in note for note in load(rows, "demonstrations", chat_template=dated).notes)
+
+
+def test_every_assistant_turn(load):
+    turns = [("user", "q"), ("assistant", "a"), ("user", "r"), ("assistant", "b")]
+    rows = [{"messages": [{"role": role, "content": content} for role, content in turns]}]
+    last = load(rows, "demonstrations", chat_template=CHATML).train[0]
+    every = load(rows, "demonstrations", chat_template=CHATML, assistant_turns="all").train[0]
+    assert last.responses[0].scored is None
+    assert every.responses[0].num_tokens == 2 * last.responses[0].num_tokens
+    assert len(every.prompt_ids) < len(last.prompt_ids)
+    with pytest.raises(ConfigError, match="only sft learns every turn"):
+        load(PAIRS, assistant_turns="all")
+    with pytest.raises(ConfigError, match="no effect on plain text"):
+        load([{"text": "the sky"}], "demonstrations", assistant_turns="all")
+
+
+def test_bare_text(load, encoder):
+    data = load([{"text": "the sky"}, {"text": "hello"}], "demonstrations")
+    assert [e.prompt_ids.tolist() for e in data.train] == [[encoder.begin_token_id]] * 2
+    assert data.accounting.changes["empty_prompt"].count == 2
+    many = load([{"text": f"the sky {i}"} for i in range(50)], "demonstrations", eval_fraction=0.3)
+    assert 0 < len(many.held_out) < 50
+
+
+def test_contradictions_and_unused_columns_are_noted(load):
+    rows = [pair(0, metadata={"a": 1}), pair(0, chosen=" no 0", rejected=" yes 0"), pair(1), pair(1)]
+    notes = load(rows).notes
+    assert "1 pairs of rows prefer opposite answers of the same two" in notes
+    assert "columns not used: metadata" in notes
+
+
+def test_books_are_json(load):
+    books = load(PAIRS, eval_fraction=0.3).accounting.as_dict()
+    assert json.loads(json.dumps(books)) == books
+
+
+def test_a_limit_beyond_the_window(encoder, jsonl):
+    from dataclasses import replace
+
+    narrow = replace(encoder, window=16)
+    path = jsonl(PAIRS)
+    assert load_data(DataSettings(train=path), narrow, "pairs").max_length == 16
+    with pytest.raises(DataError, match="the model's window is 16"):
+        load_data(DataSettings(train=path, max_length=17), narrow, "pairs")

@@ -1,0 +1,72 @@
+"""Real preference pairs and a real tokenizer, where the checkout has them."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from tiltlm.data import DataSettings, Encoder, load_data
+from tiltlm.data.prompts import ASSISTANT
+
+SHARED = Path(__file__).parents[4] / "shared"
+PAIRS = SHARED / "data" / "hh-harmless.jsonl.gz"
+MODEL = SHARED / "models" / "stories260k"
+
+pytestmark = pytest.mark.skipif(
+    not (PAIRS.exists() and MODEL.exists()), reason="needs ../shared with hh-harmless and stories260k"
+)
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    return Encoder(tokenizer, tokenizer.eos_token_id, 512)
+
+
+@pytest.fixture(scope="module")
+def data(encoder):
+    return load_data(DataSettings(train=str(PAIRS), eval_fraction=0.1), encoder, "pairs")
+
+
+def test_all_1700_rows_are_accounted_for(data):
+    books = data.accounting
+    assert books.total == 1700 == books.kept_train + books.held_out + books.dropped
+    counts = {cause: tally.count for cause, tally in books.losses.items()}
+    assert counts == {"answer_too_long": 37, "empty_response": 4, "no_common_prompt": 2}
+    assert [x.split(":")[1] for x in books.losses["empty_response"].examples] == ["87", "517", "926", "1104"]
+    assert [x.split(":")[1] for x in books.losses["no_common_prompt"].examples] == ["1255", "1689"]
+    assert books.changes["prompt_cut_left"].count == 470
+    assert 120 <= books.held_out <= 220
+
+
+def test_prompt_and_answers_read_as_the_file_has_them(data, encoder):
+    """Decoding gives the transcript, less what was cut from its start, with one beginning and one end."""
+    with gzip.open(PAIRS, "rt") as file:
+        rows = [json.loads(line) for line in file]
+    for example in (*data.train, *data.held_out)[:200]:
+        row = rows[int(example.id.split(":")[1]) - 1]
+        transcript = row["chosen"][: row["chosen"].rindex(ASSISTANT) + len(ASSISTANT)]
+        kept = encoder.decode(example.prompt_ids).removeprefix("<s>")
+        cut = len(example.prompt_ids) + max(len(r.token_ids) for r in example.responses) == 512
+        assert transcript.endswith(kept.lstrip("\ufffd")) if cut else f" {transcript}" == kept
+        for response, column in zip(example.responses, ("chosen", "rejected"), strict=True):
+            answer = encoder.answer_text(example.prompt_ids, response.token_ids)
+            assert answer == row[column].rpartition(ASSISTANT)[2] + "</s>"
+            assert [*example.prompt_ids, *response.token_ids].count(1) == 1
+            assert response.token_ids.tolist().count(2) == 1
+
+
+def test_everything_fits_the_window(data):
+    lengths = [len(e.prompt_ids) + len(r.token_ids) for e in (*data.train, *data.held_out) for r in e.responses]
+    assert max(lengths) == 512
+    assert data.max_length == 512
+
+
+def test_as_labels_with_partners(encoder):
+    data = load_data(DataSettings(train=str(PAIRS), eval_fraction=0.1), encoder, "labels", needs_partners=True)
+    assert data.accounting.kept == 1657
+    for example in data.train:
+        assert all(len(example.prompt_ids) + len(p.token_ids) <= 512 for p in example.partners)
