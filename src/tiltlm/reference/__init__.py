@@ -1,0 +1,18 @@
+"""Where reference log-probabilities come from: frozen weights, and a content-addressed store shared by all runs."""
+
+from tiltlm.reference.build import ReferenceSettings, build_reference
+from tiltlm.reference.digests import base_digest, model_digest, numeric_path
+from tiltlm.reference.reference import Computed, Reference
+from tiltlm.reference.store import ReferenceStore, default_folder
+
+__all__ = [
+    "Computed",
+    "Reference",
+    "ReferenceSettings",
+    "ReferenceStore",
+    "base_digest",
+    "build_reference",
+    "default_folder",
+    "model_digest",
+    "numeric_path",
+]

@@ -1,0 +1,106 @@
+"""Digests: what a reference log-probability depends on, as short strings to print, compare and store under.
+
+Equal digests mean equal numbers up to rounding. Weights are digested by content under the names they have without an
+adapter around them, so a LoRA run and full fine-tuning of the same model share one reference.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+
+from tiltlm.logprobs import PolicyModule
+
+_NO_LOGIT = frozenset(
+    {
+        "_name_or_path", "architectures", "attn_implementation", "_attn_implementation", "auto_map", "bos_token_id",
+        "chunk_size_feed_forward", "dtype", "eos_token_id", "id2label", "initializer_range", "label2id",
+        "output_attentions", "output_hidden_states", "output_router_logits", "pad_token_id", "problem_type",
+        "return_dict", "router_aux_loss_coef", "tokenizer_class", "torch_dtype", "transformers_version", "use_cache",
+    }
+)  # fmt: skip
+"""Configuration that moves no logit. What is not named here counts: at worst something is computed again."""
+
+_WRAPPED = ("base_layer", "original_module")
+"""What PEFT calls the layer of the model that it put an adapter around, or copied to train."""
+
+
+def base_tensors(policy: PolicyModule) -> dict[str, Tensor]:
+    """Parameters and saved buffers of the model itself, by the names they have without an adapter."""
+    return {name: tensor for name, tensor, is_adapter in _tensors(policy) if not is_adapter}
+
+
+def adapter_tensors(policy: PolicyModule) -> dict[str, Tensor]:
+    """Parameters of adapters, and copies that are trained in place of a layer."""
+    return {name: tensor for name, tensor, is_adapter in _tensors(policy) if is_adapter}
+
+
+def _tensors(policy: PolicyModule) -> Iterator[tuple[str, Tensor, bool]]:
+    model: nn.Module = policy.causal_lm
+    wrappers = {name for name, m in model.named_modules() if any(inner in m._modules for inner in _WRAPPED)}
+    saved = model.state_dict().keys()
+    buffers = ((name, buffer) for name, buffer in model.named_buffers() if name in saved)
+    for name, tensor in [*model.named_parameters(), *buffers]:
+        parts = name.split(".")
+        inside = [parts[i] in _WRAPPED for i in range(1, len(parts)) if ".".join(parts[:i]) in wrappers]
+        plain = ".".join(part for part in parts if part not in _WRAPPED)
+        yield (plain, tensor, False) if all(inside) else (name, tensor, True)
+
+
+def adapter_is_zero(policy: PolicyModule) -> bool:
+    """True where adapters, if there are any, provably change nothing: low-rank updates B·A with B = 0."""
+    tensors = adapter_tensors(policy)
+    is_plain = all("lora_A" in n or "lora_B" in n or "lora_embedding_" in n for n in tensors)
+    return is_plain and not any(
+        tensor.any() for name, tensor in tensors.items() if "lora_B" in name or "lora_embedding_B" in name
+    )
+
+
+def base_digest(policy: PolicyModule) -> str:
+    """Digest of the model without its adapters: tensors, architecture, and the configuration that moves a logit."""
+    config = {k: v for k, v in policy.config.to_dict().items() if k not in _NO_LOGIT and "dropout" not in k}
+    return _digest(base_tensors(policy), {"class": type(policy.causal_lm).__name__, "config": config})
+
+
+def model_digest(policy: PolicyModule) -> str:
+    """Digest of the model as it stands, adapter included; a zero adapter leaves no trace."""
+    base = base_digest(policy)
+    if adapter_is_zero(policy):
+        return base
+    scaling = {n: s for n, m in policy.causal_lm.named_modules() if isinstance(s := getattr(m, "scaling", None), dict)}
+    return _digest(adapter_tensors(policy), {"base": base, "scaling": scaling})
+
+
+def _digest(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> str:
+    """BLAKE2b-128 over named tensors and facts, in hexadecimal."""
+    with ThreadPoolExecutor() as pool:  # hashing releases the interpreter lock
+        contents = dict(zip(tensors, pool.map(_tensor_digest, tensors.values()), strict=True))
+    content = json.dumps([contents, facts], sort_keys=True, default=str)
+    return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+
+
+def _tensor_digest(tensor: Tensor) -> str:
+    content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    kind = f"{tensor.dtype}{tuple(tensor.shape)}".encode()
+    return hashlib.blake2b(kind + hashlib.blake2b(content.data).digest(), digest_size=16).hexdigest()
+
+
+def numeric_path(policy: PolicyModule) -> str:
+    """What moves the number beside weights and tokens: precision, device, and the libraries whose code computes it.
+
+    The layout is not in it: shared, packed and padded are verified equal before they are used. Versions count to the
+    minor: a new one may bring other kernels (torch) or a corrected model (transformers), and one forward over the data
+    is cheaper than a doubt.
+    """
+    dtype = next(policy.parameters()).dtype
+    versions = [".".join(module.__version__.split(".")[:2]) for module in (torch, transformers)]
+    matmul = "" if policy.device.type == "cpu" else f" {torch.get_float32_matmul_precision()}"
+    return (
+        f"{str(dtype).removeprefix('torch.')} weights, {policy.precision} products, {policy.device.type}{matmul},"
+        f" torch {versions[0]}, transformers {versions[1]}"
+    )

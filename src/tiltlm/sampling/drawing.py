@@ -1,0 +1,118 @@
+"""From logits and a uniform number to a token: temperature, truncation and the inverse of the cumulative distribution.
+
+The uniform numbers belong to a prompt, a sample and a position and come from outside, so that what a prompt yields does
+not depend on what else is in the batch, and two policies sampled with one seed share their luck.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tiltlm.core.errors import ConfigError
+from tiltlm.core.example import TokenIds
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """How responses are drawn. The defaults sample the policy itself, nothing tempered and nothing cut off."""
+
+    max_new_tokens: int
+    """Where a response that has not ended is cut."""
+    temperature: float = 1.0
+    """Logits are divided by it; 0 takes the most probable token."""
+    top_k: int | None = None
+    """Draw among the k most probable tokens only (more where the k-th has equals)."""
+    top_p: float | None = None
+    """Draw among the fewest most probable tokens whose probability reaches this share, after `top_k`."""
+    max_rows: int = 1024
+    """Responses decoded side by side; fewer need less memory."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_new_tokens", "max_rows", "top_k"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"sampling.{name} is {value}; it counts something and is at least 1")
+        if self.temperature < 0:
+            raise ConfigError(f"sampling.temperature is {self.temperature}; it is 0 (most probable token) or more")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ConfigError(f"sampling.top_p is {self.top_p}; it is a share of probability in (0, 1]")
+        if self.temperature == 0 and (self.top_k, self.top_p) != (None, None):
+            raise ConfigError("sampling.temperature is 0, which leaves top_k and top_p without effect; remove them")
+
+    @property
+    def is_exact(self) -> bool:
+        """True where draws follow the policy itself."""
+        return self.temperature == 1 and self.top_k is None and self.top_p is None
+
+
+class Drawn(NamedTuple):
+    """One token for each of D rows, with its log-probability in nats, float32."""
+
+    tokens: Int[Tensor, " D"]
+    logps: Float[Tensor, " D"]
+    """Under the policy itself: temperature 1, whole vocabulary."""
+    behaviour_logps: Float[Tensor, " D"]
+    """Under the distribution that it was drawn from."""
+
+
+def draw(logits: Float[Tensor, "D V"], uniform: Float[Tensor, " D"], settings: SamplingSettings) -> Drawn:
+    """Token i with F(i−1) ≤ u < F(i), F the cumulative probability in the order of the vocabulary.
+
+    Args:
+        logits: The policy's, before any temperature.
+        uniform: u in [0, 1), float64, one for each row.
+        settings: Temperature and truncation.
+    """
+    logps = logits.float().log_softmax(-1)
+    if settings.temperature == 0:
+        tokens = logps.argmax(-1, keepdim=True)
+        return Drawn(tokens[:, 0], logps.gather(-1, tokens)[:, 0], torch.zeros_like(logps[:, 0]))
+    behaviour = logps if settings.is_exact else _truncated(logps / settings.temperature, settings).log_softmax(-1)
+    cumulative = _running_sum(behaviour.exp())
+    total = cumulative[:, -1:]
+    goal = torch.minimum(uniform.to(total.dtype)[:, None] * total, total.nextafter(torch.zeros_like(total)))
+    tokens = torch.searchsorted(cumulative, goal, right=True).clamp(max=logits.shape[-1] - 1)
+    return Drawn(tokens[:, 0], logps.gather(-1, tokens)[:, 0], behaviour.gather(-1, tokens)[:, 0])
+
+
+def _truncated(scores: Float[Tensor, "D V"], settings: SamplingSettings) -> Float[Tensor, "D V"]:
+    """`scores` with −∞ where a token is cut off."""
+    if settings.top_k is not None:
+        least = scores.topk(min(settings.top_k, scores.shape[-1]), dim=-1).values[:, -1:]
+        scores = scores.masked_fill(scores < least, -torch.inf)
+    if settings.top_p is not None:
+        ordered, order = scores.sort(dim=-1, descending=True)
+        probs = ordered.softmax(-1)
+        before = _running_sum(probs) - probs
+        cut = torch.empty_like(before, dtype=torch.bool).scatter_(-1, order, before >= settings.top_p)
+        scores = scores.masked_fill(cut, -torch.inf)
+    return scores
+
+
+def _running_sum(probs: Float[Tensor, "D V"]) -> Float[Tensor, "D V"]:
+    """In float64, where the device has it: a float32 sum over 100,000 tokens loses the rare ones."""
+    return probs.cumsum(-1, dtype=torch.float32 if probs.device.type == "mps" else torch.float64)
+
+
+def prompt_seeds(seed: int, prompts: Sequence[TokenIds]) -> list[int]:
+    """A seed for each prompt, by (seed, the prompt's tokens, how often it came before)."""
+    seen: Counter[bytes] = Counter()
+    seeds = []
+    for prompt in prompts:
+        content = prompt.tobytes()
+        digest = hashlib.blake2b(f"{seed}/{seen[content]}/".encode() + content, digest_size=8).digest()
+        seen[content] += 1
+        seeds.append(int.from_bytes(digest, "big") >> 1)
+    return seeds
+
+
+def uniforms(prompt_seed: int, n: int, num_tokens: int) -> Float[Tensor, "n T"]:
+    """The numbers in [0, 1) that decide the n samples of one prompt; from the CPU's generator on every device."""
+    generator = torch.Generator().manual_seed(prompt_seed)
+    return torch.rand(n, num_tokens, generator=generator, dtype=torch.float64)

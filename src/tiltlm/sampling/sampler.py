@@ -1,0 +1,137 @@
+"""Sampling: what the policy says, n times a prompt, as token ids with their log-probabilities.
+
+Everything online starts here, and so does every measurement of a policy on its own samples: sequence KL, win rates,
+the frontier. Samples go back into training as the very tokens that were drawn.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tiltlm.core.errors import ConfigError, NumericsError
+from tiltlm.core.example import Response, TokenIds, token_ids
+from tiltlm.logprobs import PolicyModule
+from tiltlm.logprobs.modes import evaluating
+from tiltlm.sampling.decoding import Draws, decode
+from tiltlm.sampling.drawing import SamplingSettings, prompt_seeds, uniforms
+
+
+@dataclass(frozen=True, eq=False)
+class Sampled:
+    """One sampled response."""
+
+    token_ids: TokenIds
+    """With the end token where it ended by itself."""
+    ended: bool
+    """False where `max_new_tokens` cut it."""
+    token_logps: NDArray[np.float32]
+    """Log-probability of each token under the policy itself (temperature 1, whole vocabulary), in nats."""
+    behaviour_logps: NDArray[np.float32]
+    """The same under the distribution drawn from, after temperature and truncation; 0 at temperature 0."""
+
+    @property
+    def response(self) -> Response:
+        """These very tokens as a response of an example: nothing is tokenised again."""
+        return Response(self.token_ids, ended=self.ended)
+
+
+@torch.no_grad()
+def sample(
+    policy: PolicyModule,
+    prompts: Sequence[TokenIds],
+    n: int,
+    settings: SamplingSettings,
+    *,
+    seed: int,
+    end_token_ids: Sequence[int],
+    progress: Callable[[int, int], None] | None = None,
+) -> list[list[Sampled]]:
+    """n responses to each prompt.
+
+    What a prompt yields is a function of (policy, prompt, n, settings, seed), up to rounding of the logits, and of
+    nothing else in the call; a prompt that occurs again draws anew. Policies sampled with one seed share their uniform
+    numbers, which makes differences between them less noisy.
+
+    Args:
+        policy: Sampled with the model's stock attention, in evaluation mode, without gradient.
+        prompts: Token ids of each prompt, at least one token each.
+        n: Responses to each prompt.
+        settings: Length, temperature, truncation.
+        seed: Another seed, other responses.
+        end_token_ids: A response ends with the first of these.
+        progress: Called with (responses done, responses in all) after every batch.
+
+    Returns:
+        The n samples of each prompt, in the order of the prompts.
+
+    Raises:
+        ConfigError: a prompt leaves no room for `max_new_tokens`, or n is not positive.
+        NumericsError: the policy's log-probabilities are not finite.
+    """
+    if n < 1:
+        raise ConfigError(f"n is {n}; a prompt has at least one sample")
+    _check_lengths(policy, prompts, settings.max_new_tokens)
+    device = policy.device
+    ends = torch.tensor(sorted(set(end_token_ids)), dtype=torch.int64, device=device)
+    seeds = prompt_seeds(seed, prompts)
+    samples: list[list[Sampled]] = [[] for _ in prompts]
+    precision = torch.autocast(device.type, torch.bfloat16, enabled=policy.precision == "bf16")
+    with evaluating(policy), policy.stock_attention(), precision:
+        for members, copies in _batches(prompts, n, settings):
+            uniform = torch.cat([uniforms(seeds[i], n, settings.max_new_tokens)[copies] for i in members])
+            draws = decode(policy.model, [prompts[i] for i in members], uniform.to(device), ends, settings)
+            drawn = _unpack(draws)
+            share = len(drawn) // len(members)
+            for slot, i in enumerate(members):
+                samples[i] += drawn[slot * share : (slot + 1) * share]
+            if progress is not None:
+                progress(sum(len(s) for s in samples), n * len(prompts))
+    return samples
+
+
+def _check_lengths(policy: PolicyModule, prompts: Sequence[TokenIds], max_new_tokens: int) -> None:
+    limit = policy.max_positions
+    for i, prompt in enumerate(prompts):
+        if len(prompt) == 0:
+            raise ConfigError(f"prompt {i} has no token; where there is nothing else, begin with the beginning token")
+        if limit is not None and len(prompt) + max_new_tokens > limit:
+            raise ConfigError(
+                f"prompt {i} has {len(prompt)} tokens; with max_new_tokens={max_new_tokens} that is more than the"
+                f" {limit} positions of the model. Shorten the prompt, or lower max_new_tokens."
+            )
+
+
+def _batches(prompts: Sequence[TokenIds], n: int, settings: SamplingSettings) -> Iterator[tuple[list[int], slice]]:
+    """Prompts to decode together, shortest first, and which of their n samples.
+
+    A prompt that is t tokens longer than the shortest makes its batch t steps longer: at most a quarter is allowed.
+    """
+    batches: list[list[int]] = []
+    for i in sorted(range(len(prompts)), key=lambda i: len(prompts[i])):
+        last = batches[-1] if batches else []
+        fits = len(last) < max(1, settings.max_rows // n)
+        if last and fits and len(prompts[i]) - len(prompts[last[0]]) <= settings.max_new_tokens // 4:
+            last.append(i)
+        else:
+            batches.append([i])
+    for batch in batches:
+        for start in range(0, n, settings.max_rows):
+            yield batch, slice(start, start + settings.max_rows)
+
+
+def _unpack(draws: Draws) -> list[Sampled]:
+    """The rows of a batch, one by one, on the host."""
+    tokens, logps, behaviour = (t.cpu().numpy() for t in (draws.tokens, draws.logps, draws.behaviour_logps))
+    samples = []
+    for row, (num_tokens, ended) in enumerate(zip(draws.num_tokens.tolist(), draws.ended.tolist(), strict=True)):
+        drawn = logps[row, :num_tokens].copy()
+        if not np.isfinite(drawn).all():
+            raise NumericsError(
+                f"sampling: token {int(np.argmin(np.isfinite(drawn)))} of a response has log-probability"
+                f" {drawn[~np.isfinite(drawn)][0]}; the policy's logits are not finite. Look at the weights."
+            )
+        samples.append(Sampled(token_ids(tokens[row, :num_tokens]), ended, drawn, behaviour[row, :num_tokens].copy()))
+    return samples

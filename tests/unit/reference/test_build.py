@@ -1,0 +1,138 @@
+"""From settings to a reference: every name, and every combination that makes no sense."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from tiltlm.core.errors import ConfigError, DataError, ModelError
+from tiltlm.core.example import Response, token_ids
+from tiltlm.core.forest import Tree, plant
+from tiltlm.core.logps import ResponseLogps
+from tiltlm.logprobs.settings import ModelSettings
+from tiltlm.reference import ReferenceSettings, base_digest, build_reference
+from tiltlm.reference.reference import Reference
+
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+
+VOCAB = 40
+
+
+def tokenizer(words: list[str] | None = None) -> PreTrainedTokenizerFast:
+    vocabulary = {word: i for i, word in enumerate(words or [f"w{i}" for i in range(VOCAB)])}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token=next(iter(vocabulary))))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=list(vocabulary)[1])
+
+
+@pytest.fixture
+def policy(make, tmp_path, monkeypatch) -> SimpleNamespace:
+    monkeypatch.setenv("TILTLM_STORE", str(tmp_path / "default"))
+    return SimpleNamespace(module=make(), tokenizer=tokenizer(), settings=ModelSettings("unused"))
+
+
+def build(policy: SimpleNamespace, is_needed: bool = True, **settings: object) -> Reference:
+    return build_reference(
+        ReferenceSettings(**settings),  # type: ignore[arg-type]
+        policy,  # type: ignore[arg-type]
+        is_needed=is_needed,
+        max_tokens=100,
+    )
+
+
+def other_model(make, folder: Path, words: list[str] | None = None) -> str:
+    make(seed=5).model.save_pretrained(folder)
+    tokenizer(words).save_pretrained(folder)
+    return str(folder)
+
+
+def test_auto_is_initial_where_needed_and_none_elsewhere(policy, trees):
+    reference = build(policy)
+    assert reference.name == "initial"
+    assert reference.digest == base_digest(policy.module)
+    none = build(policy, is_needed=False)
+    assert (none.name, none.digest, str(none)) == ("none", "", "none")
+    responses = policy.module(plant(trees))
+    assert none.ensure(trees) == (0, 0)
+    assert none.attach(responses, trees) is responses
+    assert none.audit() == 0
+
+
+def test_the_store_is_where_it_was_said(policy, trees, tmp_path):
+    build(policy).ensure(trees)
+    assert list((tmp_path / "default").rglob("*.arrow"))
+    build(policy, store=str(tmp_path / "mine")).ensure(trees)
+    assert list((tmp_path / "mine").rglob("*.arrow"))
+
+
+def test_without_cache_nothing_is_written(policy, trees, tmp_path):
+    reference = build(policy, cache=False)
+    reference.attach(policy.module(plant(trees)), trees)
+    assert reference.forwards == 1
+    assert not (tmp_path / "default").exists()
+
+
+def test_base_is_the_model_without_its_adapter(policy, make):
+    pytest.importorskip("peft")
+    adapted = SimpleNamespace(module=make(lora=True, is_zero=False), tokenizer=None, settings=None)
+    base, initial = build(adapted, name="base"), build(adapted, name="initial")
+    assert base.digest == build(policy).digest != initial.digest
+    assert "adapters off" in str(base)
+    assert "the adapter as loaded" in str(initial)
+
+
+def test_another_model_is_a_reference(policy, make, trees, tmp_path):
+    path = other_model(make, tmp_path / "other")
+    reference = build(policy, name=path)
+    assert reference.name == path
+    assert reference.digest == base_digest(make(seed=5))
+    responses = reference.attach(policy.module(plant(trees)), trees)
+    with torch.no_grad():
+        other = make(seed=5)(plant(trees)).token_logps
+    torch.testing.assert_close(responses.ref_token_logps, other, atol=1e-5, rtol=0)
+
+
+def test_another_models_tokens_must_be_the_policys(policy, make, tmp_path):
+    words = [f"w{i}" for i in range(VOCAB)]
+    path = other_model(make, tmp_path / "other", [*words[:7], words[8], words[7], *words[9:]])
+    with pytest.raises(ModelError, match=r"2 of the policy's tokens, such as 'w[78]'"):
+        build(policy, name=path)
+
+
+@pytest.mark.parametrize(
+    ("is_needed", "settings", "message"),
+    [
+        (False, {"name": "initial"}, "uses no reference; remove reference.name"),
+        (False, {"name": "columns"}, "uses no reference"),
+        (True, {"name": "none"}, "is 'none'; name 'initial'"),
+        (True, {"name": "inital"}, "did you mean 'initial'"),
+        (True, {"name": "base"}, "this model has none"),
+        (True, {"name": "columns", "store": "x"}, "reference.store is set and has no effect"),
+        (True, {"store": "x", "cache": False}, "because reference.cache is false"),
+        (True, {"name": "columns", "cache": False}, "reference.cache=false has no effect"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(policy, is_needed, settings, message):
+    with pytest.raises(ConfigError, match=message):
+        build(policy, is_needed, **settings)
+
+
+def test_a_folder_that_is_not_there_is_an_error(policy):
+    with pytest.raises(ModelError, match=r"\./nowhere"):
+        build(policy, name="./nowhere")
+
+
+def test_columns_are_taken_as_they_are(policy):
+    tree = Tree(token_ids([1]), (Response(token_ids([2]), ref_logps=-3.5), Response(token_ids([3]), ref_logps=-4.25)))
+    reference = build(policy, name="columns")
+    assert reference.ensure([tree]) == (2, 0)
+    forest = plant([tree])
+    responses = reference.attach(ResponseLogps(torch.tensor([-1.0, -2.0]), forest.response, forest.num_tokens), [tree])
+    assert responses.log_ratios.tolist() == [2.5, 2.25]
+    assert reference.forwards == 0
+    incomplete = Tree(token_ids([1]), (*tree.responses, Response(token_ids([4]))))
+    with pytest.raises(DataError, match="1 of 3 responses"):
+        reference.ensure([incomplete])

@@ -1,0 +1,267 @@
+"""The store: what it finds, what it must not find, and what it does with damaged files and other writers."""
+
+import logging
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tiltlm.core.errors import ConfigError, RunError
+from tiltlm.core.example import TokenIds, token_ids
+from tiltlm.reference import ReferenceStore, default_folder
+from tiltlm.reference import shard as shard_module
+from tiltlm.reference import store as store_module
+from tiltlm.reference.shard import Entry
+
+CONTEXT = token_ids([5, 6, 7])
+WEIGHTS = "weights"
+PATH = "float32"
+
+
+def store(folder: Path | None, weights: str = WEIGHTS, path: str = PATH) -> ReferenceStore:
+    return ReferenceStore(folder, weights, path)
+
+
+def entry(response: list[int], context: TokenIds = CONTEXT) -> Entry:
+    """Values that tell tokens and sequences apart."""
+    values = -np.cumsum(np.array(response, dtype=np.float32)) / 7 - float(context.sum())
+    return context, token_ids(response), values.astype(np.float32)
+
+
+def asked(response: list[int], context: TokenIds = CONTEXT) -> tuple[TokenIds, TokenIds]:
+    return context, token_ids(response)
+
+
+def has(kept: ReferenceStore, sequence: tuple[TokenIds, TokenIds]) -> bool:
+    return kept.get([sequence])[0] is not None
+
+
+@pytest.fixture(params=["memory", "disk"])
+def folder(request, tmp_path) -> Path | None:
+    return None if request.param == "memory" else tmp_path
+
+
+def test_what_was_put_is_found(folder):
+    kept = store(folder)
+    entries = [entry([1, 2, 3]), entry([9]), entry([1, 2, 3], token_ids([8]))]
+    assert kept.get([asked([1, 2, 3])]) == [None]
+    kept.put(entries)
+    found = kept.get([asked([9]), asked([1, 2, 3]), asked([4]), asked([1, 2, 3], token_ids([8]))])
+    assert found[2] is None
+    for got, (_, _, put) in zip([found[1], found[0], found[3]], entries, strict=True):
+        assert got is not None
+        assert got.dtype == np.float32
+        np.testing.assert_array_equal(got, put)
+    assert len(kept) == 3
+    assert kept.get([]) == []
+
+
+def test_a_response_cut_on_the_right_is_found_and_nothing_else_is(folder):
+    kept = store(folder)
+    kept.put([entry([1, 2, 3, 4]), entry([1, 2, 9])])
+    whole = entry([1, 2, 3, 4])[2]
+    for length in (1, 2, 3, 4):
+        (found,) = kept.get([asked([1, 2, 3, 4][:length])])
+        assert found is not None
+        np.testing.assert_array_equal(found[:length], whole[:length])
+        assert len(found) == length
+    misses = [[2], [1, 3], [1, 2, 4], [2, 3, 4], [1, 2, 3, 4, 5], [1, 2, 9, 9]]
+    assert kept.get([asked(r) for r in misses]) == [None] * len(misses)
+    other_contexts = [token_ids(c) for c in ([6, 7], [5, 6], [5, 6, 7, 1], [5, 6, 8])]
+    assert kept.get([asked([1, 2, 3, 4], c) for c in other_contexts]) == [None] * 4
+
+
+@pytest.mark.parametrize("collide", [False, True])
+def test_agrees_with_a_search_through_everything(folder, collide, monkeypatch):
+    """Small alphabets, so that beginnings abound; contexts whose digests agree in 64 bits change nothing."""
+    if collide:
+        real = shard_module.sequence_key
+        for module in (shard_module, store_module):
+            monkeypatch.setattr(module, "sequence_key", lambda c, r: b"\0" * 8 + real(c, r)[8:])
+    rng = np.random.default_rng(0)
+
+    def some(top: int) -> list[int]:
+        return rng.integers(0, 3, rng.integers(1, top)).tolist()
+
+    kept = store(folder)
+    known: list[Entry] = []
+    for _ in range(4):
+        fresh = [entry(some(7), token_ids(some(3))) for _ in range(40)]
+        # one value a token, or beginnings of two entries would differ
+        fresh = [(c, r, np.full(len(r), -r[0], np.float32)) for c, r, _ in fresh]
+        kept.put(fresh)
+        known += fresh
+    queries = [asked(some(8), token_ids(some(4))) for _ in range(400)]
+    hits = 0
+    for (context, response), found in zip(queries, kept.get(queries), strict=True):
+        matches = any(np.array_equal(context, c) and np.array_equal(response, r[: len(response)]) for c, r, _ in known)
+        assert (found is not None) == matches
+        if found is not None:
+            hits += 1
+            np.testing.assert_array_equal(found, np.full(len(response), -response[0], np.float32))
+    assert 50 < hits < 350
+
+
+def test_other_weights_or_another_numeric_path_find_nothing(tmp_path):
+    store(tmp_path).put([entry([1])])
+    assert has(store(tmp_path), asked([1]))
+    assert store(tmp_path, weights="others").get([asked([1])]) == [None]
+    assert store(tmp_path, path="bf16").get([asked([1])]) == [None]
+
+
+def test_another_definition_finds_nothing(tmp_path, monkeypatch):
+    store(tmp_path).put([entry([1])])
+    monkeypatch.setattr(store_module, "DEFINITION", "another")
+    assert store(tmp_path).get([asked([1])]) == [None]
+
+
+def test_stores_see_each_other_after_refresh(tmp_path):
+    one, other = store(tmp_path), store(tmp_path)
+    one.put([entry([1])])
+    other.put([entry([2])])
+    assert one.get([asked([2])]) == [None]
+    one.refresh()
+    assert has(one, asked([2]))
+    one.refresh()
+    assert len(one) == 2
+
+
+@pytest.mark.slow
+def test_processes_write_at_once(tmp_path):
+    code = """
+import sys
+from pathlib import Path
+import numpy as np
+from tiltlm.core.example import token_ids
+from tiltlm.reference.store import ReferenceStore
+kept = ReferenceStore(Path(sys.argv[1]), "weights", "float32")
+for i in range(20):
+    kept.put([(token_ids([i]), token_ids([0]), np.float32([-i - 1]))])
+"""
+    writer = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)])
+    kept = store(tmp_path)
+    num_read = 0
+    while writer.poll() is None or num_read == 0:  # reading and writing while the other writes
+        kept.refresh()
+        kept.put([(token_ids([num_read]), token_ids([1]), np.float32([-num_read - 1]))])
+        num_read += 1
+        time.sleep(0.02)
+    assert writer.returncode == 0
+    kept = store(tmp_path)
+    assert len(kept) == 20 + num_read
+    for response, count in ((0, 20), (1, num_read)):
+        found = kept.get([asked([response], token_ids([i])) for i in range(count)])
+        assert [float(f[0]) for f in found if f is not None] == [-i - 1.0 for i in range(count)]
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*.arrow"))
+
+
+def test_a_torn_file_is_skipped_and_said(tmp_path, caplog):
+    kept = store(tmp_path)
+    kept.put([entry([1, 2, 3])])
+    kept.put([entry([9])])
+    torn = files(tmp_path)[0]
+    whole = torn.read_bytes()
+    for length in (0, 1, 8, len(whole) // 2, len(whole) - 1):
+        torn.write_bytes(whole[:length])
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, logger="tiltlm"):
+            again = store(tmp_path)
+        assert torn.name in caplog.text
+        assert "computed again" in caplog.text
+        assert again.get([asked([1, 2, 3])]) == [None]
+        assert has(again, asked([9]))
+    again.put([entry([1, 2, 3])])
+    assert has(again, asked([1, 2, 3]))
+
+
+def test_no_altered_bit_becomes_a_wrong_number(tmp_path, caplog):
+    """Every byte of a file, one at a time: found exactly, or not found; never something else."""
+    entries = [entry([1, 2, 3]), entry([1, 2, 4, 5]), entry([9], token_ids([8]))]
+    store(tmp_path).put(entries)
+    (file,) = files(tmp_path)
+    whole = file.read_bytes()
+    queries = [(c, r) for c, r, _ in entries]
+    num_lost = 0
+    caplog.set_level(logging.CRITICAL, logger="tiltlm")
+    for position in range(len(whole)):
+        altered = bytearray(whole)
+        altered[position] ^= 1 << (position % 8)
+        file.unlink()  # a new file: the old one may still be mapped
+        file.write_bytes(altered)
+        for got, (_, _, put) in zip(store(tmp_path).get(queries), entries, strict=True):
+            if got is None:
+                num_lost += 1
+            else:
+                np.testing.assert_array_equal(got, put)
+    assert num_lost > 4 * sum(len(r) for _, r, _ in entries)
+
+
+def test_a_damaged_value_is_said_when_it_is_read(tmp_path, caplog):
+    store(tmp_path).put([entry([1, 2, 3])])
+    (file,) = files(tmp_path)
+    whole, value = file.read_bytes(), entry([1, 2, 3])[2].tobytes()
+    assert whole.count(value) == 1
+    file.write_bytes(whole.replace(value, value[::-1]))
+    kept = store(tmp_path)
+    with caplog.at_level(logging.WARNING, logger="tiltlm"):
+        assert kept.get([asked([1, 2, 3])]) == [None]
+    assert "checksum of row 0" in caplog.text
+    kept.refresh()
+    assert len(kept) == 0
+
+
+def test_a_file_in_the_wrong_folder_is_skipped(tmp_path, caplog):
+    store(tmp_path, weights="others").put([entry([1])])
+    (file,) = files(tmp_path)
+    here = store(tmp_path).folder
+    assert here is not None
+    (here / file.name).write_bytes(file.read_bytes())
+    with caplog.at_level(logging.WARNING, logger="tiltlm"):
+        assert store(tmp_path).get([asked([1])]) == [None]
+    assert "something else" in caplog.text
+
+
+def test_a_write_that_was_cut_short_leaves_nothing_to_find(tmp_path):
+    kept = store(tmp_path)
+    kept.put([entry([1])])
+    assert kept.folder is not None
+    (kept.folder / "0-0.tmp").write_bytes(b"half")
+    assert len(store(tmp_path)) == 1
+
+
+def test_a_full_disk_is_an_error_with_a_way_out(tmp_path, monkeypatch):
+    kept = store(tmp_path)
+
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(RunError, match=r"No space left on device.*--store"):
+        kept.put([entry([1])])
+    assert not [f for f in tmp_path.rglob("*") if f.is_file()]
+
+
+def test_a_folder_that_cannot_be_is_an_error_with_a_way_out(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"file: .*--store"):
+        store(tmp_path / "file")
+
+
+def test_the_default_folder_is_the_users_cache(monkeypatch, tmp_path):
+    monkeypatch.delenv("TILTLM_STORE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert default_folder() == tmp_path / "tiltlm" / "reference"
+    monkeypatch.setenv("TILTLM_STORE", str(tmp_path / "mine"))
+    assert default_folder() == tmp_path / "mine"
+    monkeypatch.delenv("TILTLM_STORE")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert default_folder() == tmp_path / ".cache" / "tiltlm" / "reference"

@@ -1,0 +1,112 @@
+"""One token from logits: the inverse of the cumulative distribution, tempered and truncated."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from tiltlm.core.errors import ConfigError
+from tiltlm.core.example import token_ids
+from tiltlm.sampling.drawing import SamplingSettings, draw, prompt_seeds, uniforms
+
+PROBS = torch.tensor([0.1, 0.0, 0.4, 0.2, 0.3], dtype=torch.float64)
+LOGITS = PROBS.log()  # −∞ where 0
+
+
+def settings(**knobs: float) -> SamplingSettings:
+    return SamplingSettings(1, **knobs)  # type: ignore[arg-type]
+
+
+def drawn(u: list[float], **knobs: float) -> list[int]:
+    uniform = torch.tensor(u, dtype=torch.float64)
+    return draw(LOGITS.expand(len(u), -1), uniform, settings(**knobs)).tokens.tolist()
+
+
+def test_u_picks_the_token_whose_interval_holds_it():
+    assert drawn([0.0, 0.0999, 0.1001, 0.4999, 0.5001, 0.6999, 0.7001]) == [0, 0, 2, 2, 3, 3, 4]
+
+
+def test_an_impossible_token_is_never_drawn():
+    last = math.nextafter(1.0, 0.0)
+    assert drawn([0.0, last]) == [0, 4]
+    logits = torch.tensor([[-torch.inf, 0.0, -torch.inf]] * 2)
+    assert draw(logits, torch.tensor([0.0, last], dtype=torch.float64), settings()).tokens.tolist() == [1, 1]
+
+
+def test_log_probabilities_of_policy_and_behaviour():
+    """T = ½ squares probabilities: 0.4² / (0.1² + 0.4² + 0.2² + 0.3²) = 0.16 / 0.30."""
+    result = draw(LOGITS[None], torch.tensor([0.3], dtype=torch.float64), settings(temperature=0.5))
+    assert result.tokens.item() == 2
+    assert result.logps.item() == pytest.approx(math.log(0.4), abs=1e-6)
+    assert result.behaviour_logps.item() == pytest.approx(math.log(0.16 / 0.30), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("knobs", "expected"),
+    [
+        ({"top_k": 2}, [0, 0, 4, 0, 3]),
+        ({"top_k": 9}, [1, 0, 4, 2, 3]),
+        ({"top_p": 0.35}, [0, 0, 1, 0, 0]),
+        ({"top_p": 0.65}, [0, 0, 4, 0, 3]),
+        ({"top_p": 0.75}, [0, 0, 4, 2, 3]),
+        ({"top_p": 1.0}, [1, 0, 4, 2, 3]),
+        ({"top_k": 3, "top_p": 0.7}, [0, 0, 4, 0, 3]),  # of 0.9: 0.4/0.9 + 0.3/0.9 = 0.78 ≥ 0.7
+        ({"temperature": 2.0}, [0.1**0.5, 0, 0.4**0.5, 0.2**0.5, 0.3**0.5]),
+    ],
+)
+def test_frequencies_are_those_of_the_truncated_distribution(knobs, expected):
+    u = torch.rand(4000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    result = draw(LOGITS.expand(4000, -1), u, settings(**knobs))
+    counts = np.bincount(result.tokens.numpy(), minlength=5)
+    probs = np.array(expected) / np.sum(expected)
+    assert not counts[probs == 0].any()
+    if (probs > 0).sum() > 1:
+        assert stats.chisquare(counts[probs > 0], 4000 * probs[probs > 0]).pvalue > 0.01
+    torch.testing.assert_close(
+        result.behaviour_logps.double().exp(), torch.from_numpy(probs)[result.tokens], atol=1e-6, rtol=0
+    )
+
+
+def test_temperature_zero_is_the_most_probable():
+    result = draw(LOGITS[None], torch.tensor([0.99], dtype=torch.float64), settings(temperature=0))
+    assert result.tokens.tolist() == [2]
+    assert result.behaviour_logps.tolist() == [0]
+    assert result.logps.item() == pytest.approx(math.log(0.4), abs=1e-6)
+
+
+def test_a_rare_token_of_a_large_vocabulary_keeps_its_probability():
+    """A float32 running sum over 200,000 tokens would move the edges by more than this interval is wide."""
+    size = 200_000
+    logits = torch.zeros(1, size)
+    logits[0, 150_000] = math.log(0.5)
+    edges = torch.tensor([150_000.001, 150_000.499, 150_000.501], dtype=torch.float64) / (size - 0.5)
+    tokens = draw(logits.expand(3, -1), edges, settings()).tokens.tolist()
+    assert tokens == [150_000, 150_000, 150_001]
+
+
+def test_seeds_go_with_content():
+    a, b = token_ids([1, 2]), token_ids([1, 3])
+    assert prompt_seeds(0, [a, b]) == prompt_seeds(0, [b, a])[::-1]
+    assert len({*prompt_seeds(0, [a, a, b]), *prompt_seeds(1, [a])}) == 4
+    first, again = (uniforms(5, 3, 4) for _ in range(2))
+    assert torch.equal(first, again)
+    assert ((first >= 0) & (first < 1)).all()
+
+
+@pytest.mark.parametrize(
+    "knobs",
+    [
+        {"max_new_tokens": 0},
+        {"max_rows": 0},
+        {"top_k": 0},
+        {"top_p": 0.0},
+        {"top_p": 1.1},
+        {"temperature": -1.0},
+        {"temperature": 0.0, "top_p": 0.9},
+    ],
+)
+def test_impossible_settings_are_refused(knobs):
+    with pytest.raises(ConfigError, match=f"sampling.{next(iter(knobs))} is"):
+        SamplingSettings(**{"max_new_tokens": 1, **knobs})

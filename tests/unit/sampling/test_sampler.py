@@ -1,0 +1,225 @@
+"""Sampling against plain forwards, known distributions, and itself in other company."""
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from scipy import stats
+
+from tiltlm.core.errors import ConfigError, NumericsError
+from tiltlm.core.example import TokenIds, token_ids
+from tiltlm.logprobs.plain import separate_logps
+from tiltlm.logprobs.policy import PolicyModule
+from tiltlm.sampling import Sampled, SamplingSettings, sample
+
+VOCAB = 40
+END = 3
+SMALL = {"vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+LLAMA = transformers.LlamaConfig(**SMALL, intermediate_size=48, num_key_value_heads=2)
+CONFIGS = {
+    "llama": LLAMA,
+    "mistral": transformers.MistralConfig(**SMALL, intermediate_size=48, num_key_value_heads=2, sliding_window=5),
+    "gemma2": transformers.Gemma2Config(
+        **SMALL, intermediate_size=48, num_key_value_heads=2, head_dim=8, sliding_window=5
+    ),
+    "gpt2": transformers.GPT2Config(vocab_size=VOCAB, n_embd=32, n_layer=2, n_head=4, n_positions=48),
+    "lfm2": transformers.Lfm2Config(
+        **SMALL, intermediate_size=48, num_key_value_heads=2, layer_types=["conv", "full_attention"]
+    ),
+}
+
+
+def build(config: transformers.PretrainedConfig, seed: int = 0) -> PolicyModule:
+    torch.manual_seed(seed)
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():  # far from uniform, or an error would hide
+        model.get_output_embeddings().weight.mul_(8)
+    return PolicyModule(model.eval(), layout="padded")
+
+
+@pytest.fixture(scope="module")
+def policy() -> PolicyModule:
+    return build(LLAMA)
+
+
+def prompts(*lengths: int) -> list[TokenIds]:
+    rng = np.random.default_rng(1)
+    return [token_ids(rng.integers(4, VOCAB, length)) for length in lengths]
+
+
+def texts(samples: list[list[Sampled]]) -> list[list[tuple[int, ...]]]:
+    return [[tuple(s.token_ids.tolist()) for s in group] for group in samples]
+
+
+SETTINGS = SamplingSettings(max_new_tokens=12)
+SEED = {"seed": 7, "end_token_ids": [END]}
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_log_probabilities_are_those_of_a_plain_forward(family):
+    policy = build(CONFIGS[family])
+    asked = prompts(6, 7, 8, 8, 11)
+    samples = sample(policy, asked, 5, SamplingSettings(12, temperature=1.3), **SEED)
+    assert {len(s.token_ids) for group in samples for s in group} >= {12}
+    for prompt, group in zip(asked, samples, strict=True):
+        for s in group:
+            with torch.no_grad(), policy.stock_attention():
+                logps = separate_logps(policy.model, prompt, s.response)
+            np.testing.assert_allclose(s.token_logps, logps.numpy(), atol=1e-4, rtol=0)
+
+
+def test_what_is_drawn_follows_the_model():
+    """Joint frequencies of the first two tokens against their exact probabilities: all 36 cells of a tiny model."""
+    config = transformers.LlamaConfig(**{**SMALL, "vocab_size": 6}, intermediate_size=48)
+    policy = build(config, seed=3)
+    prompt = token_ids([1, 2, 4])
+    drawn = sample(policy, [prompt], 4000, SamplingSettings(2), seed=0, end_token_ids=[])[0]
+    with torch.no_grad(), policy.stock_attention():
+        first = policy.model(torch.tensor([[1, 2, 4]])).logits[0, -1].softmax(-1)
+        second = policy.model(torch.tensor([[1, 2, 4, t] for t in range(6)])).logits[:, -1].softmax(-1)
+    expected = (first[:, None] * second).double().flatten()
+    counts = np.bincount([6 * s.token_ids[0] + s.token_ids[1] for s in drawn], minlength=36)
+    likely = expected.numpy() > 5 / 4000
+    assert likely.sum() > 12
+    observed = np.append(counts[likely], counts[~likely].sum())
+    wanted = np.append(expected.numpy()[likely], expected.numpy()[~likely].sum()) * 4000
+    assert stats.chisquare(observed, wanted * 4000 / wanted.sum()).pvalue > 0.01
+
+
+def test_a_seed_is_a_result(policy):
+    asked = prompts(5, 6)
+    once, again = (sample(policy, asked, 4, SETTINGS, **SEED) for _ in range(2))
+    assert texts(once) == texts(again)
+    assert texts(once) != texts(sample(policy, asked, 4, SETTINGS, seed=8, end_token_ids=[END]))
+
+
+def test_what_a_prompt_yields_does_not_depend_on_its_company(policy):
+    asked = prompts(5, 9, 6, 14, 7, 5)
+    together = texts(sample(policy, asked, 4, SETTINGS, **SEED))
+    assert len(set(map(str, together))) == len(asked)
+    assert together[::-1] == texts(sample(policy, asked[::-1], 4, SETTINGS, **SEED))
+    assert together == [texts(sample(policy, [p], 4, SETTINGS, **SEED))[0] for p in asked]
+    for max_rows in (1, 3, 8):
+        other = SamplingSettings(12, max_rows=max_rows)
+        assert together == texts(sample(policy, asked, 4, other, **SEED))
+
+
+def test_a_prompt_that_occurs_again_draws_anew(policy):
+    (prompt,) = prompts(5)
+    first, second = texts(sample(policy, [prompt, prompt], 4, SETTINGS, **SEED))
+    assert first != second
+
+
+def test_responses_end_with_the_end_token_or_are_cut(policy):
+    samples = sample(policy, prompts(4, 5, 6), 60, SETTINGS, **SEED)
+    flat = [s for group in samples for s in group]
+    assert {s.ended for s in flat} == {True, False}
+    for s in flat:
+        assert s.ended == (s.token_ids[-1] == END)
+        assert END not in s.token_ids[:-1]
+        assert s.ended or len(s.token_ids) == 12
+        assert len(s.token_logps) == len(s.behaviour_logps) == len(s.token_ids)
+        assert s.response.token_ids is s.token_ids
+        assert s.response.ended is s.ended
+
+
+def test_any_of_several_end_tokens_ends(policy):
+    samples = sample(policy, prompts(4), 60, SETTINGS, seed=0, end_token_ids=[END, 9, 9, 20])
+    last = {int(s.token_ids[-1]) for s in samples[0] if s.ended}
+    assert last == {END, 9, 20}
+
+
+def test_one_sample_of_one_token(policy):
+    samples = sample(policy, prompts(1), 1, SamplingSettings(1), **SEED)
+    assert [len(group) for group in samples] == [1]
+    assert len(samples[0][0].token_ids) == 1
+    assert sample(policy, [], 1, SETTINGS, **SEED) == []
+
+
+def test_temperature_zero_takes_the_most_probable(policy):
+    asked = prompts(5, 7)
+    samples = sample(policy, asked, 2, SamplingSettings(6, temperature=0), seed=0, end_token_ids=[])
+    with policy.stock_attention():
+        for prompt, group in zip(asked, samples, strict=True):
+            ids = prompt.tolist()
+            for _ in range(6):
+                ids.append(int(policy.model(torch.tensor([ids])).logits[0, -1].argmax()))
+            assert texts([group]) == [[tuple(ids[len(prompt) :])] * 2]
+            assert not group[0].behaviour_logps.any()
+            assert (group[0].token_logps < 0).any()
+
+
+def test_behaviour_is_the_policy_where_nothing_is_tempered(policy):
+    (exact,), (tempered,) = (
+        sample(policy, prompts(5), 1, SamplingSettings(4, temperature=t), **SEED)[0] for t in (1.0, 0.5)
+    )
+    np.testing.assert_array_equal(exact.token_logps, exact.behaviour_logps)
+    assert (tempered.token_logps != tempered.behaviour_logps).all()
+
+
+def test_leaves_the_policy_as_it_was(policy):
+    policy.train().model.eval()
+    attention = policy.config._attn_implementation
+    seen = []
+    sample(policy, prompts(3, 9), 2, SETTINGS, **SEED, progress=lambda done, of: seen.append((done, of)))
+    assert policy.training
+    assert not policy.model.training
+    assert policy.config._attn_implementation == attention
+    assert seen[-1] == (4, 4)
+    policy.model(torch.tensor([[1, 2]])).logits.sum().backward()  # no inference-mode tensor is left behind
+    policy.zero_grad()
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_an_adapter_is_part_of_the_policy():
+    peft = pytest.importorskip("peft")
+    plain = build(LLAMA)
+    config = peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    torch.manual_seed(0)
+    adapted = PolicyModule(peft.get_peft_model(build(LLAMA).model, config), layout="padded")
+    (prompt,) = prompts(5)
+    s = sample(adapted, [prompt], 1, SETTINGS, **SEED)[0][0]
+    with torch.no_grad():
+        with adapted.stock_attention():
+            logps = separate_logps(adapted.model, prompt, s.response)
+        base = separate_logps(plain.model, prompt, s.response)
+    np.testing.assert_allclose(s.token_logps, logps.numpy(), atol=1e-4, rtol=0)
+    assert (logps - base).abs().max() > 1e-2
+
+
+def test_a_model_without_such_a_cache_is_read_again_and_said(caplog):
+    mamba = transformers.MambaConfig(
+        vocab_size=VOCAB, hidden_size=16, num_hidden_layers=2, state_size=4, use_mambapy=False
+    )
+    policy = build(mamba)
+    asked = prompts(4, 6)
+    with caplog.at_level(logging.WARNING, logger="tiltlm"):
+        samples = sample(policy, asked, 6, SETTINGS, **SEED)
+    assert "MambaForCausalLM" in caplog.text
+    for prompt, group in zip(asked, samples, strict=True):
+        for s in group:
+            with torch.no_grad():
+                logps = separate_logps(policy.model, prompt, s.response)
+            np.testing.assert_allclose(s.token_logps, logps.numpy(), atol=1e-4, rtol=0)
+
+
+def test_no_room_is_an_error():
+    with pytest.raises(ConfigError, match=r"prompt 1 has 40 tokens.*48 positions"):
+        sample(build(CONFIGS["gpt2"]), prompts(36, 40), 1, SETTINGS, **SEED)
+
+
+def test_wrong_use_is_an_error(policy):
+    with pytest.raises(ConfigError, match="prompt 1 has no token"):
+        sample(policy, [*prompts(3), token_ids([])], 1, SETTINGS, **SEED)
+    with pytest.raises(ConfigError, match="n is 0"):
+        sample(policy, prompts(3), 0, SETTINGS, **SEED)
+
+
+def test_numbers_that_are_none_are_an_error():
+    broken = build(LLAMA)
+    with torch.no_grad():
+        broken.model.get_input_embeddings().weight.fill_(torch.nan)
+    with pytest.raises(NumericsError, match="not finite"):
+        sample(broken, prompts(3), 2, SETTINGS, **SEED)
