@@ -1,0 +1,48 @@
+"""Functions of log-probabilities and samples that say what training did; no model is run here."""
+
+from tiltlm.diagnostics.attainment import (
+    MIN_EFFECTIVE_SAMPLES,
+    Attainment,
+    Curve,
+    Frontier,
+    measure_attainment,
+    measure_frontier,
+)
+from tiltlm.diagnostics.displacement import Displacement, measure_displacement
+from tiltlm.diagnostics.frontier import attainable, best_of_n, effective_samples, level_counts, masses_of, tilted
+from tiltlm.diagnostics.intervals import Interval, bootstrap, bootstrap_mean, paired_difference, unit_means, wilson
+from tiltlm.diagnostics.kl import SequenceKL, sequence_kl
+from tiltlm.diagnostics.length import LengthBias, LengthRule, measure_length_bias
+from tiltlm.diagnostics.metrics import Tally, tally
+from tiltlm.diagnostics.pairs import PairLogps
+
+__all__ = [
+    "MIN_EFFECTIVE_SAMPLES",
+    "Attainment",
+    "Curve",
+    "Displacement",
+    "Frontier",
+    "Interval",
+    "LengthBias",
+    "LengthRule",
+    "PairLogps",
+    "SequenceKL",
+    "Tally",
+    "attainable",
+    "best_of_n",
+    "bootstrap",
+    "bootstrap_mean",
+    "effective_samples",
+    "level_counts",
+    "masses_of",
+    "measure_attainment",
+    "measure_displacement",
+    "measure_frontier",
+    "measure_length_bias",
+    "paired_difference",
+    "sequence_kl",
+    "tally",
+    "tilted",
+    "unit_means",
+    "wilson",
+]

@@ -1,5 +1,5 @@
 """Small worlds with a known truth."""
 
-from tiltlm.worlds.text import LEVELS, TextWorld
+from tiltlm.worlds.text import LEVELS, Split, TextWorld
 
-__all__ = ["LEVELS", "TextWorld"]
+__all__ = ["LEVELS", "Split", "TextWorld"]

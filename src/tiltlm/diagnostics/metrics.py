@@ -1,0 +1,129 @@
+"""Batch metrics of an objective, under the names that TRL's users know.
+
+A metric is kept as a sum and a weight, so that packs, ranks and steps add up exactly; the division comes last. All
+comparisons of one example share one vote: an example with 28 of them counts as much as one with a single pair.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tiltlm.core import Demonstrations, Labelled, Pairs, ResponseLogps, View
+from tiltlm.core.logps import segment_sum
+from tiltlm.objectives import Objective
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Sums and weights of metrics; `a + b` is the tally of both. A pack's names depend on its view alone."""
+
+    sums: Mapping[str, float] = field(default_factory=dict)
+    weights: Mapping[str, float] = field(default_factory=dict)
+
+    def __add__(self, other: "Tally") -> "Tally":
+        names = [*self.sums, *(name for name in other.sums if name not in self.sums)]
+
+        def added(a: Mapping[str, float], b: Mapping[str, float]) -> dict[str, float]:
+            return {name: a.get(name, 0.0) + b.get(name, 0.0) for name in names}
+
+        return Tally(added(self.sums, other.sums), added(self.weights, other.weights))
+
+    def vector(self) -> Float[Tensor, " M2"]:
+        """Sums, then weights, float64: what an all-reduce adds up over ranks. `with_vector` reads it back."""
+        return torch.tensor([*self.sums.values(), *self.weights.values()], dtype=torch.float64)
+
+    def with_vector(self, vector: Float[Tensor, " M2"]) -> "Tally":
+        """The same names with the sums and weights of `vector`."""
+        numbers, size = vector.tolist(), len(self.sums)
+        return Tally(
+            dict(zip(self.sums, numbers[:size], strict=True)), dict(zip(self.sums, numbers[size:], strict=True))
+        )
+
+    def means(self) -> dict[str, float]:
+        """Each metric as its weighted mean; those that nothing was seen of are absent.
+
+        `rewards/margins` is `rewards/chosen` − `rewards/rejected`: for comparisons the mean margin, for single labels
+        the difference of the two means.
+        """
+        means = {name: total / self.weights[name] for name, total in self.sums.items() if self.weights[name] > 0}
+        if "rewards/chosen" in means and "rewards/rejected" in means:
+            means["rewards/margins"] = means["rewards/chosen"] - means["rewards/rejected"]
+        return means
+
+
+def tally(objective: Objective, responses: ResponseLogps, view: View) -> Tally:
+    """Metrics of one pack, no gradient.
+
+    Comparisons (`Pairs`): `rewards/chosen`, `rewards/rejected`, `rewards/accuracies` (expected agreement with the
+    label, p·[m > 0] + (1−p)·[m < 0], a tie ½), `rewards/ties` (share with m = 0 exactly), `logps/chosen`,
+    `logps/rejected` (nats per response), `logps_per_token/chosen`, `logps_per_token/rejected`.
+    Single labels (`Labelled`): the same without accuracies and ties, chosen being the desirable ones, and `kl`, the
+    baseline z0 in nats where the objective has one. Demonstrations: `nll`, nats per token.
+    """
+    match view:
+        case Pairs():
+            return _pairs(objective, responses, view)
+        case Labelled():
+            return _labelled(objective, responses, view)
+        case Demonstrations():
+            return _demonstrations(responses, view)
+
+
+def _pairs(objective: Objective, responses: ResponseLogps, pairs: Pairs) -> Tally:
+    rewards, sums, means = _per_response(objective, responses)
+    chosen, rejected, p = pairs.chosen.cpu(), pairs.rejected.cpu(), pairs.preference.cpu()
+    margin = rewards[chosen] - rewards[rejected]
+    agrees = torch.heaviside(margin, margin.new_tensor(0.5))
+    columns = {
+        "rewards/chosen": rewards[chosen],
+        "rewards/rejected": rewards[rejected],
+        "rewards/accuracies": p * agrees + (1 - p) * (1 - agrees),
+        "rewards/ties": (margin == 0).double(),
+        "logps/chosen": sums[chosen],
+        "logps/rejected": sums[rejected],
+        "logps_per_token/chosen": means[chosen],
+        "logps_per_token/rejected": means[rejected],
+    }
+    return _weighted(columns, dict.fromkeys(columns, _shares(pairs)))
+
+
+def _labelled(objective: Objective, responses: ResponseLogps, labelled: Labelled) -> Tally:
+    rewards, sums, means = (values[labelled.response.cpu()] for values in _per_response(objective, responses))
+    good = labelled.desirable.cpu().double()
+    columns, weights = {}, {}
+    for side, weight in (("chosen", good), ("rejected", 1 - good)):
+        for name, values in (("rewards", rewards), ("logps", sums), ("logps_per_token", means)):
+            columns[f"{name}/{side}"], weights[f"{name}/{side}"] = values, weight
+    if objective.needs_partners:
+        columns["kl"], weights["kl"] = torch.full_like(good, labelled.baseline), torch.ones_like(good)
+    return _weighted(columns, weights)
+
+
+def _demonstrations(responses: ResponseLogps, demonstrations: Demonstrations) -> Tally:
+    index = demonstrations.response.cpu()
+    tokens = responses.num_tokens.cpu()[index].double()
+    nll = -responses.seq_logps.detach().cpu()[index]
+    return Tally({"nll": nll.sum().item()}, {"nll": tokens.sum().item()})
+
+
+def _per_response(objective: Objective, responses: ResponseLogps) -> Sequence[Float[Tensor, " N"]]:
+    """Reward, S and A of each response, float64 on the CPU."""
+    with torch.no_grad():
+        return [x.double().cpu() for x in (objective.reward(responses), responses.seq_logps, responses.mean_logps)]
+
+
+def _shares(pairs: Pairs) -> Float[Tensor, " B"]:
+    """Each comparison's share of its example's one vote; an example of weight 0 has none."""
+    weight, example = pairs.weight.cpu(), pairs.example.cpu()
+    totals = segment_sum(weight, example, pairs.num_examples)[example]
+    return torch.where(totals > 0, weight / totals, 0.0)
+
+
+def _weighted(columns: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> Tally:
+    return Tally(
+        {name: (values * weights[name]).sum().item() for name, values in columns.items()},
+        {name: weight.sum().item() for name, weight in weights.items()},
+    )

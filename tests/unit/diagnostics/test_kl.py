@@ -1,0 +1,69 @@
+"""Sequence KL from samples, against sums over every response of a small world."""
+
+import numpy as np
+import pytest
+
+from tiltlm.core.errors import ConfigError
+from tiltlm.diagnostics import sequence_kl
+
+POLICY = np.array([0.6, 0.3, 0.1])
+REFERENCE = np.array([0.2, 0.3, 0.5])
+EXACT = float(POLICY @ np.log(POLICY / REFERENCE))
+
+
+def every_response_in_proportion():
+    """Ten samples in which each response has exactly its own share: sample means are exact expectations."""
+    return np.repeat(np.arange(3), [6, 3, 1])
+
+
+def test_both_estimators_have_the_divergence_as_their_mean():
+    y = every_response_in_proportion()
+    prompts = np.zeros(10, dtype=int)
+    result = sequence_kl(np.log(POLICY)[y], np.log(REFERENCE)[y], prompts, temperature=1, ended=np.ones(10))
+    assert result.k1.estimate == pytest.approx(EXACT)
+    # E k3 = KL + E[π0/π] − 1, and E[π0/π] = 1 where the policy reaches all of the reference.
+    assert result.k3.estimate == pytest.approx(EXACT)
+
+
+def test_prompts_are_the_units():
+    y = np.tile(every_response_in_proportion(), 4)
+    prompts = np.repeat(["d", "c", "b", "a"], 10)
+    result = sequence_kl(np.log(POLICY)[y], np.log(REFERENCE)[y], prompts, temperature=1, ended=np.ones(40))
+    assert result.k1.n == 4
+    assert result.per_prompt == pytest.approx(np.full(4, EXACT))
+    assert (result.k1.low, result.k1.high) == pytest.approx((EXACT, EXACT))
+
+
+def test_intervals_hold_the_truth_and_k3_is_never_negative():
+    rng = np.random.default_rng(0)
+    y = rng.choice(3, size=600, p=POLICY)
+    logps, ref_logps = np.log(POLICY)[y], np.log(REFERENCE)[y]
+    result = sequence_kl(logps, ref_logps, np.repeat(np.arange(60), 10), temperature=1.0, ended=np.ones(600))
+    assert result.k1.low < EXACT < result.k1.high
+    single = sequence_kl(np.log(POLICY)[[2]], np.log(REFERENCE)[[2]], [0], temperature=1.0, ended=[True])
+    assert single.k1.estimate < 0 < single.k3.estimate
+
+
+def test_equal_policies_have_no_divergence():
+    logps = np.array([-3.0, -700.0])
+    result = sequence_kl(logps, logps, [0, 1], temperature=1.0, ended=[True, True])
+    assert (result.k1.estimate, result.k3.estimate, result.k3.high) == (0.0, 0.0, 0.0)
+
+
+def test_other_temperatures_are_refused():
+    with pytest.raises(ConfigError, match=r"temperature 0\.7"):
+        sequence_kl([-1.0], [-1.0], [0], temperature=0.7, ended=[True])
+
+
+def test_cut_samples_are_refused_or_named():
+    arguments = ([-1.0, -2.0], [-1.5, -2.5], [0, 1])
+    with pytest.raises(ConfigError, match="1 of 2 samples were cut"):
+        sequence_kl(*arguments, temperature=1.0, ended=[True, False])
+    result = sequence_kl(*arguments, temperature=1.0, ended=[True, False], allow_cut=True)
+    assert result.cut_share == 0.5
+    assert result.k1.estimate == pytest.approx(0.5)
+
+
+def test_ragged_input_is_refused():
+    with pytest.raises(ConfigError, match="one of each"):
+        sequence_kl([-1.0, -2.0], [-1.0, -2.0], [0, 0], temperature=1.0, ended=[True])
