@@ -1,0 +1,142 @@
+"""Where a run stands: the counters that a checkpoint keeps, and the identity that a resumed run must share."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from hashlib import sha256
+from math import isfinite
+from typing import Any
+
+from torch import nn
+
+from tiltlm.core.errors import ConfigError
+from tiltlm.diagnostics.metrics import Tally
+from tiltlm.objectives.terms import Objective
+from tiltlm.training.metrics import Record
+from tiltlm.training.optim import trainable
+from tiltlm.training.settings import TrainingSettings
+from tiltlm.training.step import Outcome, ReferenceLogps
+from tiltlm.training.wrapping import World
+
+CADENCE = {"eval_every", "save_every", "keep_checkpoints", "log_every", "trackers", "max_bad_steps"}
+"""Settings that may change when a run is resumed: what is watched and kept, not what is computed."""
+ROUNDING = {"max_tokens", "parallel"}
+"""Settings that may change too, at the price of bit-for-bit equality."""
+
+
+@dataclass
+class Progress:
+    """Counters of a run. Everything resuming needs beside weights, the optimiser's memory and the data."""
+
+    step: int = 0
+    """Optimiser steps done, skipped ones included."""
+    num_tokens: int = 0
+    """Input tokens seen, each prompt once a step."""
+    evaluated_at: int = -1
+    """Step after which held-out examples were last evaluated."""
+    best_step: int | None = None
+    best_value: float | None = None
+    """The best held-out metric so far, and after which step."""
+    num_stale: int = 0
+    """Evaluations in a row without a better one."""
+    stopped_early: bool = False
+    bad_in_a_row: int = 0
+    """Steps skipped for a non-finite loss or gradient since the last good one."""
+    num_bad: int = 0
+    """All of them."""
+
+    def advance(self, num_tokens: int, good: bool) -> None:
+        """One more step is done, or skipped."""
+        self.step += 1
+        self.num_tokens += num_tokens
+        self.bad_in_a_row = 0 if good else self.bad_in_a_row + 1
+        self.num_bad += not good
+
+    def judge(self, evaluation: Record, settings: TrainingSettings) -> bool:
+        """Take in an evaluation; whether it is the best so far.
+
+        Raises:
+            ConfigError: `best_metric` is not among what was measured.
+        """
+        self.evaluated_at = self.step
+        if settings.best_metric is None:
+            return False
+        if settings.best_metric not in evaluation:
+            known = ", ".join(name for name in evaluation if name.startswith("eval_"))
+            raise ConfigError(f"training.best_metric: {settings.best_metric!r} is not measured here; known: {known}")
+        value = evaluation[settings.best_metric]
+        sign = -1 if settings.lower_is_better else 1
+        better = isfinite(value) and (self.best_value is None or sign * value > sign * self.best_value)
+        if better:
+            self.best_step, self.best_value, self.num_stale = self.step, value, 0
+        else:
+            self.num_stale += 1
+            self.stopped_early = settings.early_stopping is not None and self.num_stale >= settings.early_stopping
+        return better
+
+
+@dataclass
+class Window:
+    """Steps since the last line of metrics. Sums are this process's share until a record is made of them."""
+
+    num_steps: int = 0
+    loss: float = 0.0
+    grad_norm: float = 0.0
+    seconds: float = 0.0
+    tally: Tally = field(default_factory=Tally)
+
+    def add(self, outcome: Outcome, grad_norm: float, seconds: float) -> None:
+        """Take in a step that reached the weights."""
+        self.num_steps += 1
+        self.loss += outcome.loss
+        self.grad_norm += grad_norm
+        self.seconds += seconds
+        self.tally = self.tally + outcome.tally
+
+    def record(self, world: World) -> Record:
+        """Means over the steps and, for what is counted in rows, over their rows; all processes must ask together."""
+        return {
+            "loss": self.loss / self.num_steps,
+            "grad_norm": self.grad_norm / self.num_steps,
+            **pooled(self.tally, world),
+            "seconds": self.seconds,
+        }
+
+
+def pooled(tally: Tally, world: World) -> dict[str, float]:
+    """Metrics over the rows of all processes."""
+    total: Tally = sum(world.gather(tally), start=Tally())
+    return total.means()
+
+
+def identity(
+    policy: nn.Module,
+    objective: Objective,
+    reference: ReferenceLogps | None,
+    settings: TrainingSettings,
+    learning_rate: float,
+    fingerprint: str,
+) -> dict[str, Any]:
+    """What makes a run this run, as flat JSON values: a change of any of them is another run."""
+    names = "\n".join(f"{name} {list(p.shape)}" for name, p in trainable(policy).items())
+    own = {f"training.{k}": v for k, v in asdict(settings).items() if k not in CADENCE | ROUNDING}
+    return own | {
+        "training.learning_rate": learning_rate,
+        "objective": repr(objective),
+        "reference": None if reference is None else f"{reference.name} {reference.digest}",
+        "training data": fingerprint,
+        "trained parameters": sha256(names.encode()).hexdigest()[:16],
+    }
+
+
+def refuse_other_run(then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Resuming continues the same run or nothing.
+
+    Raises:
+        ConfigError: something differs; the message lists it.
+    """
+    changed = [f"{k} was {then.get(k)}, is {now.get(k)}" for k in sorted({*then, *now}) if then.get(k) != now.get(k)]
+    if changed:
+        raise ConfigError(
+            f"--resume: the checkpoint is of another run: {'; '.join(changed)}. Put that back, or begin again with "
+            "--overwrite"
+        )

@@ -1,0 +1,241 @@
+"""One optimiser step, from examples to gradients: the only place where losses are divided.
+
+Examples grow into trees, trees are planned into packs under a token budget, every pack is one forward and backward, and
+the terms of the loss are divided by counts over the whole step and all processes. How a step is cut into packs and
+ranks therefore changes no number beyond rounding, for coupled objectives too: those take two passes.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from tiltlm.core import DataError, Example, Forest, NumericsError, ResponseLogps, Tree, View, plant, to_device
+from tiltlm.core.views import Counts
+from tiltlm.diagnostics.metrics import Tally, tally
+from tiltlm.objectives.terms import Objective, Term, reduce_terms
+from tiltlm.training.packs import Pack, cut
+from tiltlm.training.wrapping import World, synchronised
+
+
+class ReferenceLogps(Protocol):
+    """What a step asks of a reference (`tiltlm.reference.Reference`)."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def digest(self) -> str: ...
+
+    def attach(self, responses: ResponseLogps, trees: Sequence[Tree]) -> ResponseLogps: ...
+
+
+class WithBaseline(Protocol):
+    """An objective with a statistic of mismatched pairs (KTO's z0)."""
+
+    def baseline(self, log_ratio_sum: float, count: int) -> float: ...
+
+
+@dataclass
+class Outcome:
+    """What a step amounts to. `loss` is that of the whole step; `tally` and `suspects` are this process's share."""
+
+    loss: float = 0.0
+    tally: Tally = field(default_factory=Tally)
+    baseline: float = 0.0
+    num_examples: int = 0
+    num_tokens: int = 0
+    """Input tokens of the step's responses and prompts, each prompt once; partners are not counted."""
+    suspects: list[str] = field(default_factory=list)
+    """Ids of the examples whose own loss is not finite."""
+
+    def add(self, share: float, terms: Sequence[Term], examples: Sequence[Example], tallied: Tally) -> None:
+        """Take in one pack."""
+        self.loss += share
+        self.tally = self.tally + tallied
+        if not math.isfinite(share):
+            bad = {int(e) for term in terms for e in term.example[~term.values.detach().isfinite()]}
+            self.suspects += [examples[e].id for e in sorted(bad)]
+
+
+Observer = Callable[[Pack, ResponseLogps, View, tuple[Term, ...]], None]
+"""Sees every pack of an evaluation; for a coupled objective, the whole set as one."""
+
+
+@dataclass(frozen=True)
+class Stepper:
+    """Everything a step works with, except its examples."""
+
+    module: nn.Module
+    """Forest → ResponseLogps; the wrapped root, never what is inside."""
+    objective: Objective
+    reference: ReferenceLogps | None
+    max_tokens: int
+    world: World = field(default_factory=World)
+    noise: float = 0.0
+    """Measured difference, in nats per token, between two ways of computing the same log-probabilities."""
+    poll: Callable[[], None] = lambda: None
+    """Called before each pack, by all processes together; raises where the run has been asked to stop."""
+
+    def train(self, examples: Sequence[Example]) -> Outcome:
+        """Add the gradient of the step's loss to the policy's parameters, averaged over all processes."""
+        return self._step(examples, backward=True, observe=None)
+
+    def evaluate(self, examples: Sequence[Example], observe: Observer | None = None) -> Outcome:
+        """The loss of all these examples as one step, without gradient; memory is that of one pack."""
+        with torch.no_grad():
+            return self._step(examples, backward=False, observe=observe)
+
+    def policy_logps(self, trees: Sequence[Tree]) -> ResponseLogps:
+        """Log-probabilities of these trees' responses under the policy."""
+        responses: ResponseLogps = self.module(self._forest(trees))
+        return responses
+
+    def forward(self, trees: Sequence[Tree]) -> ResponseLogps:
+        """The same, with the reference's beside them where there is one."""
+        responses = self.policy_logps(trees)
+        return responses if self.reference is None else self.reference.attach(responses, trees)
+
+    def _forest(self, trees: Sequence[Tree]) -> Forest:
+        return plant(trees).to(self.world.device)
+
+    def _step(self, examples: Sequence[Example], backward: bool, observe: Observer | None) -> Outcome:
+        ranks = cut(examples, self.max_tokens, self.world.size)
+        packs = [pack for own in ranks for pack in own if pack.counted]
+        outcome = Outcome(
+            baseline=self._baseline(examples),
+            num_examples=len(examples),
+            num_tokens=sum(tree.num_tokens for pack in packs for tree in pack.trees),
+        )
+        if self.objective.coupled and len(packs) > 1:
+            self._coupled(ranks, outcome, backward, observe)
+        else:
+            self._separable(ranks, outcome, backward, observe)
+        return outcome
+
+    def _view(self, pack: Pack, baseline: float) -> View:
+        view: Any = to_device(self.objective.view.of(pack.examples, pack.slots), self.world.device)
+        return cast(View, view.with_baseline(baseline) if self.objective.needs_partners else view)
+
+    def _counts(self, packs: Sequence[Pack]) -> Counts:
+        none = Counts(examples=0, responses=0, tokens=0)
+        return sum((self.objective.view.of(p.examples, p.slots).counts() for p in packs if p.counted), start=none)
+
+    def _baseline(self, examples: Sequence[Example]) -> float:
+        """The statistic of mismatched pairs, pooled over packs and ranks; 0 where the objective has none."""
+        if not self.objective.needs_partners:
+            return 0.0
+        for example in examples:
+            if not example.partners:
+                raise DataError(f"{example.id}: no partner; this objective measures responses of other prompts too")
+        total = torch.zeros((), dtype=torch.float64)
+        for pack in cut(examples, self.max_tokens, self.world.size, "partners")[self.world.rank]:
+            self.poll()
+            with torch.no_grad():
+                ratios = self.forward(pack.trees).log_ratios
+            if pack.counted:
+                total += ratios[[s for slot in pack.slots for s in slot]].sum().cpu()
+        (pooled,) = self.world.sum([total.item()])
+        if not math.isfinite(pooled):
+            return math.nan  # a clamp would hide it
+        return cast(WithBaseline, self.objective).baseline(pooled, sum(len(e.partners) for e in examples))
+
+    def _separable(self, ranks: list[list[Pack]], out: Outcome, backward: bool, observe: Observer | None) -> None:
+        """One pass: every pack is forward, its share of the loss, backward."""
+        counts = self._counts([pack for own in ranks for pack in own])
+        own = ranks[self.world.rank]
+        for i, pack in enumerate(own):
+            self.poll()
+            with synchronised(self.module, last=i == len(own) - 1):
+                responses = self.forward(pack.trees)
+                view = self._view(pack, out.baseline)
+                terms = self.objective(responses, view)
+                share = reduce_terms(terms, counts)
+                if backward:
+                    # Gradients are averaged over ranks, the loss is a sum over them.
+                    torch.autograd.backward(share * (self.world.size if pack.counted else 0))
+            if pack.counted:
+                out.add(share.item(), terms, pack.examples, tally(self.objective, responses, view))
+                if observe is not None:
+                    observe(pack, responses, view, terms)
+        (out.loss,) = self.world.sum([out.loss])
+
+    def _coupled(self, ranks: list[list[Pack]], out: Outcome, backward: bool, observe: Observer | None) -> None:
+        """Two passes. The first, without gradient, gives every log-probability of the step; the loss is evaluated on
+        them as leaves, c = ∂L/∂ token_logps. The second is, pack by pack, the backward of Σ c · token_logps."""
+        own = ranks[self.world.rank]
+        first: list[ResponseLogps] = []
+        for pack in own:
+            self.poll()
+            with torch.no_grad():
+                first.append(self.forward(pack.trees))
+        step = Pack.of([e for packs in ranks for pack in packs if pack.counted for e in pack.examples])
+        responses = self._gather(ranks, step, first)
+        view = self._view(step, out.baseline)
+        with torch.set_grad_enabled(backward):
+            responses = replace(responses, token_logps=responses.token_logps.requires_grad_(backward))
+            terms = self.objective(responses, view)
+            loss = reduce_terms(terms, self._counts([step]))
+        out.add(loss.item(), terms, step.examples, Tally())
+        if self.world.is_first:  # every process holds the whole step; one of them counts it
+            out.tally = tally(self.objective, responses, view)
+            if observe is not None:
+                observe(step, responses, view, terms)
+        if backward:
+            (slopes,) = torch.autograd.grad(loss, responses.token_logps)
+            self._second_pass(ranks, first, slopes)
+
+    def _gather(self, ranks: list[list[Pack]], step: Pack, first: Sequence[ResponseLogps]) -> ResponseLogps:
+        """The step's log-probabilities in every process: packs one after another, ranks one after another."""
+        forest = self._forest(step.trees)
+        own, earlier = ranks[self.world.rank], [p for packs in ranks[: self.world.rank] for p in packs if p.counted]
+
+        def whole(pieces: Sequence[Tensor | None], start: int, length: int) -> Tensor | None:
+            mine = [
+                piece if pack.counted else piece[:0]
+                for pack, piece in zip(own, pieces, strict=True)
+                if piece is not None
+            ]
+            if not mine:
+                return None
+            gathered = torch.zeros(length, dtype=mine[0].dtype, device=self.world.device)
+            torch.cat(mine, out=gathered[start : start + sum(map(len, mine))])
+            return self.world.sum_tensor(gathered)  # everyone else has zeros there
+
+        tokens = sum(p.num_targets for p in earlier), len(forest.targets)
+        responses = sum(p.num_responses for p in earlier), forest.num_responses
+        return ResponseLogps(
+            token_logps=cast(Tensor, whole([r.token_logps for r in first], *tokens)),
+            response=forest.response,
+            num_tokens=forest.num_tokens,
+            ref_token_logps=whole([r.ref_token_logps for r in first], *tokens),
+            ref_seq_logps=whole([r.ref_seq_logps for r in first], *responses),
+        )
+
+    def _second_pass(
+        self, ranks: list[list[Pack]], first: Sequence[ResponseLogps], slopes: Float[Tensor, " R"]
+    ) -> None:
+        own = ranks[self.world.rank]
+        start = sum(pack.num_targets for packs in ranks[: self.world.rank] for pack in packs if pack.counted)
+        for i, pack in enumerate(own):
+            self.poll()
+            with synchronised(self.module, last=i == len(own) - 1):
+                again = self.policy_logps(pack.trees).token_logps
+                self._compare(first[i].token_logps, again.detach(), pack)
+                slope = slopes[start : start + len(again)] if pack.counted else torch.zeros_like(again)
+                torch.autograd.backward((slope * again).sum() * self.world.size)
+            start += pack.num_targets if pack.counted else 0
+
+    def _compare(self, first: Tensor, again: Tensor, pack: Pack) -> None:
+        """Both passes must have seen the same policy."""
+        difference = (first - again).abs()
+        allowed = 10 * self.noise + 1e-5 * (1 + first.abs())
+        if bool((difference > allowed).any()):
+            raise NumericsError(
+                f"the two passes over {pack.examples[0].id} and its pack differ by {difference.max().item():.3g} nats "
+                f"in a token, where the noise floor is {self.noise:.1e}; something random (dropout?) is in the forward"
+            )

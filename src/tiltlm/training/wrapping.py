@@ -1,0 +1,149 @@
+"""Processes and devices: who computes what, and how gradients meet.
+
+Accelerate finds the device and starts the process group; the wrappers are torch's own, the same code on gloo and NCCL.
+With one process every function here does nothing.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils import _pytree
+
+from tiltlm.core.errors import ConfigError
+from tiltlm.core.logps import ResponseLogps
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of a run, seen from one of them."""
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @classmethod
+    def join(cls, cpu: bool = False) -> "World":
+        """The processes that the launcher (`accelerate launch`, `torchrun`) started, or this one alone."""
+        from accelerate import PartialState  # imported here: seconds, and one process on a CPU needs none of it
+
+        state = PartialState(cpu=cpu)
+        return cls(state.process_index, state.num_processes, state.device)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes the files."""
+        return self.rank == 0
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """Sum of each value over all processes, in float64; the same numbers everywhere."""
+        if self.size == 1:
+            return list(values)
+        return list(self.sum_tensor(torch.tensor(values, dtype=torch.float64, device=self.device)).tolist())
+
+    def sum_tensor(self, tensor: Tensor) -> Tensor:
+        """Sum over all processes, in place."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is up in any process: all must ask together."""
+        return self.sum([float(flag)])[0] > 0
+
+    def gather(self, value: Value) -> list[Value]:
+        """The value of every process, by rank."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    def first(self, act: Callable[[], Value]) -> Value:
+        """What `act` returns in the first process, everywhere; where it raises, every process raises."""
+        if self.size == 1:
+            return act()
+        outcome: list[Any] = [None, None]
+        if self.is_first:
+            try:
+                outcome[0] = act()
+            except Exception as error:  # every process must hear of it, or the others wait for ever
+                outcome[1] = error
+        dist.broadcast_object_list(outcome, src=0, device=self.device)
+        if outcome[1] is not None:
+            raise outcome[1]
+        value: Value = outcome[0]
+        return value
+
+
+def wrap(policy: nn.Module, world: World, parallel: Literal["replicate", "shard"]) -> nn.Module:
+    """The module to call, always through its `__call__`: a call past the wrapper would leave ranks unsynchronised.
+
+    Raises:
+        ConfigError: sharding is asked for and there is nobody to share with.
+    """
+    if parallel == "shard":
+        if world.size == 1:
+            raise ConfigError("training.parallel=shard needs several processes; start them with `accelerate launch`")
+        return _shard(policy, world)
+    if world.size == 1:
+        return policy
+    devices = None if world.device.type == "cpu" else [world.device]
+    return DistributedDataParallel(policy, device_ids=devices, gradient_as_bucket_view=True)
+
+
+def _shard(policy: nn.Module, world: World) -> nn.Module:
+    """Decoder layers, then the policy as the root. FSDP finds tensors to watch through pytree, so `ResponseLogps`
+    must be a node of it, or the backward would start without the root's weights."""
+    if ResponseLogps not in _pytree.SUPPORTED_NODES:
+        torch.export.register_dataclass(ResponseLogps)
+    mesh = init_device_mesh(world.device.type, (world.size,))
+    layers = getattr(policy, "_no_split_modules", None) or ()
+    for module in policy.modules():
+        if type(module).__name__ in layers:
+            fully_shard(module, mesh=mesh)
+    fully_shard(policy, mesh=mesh)
+    return policy
+
+
+@contextmanager
+def synchronised(module: nn.Module, last: bool) -> Iterator[None]:
+    """Around one forward and backward: replicas average their gradients once, in the last backward of a step.
+
+    Shards average in every backward: keeping whole gradients from pack to pack would cost what sharding saves.
+    """
+    if isinstance(module, DistributedDataParallel) and not last:
+        with module.no_sync():
+            yield
+    else:
+        yield
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """The whole of a tensor that may be sharded; all processes must ask together."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def like(tensor: Tensor, parameter: Tensor) -> Tensor:
+    """A whole tensor laid out as `parameter` is: on its device, and sharded where it is."""
+    tensor = tensor.to(parameter.device)
+    if isinstance(parameter, DTensor):
+        return distribute_tensor(tensor, parameter.device_mesh, parameter.placements)
+    return tensor
+
+
+def forget_gathered(policy: nn.Module) -> None:
+    """Have a sharded policy gather its weights anew: its root keeps them whole from one forward to the next."""
+    for module in policy.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()

@@ -1,0 +1,125 @@
+"""Signals are honoured at the next pack with a committed checkpoint; a second one ends the process at once."""
+
+import math
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from toy_training import ToyPolicy, ToyReference, rows
+
+from tiltlm.objectives import dpo
+from tiltlm.training.checkpoint import steps_in
+from tiltlm.training.guards import Interrupted, bad_step, is_good
+from tiltlm.training.loop import train_loop
+from tiltlm.training.metrics import Listener, read_lines
+from tiltlm.training.rundir import RunDirectory
+from tiltlm.training.settings import TrainingSettings
+
+SETTINGS = TrainingSettings(num_epochs=2, batch_size=4, max_tokens=40, learning_rate=0.02, save_every=100, eval_every=2)
+
+
+class Signalled(ToyPolicy):
+    """Sends its own process a signal during one of its forwards."""
+
+    def __init__(self, at: int = 0, signum: int = signal.SIGTERM) -> None:
+        super().__init__(seed=1)
+        self.at, self.signum = at, signum
+
+    def forward(self, forest):
+        responses = super().forward(forest)
+        if self.num_forwards == self.at:
+            signal.raise_signal(self.signum)
+        return responses
+
+
+def train(folder, policy, resume=False):
+    with RunDirectory.open(folder, resume=resume) as run:
+        train_loop(
+            policy, rows(10), rows(6, seed=1), dpo(), ToyReference(policy), SETTINGS, run, "fingerprint", resume=resume,
+            listener=Listener(note=lambda note: None),
+        )  # fmt: skip
+    return read_lines(folder / "metrics.jsonl")
+
+
+def without_times(records):
+    return [{k: v for k, v in record.items() if "seconds" not in k} for record in records]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    policy = Signalled()
+    records = train(tmp_path_factory.mktemp("whole") / "run", policy)
+    return policy, without_times(records)
+
+
+@pytest.mark.parametrize(("signum", "exit_code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_at_any_forward_a_signal_commits_and_the_resumed_run_is_the_unbroken_one(tmp_path, whole, signum, exit_code):
+    """Every fourth forward of the run: noise floor, start check, evaluations, packs in the middle of a step."""
+    unbroken, records = whole
+    before = signal.getsignal(signum)
+    for at in range(2 if signum == signal.SIGTERM else 4, unbroken.num_forwards, 4):
+        folder = tmp_path / str(at)
+        with pytest.raises(Interrupted, match="its checkpoint is written: go on with --resume") as stop:
+            train(folder, Signalled(at, signum))
+        assert stop.value.exit_code == exit_code
+        assert signal.getsignal(signum) is before
+        assert len(steps_in(folder / "checkpoints")) == 1
+        resumed = Signalled()
+        assert without_times(train(folder, resumed, resume=True)) == records, at
+        assert all(torch.equal(a, b) for a, b in zip(resumed.parameters(), unbroken.parameters(), strict=True))
+
+
+SCRIPT = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+import torch
+torch.set_num_threads(1)
+from test_guards import Signalled, train
+from tiltlm.core import TiltError
+
+class Twice(Signalled):
+    def forward(self, forest):
+        responses = super().forward(forest)
+        if self.num_forwards == self.at + {more}:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return responses
+
+try:
+    train(Path(sys.argv[1]), Twice(at=20))
+except TiltError as error:
+    print(error, file=sys.stderr)
+    sys.exit(error.exit_code)
+"""
+
+
+@pytest.mark.slow
+def test_the_exit_code_of_a_process(tmp_path):
+    """One signal: committed, then 143. Two: 143 at once, nothing committed."""
+    processes = {}
+    for name, more in (("one", 1000), ("two", 0)):
+        script = SCRIPT.format(tests=str(Path(__file__).parent), more=more)
+        command = [sys.executable, "-c", script, str(tmp_path / name)]
+        processes[name] = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for name, process in processes.items():
+        _, told = process.communicate(timeout=300)
+        assert process.returncode == 143, told
+        assert len(steps_in(tmp_path / name / "checkpoints")) == (1 if name == "one" else 0)
+        assert ("go on with --resume" in told) is (name == "one")
+
+
+@pytest.mark.parametrize(
+    ("loss", "grad_norm", "good"), [(1.0, 2.0, True), (math.nan, 1.0, False), (1.0, math.inf, False)]
+)
+def test_what_may_reach_the_weights(loss, grad_norm, good):
+    assert is_good(loss, grad_norm) is good
+
+
+def test_a_bad_step_is_told_with_its_true_value():
+    record, message = bad_step(7, math.inf, math.nan, [], ["a", "b", "c", "d"])
+    assert message == "step 7 is skipped: loss inf, gradient norm nan; its rows: a, b, c and 1 more"
+    assert record["examples"] == ["a", "b", "c", "d"]
+    assert bad_step(7, math.nan, 1.0, ["b"], ["a", "b"])[1].endswith("not finite in b")

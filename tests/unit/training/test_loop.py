@@ -1,0 +1,280 @@
+"""A run that was killed and resumed is the run that was not; guards, early stop, best checkpoint, step 0."""
+
+import json
+import math
+import threading
+
+import pytest
+import torch
+from toy_training import SortedMargins, ToyPolicy, ToyReference, rows
+
+from tiltlm.core import ConfigError, RunError
+from tiltlm.objectives import dpo, ipo, kto
+from tiltlm.training.checkpoint import folder_of, load, steps_in
+from tiltlm.training.loop import train_loop
+from tiltlm.training.metrics import Listener, read_lines
+from tiltlm.training.rundir import RunDirectory
+from tiltlm.training.settings import TrainingSettings
+
+TRAIN, HELD_OUT = rows(10), rows(5, seed=1)
+
+
+class Killed(Exception):
+    """Stands for SIGKILL: nothing of ours may catch it."""
+
+
+class Run:
+    """One process's life: open the directory, train, perhaps be killed."""
+
+    def __init__(self, folder, objective=None, resume=False, kill_after=None, poisoned=(), policy=None, **settings):
+        self.notes = []
+        self.policy = policy or ToyPolicy(seed=1)
+        self.policy.poisoned = set(poisoned)
+        self.objective = objective or dpo()
+        reference = ToyReference(self.policy) if self.objective.needs_reference else None
+        knobs = {"num_epochs": 2, "batch_size": 4, "max_tokens": 40, "learning_rate": 0.02, "save_every": 2} | settings
+
+        def step(done, total):
+            if done == kill_after:
+                raise Killed
+
+        with RunDirectory.open(folder, resume=resume) as run:
+            self.metrics = run.metrics
+            self.path = run
+            self.result = train_loop(
+                self.policy, TRAIN, HELD_OUT, self.objective, reference, TrainingSettings(**knobs), run, "fingerprint",
+                resume=resume, listener=Listener(note=self.notes.append, step=step),
+            )  # fmt: skip
+
+
+def without_times(records):
+    return [{k: v for k, v in record.items() if "seconds" not in k} for record in records]
+
+
+def weights(run):
+    return torch.cat([p.detach().flatten() for p in run.policy.parameters()])
+
+
+@pytest.mark.parametrize("killed_after", [1, 2, 3, 5])
+@pytest.mark.parametrize(
+    ("objective", "settings"),
+    [
+        (dpo(), {}),
+        (kto(), {"log_every": 4}),
+        (SortedMargins(), {"eval_every": 1}),
+        (ipo(), {"best_metric": "eval_loss", "save_every": 3, "log_every": 3}),
+    ],
+    ids=["dpo", "kto", "sorted", "ipo"],
+)
+def test_resuming_equals_never_having_stopped_bit_for_bit(tmp_path, objective, settings, killed_after):
+    expected = Run(tmp_path / "whole", objective, **settings)
+    assert expected.result.num_steps == 6
+    with pytest.raises(Killed):
+        Run(tmp_path / "cut", objective, kill_after=killed_after, **settings)
+    resumed = Run(tmp_path / "cut", objective, resume=True, **settings)
+    assert torch.equal(weights(resumed), weights(expected))
+    assert without_times(resumed.result.history) == without_times(expected.result.history)
+    assert without_times(read_lines(resumed.metrics)) == without_times(read_lines(expected.metrics))
+    assert resumed.result.best_step == expected.result.best_step
+
+
+def test_resuming_twice_and_resuming_what_is_finished(tmp_path):
+    expected = Run(tmp_path / "whole")
+    for kill in (3, 5):
+        with pytest.raises(Killed):
+            Run(tmp_path / "cut", resume=kill > 3, kill_after=kill)
+    resumed = Run(tmp_path / "cut", resume=True)
+    again = Run(tmp_path / "cut", resume=True)
+    for run in (resumed, again):
+        assert torch.equal(weights(run), weights(expected))
+        assert without_times(run.result.history) == without_times(expected.result.history)
+    assert again.policy.num_forwards == 9, "only the noise floor is measured again"
+
+
+def test_a_damaged_checkpoint_is_skipped_and_the_run_still_ends_the_same(tmp_path):
+    expected = Run(tmp_path / "whole")
+    with pytest.raises(Killed):
+        Run(tmp_path / "cut", kill_after=5)
+    (tmp_path / "cut/checkpoints/step-00000004/optimizer.safetensors").unlink()
+    resumed = Run(tmp_path / "cut", resume=True)
+    assert any("step-00000004 is skipped: optimizer.safetensors is missing" in note for note in resumed.notes)
+    assert any("resuming after step 2" in note for note in resumed.notes)
+    assert torch.equal(weights(resumed), weights(expected))
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_again(tmp_path):
+    expected = Run(tmp_path / "whole")
+    with pytest.raises(Killed):
+        Run(tmp_path / "cut", kill_after=1)
+    resumed = Run(tmp_path / "cut", resume=True)
+    assert any("beginning at the first step" in note for note in resumed.notes)
+    assert without_times(read_lines(resumed.metrics)) == without_times(read_lines(expected.metrics))
+
+
+def test_another_run_cannot_go_on(tmp_path):
+    with pytest.raises(Killed):
+        Run(tmp_path / "run", kill_after=3)
+    with pytest.raises(ConfigError, match=r"training.batch_size was 4, is 5.*--overwrite"):
+        Run(tmp_path / "run", resume=True, batch_size=5)
+    with pytest.raises(ConfigError, match=r"objective was Pairwise.*beta=0.1.*is .*beta=0.2"):
+        Run(tmp_path / "run", dpo(beta=0.2), resume=True)
+
+
+def test_what_only_changes_rounding_is_told(tmp_path):
+    with pytest.raises(Killed):
+        Run(tmp_path / "run", kill_after=3)
+    resumed = Run(tmp_path / "run", resume=True, max_tokens=20)
+    assert any("equal to rounding, not bit for bit: max_tokens 40 → 20" in note for note in resumed.notes)
+
+
+def test_training_learns_and_says_so(tmp_path):
+    run = Run(tmp_path / "run", num_epochs=10)
+    lines = read_lines(run.metrics)
+    evaluations = [line for line in lines if "eval_loss" in line]
+    steps = [line for line in lines if "loss" in line]
+    assert [line["step"] for line in steps] == list(range(1, 31))
+    assert [line["step"] for line in evaluations] == list(range(0, 31, 3))
+    assert evaluations[0]["eval_rewards/margins"] == pytest.approx(0, abs=1e-6)
+    assert steps[-1]["rewards/margins"] > 0.1
+    assert steps[-1]["epoch"] == 10
+    assert {"loss", "grad_norm", "learning_rate", "num_tokens", "rewards/accuracies"} <= set(steps[0])
+    assert steps_in(run.path.checkpoints) == [28, 30]
+
+
+def forward_of(tmp_path, step):
+    """Number, from 1, of the one forward of a step where each step is one pack."""
+    counts, policy = {}, ToyPolicy(seed=1)
+
+    def count(done, total):
+        counts[done] = policy.num_forwards
+
+    with RunDirectory.open(tmp_path / f"count-{step}") as run:
+        settings = TrainingSettings(num_epochs=2, batch_size=4, learning_rate=0.02, eval_every=100)
+        listener = Listener(note=lambda note: None, step=count)
+        train_loop(policy, TRAIN, HELD_OUT, dpo(), ToyReference(policy), settings, run, "f", listener=listener)
+    return counts[step]
+
+
+ONE_PACK = {"max_tokens": 4096, "eval_every": 100}
+
+
+def test_a_bad_step_never_reaches_the_weights(tmp_path):
+    """It is skipped, its rows and its true loss are written down, and the run goes on."""
+    run = Run(tmp_path / "bad", poisoned={forward_of(tmp_path, 3)}, **ONE_PACK)
+    (line,) = [line for line in read_lines(run.metrics) if line.get("skipped")]
+    (named,) = read_lines(run.path.bad_steps)
+    assert line["step"] == named["step"] == 3
+    assert not math.isfinite(float(line["loss"]))
+    assert len(named["examples"]) == 2, "the last step of an epoch of 10 in steps of 4"
+    assert set(named["culprits"]) == set(named["examples"])
+    assert run.result.num_bad_steps == 1
+    assert run.result.num_steps == 6
+    assert torch.isfinite(weights(run)).all()
+    assert any("step 3 is skipped: loss" in note for note in run.notes)
+
+
+def test_bad_steps_in_a_row_stop_the_run_with_a_good_checkpoint(tmp_path):
+    with pytest.raises(RunError, match=r"3 steps in a row.*checkpoint of step 4 is intact.*bad_steps.jsonl") as stop:
+        Run(tmp_path / "run", poisoned=range(forward_of(tmp_path, 3), 10**4), **ONE_PACK)
+    assert stop.value.exit_code == 1
+    lines = read_lines(tmp_path / "run/metrics.jsonl")
+    assert [line["step"] for line in lines if line.get("skipped")] == [3, 4, 5]
+    assert [line["step"] for line in lines if "loss" in line and not line.get("skipped")] == [1, 2]
+    good, same = (load(folder_of(tmp_path / "run/checkpoints", step)).policy for step in (2, 4))
+    assert all(torch.equal(good[name], same[name]) for name in good)
+    resumed = Run(tmp_path / "run", resume=True, **ONE_PACK)
+    assert [line["step"] for line in read_lines(resumed.path.bad_steps)] == [3, 4]
+    assert resumed.result.num_bad_steps == 2
+    assert torch.isfinite(weights(resumed)).all()
+
+
+def test_all_steps_bad_leaves_no_checkpoint_and_says_so(tmp_path):
+    with pytest.raises(RunError, match="there is no checkpoint yet"):
+        Run(tmp_path / "run", poisoned=range(forward_of(tmp_path, 1), 10**4), save_every=4, **ONE_PACK)
+
+
+def test_early_stopping_restores_the_best_weights(tmp_path):
+    """The held-out loss of a policy that overfits ten random rows rises soon."""
+    settings = {
+        "num_epochs": 30,
+        "learning_rate": 0.1,
+        "eval_every": 1,
+        "best_metric": "eval_loss",
+        "early_stopping": 3,
+    }
+    run = Run(tmp_path / "run", ipo(), **settings)
+    values = {line["step"]: line["eval_loss"] for line in read_lines(run.metrics) if "eval_loss" in line}
+    assert run.result.stopped_early
+    assert run.result.best_step == min(values, key=values.get)
+    assert run.result.num_steps == run.result.best_step + 3
+    assert run.result.best_step in steps_in(run.path.checkpoints)
+    probe = Run(tmp_path / "probe", ipo(), policy=run.policy, max_steps=1)
+    # The reference of the probe is the policy itself: only its weights are compared here.
+    assert any(f"that of step {run.result.best_step}" in note for note in run.notes)
+    assert probe.result.num_steps == 1
+
+
+def test_the_best_metric_must_be_measured(tmp_path):
+    with pytest.raises(ConfigError, match=r"'eval_accuracy' is not measured here; known: .*eval_rewards/accuracies"):
+        Run(tmp_path / "run", best_metric="eval_accuracy")
+
+
+def test_without_held_out_rows_nothing_is_evaluated(tmp_path):
+    policy = ToyPolicy()
+    with RunDirectory.open(tmp_path / "run") as run:
+        settings = TrainingSettings(batch_size=4, learning_rate=0.01)
+        quiet = Listener(note=lambda note: None)
+        result = train_loop(policy, TRAIN, (), dpo(), ToyReference(policy), settings, run, "f", listener=quiet)
+        assert all("eval_loss" not in record for record in result.history)
+        with pytest.raises(ConfigError, match="needs held-out examples"):
+            train_loop(
+                policy, TRAIN, (), dpo(), ToyReference(policy), TrainingSettings(eval_every=1), run, "f", listener=quiet
+            )
+
+
+def test_a_reference_that_is_not_the_policy_is_found_before_the_first_step(tmp_path):
+    policy, other = ToyPolicy(seed=1), ToyPolicy(seed=2)
+    with (
+        RunDirectory.open(tmp_path / "run") as run,
+        pytest.raises(RunError, match=r"response 0 of row-0 has log π/π_ref = .* where 0 ± .* is due"),
+    ):
+        train_loop(policy, TRAIN, (), dpo(), ToyReference(other), TrainingSettings(), run, "f")
+
+
+def test_the_derived_learning_rate_is_printed(tmp_path):
+    run = Run(tmp_path / "run", learning_rate=None, max_steps=1)
+    assert any("peak learning rate 0.005, derived from the model's size" in note for note in run.notes)
+    assert run.result.learning_rate == 0.005
+
+
+def test_steps_beyond_the_last_epoch_are_said_to_have_no_effect(tmp_path):
+    run = Run(tmp_path / "run", max_steps=100)
+    assert run.result.num_steps == 6
+    assert any("max_steps=100 has no effect: 2 epochs are 6 steps" in note for note in run.notes)
+    assert not run.policy.training, "what comes next measures and samples"
+
+
+def test_out_of_memory_is_answered_with_advice(tmp_path):
+    class Hungry(ToyPolicy):
+        def forward(self, forest):
+            if torch.is_grad_enabled():
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().forward(forest)
+
+    with pytest.raises(RunError, match=r"out of memory.*max_tokens=20 .*the result is the same"):
+        Run(tmp_path / "run", policy=Hungry())
+
+
+def test_training_works_outside_the_main_thread(tmp_path):
+    results = []
+    thread = threading.Thread(target=lambda: results.append(Run(tmp_path / "run", max_steps=1).result))
+    thread.start()
+    thread.join()
+    assert results[0].num_steps == 1
+
+
+def test_checkpoint_state_is_plain_json(tmp_path):
+    run = Run(tmp_path / "run")
+    state = json.loads((run.path.checkpoints / "step-00000006/state.json").read_text())
+    assert state["progress"]["step"] == 6
+    assert state["identity"]["training data"] == "fingerprint"
