@@ -1,0 +1,100 @@
+"""From a forest to the inputs of a model call, in each of the three layouts.
+
+`shared` is the forest as it lies. `packed` and `padded` give every response its own copy of its prompt, in one row or
+in a batch: fallbacks for models that cannot share, and what sharing is compared with.
+"""
+
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from tiltlm.core.forest import Forest
+from tiltlm.logprobs.layout import Layout
+
+LayoutName = Literal["shared", "packed", "padded"]
+
+
+class Inputs(NamedTuple):
+    """A model call and where its scored states are."""
+
+    keywords: dict[str, Any]
+    """Keyword arguments of the model call."""
+    predicts: Int[Tensor, " R"]
+    """Index into the flattened batch of the token that predicts scored token r."""
+
+
+def arrange(forest: Forest, layout: LayoutName) -> Inputs:
+    """The inputs of the model call for this forest under this layout."""
+    if layout == "shared":
+        trees = Layout(forest.prompt_lengths, forest.branch_lengths)
+        return _row(forest.token_ids, forest.position_ids, trees, forest.predicts)
+    apart = separate(forest)
+    if layout == "packed":
+        alone = Layout(apart.lengths, ((),) * len(apart.lengths))
+        return _row(apart.token_ids, apart.position_ids, alone, apart.predicts)
+    return pad(apart)
+
+
+def _row(token_ids: Tensor, position_ids: Tensor, layout: Layout, predicts: Tensor) -> Inputs:
+    keywords = {"input_ids": token_ids[None], "position_ids": position_ids[None], "layout": layout}
+    return Inputs(keywords, predicts)
+
+
+class Sequences(NamedTuple):
+    """N separate sequences, a prompt and its response each, one after another."""
+
+    token_ids: Int[Tensor, " S"]
+    position_ids: Int[Tensor, " S"]
+    lengths: tuple[int, ...]
+    predicts: Int[Tensor, " R"]
+    """Index of the token that predicts scored token r."""
+
+
+def separate(forest: Forest) -> Sequences:
+    """One sequence a response, in the order of the forest's responses."""
+    source: list[np.ndarray] = []
+    prompts: list[int] = []
+    branch_starts: list[int] = []
+    start = 0
+    for prompt, branches in zip(forest.prompt_lengths, forest.branch_lengths, strict=True):
+        trunk = np.arange(start, start + prompt)
+        start += prompt
+        for branch in branches:
+            source.append(np.concatenate([trunk, np.arange(start, start + branch)]))
+            prompts.append(prompt)
+            branch_starts.append(start)
+            start += branch
+    lengths = tuple(len(s) for s in source)
+    device = forest.token_ids.device
+
+    def of_response(numbers: list[int] | np.ndarray) -> Tensor:
+        return torch.tensor(np.asarray(numbers), device=device).index_select(0, forest.response)
+
+    # A response's first token is predicted by the last prompt token, which lies before the response's own.
+    own = forest.predicts - of_response(branch_starts)
+    column = of_response(prompts) + torch.where(own >= 0, own, -1)
+    first = np.cumsum([0, *lengths[:-1]])
+    return Sequences(
+        token_ids=forest.token_ids.index_select(0, torch.from_numpy(np.concatenate(source)).to(device)),
+        position_ids=torch.cat([torch.arange(n, device=device) for n in lengths]),
+        lengths=lengths,
+        predicts=of_response(first) + column,
+    )
+
+
+def pad(sequences: Sequences) -> Inputs:
+    """Sequences as a right-padded batch.
+
+    There is no attention mask: nothing causal sees what follows it, and rows of padding that may look nowhere are
+    where explicit attention turns into NaN.
+    """
+    width = max(sequences.lengths)
+    lengths = torch.tensor(sequences.lengths, device=sequences.token_ids.device)
+    real = torch.arange(width, device=lengths.device) < lengths[:, None]
+    ids = torch.zeros(real.shape, dtype=torch.long, device=lengths.device)
+    ids[real] = sequences.token_ids
+    place = real.flatten().nonzero()[:, 0]
+    return Inputs({"input_ids": ids}, place.index_select(0, sequences.predicts))

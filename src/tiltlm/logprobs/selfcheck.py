@@ -1,0 +1,228 @@
+"""Which layout a model can have: decided once at start, by computing a few examples the plain way and comparing.
+
+Some architectures ignore the attention hook and still return numbers; recurrent layers run from one response into the
+next; chunk rules live in masks that a packed row never builds. Nothing may be silently wrong, so every layout that is
+used has been compared here, in values and gradients, and the choice and its reason are there to print.
+"""
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tiltlm.core.errors import ModelError
+from tiltlm.core.example import Response, TokenIds, token_ids
+from tiltlm.core.forest import Tree, plant
+from tiltlm.logprobs.expand import LayoutName, arrange
+from tiltlm.logprobs.head import Head, find_head
+from tiltlm.logprobs.layout import Layout
+from tiltlm.logprobs.modes import evaluating
+from tiltlm.logprobs.plain import plain_logps
+from tiltlm.logprobs.policy import PolicyModule, causal_lm_of, exact_positions, stock_attention_name
+
+SMALL = 50_000_000
+"""Models up to so many parameters are compared in float64, on a copy: small weights make small mistakes."""
+MEASURED = 2**24
+"""Gradients are compared on the smallest parameters, up to so many values: norms and biases of every layer, which feel
+a wrong gradient in anything that passes them. A small model is compared on all of it."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The layout of a model, and why."""
+
+    layout: LayoutName
+    head: Head
+    reason: str
+    """One sentence, to print."""
+    max_error: float
+    """Largest deviation from separate forwards: of log-probabilities relative to the largest, of gradients likewise."""
+    tolerance: float
+    refused: tuple[tuple[LayoutName, str], ...] = ()
+    """Layouts tried before, and what was wrong with each."""
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """Log-probabilities of the probe's responses, and the gradient of a random weighting of them."""
+
+    logps: Tensor
+    gradients: tuple[Tensor, ...]
+
+    def error(self, other: "_Measured") -> float:
+        """Largest deviation from `other`, relative to its largest number; values and gradients each by their own."""
+        errors = [_relative([self.logps], [other.logps])]
+        if self.gradients:
+            errors.append(_relative(self.gradients, other.gradients))
+        return max(errors)
+
+
+def _relative(values: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+    scale = max(float(e.abs().max()) for e in expected)
+    error = max(float((v - e).abs().max()) for v, e in zip(values, expected, strict=True))
+    return float("inf") if error != error else error / max(scale, 1e-30)
+
+
+def choose_layout(model: Any, requested: Literal["auto"] | LayoutName = "auto") -> Choice:
+    """The fastest layout whose values and gradients equal those of separate, unpadded forwards.
+
+    Nothing of the model changes: gradients, random state, mode, dtype and attention are as they were. A small model is
+    compared in float64 to 1e-6. A larger one is compared as it is, to 1e-5 or four times what two stock attentions
+    differ by, whichever is more: trained weights amplify rounding, and a leak between responses far exceeds it.
+
+    Args:
+        model: A causal language model, or a PEFT model around one, without dropout.
+        requested: `auto` tries shared, packed, padded; a name tries that one.
+
+    Raises:
+        ModelError: none of them is right.
+    """
+    candidates: tuple[LayoutName, ...] = ("shared", "packed", "padded") if requested == "auto" else (requested,)
+    refused: list[tuple[LayoutName, str]] = []
+    with _under_test(model) as (tested, is_wide):
+        probe = _Probe(tested)
+        expected = probe.plain()
+        tolerance = 1e-6 if is_wide else probe.tolerance(expected)
+        for layout in candidates:
+            wrong, error = probe.compare(layout, expected, tolerance)
+            if not wrong:
+                reason = f"log-probabilities and gradients equal separate forwards to {error:.0e} (≤ {tolerance:.0e})"
+                reason = "; ".join([*(f"not {name}: {why}" for name, why in refused), reason])
+                return Choice(layout, probe.head, reason, error, tolerance, tuple(refused))
+            refused.append((layout, wrong))
+    reasons = "; ".join(f"{name}: {why}" for name, why in refused)
+    way_out = "" if requested == "auto" else "; layout=auto tries the others"
+    raise ModelError(f"no layout of {type(causal_lm_of(model)).__name__} equals separate forwards: {reasons}{way_out}")
+
+
+class _Probe:
+    """The examples, and how each way computes them."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.causal_lm = causal_lm_of(model)
+        self.stock = stock_attention_name(self.causal_lm)
+        self.causal_lm.set_attn_implementation(self.stock)
+        self.head = find_head(self.causal_lm)
+        self.trees = probe_trees(self.causal_lm.config)
+        self.forest = plant(self.trees).to(self.causal_lm.device)
+        self.weights = torch.randn(len(self.forest.targets), generator=torch.Generator().manual_seed(1))
+        trained = sorted((p for p in model.parameters() if p.requires_grad), key=lambda p: p.numel())
+        sizes = np.cumsum([p.numel() for p in trained])
+        self.parameters = [p for p, size in zip(trained, sizes, strict=True) if size <= MEASURED]
+
+    def plain(self) -> _Measured:
+        with torch.enable_grad():
+            return self._measure(plain_logps(self.causal_lm, self.trees))
+
+    def tolerance(self, expected: _Measured) -> float:
+        """1e-5, or four times what rounding moves these numbers by: the stock attention against the explicit one.
+
+        Bounded, so that two stock attentions that mean different things do not excuse a third.
+        """
+        bound = 1e-3 if torch.finfo(self.causal_lm.dtype).bits >= 32 else 5e-2
+        if self.stock == "eager":
+            return 1e-5 if bound == 1e-3 else bound
+        self.causal_lm.set_attn_implementation("eager")
+        noise = self.plain().error(expected)
+        self.causal_lm.set_attn_implementation(self.stock)
+        return min(bound, max(1e-5, 4 * noise))
+
+    def compare(self, layout: LayoutName, expected: _Measured, tolerance: float) -> tuple[str, float]:
+        """What is wrong with this layout ("" if nothing), and its error."""
+        try:
+            module = PolicyModule(self.model, layout, head=self.head)
+            inputs = arrange(self.forest, layout)
+            with torch.enable_grad():
+                error = self._measure(module.logps_of(inputs, self.forest.targets)).error(expected)
+        except Exception as failure:  # whatever a model raises on inputs it was not made for is a reason, not a crash
+            return f"{type(failure).__name__}: {str(failure).splitlines()[0] if str(failure) else ''}", float("inf")
+        finally:
+            self.causal_lm.set_attn_implementation(self.stock)
+        if layout != "padded":
+            unheard = unheard_attention(self.causal_lm.config.get_text_config(), inputs.keywords["layout"])
+            if unheard:
+                return unheard, error
+        return ("" if error <= tolerance else f"off by {error:.0e} (> {tolerance:.0e})"), error
+
+    def _measure(self, logps: Tensor) -> _Measured:
+        gradients: tuple[Tensor | None, ...] = ()
+        if self.parameters:
+            loss = (logps * self.weights.to(logps)).sum()
+            gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
+        zero = torch.zeros((), device=logps.device)
+        return _Measured(logps.detach(), tuple(zero if g is None else g for g in gradients))
+
+
+def unheard_attention(config: Any, layout: Layout) -> str:
+    """Why the calls of one forward are not all of this model's attention; "" where they are.
+
+    Short examples cannot feel a window of thousands of tokens, or a chunk of them, so the windows that arrived are
+    compared with those the configuration declares.
+    """
+    num_layers, calls = config.num_hidden_layers, len(layout.windows)
+    if calls != num_layers:
+        return f"{calls} of {num_layers} layers use the attention hook"
+    kinds = list(getattr(config, "layer_types", None) or ())
+    strange = sorted(set(kinds) - {"full_attention", "sliding_attention"})
+    if strange:
+        return f"layers of kind {', '.join(strange)} carry more than attention over positions"
+    windowed = sum(window is not None for window in layout.windows)
+    if kinds:
+        declared = kinds.count("sliding_attention")
+    else:
+        uses = getattr(config, "use_sliding_window", True) and getattr(config, "sliding_window", None) is not None
+        declared = num_layers if uses else 0
+    if windowed != declared:
+        return f"{declared} layers are declared to have a sliding window and {windowed} asked for one"
+    return ""
+
+
+def probe_trees(config: Any) -> list[Tree]:
+    """A few ragged examples: prompts of several lengths, several responses, one of one token, one beyond a window."""
+    text = config.get_text_config()
+    window = getattr(text, "sliding_window", None) or 0
+    longest = exact_positions(config) or 4096
+    rng = np.random.default_rng(0)
+
+    def draw(length: int) -> TokenIds:
+        return token_ids(rng.integers(0, text.vocab_size, max(1, min(length, longest // 2))))
+
+    lengths = [(7, (5, 1, 9)), (3, (6, 2)), (1, (4,))]
+    if 0 < window <= 64:
+        lengths.append((window + 3, (4, window + 2)))
+    return [Tree(draw(p), tuple(Response(draw(r)) for r in responses)) for p, responses in lengths]
+
+
+@contextmanager
+def _under_test(model: Any) -> Iterator[tuple[Any, bool]]:
+    """The model to compare with, in evaluation mode: a float64 copy of a small one, or the model itself."""
+    causal_lm = causal_lm_of(model)
+    attention = causal_lm.config._attn_implementation
+    size = sum(p.numel() for p in model.parameters())
+    is_wide = size <= SMALL and causal_lm.device.type != "mps"
+    tested = _wide_copy(model) if is_wide else model
+    with evaluating(tested):
+        try:
+            yield tested, is_wide
+        finally:
+            if tested is model:
+                causal_lm.set_attn_implementation(attention)
+
+
+def _wide_copy(model: nn.Module) -> Any:
+    """A float64 copy, all of it trainable, with the experts that compute in float64."""
+    wide: Any = copy.deepcopy(model).double()
+    for parameter in wide.parameters():
+        if parameter.is_floating_point():
+            parameter.requires_grad_(True)
+            parameter.grad = None
+    causal_lm = causal_lm_of(wide)
+    if getattr(causal_lm.config, "_experts_implementation", None) is not None:
+        causal_lm.set_experts_implementation("eager")
+    return wide

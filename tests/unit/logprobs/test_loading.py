@@ -1,0 +1,296 @@
+"""Folders to policies: what is decided and noted, and what is refused with which words."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from tiltlm.core.errors import ConfigError, ModelError, RunError
+from tiltlm.core.example import Response, token_ids
+from tiltlm.core.forest import Tree, plant
+from tiltlm.logprobs.loading import load_policy, load_tokenizer
+from tiltlm.logprobs.plain import plain_logps
+from tiltlm.logprobs.saving import save_policy
+from tiltlm.logprobs.settings import LoraSettings, ModelSettings
+
+pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+
+FOREST = plant([Tree(token_ids([1, 5, 6, 9]), (Response(token_ids([7, 8, 2])), Response(token_ids([4]))))])
+
+
+def write_tokenizer(folder: Path, **special: str) -> None:
+    vocabulary = {token: i for i, token in enumerate(["<pad>", "<s>", "</s>", *(f"w{i}" for i in range(50))])}
+    words = Tokenizer(models.WordLevel(vocabulary, unk_token="w0"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    transformers.PreTrainedTokenizerFast(tokenizer_object=words, **special).save_pretrained(folder)
+
+
+@pytest.fixture
+def folder(tmp_path, make_model):
+    path = tmp_path / "model"
+    model = make_model("llama", torch.float32, attention_dropout=0.1)
+    model.generation_config.eos_token_id = [2, 5]
+    model.save_pretrained(path)
+    write_tokenizer(path, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+    return path
+
+
+def settings(path, **fields):
+    return ModelSettings(str(path), **fields)
+
+
+def logps(policy):
+    with torch.no_grad():
+        return policy.module(FOREST).token_logps
+
+
+def test_a_folder_is_a_policy(folder):
+    policy = load_policy(settings(folder))
+    assert policy.choice.layout == policy.module.layout == "shared"
+    assert policy.end_token_id == 2
+    assert policy.end_token_ids == (2, 5), "sampling also stops where the generation configuration says"
+    assert not policy.has_adapter
+    assert policy.module.config.attention_dropout == 0
+    notes = "\n".join(policy.notes)
+    for part in (
+        "dropout switched off: attention_dropout=0.1",
+        "layout shared: ",
+        "precision float32: ",
+        "'</s>', 'w2'",
+    ):
+        assert part in notes
+
+
+def test_a_tokenizer_without_weights(folder):
+    (folder / "model.safetensors").write_bytes(b"")
+    tokenizer, window = load_tokenizer(settings(folder))
+    assert (tokenizer.eos_token_id, window) == (2, 128)
+    (folder / "config.json").write_text("{", encoding="utf-8")
+    with pytest.raises(ModelError, match="could be"):
+        load_tokenizer(settings(folder))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+def test_weights_have_the_dtype_that_is_asked_for(folder, dtype):
+    policy = load_policy(settings(folder, dtype=dtype, layout="packed", precision="float32"))
+    assert {p.dtype for p in policy.module.parameters()} == {getattr(torch, dtype)}
+    assert logps(policy).dtype == (torch.float64 if dtype == "float64" else torch.float32)
+    assert policy.module.layout == "packed"
+
+
+def test_gradient_checkpointing_is_switched_on(folder):
+    policy = load_policy(settings(folder, gradient_checkpointing=True))
+    assert policy.module.model.is_activation_checkpointing
+    plain = load_policy(settings(folder))
+    policy.module.train()
+    for each in (policy, plain):
+        each.module(FOREST).token_logps.sum().backward()
+    weights = [each.module.model.model.embed_tokens.weight.grad for each in (policy, plain)]
+    torch.testing.assert_close(*weights, atol=1e-7, rtol=0)
+
+
+def test_a_fresh_adapter_changes_nothing_and_alone_is_trained(folder):
+    base, policy = load_policy(settings(folder)), load_policy(settings(folder, lora=LoraSettings(r=3, alpha=6.0)))
+    assert policy.has_adapter
+    assert torch.equal(logps(base), logps(policy))
+    trained = [n for n, p in policy.module.named_parameters() if p.requires_grad]
+    assert trained
+    assert all("lora_" in name for name in trained)
+    assert not any("lm_head" in name for name in trained)
+
+
+def shaken(policy):
+    """The policy with an adapter that does something."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in policy.module.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.3)
+    return policy
+
+
+def test_an_adapter_is_saved_continued_and_merged(folder, tmp_path):
+    policy = shaken(load_policy(settings(folder, lora=LoraSettings(r=3))))
+    expected = logps(policy)
+    save_policy(policy, tmp_path / "adapter")
+    save_policy(policy, tmp_path / "merged", merge=True)
+    assert not (tmp_path / "adapter" / "model.safetensors").exists()
+    assert torch.equal(logps(policy), expected), "saving changes nothing"
+    by_path = load_policy(settings(tmp_path / "adapter"))
+    by_setting = load_policy(settings(folder, adapter=str(tmp_path / "adapter")))
+    merged = load_policy(settings(tmp_path / "merged"))
+    assert by_path.has_adapter
+    assert any(p.requires_grad for p in by_path.module.parameters())
+    assert not merged.has_adapter
+    for policy in (by_path, by_setting, merged):
+        torch.testing.assert_close(logps(policy), expected, atol=1e-5, rtol=0)
+
+
+def test_a_saved_policy_is_an_ordinary_folder(folder, tmp_path):
+    policy = load_policy(settings(folder))
+    target = tmp_path / "runs" / "saved"
+    save_policy(policy, target, card="# A model\n")
+    names = {p.name for p in target.iterdir()}
+    assert {"model.safetensors", "config.json", "generation_config.json", "tokenizer.json", "README.md"} <= names
+    assert not any(name.endswith((".bin", ".pt")) for name in names)
+    assert [p.name for p in target.parent.iterdir()] == ["saved"], "nothing temporary is left"
+    model = transformers.AutoModelForCausalLM.from_pretrained(target)
+    assert model.config._attn_implementation == "sdpa", "our attention is not in the configuration"
+    tree = Tree(token_ids([1, 5, 6, 9]), (Response(token_ids([7, 8, 2])), Response(token_ids([4]))))
+    with torch.no_grad():
+        torch.testing.assert_close(plain_logps(model, [tree]), logps(policy), atol=1e-5, rtol=0)
+    assert transformers.AutoTokenizer.from_pretrained(target).eos_token == "</s>"
+
+
+def test_nothing_is_written_over_or_left_half(folder, tmp_path, monkeypatch):
+    policy = load_policy(settings(folder))
+    with pytest.raises(RunError, match="exists"):
+        save_policy(policy, folder)
+
+    def fail(*args, **kwargs):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(policy.tokenizer, "save_pretrained", fail)
+    with pytest.raises(OSError, match="disk full"):
+        save_policy(policy, tmp_path / "out" / "half")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def refuse(path, words, **fields):
+    with pytest.raises(ModelError, match=words) as refusal:
+        load_policy(settings(path, **fields))
+    assert refusal.value.exit_code == 2
+
+
+def test_missing_folders(tmp_path):
+    refuse(tmp_path / "nowhere", "there is no folder .*nowhere")
+    refuse("./nowhere", "there is no folder ./nowhere")
+    refuse("a/b/c", "there is no folder a/b/c")
+
+
+def test_a_name_on_the_hub_goes_through_transformers(monkeypatch):
+    """No network here: what is tested is that it is asked, with the revision, and that its error becomes ours."""
+    asked = {}
+
+    def from_pretrained(path, **keywords):
+        asked.update(keywords, path=path)
+        raise OSError("We couldn't connect to the hub\nmore lines")
+
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", from_pretrained)
+    refuse(
+        "someone/model", "someone/model is no folder here; from the hub.*couldn't connect to the hub$", revision="abc"
+    )
+    assert asked["path"] == "someone/model"
+    assert asked["revision"] == "abc"
+    assert asked["use_safetensors"] is True
+    assert asked["trust_remote_code"] is False
+
+
+def test_a_file_or_an_empty_folder(folder, tmp_path):
+    refuse(folder / "config.json", "is a file")
+    (tmp_path / "empty").mkdir()
+    refuse(tmp_path / "empty", "no config.json")
+
+
+def test_a_folder_without_weights(folder):
+    (folder / "model.safetensors").unlink()
+    refuse(folder, "holds no weights")
+
+
+def test_pickles_are_never_opened(folder):
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"not even a pickle")
+    refuse(folder, r"only as pickles \(pytorch_model.bin\).*safetensors")
+
+
+def test_damaged_weights(folder):
+    (folder / "model.safetensors").write_bytes(b"\x00" * 40)
+    refuse(folder, "no model could be loaded")
+
+
+def test_weights_of_half_a_model(folder):
+    """transformers fills what is missing with random numbers; here that is no model."""
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    refuse(folder, "lack 1 tensors of LlamaForCausalLM .*up_proj")
+
+
+def test_a_damaged_configuration(folder):
+    (folder / "config.json").write_text("{", encoding="utf-8")
+    refuse(folder, "no model could be loaded")
+
+
+def test_a_tokenizer_without_an_end(folder):
+    write_tokenizer(folder, bos_token="<s>")
+    config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    assert "eos_token" not in config
+    refuse(folder, "no end token")
+
+
+def test_a_folder_without_a_tokenizer(folder):
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer_config.json").unlink()
+    refuse(folder, "no tokenizer could be loaded")
+
+
+def test_a_tokenizer_of_another_model(folder, make_model):
+    make_model("llama", torch.float32, vocab_size=40).save_pretrained(folder)
+    refuse(folder, "53 tokens and the model 40 embeddings")
+
+
+def test_adapters_are_safetensors_with_a_base(folder, tmp_path):
+    save_policy(load_policy(settings(folder, lora=LoraSettings())), tmp_path / "adapter")
+    adapter = tmp_path / "adapter"
+    refuse(adapter, "is an adapter already", adapter=str(adapter))
+    refuse(adapter, "model.lora starts another", lora=LoraSettings())
+    refuse(folder, "holds no adapter_config.json", adapter=str(folder))
+    config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    (adapter / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": None}))
+    refuse(adapter, "no base_model_name_or_path")
+    shutil.move(adapter / "adapter_model.safetensors", adapter / "adapter_model.bin")
+    refuse(adapter, "only as pickles")
+
+
+def test_a_layout_that_cannot_be(tmp_path, make_model):
+    make_model("bloom", torch.float32).save_pretrained(tmp_path)
+    write_tokenizer(tmp_path, eos_token="</s>")
+    refuse(tmp_path, "no layout of BloomForCausalLM", layout="shared")
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"trust_remote_code": True}, "named repository"),
+        ({"lora": LoraSettings(), "adapter": "somewhere"}, "name one of them"),
+        ({"precision": "bf16", "dtype": "float64"}, "choose one"),
+    ],
+)
+def test_settings_that_contradict(fields, words):
+    with pytest.raises(ConfigError, match=words):
+        ModelSettings("someone/model", **fields)
+
+
+def test_remote_code_needs_a_repository_and_not_a_folder(folder):
+    with pytest.raises(ConfigError, match="named repository"):
+        ModelSettings(str(folder), revision="main", trust_remote_code=True)
+    assert ModelSettings("someone/model", revision="abc", trust_remote_code=True).trust_remote_code
+
+
+@pytest.mark.parametrize("fields", [{"r": 0}, {"alpha": 0.0}])
+def test_adapters_that_could_not_learn(fields):
+    with pytest.raises(ConfigError):
+        LoraSettings(**fields)
+
+
+def test_the_real_model(stories):
+    policy = load_policy(settings(stories))
+    assert policy.choice.layout == "shared"
+    assert policy.end_token_id == 2
+    assert policy.end_token_ids == (1, 2)

@@ -1,0 +1,215 @@
+"""The choice of layout: what is right is taken, what is wrong is refused, and nothing of the model changes."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from tiltlm.core.errors import ModelError
+from tiltlm.core.forest import plant
+from tiltlm.logprobs import selfcheck
+from tiltlm.logprobs.head import Head
+from tiltlm.logprobs.layout import Layout
+from tiltlm.logprobs.plain import plain_logps
+from tiltlm.logprobs.policy import PolicyModule, stock_attention_name
+from tiltlm.logprobs.selfcheck import choose_layout, probe_trees, unheard_attention
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "gemma2", "gpt2", "mixtral", "gpt_oss"])
+def test_sharing_is_chosen_where_it_is_right(make_model, family):
+    choice = choose_layout(make_model(family, torch.float32))
+    assert choice.layout == "shared"
+    assert choice.max_error <= choice.tolerance == 1e-6
+    assert choice.refused == ()
+    assert "equal separate forwards" in choice.reason
+
+
+@pytest.mark.parametrize("family", ["bloom", "gptj", "mamba", "qwen3_next"])
+def test_sharing_is_refused_where_the_hook_is_ignored(make_model, trees, family):
+    """They return numbers all the same; the layout that is chosen instead is right."""
+    model = make_model(family, torch.float32)
+    choice = choose_layout(model)
+    assert choice.layout == "padded"
+    assert [name for name, _ in choice.refused] == ["shared", "packed"]
+    assert all("layers use the attention hook" in why for _, why in choice.refused)
+    assert "not shared" in choice.reason
+    with torch.no_grad():
+        found = PolicyModule(model, choice.layout, head=choice.head)(plant(trees)).token_logps
+        torch.testing.assert_close(found, plain_logps(model, trees), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("family", ["bloom", "mamba"])
+@pytest.mark.parametrize("layout", ["shared", "packed"])
+def test_a_forced_layout_that_is_wrong_is_refused(make_model, family, layout):
+    with pytest.raises(ModelError, match=rf"{layout}: 0 of 2 layers.*layout=auto"):
+        choose_layout(make_model(family, torch.float32), layout)
+
+
+@pytest.mark.parametrize("layout", ["shared", "packed", "padded"])
+def test_a_forced_layout_that_is_right_is_taken(make_model, layout):
+    assert choose_layout(make_model("llama", torch.float32), layout).layout == layout
+
+
+class Leaking(nn.Module):
+    """A recurrence over the row, as convolutions and state-space layers have, hidden in a feed-forward layer."""
+
+    def __init__(self, inner, strength):
+        super().__init__()
+        self.inner, self.strength = inner, strength
+
+    def forward(self, hidden):
+        before = torch.nn.functional.pad(hidden, (0, 0, 1, 0))[:, :-1]
+        return self.inner(hidden + self.strength * before)
+
+
+@pytest.mark.parametrize("strength", [1.0, 1e-4])
+def test_a_leak_between_responses_is_found(make_model, strength):
+    """Every attention call is counted and yet the row is not separate sequences; small leaks on small weights too."""
+    model = make_model("llama", torch.float32)
+    model.model.layers[0].mlp = Leaking(model.model.layers[0].mlp, strength)
+    choice = choose_layout(model)
+    assert choice.layout == "padded"
+    assert "off by" in dict(choice.refused)["shared"]
+
+
+class Scrambled(torch.autograd.Function):
+    """The right value with the wrong gradient."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return 1.01 * grad
+
+
+def test_a_wrong_gradient_is_found(make_model, monkeypatch):
+    own = Head.logps
+    monkeypatch.setattr(Head, "logps", lambda self, rows, *rest: own(self, Scrambled.apply(rows), *rest))
+    with pytest.raises(ModelError, match="off by"):
+        choose_layout(make_model("llama", torch.float32))
+
+
+def test_a_model_that_refuses_inputs_gives_its_reason(make_model, monkeypatch):
+    model = make_model("llama", torch.float32)
+    own = type(model.model).forward
+
+    def forward(self, input_ids, attention_mask=None, use_cache=None):
+        return own(self, input_ids=input_ids, attention_mask=attention_mask, use_cache=use_cache)
+
+    monkeypatch.setattr(type(model.model), "forward", forward)
+    model.forward = lambda input_ids, use_cache: _logits(model, input_ids)
+    choice = choose_layout(model)
+    assert choice.layout == "padded"
+    assert dict(choice.refused)["shared"].startswith("TypeError: ")
+
+
+def _logits(model, input_ids):
+    from types import SimpleNamespace
+
+    return SimpleNamespace(logits=model.lm_head(model.model(input_ids=input_ids)[0]))
+
+
+def test_nothing_of_the_model_changes(make_model, monkeypatch):
+    """Gradients, random state, modes, dtype, attention; for the copy and for the model itself."""
+    for small in (selfcheck.SMALL, 0):
+        monkeypatch.setattr(selfcheck, "SMALL", small)
+        model = make_model("llama", torch.float32).train()
+        model.model.norm.eval()
+        model.lm_head.weight.requires_grad_(False)
+        model.model.norm.weight.grad = torch.ones_like(model.model.norm.weight)
+        before = copy.deepcopy(model.state_dict())
+        torch.manual_seed(7)
+        choose_layout(model)
+        drawn = torch.rand(3)
+        torch.manual_seed(7)
+        assert torch.equal(drawn, torch.rand(3))
+        assert model.config._attn_implementation == "sdpa"
+        assert model.training
+        assert not model.model.norm.training
+        assert not model.lm_head.weight.requires_grad
+        assert all(torch.equal(before[k], v) and v.dtype == torch.float32 for k, v in model.state_dict().items())
+        assert [n for n, p in model.named_parameters() if p.grad is not None] == ["model.norm.weight"]
+
+
+def test_large_models_are_compared_as_they_are(make_model, monkeypatch):
+    """In float32, against what two stock attentions differ by."""
+    monkeypatch.setattr(selfcheck, "SMALL", 0)
+    monkeypatch.setattr(selfcheck, "MEASURED", 5000)
+    choice = choose_layout(make_model("llama", torch.float32))
+    assert choice.layout == "shared"
+    assert 1e-5 <= choice.tolerance < 1e-3
+    leaking = make_model("llama", torch.float32)
+    leaking.model.layers[0].mlp = Leaking(leaking.model.layers[0].mlp, 1.0)
+    assert choose_layout(leaking).layout == "padded"
+
+
+def test_two_wrong_stock_attentions_excuse_nothing(make_model, monkeypatch):
+    """Rounding may widen the tolerance, a difference in meaning may not."""
+    monkeypatch.setattr(selfcheck, "SMALL", 0)
+    model = make_model("llama", torch.float32)
+    own = type(model.model.layers[0].self_attn).forward
+
+    def forward(self, *args, **kwargs):
+        out, weights = own(self, *args, **kwargs)
+        return (1.5 * out if self.config._attn_implementation == "eager" else out), weights
+
+    monkeypatch.setattr(type(model.model.layers[0].self_attn), "forward", forward)
+    assert choose_layout(model).tolerance == 1e-3
+
+
+def test_frozen_models_are_compared_in_values(make_model, monkeypatch):
+    monkeypatch.setattr(selfcheck, "SMALL", 0)
+    model = make_model("llama", torch.float32).requires_grad_(False)
+    assert choose_layout(model).layout == "shared"
+
+
+def test_bf16_weights_are_compared_too(make_model):
+    assert choose_layout(make_model("llama", torch.bfloat16)).layout == "shared"
+
+
+def test_the_probe_reaches_beyond_a_window(make_model):
+    model = make_model("mistral")
+    lengths = [len(tree.prompt_ids) for tree in probe_trees(model.config)]
+    assert max(lengths) > model.config.sliding_window
+    assert any(len(r.token_ids) == 1 for tree in probe_trees(model.config) for r in tree.responses)
+
+
+def test_the_probe_fits_learned_positions(make_model):
+    model = make_model("gpt2", torch.float32, n_positions=12)
+    assert choose_layout(model).layout == "shared"
+
+
+def config_of(**fields):
+    from types import SimpleNamespace
+
+    return SimpleNamespace(num_hidden_layers=2, **fields)
+
+
+@pytest.mark.parametrize(
+    ("config", "windows", "wrong"),
+    [
+        (config_of(), [None, None], ""),
+        (config_of(), [None], "1 of 2 layers"),
+        (config_of(), [None] * 4, "4 of 2 layers"),
+        (config_of(sliding_window=4096), [4096, 4096], ""),
+        (config_of(sliding_window=4096), [None, None], "2 layers are declared to have a sliding window and 0"),
+        (config_of(sliding_window=4096, use_sliding_window=False), [None, None], ""),
+        (config_of(layer_types=["sliding_attention", "full_attention"], sliding_window=8), [8, None], ""),
+        (config_of(layer_types=["sliding_attention", "full_attention"], sliding_window=8), [None, None], "1 layers"),
+        (config_of(layer_types=["chunked_attention", "full_attention"]), [None, None], "kind chunked_attention"),
+        (config_of(layer_types=["conv", "full_attention"]), [None, None], "kind conv"),
+    ],
+)
+def test_windows_longer_than_any_probe_are_counted(config, windows, wrong):
+    """A window of 4,096 cannot be exceeded by a short probe: that it arrives at the hook is what can be checked."""
+    found = unheard_attention(config, Layout((1,), ((),), windows))
+    assert found.startswith(wrong) if not wrong else wrong in found
+    assert bool(found) is bool(wrong)
+
+
+def test_stock_attention_of_capped_scores_is_explicit(make_model):
+    assert stock_attention_name(make_model("gemma2")) == "eager"
+    assert stock_attention_name(make_model("llama")) == "sdpa"
