@@ -89,3 +89,12 @@ class Example:
         assert self.responses, "an example has at least one response"
         for known in (self.labels, self.ranks, self.scores, self.partners):
             assert len(known) in (0, len(self.responses)), "one entry per response, or none"
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """What each response is: chosen, rejected, both, desirable, undesirable, or just a response."""
+        if self.labels:
+            return tuple("desirable" if label else "undesirable" for label in self.labels)
+        chosen, rejected = {c.chosen for c in self.comparisons}, {c.rejected for c in self.comparisons}
+        names = {(True, False): "chosen", (False, True): "rejected", (True, True): "both"}
+        return tuple(names.get((k in chosen, k in rejected), "response") for k in range(len(self.responses)))

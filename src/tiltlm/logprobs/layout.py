@@ -15,12 +15,15 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 WHOLE_TREE = 256
-"""Trees up to so many tokens are one masked attention call, longer ones a call for the prompt and one a response.
+"""Trees up to so many tokens are one masked attention call, longer ones a call for the prompt and one a clump.
 On CPUs the two cost the same near 250 tokens: below, calls dominate; above, the masked-out half of the square does."""
+
+CLUMP = 128
+"""Neighbouring responses of a longer tree share a masked call while they have no more than so many tokens together."""
 
 
 class Block(NamedTuple):
-    """One attention call: the queries of a segment against the keys of one or two segments."""
+    """One attention call: the queries of a segment (a tree, a prompt, a clump of responses) against keys of segments."""
 
     keys: tuple[int, ...]
     """Segments whose keys these queries see: themselves, or their prompt and themselves."""
@@ -38,6 +41,17 @@ class Gathered(NamedTuple):
     key_bounds: Int[Tensor, " S1"]
     max_queries: int
     max_keys: int
+
+
+def clumps(branches: Sequence[int]) -> list[tuple[int, ...]]:
+    """Branches in order, neighbours together up to `CLUMP` tokens; a longer one is alone."""
+    grouped: list[tuple[int, ...]] = []
+    for branch in branches:
+        if grouped and sum(grouped[-1]) + branch <= CLUMP:
+            grouped[-1] += (branch,)
+        else:
+            grouped.append((branch,))
+    return grouped
 
 
 def visible(
@@ -93,7 +107,7 @@ class Layout:
         lengths = []
         for prompt, branches in self.trees:
             whole = prompt + sum(branches)
-            lengths += [whole] if whole <= WHOLE_TREE else [prompt, *branches]
+            lengths += [whole] if whole <= WHOLE_TREE else [prompt, *map(sum, clumps(branches))]
         return lengths
 
     def blocks(self, window: int | None, device: torch.device) -> list[Block]:
@@ -116,8 +130,8 @@ class Layout:
                 blocks.append(Block((root,), mask(prompt, branches)))
                 continue
             blocks.append(Block((root,), mask(prompt, ())))
-            for branch in branches:
-                blocks.append(Block((root, len(blocks)), mask(prompt, (branch,), first=prompt)))
+            for clump in clumps(branches):
+                blocks.append(Block((root, len(blocks)), mask(prompt, clump, first=prompt)))
         return blocks
 
     def gathered(self, device: torch.device) -> Gathered:

@@ -1,0 +1,21 @@
+"""A run, or several side by side, as one page that can be shown to others, and the same numbers as JSON."""
+
+from tiltlm.report.comparison import ComparedRun, write_comparison
+from tiltlm.report.page import read_run, render, write_report
+from tiltlm.report.run_report import RunReport, plain
+from tiltlm.report.series import Series, series_of
+from tiltlm.report.verdict import Verdict, judge
+
+__all__ = [
+    "ComparedRun",
+    "RunReport",
+    "Series",
+    "Verdict",
+    "judge",
+    "plain",
+    "read_run",
+    "render",
+    "series_of",
+    "write_comparison",
+    "write_report",
+]

@@ -36,7 +36,7 @@ class TrainingSettings:
     """Passes over the data, each in its own order."""
     max_steps: int | None = None
     """Stop after this many optimiser steps, where that comes before the last epoch ends."""
-    batch_size: int = 32
+    batch_size: int = 16
     """Examples of an optimiser step, over all packs and processes; an epoch's last step may have fewer."""
     max_tokens: int = 4096
     """Token budget of a pack, one forward and backward; sets memory, never the result."""

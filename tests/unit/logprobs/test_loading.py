@@ -17,8 +17,6 @@ from tiltlm.logprobs.plain import plain_logps
 from tiltlm.logprobs.saving import save_policy
 from tiltlm.logprobs.settings import LoraSettings, ModelSettings
 
-pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
-
 FOREST = plant([Tree(token_ids([1, 5, 6, 9]), (Response(token_ids([7, 8, 2])), Response(token_ids([4]))))])
 
 

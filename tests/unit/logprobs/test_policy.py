@@ -12,7 +12,6 @@ from tiltlm.logprobs.head import Head
 from tiltlm.logprobs.plain import plain_logps
 from tiltlm.logprobs.policy import PolicyModule, exact_positions
 
-peft_is_behind = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 """PEFT asks transformers by a name that transformers has deprecated."""
 
 
@@ -67,7 +66,6 @@ def test_checkpointing_changes_nothing(make_model, trees, weights, gradients, la
     assert all(torch.equal(f, e) for f, e in zip(found, expected, strict=True))
 
 
-@peft_is_behind
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_lora(make_model, trees, weights, gradients, close, checkpointing):
     model = with_adapter(make_model("llama"), "all-linear").train()
@@ -82,7 +80,6 @@ def test_lora(make_model, trees, weights, gradients, close, checkpointing):
     assert module.head == Head("fused"), "all-linear leaves the head alone"
 
 
-@peft_is_behind
 def test_lora_on_the_head_is_not_bypassed(make_model, trees, weights, gradients, close):
     model = with_adapter(make_model("gemma2", tie_word_embeddings=False), ["q_proj", "lm_head"])
     expected = plain_logps(model.get_base_model(), trees)
@@ -94,7 +91,6 @@ def test_lora_on_the_head_is_not_bypassed(make_model, trees, weights, gradients,
     assert close(gradients(model, (found * weights).sum()), expected_gradients, 1e-6)
 
 
-@peft_is_behind
 def test_a_head_that_is_trained_beside_the_adapter_is_not_bypassed(make_model, trees):
     """`modules_to_save`: a copy of the head is trained, and the original answers once adapters are off."""
     import peft
@@ -115,7 +111,6 @@ def test_a_head_that_is_trained_beside_the_adapter_is_not_bypassed(make_model, t
             torch.testing.assert_close(module(plant(trees)).token_logps, expected_off, atol=1e-6, rtol=0)
 
 
-@peft_is_behind
 def test_adapters_disabled_is_the_base(make_model, trees):
     model = make_model("llama")
     with torch.no_grad():

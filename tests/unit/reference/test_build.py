@@ -16,8 +16,6 @@ from tiltlm.logprobs.settings import ModelSettings
 from tiltlm.reference import ReferenceSettings, base_digest, build_reference
 from tiltlm.reference.reference import Reference
 
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
-
 VOCAB = 40
 
 

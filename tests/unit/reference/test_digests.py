@@ -7,8 +7,6 @@ from tiltlm.logprobs.policy import PolicyModule
 from tiltlm.reference import base_digest, model_digest, numeric_path
 from tiltlm.reference.digests import adapter_is_zero, adapter_tensors, base_tensors
 
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
-
 
 def test_equal_weights_have_equal_digests(make):
     assert base_digest(make()) == base_digest(make()) == model_digest(make())

@@ -12,8 +12,6 @@ from tiltlm.reference import Computed, ReferenceStore, numeric_path
 from tiltlm.reference.model import ModelReference
 from tiltlm.reference.weights import Weights, base_weights, initial_weights
 
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
-
 BUDGET = 60
 
 

@@ -172,7 +172,6 @@ def test_leaves_the_policy_as_it_was(policy):
     policy.zero_grad()
 
 
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 def test_an_adapter_is_part_of_the_policy():
     peft = pytest.importorskip("peft")
     plain = build(LLAMA)

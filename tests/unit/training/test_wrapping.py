@@ -70,7 +70,6 @@ def test_two_ranks_have_the_gradient_of_one(together, name, num, parallel):
 
 
 @pytest.mark.parametrize("parallel", ["replicate", "shard"])
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft asks for it
 @pytest.mark.parametrize(("tied", "lora"), two_ranks.MODELS)
 def test_two_ranks_have_the_gradient_of_one_with_a_real_architecture(together, tied, lora, parallel):
     """Tied or not, full or adapter, recomputed in the backward. RoPE tables are float32 whatever the weights are."""

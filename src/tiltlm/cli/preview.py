@@ -1,0 +1,35 @@
+"""Token previews in a terminal: what is scored in green, what is context in grey, the end token marked."""
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.text import Text
+
+from tiltlm.data.preview import Piece, Preview
+
+STYLES = {"prompt": "dim", "response": "green", "end": "bold black on green", "unscored": "dim italic"}
+LEGEND = (("prompt", "context"), ("response", "scored"), ("end", "end token, scored"), ("unscored", "not scored"))
+
+
+def show(previews: Sequence[Preview], console: Console | None = None) -> None:
+    """Print these rows on stdout."""
+    console = console or Console()
+    legend = Text("  ").join(Text(words, style=STYLES[role]) for role, words in LEGEND)
+    console.print(legend)
+    for preview in previews:
+        console.rule(Text(preview.id), align="left")
+        for note in preview.notes:
+            console.print(Text(note, style="italic"))
+        console.print(_line(f"prompt, {len(preview.prompt)} tokens", preview.prompt))
+        for title, response in zip(preview.titles, preview.responses, strict=True):
+            scored = sum(piece.role in ("response", "end") for piece in response)
+            console.print(_line(f"{title}, {len(response)} tokens, {scored} scored", response))
+
+
+def _line(title: str, pieces: Sequence[Piece]) -> Text:
+    """Tokens one after another with a thin bar between them, so that every boundary is seen."""
+    text = Text(f"{title}\n", style="bold")
+    for i, piece in enumerate(pieces):
+        text.append("│" if i else "", style="dim blue")
+        text.append(piece.text.replace("\n", "⏎\n").replace("\t", "⇥"), style=f"not bold {STYLES[piece.role]}")
+    return text

@@ -1,0 +1,82 @@
+"""A number before and after training, with intervals by prompt: the unit of every verdict.
+
+Both measurements are of the same rows, so they share every bootstrap draw; what prompts have in common cancels in the
+difference, whose interval is narrower than the two others suggest.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from tiltlm.diagnostics import Interval, bootstrap, unit_means
+
+Floats = NDArray[np.float64]
+Statistic = Callable[[NDArray[np.intp]], Floats]
+"""From indices [D, P] of the prompts in each of D draws to the statistic of each draw, [D]."""
+
+RESAMPLES = 10_000
+SORTED_RESAMPLES = 2_000
+"""For statistics that rank all responses in every draw, which cost far more than a mean."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """One number before and after training, and the paired difference after − before."""
+
+    before: Interval
+    after: Interval
+    difference: Interval
+
+    @classmethod
+    def of(
+        cls, before: Statistic, after: Statistic, num_prompts: int, *, seed: int, resamples: int = RESAMPLES
+    ) -> "Change":
+        """The same statistic of two measurements."""
+
+        def interval(statistic: Statistic) -> Interval:
+            return bootstrap(statistic, num_prompts, seed=seed, resamples=resamples)
+
+        return cls(interval(before), interval(after), interval(lambda draw: after(draw) - before(draw)))
+
+
+def mean_by_prompt(values: ArrayLike, prompt: NDArray[np.intp]) -> Statistic:
+    """Mean over prompts of the mean of the values [B] that belong to each."""
+    means = unit_means(values, prompt)
+    return lambda draw: means[draw].mean(1)
+
+
+def ratio_by_prompt(numerators: ArrayLike, denominators: ArrayLike, prompt: NDArray[np.intp]) -> Statistic:
+    """Σ numerators / Σ denominators over the rows [B] of the drawn prompts; NaN for a draw whose denominators are 0."""
+    top, bottom = np.bincount(prompt, numerators), np.bincount(prompt, denominators)
+    return lambda draw: _ratio(top[draw].sum(1), bottom[draw].sum(1))
+
+
+def _ratio(top: Floats, bottom: Floats) -> Floats:
+    ratios: Floats = np.divide(top, bottom, out=np.full(top.shape, np.nan), where=bottom > 0)
+    return ratios
+
+
+def area_by_prompt(values: ArrayLike, desirable: NDArray[np.bool_], prompt: NDArray[np.intp]) -> Statistic:
+    """Chance that a desirable row has the higher value than an undesirable one, a tie ½, among the drawn prompts.
+
+    This is the area under the ROC curve, Σ_{i∈D, j∈U} [v_i > v_j] + ½[v_i = v_j] over |D|·|U|. NaN for a draw without
+    one of the two kinds.
+    """
+    numbers = np.asarray(values, dtype=np.float64)
+    order = np.argsort(numbers, kind="stable")
+    good, unit, ordered = desirable[order], prompt[order], numbers[order]
+    groups = np.flatnonzero(np.concatenate([[True], ordered[1:] > ordered[:-1]]))  # where equal values begin
+    num_prompts = int(prompt.max()) + 1
+
+    def statistic(draw: NDArray[np.intp]) -> Floats:
+        cells = draw + num_prompts * np.arange(len(draw))[:, None]
+        times = np.bincount(cells.ravel(), minlength=num_prompts * len(draw)).reshape(len(draw), num_prompts)
+        weight = times[:, unit].astype(np.float64)
+        wins = np.add.reduceat(weight * good, groups, axis=1)
+        losses = np.add.reduceat(weight * ~good, groups, axis=1)
+        beaten = np.cumsum(losses, axis=1) - losses / 2
+        return _ratio((wins * beaten).sum(1), wins.sum(1) * losses.sum(1))
+
+    return statistic

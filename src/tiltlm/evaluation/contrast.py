@@ -1,0 +1,223 @@
+"""How well a policy tells better responses from worse ones, before and after training, with intervals by prompt.
+
+Comparisons are ranked within their prompt; single labels, whose prompts differ, by the chance that a desirable response
+has a higher reward than an undesirable one. Both are accuracies: a coin scores ½, a tie counts ½. A rule that looks at
+nothing but lengths is measured beside the policy, since a policy may have learned no more than that.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tiltlm.core import Comparison, Example
+from tiltlm.diagnostics import (
+    Displacement,
+    Interval,
+    LengthRule,
+    PairLogps,
+    bootstrap,
+    measure_displacement,
+    measure_length_bias,
+)
+from tiltlm.evaluation.change import (
+    SORTED_RESAMPLES,
+    Change,
+    Statistic,
+    area_by_prompt,
+    mean_by_prompt,
+    ratio_by_prompt,
+)
+from tiltlm.evaluation.measure import ExampleRow, ResponseRow
+
+Floats = NDArray[np.float64]
+Rows = Sequence[ExampleRow]
+Prompts = NDArray[np.str_]
+Value = Callable[[ResponseRow], float]
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Better against worse responses: chosen and rejected, or desirable and undesirable ones."""
+
+    kind: Literal["pairs", "labels"]
+    num_comparisons: int
+    """Comparisons; with single labels, desirable times undesirable responses."""
+    accuracy: Change
+    """Share in which the better response has the higher reward."""
+    margin: Change
+    """Mean reward of the better responses minus that of the worse ones, in units of the reward."""
+    ties: float
+    """Share of comparisons with equal rewards after training; they count ½."""
+    better: Change
+    """Log-probability of the better responses, nats per token."""
+    worse: Change
+    seq_accuracy: Change | None
+    """Share in which the better response is the likelier one, by S(y), no reference. None across prompts, where
+    likelihoods do not compare."""
+    mean_accuracy: Change | None
+    """The same by log-probability per token, A(y)."""
+    displacement: Displacement | None
+    """Shifts of both sides; with single labels `better` and `worse` say it."""
+    length_rule: Literal["longer", "shorter"]
+    """The response that a rule of length alone picks, as fitted on the training data."""
+    length_accuracy: Interval
+    """Share in which that rule is right."""
+    length_advantage: Interval
+    """Accuracy after training minus that of the rule, on the same prompts."""
+
+    @property
+    def is_displaced(self) -> bool:
+        """Whether the better responses themselves became less likely, with the whole interval."""
+        return self.better.difference.high < 0
+
+
+def comparisons_of(row: ExampleRow) -> tuple[Comparison, ...]:
+    """What a row says about its own responses: its comparisons, else desirable over undesirable ones."""
+    if row.comparisons or len(set(row.labels)) < 2:
+        return row.comparisons
+    good = [k for k, label in enumerate(row.labels) if label]
+    bad = [k for k, label in enumerate(row.labels) if not label]
+    return tuple(Comparison(i, j) for i, j in product(good, bad))
+
+
+def fit_length_rule(examples: Sequence[Example]) -> LengthRule:
+    """Whether longer or shorter responses are preferred in training data: the rule a policy has to beat."""
+    pairs = [(e, c) for e, example in enumerate(examples) for c in example.comparisons]
+    if pairs:
+        chosen, rejected = ([examples[e].responses[k].num_tokens for e, k in side] for side in _ends(pairs))
+        return LengthRule.fit(chosen, rejected, [e for e, _ in pairs])
+    lengths: dict[bool, list[int]] = {True: [], False: []}
+    for example in examples:
+        for response, label in zip(example.responses, example.labels, strict=bool(example.labels)):
+            lengths[label].append(response.num_tokens)
+    longer = not all(lengths.values()) or np.mean(lengths[True]) >= np.mean(lengths[False])
+    return LengthRule("longer" if longer else "shorter")
+
+
+def _ends(pairs: Sequence[tuple[int, Comparison]]) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """(row, response) of the better and of the worse side of each comparison."""
+    return [(e, c.chosen) for e, c in pairs], [(e, c.rejected) for e, c in pairs]
+
+
+def contrast_pairs(before: Rows, after: Rows, prompt: Prompts, rule: LengthRule, seed: int) -> Contrast:
+    """All comparisons within the rows. Comparisons of one prompt share one vote.
+
+    Args:
+        before: The rows under the untrained policy.
+        after: The same rows under the trained one.
+        prompt: [E] each row's prompt: the unit of the intervals.
+        rule: Fitted on training data.
+        seed: Of the bootstrap.
+    """
+    pairs = [(e, c) for e, row in enumerate(after) for c in comparisons_of(row)]
+    better, worse = _ends(pairs)
+    unit = _numbered(prompt[[e for e, _ in pairs]])
+    num_prompts = int(unit.max()) + 1
+    preference = np.array([c.preference for _, c in pairs])
+
+    def sides(rows: Rows, value: Value) -> tuple[Floats, Floats]:
+        chosen, rejected = ([value(rows[e].responses[k]) for e, k in side] for side in (better, worse))
+        return np.array(chosen, dtype=np.float64), np.array(rejected, dtype=np.float64)
+
+    def agreement(rows: Rows, value: Value) -> Statistic:
+        chosen, rejected = sides(rows, value)
+        agrees = np.heaviside(chosen - rejected, 0.5)
+        return mean_by_prompt(preference * agrees + (1 - preference) * (1 - agrees), unit)
+
+    def change(statistic: Callable[[Rows], Statistic]) -> Change:
+        return Change.of(statistic(before), statistic(after), num_prompts, seed=seed)
+
+    def pair_logps(rows: Rows) -> PairLogps:
+        return PairLogps(*sides(rows, _logps), *sides(rows, _num_tokens), unit=unit)
+
+    rewards = sides(after, _reward)
+    length = measure_length_bias(rule, *sides(after, _num_tokens), np.subtract(*rewards), unit, seed=seed)
+    return Contrast(
+        kind="pairs",
+        num_comparisons=len(pairs),
+        accuracy=change(lambda rows: agreement(rows, _reward)),
+        margin=change(lambda rows: mean_by_prompt(np.subtract(*sides(rows, _reward)), unit)),
+        ties=float(np.mean(rewards[0] == rewards[1])),
+        better=change(lambda rows: mean_by_prompt(sides(rows, _mean_logps)[0], unit)),
+        worse=change(lambda rows: mean_by_prompt(sides(rows, _mean_logps)[1], unit)),
+        seq_accuracy=change(lambda rows: agreement(rows, _logps)),
+        mean_accuracy=change(lambda rows: agreement(rows, _mean_logps)),
+        displacement=measure_displacement(pair_logps(before), pair_logps(after), seed=seed),
+        length_rule=rule.prefers,
+        length_accuracy=length.rule_accuracy,
+        length_advantage=length.advantage,
+    )
+
+
+def contrast_labels(before: Rows, after: Rows, prompt: Prompts, rule: LengthRule, seed: int) -> Contrast:
+    """Desirable against undesirable responses, whatever their prompts. Arguments as for `contrast_pairs`."""
+    members = [(e, k) for e, row in enumerate(after) for k in range(len(row.labels))]
+    desirable = np.array([after[e].labels[k] for e, k in members])
+    unit = _numbered(prompt[[e for e, _ in members]])
+    num_prompts = int(unit.max()) + 1
+
+    def values(rows: Rows, value: Value) -> Floats:
+        return np.array([value(rows[e].responses[k]) for e, k in members], dtype=np.float64)
+
+    def area(rows: Rows, value: Value) -> Statistic:
+        return area_by_prompt(values(rows, value), desirable, unit)
+
+    def mean_of(rows: Rows, value: Value, side: bool) -> Statistic:
+        own = (desirable == side).astype(np.float64)
+        return ratio_by_prompt(values(rows, value) * own, own, unit)
+
+    def margin(rows: Rows) -> Statistic:
+        good, bad = mean_of(rows, _reward, True), mean_of(rows, _reward, False)
+        return lambda draw: good(draw) - bad(draw)
+
+    def change(statistic: Callable[[Rows], Statistic], resamples: int = SORTED_RESAMPLES) -> Change:
+        return Change.of(statistic(before), statistic(after), num_prompts, seed=seed, resamples=resamples)
+
+    def interval(statistic: Statistic) -> Interval:
+        return bootstrap(statistic, num_prompts, seed=seed, resamples=SORTED_RESAMPLES)
+
+    rewards, longer = values(after, _reward), 1 if rule.prefers == "longer" else -1
+    by_reward = area(after, _reward)
+    by_length = area_by_prompt(longer * values(after, _num_tokens), desirable, unit)
+    good, bad = np.sort(rewards[desirable]), np.sort(rewards[~desirable])
+    equal = np.searchsorted(bad, good, "right") - np.searchsorted(bad, good, "left")
+    return Contrast(
+        kind="labels",
+        num_comparisons=len(good) * len(bad),
+        accuracy=change(lambda rows: area(rows, _reward)),
+        margin=change(margin),
+        ties=float(equal.sum() / (len(good) * len(bad))),
+        better=change(lambda rows: mean_of(rows, _mean_logps, True)),
+        worse=change(lambda rows: mean_of(rows, _mean_logps, False)),
+        seq_accuracy=None,
+        mean_accuracy=None,
+        displacement=None,
+        length_rule=rule.prefers,
+        length_accuracy=interval(by_length),
+        length_advantage=interval(lambda draw: by_reward(draw) - by_length(draw)),
+    )
+
+
+def _numbered(prompts: Prompts) -> NDArray[np.intp]:
+    """Prompts as numbers from 0 on, without a gap."""
+    return np.unique(prompts, return_inverse=True)[1]
+
+
+def _reward(row: ResponseRow) -> float:
+    return row.reward
+
+
+def _logps(row: ResponseRow) -> float:
+    return row.logps
+
+
+def _mean_logps(row: ResponseRow) -> float:
+    return row.mean_logps
+
+
+def _num_tokens(row: ResponseRow) -> float:
+    return row.num_tokens

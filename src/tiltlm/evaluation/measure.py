@@ -1,0 +1,130 @@
+"""Log-probabilities and rewards of every response of a data set, without gradient: what all held-out numbers read.
+
+A measurement before training and one after it are two tables of the same rows; `held_out` says what changed.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from tiltlm.core import Comparison, ConfigError, Example, NumericsError, ResponseLogps, Tree, grow, plant
+from tiltlm.logprobs import plan
+from tiltlm.logprobs.modes import evaluating
+from tiltlm.objectives import Objective
+from tiltlm.reference import Reference
+
+
+@dataclass(frozen=True)
+class ResponseRow:
+    """One response under a policy."""
+
+    logps: float
+    """S(y): log-probability of its scored tokens, summed, in nats."""
+    ref_logps: float | None
+    """The same under the reference; None where there is none."""
+    num_tokens: int
+    """Scored tokens, at least 1."""
+    reward: float
+    """The objective's reward, in its units."""
+
+    @property
+    def mean_logps(self) -> float:
+        """A(y), nats per token."""
+        return self.logps / self.num_tokens
+
+
+@dataclass(frozen=True)
+class ExampleRow:
+    """One example under a policy, with what the data says about it."""
+
+    id: str
+    prompt: str
+    """Digest of the prompt's tokens: rows with the same prompt are not independent."""
+    responses: tuple[ResponseRow, ...]
+    comparisons: tuple[Comparison, ...] = ()
+    labels: tuple[bool, ...] = ()
+
+
+def prompt_key(prompt_ids: NDArray[np.int32]) -> str:
+    """A short digest of a prompt's tokens, equal for equal prompts."""
+    return blake2b(prompt_ids.tobytes(), digest_size=8).hexdigest()
+
+
+def sequence_logps(
+    module: nn.Module, trees: Sequence[Tree], reference: Reference | None, max_tokens: int
+) -> Iterator[tuple[NDArray[np.intp], ResponseLogps]]:
+    """Forwards over trees in packs of at most `max_tokens` input tokens.
+
+    Yields:
+        Which of the N responses of `plant(trees)` a pack holds, and their log-probabilities, the reference's beside
+        them where there is one.
+    """
+    first = np.concatenate([[0], np.cumsum([len(tree.responses) for tree in trees])])
+    for pack in plan([tree.num_tokens for tree in trees], max_tokens):
+        own = [trees[t] for t in pack]
+        responses: ResponseLogps = module(plant(own))
+        if reference is not None:
+            responses = reference.attach(responses, own)
+        yield np.concatenate([np.arange(first[t], first[t + 1]) for t in pack]), responses
+
+
+def measure(
+    module: nn.Module, examples: Sequence[Example], objective: Objective, reference: Reference | None, max_tokens: int
+) -> tuple[ExampleRow, ...]:
+    """Every response of these examples under a policy, in the order of the examples.
+
+    Args:
+        module: Forest → ResponseLogps; with several processes the wrapped root, called by all of them alike.
+        examples: Each prompt, and each response to it, is computed once.
+        objective: Whose reward is reported.
+        reference: None where the objective needs none and none is wanted.
+        max_tokens: Input tokens of a forward.
+
+    Raises:
+        ConfigError: there are no examples, or the objective needs a reference.
+        NumericsError: a log-probability or reward is not finite.
+    """
+    if not examples:
+        raise ConfigError("no held-out examples to measure; hold some out (data.eval_fraction, data.eval)")
+    trees, slots = grow(examples)
+    num_responses = sum(len(tree.responses) for tree in trees)
+    table = np.full((3, num_responses), np.nan)
+    with evaluating(module), torch.no_grad():
+        for index, responses in sequence_logps(module, trees, reference, max_tokens):
+            table[:, index] = _columns(responses, objective)
+    return tuple(_row(example, own, table) for example, own in zip(examples, slots, strict=True))
+
+
+def _columns(responses: ResponseLogps, objective: Objective) -> NDArray[np.float64]:
+    """[3, N]: log-probability, the reference's (NaN without one), reward."""
+    logps, rewards = responses.seq_logps, objective.reward(responses)
+    has_reference = responses.ref_seq_logps is not None or responses.ref_token_logps is not None
+    ref_logps = responses.ref_sums if has_reference else torch.full_like(logps, torch.nan)
+    columns = torch.stack([logps, ref_logps.to(logps), rewards.to(logps)])
+    return columns.detach().cpu().double().numpy()
+
+
+def _row(example: Example, slots: Sequence[int], table: NDArray[np.float64]) -> ExampleRow:
+    responses = []
+    for k, (slot, response) in enumerate(zip(slots, example.responses, strict=True)):
+        logps, ref_logps, reward = table[:, slot].tolist()
+        if not (math.isfinite(logps) and math.isfinite(reward)):
+            raise NumericsError(
+                f"{example.id}: response {k} has log-probability {logps} and reward {reward} under this policy; its "
+                "weights are damaged, or training diverged"
+            )
+        known = None if math.isnan(ref_logps) else ref_logps
+        responses.append(ResponseRow(logps, known, response.num_tokens, reward))
+    return ExampleRow(
+        id=example.id,
+        prompt=prompt_key(example.prompt_ids),
+        responses=tuple(responses),
+        comparisons=example.comparisons,
+        labels=example.labels,
+    )

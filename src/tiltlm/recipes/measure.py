@@ -1,0 +1,145 @@
+"""What is measured around training: held-out pairs and fresh samples, before the first step and after the last.
+
+Both measurements are of the same rows and prompts, so that their difference is the training's. KL is measured on the
+policy's own samples, to the objective's reference or, where the objective has none, to the untrained policy.
+"""
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+
+from tiltlm.core import TokenIds
+from tiltlm.diagnostics import Interval
+from tiltlm.evaluation import (
+    Draws,
+    ExampleRow,
+    HeldOut,
+    SampleComparison,
+    compare_held_out,
+    compare_samples,
+    draw,
+    fit_length_rule,
+    measure,
+    sample_texts,
+)
+from tiltlm.logprobs import load_policy
+from tiltlm.objectives import Demonstration
+from tiltlm.recipes.prepare import Prepared, window_of
+from tiltlm.recipes.progress import Progress
+from tiltlm.recipes.settings import RunSettings
+from tiltlm.reference import Reference, ReferenceSettings, build_reference
+from tiltlm.reference.model import ModelReference
+from tiltlm.reference.weights import other_weights
+
+log = logging.getLogger(__name__)
+
+TRAINING_ROWS = 500
+"""About so many training examples are ranked again at the end."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A policy as it is at one moment, on held-out data."""
+
+    rows: tuple[ExampleRow, ...]
+    """Held-out examples; empty where nothing was held out."""
+    draws: Draws | None
+    """Samples on held-out prompts; None where there are none to sample for."""
+
+
+def take(ready: Prepared, settings: RunSettings, label: str, progress: Progress, *, trained: bool) -> Measurement:
+    """Measure the policy as it is now.
+
+    Args:
+        trained: whether its weights have moved since they were loaded.
+    """
+    rows: tuple[ExampleRow, ...] = ()
+    max_tokens = settings.training.max_tokens
+    if ready.data.held_out:
+        reference = ready.reference if ready.objective.needs_reference else None
+        rows = measure(ready.policy.module, ready.data.held_out, ready.objective, reference, max_tokens)
+    prompts = sampled_prompts(ready, settings)
+    if not prompts:
+        return Measurement(rows, None)
+    draws = draw(
+        ready.policy.module,
+        prompts,
+        n=settings.evaluation.num_samples,
+        max_new_tokens=settings.evaluation.max_new_tokens,
+        seed=settings.evaluation.seed,
+        end_token_ids=ready.sampling_ends,
+        reference=None if not trained and starts_at_kl_reference(ready) else kl_reference(ready, settings),
+        max_tokens=max_tokens,
+        progress=lambda done, total: progress(label, done, total),
+    )
+    return Measurement(rows, draws)
+
+
+def sampled_prompts(ready: Prepared, settings: RunSettings) -> list[TokenIds]:
+    """The first distinct held-out prompts that leave room for a sample in the model's window."""
+    window = window_of(ready.policy)
+    room = np.inf if window is None else window - settings.evaluation.max_new_tokens
+    distinct = {example.prompt_ids.tobytes(): example.prompt_ids for example in ready.data.held_out}
+    fitting = [ids for ids in distinct.values() if len(ids) <= room]
+    if settings.evaluation.num_prompts and distinct and not fitting:
+        log.info(
+            "no samples: every held-out prompt with %d new tokens exceeds the window of %s; "
+            "lower evaluation.max_new_tokens",
+            settings.evaluation.max_new_tokens,
+            window,
+        )
+    return fitting[: settings.evaluation.num_prompts]
+
+
+def starts_at_kl_reference(ready: Prepared) -> bool:
+    """Whether the untrained policy is what KL is measured to, so that its own KL is 0."""
+    return ready.reference.name in ("none", "columns", "initial")
+
+
+def kl_reference(ready: Prepared, settings: RunSettings) -> Reference:
+    """What KL is measured to, able to score samples nobody has scored before; nothing of them is stored.
+
+    The untrained weights are gone after full fine-tuning: they are loaded again, and leave when this is done.
+    """
+    if not starts_at_kl_reference(ready):
+        uncached = ReferenceSettings(ready.reference.name, cache=False)
+        return build_reference(uncached, ready.policy, is_needed=True, max_tokens=settings.training.max_tokens)
+    if ready.untrained is not None:
+        return ready.untrained
+    loaded_again = load_policy(settings.model, ready.policy.module.device, ready.policy.choice)
+    return ModelReference("initial", other_weights(loaded_again.module), None, settings.training.max_tokens)
+
+
+def held_out_change(ready: Prepared, before: Measurement, after: Measurement) -> HeldOut | None:
+    """What held-out rows say, where there are any."""
+    if not after.rows:
+        return None
+    return compare_held_out(
+        before.rows,
+        after.rows,
+        fit_length_rule(ready.data.train),
+        starts_at_reference=ready.objective.needs_reference and ready.reference.name == "initial",
+        imitates=isinstance(ready.objective, Demonstration),
+    )
+
+
+def sample_change(ready: Prepared, before: Measurement, after: Measurement) -> SampleComparison | None:
+    """What fresh samples say, where there are any."""
+    if before.draws is None or after.draws is None:
+        return None
+
+    def decode(ids: TokenIds) -> str:
+        return str(ready.policy.tokenizer.decode(ids.tolist(), skip_special_tokens=True))
+
+    texts = sample_texts(before.draws, after.draws, decode)
+    return compare_samples(before.draws, after.draws, texts, starts_at_reference=starts_at_kl_reference(ready))
+
+
+def training_accuracy(ready: Prepared, settings: RunSettings) -> Interval | None:
+    """Ranking accuracy on training examples, evenly chosen; None where the data tells nothing of better and worse."""
+    chosen = ready.data.train[:: max(1, len(ready.data.train) // TRAINING_ROWS)]
+    reference = ready.reference if ready.objective.needs_reference else None
+    rows = measure(ready.policy.module, chosen, ready.objective, reference, settings.training.max_tokens)
+    contrast = compare_held_out(rows, rows, fit_length_rule(chosen)).contrast
+    return None if contrast is None else contrast.accuracy.after

@@ -1,0 +1,107 @@
+"""What every recipe begins with: a model, data cut to its tokenizer and the objective's shape, and the reference."""
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from tiltlm.core import Demonstrations, Example, Labelled, Pairs, Tree, grow
+from tiltlm.data import Encoder, PreferenceData, load_data
+from tiltlm.data.convert import ObjectiveShape
+from tiltlm.logprobs import Policy, load_policy
+from tiltlm.objectives import Objective
+from tiltlm.recipes.progress import Progress
+from tiltlm.recipes.settings import RunSettings
+from tiltlm.reference import Reference, ReferenceSettings, build_reference, model_digest
+
+log = logging.getLogger(__name__)
+
+SHAPES: dict[type, ObjectiveShape] = {Pairs: "pairs", Labelled: "labels", Demonstrations: "demonstrations"}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run before its first step."""
+
+    objective: Objective
+    policy: Policy
+    data: PreferenceData
+    reference: Reference
+    untrained: Reference | None
+    """The policy as loaded, able to compute after training too: where it is an adapter on frozen weights."""
+    model_digest: str
+    """Of the policy's weights as loaded."""
+
+    @property
+    def examples(self) -> tuple[Example, ...]:
+        """Training and held-out examples."""
+        return (*self.data.train, *self.data.held_out)
+
+    @property
+    def sampling_ends(self) -> tuple[int, ...]:
+        """Tokens at which a sample ends: the model's own, and what ends a response in this data."""
+        return tuple(sorted({*self.policy.end_token_ids, self.data.end_token_id}))
+
+
+def window_of(policy: Policy) -> int | None:
+    """Longest sequence the model was made for; None where its configuration does not say."""
+    window: int | None = getattr(policy.module.config.get_text_config(), "max_position_embeddings", None)
+    return window
+
+
+def encoder_of(policy: Policy) -> Encoder:
+    """The tokenizer of a policy, with its decisions made."""
+    return Encoder(policy.tokenizer, policy.end_token_id, window_of(policy))
+
+
+def prepare(settings: RunSettings) -> Prepared:
+    """Load model and data and name the reference, saying what was decided on the way. Nothing is written.
+
+    Raises:
+        ConfigError, DataError, ModelError: something is missing, unknown or unusable.
+    """
+    objective = settings.build_objective()
+    policy = load_policy(settings.model)
+    note_all(policy.notes)
+    data = load_data(
+        settings.data,
+        encoder_of(policy),
+        SHAPES[objective.view],
+        needs_partners=objective.needs_partners,
+        use_reference_columns=settings.reference.name == "columns",
+    )
+    note_all(data.accounting.lines())
+    note_all(data.notes)
+    return name_reference(settings, objective, policy, data)
+
+
+def name_reference(settings: RunSettings, objective: Objective, policy: Policy, data: PreferenceData) -> Prepared:
+    """The last piece: the reference, named and printed with its digest."""
+    max_tokens = settings.training.max_tokens
+    reference = build_reference(settings.reference, policy, is_needed=objective.needs_reference, max_tokens=max_tokens)
+    log.info("reference: %s", reference)
+    untrained = None
+    if policy.has_adapter:
+        as_loaded = ReferenceSettings("initial", cache=False)
+        untrained = build_reference(as_loaded, policy, is_needed=True, max_tokens=max_tokens)
+    return Prepared(objective, policy, data, reference, untrained, model_digest(policy.module))
+
+
+def ensure_reference(reference: Reference, examples: Sequence[Example], progress: Progress) -> None:
+    """Have every reference log-probability at hand before weights move, and recheck a few that were stored."""
+    found = reference.ensure(all_trees(examples), lambda done, total: progress("reference", done, total))
+    if sum(found):
+        log.info("reference: %d sequences from the store, %d computed", found.num_hits, found.num_computed)
+    audited = reference.audit()
+    if audited:
+        log.info("reference: %d stored sequences computed again, equal within noise", audited)
+
+
+def all_trees(examples: Sequence[Example]) -> list[Tree]:
+    """The trees of responses and of partners."""
+    return [*grow(examples)[0], *(grow(examples, "partners")[0] if any(e.partners for e in examples) else ())]
+
+
+def note_all(lines: Iterable[str]) -> None:
+    """Say these, one a line."""
+    for line in lines:
+        log.info("%s", line)

@@ -1,0 +1,186 @@
+"""The quickstart: a complete alignment run in a world whose reward is known, so that the gain has a yardstick.
+
+Sample from the reference, label all comparisons by Bradley–Terry on the gold reward, train DPO, sample the policy on
+held-out prompts, and put reward and KL beside the exact frontier of what was possible.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tiltlm.core import Example
+from tiltlm.data import Accounting, DataSettings, Encoder, PreferenceData
+from tiltlm.data.content import fingerprint
+from tiltlm.evaluation import Draws, Gold, compare_gold
+from tiltlm.logprobs import ModelSettings, Policy, load_policy
+from tiltlm.recipes.prepare import encoder_of, name_reference, note_all
+from tiltlm.recipes.progress import Progress, silent
+from tiltlm.recipes.settings import EvaluationSettings, RunSettings
+from tiltlm.recipes.train import TrainedRun, carry_out
+from tiltlm.sampling import Sampled, SamplingSettings, sample
+from tiltlm.training import RunDirectory, TrainingSettings, check_contents
+from tiltlm.worlds import LEVELS, Split, TextWorld
+
+RESPONSES = 8
+"""Sampled for each training prompt; all 28 comparisons among them are labelled, and are one example."""
+REFERENCE_SAMPLES = 384
+"""For each held-out prompt, and as many of the policy: reweighted to the policy's KL they are worth about a fifth, and
+the frontier is drawn where that is at least 50."""
+MAX_NEW_TOKENS = 32
+BETA = 0.3
+"""With few comparisons DPO comes to rest between the reference and π_ref·exp(r/β); at 0.3 it spends about 1 nat."""
+TRAINING = TrainingSettings(learning_rate=5e-4, num_epochs=6, batch_size=16)
+DATA = "comparisons.jsonl"
+
+
+def quickstart(output: Path, *, overwrite: bool = False, seed: int = 0, progress: Progress = silent) -> TrainedRun:
+    """A complete small alignment run, offline.
+
+    Args:
+        output: the run directory.
+        overwrite: delete the run that is there.
+        seed: of samples, labels and the order of training.
+        progress: told how far it is.
+
+    Raises:
+        ConfigError: the folder holds something already.
+    """
+    check_contents(output, resume=False, overwrite=overwrite)
+    with one_thread():
+        return run_in_world(output, overwrite, seed, progress)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Inside, torch computes in one thread: matrices this small gain nothing from more, and lose on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def run_in_world(output: Path, overwrite: bool, seed: int, progress: Progress) -> TrainedRun:
+    """Sample, label, train, measure."""
+    world = TextWorld()
+    settings = run_settings(world, output, seed)
+    policy = load_policy(settings.model)
+    note_all(policy.notes)
+    encoder = encoder_of(policy)
+    examples = {
+        split: compare_samples_of(world, policy, encoder, split, seed, progress) for split in ("train", "heldout")
+    }
+    data = preference_data(examples["train"], examples["heldout"], encoder)
+    ready = name_reference(settings, settings.build_objective(), policy, data)
+    with RunDirectory.open(output, overwrite=overwrite) as run:
+        run.write_text(DATA, "".join(lines(examples["train"] + examples["heldout"], encoder, world)))
+        return carry_out(
+            run,
+            ready,
+            settings,
+            progress=progress,
+            title="Quickstart: DPO at the lost-property desk",
+            gold=lambda before, after: gold_of(world, before, after, encoder),
+        )
+
+
+def run_settings(world: TextWorld, output: Path, seed: int) -> RunSettings:
+    """What the quickstart runs with, as for any other run."""
+    return RunSettings(
+        model=ModelSettings(str(world.model_path())),
+        data=DataSettings(str(output / DATA)),
+        objective={"name": "dpo", "beta": BETA},
+        output=output,
+        training=replace(TRAINING, seed=seed),
+        evaluation=EvaluationSettings(world.num_heldout, REFERENCE_SAMPLES, MAX_NEW_TOKENS, seed),
+    )
+
+
+def compare_samples_of(
+    world: TextWorld, policy: Policy, encoder: Encoder, split: Split, seed: int, progress: Progress
+) -> list[Example]:
+    """Examples of a split: responses sampled from the policy, every comparison among them labelled."""
+    texts = world.prompts(split)
+    prompts = [encoder.prompt_ids(text) for text in texts]
+    samples = sample(
+        policy.module,
+        prompts,
+        RESPONSES,
+        SamplingSettings(MAX_NEW_TOKENS),
+        seed=seed + 1,  # the measurement draws with `seed`: these must not be its samples
+        end_token_ids=policy.end_token_ids,
+        progress=lambda done, total: progress(f"sample, {split}", done, total),
+    )
+    rng = np.random.default_rng([seed, split == "heldout"])
+    return [
+        Example(
+            id=f"{split}[{i}]",
+            prompt_ids=ids,
+            responses=tuple(s.response for s in own),
+            comparisons=world.label(text, [reply(encoder, s) for s in own], rng),
+        )
+        for i, (text, ids, own) in enumerate(zip(texts, prompts, samples, strict=True))
+    ]
+
+
+def reply(encoder: Encoder, sampled: Sampled) -> str:
+    """The text of a sample; unfinished ones keep no end, and the world gives them its lowest reward."""
+    return encoder.plain_text(sampled.token_ids)
+
+
+def preference_data(train: Sequence[Example], held_out: Sequence[Example], encoder: Encoder) -> PreferenceData:
+    """These examples as a run's data, booked like rows of a file."""
+    books = Accounting(total=len(train) + len(held_out))
+    for examples, is_held_out in ((train, False), (held_out, True)):
+        for example in examples:
+            books.keep(example, is_held_out)
+    return PreferenceData(
+        train=tuple(train),
+        held_out=tuple(held_out),
+        accounting=books,
+        fingerprint=fingerprint(train, held_out),
+        notes=(f"{RESPONSES} responses a prompt are the model's own, labelled by Bradley–Terry on the gold reward",),
+        encoder=encoder,
+        end_token_id=encoder.end_token_id,
+        max_length=encoder.window or 0,
+    )
+
+
+def lines(examples: Sequence[Example], encoder: Encoder, world: TextWorld) -> list[str]:
+    """The examples as JSON lines that `tiltlm train` reads, with the gold rewards for the curious reader."""
+    rows = []
+    for example in examples:
+        prompt = encoder.plain_text(example.prompt_ids)
+        replies = [encoder.plain_text(r.token_ids) for r in example.responses]
+        rows.append(
+            {
+                "id": example.id,
+                "prompt": prompt,
+                "completions": replies,
+                "comparisons": [[c.chosen, c.rejected] for c in example.comparisons],
+                "metadata": {"gold": [world.reward(prompt, text) for text in replies]},
+            }
+        )
+    return [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+
+
+def gold_of(world: TextWorld, before: Draws, after: Draws, encoder: Encoder) -> Gold:
+    """Gold reward of policy and reference samples, and the frontier of what was possible."""
+
+    def rewards(draws: Draws) -> list[list[float]]:
+        prompts = [encoder.plain_text(ids) for ids in draws.prompts]
+        return [
+            [world.reward(prompt, reply(encoder, s)) for s in own]
+            for prompt, own in zip(prompts, draws.samples, strict=True)
+        ]
+
+    assert after.ref_logps is not None, "the policy's samples are scored under the reference"
+    return compare_gold(
+        rewards(after), after.logps - after.ref_logps, rewards(before), LEVELS, reward_name="courtesies"
+    )

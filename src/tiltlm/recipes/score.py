@@ -1,0 +1,91 @@
+"""Scoring: loss and metrics of given data under a given policy and reference, as one step, without training."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from tiltlm.core import ConfigError, ResponseLogps, View
+from tiltlm.objectives import Objective, Term, example_losses
+from tiltlm.recipes.prepare import ensure_reference, prepare
+from tiltlm.recipes.progress import Progress, silent
+from tiltlm.recipes.settings import RunSettings
+from tiltlm.training import Stepper
+from tiltlm.training.packs import Pack
+
+
+def score(settings: RunSettings, *, per_example: Path | None = None, progress: Progress = silent) -> dict[str, Any]:
+    """Loss and metrics of the whole data as one step.
+
+    Args:
+        settings: model, data, objective and reference; `output` and `training` are not used, but for `max_tokens`.
+        per_example: a JSON Lines file to write, a line per example: `id`, `loss`, and for every response `role`,
+            `logps` and `ref_logps` (nats, summed over the response), `num_tokens`.
+        progress: told of the reference pass.
+
+    Returns:
+        `objective`, `num_examples`, `loss`, `metrics` (TRL's names).
+
+    Raises:
+        ConfigError: a reference is needed and none was named: what a fresh policy is compared with must be said.
+    """
+    objective = settings.build_objective()
+    if objective.needs_reference and settings.reference.name == "auto":
+        raise ConfigError(
+            f"{settings.objective['name']} compares the policy with a reference, and none is named; "
+            "give --reference FOLDER, or base (adapters off), columns (of the data) or initial (the policy itself)"
+        )
+    ready = prepare(settings)
+    examples = ready.examples
+    ensure_reference(ready.reference, examples, progress)
+    module = ready.policy.module.eval()
+    stepper = Stepper(module, objective, ready.reference if objective.needs_reference else None,
+                      settings.training.max_tokens)  # fmt: skip
+    rows: list[dict[str, Any]] = []
+
+    def observe(pack: Pack, responses: ResponseLogps, view: View, terms: tuple[Term, ...]) -> None:
+        del view
+        rows.extend(example_rows(objective, pack, responses, terms))
+        progress("score", len(rows), len(examples))
+
+    outcome = stepper.evaluate(examples, observe)
+    if per_example is not None:
+        order = {e.id: i for i, e in enumerate(examples)}
+        write_lines(per_example, sorted(rows, key=lambda row: order[row["id"]]))
+    metrics = dict(outcome.tally.means())
+    return {
+        "objective": settings.objective["name"],
+        "num_examples": len(examples),
+        "loss": outcome.loss,
+        "metrics": metrics,
+    }
+
+
+def example_rows(
+    objective: Objective, pack: Pack, responses: ResponseLogps, terms: tuple[Term, ...]
+) -> list[dict[str, Any]]:
+    """One row an example: its loss as if alone (a baseline stays the whole step's), and what each response scored."""
+    alone = [
+        objective.view.of([example], [slot]).counts() for example, slot in zip(pack.examples, pack.slots, strict=True)
+    ]
+    losses = example_losses(terms, alone).tolist()
+    logps, num_tokens = responses.seq_logps.tolist(), responses.num_tokens.tolist()
+    ref_logps = responses.ref_sums.tolist() if objective.needs_reference else [None] * len(logps)
+    return [
+        {
+            "id": example.id,
+            "loss": loss,
+            "responses": [
+                {"role": role, "logps": logps[s], "ref_logps": ref_logps[s], "num_tokens": num_tokens[s]}
+                for s, role in zip(slot, example.roles, strict=True)
+            ],
+        }
+        for example, slot, loss in zip(pack.examples, pack.slots, losses, strict=True)
+    ]
+
+
+def write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write JSON Lines whole or not at all."""
+    temporary = path.with_name(f".{path.name}.writing")
+    temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,211 @@
+"""The whole of a training run: preferences in, a trained policy out, and a page that says whether it helped."""
+
+import logging
+import platform
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import yaml
+
+from tiltlm.evaluation import Draws, Gold
+from tiltlm.logprobs import save_policy
+from tiltlm.recipes.measure import held_out_change, sample_change, take, training_accuracy
+from tiltlm.recipes.prepare import Prepared, ensure_reference, prepare
+from tiltlm.recipes.progress import Progress, silent
+from tiltlm.recipes.settings import RunSettings
+from tiltlm.report import RunReport, judge, plain, series_of, write_report
+from tiltlm.training import Listener, RunDirectory, TrainingResult, check_contents, train_loop
+from tiltlm.training.metrics import Record
+
+log = logging.getLogger(__name__)
+
+PACKAGES = ("tiltlm", "torch", "transformers", "tokenizers", "accelerate", "datasets", "peft", "numpy")
+SHOWN = ("loss", "rewards/accuracies", "rewards/margins")
+"""Metrics worth a place beside the progress bar."""
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A finished run."""
+
+    path: Path
+    """The run directory: `model/` is the trained policy, `report.html` the verdict."""
+    training: TrainingResult
+    report: RunReport
+    """What `report.html` shows and `report.json` holds."""
+
+    @property
+    def verdict(self) -> str:
+        """One sentence: did it help?"""
+        return judge(self.report).sentence
+
+    def summary(self) -> str:
+        """What a terminal shows at the end."""
+        lines = [self.verdict]
+        if self.report.training_accuracy is not None:
+            lines.append(f"On what it was trained on it ranks {self.report.training_accuracy.estimate:.0%} right.")
+        return "\n".join([*lines, f"model   {self.path / 'model'}", f"report  {self.path / 'report.html'}"])
+
+
+GoldMeasure = Callable[[Draws, Draws], Gold]
+"""From samples before and after training to their gold reward, in a world that has one."""
+
+
+def train(
+    settings: RunSettings, *, resume: bool = False, overwrite: bool = False, progress: Progress = silent
+) -> TrainedRun:
+    """Train a policy, measure it before and after on held-out data, save it, and write the report.
+
+    Args:
+        settings: everything the run is told.
+        resume: go on with the run that is in `settings.output`.
+        overwrite: delete the run that is there.
+        progress: told of the reference pass, the steps and the samples.
+
+    Raises:
+        TiltError: something is wrong; before the first step, nothing has been written.
+    """
+    check_contents(settings.output, resume, overwrite)
+    ready = prepare(settings)
+    settings.training.check_held_out(len(ready.data.held_out))
+    with RunDirectory.open(settings.output, resume=resume, overwrite=overwrite) as run:
+        return carry_out(run, ready, settings, resume=resume, progress=progress)
+
+
+def carry_out(
+    run: RunDirectory,
+    ready: Prepared,
+    settings: RunSettings,
+    *,
+    resume: bool = False,
+    progress: Progress = silent,
+    title: str | None = None,
+    gold: GoldMeasure | None = None,
+) -> TrainedRun:
+    """The run itself, in an open run directory, from what has been prepared.
+
+    Args:
+        title: of the report; None: method and model.
+        gold: measures a gold reward, where there is one.
+    """
+    describe_run(run, ready, settings)
+    ensure_reference(ready.reference, ready.examples, progress)
+    before = take(ready, settings, "samples before", progress, trained=False)
+    result = train_loop(
+        ready.policy.module,
+        ready.data.train,
+        ready.data.held_out,
+        ready.objective,
+        ready.reference if ready.objective.needs_reference else None,
+        settings.training,
+        run,
+        ready.data.fingerprint,
+        resume=resume,
+        listener=listener(progress),
+    )
+    after = take(ready, settings, "samples after", progress, trained=True)
+    report = replace(
+        make_report(run, ready, settings, result),
+        held_out=held_out_change(ready, before, after),
+        training_accuracy=training_accuracy(ready, settings),
+        samples=sample_change(ready, before, after),
+        gold=gold(before.draws, after.draws) if gold and before.draws and after.draws else None,
+    )
+    report = replace(report, title=title) if title else report
+    save(ready, run.path, report)
+    write_report(run.path, report)
+    return TrainedRun(run.path, result, report)
+
+
+def describe_run(run: RunDirectory, ready: Prepared, settings: RunSettings) -> None:
+    """Write what the run is made of, before it begins: enough to run it again."""
+    run.write_text("config.yaml", yaml.safe_dump(plain(settings), sort_keys=False, allow_unicode=True))
+    run.write_json("versions.json", versions())
+    run.write_json("data.json", {**ready.data.accounting.as_dict(), "fingerprint": ready.data.fingerprint})
+    run.write_json("digests.json", digests(ready))
+
+
+def make_report(run: RunDirectory, ready: Prepared, settings: RunSettings, result: TrainingResult) -> RunReport:
+    """What there is to tell about the run, but for what was measured."""
+    method = settings.objective["name"]
+    knobs = ", ".join(f"{key} {value:g}" for key, value in settings.objective.items() if key != "name")
+    sources = [settings.data.train] if isinstance(settings.data.train, str) else settings.data.train
+    facts = {
+        "Model": short(settings.model.path) + (" with a new LoRA adapter" if settings.model.lora else ""),
+        "Data": ", ".join(map(short, sources)),
+        "Objective": f"{method} ({knobs})" if knobs else method,
+        "Reference": " ".join([short(ready.reference.name), ready.reference.digest[:8]]).strip(),
+        "Training": f"{result.num_steps} steps of {settings.training.batch_size} examples, "
+        f"peak learning rate {result.learning_rate:g}",
+        "Examples": f"{len(ready.data.train):,} trained on, {len(ready.data.held_out):,} held out",
+    }
+    return RunReport(
+        title=f"{method} on {short(settings.model.path)}",
+        facts=facts,
+        series=series_of(result.history),
+        data=ready.data.accounting.as_dict(),
+        config=plain(settings),
+        versions=versions(),
+        digests=digests(ready),
+        notes=(*ready.policy.notes, *ready.data.notes),
+        command=f"tiltlm train {run.path / 'config.yaml'} output=NEW_FOLDER",
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def short(name: str) -> str:
+    """A folder or file by its last part, for a page that others will see; a name on the hub as it is."""
+    return Path(name).name if Path(name).exists() else name
+
+
+def save(ready: Prepared, folder: Path, report: RunReport) -> None:
+    """The trained policy as an ordinary model folder, `model/`; of an adapter also itself, `adapter/`."""
+    for name in ("model", "adapter"):
+        shutil.rmtree(folder / name, ignore_errors=True)  # of an earlier end of this same run
+    if ready.policy.has_adapter:
+        save_policy(ready.policy, folder / "adapter")
+    save_policy(ready.policy, folder / "model", merge=True, card=model_card(report))
+
+
+def model_card(report: RunReport) -> str:
+    """README.md of the model folder: what it is, how it was made, whether it helped."""
+    facts = "\n".join(f"- **{label}**: {text}" for label, text in report.facts.items())
+    return (
+        "---\nlibrary_name: transformers\ntags: [tiltlm, preference-alignment]\n---\n\n"
+        f"# {report.title}\n\n{judge(report).sentence}\n\n{facts}\n\n"
+        f"Made with tiltlm {report.versions['tiltlm']}. The full account is `report.html` beside this folder.\n"
+    )
+
+
+def listener(progress: Progress) -> Listener:
+    """Notes to the log, steps to the progress display with the last figures beside them."""
+    figures: dict[str, float] = {}
+
+    def record(line: Record) -> None:
+        figures.update({name.removeprefix("rewards/"): line[name] for name in SHOWN if name in line})
+
+    return Listener(note=log.info, record=record, step=lambda done, total: progress("train", done, total, **figures))
+
+
+def versions() -> dict[str, str]:
+    """What computed this: Python, platform, packages."""
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def digests(ready: Prepared) -> dict[str, str]:
+    """What the run is made of, by content."""
+    return {
+        "model": ready.model_digest,
+        "reference": f"{ready.reference.name} {ready.reference.digest}".strip(),
+        "data": ready.data.fingerprint,
+    }

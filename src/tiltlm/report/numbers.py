@@ -1,0 +1,76 @@
+"""Numbers as a reader wants them: as many digits as the interval supports, with units, and never a silent 0 for NaN."""
+
+import math
+
+from tiltlm.diagnostics import Interval
+
+MINUS = "\N{MINUS SIGN}"
+
+
+def decimals_for(width: float) -> int:
+    """Decimals that an interval of this half-width supports: one digit of it, two where it begins with 1 or 2."""
+    if not math.isfinite(width) or width <= 0:
+        return 2
+    exponent = math.floor(math.log10(width))
+    digits = 2 if width < 3 * 10**exponent else 1
+    return min(6, max(0, digits - 1 - exponent))
+
+
+def number(value: float | None, decimals: int | None = None, *, signed: bool = False) -> str:
+    """A number with a true minus sign; without `decimals`, three significant digits. None is a dash."""
+    if value is None:
+        return "–"
+    if math.isnan(value):
+        return "not a number"
+    if math.isinf(value):
+        return "∞" if value > 0 else f"{MINUS}∞"
+    if decimals is None:
+        decimals = 0 if abs(value) >= 100 else min(6, 2 - math.floor(math.log10(abs(value)))) if value else 0
+    text = f"{value:+,.{decimals}f}" if signed else f"{value:,.{decimals}f}"
+    if float(text.replace(",", "")) == 0:
+        text = text.lstrip("+-")  # −0.0 would claim a sign
+    return text.replace("-", MINUS)
+
+
+def estimate(interval: Interval, *, percent: bool = False, signed: bool = False, decimals: int | None = None) -> str:
+    """The estimate alone: `63 %`, `0.31`; a signed share is a difference of shares, in points: `+13 pts`."""
+    scale = 100 if percent else 1
+    unit = "" if not percent else "\N{NO-BREAK SPACE}pts" if signed else "\N{NO-BREAK SPACE}%"
+    digits = supported(interval, percent=percent) if decimals is None else decimals
+    return number(interval.estimate * scale, digits, signed=signed) + unit
+
+
+def bounds(interval: Interval, *, percent: bool = False, signed: bool = False, decimals: int | None = None) -> str:
+    """The interval alone: `57 to 69`; empty where one prompt leaves it unknown, or where nothing varies."""
+    if math.isnan(interval.low) or math.isnan(interval.high) or interval.low == interval.high:
+        return ""
+    scale = 100 if percent else 1
+    digits = supported(interval, percent=percent) if decimals is None else decimals
+    low, high = (number(x * scale, digits, signed=signed) for x in (interval.low, interval.high))
+    return f"{low} to {high}"
+
+
+def with_bounds(interval: Interval, *, percent: bool = False, signed: bool = False) -> str:
+    """Estimate and interval in a sentence: `63 % (57 to 69)`."""
+    inner = bounds(interval, percent=percent, signed=signed)
+    return estimate(interval, percent=percent, signed=signed) + (f" ({inner})" if inner else "")
+
+
+def share(value: float) -> str:
+    """A share as a percentage: `4.2 %`; a small one is not rounded to nothing."""
+    percent = 100 * value
+    text = number(percent, 1 if 0 < percent < 99.95 else 0) if percent == 0 or percent >= 0.05 else "< 0.1"
+    return f"{text}\N{NO-BREAK SPACE}%"
+
+
+def supported(interval: Interval, *, percent: bool = False) -> int:
+    """Decimals that an interval supports, and enough that a bound does not round to the 0 that it excludes."""
+    scale = 100 if percent else 1
+    low, high = interval.low * scale, interval.high * scale
+    if not (high > low or math.isnan(high - low)):
+        return 0 if float(interval.estimate * scale).is_integer() else 2
+    decimals = decimals_for((high - low) / 2)
+    nearest = min(abs(low), abs(high))
+    while 0 < nearest < 0.5 * 10**-decimals and decimals < 4:
+        decimals += 1
+    return decimals

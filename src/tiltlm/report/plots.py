@@ -1,0 +1,207 @@
+"""The figures of a report. Each says one thing, and none is drawn of what was not measured."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from tiltlm.diagnostics import Interval
+from tiltlm.evaluation import Contrast, Gold, HeldOut
+from tiltlm.evaluation.gold import Line
+from tiltlm.report.series import Series
+from tiltlm.report.svg import CARD, FIRST, GRID, INK, MUTED, SECOND, THIRD, figure, inline, styled
+from tiltlm.report.verdict import SIDES, gold_name
+
+HALF = 4.55
+"""Width in inches of a figure that shares its row with another."""
+FULL = 9.2
+STEPS = (1, 2, 5, 10)
+"""Between ticks."""
+
+
+@dataclass(frozen=True)
+class Whisker:
+    """One row of a plot of intervals."""
+
+    label: str
+    interval: Interval
+    colour: str = FIRST
+    is_filled: bool = True
+
+
+def whiskers(axes: Axes, rows: Sequence[Whisker], *, reference: float | None = None, percent: bool = False) -> None:
+    """Estimates as dots with their intervals as bars, one below the other, in the order given."""
+    scale = 100 if percent else 1
+    for y, row in enumerate(rows):
+        low, mid, high = (scale * x for x in (row.interval.low, row.interval.estimate, row.interval.high))
+        axes.plot([low, high], [y, y], color=row.colour, linewidth=2.2, solid_capstyle="round")
+        face = row.colour if row.is_filled else CARD
+        axes.plot([mid], [y], "o", color=row.colour, markerfacecolor=face, markersize=6, markeredgewidth=1.6)
+    if reference is not None:
+        axes.axvline(scale * reference, color=MUTED, linewidth=1, linestyle=(0, (3, 3)), zorder=0.5)
+    labels = [row.label if len(row.label) <= 40 else f"{row.label[:39]}…" for row in rows]
+    axes.set_yticks(range(len(rows)), labels, color=INK)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(False, axis="y")
+    axes.spines["left"].set_visible(False)
+    axes.margins(x=0.06)
+    axes.xaxis.set_major_locator(MaxNLocator(6, steps=STEPS))
+    if percent:
+        axes.xaxis.set_major_formatter(PercentFormatter(decimals=0))
+
+
+def accuracy_figure(held_out: HeldOut, contrast: Contrast) -> Markup:
+    """Ranking accuracies of everything that ranks: policies, likelihoods, and the rule that only looks at lengths."""
+    rows = [Whisker("trained policy", contrast.accuracy.after)]
+    if not held_out.starts_at_reference:
+        rows.append(Whisker("untrained policy", contrast.accuracy.before, is_filled=False))
+    if contrast.mean_accuracy is not None:
+        rows.append(Whisker("likelihood per token, trained", contrast.mean_accuracy.after, THIRD))
+        rows.append(Whisker("likelihood per token, untrained", contrast.mean_accuracy.before, THIRD, False))
+    rows.append(Whisker(f"length alone ({contrast.length_rule} wins)", contrast.length_accuracy, SECOND))
+    with styled():
+        made = figure(FULL, 0.55 + 0.32 * len(rows))
+        axes = made.subplots()
+        whiskers(axes, rows, reference=0.5, percent=True)
+        axes.set_xlabel("comparisons ranked as the data has them; dashed: a coin")
+        return inline(made, "accuracy", "Ranking accuracies with intervals")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A metric to draw, and how."""
+
+    name: str
+    label: str
+    colour: str
+
+
+def over_training(
+    series: Sequence[Series], curves: Sequence[Curve], name: str, title: str, *, zero: float | None = None
+) -> Markup | None:
+    """Metrics over the steps of training: held-out values as dots on lines, training batches faintly beneath.
+
+    None where none of them was measured.
+    """
+    found = {(s.name, s.part): s for s in series}
+    if not any(curve.name == s.name for curve in curves for s in series):
+        return None
+    with styled():
+        made = figure(HALF, 2.7)
+        axes = made.subplots()
+        for curve in curves:
+            batches, held_out = found.get((curve.name, "train")), found.get((curve.name, "held_out"))
+            if batches is not None:
+                faint: dict[str, Any] = {"alpha": 0.4, "linewidth": 1.2} if held_out is not None else {}
+                axes.plot(batches.steps, batches.values, color=curve.colour, **faint)
+            if held_out is not None:
+                size = 4.5 if len(held_out.steps) <= 24 else 0
+                axes.plot(held_out.steps, held_out.values, "o-", color=curve.colour, markersize=size)
+        if zero is not None:
+            axes.axhline(zero, color=MUTED, linewidth=1, linestyle=(0, (3, 3)), zorder=0.5)
+        axes.set_title(title, pad=22 if len(curves) > 1 else 8)
+        axes.set_xlabel("step")
+        axes.xaxis.set_major_locator(MaxNLocator(6, steps=STEPS, integer=True))
+        if len(curves) > 1:
+            handles = [axes.plot([], [], color=c.colour, label=c.label)[0] for c in curves]
+            axes.legend(handles=handles, loc="lower left", bbox_to_anchor=(-0.02, 0.99), ncols=len(curves), borderpad=0)
+        return inline(made, name, title)
+
+
+def training_figures(series: Sequence[Series], contrast: Contrast | None) -> list[Markup]:
+    """The displacement picture first: both sides beside their margin; then loss, accuracy and what else there is."""
+    better, worse = SIDES[contrast.kind if contrast is not None else "pairs"]
+    both = [
+        Curve("logps_per_token/chosen", better, FIRST),
+        Curve("logps_per_token/rejected", worse, SECOND),
+    ]
+    rewards = [Curve("rewards/chosen", better, FIRST), Curve("rewards/rejected", worse, SECOND)]
+    drawn = [
+        over_training(series, both, "logps", "Log-probability, nats per token"),
+        over_training(series, [Curve("rewards/margins", "margin", FIRST)], "margins", "Reward margin", zero=0),
+        over_training(series, rewards, "rewards", "Rewards", zero=0),
+        over_training(
+            series, [Curve("rewards/accuracies", "accuracy", FIRST)], "accuracies", "Ranking accuracy", zero=0.5
+        ),
+        over_training(series, [Curve("loss", "loss", FIRST)], "loss", "Loss"),
+        over_training(series, [Curve("nll", "nll", FIRST)], "nll", "Negative log-likelihood, nats per token"),
+        over_training(series, [Curve("kl", "z0", FIRST)], "kl", "KTO's baseline z0, nats per response"),
+    ]
+    return [made for made in drawn if made is not None]
+
+
+def frontier_figure(gold: Gold) -> Markup:
+    """Reward over KL: what is possible, what best-of-n gives, and where the policy is."""
+    found = gold.attainment
+    with styled():
+        made = figure(FULL, 4.2)
+        axes = made.subplots()
+        limit = _visible_kl(gold)
+        _line(axes, gold.tilt, limit, FIRST, "frontier: the most reward at each KL", band=True)
+        best = _line(axes, gold.best_of_n, limit, SECOND, "best of n untrained responses", marker="s")
+        for n, kl, reward in best:
+            axes.annotate(f"n = {n:.0f}", (kl, reward), (5, -10), textcoords="offset points", color=MUTED, fontsize=8)
+        axes.plot([0], [found.reference.estimate], "D", color=INK, markersize=6, label="untrained policy", zorder=4)
+        _cross(axes, found.kl, found.policy)
+        axes.set_xlabel("KL from the untrained policy, nats per response")
+        axes.set_ylabel(gold_name(gold))
+        axes.set_xlim(-0.02 * limit, limit)
+        axes.legend(loc="lower right")
+        return inline(made, "frontier", f"{gold_name(gold)} over KL: frontier, best of n, the policy")
+
+
+def _visible_kl(gold: Gold) -> float:
+    """The policy and the curves up to twice its KL: the rest of the frontier would squeeze what matters."""
+    high = gold.attainment.kl.high
+    spent = max(gold.attainment.kl.estimate, high if np.isfinite(high) else 0.0)
+    longest = max([*gold.tilt.kl, *gold.best_of_n.kl, 0.1])
+    return float(max(1.1 * spent, min(1.05 * longest, max(2 * spent, 1.0))))
+
+
+def _line(
+    axes: Axes, line: Line, limit: float, colour: str, label: str, *, band: bool = False, marker: str = ""
+) -> list[tuple[float, float, float]]:
+    """Draw the visible part of a line; (setting, KL, reward) of its points that are visible."""
+    setting, kl, reward, low, high = (np.array(c) for c in (line.setting, line.kl, line.reward, line.low, line.high))
+    if not kl.size:
+        return []
+    order = np.argsort(kl, kind="stable")
+    setting, kl, reward, low, high = (c[order] for c in (setting, kl, reward, low, high))
+    if band:
+        axes.fill_between(kl, low, high, color=colour, alpha=0.16, linewidth=0)
+    axes.plot(kl, reward, marker=marker, markersize=4, color=colour, label=label)
+    return [(float(s), float(k), float(r)) for s, k, r in zip(setting, kl, reward, strict=True) if 0 < k < limit]
+
+
+def _cross(axes: Axes, kl: Interval, reward: Interval) -> None:
+    """The policy with both of its intervals."""
+    style: dict[str, Any] = {"color": THIRD, "linewidth": 2, "zorder": 5}
+    axes.plot([kl.low, kl.high], [reward.estimate] * 2, **style)
+    axes.plot([kl.estimate] * 2, [reward.low, reward.high], **style)
+    axes.plot([kl.estimate], [reward.estimate], "o", color=THIRD, markersize=8, label="trained policy", zorder=6)
+
+
+def comparison_figure(panels: Sequence[tuple[str, Sequence[Whisker], float | None, bool]]) -> Markup:
+    """Runs side by side: one panel a number, one row a run.
+
+    Args:
+        panels: Title, rows, where a dashed line stands, and whether values are shares.
+    """
+    labels = [row.label for row in panels[0][1]]
+    with styled():
+        made = figure(FULL, 0.75 + 0.34 * len(labels))
+        grid = made.subplots(1, len(panels), squeeze=False)[0]
+        for i, (axes, (title, rows, reference, percent)) in enumerate(zip(grid, panels, strict=True)):
+            whiskers(axes, rows, reference=reference, percent=percent)
+            axes.xaxis.set_major_locator(MaxNLocator(4, steps=STEPS))
+            axes.set_title(title)
+            if i:
+                axes.set_yticks(range(len(labels)), [""] * len(labels))
+            for y in range(len(labels)):
+                axes.axhline(y, color=GRID, linewidth=0.6, zorder=0.4)
+        return inline(made, "comparison", "Runs compared: " + ", ".join(title for title, *_ in panels))

@@ -1,0 +1,88 @@
+"""A small real run that several tests look at: the text world's pairs, the bundled model, the whole path."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tiltlm
+from tiltlm.worlds import TextWorld
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """No test reads or fills the user's own reference store."""
+    folder = tmp_path_factory.mktemp("store")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TILTLM_STORE", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def model() -> str:
+    """The bundled tiny model."""
+    return str(TextWorld().model_path())
+
+
+def pairs(num: int, seed: int = 0) -> list[dict[str, str]]:
+    """Rows of the text world: two replies to one request, the kinder one chosen."""
+    world, rows = TextWorld(), []
+    replies = world.corpus(seed, 40 * num)
+    by_prompt: dict[str, set[str]] = {}
+    for row in replies:
+        by_prompt.setdefault(row["prompt"], set()).add(row["completion"])
+    for prompt, said in by_prompt.items():
+        ranked = sorted(said, key=lambda text: (world.reward(prompt, text), text))
+        if world.reward(prompt, ranked[-1]) > world.reward(prompt, ranked[0]):
+            rows.append({"prompt": prompt, "chosen": ranked[-1], "rejected": ranked[0]})
+    return rows[:num]
+
+
+def write_rows(path: Path, rows: list) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_rows(tmp_path_factory.mktemp("data") / "pairs.jsonl", pairs(64))
+
+
+@pytest.fixture(scope="session")
+def unpaired(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rows = [
+        {"prompt": r["prompt"], "completion": r[side], "label": side == "chosen"}
+        for r in pairs(48)
+        for side in ("chosen", "rejected")
+    ]
+    return write_rows(tmp_path_factory.mktemp("data") / "unpaired.jsonl", rows)
+
+
+FAST = {"evaluation.num_prompts": 2, "evaluation.num_samples": 2, "evaluation.max_new_tokens": 8}
+
+
+@pytest.fixture(scope="session")
+def train(model: str) -> Callable:
+    """`tiltlm.train` with little sampling."""
+
+    def run(output: Path, **settings):
+        return tiltlm.train(model=model, output=output, **{**FAST, **settings})
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def trained(train, data, tmp_path_factory):
+    """DPO on the pairs, a few epochs, 25 % of prompts held out."""
+    output = tmp_path_factory.mktemp("runs") / "dpo"
+    return train(
+        output, data=data, objective="dpo", beta=0.5, learning_rate=1e-3, num_epochs=4, batch_size=8,
+        eval_fraction=0.25, save_every=6, eval_every=6,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)

@@ -1,0 +1,145 @@
+"""One clear message, exit code 2, nothing half-written: what a user may get wrong."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import tiltlm
+from tiltlm.core import ConfigError, DataError, ModelError, TiltError
+
+
+def rows(path: Path, *lines: dict | str) -> Path:
+    path.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines))
+    return path
+
+
+PAIR = {"prompt": "Guest Ada: Where is my red hat?\nDesk:", "chosen": " Hello Ada!", "rejected": " Go away now!"}
+
+
+def good(num: int) -> list[dict]:
+    return [{**PAIR, "chosen": f" Hello Ada! {'I saw it today. ' * (i % 3 + 1)}{i}"} for i in range(num)]
+
+
+@pytest.fixture
+def attempt(model, tmp_path):
+    """Try to train; the run directory must not exist afterwards."""
+
+    def run(match: str, kind: type[TiltError], **settings):
+        given = {"model": model, "objective": "dpo", "output": tmp_path / "run", **settings}
+        with pytest.raises(kind, match=match) as caught:
+            tiltlm.train(**given)
+        assert caught.value.exit_code == 2
+        assert not (tmp_path / "run").exists()
+
+    return run
+
+
+def test_a_missing_file(attempt, tmp_path):
+    attempt("nothing.jsonl", DataError, data=tmp_path / "nothing.jsonl")
+
+
+def test_an_unknown_column_names_the_way_out(attempt, tmp_path):
+    row = {"question": "Why?", "chosen": "a", "rejected": "b"}
+    attempt(r"question.*data\.ignore=\[question\]", DataError, data=rows(tmp_path / "d.jsonl", row))
+
+
+def test_a_folder_without_weights(attempt, tmp_path, model):
+    folder = tmp_path / "model"
+    shutil.copytree(model, folder)
+    (folder / "model.safetensors").unlink()
+    attempt("weights", ModelError, model=folder, data=rows(tmp_path / "d.jsonl", *good(4)))
+
+
+def test_weights_as_pickle(attempt, tmp_path, model):
+    folder = tmp_path / "model"
+    shutil.copytree(model, folder)
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    attempt("pickle.*safetensors", ModelError, model=folder, data=rows(tmp_path / "d.jsonl", *good(4)))
+
+
+def test_a_missing_model_folder(attempt, tmp_path):
+    attempt("no-such-model", ModelError, model=tmp_path / "no-such-model", data=rows(tmp_path / "d.jsonl", *good(4)))
+
+
+def test_a_tokenizer_without_an_end_token(attempt, tmp_path, model):
+    folder = tmp_path / "model"
+    shutil.copytree(model, folder)
+    file = folder / "tokenizer_config.json"
+    config = json.loads(file.read_text())
+    config.pop("eos_token")
+    file.write_text(json.dumps(config))
+    attempt("no end token", ModelError, model=folder, data=rows(tmp_path / "d.jsonl", *good(4)))
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"objective": "dpoo"}, "did you mean 'dpo'"),
+        ({"objective": {"name": "orpo", "beta": 0.1}}, "orpo does not use it"),
+        ({"training.learning_rat": 1}, "learning_rate"),
+        ({"objective": "simpo", "reference": "base"}, "reference"),
+    ],
+)
+def test_unknown_names_and_settings_without_effect(attempt, tmp_path, settings, match):
+    attempt(match, ConfigError, data=rows(tmp_path / "d.jsonl", *good(4)), **settings)
+
+
+@pytest.mark.parametrize(
+    ("defect", "cause"),
+    [
+        ('{"prompt": "x", "chosen": ', "malformed"),
+        ({**PAIR, "rejected": PAIR["chosen"]}, "identical"),
+        ({**PAIR, "chosen": ""}, "empty"),
+        ({**PAIR, "chosen": None}, "null|missing|empty"),
+        ({**PAIR, "chosen": " stairs" * 400}, "answer_too_long"),
+    ],
+    ids=["malformed", "identical", "empty", "null", "too long"],
+)
+@pytest.mark.parametrize("place", ["middle", "end"])
+def test_defective_rows_are_dropped_while_few_and_stop_the_run_beyond(attempt, train, tmp_path, defect, cause, place):
+    many = good(30)
+    many.insert(15 if place == "middle" else 30, defect)
+    data = rows(tmp_path / "d.jsonl", *many)
+    run = train(tmp_path / "ok", data=data, objective="dpo", max_steps=1, max_bad=0.1)
+    books = json.loads((run.path / "data.json").read_text())
+    assert (books["total"], books["dropped"]) == (31, 1)
+    line = 16 if place == "middle" else 31
+    (lost,) = books["losses"].values()
+    assert f":{line}" in lost["examples"][0]
+    attempt(f"(?s)({cause}).*:{line}", DataError, data=data, **{"data.on_bad": "error"})
+    attempt(f"(?s)data.max_bad.*({cause}).*:{line}", DataError, data=data, max_bad=0.01)
+
+
+def run_cli(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-c", "from tiltlm.cli.main import main; main()", *arguments], capture_output=True, text=True
+    )
+
+
+@pytest.mark.slow
+def test_the_command_line_says_it_in_one_message_and_exits_with_2(tmp_path, model):
+    result = run_cli("train", "--model", model, "--data", str(tmp_path / "no.jsonl"), "--objective", "dpo",
+                     "--output", str(tmp_path / "run"))  # fmt: skip
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert "error: " in result.stderr.splitlines()[-1]
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_help_needs_nothing_heavy():
+    code = (
+        "import sys; sys.argv = ['tiltlm', '--help']\n"
+        "from tiltlm.cli.main import main\n"
+        "try: main()\n"
+        "except SystemExit as stop: code = stop.code\n"
+        "heavy = {'torch', 'transformers', 'numpy', 'pydantic', 'rich', 'datasets'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else code)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "quickstart" in result.stdout

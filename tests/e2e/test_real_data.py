@@ -1,0 +1,55 @@
+"""Real pairs and a real small language model: the whole path on what people will bring."""
+
+import json
+
+import pytest
+
+import tiltlm
+
+
+def train(stories, hh, output, **settings):
+    common = {"eval_fraction": 0.1, "evaluation.num_prompts": 4, "evaluation.num_samples": 1,
+              "evaluation.max_new_tokens": 32}  # fmt: skip
+    return tiltlm.train(model=stories, data=hh, output=output, **{**common, **settings})
+
+
+@pytest.mark.slow
+def test_dpo_on_all_pairs(stories, hh, tmp_path):
+    run = train(stories, hh, tmp_path / "run", objective="dpo", beta=0.1)
+    books = json.loads((run.path / "data.json").read_text())
+    assert books["total"] == 1700 == books["train"] + books["held_out"] + books["dropped"]
+    assert {"empty_response", "no_common_prompt", "answer_too_long"} <= set(books["losses"])
+    steps = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+    assert abs(next(s for s in steps if "eval_loss" in s)["eval_rewards/margins"]) < 1e-4
+    report = json.loads((run.path / "report.json").read_text())
+    assert report["training_accuracy"]["estimate"] > 0.75
+    assert report["held_out"]["contrast"]["margin"]["after"]["low"] > 0
+
+
+@pytest.mark.slow
+def test_lora_on_some_pairs(stories, hh, tmp_path):
+    run = train(stories, hh, tmp_path / "run", objective="dpo", limit=300, **{"model.lora": True})
+    steps = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+    assert abs(next(s for s in steps if "eval_loss" in s)["eval_rewards/margins"]) < 1e-4
+    assert (run.path / "adapter" / "adapter_model.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_kto_on_single_labels(stories, hh, tmp_path):
+    """The unpaired form of some pairs: one thumb up, one thumb down."""
+    import gzip
+
+    rows = []
+    with gzip.open(hh, "rt", encoding="utf-8") as file:
+        for line in list(file)[:150]:
+            pair = json.loads(line)
+            cut = pair["chosen"].rfind("\n\nAssistant:") + len("\n\nAssistant:")
+            if pair["rejected"].startswith(pair["chosen"][:cut]) and pair["rejected"][cut:].strip():
+                for side in ("chosen", "rejected"):
+                    rows.append({"prompt": pair[side][:cut], "completion": pair[side][cut:], "label": side == "chosen"})
+    data = tmp_path / "labels.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run = train(stories, data, tmp_path / "run", objective="kto")
+    last = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()][-1]
+    assert last["eval_loss"] <= 0.5 + 1e-3
+    assert last["eval_kl"] >= 0

@@ -1,0 +1,171 @@
+"""From pairs to a trained and measured model, as a user would: the run directory, resuming, objectives, adapters."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import tiltlm
+from tiltlm.core import ConfigError
+from tiltlm.objectives import CATALOG
+
+
+def records(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_margins_rise_from_zero(trained):
+    lines = records(trained.path)
+    first, last = (next(r for r in rs if "eval_loss" in r) for rs in (lines, lines[::-1]))
+    assert first["step"] == 0
+    assert abs(first["eval_rewards/margins"]) < 1e-4
+    assert first["eval_loss"] == pytest.approx(0.6931, abs=1e-4)
+    assert last["eval_rewards/margins"] > 0.5
+    assert last["eval_rewards/accuracies"] > 0.7
+
+
+def test_the_run_directory_is_complete(trained):
+    names = {p.name for p in trained.path.iterdir()}
+    assert {
+        "config.yaml", "versions.json", "digests.json", "data.json", "metrics.jsonl", "checkpoints", "model",
+        "report.html", "report.json",
+    } <= names  # fmt: skip
+    books = json.loads((trained.path / "data.json").read_text())
+    assert books["total"] == books["train"] + books["held_out"] + books["dropped"] == 64
+    assert not [n for n in names if n.endswith((".pt", ".bin", ".pkl"))]
+
+
+def test_the_report_has_a_verdict(trained):
+    report = json.loads((trained.path / "report.json").read_text())
+    assert report["held_out"]["contrast"]["margin"]["after"]["low"] > 0
+    assert report["samples"]["after"]["kl"]["estimate"] > 0
+    assert report["training_accuracy"]["estimate"] > 0.75
+    assert "held-out" in trained.summary()
+    assert "<script" not in (trained.path / "report.html").read_text()
+
+
+def test_the_saved_model_is_an_ordinary_folder(trained, model):
+    loaded = AutoModelForCausalLM.from_pretrained(trained.path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(trained.path / "model")
+    files = {p.name for p in (trained.path / "model").iterdir()}
+    assert {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "README.md"} <= files
+    before = AutoModelForCausalLM.from_pretrained(model)
+    pairs = zip(loaded.parameters(), before.parameters(), strict=True)
+    assert any(not torch.equal(a, b) for a, b in pairs)
+    text = tokenizer.decode(loaded.generate(**tokenizer("Guest Ada:", return_tensors="pt"), max_new_tokens=4)[0])
+    assert text.startswith("Guest Ada:") or "Guest" in text
+
+
+def test_a_second_run_computes_no_reference_log_probability(train, data, tmp_path, caplog):
+    common = {"data": data, "objective": "dpo", "max_steps": 1}
+    with caplog.at_level("INFO", "tiltlm"):
+        train(tmp_path / "a", **common, **{"reference.store": str(tmp_path / "store")})
+        assert ", 0 computed" not in caplog.text
+        caplog.clear()
+        again = {**common, "objective": "ipo", "training.seed": 5, "learning_rate": 1e-5, "batch_size": 3}
+        train(tmp_path / "b", **again, **{"reference.store": str(tmp_path / "store")})
+    assert "128 sequences from the store, 0 computed" in caplog.text
+
+
+def test_an_appended_row_costs_one(train, data, tmp_path, caplog):
+    longer = tmp_path / "longer.jsonl"
+    shutil.copy(data, longer)
+    row = json.loads(data.read_text().splitlines()[0])
+    row = {**row, "chosen": row["chosen"] + " Take the stairs.", "rejected": row["rejected"]}
+    with longer.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    store = {"reference.store": str(tmp_path / "store")}
+    train(tmp_path / "a", data=data, objective="dpo", max_steps=1, **store)
+    with caplog.at_level("INFO", "tiltlm"):
+        train(tmp_path / "b", data=longer, objective="dpo", max_steps=1, **store)
+    assert "128 sequences from the store, 1 computed" in caplog.text
+
+
+def test_resume_equals_uninterrupted(train, data, trained, tmp_path):
+    """A run whose last checkpoints are gone, resumed, ends in the same weights bit for bit."""
+    copy = tmp_path / "copy"
+    shutil.copytree(trained.path, copy)
+    newest = max((copy / "checkpoints").iterdir(), key=lambda p: p.name)
+    shutil.rmtree(newest)
+    settings = {
+        "data": data, "objective": "dpo", "beta": 0.5, "learning_rate": 1e-3, "num_epochs": 4, "batch_size": 8,
+        "eval_fraction": 0.25, "save_every": 6, "eval_every": 6,
+    }  # fmt: skip
+    train(copy, resume=True, **settings)
+    kept, resumed = (AutoModelForCausalLM.from_pretrained(p / "model") for p in (trained.path, copy))
+    for a, b in zip(kept.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("objective", CATALOG)
+def test_every_objective_trains(objective, train, data, unpaired, tmp_path):
+    run = train(
+        tmp_path / "run",
+        data=unpaired if objective == "kto" else data,
+        objective=objective,
+        learning_rate=1e-3,
+        batch_size=16,
+        num_epochs=2,
+        eval_fraction=0.25,
+    )
+    lines = [r for r in records(run.path) if "eval_loss" in r]
+    assert lines[-1]["eval_loss"] < lines[0]["eval_loss"]
+    assert (run.path / "report.html").exists()
+
+
+def test_kto_on_pairs_announces_the_split(train, data, tmp_path, caplog):
+    with caplog.at_level("INFO", "tiltlm"):
+        train(tmp_path / "run", data=data, objective="kto", max_steps=1)
+    assert "desirable" in caplog.text
+    assert "undesirable" in caplog.text
+
+
+def test_lora_trains_an_adapter_and_saves_both(train, data, tmp_path, model):
+    run = train(
+        tmp_path / "run", data=data, objective="dpo", learning_rate=5e-3, num_epochs=2, batch_size=8,
+        eval_fraction=0.25, **{"model.lora.r": 4},
+    )  # fmt: skip
+    lines = [r for r in records(run.path) if "eval_loss" in r]
+    assert abs(lines[0]["eval_rewards/margins"]) < 1e-4
+    assert lines[-1]["eval_rewards/margins"] > 0.1
+    merged = AutoModelForCausalLM.from_pretrained(run.path / "model")
+    assert not hasattr(merged, "peft_config")
+    assert (run.path / "adapter" / "adapter_config.json").exists()
+    ids = torch.tensor([[1, 5, 9, 12]])
+    from peft import PeftModel
+
+    adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(model), run.path / "adapter")
+    torch.testing.assert_close(merged(ids).logits, adapted(ids).logits, atol=1e-4, rtol=1e-4)
+
+
+def test_the_resolved_configuration_runs_again(trained, tmp_path):
+    again = tiltlm.train(trained.path / "config.yaml", output=tmp_path / "again", max_steps=1)
+    assert again.training.num_steps == 1
+
+
+def test_a_run_is_not_overwritten_unasked(train, data, trained):
+    with pytest.raises(ConfigError, match=r"already holds a run.*--resume.*--overwrite"):
+        train(trained.path, data=data, objective="dpo")
+
+
+def test_sweep_compares_runs_over_one_store(model, data, tmp_path, caplog):
+    with caplog.at_level("INFO", "tiltlm"):
+        result = tiltlm.sweep(
+            None,
+            {"beta": [0.1, 1.0], "training.seed": [0]},
+            model=model,
+            data=data,
+            objective="dpo",
+            output=tmp_path / "sweep",
+            max_steps=2,
+            eval_fraction=0.25,
+            **{"evaluation.num_prompts": 0, "reference.store": str(tmp_path / "store")},
+        )
+    assert "128 sequences from the store, 0 computed" in caplog.text
+    assert [run.name for run in result.runs] == ["00-beta=0.1", "01-beta=1.0"]
+    page = (tmp_path / "sweep" / "comparison.html").read_text()
+    assert "00-beta%3D0.1/report.html" in page
+    assert "01-beta%3D1.0/report.html" in page

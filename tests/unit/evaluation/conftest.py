@@ -1,0 +1,48 @@
+"""Makes the tables importable (this folder is no package), and one tiny random model."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from tiltlm.logprobs import PolicyModule
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+VOCABULARY = 29
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Threads that wait for one another cost a tiny model many times its work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def tiny_policy() -> Callable[[int], PolicyModule]:
+    """A random llama by seed, large enough in its logits to differ visibly from another."""
+
+    def make(seed: int) -> PolicyModule:
+        torch.manual_seed(seed)
+        config = LlamaConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=16,
+            intermediate_size=24,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            max_position_embeddings=64,
+            bos_token_id=1,
+            eos_token_id=2,
+            pad_token_id=0,
+            initializer_range=0.3,
+        )
+        return PolicyModule(LlamaForCausalLM(config).eval())
+
+    return make
