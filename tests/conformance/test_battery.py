@@ -123,7 +123,7 @@ def test_value_is_the_papers(case, objective, seed):
     examples = make_examples(seed)
     responses, slots = make_logps(examples, seed + 10)
     expected = oracle(case, examples, responses, slots)
-    assert float(loss_of(objective, responses, examples, slots)) == pytest.approx(expected, rel=1e-10)
+    assert loss_of(objective, responses, examples, slots).item() == pytest.approx(expected, rel=1e-10)
 
 
 def test_gradcheck(objective):
@@ -159,7 +159,7 @@ def test_responses_nobody_refers_to_change_nothing(objective):
     before = reduce_terms(objective(responses, few), few.counts())
     garbage = torch.where(used, responses.token_logps, -77.0)
     after = reduce_terms(objective(with_tokens(responses, garbage), few), few.counts())
-    assert float(before) == float(after)
+    assert before.item() == after.item()
 
 
 def test_no_gradient_to_the_reference(objective):
@@ -210,10 +210,10 @@ def test_sixteen_bit_inputs_are_summed_in_wide_arithmetic(objective):
 def test_every_knob_changes_the_value(case, objective):
     examples = make_examples()
     responses, slots = make_logps(examples)
-    base = float(loss_of(objective, responses, examples, slots))
+    base = loss_of(objective, responses, examples, slots).item()
     for name, value in case.knobs.items():
         other = build(case.name, **{**case.knobs, name: value * 1.5})
-        assert float(loss_of(other, responses, examples, slots)) != pytest.approx(base, rel=1e-6), name
+        assert loss_of(other, responses, examples, slots).item() != pytest.approx(base, rel=1e-6), name
 
 
 def test_configuration_round_trip(case, objective):
@@ -236,7 +236,7 @@ def test_weights_scale_and_zero_removes(objective):
             Example(e.id, e.prompt_ids, e.responses, e.comparisons, e.labels, weight=w)
             for e, w in zip(examples, weights, strict=True)
         ]
-        return float(loss_of(objective, responses, rows, slots))
+        return loss_of(objective, responses, rows, slots).item()
 
     assert weighted(2.0, 2.0, 2.0) == pytest.approx(2 * weighted(1.0, 1.0, 1.0), rel=1e-12)
     parts = weighted(1.0, 0.0, 0.0) + weighted(0.0, 1.0, 0.0) + weighted(0.0, 0.0, 1.0)

@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 import tiltlm
@@ -81,8 +80,3 @@ def trained(train, data, tmp_path_factory):
         output, data=data, objective="dpo", beta=0.5, learning_rate=1e-3, num_epochs=4, batch_size=8,
         eval_fraction=0.25, save_every=6, eval_every=6,
     )  # fmt: skip
-
-
-@pytest.fixture
-def rng() -> np.random.Generator:
-    return np.random.default_rng(0)

@@ -23,7 +23,7 @@ CLUMP = 128
 
 
 class Block(NamedTuple):
-    """One attention call: the queries of a segment (a tree, a prompt, a clump of responses) against keys of segments."""
+    """One attention call: the queries of a segment (a tree, prompt or clump of responses) against keys of segments."""
 
     keys: tuple[int, ...]
     """Segments whose keys these queries see: themselves, or their prompt and themselves."""

@@ -15,14 +15,14 @@ KNOWN_TRACKERS = ("tensorboard", "trackio", "wandb")
 def default_learning_rate(num_parameters: int, lora: bool) -> float:
     """The learning rate where none is given: smaller models take larger steps.
 
-    7e-7 · √(7e9 / N), times 20 for adapters, rounded to one digit: 7B gives 7e-7 (the DPO literature's value), 135M
+    7e-7 · √(7e9 / N), times 10 for adapters, rounded to one digit: 7B gives 7e-7 (the DPO literature's value), 135M
     5e-6, 260k 1e-4.
 
     Args:
         num_parameters: N, all parameters of the model, adapters or not.
         lora: only adapters are trained.
     """
-    rate = 7e-7 * (7e9 / num_parameters) ** 0.5 * (20 if lora else 1)
+    rate = 7e-7 * (7e9 / num_parameters) ** 0.5 * (10 if lora else 1)
     return float(f"{rate:.0e}")
 
 

@@ -14,7 +14,7 @@ from tiltlm.training.checkpoint import folder_of, load, steps_in
 from tiltlm.training.loop import train_loop
 from tiltlm.training.metrics import Listener, read_lines
 from tiltlm.training.rundir import RunDirectory
-from tiltlm.training.settings import TrainingSettings
+from tiltlm.training.settings import TrainingSettings, default_learning_rate
 
 TRAIN, HELD_OUT = rows(10), rows(5, seed=1)
 
@@ -243,8 +243,9 @@ def test_a_reference_that_is_not_the_policy_is_found_before_the_first_step(tmp_p
 
 def test_the_derived_learning_rate_is_printed(tmp_path):
     run = Run(tmp_path / "run", learning_rate=None, max_steps=1)
-    assert any("peak learning rate 0.005, derived from the model's size" in note for note in run.notes)
-    assert run.result.learning_rate == 0.005
+    rate = default_learning_rate(sum(p.numel() for p in run.policy.parameters()), lora=False)
+    assert any(f"peak learning rate {rate:g}, derived from the model's size" in note for note in run.notes)
+    assert run.result.learning_rate == rate
 
 
 def test_steps_beyond_the_last_epoch_are_said_to_have_no_effect(tmp_path):

@@ -8,8 +8,8 @@ from tiltlm.training.settings import TrainingSettings, default_learning_rate
 
 @pytest.mark.parametrize(
     ("num_parameters", "lora", "rate"),
-    [(7_000_000_000, False, 7e-7), (135_000_000, False, 5e-6), (260_000, False, 1e-4), (7_000_000_000, True, 1e-5),
-     (260_000, True, 2e-3)],
+    [(7_000_000_000, False, 7e-7), (135_000_000, False, 5e-6), (260_000, False, 1e-4), (7_000_000_000, True, 7e-6),
+     (260_000, True, 1e-3)],
 )  # fmt: skip
 def test_default_learning_rate(num_parameters, lora, rate):
     assert default_learning_rate(num_parameters, lora) == rate
