@@ -151,6 +151,19 @@ def test_a_run_is_not_overwritten_unasked(train, data, trained):
         train(trained.path, data=data, objective="dpo")
 
 
+def test_another_run_is_not_resumed_and_its_records_stay(train, data, trained):
+    before = (trained.path / "config.yaml").read_text()
+    with pytest.raises(ConfigError, match="another run"):
+        train(trained.path, data=data, objective="ipo", eval_fraction=0.25, resume=True)
+    assert (trained.path / "config.yaml").read_text() == before
+
+
+def test_several_processes_are_refused(train, data, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="without a launcher"):
+        train(tmp_path / "run", data=data, objective="dpo")
+
+
 def test_sweep_compares_runs_over_one_store(model, data, tmp_path, caplog):
     with caplog.at_level("INFO", "tiltlm"):
         result = tiltlm.sweep(

@@ -10,7 +10,7 @@ from tiltlm.objectives import Objective, Term, example_losses
 from tiltlm.recipes.prepare import ensure_reference, prepare
 from tiltlm.recipes.progress import Progress, silent
 from tiltlm.recipes.settings import RunSettings
-from tiltlm.training import Stepper
+from tiltlm.training import Stepper, World
 from tiltlm.training.packs import Pack
 
 
@@ -39,8 +39,13 @@ def score(settings: RunSettings, *, per_example: Path | None = None, progress: P
     examples = ready.examples
     ensure_reference(ready.reference, examples, progress)
     module = ready.policy.module.eval()
-    stepper = Stepper(module, objective, ready.reference if objective.needs_reference else None,
-                      settings.training.max_tokens)  # fmt: skip
+    stepper = Stepper(
+        module,
+        objective,
+        ready.reference if objective.needs_reference else None,
+        settings.training.max_tokens,
+        World(device=module.device),
+    )
     rows: list[dict[str, Any]] = []
 
     def observe(pack: Pack, responses: ResponseLogps, view: View, terms: tuple[Term, ...]) -> None:

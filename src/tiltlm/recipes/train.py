@@ -1,6 +1,7 @@
 """The whole of a training run: preferences in, a trained policy out, and a page that says whether it helped."""
 
 import logging
+import os
 import platform
 import shutil
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import yaml
 
+from tiltlm.core import ConfigError
 from tiltlm.evaluation import Draws, Gold
 from tiltlm.logprobs import save_policy
 from tiltlm.recipes.measure import held_out_change, sample_change, take, training_accuracy
@@ -18,7 +20,7 @@ from tiltlm.recipes.prepare import Prepared, ensure_reference, prepare
 from tiltlm.recipes.progress import Progress, silent
 from tiltlm.recipes.settings import RunSettings
 from tiltlm.report import RunReport, judge, plain, series_of, write_report
-from tiltlm.training import Listener, RunDirectory, TrainingResult, check_contents, train_loop
+from tiltlm.training import Listener, RunDirectory, TrainingResult, World, check_contents, train_loop
 from tiltlm.training.metrics import Record
 
 log = logging.getLogger(__name__)
@@ -69,11 +71,26 @@ def train(
     Raises:
         TiltError: something is wrong; before the first step, nothing has been written.
     """
+    refuse_several_processes()
     check_contents(settings.output, resume, overwrite)
     ready = prepare(settings)
     settings.training.check_held_out(len(ready.data.held_out))
     with RunDirectory.open(settings.output, resume=resume, overwrite=overwrite) as run:
         return carry_out(run, ready, settings, resume=resume, progress=progress)
+
+
+def refuse_several_processes() -> None:
+    """The loop can share its steps among processes; this recipe, which also measures and writes, is for one as yet.
+
+    Raises:
+        ConfigError: a launcher started several.
+    """
+    num_processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if num_processes > 1:
+        raise ConfigError(
+            f"{num_processes} processes were launched, and `tiltlm train` runs in one; start it without a launcher, or "
+            "call tiltlm.training.train_loop with a World of several processes"
+        )
 
 
 def carry_out(
@@ -92,7 +109,8 @@ def carry_out(
         title: of the report; None: method and model.
         gold: measures a gold reward, where there is one.
     """
-    describe_run(run, ready, settings)
+    if not resume:  # a resumed run is what it was; the loop refuses settings that would make it another
+        describe_run(run, ready, settings)
     ensure_reference(ready.reference, ready.examples, progress)
     before = take(ready, settings, "samples before", progress, trained=False)
     result = train_loop(
@@ -105,6 +123,7 @@ def carry_out(
         run,
         ready.data.fingerprint,
         resume=resume,
+        world=World(device=ready.policy.module.device),
         listener=listener(progress),
     )
     after = take(ready, settings, "samples after", progress, trained=True)

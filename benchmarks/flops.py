@@ -1,0 +1,48 @@
+"""What a DPO step has to compute, and how fast this machine multiplies matrices.
+
+The necessary work counts every prompt token once, the vocabulary only for scored tokens, and nothing twice:
+recomputation, padding and repeated prompts are not in it. Element-wise work (norms, rotations, softmax, AdamW) is not
+counted either, so the fraction of the peak that a step reaches stays below one for that reason too.
+"""
+
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from tiltlm.core import Tree
+
+
+def step_flops(trees: Sequence[Tree], shape: Mapping[str, int], with_reference: bool) -> float:
+    """Floating-point operations of one optimiser step's matrix products.
+
+    6·N_body·T + 6·d·V·rows + 12·L·d·A, and a third of that for a reference forward: T input tokens, N_body weights of
+    the layers' matrices, A pairs (query, key) that attend.
+    """
+    width, layers, inner = shape["hidden_size"], shape["num_hidden_layers"], shape["intermediate_size"]
+    body = layers * (4 * width * width + 3 * width * inner)
+    tokens = sum(tree.num_tokens for tree in trees)
+    rows = sum(response.num_tokens for tree in trees for response in tree.responses)
+    attended = sum(attended_pairs(tree) for tree in trees)
+    forward = 2 * body * tokens + 2 * width * shape["vocab_size"] * rows + 4 * layers * width * attended
+    return forward * (4 if with_reference else 3)
+
+
+def attended_pairs(tree: Tree) -> int:
+    """How often a token of this tree looks at one: causal in the prompt, and each response on its prompt and itself."""
+    prompt = len(tree.prompt_ids)
+    branches = [len(response.token_ids) - 1 for response in tree.responses]
+    return prompt * (prompt + 1) // 2 + sum(n * prompt + n * (n + 1) // 2 for n in branches)
+
+
+def matrix_peak(size: int = 2048, repeats: int = 15) -> float:
+    """Floating-point operations a second of a large float32 matrix product with the threads of this process, median."""
+    a, b = torch.randn(size, size), torch.randn(size, size)
+    out = a @ b
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        torch.mm(a, b, out=out)
+        seconds.append(time.perf_counter() - start)
+    return 2 * size**3 / statistics.median(seconds)

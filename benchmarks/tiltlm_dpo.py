@@ -1,0 +1,104 @@
+"""DPO steps by tiltlm's own training loop on a prepared workload; writes a record of times, losses and memory.
+
+The loop is the one that `tiltlm train` runs: metrics are computed and written at every step. A step's time is from the
+end of one step to the end of the next, so everything the loop does in between is in it.
+"""
+
+import argparse
+import hashlib
+import json
+import resource
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from flops import matrix_peak, step_flops
+from workload import load_pairs, settings_of
+
+from tiltlm.core import Example, grow
+from tiltlm.logprobs import ModelSettings, Policy, load_policy
+from tiltlm.objectives import build
+from tiltlm.reference import Reference, ReferenceSettings, build_reference
+from tiltlm.training.loop import train_loop
+from tiltlm.training.metrics import Listener
+from tiltlm.training.rundir import RunDirectory
+from tiltlm.training.timetable import Timetable
+
+
+class Watch:
+    """When each step ended, and the peak of resident memory after it."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+        self.peak_bytes = 0
+
+    def step(self, *_: int) -> None:
+        self.ends.append(time.perf_counter())
+        self.peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def make_reference(kind: str, policy: Policy, examples: tuple[Example, ...], store: Path, max_tokens: int) -> Reference:
+    """`loop`: a frozen copy that runs at every step. `cached`: a store, filled before the first step."""
+    settings = ReferenceSettings("initial", cache=False) if kind == "loop" else ReferenceSettings("initial", str(store))
+    reference = build_reference(settings, policy, is_needed=True, max_tokens=max_tokens)
+    reference.ensure(grow(examples)[0])
+    return reference
+
+
+def run(folder: Path, reference_kind: str, checkpointing: bool) -> dict[str, Any]:
+    """Train one pass over the workload; its record."""
+    workload = json.loads((folder / "workload.json").read_text())
+    torch.set_num_threads(workload["threads"])
+    policy = load_policy(
+        ModelSettings(str(folder / "model"), precision="float32", gradient_checkpointing=checkpointing)
+    )
+    data = load_pairs(folder, policy.tokenizer, workload)
+    settings = settings_of(workload)
+    watch = Watch()
+    with tempfile.TemporaryDirectory() as scratch, RunDirectory.open(Path(scratch) / "run") as directory:
+        store = Path(scratch) / "store"
+        reference = make_reference(reference_kind, policy, data.train, store, settings.max_tokens)
+        result = train_loop(
+            policy.module, data.train, (), build("dpo", beta=workload["beta"]), reference, settings, directory,
+            data.fingerprint, listener=Listener(step=watch.step),
+        )  # fmt: skip
+    table = Timetable(len(data.train), data.fingerprint, settings)
+    steps = [[data.train[i] for i in table.rows(step)] for step in range(table.num_steps)]
+    return {
+        "versions": {name: version(name) for name in ("tiltlm", "torch", "transformers")},
+        "threads": torch.get_num_threads(),
+        "step_seconds": [end - start for start, end in zip(watch.ends, watch.ends[1:], strict=False)],
+        "losses": [record["loss"] for record in result.history],
+        "grad_norms": [record["grad_norm"] for record in result.history],
+        "peak_bytes": watch.peak_bytes,
+        "tokens": hashlib.sha256(json.dumps(listed(steps)).encode()).hexdigest(),
+        "layout": policy.choice.layout,
+        "step_flops": [step_flops(grow(s)[0], workload["shape"], reference_kind == "loop") for s in steps],
+        "matrix_peak": matrix_peak(),
+    }
+
+
+def listed(steps: list[list[Example]]) -> list[list[list[int]]]:
+    """Prompt, chosen and rejected of every pair in the order of training, as plain lists."""
+    return [
+        [example.prompt_ids.tolist(), *(response.token_ids.tolist() for response in example.responses)]
+        for step in steps
+        for example in step
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("workload", type=Path)
+    parser.add_argument("record", type=Path)
+    parser.add_argument("--reference", choices=("loop", "cached"), required=True)
+    parser.add_argument("--checkpointing", choices=("on", "off"), required=True)
+    args = parser.parse_args()
+    args.record.write_text(json.dumps(run(args.workload, args.reference, args.checkpointing == "on")))
+
+
+if __name__ == "__main__":
+    main()
