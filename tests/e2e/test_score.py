@@ -104,3 +104,8 @@ def test_a_reference_must_be_named(few, model):
 def test_a_reference_without_use_is_refused(few, model):
     with pytest.raises(ConfigError, match="reference"):
         tiltlm.score(model=model, data=few, objective="simpo", reference=model)
+
+
+def test_a_folder_for_the_rows_must_exist(few, model, tmp_path):
+    with pytest.raises(ConfigError, match="no folder"):
+        tiltlm.score(model=model, data=few, objective="sft", per_example=tmp_path / "nowhere" / "rows.jsonl")

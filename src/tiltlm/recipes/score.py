@@ -1,7 +1,6 @@
 """Scoring: loss and metrics of given data under a given policy and reference, as one step, without training."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from tiltlm.recipes.progress import Progress, silent
 from tiltlm.recipes.settings import RunSettings
 from tiltlm.training import Stepper, World
 from tiltlm.training.packs import Pack
+from tiltlm.training.rundir import write_atomic
 
 
 def score(settings: RunSettings, *, per_example: Path | None = None, progress: Progress = silent) -> dict[str, Any]:
@@ -35,6 +35,8 @@ def score(settings: RunSettings, *, per_example: Path | None = None, progress: P
             f"{settings.objective['name']} compares the policy with a reference, and none is named; "
             "give --reference FOLDER, or base (adapters off), columns (of the data) or initial (the policy itself)"
         )
+    if per_example is not None and not per_example.absolute().parent.is_dir():
+        raise ConfigError(f"--per-example {per_example}: there is no folder {per_example.parent}; make it first")
     ready = prepare(settings)
     examples = ready.examples
     ensure_reference(ready.reference, examples, progress)
@@ -56,7 +58,8 @@ def score(settings: RunSettings, *, per_example: Path | None = None, progress: P
     outcome = stepper.evaluate(examples, observe)
     if per_example is not None:
         order = {e.id: i for i, e in enumerate(examples)}
-        write_lines(per_example, sorted(rows, key=lambda row: order[row["id"]]))
+        rows.sort(key=lambda row: order[row["id"]])
+        write_atomic(per_example, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
     metrics = dict(outcome.tally.means())
     return {
         "objective": settings.objective["name"],
@@ -87,10 +90,3 @@ def example_rows(
         }
         for example, slot, loss in zip(pack.examples, pack.slots, losses, strict=True)
     ]
-
-
-def write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write JSON Lines whole or not at all."""
-    temporary = path.with_name(f".{path.name}.writing")
-    temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    os.replace(temporary, path)
