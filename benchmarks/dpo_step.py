@@ -1,6 +1,6 @@
 """How long a DPO step takes and how much memory it needs: tiltlm beside TRL's own trainer, on the same tokens.
 
-    python benchmarks/dpo_step.py [--trl-python PYTHON] [--repeats 3] [--json FILE]
+    python benchmarks/dpo_step.py [--trl-python PYTHON] [--repeats 3] [--checkpointing off] [--json FILE]
 
 Each measurement is a process of its own, systems take turns, and no speed is printed before both sides are seen to
 compute the same thing: the same tokens, the loss log 2 at the first step, the same gradient norm there, the same loss
@@ -36,6 +36,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path, default=DATA, help="HH transcripts, gzipped JSON Lines")
     parser.add_argument("--pairs", type=int, default=64, help="how many pairs, 8 a step")
     parser.add_argument("--repeats", type=int, default=3, help="processes of each kind")
+    parser.add_argument("--checkpointing", choices=("off", "on"), nargs="+", default=["off", "on"])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path, help="write every measurement here")
     args = parser.parse_args()
@@ -48,7 +49,7 @@ def main() -> int:
         options = ["--data", args.data, "--pairs", args.pairs, "--threads", args.threads]
         start([sys.executable, HERE / "workload.py", folder, *options], folder, args.threads)
         workload = json.loads((folder / "workload.json").read_text())
-        records = measure(folder, args.trl_python, args.repeats, args.threads)
+        records = measure(folder, args.trl_python, args.repeats, args.checkpointing, args.threads)
     differences = unequal(records)
     if args.json:
         args.json.write_text(json.dumps({"workload": workload, "runs": records, "unequal": differences}, indent=1))
@@ -59,15 +60,17 @@ def main() -> int:
     return 0
 
 
-def measure(folder: Path, trl_python: str | None, repeats: int, threads: int) -> list[Record]:
-    """Every system with every kind of reference, with and without checkpointing, in turns, `repeats` times over."""
+def measure(
+    folder: Path, trl_python: str | None, repeats: int, checkpointings: list[str], threads: int
+) -> list[Record]:
+    """Every system with every kind of reference and of checkpointing, in turns, `repeats` times over."""
     commands: dict[str, list[Any]] = {"tiltlm": [sys.executable, HERE / "tiltlm_dpo.py"]}
     if trl_python is None:
         print("no --trl-python: TRL is not measured, tiltlm stands alone", file=sys.stderr)
     else:
         commands["TRL"] = [trl_python, HERE / "peers" / "trl_dpo.py"]
     records: list[Record] = []
-    turns = itertools.product(range(repeats), REFERENCES, ("off", "on"), commands)
+    turns = itertools.product(range(repeats), REFERENCES, checkpointings, commands)
     for repeat, reference, checkpointing, system in turns:
         about = {"system": system, "reference": reference, "checkpointing": checkpointing}
         about["load_average_before"] = os.getloadavg()[0]
@@ -126,10 +129,10 @@ def report(workload: dict[str, Any], records: list[Record], repeats: int) -> str
     ]
     for reference, title in REFERENCES.items():
         lines += ["", f"{title:26}{'s/step':>8}{'fastest to slowest':>22}{'peak MB':>10}{'time':>8}{'memory':>8}"]
-        for checkpointing in ("off", "on"):
+        for checkpointing in sorted({record["checkpointing"] for record in records}):
             own, peer = (select(records, reference, checkpointing, system) for system in ("tiltlm", "TRL"))
             lines += block(own, peer)
-        lines.append(fraction(select(records, reference, "off", "tiltlm")))
+        lines.append(fraction(select(records, reference, min(r["checkpointing"] for r in records), "tiltlm")))
     return "\n".join(lines)
 
 

@@ -45,6 +45,12 @@ def write_rows(path: Path, rows: list) -> Path:
 
 
 @pytest.fixture(scope="session")
+def some_pairs() -> list[dict[str, str]]:
+    """Rows as they are written to a file."""
+    return pairs(48)
+
+
+@pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_rows(tmp_path_factory.mktemp("data") / "pairs.jsonl", pairs(64))
 

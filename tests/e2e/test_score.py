@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import tiltlm
 from tiltlm.core import ConfigError
+from tiltlm.objectives import build
 
 spec = importlib.util.spec_from_file_location(
     "conformance_cases", Path(__file__).parents[1] / "conformance" / "cases.py"
@@ -19,8 +20,13 @@ cases = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(cases)
 
 
-def plain_logps(folder: str, prompt: str, response: str) -> tuple[float, int]:
-    """log π(response, end | prompt) by one unpadded forward in float64, and how many tokens that is."""
+IN_EVERY_LAYOUT = {"dpo", "ipo", "simpo", "orpo", "kto", "sft", "tdpo1", "wpo", "rainbowpo"}
+"""The rest reads nothing else of the forward than these do; one layout is enough for their formulas."""
+
+
+def next_tokens(folder: str, prompt: str, response: str) -> tuple[np.ndarray, np.ndarray]:
+    """log π(·|·) wherever a token of the response and its end is predicted, by one unpadded forward in float64; and
+    those tokens."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64, attn_implementation="eager").eval()
     context = tokenizer(prompt).input_ids
@@ -28,9 +34,7 @@ def plain_logps(folder: str, prompt: str, response: str) -> tuple[float, int]:
     assert whole[: len(context)] == context
     with torch.no_grad():
         logps = model(torch.tensor([whole])).logits[0].log_softmax(-1)
-    targets = torch.tensor(whole[len(context) :])
-    rows = torch.arange(len(context) - 1, len(whole) - 1)
-    return float(logps[rows, targets].sum()), len(targets)
+    return logps[len(context) - 1 : len(whole) - 1].numpy(), np.array(whole[len(context) :])
 
 
 @pytest.fixture(scope="module")
@@ -41,25 +45,48 @@ def answers(model, trained, data):
         row = json.loads(line)
         pair = []
         for side in ("chosen", "rejected"):
-            s, tokens = plain_logps(str(trained.path / "model"), row["prompt"], row[side])
-            s0, _ = plain_logps(model, row["prompt"], row[side])
-            pair.append(cases.Answer(s, s0, tokens))
+            own, tokens = next_tokens(str(trained.path / "model"), row["prompt"], row[side])
+            ref, _ = next_tokens(model, row["prompt"], row[side])
+            at = np.arange(len(tokens)), tokens
+            pair.append(
+                cases.Answer(
+                    tokens=own[at],
+                    ref_tokens=ref[at],
+                    kls=(np.exp(ref) * (ref - own)).sum(1),
+                    collisions=np.log(np.exp(2 * own).sum(1)),
+                    entropies=-(np.exp(ref) * ref).sum(1) / np.log(ref.shape[1]),
+                )
+            )
         found.append(pair)
     return found
+
+
+SCORES = (0.9, 0.2)
+"""Of every chosen and every rejected response."""
 
 
 @pytest.fixture(scope="module")
 def few(data, tmp_path_factory):
     file = tmp_path_factory.mktemp("few") / "few.jsonl"
-    file.write_text("".join(line + "\n" for line in data.read_text().splitlines()[:8]))
+    rows = [json.loads(line) for line in data.read_text().splitlines()[:8]]
+    scores = dict(zip(("score_chosen", "score_rejected"), SCORES, strict=True))
+    file.write_text("".join(json.dumps({**row, **scores}) + "\n" for row in rows))
     return file
 
 
-@pytest.mark.parametrize("layout", ["shared", "packed", "padded"])
-@pytest.mark.parametrize("case", cases.CASES, ids=lambda case: case.id)
+@pytest.mark.parametrize(
+    ("case", "layout"),
+    [
+        pytest.param(case, layout, id=f"{case.id}-{layout}")
+        for case in cases.CASES
+        for layout in ("shared", "packed", "padded")
+        if layout == "shared" or case.name in IN_EVERY_LAYOUT
+    ],
+)
 def test_score_is_the_papers_formula_on_plain_forwards(case, layout, few, trained, model, answers, tmp_path):
     lines = tmp_path / "rows.jsonl"
-    reference = {"reference": model} if case.name in ("dpo", "ipo", "kto") else {}
+    objective = build(case.name, **case.knobs)
+    reference = {"reference": model} if objective.needs_reference else {}
     result = tiltlm.score(
         model={"path": str(trained.path / "model"), "layout": layout},
         data=few,
@@ -76,17 +103,31 @@ def test_score_is_the_papers_formula_on_plain_forwards(case, layout, few, traine
             assert response["num_tokens"] == answer.T
             if reference:
                 assert response["ref_logps"] == pytest.approx(answer.S0, rel=1e-5)
-    if case.pair:
-        losses = [case.pair(w, r, 1.0, 0.0) for w, r in answers]
-        assert result["loss"] == pytest.approx(np.mean(losses), rel=1e-5, abs=1e-5)
+    losses, loss = by_hand(case, answers, result["metrics"], objective)
+    assert result["loss"] == pytest.approx(loss, rel=1e-5, abs=1e-5)
+    if losses is not None:
         assert [row["loss"] for row in rows] == pytest.approx(losses, rel=1e-5, abs=1e-5)
-    elif case.single:
-        z0 = result["metrics"]["kl"]
-        losses = [case.single(a, good, z0) for pair in answers for a, good in zip(pair, (True, False), strict=True)]
-        assert result["loss"] == pytest.approx(np.mean(losses), rel=1e-5, abs=1e-5)
+
+
+def by_hand(case, answers, metrics, objective):
+    """Loss of every example, where it has one of its own, and of all of them."""
+    labelled = [(a, good) for pair in answers for a, good in zip(pair, (True, False), strict=True)]
+    duels = [cases.Duel(w, r, 0.0, SCORES[0] - SCORES[1]) for w, r in answers]
+    if case.duels:
+        return None, case.duels([(duel, 1.0) for duel in duels]) / len(duels)
+    if case.bags:
+        return None, case.bags([(a, good, 1.0) for a, good in labelled]) / len(labelled)
+    if case.demonstration:
+        return None, sum(-w.S for w, _ in answers) / sum(w.T for w, _ in answers)
+    if case.pair:
+        losses = [case.pair(duel) for duel in duels]
+    elif case.ranked:
+        losses = [case.ranked(pair, (1, 2), SCORES) for pair in answers]
     else:
-        total, tokens = sum(-w.S for w, _ in answers), sum(w.T for w, _ in answers)
-        assert result["loss"] == pytest.approx(total / tokens, rel=1e-5)
+        statistic = metrics[objective.statistic.metric]
+        each = [case.single(a, good, statistic) for a, good in labelled]
+        losses = [(up + down) / 2 for up, down in zip(each[::2], each[1::2], strict=True)]
+    return losses, np.mean(losses)
 
 
 def test_a_policy_against_itself_has_margin_zero(few, model):

@@ -158,12 +158,6 @@ def test_another_run_is_not_resumed_and_its_records_stay(train, data, trained):
     assert (trained.path / "config.yaml").read_text() == before
 
 
-def test_several_processes_are_refused(train, data, tmp_path, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match="without a launcher"):
-        train(tmp_path / "run", data=data, objective="dpo")
-
-
 def test_sweep_compares_runs_over_one_store(model, data, tmp_path, caplog):
     with caplog.at_level("INFO", "tiltlm"):
         result = tiltlm.sweep(

@@ -3,16 +3,26 @@
 import logging
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+
+from tiltlm.cli.launched import is_first
 
 SECONDS_BETWEEN_LINES = 10.0
 """On no terminal, progress is a plain line this often."""
 
 
 def begin_notes(verbose: bool = False) -> None:
-    """Send the package's notes to stderr, one plain line each, and keep other libraries' bars and chatter out."""
+    """Send the package's notes to stderr, one plain line each, and keep other libraries' bars and chatter out.
+
+    Of several processes, the first one takes notes.
+    """
+    if not is_first():
+        logging.getLogger("tiltlm").setLevel(logging.CRITICAL)
+        warnings.simplefilter("ignore")
+        return
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     log = logging.getLogger("tiltlm")
@@ -34,7 +44,15 @@ def hush_libraries() -> None:
 
 @contextmanager
 def progress() -> Iterator[Callable[..., None]]:
-    """A `Progress` that draws: a bar with rate and time left on a terminal, a plain line now and then elsewhere."""
+    """A `Progress` that draws: a bar with rate and time left on a terminal, a plain line now and then elsewhere.
+
+    Of several processes, the first one draws.
+    """
+    if not is_first():
+        from tiltlm.recipes.progress import silent
+
+        yield silent
+        return
     if not sys.stderr.isatty():
         yield PlainProgress()
         return

@@ -12,6 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
+from tiltlm.cli.launched import is_first, one_fate
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -86,7 +88,8 @@ def train(
     hush_libraries()
     with progress() as draw:
         result = calls.train(config, resume=resume, overwrite=overwrite, progress=draw, **overrides)
-    typer.echo(result.summary())
+    if is_first():
+        typer.echo(result.summary())
 
 
 @app.command()
@@ -197,7 +200,8 @@ def main() -> None:
 
         begin_notes()
     try:
-        app()
+        with one_fate():
+            app()
     except Exception as error:
         from tiltlm.core.errors import TiltError
 

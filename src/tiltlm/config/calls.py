@@ -12,6 +12,7 @@ from tiltlm.config.documents import parse_value
 from tiltlm.config.resolve import parse_overrides, resolve
 from tiltlm.core import ConfigError
 from tiltlm.data import Preview
+from tiltlm.objectives import resolve_name
 from tiltlm.recipes import catalogue
 from tiltlm.recipes.preview import preview as preview_recipe
 from tiltlm.recipes.progress import Progress, silent
@@ -127,7 +128,10 @@ def preview(config: Config = None, /, *, rows: int = 3, **settings: Any) -> list
 
 def objectives(name: str | None = None) -> str:
     """The catalogue of methods as text, or one of them in full."""
-    return catalogue.describe(name) if name else catalogue.overview()
+    if name is None:
+        return catalogue.overview()
+    known = resolve_name(name)
+    return "\n\n".join([*known.notes, catalogue.describe(known.name)])
 
 
 def quickstart(

@@ -38,7 +38,7 @@ def parse_value(text: str) -> Any:
 
 
 def read_document(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
-    """The mapping a YAML (or JSON) file holds, and the line of each dotted key.
+    """The mapping a YAML (or JSON) file holds, and the line of each dotted key; an item of a list is its number.
 
     Raises:
         ConfigError: no such file, no YAML, or not a mapping; the message names the line.
@@ -70,3 +70,7 @@ def _note_lines(node: yaml.Node | None, prefix: str, lines: dict[str, int]) -> N
             name = f"{prefix}{key.value}"
             lines[name] = key.start_mark.line + 1
             _note_lines(value, f"{name}.", lines)
+    elif isinstance(node, yaml.SequenceNode):
+        for i, value in enumerate(node.value):
+            lines[f"{prefix}{i}"] = value.start_mark.line + 1
+            _note_lines(value, f"{prefix}{i}.", lines)

@@ -40,11 +40,17 @@ def gather(
     for section in (k for k in overrides if k in SECTIONS):  # an objective's name first: its knobs hang on it
         opened = _open(section, overrides[section])
         known = tree.get(section)
-        renamed = section == "objective" and isinstance(known, dict) and known.get("name") != opened["name"]
-        tree[section] = {**known, **opened} if isinstance(known, dict) and not renamed else opened
+        if not isinstance(opened, dict) or not isinstance(known, dict) or _is_another(section, known, opened):
+            tree[section] = opened
+            _forget(where, [section])
+        else:
+            tree[section] = {**known, **opened}
+            _forget(where, [f"{section}.{key}" for key in opened])
     for key, value in overrides.items():
         if key not in SECTIONS:
-            _put(tree, qualify(key, _name(tree)), value)
+            full = qualify(key, _name(tree))
+            _put(tree, full, value)
+            _forget(where, [full])
     return tree, where
 
 
@@ -110,13 +116,37 @@ def _name(tree: Mapping[str, Any]) -> str | None:
     return objective.get("name") if isinstance(objective, Mapping) else None
 
 
+def _is_another(section: str, known: Mapping[str, Any], given: Mapping[str, Any]) -> bool:
+    """Whether what is given is no change of the known objective but another one: then nothing of it is kept."""
+    if section != "objective":
+        return False
+    is_renamed = any(key in given and given[key] != known.get(key) for key in ("name", "sum"))
+    return is_renamed or ("reward" in given and "reward" not in known)
+
+
 def _put(tree: dict[str, Any], key: str, value: Any) -> None:
     section, *path = key.split(".")
     if section not in SECTIONS:
         raise ConfigError(f"{key}: no section {section!r}; known: {', '.join(SECTIONS)}")
-    node: Any = tree
-    for part in (section, *path[:-1]):
-        inside = node.get(part)
-        node[part] = dict(inside) if isinstance(inside, Mapping) else {}
-        node = node[part]
-    node[path[-1]] = value
+    tree[section] = _with(tree.get(section), path, value, key)
+
+
+def _with(inside: Any, path: Sequence[str], value: Any, key: str) -> Any:
+    """A copy of `inside` with a value at a path through mappings and lists, which is called `key`."""
+    if not path:
+        return value
+    first, *rest = path
+    if isinstance(inside, list):
+        if not first.isdigit() or int(first) >= len(inside):
+            raise ConfigError(f"{key}: {first!r} is none of the {len(inside)} items there; they are counted from 0")
+        return [_with(item, rest, value, key) if i == int(first) else item for i, item in enumerate(inside)]
+    if isinstance(inside, str) and key.startswith("objective."):
+        inside = {"name": inside}  # a part that is only named, as yet
+    held = dict(inside) if isinstance(inside, Mapping) else {}
+    return {**held, first: _with(held.get(first), rest, value, key)}
+
+
+def _forget(where: dict[str, str], keys: Sequence[str]) -> None:
+    """What the file says of these keys no longer stands."""
+    for said in [s for s in where if any(f"{s}.".startswith(f"{key}.") for key in keys)]:
+        del where[said]

@@ -3,7 +3,6 @@
 No key and no default is written here. Validation is pydantic's, with unknown keys refused.
 """
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from difflib import get_close_matches
@@ -13,11 +12,11 @@ from typing import Any, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from tiltlm.core import ConfigError
-from tiltlm.objectives import build, knobs
+from tiltlm.objectives import knobs, resolve_name, spell_out
 from tiltlm.recipes.settings import RunSettings
 
 SECTIONS = {f.name: t for f, t in zip(fields(RunSettings), get_type_hints(RunSettings).values(), strict=True)}
-"""Section → its dataclass; `objective` is a name with that method's knobs, `output` a path."""
+"""Section → its dataclass; `objective` is a mapping that `objectives.composing` reads, `output` a path."""
 
 SHORTHAND = {"model": "path", "data": "train", "objective": "name", "reference": "name"}
 """The key that a section's bare value stands for: `objective: dpo`."""
@@ -42,7 +41,8 @@ def qualify(key: str, objective: str | None) -> str:
     """
     if "." in key or key in SECTIONS:
         return key
-    if objective is not None and key in {k.name for k in knobs(objective)}:
+    own = {k.name for k in knobs(resolve_name(objective).name)} if objective is not None else set()
+    if key in own:
         return f"objective.{key}"
     homes = [section for section in SECTIONS if key in keys_of(section)]
     if len(homes) == 1:
@@ -50,7 +50,7 @@ def qualify(key: str, objective: str | None) -> str:
     if homes:
         raise ConfigError(f"{key} is a key of {' and '.join(homes)}; write {homes[0]}.{key}")
     known = [f"{section}.{k}" for section in SECTIONS for k in keys_of(section)]
-    known += [f"objective.{k.name}" for k in knobs(objective)] if objective else []
+    known += [f"objective.{name}" for name in own]
     near = get_close_matches(key, [k.split(".")[1] for k in known], n=1)
     hint = f"; did you mean {next(k for k in known if k.endswith('.' + near[0]))}?" if near else ""
     raise ConfigError(f"{key}: no such setting{hint}")
@@ -91,15 +91,18 @@ def make_section(section: str, values: Any, where: Mapping[str, str]) -> Any:
 
 
 def _objective(values: Mapping[str, Any], where: Mapping[str, str]) -> dict[str, Any]:
-    if "name" not in values:
-        raise ConfigError(f"{where.get('objective', 'objective')}: name is missing; `tiltlm objectives` lists them")
     try:
-        build(**values)
+        return spell_out(values)
     except ConfigError as error:
-        key = str(error).split(":", 1)[0].split(" ", 1)[0]
-        raise ConfigError(f"{where[key]}: {error}" if key in where else str(error)) from error
-    defaults = {k.name: k.default for k in knobs(values["name"]) if k.default is not inspect.Parameter.empty}
-    return {"name": values["name"], **defaults, **{k: v for k, v in values.items() if k != "name"}}
+        raise ConfigError(f"{_place(str(error), where)}{error}") from None
+
+
+def _place(message: str, where: Mapping[str, str]) -> str:
+    """Where the key stands with which a message begins, or the nearest one around it that stands somewhere."""
+    key = message.split(" ", 1)[0].rstrip(":,;.")
+    while key and key not in where:
+        key = key.rpartition(".")[0]
+    return f"{where[key]}: " if key else ""
 
 
 _OFF = object()

@@ -7,9 +7,10 @@ Shape letters, one legend for the package: `B` comparisons (or labelled response
 from tiltlm.core.device import to_device
 from tiltlm.core.errors import ConfigError, DataError, ModelError, NumericsError, RunError, TiltError
 from tiltlm.core.example import Comparison, Example, Response, TokenIds, token_ids
-from tiltlm.core.forest import Forest, Tree, grow, plant
-from tiltlm.core.logps import ResponseLogps, segment_sum
-from tiltlm.core.views import Counts, Demonstrations, Labelled, Pairs, View
+from tiltlm.core.forest import Forest, Tree, closed, grow, plant
+from tiltlm.core.logps import Extra, ResponseLogps, segment_sum
+from tiltlm.core.scores import ResponseScores
+from tiltlm.core.views import Counts, Demonstrations, Labelled, Lists, Pairs, View, Views
 
 __all__ = [
     "Comparison",
@@ -18,18 +19,23 @@ __all__ = [
     "DataError",
     "Demonstrations",
     "Example",
+    "Extra",
     "Forest",
     "Labelled",
+    "Lists",
     "ModelError",
     "NumericsError",
     "Pairs",
     "Response",
     "ResponseLogps",
+    "ResponseScores",
     "RunError",
     "TiltError",
     "TokenIds",
     "Tree",
     "View",
+    "Views",
+    "closed",
     "grow",
     "plant",
     "segment_sum",

@@ -9,10 +9,11 @@ Noun = TypeVar("Noun")
 
 
 def to_device(noun: Noun, device: torch.device | str) -> Noun:
-    """The same dataclass with its tensors on `device`; tensors already there are shared."""
-    moved: dict[str, Any] = {
-        name: value.to(device, non_blocking=True)
-        for name, value in vars(noun).items()
-        if isinstance(value, torch.Tensor)
-    }
+    """The same dataclass with its tensors, and those of its parts, on `device`; tensors already there are shared."""
+    moved: dict[str, Any] = {}
+    for name, value in vars(noun).items():
+        if isinstance(value, torch.Tensor):
+            moved[name] = value.to(device, non_blocking=True)
+        elif name == "parts":
+            moved[name] = tuple(to_device(part, device) for part in value)
     return replace(noun, **moved)  # type: ignore[type-var]

@@ -15,7 +15,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from tiltlm.core.device import to_device
-from tiltlm.core.example import Example, Response, TokenIds
+from tiltlm.core.example import Example, Response, TokenIds, token_ids
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +63,20 @@ def grow(
     first = np.concatenate([[0], np.cumsum([len(m) for m in members])]).astype(int).tolist()
     trees = [Tree(p, tuple(m)) for p, m in zip(prompt_ids, members, strict=True)]
     return trees, [[first[t] + b for t, b in slots] for slots in local]
+
+
+def closed(trees: Sequence[Tree]) -> list[Tree]:
+    """The same trees to be read once a response, at its end: what a reward model scores.
+
+    A token that nobody reads follows each response and alone counts. So the response's own last token is an input, and
+    row n of the forest, R = N, is its state; positions and attention are as ever.
+    """
+
+    def close(response: Response) -> Response:
+        num_tokens = len(response.token_ids)
+        return Response(token_ids([*response.token_ids, 0]), response.ended, scored=token_ids([num_tokens]))
+
+    return [Tree(tree.prompt_ids, tuple(map(close, tree.responses))) for tree in trees]
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,16 +1,25 @@
 """What the forward returns and every objective reads: one log-probability per scored token.
 
 Sums, means and log-ratios derive from it. Tokens are float32; sums over a response are float64, because a sum of
-−1,000 nats has a float32 spacing of 6e-5 and rewards are differences of such sums.
+−1,000 nats has a float32 spacing of 6e-5 and rewards are differences of such sums. Objectives that look at whole
+distributions ask for more numbers per token: the extras.
 """
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from tiltlm.core.errors import ConfigError
+
+Extra = Literal["log_collisions", "entropies", "ref_kls", "ref_entropy_shares"]
+"""Numbers per scored token beside its log-probability; the fields of `ResponseLogps` say what they mean."""
+OF_REFERENCE: frozenset[Extra] = frozenset({"ref_kls", "ref_entropy_shares"})
+"""Extras that read the reference's whole distribution at every token."""
+WITH_GRADIENT = ("token_logps", "ref_kls")
+"""Fields of `ResponseLogps` through which gradient reaches the policy."""
 
 
 def segment_sum(values: Float[Tensor, " R"], index: Int[Tensor, " R"], num_segments: int) -> Float[Tensor, " S"]:
@@ -21,7 +30,10 @@ def segment_sum(values: Float[Tensor, " R"], index: Int[Tensor, " R"], num_segme
 
 @dataclass(frozen=True, eq=False)
 class ResponseLogps:
-    """Natural-log probabilities of N responses with R scored tokens in all. Gradient flows through `token_logps`."""
+    """Natural-log probabilities of N responses with R scored tokens in all, and extras where they were asked for.
+
+    Gradient flows through `token_logps` and `ref_kls`.
+    """
 
     token_logps: Float[Tensor, " R"]
     """Log-probability of each scored token under the policy, in nats (≤ 0)."""
@@ -33,6 +45,15 @@ class ResponseLogps:
     """The same under the reference; never carries gradient."""
     ref_seq_logps: Float[Tensor, " N"] | None = None
     """Reference log-probability summed over each response, where only sums are known or to spare summing twice."""
+    log_collisions: Float[Tensor, " R"] | None = None
+    """log Σ_v π(v|·)² over the vocabulary v, ≤ 0: the log-probability that two draws agree. No gradient."""
+    entropies: Float[Tensor, " R"] | None = None
+    """H(π(·|·)) = −Σ_v π(v|·) log π(v|·), in nats, ≥ 0. No gradient."""
+    ref_kls: Float[Tensor, " R"] | None = None
+    """KL(π_ref(·|·) ‖ π(·|·)) over the whole vocabulary, in nats, ≥ 0. By the policy's logits its gradient is
+    π − π_ref; none reaches the reference."""
+    ref_entropy_shares: Float[Tensor, " R"] | None = None
+    """H(π_ref(·|·)) / log V: the entropy as a share of the largest possible, in [0, 1]. No gradient."""
 
     @property
     def seq_logps(self) -> Float[Tensor, " N"]:
@@ -61,6 +82,34 @@ class ResponseLogps:
         if self.ref_token_logps is not None:
             return segment_sum(self.ref_token_logps, self.response, len(self.num_tokens))
         raise ConfigError("this objective compares the policy with a reference, and none was given; name one")
+
+    def extra(self, name: Extra) -> Float[Tensor, " R"]:
+        """One of the extras.
+
+        Raises:
+            ConfigError: the forward was not asked for it.
+        """
+        values: Tensor | None = getattr(self, name)
+        if values is None:
+            raise ConfigError(
+                f"this objective reads {name} of every token, and the forward was not asked for it; declare it in the "
+                f"objective: extras = frozenset({{{name!r}}})"
+            )
+        return values
+
+    @property
+    def token_log_ratios(self) -> Float[Tensor, " R"]:
+        """log π − log π_ref of each scored token, nats, float64; no gradient to the reference.
+
+        Raises:
+            ConfigError: only sums of the reference are known, or nothing.
+        """
+        if self.ref_token_logps is None:
+            raise ConfigError(
+                "this objective compares policy and reference token by token, and the reference gives no tokens; name "
+                "one that computes them: reference.name=initial, base or path"
+            )
+        return self.token_logps.double() - self.ref_token_logps.detach().double()
 
     def with_reference(self, ref_token_logps: Float[Tensor, " R"]) -> "ResponseLogps":
         """The same responses with the reference's token log-probabilities beside them."""

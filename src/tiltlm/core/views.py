@@ -1,11 +1,13 @@
 """Index views on a forest's responses: what an objective is about, as indices and never as copies.
 
-`Pairs` are comparisons, `Labelled` are single thumbs up and down, `Demonstrations` are responses to imitate. `of` reads
-examples and the slots that `grow` returned for them.
+`Pairs` are comparisons, `Labelled` are single thumbs up and down, `Lists` are ranked or scored lists, `Demonstrations`
+are responses to imitate. `of` reads examples and the slots that `grow` returned for them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
+from math import nan
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -28,6 +30,12 @@ class Counts:
     def __add__(self, other: "Counts") -> "Counts":
         return Counts(self.examples + other.examples, self.responses + other.responses, self.tokens + other.tokens)
 
+    def __or__(self, other: "Counts") -> "Counts":
+        """Counts of the same examples seen by two views, of which one may not count what the other does."""
+        return Counts(
+            max(self.examples, other.examples), max(self.responses, other.responses), max(self.tokens, other.tokens)
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
@@ -44,6 +52,10 @@ class Pairs:
     offset: Float[Tensor, " B"]
     """Subtracted from the reward difference before the link, in units of the reward."""
     num_examples: int
+    gap: Float[Tensor, " B"] | None = None
+    """Score of the chosen response minus that of the rejected one, in units of the data; None where not known."""
+    is_certain: bool = False
+    """Known beforehand: every preference is 1."""
 
     @classmethod
     def of(cls, examples: Sequence[Example], slots: Slots) -> "Pairs":
@@ -55,21 +67,53 @@ class Pairs:
             total = sum(c.weight for c in example.comparisons)
             for c in example.comparisons:
                 share = example.weight * c.weight / total
-                rows.append((slot[c.chosen], slot[c.rejected], e, share, c.preference, c.offset))
-        chosen, rejected, example_index, weight, preference, offset = zip(*rows, strict=True)
+                gap = example.scores[c.chosen] - example.scores[c.rejected] if example.scores else nan
+                rows.append((slot[c.chosen], slot[c.rejected], e, share, c.preference, c.offset, gap))
+        chosen, rejected, example_index, *numbers = zip(*rows, strict=True)
+        weight, preference, offset, gaps = (torch.tensor(column, dtype=torch.float64) for column in numbers)
         return cls(
             chosen=torch.tensor(chosen),
             rejected=torch.tensor(rejected),
             example=torch.tensor(example_index),
-            weight=torch.tensor(weight, dtype=torch.float64),
-            preference=torch.tensor(preference, dtype=torch.float64),
-            offset=torch.tensor(offset, dtype=torch.float64),
+            weight=weight,
+            preference=preference,
+            offset=offset,
             num_examples=len(examples),
+            gap=None if any(not example.scores for example in examples) else gaps,
+            is_certain=all(row[4] == 1.0 for row in rows),
         )
+
+    def with_preference(self, preference: Float[Tensor, " B"]) -> "Pairs":
+        """The same comparisons with these soft labels."""
+        return replace(self, preference=preference, is_certain=False)
+
+    @property
+    def reversed(self) -> "Pairs":
+        """The same comparisons with the label the other way round."""
+        return replace(
+            self,
+            chosen=self.rejected,
+            rejected=self.chosen,
+            preference=1 - self.preference,
+            offset=-self.offset,
+            gap=None if self.gap is None else -self.gap,
+            is_certain=False,
+        )
+
+    def expected(self, loss: Callable[["Pairs"], Float[Tensor, " B"]]) -> Float[Tensor, " B"]:
+        """p·loss(chosen ≻ rejected) + (1 − p)·loss(rejected ≻ chosen): what a soft label p means everywhere."""
+        if self.is_certain:
+            return loss(self)
+        return self.preference * loss(self) + (1 - self.preference) * loss(self.reversed)
 
     def counts(self) -> Counts:
         """A row with several comparisons is one example; pairs have no use for the other divisors."""
         return Counts(examples=self.num_examples, responses=0, tokens=0)
+
+    def with_baseline(self, baseline: float) -> "Pairs":
+        """Itself: nothing here is valued against a statistic."""
+        assert not baseline
+        return self
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +126,7 @@ class Labelled:
     weight: Float[Tensor, " B"]
     num_examples: int
     baseline: float = 0.0
-    """z0 of the whole step, in nats per response, no gradient; the trainer sets it where an objective has one."""
+    """The objective's statistic of the whole step, without gradient, in its own unit; set by the trainer."""
 
     @classmethod
     def of(cls, examples: Sequence[Example], slots: Slots) -> "Labelled":
@@ -102,6 +146,7 @@ class Labelled:
         )
 
     def with_baseline(self, baseline: float) -> "Labelled":
+        """The same responses, valued against this statistic of the step."""
         return replace(self, baseline=baseline)
 
     def counts(self) -> Counts:
@@ -138,5 +183,88 @@ class Demonstrations:
     def counts(self) -> Counts:
         return Counts(examples=self.num_examples, responses=len(self.response), tokens=self.num_tokens)
 
+    def with_baseline(self, baseline: float) -> "Demonstrations":
+        """Itself: nothing here is valued against a statistic."""
+        assert not baseline
+        return self
 
-View = Pairs | Labelled | Demonstrations
+
+@dataclass(frozen=True, eq=False)
+class Lists:
+    """E lists of up to K responses with ranks or scores, best first; shorter lists are filled up."""
+
+    response: Int[Tensor, "E K"]
+    """Index of each response; 0 where there is none."""
+    present: Bool[Tensor, "E K"]
+    rank: Int[Tensor, "E K"]
+    """1, 2, … from the best; equal ranks are ties. 0 where there is none."""
+    score: Float[Tensor, "E K"]
+    """Higher is better; NaN where not known."""
+    weight: Float[Tensor, " E"]
+    example: Int[Tensor, " E"]
+    ties: tuple[tuple[int, int, int], ...]
+    """(list, first column, end column) of every group of equal ranks that is not the last of its list."""
+    num_examples: int
+
+    @classmethod
+    def of(cls, examples: Sequence[Example], slots: Slots) -> "Lists":
+        """The responses of each example by rank, or by falling score; an example with neither is refused."""
+        width = max(len(slot) for slot in slots)
+        response = torch.zeros(len(examples), width, dtype=torch.long)
+        rank, score = torch.zeros_like(response), torch.full(response.shape, nan, dtype=torch.float64)
+        ties = []
+        for e, (example, slot) in enumerate(zip(examples, slots, strict=True)):
+            if not example.ranks and not example.scores:
+                raise DataError(f"{example.id}: neither ranks nor scores; this objective needs lists with one of them")
+            ranks = example.ranks or tuple(1 + sum(b > a for b in example.scores) for a in example.scores)
+            order = sorted(range(len(slot)), key=lambda k: ranks[k])
+            response[e, : len(slot)] = torch.tensor([slot[k] for k in order])
+            rank[e, : len(slot)] = torch.tensor([ranks[k] for k in order])
+            if example.scores:
+                score[e, : len(slot)] = torch.tensor([example.scores[k] for k in order], dtype=torch.float64)
+            ties += [(e, start, end) for start, end in _groups([ranks[k] for k in order]) if end - start > 1]
+        return cls(
+            response=response,
+            present=rank > 0,
+            rank=rank,
+            score=score,
+            weight=torch.tensor([e.weight for e in examples], dtype=torch.float64),
+            example=torch.arange(len(examples)),
+            ties=tuple(ties),
+            num_examples=len(examples),
+        )
+
+    def counts(self) -> Counts:
+        return Counts(examples=self.num_examples, responses=0, tokens=0)
+
+    def with_baseline(self, baseline: float) -> "Lists":
+        """Itself: nothing here is valued against a statistic."""
+        assert not baseline
+        return self
+
+
+def _groups(ranks: Sequence[int]) -> list[tuple[int, int]]:
+    """Bounds of the runs of equal ranks in a sorted sequence, without the last run."""
+    starts = [i for i, rank in enumerate(ranks) if i == 0 or rank != ranks[i - 1]]
+    return list(pairwise(starts))
+
+
+@dataclass(frozen=True, eq=False)
+class Views:
+    """Several views on the same examples: what a sum of objectives reads."""
+
+    parts: tuple["View", ...]
+
+    def counts(self) -> Counts:
+        """Each view counts what its objective divides by."""
+        total = Counts(0, 0, 0)
+        for part in self.parts:
+            total |= part.counts()
+        return total
+
+    def with_baseline(self, baseline: float) -> "Views":
+        """The statistic goes to the labelled responses."""
+        return Views(tuple(p.with_baseline(baseline) if isinstance(p, Labelled) else p for p in self.parts))
+
+
+View = Pairs | Labelled | Lists | Demonstrations | Views

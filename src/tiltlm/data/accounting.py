@@ -23,12 +23,18 @@ LOSSES = {
     "empty_response": "a response is null, empty or blank",
     "identical_responses": "chosen and rejected are the same, so there is nothing to prefer",
     "no_common_prompt": "chosen and rejected do not agree up to their last assistant turn; give a `prompt` column",
-    "no_comparison": "all responses tie, so there is nothing to prefer",
+    "no_comparison": "fewer than two responses, or all of them tie, so there is nothing to prefer",
+    "score_tie": "the chosen response scores no higher than the rejected one, and this objective reads how much "
+    "higher; repair the scores, or use an objective without them (dpo)",
+    "soft_label": "only a certain preference (1 or 0) or a tie (0.5) is an order of two responses; leave the column "
+    "out with data.ignore, or use an objective of pairs (dpo)",
     "no_answer": "the conversation does not end in an assistant's turn",
     "template_rewrites": "the chat template renders the prompt differently once the answer follows; "
     "set data.chat_template or data.chat_template_kwargs",
     "template_error": "the chat template refuses this conversation",
     "boundary": "no tokens for the answer continue the prompt's tokens and spell the same text",
+    "unknown_token": "a token id is not in the tokenizer's vocabulary; were the ids made by another tokenizer?",
+    "wrong_end": "a response of token ids ends otherwise than its row says; correct the flag or the ids",
     "end_inside": "a response goes on after its end token; give `messages`, or one response a row",
     "answer_too_long": "an answer does not fit data.max_length, even with its prompt cut; raise it, or cut "
     "answers: data.truncation=right_response",
@@ -42,6 +48,7 @@ BY_POLICY = frozenset({"too_long"})
 """Losses that a setting asks for; they are no defects."""
 
 CHANGES = {
+    "turns_cut": "the oldest turns of a conversation are left out to fit data.max_length",
     "prompt_cut_left": "the start of the prompt is cut to fit data.max_length",
     "answer_cut_right": "an answer is cut to fit data.max_length and has no end token",
     "boundary_merge": "a token would have spanned prompt and answer; the answer is tokenised on its own",

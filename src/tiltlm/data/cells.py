@@ -6,6 +6,7 @@ Numbers may come as text, since CSV has nothing else; nulls never arrive here.
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from tiltlm.data.accounting import Defect, excerpt
@@ -13,8 +14,19 @@ from tiltlm.data.accounting import Defect, excerpt
 Message = dict[str, Any]
 """A turn of a conversation: `role`, `content` and whatever else the chat template reads."""
 Conversation = tuple[Message, ...]
-Content = str | Conversation
-"""A prompt or a response: text as it stands, or turns for a chat template."""
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A prompt or a response that was tokenised before."""
+
+    ids: tuple[int, ...]
+    ended: bool | None = None
+    """Whether a response ended by itself; None where the row does not say."""
+
+
+Content = str | Conversation | Tokens
+"""A prompt or a response: text as it stands, turns for a chat template, or token ids."""
 
 
 def wrong(column: str, value: object, wanted: str) -> Defect:
@@ -22,7 +34,9 @@ def wrong(column: str, value: object, wanted: str) -> Defect:
 
 
 def content(column: str, value: object) -> Content:
-    """Text, or a conversation."""
+    """Text, a conversation, or tokens that were read before."""
+    if isinstance(value, Tokens):
+        return value
     if isinstance(value, str):
         return text(column, value)
     return conversation(column, value)
@@ -109,6 +123,25 @@ def items(column: str, value: object, length: int | None = None) -> list[Any]:
     if length is not None and len(value) != length:
         raise wrong(column, value, f"a list of {length}")
     return list(value)
+
+
+def each(values: Mapping[str, Any], column: str, length: int) -> list[Any]:
+    """One value for each of so many responses; none where the row has no such column."""
+    if column not in values:
+        return []
+    entries = items(column, values[column], length)
+    if None in entries:
+        raise Defect("missing_value", f"{column}[{entries.index(None)}] is null")
+    return entries
+
+
+def ids(column: str, value: object) -> tuple[int, ...]:
+    """Token ids, as a list or as JSON of one; the vocabulary is checked where the tokenizer is known."""
+    entries = structure(column, value, list)
+    for entry in entries:
+        if not isinstance(entry, int) or isinstance(entry, bool):
+            raise wrong(column, entry, "a token id")
+    return tuple(entries)
 
 
 def structure(column: str, value: object, kind: type) -> Any:

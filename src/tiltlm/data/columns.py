@@ -19,15 +19,28 @@ PAIR_ONLY = frozenset(
         *("ref_chosen_logps", "ref_rejected_logps"),
     }
 )
+TOKENS = {
+    "prompt_ids": "prompt",
+    "chosen_ids": "chosen",
+    "rejected_ids": "rejected",
+    "completion_ids": "completion",
+    "completions_ids": "completions",
+}
+"""Columns of token ids, and the text each stands for."""
+ENDED = {"chosen": "chosen_ended", "rejected": "rejected_ended", "completion": "ended", "completions": "ended"}
+"""Columns that say whether a response given as token ids ended by itself."""
+TEXTUAL = frozenset({*TOKENS.values(), "messages", "text", "tools", "chat_template_kwargs"})
+"""Columns that have no use where token ids are given."""
+
 ROLES: dict[Shape, frozenset[str]] = {
     "pairs": COMMON | PAIR_ONLY | {"chosen", "rejected"},
     "labelled": COMMON | {"completion", "messages", "label", "ref_logps"},
     "lists": COMMON | {"completions", "ranks", "scores", "comparisons", "ref_logps"},
     "demonstrations": COMMON | {"completion", "messages", "text"},
 }
-"""The columns each shape of data can use."""
+"""The columns each shape of data can use, where it is text."""
 
-ALL_ROLES = frozenset().union(*ROLES.values())
+ALL_ROLES = frozenset({*TOKENS, *ENDED.values()}).union(*ROLES.values())
 REFERENCE = frozenset({"ref_chosen_logps", "ref_rejected_logps", "ref_logps"})
 
 METADATA = frozenset(
@@ -55,6 +68,7 @@ METADATA = frozenset(
 
 ALIASES = {
     **dict.fromkeys(("question", "instruction", "query", "input", "context", "user", "problem"), "prompt"),
+    **{f"{part}_input_ids": f"{part}_ids" for part in ("prompt", "chosen", "rejected", "completion")},
     **dict.fromkeys(("response_chosen", "preferred", "accepted", "response_w", "y_w", "winner"), "chosen"),
     **dict.fromkeys(("response_rejected", "dispreferred", "response_l", "y_l", "loser"), "rejected"),
     **dict.fromkeys(("response", "output", "answer", "answers"), "completion"),
@@ -77,6 +91,11 @@ class Schema:
     unused: tuple[str, ...]
     renamed: Mapping[str, str]
     """Column name → role."""
+
+    @property
+    def is_tokenised(self) -> bool:
+        """Whether prompts and responses are token ids."""
+        return bool(self.roles & TOKENS.keys())
 
     def values(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """The values of a row by role."""
@@ -102,14 +121,15 @@ def detect(first_seen: Mapping[str, str], settings: DataSettings, *, use_referen
     unused = {role for role in present if role in METADATA}
     for role in present.keys() - roles - unused:
         raise DataError(_unknown(present[role], first_seen, roles))
-    shape = _shape(roles, first_seen)
+    shape = _shape({TOKENS.get(role, role) for role in roles}, first_seen)
     if shape == "pairs":
         redundant = roles & {"messages", "text"}  # the chosen conversation once more, as UltraFeedback has it
         roles, unused = roles - redundant, unused | redundant
-    for role in sorted(roles - ROLES[shape]):
+    usable = _usable(shape, roles)
+    for role in sorted(roles - usable):
         raise DataError(
             f"{first_seen[present[role]]}: column {present[role]!r} has no use beside "
-            f"{', '.join(sorted(roles & ROLES[shape]))}; leave it out: data.ignore=[{present[role]}]"
+            f"{', '.join(sorted(roles & usable))}; leave it out: data.ignore=[{present[role]}]"
         )
     if not use_reference_columns and roles & REFERENCE:
         named = ", ".join(sorted(roles & REFERENCE))
@@ -119,6 +139,22 @@ def detect(first_seen: Mapping[str, str], settings: DataSettings, *, use_referen
         )
     ignored = tuple(sorted({*unused, *settings.ignore}))
     return Schema(shape, frozenset(roles), ignored, renamed)
+
+
+def _usable(shape: Shape, roles: Collection[str]) -> frozenset[str]:
+    """The columns that data of this shape can use: of text, or of token ids where any are given.
+
+    Raises:
+        DataError: a prompt or response has no ids while another has.
+    """
+    if not TOKENS.keys() & set(roles):
+        return ROLES[shape]
+    ids = {column for column, role in TOKENS.items() if role in ROLES[shape]}
+    lacking = ", ".join(sorted(ids - set(roles)))
+    if lacking:
+        given = ", ".join(sorted(TOKENS.keys() & set(roles)))
+        raise DataError(f"{given} without {lacking}: give prompt and responses as token ids, or all of them as text")
+    return frozenset((ROLES[shape] - TEXTUAL) | ids | {ENDED[TOKENS[column]] for column in ids - {"prompt_ids"}})
 
 
 def _check_settings(first_seen: Collection[str], settings: DataSettings) -> None:

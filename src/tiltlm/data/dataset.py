@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 from tiltlm.core.errors import ConfigError, DataError
 from tiltlm.core.example import Example
+from tiltlm.core.needs import Need, Shape, Use
 from tiltlm.data.accounting import Accounting, Defect
 from tiltlm.data.columns import REFERENCE, detect
 from tiltlm.data.content import fingerprint
-from tiltlm.data.convert import ObjectiveShape, announce
+from tiltlm.data.convert import announce
 from tiltlm.data.encoder import Encoder
 from tiltlm.data.loader import Loader
 from tiltlm.data.partners import assign_partners
@@ -40,8 +41,10 @@ class PreferenceData:
 def load_data(
     settings: DataSettings,
     encoder: Encoder,
-    objective_shape: ObjectiveShape,
+    objective_shape: Shape,
     *,
+    needs: frozenset[Need] = frozenset(),
+    uses: frozenset[Use] | None = None,
     needs_partners: bool = False,
     use_reference_columns: bool = False,
 ) -> PreferenceData:
@@ -49,6 +52,8 @@ def load_data(
 
     Args:
         objective_shape: what the objective is about; other data is converted where that is possible, and announced.
+        needs: what the objective cannot do without beside responses; data that lacks it is refused.
+        uses: the optional columns it can use, where others of its shape can use more or less; another is refused.
         needs_partners: give every response a partner of another prompt (KTO's baseline).
         use_reference_columns: the reference is named to be the data's own columns.
 
@@ -77,8 +82,8 @@ def load_data(
         raise DataError(
             f"reference=columns: the data has none of {', '.join(sorted(REFERENCE))}; name another reference"
         )
-    notes = [*announce(schema, objective_shape), *hub_notes]
-    loader = Loader(settings, encoder, schema, objective_shape, needs_reference=use_reference_columns)
+    notes = [*announce(schema, objective_shape, needs, uses), *hub_notes]
+    loader = Loader(settings, encoder, schema, objective_shape, needs, needs_reference=use_reference_columns)
     loader.load(rows, from_eval=False)
     loader.load(eval_rows, from_eval=True)
     loader.check()

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from tiltlm.core.errors import DataError, ModelError
 from tiltlm.core.example import Response, TokenIds, token_ids
 from tiltlm.data.accounting import Defect, excerpt
-from tiltlm.data.cells import Content, Conversation
+from tiltlm.data.cells import Content, Conversation, Tokens
+from tiltlm.data.pretokenised import prompt_as_given, response_as_given
 from tiltlm.data.records import Record
 from tiltlm.data.templates import ChatTemplate, Segment
 
@@ -48,6 +49,11 @@ class Encoded:
     responses: tuple[Response, ...]
     changes: tuple[str, ...]
     """Keys of `tiltlm.data.accounting.CHANGES`."""
+
+    @property
+    def num_tokens(self) -> int:
+        """The prompt with its longest response."""
+        return len(self.prompt_ids) + max(len(r.token_ids) for r in self.responses)
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,12 +154,14 @@ class Encoder:
         texts = [text for draft in drafts if isinstance(draft, Draft) for text in draft.texts]
         ids = iter(self.tokens(texts))
         return [
-            draft if isinstance(draft, Defect) else caught(self._assemble, draft, [next(ids) for _ in draft.texts])
+            caught(self._assemble, draft, [next(ids) for _ in draft.texts]) if isinstance(draft, Draft) else draft
             for draft in drafts
         ]
 
-    def _draft(self, record: Record) -> Draft:
-        """The text of a record, in segments."""
+    def _draft(self, record: Record) -> Draft | Encoded:
+        """The text of a record, in segments; or its tokens, where it brings them along."""
+        if isinstance(record.prompt, Tokens):
+            return self._as_given(record)
         if isinstance(record.prompt, str):
             return Draft(record, record.prompt, tuple((Segment(text_of(r), scored=True),) for r in record.responses))
         if self.template is None:
@@ -166,6 +174,21 @@ class Encoder:
             for response in record.responses
         ]
         return Draft(record, rendered[0][0], tuple(segments for _, segments in rendered))
+
+    def _as_given(self, record: Record) -> Encoded:
+        """A record of token ids as it stands."""
+        vocabulary = len(self.tokenizer)
+        refs = record.ref_logps or (None,) * len(record.responses)
+        responses = tuple(
+            response_as_given(response, ref, vocabulary, self.end_token_id, self._specials)
+            for response, ref in zip(record.responses, refs, strict=True)
+        )
+        return Encoded(prompt_as_given(record.prompt, vocabulary), responses, ())
+
+    @cached_property
+    def _specials(self) -> frozenset[int]:
+        added = self.tokenizer.added_tokens_decoder
+        return frozenset({self.end_token_id, *(i for i, token in added.items() if token.special)})
 
     def _assemble(self, draft: Draft, ids: list[list[int]]) -> Encoded:
         """Tokens of a draft, from those of its `texts`."""
@@ -265,5 +288,5 @@ def text_of(response: Content) -> str:
 
 
 def turns_of(response: Content) -> Conversation:
-    assert not isinstance(response, str), "a response has the form of its prompt"
+    assert isinstance(response, tuple), "a response has the form of its prompt"
     return response

@@ -5,18 +5,23 @@ prompt "The sky is bl".
 """
 
 from tiltlm.data.accounting import Defect, excerpt
-from tiltlm.data.cells import Content, Conversation, Message
+from tiltlm.data.cells import Content, Conversation, Message, Tokens
 
+HUMAN = "\n\nHuman:"
+"""What opens a user's turn in Anthropic's transcripts."""
 ASSISTANT = "\n\nAssistant:"
 """What opens an assistant's turn in Anthropic's transcripts; the prompt ends with it."""
 
 
 def join(prompt: Content, response: Content) -> tuple[Content, Content]:
-    """An explicit prompt and a response in one form: both text, or both turns.
+    """An explicit prompt and a response in one form: both text, both turns, or both token ids.
 
     A text prompt of a conversation is the user's turn; a text response to a conversation is the assistant's. A
     response that repeats the prompt's turns (UltraFeedback) is what follows them.
     """
+    if isinstance(prompt, Tokens) or isinstance(response, Tokens):
+        assert type(prompt) is type(response), "columns of ids come together"
+        return prompt, response
     if isinstance(prompt, str) and isinstance(response, str):
         return prompt, response
     if isinstance(prompt, str):
@@ -37,6 +42,8 @@ def split_pair(chosen: Content, rejected: Content) -> tuple[Content, Content, Co
     Raises:
         Defect: they do not agree up to their last assistant turn.
     """
+    assert not isinstance(chosen, Tokens), "columns of ids have one of prompts"
+    assert not isinstance(rejected, Tokens)
     if isinstance(chosen, str) and isinstance(rejected, str):
         prompt, chosen_answer = split_transcript(chosen)
         other, rejected_answer = split_transcript(rejected)
@@ -82,8 +89,27 @@ def _common_turns(chosen: Conversation, rejected: Conversation) -> int:
     return common
 
 
+def shorter_prompts(prompt: Content) -> list[Content]:
+    """The prompt without its oldest turns, longest first; each opens with a user's turn, the last one with the last.
+
+    System turns at the start stay. Transcripts in Anthropic's form have turns too; other text and token ids have none.
+    """
+    if isinstance(prompt, Tokens):
+        return []
+    if isinstance(prompt, str):
+        if not (prompt.startswith(HUMAN) and prompt.endswith(ASSISTANT)):
+            return []
+        _, _, *later = prompt.split(HUMAN)
+        return [HUMAN + HUMAN.join(later[k:]) for k in range(len(later))]
+    head = next((i for i, turn in enumerate(prompt) if turn["role"] not in ("system", "developer")), len(prompt))
+    starts = [i for i, turn in enumerate(prompt) if turn["role"] == "user" and i > head]
+    return [prompt[:head] + prompt[start:] for start in starts]
+
+
 def is_blank(response: Content) -> bool:
     """Whether a response says and calls nothing."""
+    if isinstance(response, Tokens):
+        return not response.ids
     if isinstance(response, str):
         return not response.strip()
     return not any(_says_something(turn) for turn in response if turn["role"] == "assistant")

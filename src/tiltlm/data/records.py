@@ -1,21 +1,24 @@
-"""Rows become records: a prompt and its responses as text or turns, and what is known about them.
+"""Rows become records: a prompt and its responses as text, turns or token ids, and what is known about them.
 
-A record is the last form that text has; `tiltlm.data.tokenize` turns it into an `Example`.
+A record is the last form before tokens; `tiltlm.data.tokenize` turns it into an `Example`.
 """
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import combinations
-from typing import Any
+from typing import Any, Literal
 
 from tiltlm.core.example import Comparison
 from tiltlm.data import cells
 from tiltlm.data.accounting import Defect, excerpt
-from tiltlm.data.cells import Content
+from tiltlm.data.cells import Content, Tokens
 from tiltlm.data.columns import Schema
+from tiltlm.data.pretokenised import read_tokens
 from tiltlm.data.prompts import is_blank, join, split_conversation, split_pair, split_transcript
 from tiltlm.data.textfiles import Row
+
+Form = Literal["text", "turns", "tokens"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class Record:
     location: str
     id: str
     prompt: Content
-    """Text or turns; empty where there is none."""
+    """Text, turns or token ids; empty where there is none."""
     responses: tuple[Content, ...]
     """Each in the form of the prompt."""
     comparisons: tuple[Comparison, ...] = ()
@@ -42,8 +45,17 @@ class Record:
     """Keys of `tiltlm.data.accounting.CHANGES`."""
 
     @property
+    def form(self) -> Form:
+        """What the prompt and the responses are."""
+        if isinstance(self.prompt, Tokens):
+            return "tokens"
+        return "text" if isinstance(self.prompt, str) else "turns"
+
+    @property
     def prompt_key(self) -> str:
         """Equal for equal prompts; rows of equal key are held out together. Bare text is its own prompt."""
+        if isinstance(self.prompt, Tokens):
+            return json.dumps(self.prompt.ids)
         if self.prompt:
             return self.prompt if isinstance(self.prompt, str) else json.dumps(self.prompt, sort_keys=True, default=str)
         return json.dumps(self.responses, sort_keys=True, default=str)
@@ -64,6 +76,8 @@ def to_record(row: Row, schema: Schema, *, every_turn: bool = False) -> Record:
     if values.get("prompt", "") is None:  # absent is another matter: the prompt may be implicit
         raise Defect("missing_value", "prompt is null")
     values = {role: value for role, value in values.items() if value is not None}
+    if schema.is_tokenised:
+        values = read_tokens(values)
     known = {"pairs": _pair, "labelled": _labelled, "lists": _list, "demonstrations": _demonstration}[schema.shape]
     record = known(values, {"location": row.location, **_common(row, values)}, every_turn)
     for k, response in enumerate(record.responses):
@@ -165,7 +179,7 @@ def _demonstration(values: Mapping[str, Any], common: dict[str, Any], every_turn
     if "text" in values and "prompt" not in values:
         return Record(prompt="", responses=(cells.text("text", values["text"]),), **common)
     prompt, response = _prompt_and_response(values)
-    if every_turn and not isinstance(prompt, str) and not isinstance(response, str):
+    if every_turn and isinstance(prompt, tuple) and isinstance(response, tuple):
         prompt, response = split_conversation(prompt + response, first=True)
     return Record(prompt=prompt, responses=(response,), **common)
 
@@ -176,6 +190,7 @@ def _prompt_and_response(values: Mapping[str, Any]) -> tuple[Content, Content]:
     response = _response(values, role)
     if "prompt" in values:
         return join(_prompt(values), response)
+    assert not isinstance(response, Tokens), "columns of ids have one of prompts"
     if isinstance(response, str):
         return split_transcript(response)
     return split_conversation(response)
@@ -188,12 +203,8 @@ def _list(values: Mapping[str, Any], common: dict[str, Any], _: bool) -> Record:
         raise Defect("wrong_type", "some completions are text, others conversations")
     responses = tuple(response for _, response in joined)
     k = len(responses)
-    ranks = tuple(_rank(r) for r in cells.items("ranks", values["ranks"], k)) if "ranks" in values else ()
-    scores = (
-        tuple(cells.number("scores", s) for s in cells.items("scores", values["scores"], k))
-        if "scores" in values
-        else ()
-    )
+    ranks = tuple(_rank(r) for r in cells.each(values, "ranks", k))
+    scores = tuple(cells.number("scores", s) for s in cells.each(values, "scores", k))
     comparisons = _explicit(values["comparisons"], k) if "comparisons" in values else _implied(ranks, scores)
     distinct = tuple(c for c in comparisons if responses[c.chosen] != responses[c.rejected])
     changes = ["identical_comparison"] * (len(distinct) < len(comparisons))
@@ -201,9 +212,7 @@ def _list(values: Mapping[str, Any], common: dict[str, Any], _: bool) -> Record:
         changes.append("tie")
     if not (ranks or scores or comparisons):
         raise Defect("missing_value", "no ranks, scores or comparisons")
-    ref = tuple(cells.number("ref_logps", r) for r in cells.items("ref_logps", values.get("ref_logps", [])))
-    if ref and len(ref) != k:
-        raise cells.wrong("ref_logps", values["ref_logps"], f"a list of {k}")
+    ref = tuple(cells.number("ref_logps", r) for r in cells.each(values, "ref_logps", k))
     return Record(
         prompt=prompt,
         responses=responses,

@@ -45,9 +45,9 @@ class DataSettings:
     truncation: Truncation = "left_prompt"
     """What happens to longer rows; the same for all responses of a prompt.
 
-    `left_prompt` keeps the beginning token and whole answers and cuts the prompt's start; a row whose answer fits
-    not even so is a defect. `drop` leaves long rows out. `right_response` cuts answers, which lose their end token.
-    `error` stops.
+    `left_prompt` keeps whole answers and leaves out the prompt's oldest turns or, where it has none or the last alone
+    is too long, its first tokens behind the beginning token; a row whose answer fits not even so is a defect. `drop`
+    leaves long rows out. `right_response` cuts answers, which lose their end token. `error` stops.
     """
     on_bad: OnBad = "drop"
     """Whether a defective row is left out and counted, or stops the run."""

@@ -4,6 +4,7 @@ A limit that cuts one side of a pair and not the other would teach the differenc
 response decides for its whole row.
 """
 
+from bisect import bisect_left
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,8 @@ import numpy as np
 from tiltlm.core.errors import DataError
 from tiltlm.core.example import Example, Response, TokenIds, token_ids
 from tiltlm.data.accounting import Defect
-from tiltlm.data.encoder import Encoded
+from tiltlm.data.encoder import Encoded, Encoder
+from tiltlm.data.prompts import shorter_prompts
 from tiltlm.data.records import Record
 from tiltlm.data.settings import LONGEST, Truncation
 
@@ -29,6 +31,27 @@ def longest_allowed(max_length: int | None, window: int | None) -> int:
     return max_length
 
 
+def without_oldest_turns(record: Record, encoder: Encoder, max_length: int) -> Encoded | None:
+    """The record without as few of its oldest turns as make it fit; None where the last one alone is too long.
+
+    What is left is a prompt that could stand at inference: rendered anew, system turns and beginning token included.
+
+    Raises:
+        Defect: the chat template refuses the shorter conversation.
+    """
+    prompts = shorter_prompts(record.prompt)
+    encoded: dict[int, Encoded] = {}
+
+    def fits(k: int) -> bool:
+        encoded[k] = encoder.encode(replace(record, prompt=prompts[k]))
+        return encoded[k].num_tokens <= max_length
+
+    k = bisect_left(range(len(prompts)), True, key=fits)
+    if k == len(prompts):
+        return None
+    return replace(encoded[k], changes=(*encoded[k].changes, "turns_cut"))
+
+
 def to_example(
     record: Record, encoded: Encoded, max_length: int, truncation: Truncation, begin: int | None
 ) -> tuple[Example, list[str]]:
@@ -43,8 +66,9 @@ def to_example(
     """
     prompt_ids, responses, cut = fit(record.location, encoded, max_length, truncation, begin)
     changes = [*record.changes, *encoded.changes, *cut]
-    if cut and record.ref_logps:
-        raise Defect("reference_of_other_tokens", ", ".join(cut))
+    lost = [*cut, *(change for change in encoded.changes if change == "turns_cut")]
+    if lost and record.ref_logps:
+        raise Defect("reference_of_other_tokens", ", ".join(lost))
     comparisons = tuple(c for c in record.comparisons if responses[c.chosen].key != responses[c.rejected].key)
     if len(comparisons) < len(record.comparisons):
         if not comparisons:

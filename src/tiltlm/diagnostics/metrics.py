@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tiltlm.core import Demonstrations, Labelled, Pairs, ResponseLogps, View
+from tiltlm.core import Demonstrations, Labelled, Lists, Pairs, ResponseLogps, View, Views
 from tiltlm.core.logps import segment_sum
 from tiltlm.objectives import Objective
 
@@ -60,16 +60,26 @@ def tally(objective: Objective, responses: ResponseLogps, view: View) -> Tally:
     Comparisons (`Pairs`): `rewards/chosen`, `rewards/rejected`, `rewards/accuracies` (expected agreement with the
     label, p·[m > 0] + (1−p)·[m < 0], a tie ½), `rewards/ties` (share with m = 0 exactly), `logps/chosen`,
     `logps/rejected` (nats per response), `logps_per_token/chosen`, `logps_per_token/rejected`.
-    Single labels (`Labelled`): the same without accuracies and ties, chosen being the desirable ones, and `kl`, the
-    baseline z0 in nats where the objective has one. Demonstrations: `nll`, nats per token.
+    Single labels (`Labelled`): the same without accuracies and ties, chosen being the desirable ones, and the statistic
+    of the step where the objective has one: `kl` (KTO's z0, nats) or `delta` (BCO's δ, in units of the reward).
+    Lists: as for comparisons, of every two responses of different rank, equally weighted within a list. Demonstrations:
+    `nll`, nats per token. A sum of objectives: those of its first part, and of others what it does not have.
     """
     match view:
         case Pairs():
             return _pairs(objective, responses, view)
         case Labelled():
             return _labelled(objective, responses, view)
+        case Lists():
+            return _pairs(objective, responses, comparisons_of(view))
         case Demonstrations():
             return _demonstrations(responses, view)
+        case Views():
+            tallies = [tally(objective, responses, part) for part in reversed(view.parts)]
+            return Tally(
+                {name: value for t in tallies for name, value in t.sums.items()},
+                {name: value for t in tallies for name, value in t.weights.items()},
+            )
 
 
 def _pairs(objective: Objective, responses: ResponseLogps, pairs: Pairs) -> Tally:
@@ -90,6 +100,24 @@ def _pairs(objective: Objective, responses: ResponseLogps, pairs: Pairs) -> Tall
     return _weighted(columns, dict.fromkeys(columns, _shares(pairs)))
 
 
+def comparisons_of(lists: Lists) -> Pairs:
+    """Every two responses of different rank, the better one chosen; a list's comparisons share its weight."""
+    rank, present = lists.rank, lists.present
+    ahead = (rank[:, :, None] < rank[:, None, :]) & present[:, :, None] & present[:, None, :]
+    row, better, worse = ahead.nonzero(as_tuple=True)
+    ones = torch.ones_like(lists.weight[row])
+    return Pairs(
+        chosen=lists.response[row, better],
+        rejected=lists.response[row, worse],
+        example=row,
+        weight=lists.weight[row] / ahead.sum((1, 2))[row],
+        preference=ones,
+        offset=torch.zeros_like(ones),
+        num_examples=lists.num_examples,
+        is_certain=True,
+    )
+
+
 def _labelled(objective: Objective, responses: ResponseLogps, labelled: Labelled) -> Tally:
     rewards, sums, means = (values[labelled.response.cpu()] for values in _per_response(objective, responses))
     good = labelled.desirable.cpu().double()
@@ -97,8 +125,9 @@ def _labelled(objective: Objective, responses: ResponseLogps, labelled: Labelled
     for side, weight in (("chosen", good), ("rejected", 1 - good)):
         for name, values in (("rewards", rewards), ("logps", sums), ("logps_per_token", means)):
             columns[f"{name}/{side}"], weights[f"{name}/{side}"] = values, weight
-    if objective.needs_partners:
-        columns["kl"], weights["kl"] = torch.full_like(good, labelled.baseline), torch.ones_like(good)
+    if objective.statistic is not None:
+        name = objective.statistic.metric
+        columns[name], weights[name] = torch.full_like(good, labelled.baseline), torch.ones_like(good)
     return _weighted(columns, weights)
 
 

@@ -6,6 +6,8 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
+from tiltlm.core.checks import not_negative
+
 
 @dataclass(frozen=True)
 class Hinge:
@@ -14,6 +16,9 @@ class Hinge:
     margin: float = 1.0
     """In units of the reward."""
     convex: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        not_negative(margin=self.margin)
 
     def __call__(self, margin: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
         return (self.margin - margin).clamp(min=0)

@@ -3,7 +3,7 @@
 The link alone decides what happens to a pair that is already right, and with it the population minimiser.
 """
 
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -13,6 +13,9 @@ from torch import Tensor
 class Link(Protocol):
     """ℓ(u), applied elementwise; u is the chosen reward minus the rejected one (or minus a baseline)."""
 
-    convex: ClassVar[bool]
+    @property
+    def convex(self) -> bool:
+        """Whether ℓ is convex in u."""
+        ...
 
     def __call__(self, margin: Float[Tensor, " B"]) -> Float[Tensor, " B"]: ...

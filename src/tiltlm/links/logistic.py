@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from tiltlm.core.checks import finite
+
 
 @dataclass(frozen=True)
 class Logistic:
@@ -19,6 +21,9 @@ class Logistic:
     margin: float = 0.0
     """How far the chosen reward must lead before the loss falls below log 2, in units of the reward."""
     convex: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        finite(margin=self.margin)
 
     def __call__(self, margin: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
         return -F.logsigmoid(margin - self.margin)

@@ -6,6 +6,8 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
+from tiltlm.core.checks import finite
+
 
 @dataclass(frozen=True)
 class Squared:
@@ -14,6 +16,9 @@ class Squared:
     target: float
     """Where the margin of a certain pair comes to rest, in units of the reward."""
     convex: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        finite(target=self.target)
 
     def __call__(self, margin: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
         return (margin - self.target) ** 2

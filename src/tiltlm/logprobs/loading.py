@@ -1,29 +1,31 @@
-"""From settings to a policy: model, tokenizer, adapter, numeric path and layout, each decided once and noted.
+"""From settings to a policy or a reward model: weights, tokenizer, adapter, numeric path and layout, each decided once.
 
-Everything that a run should print about its model is in `Policy.notes`.
+Everything that a run should print about its model is in `notes`.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
 
-from tiltlm.core.errors import ModelError
+from tiltlm.core.errors import ConfigError, ModelError
 from tiltlm.logprobs.dropout import remove_dropout
 from tiltlm.logprobs.folders import Located, locate
+from tiltlm.logprobs.module import ForestModule
 from tiltlm.logprobs.policy import PolicyModule
-from tiltlm.logprobs.precision import choose_precision
+from tiltlm.logprobs.precision import Precision, choose_precision
+from tiltlm.logprobs.scoring import ScoreModule
 from tiltlm.logprobs.selfcheck import Choice, choose_layout
 from tiltlm.logprobs.settings import LoraSettings, ModelSettings
 
 
 @dataclass(frozen=True, eq=False)
-class Policy:
+class Loaded:
     """A loaded model, ready for forwards, with everything that was decided about it."""
 
-    module: PolicyModule
+    module: ForestModule
     tokenizer: Any
     settings: ModelSettings
     choice: Choice
@@ -40,6 +42,20 @@ class Policy:
         return hasattr(self.module.model, "peft_config")
 
 
+@dataclass(frozen=True, eq=False)
+class Policy(Loaded):
+    """A language model."""
+
+    module: PolicyModule
+
+
+@dataclass(frozen=True, eq=False)
+class Scorer(Loaded):
+    """A reward model."""
+
+    module: ScoreModule
+
+
 def load_policy(
     settings: ModelSettings, device: torch.device | str | None = None, choice: Choice | None = None
 ) -> Policy:
@@ -53,24 +69,73 @@ def load_policy(
     Raises:
         ModelError: the folder, tokenizer or architecture cannot serve; the message names the way out.
     """
+    located = _locate(settings)
+    base, tokenizer = _load_language_model(located, settings), _load_tokenizer(located, settings)
+    made = _make_ready(base, tokenizer, located, settings, device, choice)
+    module = PolicyModule(made.model, made.choice.layout, made.precision, made.choice.head)
+    end_token_id, end_token_ids = _end_tokens(tokenizer, base)
+    names = ", ".join(repr(tokenizer.convert_ids_to_tokens(i)) for i in end_token_ids)
+    ends = f"a sampled response ends at {names}; answers given as text get token {end_token_id}"
+    return Policy(module, tokenizer, settings, made.choice, end_token_id, end_token_ids, (*made.notes, ends))
+
+
+def load_scorer(settings: ModelSettings, device: torch.device | str | None = None) -> Scorer:
+    """Load a reward model, or a language model with a new score head, and decide once how it runs.
+
+    Args:
+        settings: Which model, and how.
+        device: As for `load_policy`.
+
+    Raises:
+        ModelError: as for `load_policy`; or there is no such classifier in transformers.
+    """
+    located = _locate(settings)
+    (base, is_new), tokenizer = _load_classifier(located, settings), _load_tokenizer(located, settings)
+    end = tokenizer.eos_token_id
+    pad = None if tokenizer.pad_token_id == end else tokenizer.pad_token_id
+    base.config.get_text_config().pad_token_id = pad
+    made = _make_ready(base, tokenizer, located, settings, device, None, is_scorer=True)
+    module = ScoreModule(made.model, made.choice.layout, made.precision)
+    notes = [*made.notes, f"answers given as text end with token {end}; the score is read there"]
+    if is_new and located.adapter is None:
+        notes.append("the model has no score head: a new one starts from small random weights")
+    if pad is None:
+        notes.append(
+            "the tokenizer has no padding token beside its end token, so the saved model names none: transformers then "
+            "scores one sequence at a time, and never the token before the end"
+        )
+    return Scorer(module, tokenizer, settings, made.choice, end, (end,), tuple(notes))
+
+
+class _Made(NamedTuple):
+    """A model with its adapter on its device, and how it runs."""
+
+    model: Any
+    choice: Choice
+    precision: Precision
+    notes: tuple[str, ...]
+
+
+def _make_ready(
+    base: Any,
+    tokenizer: Any,
+    located: Located,
+    settings: ModelSettings,
+    device: torch.device | str | None,
+    choice: Choice | None,
+    is_scorer: bool = False,
+) -> _Made:
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    located = locate(settings.path, settings.adapter)
-    base = _load_model(located, settings)
-    tokenizer = _load_tokenizer(located, settings)
     _refuse_short_vocabulary(base, tokenizer)
-    model = _put_adapter(base, located, settings).to(target)
+    model = _put_adapter(base, located, settings, "SEQ_CLS" if is_scorer else "CAUSAL_LM").to(target)
     notes = [f"dropout switched off: {', '.join(found)}" for found in [remove_dropout(model)] if found]
-    choice = choice or choose_layout(model, settings.layout)
+    choice = choice or choose_layout(model, settings.layout, is_scorer)
     notes.append(f"layout {choice.layout}: {choice.reason}")
     precision, reason = choose_precision(settings.precision, target, settings.dtype)
     notes.append(f"precision {precision}: {reason}")
     if settings.gradient_checkpointing:
         _checkpoint(model)
-    module = PolicyModule(model, choice.layout, precision, choice.head)
-    end_token_id, end_token_ids = _end_tokens(tokenizer, base)
-    names = ", ".join(repr(tokenizer.convert_ids_to_tokens(i)) for i in end_token_ids)
-    notes.append(f"a sampled response ends at {names}; answers given as text get token {end_token_id}")
-    return Policy(module, tokenizer, settings, choice, end_token_id, end_token_ids, tuple(notes))
+    return _Made(model, choice, precision, tuple(notes))
 
 
 def load_tokenizer(settings: ModelSettings) -> tuple[Any, int | None]:
@@ -81,7 +146,7 @@ def load_tokenizer(settings: ModelSettings) -> tuple[Any, int | None]:
     """
     from transformers import AutoConfig
 
-    located = locate(settings.path, settings.adapter)
+    located = _locate(settings)
     tokenizer = _load_tokenizer(located, settings)
     try:
         config = AutoConfig.from_pretrained(
@@ -92,6 +157,15 @@ def load_tokenizer(settings: ModelSettings) -> tuple[Any, int | None]:
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"{_place(located.base)} no configuration could be read: {_first_line(error)}") from error
     return tokenizer, getattr(config.get_text_config(), "max_position_embeddings", None)
+
+
+def _locate(settings: ModelSettings) -> Located:
+    located = locate(settings.path, settings.adapter)
+    if located.is_folder and settings.revision is not None:
+        raise ConfigError(
+            f"model.revision={settings.revision} has no effect: model.path={settings.path} is a folder; remove it"
+        )
+    return located
 
 
 def _load_tokenizer(located: Located, settings: ModelSettings) -> Any:
@@ -113,28 +187,48 @@ def _load_tokenizer(located: Located, settings: ModelSettings) -> Any:
     return tokenizer
 
 
-def _load_model(located: Located, settings: ModelSettings) -> Any:
+def _load_language_model(located: Located, settings: ModelSettings) -> Any:
     from transformers import AutoModelForCausalLM
 
+    model, missing = _load_model(AutoModelForCausalLM, located, settings)
+    _refuse_incomplete(model, missing, located)
+    return model
+
+
+def _load_classifier(located: Located, settings: ModelSettings) -> tuple[Any, bool]:
+    """A sequence classifier with one label, and whether its head is new."""
+    from transformers import AutoModelForSequenceClassification
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # of a new head
+        model, missing = _load_model(AutoModelForSequenceClassification, located, settings, num_labels=1)
+    _refuse_incomplete(model, [name for name in missing if name != "score.weight"], located)
+    return model, bool(missing)
+
+
+def _load_model(kind: Any, located: Located, settings: ModelSettings, **keywords: Any) -> tuple[Any, list[str]]:
+    """A model of this kind, and the names of its tensors that the weights lack."""
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        model, info = kind.from_pretrained(
             located.base,
             revision=None if located.is_folder else settings.revision,
             dtype=getattr(torch, settings.dtype),
             use_safetensors=True,
             trust_remote_code=settings.trust_remote_code,
             output_loading_info=True,
+            **keywords,
         )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"{_place(located.base)} no model could be loaded: {_first_line(error)}") from error
-    model, info = loaded
-    missing = sorted(info["missing_keys"])
+    return model, sorted(info["missing_keys"])
+
+
+def _refuse_incomplete(model: Any, missing: list[str], located: Located) -> None:
     if missing:  # transformers would go on with random numbers in their place
         raise ModelError(
             f"{_place(located.base)} the weights lack {len(missing)} tensors of {type(model).__name__} "
             f"({', '.join(missing[:3])}, …); is it a language model, and the copy complete?"
         )
-    return model
 
 
 def _place(path: str) -> str:
@@ -154,7 +248,7 @@ def _refuse_short_vocabulary(model: Any, tokenizer: Any) -> None:
         )
 
 
-def _put_adapter(model: Any, located: Located, settings: ModelSettings) -> Any:
+def _put_adapter(model: Any, located: Located, settings: ModelSettings, task: str) -> Any:
     """The model with the adapter it should have, if any."""
     if located.adapter is None and settings.lora is None:
         return model
@@ -172,14 +266,14 @@ def _put_adapter(model: Any, located: Located, settings: ModelSettings) -> Any:
     assert settings.lora is not None
     with torch.random.fork_rng():
         torch.manual_seed(settings.lora.seed)
-        return peft.get_peft_model(model, _lora_config(settings.lora))
+        return peft.get_peft_model(model, _lora_config(settings.lora, task))
 
 
-def _lora_config(lora: LoraSettings) -> Any:
+def _lora_config(lora: LoraSettings, task: str) -> Any:
     import peft
 
     return peft.LoraConfig(
-        task_type="CAUSAL_LM",
+        task_type=task,  # of a classifier the head is trained too
         r=lora.r,
         lora_alpha=lora.alpha,  # type: ignore[arg-type]  # any number serves
         lora_dropout=0.0,

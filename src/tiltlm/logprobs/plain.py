@@ -8,12 +8,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from tiltlm.core.example import Response, TokenIds
 from tiltlm.core.forest import Tree
-from tiltlm.logprobs.head import select_logps
+
+
+def select_logps(logits: Float[Tensor, "R V"], targets: Int[Tensor, " R"]) -> Float[Tensor, " R"]:
+    """log softmax of each row at its target, in float32 at least."""
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return torch.log_softmax(logits, dim=-1).gather(1, targets[:, None])[:, 0]
 
 
 def separate_logps(model: Any, prompt_ids: TokenIds, response: Response) -> Float[Tensor, " r"]:
@@ -38,3 +43,22 @@ def separate_logps(model: Any, prompt_ids: TokenIds, response: Response) -> Floa
 def plain_logps(model: Any, trees: Sequence[Tree]) -> Float[Tensor, " R"]:
     """`separate_logps` of all responses of these trees, in the order of `plant(trees)`."""
     return torch.cat([separate_logps(model, tree.prompt_ids, r) for tree in trees for r in tree.responses])
+
+
+def plain_scores(model: Any, trees: Sequence[Tree]) -> Float[Tensor, " N"]:
+    """The stock classifier's score of each response, one unpadded forward a sequence, with gradient.
+
+    Without padding there is no padding token: a response may well end in the one that the configuration names, and the
+    classifier would read the score before it.
+
+    Args:
+        model: A sequence classifier with one label and its stock attention active.
+        trees: Prompts and responses, in the order of `plant(trees)`.
+    """
+    config = model.config.get_text_config()
+    pad_token_id, config.pad_token_id = config.pad_token_id, None
+    try:
+        rows = [torch.tensor([[*t.prompt_ids, *r.token_ids]], device=model.device) for t in trees for r in t.responses]
+        return torch.cat([model(input_ids=row, use_cache=False).logits[0] for row in rows])
+    finally:
+        config.pad_token_id = pad_token_id

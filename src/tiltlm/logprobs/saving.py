@@ -1,4 +1,4 @@
-"""A policy as an ordinary folder: what `AutoModelForCausalLM.from_pretrained` and everyone else's tools load."""
+"""A model as an ordinary folder: what transformers' `from_pretrained` and everyone else's tools load."""
 
 import copy
 import shutil
@@ -6,16 +6,17 @@ import tempfile
 from pathlib import Path
 
 from tiltlm.core.errors import RunError
-from tiltlm.logprobs.loading import Policy
+from tiltlm.logprobs.loading import Loaded
 
 
-def save_policy(policy: Policy, folder: Path, merge: bool = False, card: str = "") -> None:
+def save_policy(policy: Loaded, folder: Path, merge: bool = False, card: str = "") -> None:
     """Write weights (safetensors), configuration, generation configuration and tokenizer.
 
     Files go to a temporary folder beside the target, which is then renamed: the target is complete or absent.
 
     Args:
-        policy: What to save. With an adapter the folder holds the adapter alone, and names its base.
+        policy: What to save; a reward model likewise. With an adapter the folder holds the adapter alone, and names
+            its base.
         folder: Must not exist.
         merge: Add the adapter to the weights and save a full model.
         card: Content of README.md, the model card; "": none (PEFT writes one of its own for adapters).

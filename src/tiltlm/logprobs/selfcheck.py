@@ -6,6 +6,7 @@ used has been compared here, in values and gradients, and the choice and its rea
 """
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,13 +18,15 @@ from torch import Tensor, nn
 
 from tiltlm.core.errors import ModelError
 from tiltlm.core.example import Response, TokenIds, token_ids
-from tiltlm.core.forest import Tree, plant
-from tiltlm.logprobs.expand import LayoutName, arrange
+from tiltlm.core.forest import Forest, Tree, closed, plant
+from tiltlm.logprobs.expand import Inputs, LayoutName, arrange
 from tiltlm.logprobs.head import Head, find_head
 from tiltlm.logprobs.layout import Layout
 from tiltlm.logprobs.modes import evaluating
-from tiltlm.logprobs.plain import plain_logps
-from tiltlm.logprobs.policy import PolicyModule, causal_lm_of, exact_positions, stock_attention_name
+from tiltlm.logprobs.module import bare_model_of, exact_positions, stock_attention_name
+from tiltlm.logprobs.plain import plain_logps, plain_scores
+from tiltlm.logprobs.policy import PolicyModule
+from tiltlm.logprobs.scoring import ScoreModule
 
 SMALL = 50_000_000
 """Models up to so many parameters are compared in float64, on a copy: small weights make small mistakes."""
@@ -37,11 +40,12 @@ class Choice:
     """The layout of a model, and why."""
 
     layout: LayoutName
-    head: Head
+    head: Head | None
+    """None of a reward model."""
     reason: str
     """One sentence, to print."""
     max_error: float
-    """Largest deviation from separate forwards: of log-probabilities relative to the largest, of gradients likewise."""
+    """Largest deviation from separate forwards: of values relative to the largest, of gradients likewise."""
     tolerance: float
     refused: tuple[tuple[LayoutName, str], ...] = ()
     """Layouts tried before, and what was wrong with each."""
@@ -49,14 +53,14 @@ class Choice:
 
 @dataclass(frozen=True)
 class _Measured:
-    """Log-probabilities of the probe's responses, and the gradient of a random weighting of them."""
+    """Log-probabilities or scores of the probe's responses, and the gradient of a random weighting of them."""
 
-    logps: Tensor
+    values: Tensor
     gradients: tuple[Tensor, ...]
 
     def error(self, other: "_Measured") -> float:
         """Largest deviation from `other`, relative to its largest number; values and gradients each by their own."""
-        errors = [_relative([self.logps], [other.logps])]
+        errors = [_relative([self.values], [other.values])]
         if self.gradients:
             errors.append(_relative(self.gradients, other.gradients))
         return max(errors)
@@ -68,7 +72,7 @@ def _relative(values: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
     return float("inf") if error != error else error / max(scale, 1e-30)
 
 
-def choose_layout(model: Any, requested: Literal["auto"] | LayoutName = "auto") -> Choice:
+def choose_layout(model: Any, requested: Literal["auto"] | LayoutName = "auto", is_scorer: bool = False) -> Choice:
     """The fastest layout whose values and gradients equal those of separate, unpadded forwards.
 
     Nothing of the model changes: gradients, random state, mode, dtype and attention are as they were. A small model is
@@ -76,8 +80,9 @@ def choose_layout(model: Any, requested: Literal["auto"] | LayoutName = "auto") 
     differ by, whichever is more: trained weights amplify rounding, and a leak between responses far exceeds it.
 
     Args:
-        model: A causal language model, or a PEFT model around one, without dropout.
+        model: A causal language model or sequence classifier, or a PEFT model around one, without dropout.
         requested: `auto` tries shared, packed, padded; a name tries that one.
+        is_scorer: The model is a sequence classifier, of which scores are compared.
 
     Raises:
         ModelError: none of them is right.
@@ -85,78 +90,123 @@ def choose_layout(model: Any, requested: Literal["auto"] | LayoutName = "auto") 
     candidates: tuple[LayoutName, ...] = ("shared", "packed", "padded") if requested == "auto" else (requested,)
     refused: list[tuple[LayoutName, str]] = []
     with _under_test(model) as (tested, is_wide):
-        probe = _Probe(tested)
+        probe: _Probe = _ScoreProbe(tested) if is_scorer else _PolicyProbe(tested)
         expected = probe.plain()
         tolerance = 1e-6 if is_wide else probe.tolerance(expected)
         for layout in candidates:
             wrong, error = probe.compare(layout, expected, tolerance)
             if not wrong:
-                reason = f"log-probabilities and gradients equal separate forwards to {error:.0e} (≤ {tolerance:.0e})"
+                reason = f"{probe.values} and gradients equal separate forwards to {error:.0e} (≤ {tolerance:.0e})"
                 reason = "; ".join([*(f"not {name}: {why}" for name, why in refused), reason])
                 return Choice(layout, probe.head, reason, error, tolerance, tuple(refused))
             refused.append((layout, wrong))
     reasons = "; ".join(f"{name}: {why}" for name, why in refused)
     way_out = "" if requested == "auto" else "; layout=auto tries the others"
-    raise ModelError(f"no layout of {type(causal_lm_of(model)).__name__} equals separate forwards: {reasons}{way_out}")
+    raise ModelError(f"no layout of {type(bare_model_of(model)).__name__} equals separate forwards: {reasons}{way_out}")
 
 
-class _Probe:
+class _Probe(ABC):
     """The examples, and how each way computes them."""
+
+    values: str
+    """What is compared, in words."""
+    head: Head | None = None
 
     def __init__(self, model: Any) -> None:
         self.model = model
-        self.causal_lm = causal_lm_of(model)
-        self.stock = stock_attention_name(self.causal_lm)
-        self.causal_lm.set_attn_implementation(self.stock)
-        self.head = find_head(self.causal_lm)
-        self.trees = probe_trees(self.causal_lm.config)
-        self.forest = plant(self.trees).to(self.causal_lm.device)
+        self.bare_model = bare_model_of(model)
+        self.stock = stock_attention_name(self.bare_model)
+        self.bare_model.set_attn_implementation(self.stock)
+        self.trees = probe_trees(self.bare_model.config)
+        self.forest = self._plant().to(self.bare_model.device)
         self.weights = torch.randn(len(self.forest.targets), generator=torch.Generator().manual_seed(1))
         trained = sorted((p for p in model.parameters() if p.requires_grad), key=lambda p: p.numel())
         sizes = np.cumsum([p.numel() for p in trained])
         self.parameters = [p for p, size in zip(trained, sizes, strict=True) if size <= MEASURED]
 
+    @abstractmethod
+    def _plant(self) -> Forest:
+        """The forest of the examples."""
+
+    @abstractmethod
+    def _separate(self) -> Tensor:
+        """The values of separate forwards."""
+
+    @abstractmethod
+    def _laid_out(self, layout: LayoutName, inputs: Inputs) -> Tensor:
+        """The values of one forward in a layout, whose attention stays switched on."""
+
     def plain(self) -> _Measured:
         with torch.enable_grad():
-            return self._measure(plain_logps(self.causal_lm, self.trees))
+            return self._measure(self._separate())
 
     def tolerance(self, expected: _Measured) -> float:
         """1e-5, or four times what rounding moves these numbers by: the stock attention against the explicit one.
 
         Bounded, so that two stock attentions that mean different things do not excuse a third.
         """
-        bound = 1e-3 if torch.finfo(self.causal_lm.dtype).bits >= 32 else 5e-2
+        bound = 1e-3 if torch.finfo(self.bare_model.dtype).bits >= 32 else 5e-2
         if self.stock == "eager":
             return 1e-5 if bound == 1e-3 else bound
-        self.causal_lm.set_attn_implementation("eager")
+        self.bare_model.set_attn_implementation("eager")
         noise = self.plain().error(expected)
-        self.causal_lm.set_attn_implementation(self.stock)
+        self.bare_model.set_attn_implementation(self.stock)
         return min(bound, max(1e-5, 4 * noise))
 
     def compare(self, layout: LayoutName, expected: _Measured, tolerance: float) -> tuple[str, float]:
         """What is wrong with this layout ("" if nothing), and its error."""
         try:
-            module = PolicyModule(self.model, layout, head=self.head)
             inputs = arrange(self.forest, layout)
             with torch.enable_grad():
-                error = self._measure(module.logps_of(inputs, self.forest.targets)).error(expected)
+                error = self._measure(self._laid_out(layout, inputs)).error(expected)
         except Exception as failure:  # whatever a model raises on inputs it was not made for is a reason, not a crash
             return f"{type(failure).__name__}: {str(failure).splitlines()[0] if str(failure) else ''}", float("inf")
         finally:
-            self.causal_lm.set_attn_implementation(self.stock)
+            self.bare_model.set_attn_implementation(self.stock)
         if layout != "padded":
-            unheard = unheard_attention(self.causal_lm.config.get_text_config(), inputs.keywords["layout"])
+            unheard = unheard_attention(self.bare_model.config.get_text_config(), inputs.keywords["layout"])
             if unheard:
                 return unheard, error
         return ("" if error <= tolerance else f"off by {error:.0e} (> {tolerance:.0e})"), error
 
-    def _measure(self, logps: Tensor) -> _Measured:
+    def _measure(self, values: Tensor) -> _Measured:
         gradients: tuple[Tensor | None, ...] = ()
         if self.parameters:
-            loss = (logps * self.weights.to(logps)).sum()
+            loss = (values * self.weights.to(values)).sum()
             gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
-        zero = torch.zeros((), device=logps.device)
-        return _Measured(logps.detach(), tuple(zero if g is None else g for g in gradients))
+        zero = torch.zeros((), device=values.device)
+        return _Measured(values.detach(), tuple(zero if g is None else g for g in gradients))
+
+
+class _PolicyProbe(_Probe):
+    values = "log-probabilities"
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model)
+        self.head = find_head(self.bare_model)
+
+    def _plant(self) -> Forest:
+        return plant(self.trees)
+
+    def _separate(self) -> Tensor:
+        return plain_logps(self.bare_model, self.trees)
+
+    def _laid_out(self, layout: LayoutName, inputs: Inputs) -> Tensor:
+        module = PolicyModule(self.model, layout, head=self.head)
+        return module.values_of(inputs, self.forest.targets).logps
+
+
+class _ScoreProbe(_Probe):
+    values = "scores"
+
+    def _plant(self) -> Forest:
+        return plant(closed(self.trees))
+
+    def _separate(self) -> Tensor:
+        return plain_scores(self.bare_model, self.trees)
+
+    def _laid_out(self, layout: LayoutName, inputs: Inputs) -> Tensor:
+        return ScoreModule(self.model, layout).scores_of(inputs)
 
 
 def unheard_attention(config: Any, layout: Layout) -> str:
@@ -202,17 +252,17 @@ def probe_trees(config: Any) -> list[Tree]:
 @contextmanager
 def _under_test(model: Any) -> Iterator[tuple[Any, bool]]:
     """The model to compare with, in evaluation mode: a float64 copy of a small one, or the model itself."""
-    causal_lm = causal_lm_of(model)
-    attention = causal_lm.config._attn_implementation
+    bare_model = bare_model_of(model)
+    attention = bare_model.config._attn_implementation
     size = sum(p.numel() for p in model.parameters())
-    is_wide = size <= SMALL and causal_lm.device.type != "mps"
+    is_wide = size <= SMALL and bare_model.device.type != "mps"
     tested = _wide_copy(model) if is_wide else model
     with evaluating(tested):
         try:
             yield tested, is_wide
         finally:
             if tested is model:
-                causal_lm.set_attn_implementation(attention)
+                bare_model.set_attn_implementation(attention)
 
 
 def _wide_copy(model: nn.Module) -> Any:
@@ -222,7 +272,7 @@ def _wide_copy(model: nn.Module) -> Any:
         if parameter.is_floating_point():
             parameter.requires_grad_(True)
             parameter.grad = None
-    causal_lm = causal_lm_of(wide)
-    if getattr(causal_lm.config, "_experts_implementation", None) is not None:
-        causal_lm.set_experts_implementation("eager")
+    bare_model = bare_model_of(wide)
+    if getattr(bare_model.config, "_experts_implementation", None) is not None:
+        bare_model.set_experts_implementation("eager")
     return wide

@@ -1,32 +1,36 @@
-"""Data shape → loss. `catalog` names the methods; `pairwise`, `unpaired`, `demonstration` are the shapes they share."""
+"""Data shape → loss. `catalog` names the methods; the other modules are the parts and shapes they share."""
 
-from tiltlm.objectives.catalog import CATALOG, Knob, build, dpo, ipo, knobs, kto, orpo, register, sft, simpo
+from tiltlm.objectives.adjustments import (
+    Adjustment,
+    ChosenDrop,
+    Dispersion,
+    ExcessDiscount,
+    LengthBonus,
+    LogScoreMargin,
+    PositionKL,
+    ScoreTarget,
+    Target,
+)
+from tiltlm.objectives.catalog import *  # noqa: F403, every method by its name
+from tiltlm.objectives.catalog import CATALOG, Knob, Resolved, build, knobs, register, resolve_name
+from tiltlm.objectives.composing import Spec, compose, describe, form_of, notes_on, parts_of, spell_out
 from tiltlm.objectives.demonstration import Demonstration
+from tiltlm.objectives.distributional import DominantMargins, DominantRewards
+from tiltlm.objectives.listwise import CrossEntropy, Listwise, NoiseContrast, PlackettLuce, ReverseCrossEntropy
 from tiltlm.objectives.pairwise import Pairwise
-from tiltlm.objectives.regularisers import ChosenNLL, Regulariser
+from tiltlm.objectives.regularisers import Anchor, ChosenNLL, Regulariser
+from tiltlm.objectives.statistics import BalancedMean, Memory, MismatchedKL, Statistic
 from tiltlm.objectives.terms import Divisor, Objective, Term, example_losses, reduce_terms
 from tiltlm.objectives.unpaired import Unpaired
+from tiltlm.objectives.weighted_sum import WeightedSum
+from tiltlm.objectives.weightings import OnPolicy, Weighting
 
 __all__ = [
-    "CATALOG",
-    "ChosenNLL",
-    "Demonstration",
-    "Divisor",
-    "Knob",
-    "Objective",
-    "Pairwise",
-    "Regulariser",
-    "Term",
-    "Unpaired",
-    "build",
-    "dpo",
-    "example_losses",
-    "ipo",
-    "knobs",
-    "kto",
-    "orpo",
-    "reduce_terms",
-    "register",
-    "sft",
-    "simpo",
-]
+    "CATALOG", "Adjustment", "Anchor", "BalancedMean", "ChosenDrop", "ChosenNLL", "CrossEntropy", "Demonstration",
+    "Dispersion", "Divisor", "DominantMargins", "DominantRewards", "ExcessDiscount", "Knob", "LengthBonus", "Listwise",
+    "LogScoreMargin", "Memory", "MismatchedKL", "NoiseContrast", "Objective", "OnPolicy", "Pairwise", "PlackettLuce",
+    "PositionKL", "Regulariser", "Resolved", "ReverseCrossEntropy", "ScoreTarget", "Spec", "Statistic", "Target",
+    "Term", "Unpaired", "WeightedSum", "Weighting", "build", "compose", "describe", "example_losses", "form_of",
+    "knobs", "notes_on", "parts_of", "reduce_terms", "register", "resolve_name", "spell_out",
+    *CATALOG,
+]  # fmt: skip

@@ -13,8 +13,21 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tiltlm.core import Counts, ResponseLogps, View
+from tiltlm.core import Counts, Example, ResponseLogps, View
+from tiltlm.core.logps import Extra
+from tiltlm.core.needs import Need, Shape, Use
+from tiltlm.core.views import Slots
+from tiltlm.objectives.statistics import Statistic
 from tiltlm.rewards import Reward
+
+
+@runtime_checkable
+class ViewOf(Protocol):
+    """Makes the index view that an objective reads."""
+
+    def of(self, examples: Sequence[Example], slots: Slots) -> View:
+        """The view of these examples, `slots` being where `grow` put their responses."""
+        ...
 
 
 class Divisor(Enum):
@@ -44,8 +57,13 @@ class Objective(Protocol):
     """A method: reward, link and data shape put together."""
 
     @property
-    def view(self) -> type[View]:
-        """The index view it reads: `Pairs`, `Labelled` or `Demonstrations`."""
+    def view(self) -> ViewOf:
+        """The index view it reads: `Pairs`, `Labelled`, `Lists`, `Demonstrations`, or several of them."""
+        ...
+
+    @property
+    def shape(self) -> Shape:
+        """The data it learns from."""
         ...
 
     @property
@@ -59,8 +77,23 @@ class Objective(Protocol):
         ...
 
     @property
-    def needs_partners(self) -> bool:
-        """True where a statistic of mismatched pairs is needed before the loss."""
+    def statistic(self) -> Statistic | None:
+        """The statistic of the whole step, without gradient, that is needed before the loss."""
+        ...
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What the data must bring beyond its shape."""
+        ...
+
+    @property
+    def uses(self) -> frozenset[Use]:
+        """Optional columns that change its loss: `weight`, `offset`, `preference`. Others are refused."""
+        ...
+
+    @property
+    def extras(self) -> frozenset[Extra]:
+        """Numbers per token that it reads beside log-probabilities."""
         ...
 
     @property

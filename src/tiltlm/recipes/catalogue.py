@@ -1,58 +1,87 @@
-"""The catalogue as text, generated from the constructors: their signatures, docstrings, and what the parts declare."""
+"""The catalogue as text for a terminal: all methods, or one in full, as `methods` finds them in the code."""
 
-import inspect
+import textwrap
 
-from tiltlm.core import Demonstrations, Labelled, Pairs
-from tiltlm.objectives import CATALOG, Objective, build, knobs
+from tiltlm.objectives import knobs
+from tiltlm.objectives.catalog.names import resolve_name
+from tiltlm.recipes.methods import (
+    METRICS,
+    data,
+    elsewhere,
+    families,
+    forms,
+    metrics,
+    parts,
+    reference,
+    setting,
+    spelled,
+    step,
+    told,
+)
 
-DATA_SHAPES = {
-    Pairs: "pairs: prompt, chosen, rejected (or ranks, scores, comparisons of several completions)",
-    Labelled: "labels: prompt, completion, label (pairs are split into one desirable and one undesirable response)",
-    Demonstrations: "demonstrations: prompt, completion, or messages, or text (of a pair, the chosen response)",
-}
-DIVISORS = {Pairs: "examples", Labelled: "responses", Demonstrations: "response tokens"}
-
-
-def example_of(name: str) -> Objective:
-    """The method with its defaults, and 1 where it has none: enough to ask what it needs."""
-    missing = {k.name: 1.0 for k in knobs(name) if k.default is inspect.Parameter.empty}
-    return build(name, **missing)
+WIDTH = 100
+LABEL = 11
+"""Columns of what stands before an entry."""
 
 
 def overview() -> str:
-    """One line a method: name, data, reference, what it means."""
-    rows = [("objective", "data", "reference", "knobs (defaults)", "")]
-    for name, constructor in CATALOG.items():
-        objective = example_of(name)
-        shape = DATA_SHAPES[objective.view].split(":")[0]
-        settings = ", ".join(
-            k.name if k.default is inspect.Parameter.empty else f"{k.name}={k.default:g}" for k in knobs(name)
-        )
-        meaning = (inspect.getdoc(constructor) or "").splitlines()[0].partition(": ")[2]
-        rows.append((name, shape, "yes" if objective.needs_reference else "no", settings or "none", meaning))
-    widths = [max(len(row[i]) for row in rows) for i in range(4)]
-    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=False)).rstrip() for row in rows]
-    described = [f"{line}\n    {row[4]}" if row[4] else line for line, row in zip(lines, rows, strict=True)]
-    return "\n".join([*described, "", "`tiltlm objectives NAME` tells one in full."])
+    """The methods by family, one line each: name, data, reference, meaning."""
+    names = [name for family in families().values() for name in family]
+    shapes = {name: " or ".join(dict.fromkeys(form.shape for form in forms(name).values())) for name in names}
+    wide, broad = max(map(len, names)), max(map(len, shapes.values()))
+    lines = []
+    for family, members in families().items():
+        lines += ["", *textwrap.wrap(family, WIDTH)]
+        for name in members:
+            needs = "reference" if forms(name)[""].needs_reference else ""
+            before = f"  {name:{wide}}  {shapes[name]:{broad}}  {needs:9}  "
+            lines += _wrapped(before, told(name).meaning)
+    return "\n".join([*lines[1:], "", "`tiltlm objectives NAME` tells one in full."])
 
 
 def describe(name: str) -> str:
-    """One method in full: formula, source and units, data and reference it needs, knobs, what its loss divides by."""
-    objective = example_of(name)
-    text = inspect.getdoc(CATALOG[name]) or ""
-    takes = [
-        f"  {k.name}  " + ("no default" if k.default is inspect.Parameter.empty else f"default {k.default:g}")
-        for k in knobs(name)
-    ]
-    return "\n".join(
-        [
-            text,
-            "",
-            f"Data       {DATA_SHAPES[objective.view]}",
-            f"Reference  {'needed: reference.name (initial by default)' if objective.needs_reference else 'none'}",
-            f"Divisor    {DIVISORS[objective.view]} of the optimiser step; weights do not enter it",
-            f"Parts      {objective!r}",
-            "Knobs",
-            *(takes or ["  none"]),
-        ]
-    )
+    """One method in full, by its name here or elsewhere (`trl:hinge`)."""
+    asked = resolve_name(name)
+    name = asked.name
+    page, made = told(name), forms(name)
+    sections = page.sections
+    lines = [*_wrapped("", f"{name} – {page.title}: {page.meaning}"), ""]
+    lines += [line for note in asked.notes for line in (*_wrapped("", note), "")]
+    lines += [*(f"  {line}" for line in page.formula), ""]
+    lines += [*_entry("Source", sections["Source"]), *_entry("When", sections["When"])]
+    for knob, objective in made.items():
+        lines += _entry("Data" if not knob else "", (f"with {knob}: " if knob else "") + data(objective))
+    lines += _entry("Reference", reference(made[""]))
+    lines += _listed("Knobs", {k.name: setting(k) for k in knobs(name)} or {"none": ""})
+    lines += _entry("Units", sections["Units"])
+    lines += _entry("Loss", step(made[""]))
+    lines += _listed("Logged", {metric: METRICS[metric] for metric in metrics(made[""])})
+    lines += [*_entry("Differs", sections["Differs"]), *_entry("Fails", sections["Fails"])]
+    lines += _entry("Elsewhere", ", ".join(elsewhere(name))) if elsewhere(name) else []
+    label = "Parts"
+    for knob, objective in made.items():
+        for role, part in parts(objective):
+            lines += _entry(label, f"{f'with {knob}: ' if knob else ''}{role} {spelled(part)}")
+            label = ""
+    return "\n".join(lines)
+
+
+def _entry(label: str, text: str) -> list[str]:
+    return _wrapped(f"{label:{LABEL}}", text)
+
+
+def _listed(label: str, rows: dict[str, str]) -> list[str]:
+    """Entries of two columns under one label."""
+    wide = max(map(len, rows))
+    lines = []
+    for name, text in rows.items():
+        lines += _wrapped(f"{label:{LABEL}}{name:{wide}}  ", text)
+        label = ""
+    return lines
+
+
+def _wrapped(before: str, text: str) -> list[str]:
+    """`text` after `before`, its further lines under its beginning."""
+    return textwrap.wrap(
+        text, WIDTH, initial_indent=before, subsequent_indent=" " * len(before), break_on_hyphens=False
+    ) or [before.rstrip()]

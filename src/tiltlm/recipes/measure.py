@@ -1,7 +1,8 @@
 """What is measured around training: held-out pairs and fresh samples, before the first step and after the last.
 
 Both measurements are of the same rows and prompts, so that their difference is the training's. KL is measured on the
-policy's own samples, to the objective's reference or, where the objective has none, to the untrained policy.
+policy's own samples, to the objective's reference or, where the objective has none or a moving one, to the untrained
+policy.
 """
 
 import logging
@@ -57,7 +58,7 @@ def take(ready: Prepared, settings: RunSettings, label: str, progress: Progress,
     rows: tuple[ExampleRow, ...] = ()
     max_tokens = settings.training.max_tokens
     if ready.data.held_out:
-        reference = ready.reference if ready.objective.needs_reference else None
+        reference = margin_reference(ready, settings, trained=trained)
         rows = measure(ready.policy.module, ready.data.held_out, ready.objective, reference, max_tokens)
     prompts = sampled_prompts(ready, settings)
     if not prompts:
@@ -94,7 +95,17 @@ def sampled_prompts(ready: Prepared, settings: RunSettings) -> list[TokenIds]:
 
 def starts_at_kl_reference(ready: Prepared) -> bool:
     """Whether the untrained policy is what KL is measured to, so that its own KL is 0."""
-    return ready.reference.name in ("none", "columns", "initial")
+    return ready.reference.name in ("none", "columns", "initial", "moving")
+
+
+def margin_reference(ready: Prepared, settings: RunSettings, *, trained: bool) -> Reference | None:
+    """What rewards are measured to: the objective's reference; once it has moved, the untrained policy in its place.
+
+    After a hard update every margin to the moving reference is 0, whatever was learned.
+    """
+    if not ready.objective.needs_reference:
+        return None
+    return kl_reference(ready, settings) if trained and ready.reference.name == "moving" else ready.reference
 
 
 def kl_reference(ready: Prepared, settings: RunSettings) -> Reference:
@@ -119,7 +130,7 @@ def held_out_change(ready: Prepared, before: Measurement, after: Measurement) ->
         before.rows,
         after.rows,
         fit_length_rule(ready.data.train),
-        starts_at_reference=ready.objective.needs_reference and ready.reference.name == "initial",
+        starts_at_reference=ready.objective.needs_reference and ready.reference.name in ("initial", "moving"),
         imitates=isinstance(ready.objective, Demonstration),
     )
 
@@ -139,7 +150,7 @@ def sample_change(ready: Prepared, before: Measurement, after: Measurement) -> S
 def training_accuracy(ready: Prepared, settings: RunSettings) -> Interval | None:
     """Ranking accuracy on training examples, evenly chosen; None where the data tells nothing of better and worse."""
     chosen = ready.data.train[:: max(1, len(ready.data.train) // TRAINING_ROWS)]
-    reference = ready.reference if ready.objective.needs_reference else None
+    reference = margin_reference(ready, settings, trained=True)
     rows = measure(ready.policy.module, chosen, ready.objective, reference, settings.training.max_tokens)
     contrast = compare_held_out(rows, rows, fit_length_rule(chosen)).contrast
     return None if contrast is None else contrast.accuracy.after

@@ -4,18 +4,19 @@ import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from tiltlm.core import Demonstrations, Example, Labelled, Pairs, Tree, grow
+import torch
+
+from tiltlm.core import Example, Tree, grow
+from tiltlm.core.logps import OF_REFERENCE
 from tiltlm.data import Encoder, PreferenceData, load_data
-from tiltlm.data.convert import ObjectiveShape
 from tiltlm.logprobs import Policy, load_policy
 from tiltlm.objectives import Objective
 from tiltlm.recipes.progress import Progress
 from tiltlm.recipes.settings import RunSettings
 from tiltlm.reference import Reference, ReferenceSettings, build_reference, model_digest
+from tiltlm.training import World
 
 log = logging.getLogger(__name__)
-
-SHAPES: dict[type, ObjectiveShape] = {Pairs: "pairs", Labelled: "labels", Demonstrations: "demonstrations"}
 
 
 @dataclass(frozen=True)
@@ -53,20 +54,27 @@ def encoder_of(policy: Policy) -> Encoder:
     return Encoder(policy.tokenizer, policy.end_token_id, window_of(policy))
 
 
-def prepare(settings: RunSettings) -> Prepared:
+def prepare(settings: RunSettings, device: torch.device) -> Prepared:
     """Load model and data and name the reference, saying what was decided on the way. Nothing is written.
+
+    Args:
+        settings: model, data, objective and reference are used; of training, the token budget.
+        device: where the model goes.
 
     Raises:
         ConfigError, DataError, ModelError: something is missing, unknown or unusable.
     """
     objective = settings.build_objective()
-    policy = load_policy(settings.model)
+    note_all(settings.objective_notes)
+    policy = load_policy(settings.model, device)
     note_all(policy.notes)
     data = load_data(
         settings.data,
         encoder_of(policy),
-        SHAPES[objective.view],
-        needs_partners=objective.needs_partners,
+        objective.shape,
+        needs=objective.needs,
+        uses=objective.uses,
+        needs_partners=objective.statistic is not None and objective.statistic.of == "partners",
         use_reference_columns=settings.reference.name == "columns",
     )
     note_all(data.accounting.lines())
@@ -77,7 +85,13 @@ def prepare(settings: RunSettings) -> Prepared:
 def name_reference(settings: RunSettings, objective: Objective, policy: Policy, data: PreferenceData) -> Prepared:
     """The last piece: the reference, named and printed with its digest."""
     max_tokens = settings.training.max_tokens
-    reference = build_reference(settings.reference, policy, is_needed=objective.needs_reference, max_tokens=max_tokens)
+    reference = build_reference(
+        settings.reference,
+        policy,
+        is_needed=objective.needs_reference,
+        max_tokens=max_tokens,
+        live=bool(objective.extras & OF_REFERENCE),
+    )
     log.info("reference: %s", reference)
     untrained = None
     if policy.has_adapter:
@@ -86,11 +100,19 @@ def name_reference(settings: RunSettings, objective: Objective, policy: Policy, 
     return Prepared(objective, policy, data, reference, untrained, model_digest(policy.module))
 
 
-def ensure_reference(reference: Reference, examples: Sequence[Example], progress: Progress) -> None:
-    """Have every reference log-probability at hand before weights move, and recheck a few that were stored."""
-    found = reference.ensure(all_trees(examples), lambda done, total: progress("reference", done, total))
-    if sum(found):
-        log.info("reference: %d sequences from the store, %d computed", found.num_hits, found.num_computed)
+def ensure_reference(reference: Reference, examples: Sequence[Example], progress: Progress, world: World) -> None:
+    """Have every reference log-probability at hand before weights move, and recheck a few that were stored.
+
+    Each process computes its share of what the store has not, and then finds the others' shares there.
+    """
+    trees = all_trees(examples)
+    own = trees[world.rank :: world.size]
+    found = reference.ensure(own, lambda done, total: progress("reference", done, total))
+    num_hits, num_computed = world.sum(found)  # only once all have stored theirs
+    if world.size > 1:
+        reference.ensure(trees)
+    if num_hits or num_computed:
+        log.info("reference: %d sequences from the store, %d computed", num_hits, num_computed)
     audited = reference.audit()
     if audited:
         log.info("reference: %d stored sequences computed again, equal within noise", audited)

@@ -5,7 +5,7 @@ from dataclasses import replace
 from tiltlm.data import Encoder, Preview, load_data
 from tiltlm.data.preview import preview as in_pieces
 from tiltlm.logprobs import load_tokenizer
-from tiltlm.recipes.prepare import SHAPES, note_all
+from tiltlm.recipes.prepare import note_all
 from tiltlm.recipes.settings import RunSettings
 
 READ = 20
@@ -16,13 +16,14 @@ def preview(settings: RunSettings, *, rows: int = 3) -> list[Preview]:
     """The first rows as tokens, each with the part it plays, under the settings that training would have.
 
     Args:
-        settings: model (its tokenizer), data and objective (pairs, labels or demonstrations) are used.
+        settings: model (its tokenizer), data and objective (pairs, labels, lists or demonstrations) are used.
         rows: how many.
     """
     tokenizer, window = load_tokenizer(settings.model)
     first = replace(settings.data, limit=min(settings.data.limit or READ * rows, READ * rows), max_bad=1.0)
-    shape = SHAPES[settings.build_objective().view]
-    data = load_data(first, Encoder(tokenizer, tokenizer.eos_token_id, window), shape)
+    objective = settings.build_objective()
+    encoder = Encoder(tokenizer, tokenizer.eos_token_id, window)
+    data = load_data(first, encoder, objective.shape, needs=objective.needs, uses=objective.uses)
     note_all(data.accounting.lines())
     note_all(data.notes)
     return in_pieces([*data.train, *data.held_out][:rows], data.encoder, data.end_token_id)

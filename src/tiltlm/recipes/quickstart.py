@@ -23,7 +23,7 @@ from tiltlm.recipes.progress import Progress, silent
 from tiltlm.recipes.settings import EvaluationSettings, RunSettings
 from tiltlm.recipes.train import TrainedRun, carry_out
 from tiltlm.sampling import Sampled, SamplingSettings, sample
-from tiltlm.training import RunDirectory, TrainingSettings, check_contents
+from tiltlm.training import RunDirectory, TrainingSettings, World, check_contents
 from tiltlm.worlds import LEVELS, Split, TextWorld
 
 RESPONSES = 8
@@ -50,9 +50,10 @@ def quickstart(output: Path, *, overwrite: bool = False, seed: int = 0, progress
     Raises:
         ConfigError: the folder holds something already.
     """
+    process = World.alone("quickstart")
     check_contents(output, resume=False, overwrite=overwrite)
     with one_thread():
-        return run_in_world(output, overwrite, seed, progress)
+        return run_in_world(output, overwrite, seed, progress, process)
 
 
 @contextmanager
@@ -66,11 +67,11 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def run_in_world(output: Path, overwrite: bool, seed: int, progress: Progress) -> TrainedRun:
+def run_in_world(output: Path, overwrite: bool, seed: int, progress: Progress, process: World) -> TrainedRun:
     """Sample, label, train, measure."""
     world = TextWorld()
     settings = run_settings(world, output, seed)
-    policy = load_policy(settings.model)
+    policy = load_policy(settings.model, process.device)
     note_all(policy.notes)
     encoder = encoder_of(policy)
     examples = {
@@ -84,6 +85,7 @@ def run_in_world(output: Path, overwrite: bool, seed: int, progress: Progress) -
             run,
             ready,
             settings,
+            process,
             progress=progress,
             title="Quickstart: DPO at the lost-property desk",
             gold=lambda before, after: gold_of(world, before, after, encoder),

@@ -32,21 +32,26 @@ def score(settings: RunSettings, *, per_example: Path | None = None, progress: P
     objective = settings.build_objective()
     if objective.needs_reference and settings.reference.name == "auto":
         raise ConfigError(
-            f"{settings.objective['name']} compares the policy with a reference, and none is named; "
+            f"{settings.objective_title} compares the policy with a reference, and none is named; "
             "give --reference FOLDER, or base (adapters off), columns (of the data) or initial (the policy itself)"
+        )
+    if settings.reference.name == "moving":
+        raise ConfigError(
+            "reference.name is 'moving' and scoring takes no steps, so it would stay where it starts; name 'initial'"
         )
     if per_example is not None and not per_example.absolute().parent.is_dir():
         raise ConfigError(f"--per-example {per_example}: there is no folder {per_example.parent}; make it first")
-    ready = prepare(settings)
+    world = World.alone("score")
+    ready = prepare(settings, world.device)
     examples = ready.examples
-    ensure_reference(ready.reference, examples, progress)
+    ensure_reference(ready.reference, examples, progress, world)
     module = ready.policy.module.eval()
     stepper = Stepper(
         module,
         objective,
         ready.reference if objective.needs_reference else None,
         settings.training.max_tokens,
-        World(device=module.device),
+        world,
     )
     rows: list[dict[str, Any]] = []
 
@@ -62,7 +67,7 @@ def score(settings: RunSettings, *, per_example: Path | None = None, progress: P
         write_atomic(per_example, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
     metrics = dict(outcome.tally.means())
     return {
-        "objective": settings.objective["name"],
+        "objective": settings.objective_title,
         "num_examples": len(examples),
         "loss": outcome.loss,
         "metrics": metrics,

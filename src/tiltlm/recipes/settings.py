@@ -3,15 +3,13 @@
 Each section's keys and defaults are written where they are used; this only puts the sections side by side.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from tiltlm.core import ConfigError
 from tiltlm.data import DataSettings
 from tiltlm.logprobs import ModelSettings
-from tiltlm.objectives import Objective, build
+from tiltlm.objectives import Objective, Spec, compose, describe, notes_on, spell_out
 from tiltlm.reference import ReferenceSettings
 from tiltlm.training import TrainingSettings
 
@@ -43,8 +41,8 @@ class RunSettings:
 
     model: ModelSettings
     data: DataSettings
-    objective: Mapping[str, Any]
-    """`name` and the knobs of that method."""
+    objective: Spec
+    """`name` and the knobs of that method; or its parts; or a weighted sum: see `objectives.composing`."""
     output: Path
     """The run directory."""
     reference: ReferenceSettings = field(default_factory=ReferenceSettings)
@@ -52,5 +50,20 @@ class RunSettings:
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
 
     def build_objective(self) -> Objective:
-        """The objective these settings name."""
-        return build(**self.objective)
+        """The objective these settings describe."""
+        return compose(self.objective)
+
+    @property
+    def objective_title(self) -> str:
+        """The objective in a few words, without its settings."""
+        return describe(spell_out(self.objective))
+
+    @property
+    def objective_text(self) -> str:
+        """The objective in words, with all its settings."""
+        return describe(spell_out(self.objective), with_numbers=True)
+
+    @property
+    def objective_notes(self) -> tuple[str, ...]:
+        """What to tell a reader who knows the names used from another library."""
+        return notes_on(self.objective)

@@ -12,7 +12,7 @@ from tiltlm.recipes.progress import Progress, silent
 from tiltlm.recipes.settings import RunSettings
 from tiltlm.recipes.train import train
 from tiltlm.report import ComparedRun, judge, read_run, write_comparison
-from tiltlm.training import Interrupted
+from tiltlm.training import Interrupted, World
 
 log = logging.getLogger(__name__)
 
@@ -68,8 +68,9 @@ def sweep(
         progress: told how far the current run is.
 
     Raises:
-        ConfigError: the folder holds runs and neither was asked for.
+        ConfigError: the folder holds runs and neither was asked for; or a launcher started several processes.
     """
+    World.alone("sweep")
     folder = points[0].settings.output
     if folder.exists() and any(folder.iterdir()) and not (resume or overwrite):
         raise ConfigError(

@@ -1,7 +1,6 @@
 """The whole of a training run: preferences in, a trained policy out, and a page that says whether it helped."""
 
 import logging
-import os
 import platform
 import shutil
 from collections.abc import Callable
@@ -12,16 +11,19 @@ from pathlib import Path
 
 import yaml
 
-from tiltlm.core import ConfigError
+from tiltlm.core import RunError
 from tiltlm.evaluation import Draws, Gold
 from tiltlm.logprobs import save_policy
-from tiltlm.recipes.measure import held_out_change, sample_change, take, training_accuracy
+from tiltlm.recipes.measure import Measurement, held_out_change, sample_change, take, training_accuracy
 from tiltlm.recipes.prepare import Prepared, ensure_reference, prepare
 from tiltlm.recipes.progress import Progress, silent
 from tiltlm.recipes.settings import RunSettings
+from tiltlm.reference import Reference
+from tiltlm.reference.digests import numeric_path
 from tiltlm.report import RunReport, judge, plain, series_of, write_report
 from tiltlm.training import Listener, RunDirectory, TrainingResult, World, check_contents, train_loop
 from tiltlm.training.metrics import Record
+from tiltlm.training.wrapping import check_parallel, kept_whole
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +64,8 @@ def train(
 ) -> TrainedRun:
     """Train a policy, measure it before and after on held-out data, save it, and write the report.
 
+    Under a launcher (`accelerate launch`, `torchrun`) its processes share the training; the first one writes.
+
     Args:
         settings: everything the run is told.
         resume: go on with the run that is in `settings.output`.
@@ -71,39 +75,46 @@ def train(
     Raises:
         TiltError: something is wrong; before the first step, nothing has been written.
     """
-    refuse_several_processes()
-    check_contents(settings.output, resume, overwrite)
-    ready = prepare(settings)
+    world = World.join()
+    check_parallel(settings.training.parallel, world)
+    world.first(lambda: check_contents(settings.output, resume, overwrite))
+    ready = prepare(settings, world.device)
     settings.training.check_held_out(len(ready.data.held_out))
-    with RunDirectory.open(settings.output, resume=resume, overwrite=overwrite) as run:
-        return carry_out(run, ready, settings, resume=resume, progress=progress)
+    if world.size > 1:
+        refuse_different(ready, world)
+        log.info("%d processes, training.parallel=%s", world.size, settings.training.parallel)
+    with RunDirectory.open(settings.output, resume=resume, overwrite=overwrite, world=world) as run:
+        return carry_out(run, ready, settings, world, resume=resume, progress=progress)
 
 
-def refuse_several_processes() -> None:
-    """The loop can share its steps among processes; this recipe, which also measures and writes, is for one as yet.
+def refuse_different(ready: Prepared, world: World) -> None:
+    """Every process has loaded for itself, perhaps on another machine: it must have come to the same.
 
     Raises:
-        ConfigError: a launcher started several.
+        RunError: data, model, reference or numeric path differ.
     """
-    num_processes = int(os.environ.get("WORLD_SIZE", "1"))
-    if num_processes > 1:
-        raise ConfigError(
-            f"{num_processes} processes were launched, and `tiltlm train` runs in one; start it without a launcher, or "
-            "call tiltlm.training.train_loop with a World of several processes"
-        )
+    for what, own in {**digests(ready), "numeric path": numeric_path(ready.policy.module)}.items():
+        found = world.gather(own)
+        for rank, other in enumerate(found):
+            if other != found[0]:
+                raise RunError(
+                    f"process {rank} has another {what} ({other}) than process 0 ({found[0]}); give every machine the "
+                    "same files and packages, and name model.precision where it was chosen by measuring"
+                )
 
 
 def carry_out(
     run: RunDirectory,
     ready: Prepared,
     settings: RunSettings,
+    world: World,
     *,
     resume: bool = False,
     progress: Progress = silent,
     title: str | None = None,
     gold: GoldMeasure | None = None,
 ) -> TrainedRun:
-    """The run itself, in an open run directory, from what has been prepared.
+    """The run itself, in an open run directory, from what has been prepared. All processes train, the first measures.
 
     Args:
         title: of the report; None: method and model.
@@ -111,21 +122,36 @@ def carry_out(
     """
     if not resume:  # a resumed run is what it was; the loop refuses settings that would make it another
         describe_run(run, ready, settings)
-    ensure_reference(ready.reference, ready.examples, progress)
-    before = take(ready, settings, "samples before", progress, trained=False)
-    result = train_loop(
-        ready.policy.module,
-        ready.data.train,
-        ready.data.held_out,
-        ready.objective,
-        ready.reference if ready.objective.needs_reference else None,
-        settings.training,
-        run,
-        ready.data.fingerprint,
-        resume=resume,
-        world=World(device=ready.policy.module.device),
-        listener=listener(progress),
-    )
+    ensure_reference(ready.reference, ready.examples, progress, world)
+    before = world.first(lambda: take(ready, settings, "samples before", progress, trained=False))
+    with kept_whole(ready.policy.module, settings.training.parallel, aside=not ready.reference.is_live) as module:
+        result = train_loop(
+            module,
+            ready.data.train,
+            ready.data.held_out,
+            ready.objective,
+            ready.reference if ready.objective.needs_reference else None,
+            settings.training,
+            run,
+            ready.data.fingerprint,
+            resume=resume,
+            world=world,
+            listener=listener(progress),
+        )
+    return world.first(lambda: conclude(run, ready, settings, before, result, progress, title, gold))
+
+
+def conclude(
+    run: RunDirectory,
+    ready: Prepared,
+    settings: RunSettings,
+    before: Measurement,
+    result: TrainingResult,
+    progress: Progress,
+    title: str | None,
+    gold: GoldMeasure | None,
+) -> TrainedRun:
+    """After the last step, in the first process: measure again, save, report."""
     after = take(ready, settings, "samples after", progress, trained=True)
     report = replace(
         make_report(run, ready, settings, result),
@@ -150,30 +176,34 @@ def describe_run(run: RunDirectory, ready: Prepared, settings: RunSettings) -> N
 
 def make_report(run: RunDirectory, ready: Prepared, settings: RunSettings, result: TrainingResult) -> RunReport:
     """What there is to tell about the run, but for what was measured."""
-    method = settings.objective["name"]
-    knobs = ", ".join(f"{key} {value:g}" for key, value in settings.objective.items() if key != "name")
     sources = [settings.data.train] if isinstance(settings.data.train, str) else settings.data.train
     facts = {
         "Model": short(settings.model.path) + (" with a new LoRA adapter" if settings.model.lora else ""),
         "Data": ", ".join(map(short, sources)),
-        "Objective": f"{method} ({knobs})" if knobs else method,
-        "Reference": " ".join([short(ready.reference.name), ready.reference.digest[:8]]).strip(),
+        "Objective": settings.objective_text,
+        "Reference": reference_fact(ready.reference),
         "Training": f"{result.num_steps} steps of {settings.training.batch_size} examples, "
         f"peak learning rate {result.learning_rate:g}",
         "Examples": f"{len(ready.data.train):,} trained on, {len(ready.data.held_out):,} held out",
     }
     return RunReport(
-        title=f"{method} on {short(settings.model.path)}",
+        title=f"{settings.objective_title} on {short(settings.model.path)}",
         facts=facts,
         series=series_of(result.history),
         data=ready.data.accounting.as_dict(),
         config=plain(settings),
         versions=versions(),
         digests=digests(ready),
-        notes=(*ready.policy.notes, *ready.data.notes),
+        notes=(*settings.objective_notes, *ready.policy.notes, *ready.data.notes),
         command=f"tiltlm train {run.path / 'config.yaml'} output=NEW_FOLDER",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def reference_fact(reference: Reference) -> str:
+    """Which reference the objective had, and what is measured where that one does not stand still."""
+    named = " ".join([short(reference.name), reference.digest[:8]]).strip()
+    return f"{named}; held-out margins and KL are to the untrained policy" if reference.name == "moving" else named
 
 
 def short(name: str) -> str:

@@ -7,13 +7,15 @@ from typing import Any
 
 from tiltlm.core.errors import ConfigError, ModelError
 from tiltlm.logprobs import ModelSettings, Policy, load_policy
+from tiltlm.logprobs.folders import locate
 from tiltlm.reference.digests import numeric_path
 from tiltlm.reference.model import ModelReference
-from tiltlm.reference.reference import ColumnReference, Reference
+from tiltlm.reference.moving import MovingReference
+from tiltlm.reference.reference import ColumnReference, Reference, no_distributions
 from tiltlm.reference.store import ReferenceStore, default_folder
 from tiltlm.reference.weights import base_weights, initial_weights, other_weights
 
-NAMES = ("auto", "initial", "base", "none", "columns")
+NAMES = ("auto", "initial", "base", "moving", "none", "columns")
 
 LARGER = 4
 """Packs of the reference are so many times larger than training's: they keep nothing for a backward pass."""
@@ -25,26 +27,55 @@ class ReferenceSettings:
 
     name: str = "auto"
     """`auto`: `initial` where the objective needs a reference. `initial`: the policy as loaded, adapter included.
-    `base`: without its adapters. `columns`: sums that the data brings along. `none`. Anything else: a model folder."""
+    `base`: without its adapters. `moving`: starts as `initial` and follows the policy. `columns`: sums that the data
+    brings along. `none`. Anything else: a model folder, or a name on the Hugging Face hub."""
+    rate: float | None = None
+    """Of `moving`: how far an update goes, θ_ref ← rate·θ + (1 − rate)·θ_ref; 1 replaces the reference."""
+    period: int | None = None
+    """Of `moving`: optimiser steps from one update to the next."""
+    revision: str | None = None
+    """Branch, tag or commit of a name on the hub."""
     store: str | None = None
     """Folder that keeps log-probabilities for all runs; None: $TILTLM_STORE, or the user's cache folder."""
     cache: bool = True
     """False: nothing is kept; one forward through the reference at every step, from a copy where the weights train."""
 
     def __post_init__(self) -> None:
-        if self.store is not None and not (self.cache and self.has_weights):
-            reason = "reference.cache is false" if self.has_weights else f"reference.name is {self.name!r}"
+        if self.revision is not None and self.name in NAMES:
+            raise ConfigError(f"reference.revision has no effect with reference.name={self.name}; remove it")
+        self._check_moving()
+        if self.store is not None and not (self.cache and self.is_storable):
+            reason = "reference.cache is false" if self.is_storable else f"reference.name is {self.name!r}"
             raise ConfigError(f"reference.store is set and has no effect, because {reason}; remove one of them")
-        if not self.cache and not self.has_weights:
+        if not self.cache and not self.is_storable:
             raise ConfigError(f"reference.cache=false has no effect with reference.name={self.name}; remove it")
 
     @property
-    def has_weights(self) -> bool:
-        """True where something could be computed."""
-        return self.name not in ("none", "columns")
+    def is_storable(self) -> bool:
+        """True where something could be computed that stays true."""
+        return self.name not in ("none", "columns", "moving")
+
+    def _check_moving(self) -> None:
+        """Raise where `rate` and `period` are missing, impossible, or would have no effect."""
+        for key, value in (("rate", self.rate), ("period", self.period)):
+            if self.name == "moving" and value is None:
+                raise ConfigError(
+                    f"reference.name is 'moving' and reference.{key} is missing; it has no default. The authors of "
+                    "TR-DPO use rate 0.6 with period 512 where they move softly"
+                )
+            if self.name != "moving" and value is not None:
+                raise ConfigError(
+                    f"reference.{key} has no effect with reference.name={self.name}; remove it, or name 'moving'"
+                )
+        if self.rate is not None and not 0 < self.rate <= 1:
+            raise ConfigError(f"reference.rate is {self.rate}; it is a share above 0 and up to 1 (1: a hard update)")
+        if self.period is not None and self.period < 1:
+            raise ConfigError(f"reference.period is {self.period}; it counts optimiser steps, at least 1")
 
 
-def build_reference(settings: ReferenceSettings, policy: Policy, *, is_needed: bool, max_tokens: int) -> Reference:
+def build_reference(
+    settings: ReferenceSettings, policy: Policy, *, is_needed: bool, max_tokens: int, live: bool = False
+) -> Reference:
     """The reference of a run. Call it before anything trains, and before a checkpoint's weights are put in.
 
     Args:
@@ -52,6 +83,8 @@ def build_reference(settings: ReferenceSettings, policy: Policy, *, is_needed: b
         policy: As loaded: what `initial` means.
         is_needed: Whether the objective compares with a reference (`objective.needs_reference`).
         max_tokens: Token budget of a pack in training.
+        live: Whether whole distributions are read too (`objective.extras`). Those are not stored: the reference runs at
+            every step, from a copy where the weights train, and gives its log-probabilities by the way.
 
     Raises:
         ConfigError: the objective needs a reference and has none, or has one and no use for it.
@@ -65,29 +98,50 @@ def build_reference(settings: ReferenceSettings, policy: Policy, *, is_needed: b
     if not is_needed:
         return Reference()
     if name == "columns":
+        if live:
+            raise no_distributions(name)
         return ColumnReference()
-    module, keep_copy = policy.module, not settings.cache
+    if name == "moving":
+        assert settings.rate is not None, "checked by the settings"
+        assert settings.period is not None, "checked by the settings"
+        return MovingReference(policy.module, settings.rate, settings.period, LARGER * max_tokens)
+    if live and settings.store is not None:
+        raise ConfigError(
+            "reference.store is set and has no effect: this objective reads the reference's whole distributions, which"
+            " are computed at every step and not stored; remove it"
+        )
+    is_stored = settings.cache and not live
+    module, keep_copy = policy.module, not is_stored
     if name in ("auto", "initial"):
         name, weights = "initial", initial_weights(module, keep_copy)
     elif name == "base":
         weights = base_weights(module, keep_copy)
     else:
-        weights = other_weights(_load(name, policy).module)
+        weights = other_weights(_load(settings, policy).module)
     store = None
-    if settings.cache:
+    if is_stored:
         folder = Path(settings.store).expanduser() if settings.store else default_folder()
         store = ReferenceStore(folder, weights.digest, numeric_path(weights.policy))
     return ModelReference(name, weights, store, LARGER * max_tokens)
 
 
-def _load(path: str, policy: Policy) -> Policy:
+def _load(named: ReferenceSettings, policy: Policy) -> Policy:
     """Another model, on the policy's numeric path."""
+    path = named.name
     if not Path(path).exists() and (close := difflib.get_close_matches(path, NAMES, n=1)):
         raise ConfigError(
             f"reference.name: no reference {path!r}; did you mean {close[0]!r}? Known: {', '.join(NAMES)}, or a folder"
         )
+    if named.revision is not None and locate(path).is_folder:
+        raise ConfigError(
+            f"reference.revision={named.revision} has no effect: reference.name={path} is a folder; remove it"
+        )
     settings = ModelSettings(
-        path, dtype=policy.settings.dtype, precision=policy.module.precision, layout=policy.settings.layout
+        path,
+        named.revision,
+        dtype=policy.settings.dtype,
+        precision=policy.module.precision,
+        layout=policy.settings.layout,
     )
     reference = load_policy(settings, policy.module.device)
     _refuse_other_tokens(path, reference.tokenizer, policy.tokenizer)

@@ -41,7 +41,7 @@ def adapter_tensors(policy: PolicyModule) -> dict[str, Tensor]:
 
 
 def _tensors(policy: PolicyModule) -> Iterator[tuple[str, Tensor, bool]]:
-    model: nn.Module = policy.causal_lm
+    model: nn.Module = policy.bare_model
     wrappers = {name for name, m in model.named_modules() if any(inner in m._modules for inner in _WRAPPED)}
     saved = model.state_dict().keys()
     buffers = ((name, buffer) for name, buffer in model.named_buffers() if name in saved)
@@ -64,7 +64,7 @@ def adapter_is_zero(policy: PolicyModule) -> bool:
 def base_digest(policy: PolicyModule) -> str:
     """Digest of the model without its adapters: tensors, architecture, and the configuration that moves a logit."""
     config = {k: v for k, v in policy.config.to_dict().items() if k not in _NO_LOGIT and "dropout" not in k}
-    return _digest(base_tensors(policy), {"class": type(policy.causal_lm).__name__, "config": config})
+    return _digest(base_tensors(policy), {"class": type(policy.bare_model).__name__, "config": config})
 
 
 def model_digest(policy: PolicyModule) -> str:
@@ -72,7 +72,7 @@ def model_digest(policy: PolicyModule) -> str:
     base = base_digest(policy)
     if adapter_is_zero(policy):
         return base
-    scaling = {n: s for n, m in policy.causal_lm.named_modules() if isinstance(s := getattr(m, "scaling", None), dict)}
+    scaling = {n: s for n, m in policy.bare_model.named_modules() if isinstance(s := getattr(m, "scaling", None), dict)}
     return _digest(adapter_tensors(policy), {"base": base, "scaling": scaling})
 
 

@@ -15,6 +15,7 @@ from tiltlm.core.example import Response
 from tiltlm.core.forest import Tree, plant
 from tiltlm.core.logps import ResponseLogps
 from tiltlm.logprobs.modes import evaluating
+from tiltlm.logprobs.states import States
 from tiltlm.reference.digests import numeric_path
 from tiltlm.reference.packs import Answer, answers, packs
 from tiltlm.reference.reference import Computed, Progress, Reference
@@ -44,6 +45,7 @@ class ModelReference(Reference):
         self._store = store
         self._max_tokens = max_tokens
         self._found: list[Answer] = []
+        self.is_live = store is None
 
     def __str__(self) -> str:
         folder = self._store.folder if self._store is not None else None
@@ -116,6 +118,16 @@ class ModelReference(Reference):
             members = [response for tree in trees for response in tree.responses]
             ref_token_logps = torch.from_numpy(np.concatenate(list(map(_scored, members, known))))
         return responses.with_reference(ref_token_logps.to(responses.token_logps.device))
+
+    def states(self, trees: Sequence[Tree]) -> States:
+        """What lets the policy's forward over `plant(trees)` see the reference's whole distributions: one forward.
+
+        Raises:
+            RunError: the weights it needs have moved; `build_reference(..., live=True)` keeps a copy of them.
+        """
+        with self._in_place():
+            self.forwards += 1
+            return self._weights.policy.states(plant(trees))
 
     def audit(self, num: int = 8) -> int:
         """Recompute some of what `ensure` found in the store, others every time, and compare token by token.

@@ -4,14 +4,16 @@ A `Reference` puts its log-probabilities beside the policy's. Here are what ever
 that compute nothing.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
-from tiltlm.core.errors import DataError
+from tiltlm.core.errors import ConfigError, DataError
 from tiltlm.core.forest import Tree
 from tiltlm.core.logps import ResponseLogps
+from tiltlm.logprobs.states import States
 
 Progress = Callable[[int, int], None]
 """Called with (sequences done, sequences in all)."""
@@ -32,6 +34,8 @@ class Reference:
     """Of the weights; empty where there are none."""
     forwards = 0
     """Packs run through the reference so far, audits aside."""
+    is_live = False
+    """Whether it runs at every step."""
 
     def ensure(self, trees: Sequence[Tree], progress: Progress | None = None) -> Computed:  # noqa: ARG002
         """Have the log-probabilities of all these sequences at hand, computing only what is missing."""
@@ -41,6 +45,37 @@ class Reference:
         """The responses of `plant(trees)` with the reference's log-probabilities beside the policy's."""
         return responses
 
+    def states(self, trees: Sequence[Tree]) -> States:  # noqa: ARG002
+        """What lets the policy's forward over `plant(trees)` see the reference's whole distributions.
+
+        Raises:
+            ConfigError: there are no weights to compute them with.
+        """
+        raise no_distributions(self.name)
+
+    def after_step(self, step: int, weights: Iterable[tuple[str, Tensor]]) -> bool:  # noqa: ARG002
+        """Follow the policy where the reference is one that moves.
+
+        Args:
+            step: Optimiser steps done.
+            weights: The policy's trained weights by name, whole; read only where they are needed.
+
+        Returns:
+            Whether the reference is another now.
+        """
+        return False
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint keeps of a reference that moves, on the CPU."""
+        return {}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Undo `tensors`.
+
+        Raises:
+            RunError: they are those of another model.
+        """
+
     def audit(self, num: int = 8) -> int:  # noqa: ARG002
         """Recompute some of what `ensure` found in the store and compare; how many sequences that were."""
         return 0
@@ -48,6 +83,14 @@ class Reference:
     def __str__(self) -> str:
         """One line for the announcement of a run."""
         return self.name
+
+
+def no_distributions(name: str) -> ConfigError:
+    """An objective compares whole distributions, and this reference has no weights that would give them."""
+    return ConfigError(
+        f"this objective reads the reference's whole distribution at every token, and reference.name is {name!r}"
+        " (columns hold sums only, none holds nothing); name 'initial', 'base' or a model folder"
+    )
 
 
 class ColumnReference(Reference):

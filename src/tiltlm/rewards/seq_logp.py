@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tiltlm.core import ResponseLogps
+from tiltlm.core.checks import positive
 
 
 @dataclass(frozen=True)
@@ -15,6 +16,9 @@ class SeqLogp:
 
     beta: float = 1.0
     needs_reference: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        positive(beta=self.beta)
 
     def __call__(self, responses: ResponseLogps) -> Float[Tensor, " N"]:
         return self.beta * responses.seq_logps

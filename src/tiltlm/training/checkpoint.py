@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from platform import python_version
@@ -24,6 +24,8 @@ from tiltlm.core.errors import RunError
 
 FORMAT = 1
 POLICY, OPTIMIZER, STATE, MANIFEST = "policy.safetensors", "optimizer.safetensors", "state.json", "manifest.json"
+REFERENCE = "reference.safetensors"
+"""Only of a reference that moves."""
 TEMPORARY, REPLACED = ".writing-", ".replaced-"
 
 
@@ -37,6 +39,8 @@ class Checkpoint:
     """AdamW's memory as `parameter.moment`."""
     state: dict[str, Any]
     """Counters and what identifies the run; JSON values."""
+    reference: dict[str, Tensor] = field(default_factory=dict)
+    """Weights of a reference that moves, by parameter name; empty of any other."""
 
 
 def environment() -> dict[str, Any]:
@@ -78,10 +82,12 @@ def commit(folder: Path, step: int, checkpoint: Checkpoint, setting: Mapping[str
         _check_space(folder, checkpoint)
         _remove(temporary)
         temporary.mkdir()
-        save_file(_plain(checkpoint.policy), temporary / POLICY)
-        save_file(_plain(checkpoint.optimizer), temporary / OPTIMIZER)
+        tensors = {POLICY: checkpoint.policy, OPTIMIZER: checkpoint.optimizer}
+        tensors |= {REFERENCE: checkpoint.reference} if checkpoint.reference else {}
+        for name, content in tensors.items():
+            save_file(_plain(content), temporary / name)
         (temporary / STATE).write_text(json.dumps(checkpoint.state, indent=1), encoding="utf-8")
-        files = {name: _seal(temporary / name) for name in (POLICY, OPTIMIZER, STATE)}
+        files = {name: _seal(temporary / name) for name in (*tensors, STATE)}
         here = environment() | dict(setting or {})
         manifest = {"format": FORMAT, "step": step, "files": files, "environment": here}
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
@@ -115,7 +121,7 @@ def check_space(folder: Path, num_bytes: int) -> None:
 
 
 def _check_space(folder: Path, checkpoint: Checkpoint) -> None:
-    tensors = [*checkpoint.policy.values(), *checkpoint.optimizer.values()]
+    tensors = [*checkpoint.policy.values(), *checkpoint.optimizer.values(), *checkpoint.reference.values()]
     check_space(folder, sum(t.numel() * t.element_size() for t in tensors))
 
 
@@ -213,6 +219,7 @@ def load(path: Path) -> Checkpoint:
         policy=load_file(path / POLICY),
         optimizer=load_file(path / OPTIMIZER),
         state=json.loads((path / STATE).read_text(encoding="utf-8")),
+        reference=load_file(path / REFERENCE) if (path / REFERENCE).exists() else {},
     )
 
 

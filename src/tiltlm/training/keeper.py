@@ -20,6 +20,7 @@ from tiltlm.training.optim import optimizer_tensors, policy_tensors, restore_opt
 from tiltlm.training.progress import ROUNDING, Progress, Window, refuse_other_run
 from tiltlm.training.rundir import RunDirectory
 from tiltlm.training.settings import TrainingSettings
+from tiltlm.training.step import ReferenceLogps
 from tiltlm.training.wrapping import World
 
 
@@ -30,6 +31,7 @@ class Keeper:
     run: RunDirectory
     policy: nn.Module
     optimizer: Optimizer
+    reference: ReferenceLogps | None
     identity: Mapping[str, Any]
     settings: TrainingSettings
     world: World
@@ -60,7 +62,12 @@ class Keeper:
             "identity": self.identity,
             "rng": self.world.gather(rng_state()),
         }
-        content = Checkpoint(policy_tensors(self.policy), optimizer_tensors(self.policy, self.optimizer), state)
+        content = Checkpoint(
+            policy_tensors(self.policy),
+            optimizer_tensors(self.policy, self.optimizer),
+            state,
+            {} if self.reference is None else self.reference.tensors(),
+        )
         folder, step = self.run.checkpoints, progress.step
         protect = () if progress.best_step is None else (progress.best_step,)
 
@@ -86,7 +93,7 @@ class Keeper:
             self.note(f"resuming is equal to rounding, not bit for bit: {', '.join(changed)}")
         content = checkpoint.load(path)
         refuse_other_run(content.state["identity"], self.identity)
-        restore_policy(self.policy, content.policy)
+        self._restore_weights(content)
         restore_optimizer(self.policy, self.optimizer, content.optimizer)
         if len(content.state["rng"]) == self.world.size:
             restore_rng(content.state["rng"][self.world.rank])
@@ -96,7 +103,7 @@ class Keeper:
         return progress, Window(**{**window, "tally": Tally(**window["tally"])})
 
     def restore_weights(self, step: int) -> None:
-        """The policy as it was after `step`.
+        """The policy, and a reference that moves, as they were after `step`.
 
         Raises:
             RunError: its checkpoint is damaged.
@@ -104,7 +111,12 @@ class Keeper:
         path: Path = checkpoint.folder_of(self.run.checkpoints, step)
         if reason := self.world.first(lambda: checkpoint.damage(path)):
             raise RunError(f"{path}: the best checkpoint cannot be restored: {reason}")
-        restore_policy(self.policy, checkpoint.load(path).policy)
+        self._restore_weights(checkpoint.load(path))
+
+    def _restore_weights(self, content: Checkpoint) -> None:
+        restore_policy(self.policy, content.policy)
+        if self.reference is not None:
+            self.reference.restore(content.reference)
 
 
 def rng_state() -> dict[str, str]:

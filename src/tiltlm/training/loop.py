@@ -15,7 +15,14 @@ from tiltlm.objectives.terms import Objective
 from tiltlm.training.guards import Interrupted, StopSignals, bad_step, explained_out_of_memory, is_good
 from tiltlm.training.keeper import Keeper
 from tiltlm.training.metrics import Listener, Record, Recorder
-from tiltlm.training.optim import build_optimizer, clip, learning_rate_factor, set_learning_rate, trainable
+from tiltlm.training.optim import (
+    build_optimizer,
+    clip,
+    learning_rate_factor,
+    set_learning_rate,
+    trainable,
+    whole_weights,
+)
 from tiltlm.training.progress import Progress, Window, identity, pooled
 from tiltlm.training.rundir import RunDirectory
 from tiltlm.training.settings import TrainingSettings, default_learning_rate
@@ -122,7 +129,9 @@ class Trainer:
         self.optimizer = build_optimizer(policy, settings, self.learning_rate)
         self.factor = learning_rate_factor(settings, self.timetable.num_steps)
         self.recorder = Recorder(self.run, settings.trackers, who, self.world, self.listener)
-        self.keeper = Keeper(self.run, policy, self.optimizer, who, settings, self.world, self.recorder.note)
+        self.keeper = Keeper(
+            self.run, policy, self.optimizer, self.reference, who, settings, self.world, self.recorder.note
+        )
         self.progress, self.window = Progress(), Window()
         self.announce(num_all, num_trained)
 
@@ -172,14 +181,17 @@ class Trainer:
         rows = [self.examples[i] for i in self.timetable.rows(progress.step)]
         self.optimizer.zero_grad()
         with explained_out_of_memory(self.settings.max_tokens):
-            outcome = self.stepper.train(rows)
+            outcome = self.stepper.train(rows, progress.memory)
         grad_norm = clip(trainable(self.policy).values(), self.settings.max_grad_norm)
         rate = self.learning_rate * self.factor(progress.step)
         good = is_good(outcome.loss, grad_norm)
         if good:
             set_learning_rate(self.optimizer, rate)
             self.optimizer.step()
+            progress.memory = outcome.memory
         progress.advance(outcome.num_tokens, good)
+        if self.reference is not None and self.reference.after_step(progress.step, whole_weights(self.policy)):
+            self.recorder.note(f"after step {progress.step} the reference moved toward the policy")
         if good:
             self.window.add(outcome, grad_norm, time.perf_counter() - started)
         else:
@@ -213,7 +225,7 @@ class Trainer:
         """Held-out examples as one step without gradient; whether the policy was never better."""
         started = time.perf_counter()
         with explained_out_of_memory(self.settings.max_tokens):
-            outcome = self.stepper.evaluate(self.held_out)
+            outcome = self.stepper.evaluate(self.held_out, memory=self.progress.memory)
         record = {"eval_loss": outcome.loss}
         record |= {f"eval_{name}": value for name, value in pooled(outcome.tally, self.world).items()}
         improved = self.progress.judge(record, self.settings)

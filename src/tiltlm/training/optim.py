@@ -4,7 +4,7 @@ Both are plain: the learning rate is a pure function of the step, and the optimi
 a checkpoint needs a counter and safetensors, nothing pickled.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -69,6 +69,7 @@ def clip(parameters: Iterable[nn.Parameter], max_norm: float | None) -> float:
 
 def optimizer_tensors(policy: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
     """AdamW's memory as `parameter.moment` → whole tensor on the CPU; empty before the first step."""
+    forget_gathered(policy)  # it is kept by shard
     return {
         f"{name}.{moment}": whole(optimizer.state[p][moment]).cpu()
         for name, p in trainable(policy).items()
@@ -94,9 +95,16 @@ def restore_optimizer(policy: nn.Module, optimizer: Optimizer, tensors: dict[str
         optimizer.state[p] = {"step": tensors[f"{name}.step"].to(p.device), **state}
 
 
+def whole_weights(policy: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The trainable weights by name, one whole tensor after another; all processes must read on together."""
+    forget_gathered(policy)
+    for name, p in trainable(policy).items():
+        yield name, whole(p.detach())
+
+
 def policy_tensors(policy: nn.Module) -> dict[str, Tensor]:
-    """The trainable weights as whole tensors on the CPU, by name."""
-    return {name: whole(p.detach()).cpu() for name, p in trainable(policy).items()}
+    """The trainable weights as whole tensors on the CPU, by name; all processes must ask together."""
+    return {name: tensor.cpu() for name, tensor in whole_weights(policy)}
 
 
 @torch.no_grad()
@@ -106,6 +114,7 @@ def restore_policy(policy: nn.Module, tensors: dict[str, Tensor]) -> None:
     Raises:
         RunError: the tensors are those of another model.
     """
+    forget_gathered(policy)  # the gathered weights are copies: what is written there does not last
     parameters = trainable(policy)
     if odd := sorted(set(parameters) ^ set(tensors)):
         raise RunError(f"the checkpoint's weights are of another model: {len(odd)} names differ, such as {odd[0]}")
@@ -116,4 +125,3 @@ def restore_policy(policy: nn.Module, tensors: dict[str, Tensor]) -> None:
                 "the run was of another model"
             )
         p.copy_(like(tensors[name], p))
-    forget_gathered(policy)

@@ -10,6 +10,7 @@ from torch import nn
 
 from tiltlm.core.errors import ConfigError
 from tiltlm.diagnostics.metrics import Tally
+from tiltlm.objectives.statistics import Memory
 from tiltlm.objectives.terms import Objective
 from tiltlm.training.metrics import Record
 from tiltlm.training.optim import trainable
@@ -43,6 +44,11 @@ class Progress:
     """Steps skipped for a non-finite loss or gradient since the last good one."""
     num_bad: int = 0
     """All of them."""
+    memory: Memory = ()
+    """What the objective's statistic remembers (bco's running means)."""
+
+    def __post_init__(self) -> None:
+        self.memory = tuple(self.memory)  # JSON has only lists
 
     def advance(self, num_tokens: int, good: bool) -> None:
         """One more step is done, or skipped."""

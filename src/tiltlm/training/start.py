@@ -24,7 +24,7 @@ def starts_at_reference(policy: nn.Module, reference: ReferenceLogps | None) -> 
     """Whether policy and reference are the same weights before training. Ask before the policy is wrapped."""
     if reference is None:
         return False
-    if reference.name == "initial":
+    if reference.name in ("initial", "moving"):
         return True
     return bool(reference.digest) and isinstance(policy, PolicyModule) and reference.digest == model_digest(policy)
 

@@ -6,17 +6,31 @@ ranks therefore changes no number beyond rounding, for coupled objectives too: t
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, cast
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tiltlm.core import DataError, Example, Forest, NumericsError, ResponseLogps, Tree, View, plant, to_device
+from tiltlm.core import (
+    DataError,
+    Example,
+    Forest,
+    Labelled,
+    NumericsError,
+    ResponseLogps,
+    Tree,
+    View,
+    plant,
+    to_device,
+)
+from tiltlm.core.logps import OF_REFERENCE, WITH_GRADIENT, Extra
 from tiltlm.core.views import Counts
 from tiltlm.diagnostics.metrics import Tally, tally
+from tiltlm.logprobs.states import States
+from tiltlm.objectives.statistics import Memory
 from tiltlm.objectives.terms import Objective, Term, reduce_terms
 from tiltlm.training.packs import Pack, cut
 from tiltlm.training.wrapping import World, synchronised
@@ -33,11 +47,13 @@ class ReferenceLogps(Protocol):
 
     def attach(self, responses: ResponseLogps, trees: Sequence[Tree]) -> ResponseLogps: ...
 
+    def states(self, trees: Sequence[Tree]) -> States: ...
 
-class WithBaseline(Protocol):
-    """An objective with a statistic of mismatched pairs (KTO's z0)."""
+    def after_step(self, step: int, weights: Iterable[tuple[str, Tensor]]) -> bool: ...
 
-    def baseline(self, log_ratio_sum: float, count: int) -> float: ...
+    def tensors(self) -> dict[str, Tensor]: ...
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None: ...
 
 
 @dataclass
@@ -47,6 +63,8 @@ class Outcome:
     loss: float = 0.0
     tally: Tally = field(default_factory=Tally)
     baseline: float = 0.0
+    memory: Memory = ()
+    """What the objective's statistic remembers after this step; kept once the step has reached the weights."""
     num_examples: int = 0
     num_tokens: int = 0
     """Input tokens of the step's responses and prompts, each prompt once; partners are not counted."""
@@ -81,33 +99,42 @@ class Stepper:
     poll: Callable[[], None] = lambda: None
     """Called before each pack, by all processes together; raises where the run has been asked to stop."""
 
-    def train(self, examples: Sequence[Example]) -> Outcome:
+    def train(self, examples: Sequence[Example], memory: Memory = ()) -> Outcome:
         """Add the gradient of the step's loss to the policy's parameters, averaged over all processes."""
-        return self._step(examples, backward=True, observe=None)
+        return self._step(examples, memory, backward=True, observe=None)
 
-    def evaluate(self, examples: Sequence[Example], observe: Observer | None = None) -> Outcome:
+    def evaluate(self, examples: Sequence[Example], observe: Observer | None = None, memory: Memory = ()) -> Outcome:
         """The loss of all these examples as one step, without gradient; memory is that of one pack."""
         with torch.no_grad():
-            return self._step(examples, backward=False, observe=observe)
+            return self._step(examples, memory, backward=False, observe=observe)
 
-    def policy_logps(self, trees: Sequence[Tree]) -> ResponseLogps:
-        """Log-probabilities of these trees' responses under the policy."""
-        responses: ResponseLogps = self.module(self._forest(trees))
+    def policy_logps(self, trees: Sequence[Tree], extras: frozenset[Extra] = frozenset()) -> ResponseLogps:
+        """Log-probabilities of these trees' responses under the policy, and what else is asked of their tokens."""
+        responses: ResponseLogps
+        if extras:
+            beside = self.reference.states(trees) if self.reference is not None and extras & OF_REFERENCE else None
+            responses = self.module(self._forest(trees), extras, beside)
+        else:
+            responses = self.module(self._forest(trees))
         return responses
 
     def forward(self, trees: Sequence[Tree]) -> ResponseLogps:
-        """The same, with the reference's beside them where there is one."""
-        responses = self.policy_logps(trees)
-        return responses if self.reference is None else self.reference.attach(responses, trees)
+        """All that the objective reads: the reference's log-probabilities too where there is one, and the extras."""
+        responses = self.policy_logps(trees, self.objective.extras)
+        if self.reference is None or responses.ref_token_logps is not None:  # computed beside the policy's already
+            return responses
+        return self.reference.attach(responses, trees)
 
     def _forest(self, trees: Sequence[Tree]) -> Forest:
         return plant(trees).to(self.world.device)
 
-    def _step(self, examples: Sequence[Example], backward: bool, observe: Observer | None) -> Outcome:
+    def _step(self, examples: Sequence[Example], memory: Memory, backward: bool, observe: Observer | None) -> Outcome:
         ranks = cut(examples, self.max_tokens, self.world.size)
         packs = [pack for own in ranks for pack in own if pack.counted]
+        baseline, memory = self._statistic(examples, memory, backward)
         outcome = Outcome(
-            baseline=self._baseline(examples),
+            baseline=baseline,
+            memory=memory,
             num_examples=len(examples),
             num_tokens=sum(tree.num_tokens for pack in packs for tree in pack.trees),
         )
@@ -118,31 +145,37 @@ class Stepper:
         return outcome
 
     def _view(self, pack: Pack, baseline: float) -> View:
-        view: Any = to_device(self.objective.view.of(pack.examples, pack.slots), self.world.device)
-        return cast(View, view.with_baseline(baseline) if self.objective.needs_partners else view)
+        view = to_device(self.objective.view.of(pack.examples, pack.slots), self.world.device)
+        return view.with_baseline(baseline)
 
     def _counts(self, packs: Sequence[Pack]) -> Counts:
         none = Counts(examples=0, responses=0, tokens=0)
         return sum((self.objective.view.of(p.examples, p.slots).counts() for p in packs if p.counted), start=none)
 
-    def _baseline(self, examples: Sequence[Example]) -> float:
-        """The statistic of mismatched pairs, pooled over packs and ranks; 0 where the objective has none."""
-        if not self.objective.needs_partners:
-            return 0.0
+    def _statistic(self, examples: Sequence[Example], memory: Memory, training: bool) -> tuple[float, Memory]:
+        """The objective's statistic, pooled over packs and ranks; 0 where it has none.
+
+        An evaluation is valued against what training remembers, where it remembers anything.
+        """
+        statistic = self.objective.statistic
+        if statistic is None:
+            return 0.0, memory
+        if memory and not training:
+            return statistic.settle([0.0] * len(memory), memory)
         for example in examples:
-            if not example.partners:
+            if statistic.of == "partners" and not example.partners:
                 raise DataError(f"{example.id}: no partner; this objective measures responses of other prompts too")
-        total = torch.zeros((), dtype=torch.float64)
-        for pack in cut(examples, self.max_tokens, self.world.size, "partners")[self.world.rank]:
+        sums: list[Tensor] = []
+        for pack in cut(examples, self.max_tokens, self.world.size, statistic.of)[self.world.rank]:
             self.poll()
             with torch.no_grad():
-                ratios = self.forward(pack.trees).log_ratios
-            if pack.counted:
-                total += ratios[[s for slot in pack.slots for s in slot]].sum().cpu()
-        (pooled,) = self.world.sum([total.item()])
-        if not math.isfinite(pooled):
-            return math.nan  # a clamp would hide it
-        return cast(WithBaseline, self.objective).baseline(pooled, sum(len(e.partners) for e in examples))
+                labelled = to_device(Labelled.of(pack.examples, pack.slots), self.world.device)
+                part = statistic.sums(self.forward(pack.trees), labelled)
+            sums.append(part if pack.counted else torch.zeros_like(part))
+        pooled = self.world.sum(torch.stack(sums).sum(0).tolist())
+        if not all(map(math.isfinite, pooled)):
+            return math.nan, memory  # a clamp would hide it
+        return statistic.settle(pooled, memory)
 
     def _separable(self, ranks: list[list[Pack]], out: Outcome, backward: bool, observe: Observer | None) -> None:
         """One pass: every pack is forward, its share of the loss, backward."""
@@ -165,8 +198,9 @@ class Stepper:
         (out.loss,) = self.world.sum([out.loss])
 
     def _coupled(self, ranks: list[list[Pack]], out: Outcome, backward: bool, observe: Observer | None) -> None:
-        """Two passes. The first, without gradient, gives every log-probability of the step; the loss is evaluated on
-        them as leaves, c = ∂L/∂ token_logps. The second is, pack by pack, the backward of Σ c · token_logps."""
+        """Two passes. The first, without gradient, gives all that the objective reads of the step; the loss is
+        evaluated on it as leaves, c = ∂L/∂ output. The second is, pack by pack, the backward of Σ c · output, over
+        token_logps, and ref_kls where the objective reads them."""
         own = ranks[self.world.rank]
         first: list[ResponseLogps] = []
         for pack in own:
@@ -177,7 +211,8 @@ class Stepper:
         responses = self._gather(ranks, step, first)
         view = self._view(step, out.baseline)
         with torch.set_grad_enabled(backward):
-            responses = replace(responses, token_logps=responses.token_logps.requires_grad_(backward))
+            found = {name: getattr(responses, name) for name in WITH_GRADIENT}
+            leaves = {name: values.requires_grad_(backward) for name, values in found.items() if values is not None}
             terms = self.objective(responses, view)
             loss = reduce_terms(terms, self._counts([step]))
         out.add(loss.item(), terms, step.examples, Tally())
@@ -186,8 +221,8 @@ class Stepper:
             if observe is not None:
                 observe(step, responses, view, terms)
         if backward:
-            (slopes,) = torch.autograd.grad(loss, responses.token_logps)
-            self._second_pass(ranks, first, slopes)
+            slopes = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
+            self._second_pass(ranks, first, dict(zip(leaves, slopes, strict=True)))
 
     def _gather(self, ranks: list[list[Pack]], step: Pack, first: Sequence[ResponseLogps]) -> ResponseLogps:
         """The step's log-probabilities in every process: packs one after another, ranks one after another."""
@@ -214,20 +249,28 @@ class Stepper:
             num_tokens=forest.num_tokens,
             ref_token_logps=whole([r.ref_token_logps for r in first], *tokens),
             ref_seq_logps=whole([r.ref_seq_logps for r in first], *responses),
+            log_collisions=whole([r.log_collisions for r in first], *tokens),
+            entropies=whole([r.entropies for r in first], *tokens),
+            ref_kls=whole([r.ref_kls for r in first], *tokens),
+            ref_entropy_shares=whole([r.ref_entropy_shares for r in first], *tokens),
         )
 
     def _second_pass(
-        self, ranks: list[list[Pack]], first: Sequence[ResponseLogps], slopes: Float[Tensor, " R"]
+        self, ranks: list[list[Pack]], first: Sequence[ResponseLogps], slopes: Mapping[str, Float[Tensor, " R"]]
     ) -> None:
-        own = ranks[self.world.rank]
+        own, extras = ranks[self.world.rank], self.objective.extras & set(WITH_GRADIENT)
         start = sum(pack.num_targets for packs in ranks[: self.world.rank] for pack in packs if pack.counted)
         for i, pack in enumerate(own):
             self.poll()
             with synchronised(self.module, last=i == len(own) - 1):
-                again = self.policy_logps(pack.trees).token_logps
-                self._compare(first[i].token_logps, again.detach(), pack)
-                slope = slopes[start : start + len(again)] if pack.counted else torch.zeros_like(again)
-                torch.autograd.backward((slope * again).sum() * self.world.size)
+                again = self.policy_logps(pack.trees, extras)
+                self._compare(first[i].token_logps, again.token_logps.detach(), pack)
+                surrogates = []
+                for name, slope in slopes.items():
+                    output: Tensor = getattr(again, name)
+                    part = slope[start : start + len(output)] if pack.counted else torch.zeros_like(output)
+                    surrogates.append((part * output).sum())
+                torch.autograd.backward(torch.stack(surrogates).sum() * self.world.size)
             start += pack.num_targets if pack.counted else 0
 
     def _compare(self, first: Tensor, again: Tensor, pack: Pack) -> None:

@@ -4,9 +4,12 @@ Accelerate finds the device and starts the process group; the wrappers are torch
 With one process every function here does nothing.
 """
 
+import copy
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -22,6 +25,11 @@ from tiltlm.core.errors import ConfigError
 from tiltlm.core.logps import ResponseLogps
 
 Value = TypeVar("Value")
+Module = TypeVar("Module", bound=nn.Module)
+Parallel = Literal["replicate", "shard"]
+
+LONGEST_WAIT = timedelta(hours=2)
+"""For another process, which may be measuring, sampling or saving for all; a launcher ends those of a dead one."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +43,32 @@ class World:
     @classmethod
     def join(cls, cpu: bool = False) -> "World":
         """The processes that the launcher (`accelerate launch`, `torchrun`) started, or this one alone."""
-        from accelerate import PartialState  # imported here: seconds, and one process on a CPU needs none of it
+        cpu = cpu or not torch.cuda.is_available()
+        if num_launched() == 1:
+            return cls(device=torch.device("cpu" if cpu else "cuda"))
+        from accelerate import PartialState  # imported here: seconds, and one process needs none of it
 
-        state = PartialState(cpu=cpu)
+        state = PartialState(cpu=cpu, timeout=LONGEST_WAIT)
         return cls(state.process_index, state.num_processes, state.device)
+
+    @classmethod
+    def alone(cls, command: str) -> "World":
+        """This process, for a command that does not share its work.
+
+        Raises:
+            ConfigError: a launcher started several.
+        """
+        if num_launched() > 1:
+            raise ConfigError(
+                f"{num_launched()} processes were launched, and `tiltlm {command}` runs in one; start it without a "
+                "launcher (`tiltlm train` is what several can share)"
+            )
+        return cls.join()
+
+    def leave(self) -> None:
+        """After the last word to the others, at the end of the process."""
+        if self.size > 1:
+            dist.destroy_process_group()
 
     @property
     def is_first(self) -> bool:
@@ -86,15 +116,32 @@ class World:
         return value
 
 
-def wrap(policy: nn.Module, world: World, parallel: Literal["replicate", "shard"]) -> nn.Module:
+def num_launched() -> int:
+    """Processes that the launcher started, this one included; 1 without a launcher."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def check_parallel(parallel: Parallel, world: World) -> None:
+    """Whether there is anybody to share with: to ask early.
+
+    Raises:
+        ConfigError: sharding is asked for and this process is alone.
+    """
+    if parallel == "shard" and world.size == 1:
+        raise ConfigError(
+            "training.parallel=shard needs several processes; start them with `torchrun --nproc-per-node N -m tiltlm` "
+            "or `accelerate launch --multi_gpu -m tiltlm`"
+        )
+
+
+def wrap(policy: nn.Module, world: World, parallel: Parallel) -> nn.Module:
     """The module to call, always through its `__call__`: a call past the wrapper would leave ranks unsynchronised.
 
     Raises:
-        ConfigError: sharding is asked for and there is nobody to share with.
+        ConfigError: as `check_parallel`.
     """
+    check_parallel(parallel, world)
     if parallel == "shard":
-        if world.size == 1:
-            raise ConfigError("training.parallel=shard needs several processes; start them with `accelerate launch`")
         return _shard(policy, world)
     if world.size == 1:
         return policy
@@ -143,7 +190,40 @@ def like(tensor: Tensor, parameter: Tensor) -> Tensor:
 
 
 def forget_gathered(policy: nn.Module) -> None:
-    """Have a sharded policy gather its weights anew: its root keeps them whole from one forward to the next."""
+    """Have the parameters of a sharded policy be its shards: between a forward without gradient and the next, those of
+    its root are the gathered copies. The next forward gathers anew."""
     for module in policy.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
+
+
+@contextmanager
+def kept_whole(policy: Module, parallel: Parallel, aside: bool) -> Iterator[Module]:
+    """The module to train inside, so that afterwards `policy` is whole in every process and has its weights.
+
+    Replicas train the policy itself. Sharding changes a module for good, so a copy is sharded; what has the policy's
+    untrained weights from the policy itself, such as a reference with adapters off, stays right meanwhile.
+
+    Args:
+        policy: Whole, as loaded; all processes enter and leave together.
+        parallel: As for `wrap`.
+        aside: Nobody calls the policy meanwhile; while its copy is sharded, it leaves the device free.
+    """
+    if parallel == "replicate":
+        yield policy
+        return
+    shared, device = copy.deepcopy(policy), next(policy.parameters()).device
+    if aside:
+        policy.to("cpu")
+    yield shared
+    take_weights(policy.to(device), shared)
+
+
+@torch.no_grad()
+def take_weights(policy: nn.Module, trained: nn.Module) -> None:
+    """Copy the weights that train into a whole module of the same names, one by one; all processes together."""
+    forget_gathered(trained)
+    own = dict(policy.named_parameters())
+    for name, parameter in trained.named_parameters():
+        if parameter.requires_grad:
+            own[name].copy_(whole(parameter))

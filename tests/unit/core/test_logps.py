@@ -1,5 +1,7 @@
 """Sums, means and log-ratios of token log-probabilities."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -28,6 +30,14 @@ def test_sums_alone_can_be_the_reference():
 def test_no_reference_is_said():
     with pytest.raises(ConfigError, match="reference"):
         _ = logps([[-1.0]]).log_ratios
+
+
+def test_an_extra_that_was_not_asked_for_is_said():
+    responses = logps([[-1.0]])
+    with pytest.raises(ConfigError, match=r"reads ref_kls .*extras = frozenset\(\{'ref_kls'\}\)"):
+        responses.extra("ref_kls")
+    known = replace(responses, ref_kls=torch.tensor([0.5])).with_reference(torch.tensor([-1.0]))
+    assert known.extra("ref_kls").tolist() == [0.5]
 
 
 def test_long_sums_keep_what_float32_would_lose():

@@ -1,12 +1,15 @@
 """From the data's shape to the objective's: what is announced, what is refused, what comes out."""
 
+from typing import get_args
+
 import pytest
 
 from tiltlm.core.errors import DataError
 from tiltlm.core.example import Comparison
+from tiltlm.core.needs import Shape, Use
 from tiltlm.data.accounting import Defect
 from tiltlm.data.columns import detect
-from tiltlm.data.convert import ANNOUNCED, DIRECT, REFUSED, announce, convert
+from tiltlm.data.convert import ANNOUNCED, DIRECT, PURPOSE, REFUSED, USES, announce, convert
 from tiltlm.data.records import to_record
 from tiltlm.data.settings import DataSettings
 from tiltlm.data.textfiles import Row
@@ -20,16 +23,20 @@ def schema_of(*columns):
     return detect(dict.fromkeys(columns, "a:1"), DataSettings(train="a"))
 
 
-def converted(row, shape, *, held_out=False):
-    schema = schema_of(*row)
-    return convert(to_record(Row("a:1", row), schema), schema, shape, held_out=held_out)
+def converted(row, shape, *needs, held_out=False, columns=()):
+    schema = schema_of(*row, *columns)
+    return convert(to_record(Row("a:1", row), schema), schema, shape, frozenset(needs), held_out=held_out)
+
+
+def cause(row, shape, *needs, columns=()):
+    with pytest.raises(Defect) as caught:
+        converted(row, shape, *needs, columns=columns)
+    return caught.value.cause
 
 
 def test_every_route_is_decided_once():
     routes = [
-        (data, objective)
-        for data in ("pairs", "lists", "labelled", "demonstrations")
-        for objective in ("pairs", "labels", "demonstrations")
+        (data, objective) for data in ("pairs", "lists", "labelled", "demonstrations") for objective in get_args(Shape)
     ]
     for route in routes:
         assert [route in known for known in (DIRECT, ANNOUNCED, REFUSED)].count(True) == 1, route
@@ -44,7 +51,11 @@ def test_every_route_is_decided_once():
         (("prompt", "completions", "scores"), "labels", "dpo"),
         (("prompt", "completion", "label"), "demonstrations", r"data.ignore=\[label\]"),
         (("prompt", "chosen", "rejected", "offset", "votes"), "labels", r"data.ignore=\[offset, votes\]"),
-        (("prompt", "chosen", "rejected", "preference"), "demonstrations", "only objectives of pairs"),
+        (("prompt", "chosen", "rejected", "preference"), "demonstrations", r"data.ignore=\[preference\]"),
+        (("prompt", "chosen", "rejected", "offset"), "lists", r"data.ignore=\[offset\]"),
+        (("prompt", "completion", "label"), "lists", "kto"),
+        (("prompt", "completion"), "lists", "`completions` with `ranks` or `scores`"),
+        (("prompt", "completions", "comparisons"), "lists", "`ranks` or `scores` in their place"),
     ],
 )
 def test_refusals_hold_the_way_out(columns, shape, words):
@@ -80,8 +91,112 @@ def test_the_best_of_a_list_is_learnt():
     assert converted({**LIST, "comparisons": [[0, 1], [1, 0, 0.5], [2, 1, 0.1]]}, "demonstrations").responses == (" a",)
 
 
-def test_a_list_of_ties_says_nothing():
-    for shape in ("pairs", "demonstrations"):
-        with pytest.raises(Defect) as caught:
-            converted({**LIST, "scores": [1, 1, 1]}, shape)
-        assert caught.value.cause == "no_comparison"
+@pytest.mark.parametrize("shape", ["pairs", "demonstrations", "lists"])
+@pytest.mark.parametrize("known", [{"scores": [1, 1, 1]}, {"ranks": [2, 2, 2]}])
+def test_a_list_of_ties_says_nothing(shape, known):
+    assert cause({**LIST, **known}, shape) == "no_comparison"
+
+
+def test_equal_scores_are_a_target_where_scores_are_read():
+    record = converted({**LIST, "scores": [1, 1, 1]}, "lists", "scores")
+    assert (record.scores, record.comparisons) == ((1.0, 1.0, 1.0), ())
+
+
+def test_a_list_of_one_is_none():
+    for needs in ((), ("ranks",), ("scores",)):
+        assert cause({"prompt": "q", "completions": [" a"], "scores": [1]}, "lists", *needs) == "no_comparison"
+
+
+@pytest.mark.parametrize(
+    ("ranks", "expected"),
+    [([1, 2, 3], (1, 2, 3)), ([2, 0, 2], (2, 1, 2)), ([1, 1, 2], (1, 1, 3)), ([-1, 5, 3], (1, 3, 2))],
+)
+def test_ranks_of_a_list_start_at_1(ranks, expected):
+    """Each is one more than the number of better ones, however they were numbered."""
+    record = converted({**LIST, "ranks": ranks}, "lists", "ranks")
+    assert record.ranks == expected
+    assert record.scores == ()
+    assert record.changes == ()
+
+
+def test_scores_become_ranks_where_ranks_are_needed():
+    row = {**LIST, "scores": [0.5, 2, 0.5]}
+    assert converted(row, "lists", "ranks").ranks == (2, 1, 2)
+    assert converted(row, "lists", "ranks").scores == (0.5, 2.0, 0.5)
+    assert converted(row, "lists").ranks == ()
+    schema = schema_of(*row)
+    assert announce(schema, "lists", frozenset({"ranks"})) == [
+        "scores → ranks: the highest score has rank 1, equal scores have equal ranks"
+    ]
+    assert announce(schema, "lists") == announce(schema, "lists", frozenset({"scores"})) == []
+
+
+@pytest.mark.parametrize(("preference", "ranks"), [(1, (1, 2)), (0, (2, 1)), (None, (1, 2))])
+def test_a_pair_is_a_list_of_two(preference, ranks):
+    record = converted(pair(preference=preference), "lists", "ranks")
+    assert record.responses == (" yes 0", " no 0")
+    assert record.ranks == ranks
+    assert "list of two" in announce(schema_of("prompt", "chosen", "rejected", "preference"), "lists")[0]
+
+
+def test_a_pair_that_is_no_order_is_no_list():
+    assert cause(pair(preference=0.75), "lists") == "soft_label"
+    assert cause(pair(votes=[3, 1]), "lists") == "soft_label"
+    assert cause(pair(votes=[2, 2]), "lists") == "no_comparison"
+    assert converted(pair(votes=[2, 2], score_chosen=1, score_rejected=1), "lists", "scores").ranks == (1, 1)
+
+
+def test_scores_never_follow_from_an_order():
+    scores = frozenset({"scores"})
+    for columns, shape, lacking in (
+        (("prompt", "chosen", "rejected"), "pairs", "score_chosen"),
+        (("prompt", "chosen", "rejected", "score_chosen"), "pairs", "score_rejected"),
+        (("prompt", "chosen", "rejected"), "lists", "score_chosen"),
+        (("prompt", "completions", "ranks"), "lists", "scores"),
+        (("prompt", "completions", "ranks"), "pairs", "scores"),
+        (("prompt", "completions", "comparisons"), "pairs", "scores"),
+    ):
+        with pytest.raises(DataError, match=rf"no column '{lacking}'.*data.columns.{lacking}=NAME"):
+            announce(schema_of(*columns), shape, scores)
+    announce(schema_of("prompt", "chosen", "rejected", "score_chosen", "score_rejected"), "pairs", scores)
+    announce(schema_of("prompt", "completions", "scores"), "pairs", scores)
+
+
+def test_a_row_without_the_scores_that_others_have():
+    columns = ("score_chosen", "score_rejected")
+    assert cause(pair(), "pairs", "scores", columns=columns) == "missing_value"
+    assert converted(pair(), "pairs", columns=columns).scores == ()
+
+
+@pytest.mark.parametrize(("chosen", "rejected"), [(1, 1), (1, 2)])
+def test_a_score_tie_is_a_defect_where_the_gap_must_be_positive(chosen, rejected):
+    row = pair(score_chosen=chosen, score_rejected=rejected)
+    assert cause(row, "pairs", "strict_scores") == "score_tie"
+    assert converted(row, "pairs", "scores").scores == (chosen, rejected)
+
+
+def test_strict_scores_of_a_list_hold_between_compared_responses():
+    assert len(converted({**LIST, "scores": [1, 3, 1]}, "pairs", "strict_scores").comparisons) == 2
+
+
+def test_optional_columns_an_objective_cannot_use_are_refused_by_name():
+    everything = schema_of("prompt", "chosen", "rejected", *PURPOSE)
+    announce(everything, "pairs")
+    for column, use in PURPOSE.items():
+        only = schema_of("prompt", "chosen", "rejected", column)
+        others = frozenset(get_args(Use)) - {use}
+        with pytest.raises(DataError, match=rf"^{column}: .*data.ignore=\[{column}\]"):
+            announce(only, "pairs", uses=others)
+        assert announce(only, "pairs", uses=frozenset({use})) == []
+    with pytest.raises(DataError, match=r"data.ignore=\[weight\]"):
+        announce(schema_of("prompt", "completions", "ranks", "weight"), "lists", uses=frozenset())
+
+
+def test_scores_and_ranks_may_go_unused():
+    announce(schema_of("prompt", "chosen", "rejected", "score_chosen", "score_rejected"), "pairs", uses=frozenset())
+    announce(schema_of("prompt", "completions", "ranks"), "pairs", uses=frozenset())
+
+
+def test_every_shape_says_what_it_can_use():
+    assert set(USES) == set(get_args(Shape))
+    assert set(PURPOSE.values()) == set(get_args(Use))

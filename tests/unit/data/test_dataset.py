@@ -20,9 +20,16 @@ PAIRS = [pair(i) for i in range(40)]
 def load(encoder, jsonl):
     """Loads rows (or raw lines) as the file `data.jsonl`."""
 
-    def run(rows, shape="pairs", *, partners=False, reference=False, **settings):
-        data = DataSettings(train=jsonl(rows), **settings)
-        return load_data(data, encoder, shape, needs_partners=partners, use_reference_columns=reference)
+    def run(rows, shape="pairs", *, needs=(), uses=None, partners=False, reference=False, **settings):
+        return load_data(
+            DataSettings(train=jsonl(rows), **settings),
+            encoder,
+            shape,
+            needs=frozenset(needs),
+            uses=uses,
+            needs_partners=partners,
+            use_reference_columns=reference,
+        )
 
     return run
 
@@ -179,6 +186,53 @@ def test_lists_are_one_example_each(load):
     assert data.train[0].scores == (3.0, 1.0, 2.0)
 
 
+def test_lists_for_an_objective_of_lists(load):
+    rows = [{"prompt": f"q{i}", "completions": [" a", " b", " c"], "ranks": [2, 1, 2]} for i in range(3)]
+    data = load([*rows, {**rows[0], "ranks": [1, None, 2]}], "lists", needs=["ranks"], max_bad=0.5)
+    assert [e.ranks for e in data.train] == [(2, 1, 2)] * 3
+    assert data.accounting.losses["missing_value"].examples == ["data.jsonl:4: ranks[1] is null"]
+    assert data.accounting.changes == {}
+    with pytest.raises(DataError, match=r"no column 'scores'"):
+        load(rows, "lists", needs=["scores"])
+
+
+def test_pairs_for_an_objective_of_lists_stay_apart(load):
+    """Two pairs of one prompt are two lists: nothing orders their responses among each other."""
+    rows = [pair(0, score_chosen=2, score_rejected=1), pair(0, chosen=" maybe", score_chosen=1, score_rejected=1)]
+    data = load(rows, "lists", needs=["scores"])
+    assert [(e.ranks, e.scores) for e in data.train] == [((1, 2), (2.0, 1.0)), ((1, 2), (1.0, 1.0))]
+    assert data.notes[0].startswith("pairs → lists")
+
+
+def test_a_score_tie_names_row_and_way_out(load):
+    rows = [*(pair(i, score_chosen=i + 1, score_rejected=i) for i in range(9)), pair(score_chosen=1, score_rejected=1)]
+    with pytest.raises(DataError, match=r"(?s)score_tie × 1: .*\(dpo\).*data.jsonl:10: chosen scores 1, rejected 1"):
+        load(rows, needs=["scores", "strict_scores"])
+    assert len(load(rows, needs=["scores"]).train) == 10
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "rule"),
+    [
+        ("weight", -0.5, "a number ≥ 0"),
+        ("weight", "NaN", "a finite number"),
+        ("weight", "heavy", "a number"),
+        ("preference", 1.5, "a probability between 0 and 1"),
+        ("offset", "inf", "a finite number"),
+        ("votes", [-1, 2], "a number ≥ 0"),
+    ],
+)
+def test_impossible_numbers_name_row_and_column(load, column, value, rule):
+    with pytest.raises(DataError, match=rf"(?s)1 of 2 rows.*data.jsonl:2: {column} is .*, not {rule}"):
+        load([pair(0), pair(1, **{column: value})])
+
+
+def test_columns_an_objective_cannot_use(load):
+    with pytest.raises(DataError, match=r"data.ignore=\[weight\]"):
+        load([pair(weight=2)], uses=frozenset({"offset"}))
+    assert load([pair(weight=2)], uses=frozenset(), ignore=("weight",)).train[0].weight == 1.0
+
+
 def test_reference_columns(load):
     rows = [pair(i, ref_chosen_logps=-i - 1, ref_rejected_logps=-2) for i in range(4)]
     with pytest.raises(DataError, match="ref_chosen_logps"):
@@ -205,6 +259,38 @@ def test_conversations(load, encoder):
         load(rows)
     with pytest.raises(DataError, match="plain text and others conversations"):
         load([*rows, {"prompt": "a", "chosen": "b", "rejected": "c"}], chat_template=CHATML)
+
+
+def test_long_conversations_are_cut_at_turns_and_counted(load):
+    """Turns go first; where the last question alone is too long, its tokens; and each has its own line in the books."""
+    history = [{"role": r, "content": c} for i in range(6) for r, c in (("user", f"q {i}"), ("assistant", f"a {i}"))]
+    blue, black = ([{"role": "assistant", "content": c}] for c in ("blue", "black"))
+    short = {"prompt": [{"role": "user", "content": "the sky?"}], "chosen": blue, "rejected": black}
+    many = {**short, "prompt": [*history, *short["prompt"]]}
+    long = {**short, "prompt": [*history, {"role": "user", "content": "the sky and " * 20}]}
+    data = load([short, many, long], chat_template=CHATML, max_length=60)
+    texts = [data.encoder.decode(e.prompt_ids) for e in data.train]
+    opening, question = "<|im_start|>user\n", "<|im_start|>user\nthe sky?<|im_end|>\n<|im_start|>assistant\n"
+    assert texts[0] == question
+    assert texts[1].startswith(opening)
+    assert texts[1].endswith(f"a 5<|im_end|>\n{question}")
+    assert not texts[2].startswith(opening)
+    assert texts[2].endswith("the sky and <|im_end|>\n<|im_start|>assistant\n")
+    assert {cause: t.examples for cause, t in data.accounting.changes.items()} == {
+        "turns_cut": ["data.jsonl:2"], "prompt_cut_left": ["data.jsonl:3"],
+    }  # fmt: skip
+    dropped = load([short, many], chat_template=CHATML, max_length=60, truncation="drop", max_bad=1.0)
+    assert (len(dropped.train), list(dropped.accounting.losses)) == (1, ["too_long"])
+
+
+def test_long_transcripts_are_cut_at_turns(load):
+    start = "".join(f"\n\nHuman: question {i}\n\nAssistant: answer {i}" for i in range(9))
+    rows = [{"chosen": start + " yes", "rejected": start + " no"}]
+    data = load(rows, max_length=40)
+    text = data.encoder.decode(data.train[0].prompt_ids)
+    assert text.startswith("<s>\n\nHuman: question ")
+    assert text.endswith("\n\nHuman: question 8\n\nAssistant:")
+    assert list(data.accounting.changes) == ["turns_cut"]
 
 
 def test_a_template_with_todays_date_is_told(load):

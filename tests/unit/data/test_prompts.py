@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tiltlm.data.accounting import Defect
-from tiltlm.data.prompts import ASSISTANT, is_blank, join, split_conversation, split_pair
+from tiltlm.data.cells import Tokens
+from tiltlm.data.prompts import ASSISTANT, is_blank, join, shorter_prompts, split_conversation, split_pair
 
 
 def turns(*pairs):
@@ -111,3 +112,43 @@ def test_split_conversation_at_last_or_first_answer():
 )
 def test_blank(response, blank):
     assert is_blank(response) is blank
+
+
+SYSTEM = turns(("system", "be brief"))
+FIRST = turns(("user", "a"), ("assistant", "b"))
+SECOND = turns(("user", "c"), ("assistant", "look"), ("tool", "d"), ("assistant", "e"))
+LAST = turns(("user", "f"))
+
+
+@pytest.mark.parametrize("head", [(), SYSTEM, turns(("developer", "x"), ("system", "y"))])
+def test_shorter_conversations_keep_the_system_and_open_with_the_user(head):
+    """An answer, or what a tool returned, never stands without the turn that it answers."""
+    assert shorter_prompts(head + FIRST + SECOND + LAST) == [head + SECOND + LAST, head + LAST]
+    assert shorter_prompts(head + LAST) == []
+
+
+def test_an_opening_by_the_assistant_goes_first():
+    assert shorter_prompts(FIRST[1:] + LAST) == [LAST]
+
+
+def test_shorter_transcripts():
+    start = "\n\nHuman: a\n\nAssistant: b\n\nHuman: c\n\nAssistant: d\n\nHuman: e\n\nAssistant:"
+    assert shorter_prompts(start) == [
+        "\n\nHuman: c\n\nAssistant: d\n\nHuman: e\n\nAssistant:",
+        "\n\nHuman: e\n\nAssistant:",
+    ]
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "",
+        "plain text",
+        "\n\nHuman: a\n\nAssistant:",
+        "\n\nHuman: a\n\nHuman: b",
+        "x\n\nHuman: a\n\nAssistant:",
+        Tokens((1, 2)),
+    ],
+)
+def test_without_turns_nothing_is_shorter(prompt):
+    assert shorter_prompts(prompt) == []

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tiltlm.data import DataSettings, Encoder, load_data
-from tiltlm.data.prompts import ASSISTANT
+from tiltlm.data.prompts import ASSISTANT, HUMAN
 
 SHARED = Path(__file__).parents[4] / "shared"
 PAIRS = SHARED / "data" / "hh-harmless.jsonl.gz"
@@ -38,20 +38,25 @@ def test_all_1700_rows_are_accounted_for(data):
     assert counts == {"answer_too_long": 37, "empty_response": 4, "no_common_prompt": 2}
     assert [x.split(":")[1] for x in books.losses["empty_response"].examples] == ["87", "517", "926", "1104"]
     assert [x.split(":")[1] for x in books.losses["no_common_prompt"].examples] == ["1255", "1689"]
-    assert books.changes["prompt_cut_left"].count == 470
+    assert {cause: tally.count for cause, tally in books.changes.items()} == {"turns_cut": 448, "prompt_cut_left": 22}
     assert 120 <= books.held_out <= 220
 
 
 def test_prompt_and_answers_read_as_the_file_has_them(data, encoder):
-    """Decoding gives the transcript, less what was cut from its start, with one beginning and one end."""
+    """Decoding gives the transcript, less what was cut from its start, with one beginning and one end.
+
+    What is left opens with a user's turn, or fills the window to the last token.
+    """
     with gzip.open(PAIRS, "rt") as file:
         rows = [json.loads(line) for line in file]
     for example in (*data.train, *data.held_out)[:200]:
         row = rows[int(example.id.split(":")[1]) - 1]
         transcript = row["chosen"][: row["chosen"].rindex(ASSISTANT) + len(ASSISTANT)]
         kept = encoder.decode(example.prompt_ids).removeprefix("<s>")
-        cut = len(example.prompt_ids) + max(len(r.token_ids) for r in example.responses) == 512
-        assert transcript.endswith(kept.lstrip("\ufffd")) if cut else f" {transcript}" == kept
+        full = len(example.prompt_ids) + max(len(r.token_ids) for r in example.responses) == 512
+        if not kept.startswith(f" {HUMAN}"):
+            assert full
+        assert transcript.endswith(kept.lstrip("\ufffd") if full else kept[1:])
         for response, column in zip(example.responses, ("chosen", "rejected"), strict=True):
             answer = encoder.answer_text(example.prompt_ids, response.token_ids)
             assert answer == row[column].rpartition(ASSISTANT)[2] + "</s>"

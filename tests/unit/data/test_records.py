@@ -114,6 +114,9 @@ def test_votes_are_soft_labels(votes, preference):
         (listed(ranks=[1, 2]), "wrong_type"),
         (listed(ranks=[1, 2, 2.5]), "wrong_type"),
         (listed(ranks=None), "missing_value"),
+        (listed(ranks=[1, None, 3]), "missing_value"),
+        (listed(scores=[None, 1, 2]), "missing_value"),
+        (listed(scores=[1, 2, 3], ref_logps=[-1, -2]), "wrong_type"),
         (listed(scores=[1, 2, math.nan]), "wrong_type"),
         (listed(comparisons=[[0, 3]]), "wrong_type"),
         (listed(comparisons=[[0, 0]]), "wrong_type"),
@@ -145,6 +148,12 @@ def test_defects_show_the_value():
     with pytest.raises(Defect) as caught:
         read(pair(weight=-1))
     assert caught.value.detail == "weight is -1, not a number ≥ 0"
+
+
+def test_a_missing_rank_is_named():
+    with pytest.raises(Defect) as caught:
+        read(listed(ranks=[1, None, 3]))
+    assert caught.value.detail == "ranks[1] is null"
 
 
 def test_csv_cells_are_text():

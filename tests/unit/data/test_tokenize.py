@@ -9,7 +9,9 @@ from tiltlm.core.example import Comparison, Response, token_ids
 from tiltlm.data.accounting import Defect
 from tiltlm.data.records import Record
 from tiltlm.data.settings import LONGEST
-from tiltlm.data.tokenize import cut_left, cut_right, longest_allowed, to_example
+from tiltlm.data.tokenize import cut_left, cut_right, longest_allowed, to_example, without_oldest_turns
+
+from .conftest import TEMPLATES
 
 PROMPT, CHOSEN, REJECTED = "the sky is the sky", " blue and black", " black"
 
@@ -138,3 +140,42 @@ def test_longest_allowed(max_length, window, expected):
 def test_a_limit_beyond_the_window_is_refused():
     with pytest.raises(DataError, match=r"data.max_length=1024: the model's window is 512"):
         longest_allowed(1024, 512)
+
+
+def turns(*pairs):
+    return tuple({"role": role, "content": content} for role, content in pairs)
+
+
+SYSTEM, QUESTION = turns(("system", "a system message")), turns(("user", "the sky?"))
+HISTORY = [turns(("user", f"question {i}"), ("assistant", f"answer {i}")) for i in range(4)]
+ANSWERS = turns(("assistant", "blue")), turns(("assistant", "black"))
+
+
+def conversation(history, **more) -> Record:
+    return Record("a.jsonl:1", "1", (*SYSTEM, *sum(history, ()), *QUESTION), ANSWERS, (Comparison(0, 1),), **more)
+
+
+@pytest.mark.parametrize("template", ["chatml", "llama"])
+def test_conversations_lose_whole_turns(encoder, template):
+    """Whatever the limit: the longest of the shortened conversations that fits, as the template renders it."""
+    chat = encoder.with_template(TEMPLATES[template], {})
+    whole = [chat.encode(conversation(HISTORY[k:])) for k in range(len(HISTORY) + 1)]
+    lengths = [w.num_tokens for w in whole]
+    assert lengths == sorted(set(lengths), reverse=True)
+    for limit in range(lengths[-1], lengths[0]):
+        cut = without_oldest_turns(conversation(HISTORY), chat, limit)
+        expected = next(w for w in whole if w.num_tokens <= limit)
+        assert cut.prompt_ids.tolist() == expected.prompt_ids.tolist()
+        assert [r.key for r in cut.responses] == [r.key for r in expected.responses]
+        assert cut.changes == ("turns_cut",)
+        assert "a system message" in chat.decode(cut.prompt_ids)
+    assert without_oldest_turns(conversation(HISTORY), chat, lengths[-1] - 1) is None
+
+
+def test_a_row_that_lost_turns_has_no_use_for_reference_columns(encoder):
+    chat = encoder.with_template(TEMPLATES["chatml"], {})
+    row = conversation(HISTORY, ref_logps=(-1.0, -2.0))
+    limit = chat.encode(row).num_tokens - 1
+    with pytest.raises(Defect, match="turns_cut") as caught:
+        to_example(row, without_oldest_turns(row, chat, limit), limit, "left_prompt", None)
+    assert caught.value.cause == "reference_of_other_tokens"

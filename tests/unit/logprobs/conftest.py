@@ -1,12 +1,14 @@
 """Tiny random models of many families, and a few ragged trees."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import transformers
+from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 
 from tiltlm.core.example import Response, TokenIds, token_ids
@@ -98,6 +100,37 @@ def make_model() -> Callable[..., Any]:
         return model
 
     return make
+
+
+@pytest.fixture
+def make_classifier() -> Callable[..., Any]:
+    """`make_classifier(family, dtype=…, **changes)`: the same body with a score head, whose scores are of size 1."""
+
+    def make(family: str = "llama", dtype: torch.dtype = torch.float64, **changes: Any) -> Any:
+        name, keywords = FAMILIES[family]
+        torch.manual_seed(0)
+        config = getattr(transformers, name)(**{**keywords, "num_labels": 1, **changes})
+        model = transformers.AutoModelForSequenceClassification.from_config(config).eval().to(dtype)
+        with torch.no_grad():
+            model.score.weight.mul_(20)
+        if hasattr(model.config, "num_experts_per_tok") and dtype == torch.float64:
+            model.set_experts_implementation("eager")
+        return model
+
+    return make
+
+
+@pytest.fixture
+def write_tokenizer() -> Callable[..., None]:
+    """`write_tokenizer(folder, eos_token=…, …)`: one of words, into a model's folder."""
+
+    def write(folder: Path, **special: str) -> None:
+        vocabulary = {token: i for i, token in enumerate(["<pad>", "<s>", "</s>", *(f"w{i}" for i in range(50))])}
+        words = Tokenizer(models.WordLevel(vocabulary, unk_token="w0"))
+        words.pre_tokenizer = pre_tokenizers.Whitespace()
+        transformers.PreTrainedTokenizerFast(tokenizer_object=words, **special).save_pretrained(folder)
+
+    return write
 
 
 def draw(rng: np.random.Generator, length: int) -> TokenIds:

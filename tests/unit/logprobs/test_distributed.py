@@ -16,8 +16,8 @@ from tiltlm.core.forest import Tree, plant
 from tiltlm.logprobs.policy import PolicyModule
 
 
-def make_module(tied: bool, checkpointing: bool) -> PolicyModule:
-    torch.manual_seed(0)
+def make_module(tied: bool, checkpointing: bool, seed: int = 0) -> PolicyModule:
+    torch.manual_seed(seed)
     config = transformers.LlamaConfig(
         vocab_size=61, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, tie_word_embeddings=tied, bos_token_id=1, eos_token_id=2,
@@ -37,11 +37,20 @@ def make_trees() -> list[Tree]:
     return [Tree(draw(p), (Response(draw(a)), Response(draw(b)))) for p, a, b in ((7, 5, 1), (3, 2, 6))]
 
 
-def loss(module, trees):
-    return module(plant(trees)).seq_logps.square().sum()
+def loss(module, trees, compared: bool = False):
+    """Of log-probabilities, or of divergences to a reference too."""
+    forest = plant(trees)
+    if not compared:
+        return module(forest).seq_logps.square().sum()
+    responses = module(forest, frozenset({"ref_kls"}), make_module(False, False, seed=1).states(forest))
+    return responses.seq_logps.square().sum() + 10 * responses.extra("ref_kls").sum()
 
 
-CASES = {"tied": (True, False), "untied, checkpointing": (False, True)}
+CASES = {
+    "tied": (True, False),
+    "untied, checkpointing": (False, True),
+    "beside a reference": (True, True),
+}
 
 
 def work(rank: int, port: int, folder: str) -> None:
@@ -49,7 +58,8 @@ def work(rank: int, port: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     for name, case in CASES.items():
         module = DistributedDataParallel(make_module(*case))
-        (2 * loss(module, make_trees()[rank : rank + 1])).backward()  # DDP averages over processes
+        share = loss(module, make_trees()[rank : rank + 1], "reference" in name)
+        (2 * share).backward()  # DDP averages over processes
         torch.save([p.grad for p in module.parameters()], Path(folder) / f"{name} {rank}.pt")
     dist.destroy_process_group()
 
@@ -62,7 +72,7 @@ def test_two_processes_equal_one(tmp_path):
     mp.spawn(work, args=(port, str(tmp_path)), nprocs=2)
     for name, case in CASES.items():
         module = make_module(*case)
-        loss(module, make_trees()).backward()
+        loss(module, make_trees(), "reference" in name).backward()
         first, second = (torch.load(tmp_path / f"{name} {rank}.pt") for rank in (0, 1))
         scale = max(float(p.grad.abs().max()) for p in module.parameters())
         for parameter, one, other in zip(module.parameters(), first, second, strict=True):

@@ -5,8 +5,9 @@ import torch
 
 from tiltlm.core.example import Response, token_ids
 from tiltlm.core.forest import Tree, plant
+from tiltlm.logprobs.module import stock_attention_name
 from tiltlm.logprobs.plain import plain_logps
-from tiltlm.logprobs.policy import PolicyModule, stock_attention_name
+from tiltlm.logprobs.policy import PolicyModule
 
 SHARING = [
     "llama", "llama_tied", "qwen2", "qwen3", "mistral", "gemma2", "gemma3", "phi3", "gpt2", "gpt_neox", "olmo2",

@@ -9,6 +9,7 @@ from tiltlm.logprobs.head import Head
 from tiltlm.logprobs.plain import plain_logps
 from tiltlm.logprobs.policy import PolicyModule
 from tiltlm.logprobs.selfcheck import choose_layout
+from tiltlm.logprobs.token_values import token_values
 
 pytestmark = [
     pytest.mark.gpu,
@@ -39,7 +40,7 @@ def test_head_accumulates_bf16_products_in_float32():
     rows = torch.randn(300, 512, dtype=torch.bfloat16, device="cuda")
     targets = torch.randint(0, 4096, (300,), device="cuda")
     with torch.no_grad():
-        found = Head().logps(rows, module, targets)
+        found = token_values(Head(), rows, module, targets).logps
         exact = torch.log_softmax(rows.double() @ module.weight.double().T, -1).gather(1, targets[:, None])[:, 0]
     assert found.dtype == torch.float32
     assert float((found - exact).abs().max()) < 1e-4

@@ -2,12 +2,10 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
 import transformers
-from tokenizers import Tokenizer, models, pre_tokenizers
 
 from tiltlm.core.errors import ConfigError, ModelError, RunError
 from tiltlm.core.example import Response, token_ids
@@ -20,15 +18,8 @@ from tiltlm.logprobs.settings import LoraSettings, ModelSettings
 FOREST = plant([Tree(token_ids([1, 5, 6, 9]), (Response(token_ids([7, 8, 2])), Response(token_ids([4]))))])
 
 
-def write_tokenizer(folder: Path, **special: str) -> None:
-    vocabulary = {token: i for i, token in enumerate(["<pad>", "<s>", "</s>", *(f"w{i}" for i in range(50))])}
-    words = Tokenizer(models.WordLevel(vocabulary, unk_token="w0"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    transformers.PreTrainedTokenizerFast(tokenizer_object=words, **special).save_pretrained(folder)
-
-
 @pytest.fixture
-def folder(tmp_path, make_model):
+def folder(tmp_path, make_model, write_tokenizer):
     path = tmp_path / "model"
     model = make_model("llama", torch.float32, attention_dropout=0.1)
     model.generation_config.eos_token_id = [2, 5]
@@ -225,7 +216,7 @@ def test_a_damaged_configuration(folder):
     refuse(folder, "no model could be loaded")
 
 
-def test_a_tokenizer_without_an_end(folder):
+def test_a_tokenizer_without_an_end(folder, write_tokenizer):
     write_tokenizer(folder, bos_token="<s>")
     config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
     assert "eos_token" not in config
@@ -256,7 +247,7 @@ def test_adapters_are_safetensors_with_a_base(folder, tmp_path):
     refuse(adapter, "only as pickles")
 
 
-def test_a_layout_that_cannot_be(tmp_path, make_model):
+def test_a_layout_that_cannot_be(tmp_path, make_model, write_tokenizer):
     make_model("bloom", torch.float32).save_pretrained(tmp_path)
     write_tokenizer(tmp_path, eos_token="</s>")
     refuse(tmp_path, "no layout of BloomForCausalLM", layout="shared")
@@ -273,6 +264,12 @@ def test_a_layout_that_cannot_be(tmp_path, make_model):
 def test_settings_that_contradict(fields, words):
     with pytest.raises(ConfigError, match=words):
         ModelSettings("someone/model", **fields)
+
+
+def test_a_folder_has_no_revision(folder):
+    for load in (load_policy, load_tokenizer):
+        with pytest.raises(ConfigError, match=r"model.revision=v2 has no effect: model.path=.* is a folder"):
+            load(ModelSettings(str(folder), revision="v2"))
 
 
 def test_remote_code_needs_a_repository_and_not_a_folder(folder):

@@ -9,8 +9,9 @@ from tiltlm.core.example import Example, Response, token_ids
 from tiltlm.core.forest import Tree, grow, plant
 from tiltlm.logprobs.attention import NAME
 from tiltlm.logprobs.head import Head
+from tiltlm.logprobs.module import exact_positions
 from tiltlm.logprobs.plain import plain_logps
-from tiltlm.logprobs.policy import PolicyModule, exact_positions
+from tiltlm.logprobs.policy import PolicyModule
 
 """PEFT asks transformers by a name that transformers has deprecated."""
 
@@ -188,7 +189,7 @@ def test_rows_share_compute_and_never_weight(make_model, gradients, close):
 
 def plain(module, prompt, response):
     with module.stock_attention():
-        return plain_logps(module.causal_lm, [Tree(prompt, (Response(response),))]).sum()[None]
+        return plain_logps(module.bare_model, [Tree(prompt, (Response(response),))]).sum()[None]
 
 
 def test_gradients_are_deterministic(make_model):

@@ -9,10 +9,10 @@ from torch import nn
 from tiltlm.core.errors import ModelError
 from tiltlm.core.forest import plant
 from tiltlm.logprobs import selfcheck
-from tiltlm.logprobs.head import Head
 from tiltlm.logprobs.layout import Layout
+from tiltlm.logprobs.module import stock_attention_name
 from tiltlm.logprobs.plain import plain_logps
-from tiltlm.logprobs.policy import PolicyModule, stock_attention_name
+from tiltlm.logprobs.policy import PolicyModule
 from tiltlm.logprobs.selfcheck import choose_layout, probe_trees, unheard_attention
 
 
@@ -86,8 +86,8 @@ class Scrambled(torch.autograd.Function):
 
 
 def test_a_wrong_gradient_is_found(make_model, monkeypatch):
-    own = Head.logps
-    monkeypatch.setattr(Head, "logps", lambda self, rows, *rest: own(self, Scrambled.apply(rows), *rest))
+    own = PolicyModule._rows
+    monkeypatch.setattr(PolicyModule, "_rows", lambda self, inputs: Scrambled.apply(own(self, inputs)))
     with pytest.raises(ModelError, match="off by"):
         choose_layout(make_model("llama", torch.float32))
 

@@ -15,7 +15,12 @@ VOCAB = 40
 
 
 def make_policy(
-    seed: int = 0, lora: bool = False, is_zero: bool = True, alpha: float = 8, **config: object
+    seed: int = 0,
+    lora: bool = False,
+    is_zero: bool = True,
+    alpha: float = 8,
+    targets: str | list[str] = "all-linear",
+    **config: object,
 ) -> PolicyModule:
     """A random llama; the same seed gives the same weights, with an adapter around them or without."""
     torch.manual_seed(seed)
@@ -25,7 +30,7 @@ def make_policy(
     if lora:
         import peft
 
-        settings = peft.LoraConfig(r=2, lora_alpha=alpha, target_modules="all-linear", init_lora_weights=is_zero)
+        settings = peft.LoraConfig(r=2, lora_alpha=alpha, target_modules=targets, init_lora_weights=is_zero)
         model = peft.get_peft_model(model, settings)
     return PolicyModule(model)
 

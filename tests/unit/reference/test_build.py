@@ -100,9 +100,33 @@ def test_another_models_tokens_must_be_the_policys(policy, make, tmp_path):
         build(policy, name=path)
 
 
+def test_a_name_on_the_hub_is_loaded_at_its_revision(policy, make, tmp_path, monkeypatch):
+    asked = []
+
+    def load(settings, device):
+        asked.append(settings)
+        return SimpleNamespace(module=make(seed=5), tokenizer=tokenizer())
+
+    monkeypatch.setattr("tiltlm.reference.build.load_policy", load)
+    reference = build(policy, name="owner/model", revision="v2")
+    build(policy, name="owner/model")
+    assert [(s.path, s.revision, s.dtype) for s in asked] == [
+        ("owner/model", "v2", "float32"), ("owner/model", None, "float32"),
+    ]  # fmt: skip
+    assert reference.name == "owner/model"
+
+
+def test_a_folder_has_no_revision(policy, make, tmp_path):
+    path = other_model(make, tmp_path / "other")
+    with pytest.raises(ConfigError, match=r"reference.revision=v2 has no effect: .*other is a folder"):
+        build(policy, name=path, revision="v2")
+
+
 @pytest.mark.parametrize(
     ("is_needed", "settings", "message"),
     [
+        (True, {"revision": "v2"}, "reference.revision has no effect with reference.name=auto"),
+        (True, {"name": "base", "revision": "v2"}, "reference.revision has no effect"),
         (False, {"name": "initial"}, "uses no reference; remove reference.name"),
         (False, {"name": "columns"}, "uses no reference"),
         (True, {"name": "none"}, "is 'none'; name 'initial'"),

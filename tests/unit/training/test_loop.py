@@ -9,7 +9,7 @@ import torch
 from toy_training import SortedMargins, ToyPolicy, ToyReference, rows
 
 from tiltlm.core import ConfigError, RunError
-from tiltlm.objectives import dpo, ipo, kto
+from tiltlm.objectives import bco, dpo, ipo, kto
 from tiltlm.training.checkpoint import folder_of, load, steps_in
 from tiltlm.training.loop import train_loop
 from tiltlm.training.metrics import Listener, read_lines
@@ -61,10 +61,11 @@ def weights(run):
     [
         (dpo(), {}),
         (kto(), {"log_every": 4}),
+        (bco(0.3), {"eval_every": 2}),
         (SortedMargins(), {"eval_every": 1}),
         (ipo(), {"best_metric": "eval_loss", "save_every": 3, "log_every": 3}),
     ],
-    ids=["dpo", "kto", "sorted", "ipo"],
+    ids=["dpo", "kto", "bco", "sorted", "ipo"],
 )
 def test_resuming_equals_never_having_stopped_bit_for_bit(tmp_path, objective, settings, killed_after):
     expected = Run(tmp_path / "whole", objective, **settings)

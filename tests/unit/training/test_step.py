@@ -7,12 +7,19 @@ import torch
 from toy_training import SortedMargins, ToyPolicy, ToyReference, rows
 
 from tiltlm.core import DataError, NumericsError
-from tiltlm.objectives import dpo, ipo, kto, orpo, sft, simpo
+from tiltlm.objectives import CATALOG, WeightedSum, aot, aot_unpaired, bco, build, dpo, knobs, kto, sft
 from tiltlm.training.packs import cut
 from tiltlm.training.step import Stepper
 
-OBJECTIVES = {"dpo": dpo(), "ipo": ipo(), "simpo": simpo(), "orpo": orpo(), "kto": kto(), "sft": sft(),
-              "sorted": SortedMargins()}  # fmt: skip
+CATALOGUE = {name: build(name, **{k.name: 0.5 for k in knobs(name) if k.is_required}) for name in CATALOG}
+OBJECTIVES = {
+    **{name: objective for name, objective in CATALOGUE.items() if not objective.extras},
+    "lists": build("nca", beta=0.3, reward_temperature=0.5),
+    "sum": WeightedSum((dpo(0.3), sft(), aot(0.3)), (0.7, 0.2, 0.4)),
+    "sum with a statistic": WeightedSum((kto(), aot_unpaired(0.3)), (1.0, 2.0)),
+    "sorted": SortedMargins(),
+}
+"""Everything but what needs whole next-token distributions, which the toy policy does not give."""
 WHOLE = 10**6
 
 
@@ -91,6 +98,23 @@ def test_kto_baseline_is_pooled_over_the_whole_step():
     assert outcome.baseline == pytest.approx(z0, rel=1e-9)
     assert outcome.baseline > 0, "a baseline of 0 would test nothing"
     assert outcome.loss == pytest.approx(sum(values) / 10, rel=1e-9)
+
+
+def test_bco_shift_is_the_middle_of_both_classes_over_all_steps_so_far():
+    frozen, _ = moved_policy()
+    policy, reference = ToyPolicy(seed=1, dtype=torch.float64), ToyReference(frozen, name="other")
+    examples, beta = rows(7), 0.3
+    reward = lambda e, k: (  # noqa: E731
+        beta * (seq_logps(policy, e, e.responses[k]) - seq_logps(frozen, e, e.responses[k])).item()
+    )
+    stepper = Stepper(policy, bco(beta), reference, max_tokens=10)
+    first = stepper.train(examples[:3])
+    second = stepper.train(examples[3:5], first.memory)
+    means = [sum(reward(e, k) for e in examples[:5]) / 5 for k in (0, 1)]
+    assert second.baseline == pytest.approx(sum(means) / 2, rel=1e-9)
+    assert second.memory == pytest.approx((5 * means[0], 5, 5 * means[1], 5))
+    held_out = stepper.evaluate(examples[5:], memory=second.memory)
+    assert held_out.baseline == pytest.approx(second.baseline), "held-out rows are measured, they do not move the shift"
 
 
 @pytest.mark.parametrize("num", [1, 2, 5])

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from toy_training import ToyPolicy
 
 from tiltlm.core import ConfigError
-from tiltlm.training.wrapping import World, wrap
+from tiltlm.training.wrapping import World, kept_whole, wrap
 
 pytestmark = pytest.mark.slow
 NUM_RANKS = 2
@@ -82,6 +82,15 @@ def test_two_ranks_end_with_the_weights_of_one(together, tmp_path, name, paralle
     assert_same(together[f"{parallel} run {name}"], two_ranks.train(World(), tmp_path / "run", name), 1e-9)
 
 
+@pytest.mark.parametrize("parallel", ["replicate", "shard"])
+@pytest.mark.parametrize("lora", [False, True])
+def test_a_moving_reference_is_the_same_on_two_ranks(together, tmp_path, lora, parallel):
+    found, expected = together[f"{parallel} moving {lora}"], two_ranks.moving(World(), tmp_path / "run", lora)
+    assert_same(found, expected, 1e-7)
+    own = [name for name in found if not name.startswith("reference")]
+    assert any((found[name] - found[f"reference {name}"]).abs().max() > 1e-3 for name in own), "it did not just follow"
+
+
 def test_a_call_past_the_wrapper_would_have_been_found(together):
     """The error this guards against is large: each rank then follows its own rows."""
     expected = two_ranks.step(World(), "dpo", 5)
@@ -102,6 +111,39 @@ def test_one_process_needs_no_wrapper():
     assert wrap(policy, World(), "replicate") is policy
     with pytest.raises(ConfigError, match="needs several processes"):
         wrap(policy, World(), "shard")
+
+
+def test_one_process_joins_nobody(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert World.join(cpu=True) == World.alone("score") == World()
+    assert not torch.distributed.is_initialized()
+
+
+def test_a_command_for_one_process_refuses_a_launcher(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(ConfigError, match=r"4 processes were launched.*`tiltlm score` runs in one"):
+        World.alone("score")
+
+
+@pytest.mark.parametrize("aside", [True, False])
+def test_what_is_sharded_is_a_copy_whose_weights_come_back(aside):
+    """Meanwhile the policy is as it was; frozen weights are not touched."""
+    policy = ToyPolicy(seed=1)
+    frozen, trained = list(policy.parameters())[:2]
+    frozen.requires_grad_(False)
+    before, frozen_before = trained.detach().clone(), frozen.detach().clone()
+    with kept_whole(policy, "shard", aside) as shared, torch.no_grad():
+        for parameter in shared.parameters():
+            parameter.add_(1)
+        assert torch.equal(trained, before)
+    assert torch.equal(trained, before + 1)
+    assert torch.equal(frozen, frozen_before)
+
+
+def test_replicas_are_the_policy_itself():
+    policy = ToyPolicy()
+    with kept_whole(policy, "replicate", aside=True) as shared:
+        assert shared is policy
 
 
 def test_one_process_sums_and_gathers_itself():

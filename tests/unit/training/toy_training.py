@@ -12,6 +12,7 @@ from torch.nn.functional import softplus
 
 from tiltlm.core import Comparison, Example, Forest, Pairs, Response, ResponseLogps, Tree, plant, token_ids
 from tiltlm.objectives.terms import Divisor, Term
+from tiltlm.reference import Reference
 from tiltlm.rewards import SeqLogp
 
 VOCABULARY = 11
@@ -56,7 +57,7 @@ class ToyPolicy(nn.Module):
         return ResponseLogps(token_logps, forest.response, forest.num_tokens)
 
 
-class ToyReference:
+class ToyReference(Reference):
     """A frozen copy of a policy."""
 
     def __init__(self, policy: nn.Module, name: str = "initial") -> None:
@@ -79,7 +80,11 @@ class SortedMargins:
     view: ClassVar[type[Pairs]] = Pairs
     coupled: ClassVar[bool] = True
     needs_reference: ClassVar[bool] = False
-    needs_partners: ClassVar[bool] = False
+    shape: ClassVar[str] = "pairs"
+    statistic: ClassVar[None] = None
+    needs: ClassVar[frozenset] = frozenset()
+    uses: ClassVar[frozenset] = frozenset()
+    extras: ClassVar[frozenset] = frozenset()
 
     def __call__(self, responses: ResponseLogps, pairs: Pairs, /) -> tuple[Term, ...]:
         rewards = self.reward(responses)
@@ -92,7 +97,7 @@ def answer(rng: np.random.Generator, longest: int = 7) -> Response:
 
 
 def rows(num: int, seed: int = 0, shared_prompts: bool = True) -> list[Example]:
-    """Pairs with labels and partners, so that every data shape can read them; some share a prompt."""
+    """Pairs with labels, scores and partners, so that every objective can read them; some share a prompt."""
     rng = np.random.default_rng(seed)
     prompts = [token_ids(rng.integers(0, VOCABULARY, size=rng.integers(1, 6))) for _ in range(num)]
     examples = []
@@ -107,6 +112,8 @@ def rows(num: int, seed: int = 0, shared_prompts: bool = True) -> list[Example]:
                     Comparison(0, 1, preference=float(rng.uniform(0.6, 1)), offset=float(rng.uniform(0, 0.2))),
                 ),
                 labels=(True, False),
+                ranks=(1, 2),
+                scores=(float(rng.uniform(1, 2)), float(rng.uniform(0, 1))),
                 weight=float(rng.uniform(0.5, 2)),
                 partners=(answer(rng), answer(rng)),
             )

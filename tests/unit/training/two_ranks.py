@@ -17,16 +17,20 @@ from toy_training import VOCABULARY, SortedMargins, ToyPolicy, ToyReference, row
 
 from tiltlm.core import ConfigError
 from tiltlm.logprobs import PolicyModule
-from tiltlm.objectives import dpo, kto, sft
+from tiltlm.objectives import aot, aot_unpaired, bco, dpo, kto, sft
+from tiltlm.reference.moving import MovingReference
 from tiltlm.training.guards import Interrupted
 from tiltlm.training.loop import train_loop
 from tiltlm.training.metrics import Listener
 from tiltlm.training.rundir import RunDirectory
 from tiltlm.training.settings import TrainingSettings
 from tiltlm.training.step import Stepper
-from tiltlm.training.wrapping import World, whole, wrap
+from tiltlm.training.wrapping import World, kept_whole, whole, wrap
 
-OBJECTIVES = {"dpo": dpo(), "kto": kto(), "sft": sft(), "sorted": SortedMargins()}
+OBJECTIVES = {
+    "dpo": dpo(), "kto": kto(), "bco": bco(0.3), "sft": sft(), "sorted": SortedMargins(), "aot": aot(0.3),
+    "aot_unpaired": aot_unpaired(0.3),
+}  # fmt: skip
 MODELS = [(tied, lora) for tied in (False, True) for lora in (False, True)]
 STEPS = [(name, num) for name in OBJECTIVES for num in (5, 1, 8)]
 RUNS = ("dpo", "sorted")
@@ -99,6 +103,25 @@ def train(world, folder, name, parallel="replicate", resume=False, stop_at=0):
     return weights | ({"losses": torch.tensor(losses, dtype=torch.float64)} if world.is_first else {})
 
 
+def moving(world, folder, lora, parallel="replicate"):
+    """Policy and reference after three steps, of which the second moved the reference."""
+    policy = language_model(True, lora)
+    reference = MovingReference(policy, 0.4, 2, 40)
+    settings = TrainingSettings(
+        num_epochs=1, batch_size=5, max_tokens=20, learning_rate=0.02, adam_epsilon=1e-3, parallel=parallel
+    )
+    with (
+        RunDirectory.open(folder, world=world) as run,
+        kept_whole(policy, settings.parallel, aside=False) as module,
+    ):
+        train_loop(
+            module, rows(12), (), OBJECTIVES["dpo"], reference, settings, run, "fingerprint",
+            world=world, listener=Listener(note=lambda note: None),
+        )  # fmt: skip
+    weights = {key: p.detach().clone() for key, p in policy.named_parameters() if p.requires_grad}
+    return weights | {f"reference {key}": tensor for key, tensor in reference.tensors().items()}
+
+
 def stopped_and_resumed(world, folder):
     """A run that is stopped in the middle and goes on."""
     try:
@@ -128,6 +151,8 @@ def main(folder):
             results[f"{parallel} run {name}"] = train(world, folder / f"{parallel}-{name}", name, parallel)
         for tied, lora in MODELS:
             results[f"{parallel} model {tied} {lora}"] = model_step(world, tied, lora, parallel)
+        for lora in (False, True):
+            results[f"{parallel} moving {lora}"] = moving(world, folder / f"{parallel}-moving-{lora}", lora, parallel)
     results["past the wrapper"] = step(world, "dpo", 5, past_the_wrapper=True)
     results["resumed"] = stopped_and_resumed(world, folder / "stopped")
     results["refused"] = {"everywhere": torch.tensor(refused(world, folder / "stopped"))}

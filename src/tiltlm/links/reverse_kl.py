@@ -1,0 +1,35 @@
+"""The link of EXO: match the policy's own preference to a soft target by reverse KL, which seeks modes."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from tiltlm.core.checks import minority, positive
+
+
+@dataclass(frozen=True)
+class ReverseKL:
+    """ℓ(u) = KL( (q, 1−q) ‖ (1−ε, ε) ) = q log q/(1−ε) + (1−q) log (1−q)/ε, with q = σ(u).
+
+    Not convex: the gradient vanishes where q is near 0 or 1, so a badly wrong pair is left alone. The minimiser under
+    hard labels drawn with probability p is (2p − 1) log((1−ε)/ε), which is not Bradley–Terry's.
+    """
+
+    label_smoothing: float
+    """ε, between 0 and ½, not 0: the target's log would be infinite."""
+    convex: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        positive(label_smoothing=self.label_smoothing)
+        minority(label_smoothing=self.label_smoothing)
+
+    def __call__(self, margin: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
+        q = torch.sigmoid(margin)
+        win = F.logsigmoid(margin) - math.log1p(-self.label_smoothing)
+        lose = F.logsigmoid(-margin) - math.log(self.label_smoothing)
+        return q * win + (1 - q) * lose

@@ -1,0 +1,65 @@
+"""Links for labels that may be flipped: smoothing (conservative) and de-noising (unbiased). Different estimators."""
+
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from tiltlm.core import ConfigError
+from tiltlm.core.checks import minority
+from tiltlm.links.link import Link
+from tiltlm.links.logistic import Logistic
+
+
+@dataclass(frozen=True)
+class Smoothed:
+    """ℓ_ε(u) = (1 − ε) ℓ(u) + ε ℓ(−u), 0 ≤ ε < ½: the label is believed with probability 1 − ε.
+
+    For the logistic link the minimiser is logit(p(1−ε) + (1−p)ε): finite for p = 1, and shrunk for every p.
+    """
+
+    link: Link
+    label_smoothing: float
+
+    def __post_init__(self) -> None:
+        _check(self.link, self.label_smoothing)
+
+    @property
+    def convex(self) -> bool:
+        return self.link.convex
+
+    def __call__(self, margin: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
+        return (1 - self.label_smoothing) * self.link(margin) + self.label_smoothing * self.link(-margin)
+
+
+@dataclass(frozen=True)
+class Denoised:
+    """ℓ_ε(u) = [(1 − ε) ℓ(u) − ε ℓ(−u)] / (1 − 2ε), 0 ≤ ε < ½: unbiased where labels are flipped at rate ε.
+
+    (1 − ε) ℓ_ε(u) + ε ℓ_ε(−u) = ℓ(u) identically, so the minimiser on flipped labels is that of ℓ on clean ones. For
+    the logistic link it is −log σ(u) − εu/(1 − 2ε): convex, and unbounded below as u grows.
+    """
+
+    link: Link
+    label_smoothing: float
+
+    def __post_init__(self) -> None:
+        _check(self.link, self.label_smoothing)
+
+    @property
+    def convex(self) -> bool:
+        """With the logistic link, whose ℓ(u) − ℓ(−u) is linear; with others not in general."""
+        return isinstance(self.link, Logistic)
+
+    def __call__(self, margin: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
+        kept = (1 - self.label_smoothing) * self.link(margin) - self.label_smoothing * self.link(-margin)
+        return kept / (1 - 2 * self.label_smoothing)
+
+
+def _check(link: Link, label_smoothing: float) -> None:
+    """Labels are flipped at one rate: a link that already allows for it is not wrapped again."""
+    minority(label_smoothing=label_smoothing)
+    if isinstance(link, Smoothed | Denoised):
+        raise ConfigError(
+            f"link is {type(link).__name__}, which allows for flipped labels already; give one rate to one of them"
+        )

@@ -1,0 +1,142 @@
+"""`ForestModule`: a loaded transformers model that reads forests, whatever head it has.
+
+Here is what policies and reward models share: the layout of the model call, its attention, precision and limits. It is
+what data parallelism wraps, and it is called always through the wrapped root: a call past the wrapper leaves ranks
+unsynchronised without a word. Saving and `generate` go to the child.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tiltlm.core.errors import ModelError
+from tiltlm.core.forest import Forest
+from tiltlm.logprobs import attention
+from tiltlm.logprobs.expand import Inputs, LayoutName
+from tiltlm.logprobs.precision import Precision
+
+
+class ForestModule(nn.Module):
+    """A transformers model whose body runs on forests. Subclasses are final and say what its head reads."""
+
+    def __init__(self, model: Any, layout: LayoutName, precision: Precision) -> None:
+        """Wrap a loaded model; `_lay_out` switches its attention implementation to what the layout needs."""
+        super().__init__()
+        self.model = model
+        self.layout = layout
+        self.precision = precision
+        self.max_positions = exact_positions(self.config)
+        self._stock = stock_attention_name(self.bare_model)
+        self.bare_model.set_attn_implementation(self._stock)
+
+    def _lay_out(self) -> None:
+        if self.layout != "padded":
+            self.bare_model.set_attn_implementation(attention.NAME)
+
+    @property
+    def bare_model(self) -> Any:
+        """The transformers model itself, without PEFT around it."""
+        return bare_model_of(self.model)
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = next(self.model.parameters()).device
+        return device
+
+    @property
+    def config(self) -> Any:
+        return self.bare_model.config
+
+    @property
+    def _no_split_modules(self) -> Any:
+        return self.bare_model._no_split_modules
+
+    def tie_weights(self, *args: Any, **kwargs: Any) -> Any:
+        return self.bare_model.tie_weights(*args, **kwargs)
+
+    def get_input_embeddings(self) -> Any:
+        return self.bare_model.get_input_embeddings()
+
+    def get_output_embeddings(self) -> Any:
+        return self.bare_model.get_output_embeddings()
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    def _hidden(self, inputs: Inputs) -> Tensor:
+        """The last hidden state of each token that `inputs` says is read, [R D]."""
+        hidden: Tensor = self.bare_model.base_model(**inputs.keywords, use_cache=False)[0]
+        # `index_select`: the backward of plain indexing is not deterministic on a CPU once a row repeats.
+        return hidden.flatten(0, 1).index_select(0, inputs.predicts)
+
+    def _refuse_too_long(self, forest: Forest) -> None:
+        pairs = zip(forest.prompt_lengths, forest.branch_lengths, strict=True)
+        longest = max(prompt + max(branches, default=0) for prompt, branches in pairs)
+        if self.max_positions is not None and longest > self.max_positions:
+            raise ModelError(
+                f"a sequence of {longest} tokens, and {type(self.bare_model).__name__} places {self.max_positions} "
+                "exactly; shorten prompts and responses (data.max_length)"
+            )
+
+    @contextmanager
+    def stock_attention(self) -> Iterator[None]:
+        """Inside, the model has its stock attention: for `generate`, decoding with a cache, saving."""
+        before = self.config._attn_implementation
+        self.bare_model.set_attn_implementation(self._stock)
+        try:
+            yield
+        finally:
+            self.bare_model.set_attn_implementation(before)
+
+    @contextmanager
+    def adapters_disabled(self) -> Iterator[None]:
+        """Inside, the model is its base, without adapters.
+
+        Raises:
+            ModelError: the model has none.
+        """
+        if not hasattr(self.model, "peft_config"):
+            raise ModelError(
+                "the model has no adapter to switch off; a reference `base` needs one: name a path instead"
+            )
+        with self.model.disable_adapter():
+            yield
+
+
+def bare_model_of(model: Any) -> Any:
+    """The transformers model inside a PEFT model, or the model itself."""
+    return model.get_base_model() if hasattr(model, "peft_config") else model
+
+
+def stock_attention_name(model: Any) -> str:
+    """The attention a model runs with outside packed rows: as loaded, but explicit where scores are capped.
+
+    The fused kernels of transformers do not cap scores.
+    """
+    name = model.config._attn_implementation
+    if name == attention.NAME or name is None:
+        name = "sdpa" if model._supports_sdpa else "eager"
+    capped = getattr(model.config.get_text_config(), "attn_logit_softcapping", None) is not None
+    return "eager" if capped and name == "sdpa" else name
+
+
+def exact_positions(config: Any) -> int | None:
+    """How many positions separate and packed rows place alike; None: no limit.
+
+    Learned positions end with their table. Rotary embeddings of kind `dynamic` or `longrope` change for the whole row
+    once its longest sequence is longer than the original length: a long neighbour would change a short one.
+    """
+    config = config.get_text_config()
+    rope = getattr(config, "rope_parameters", None) or {}
+    kinds = [rope, *(r for r in rope.values() if isinstance(r, dict))]
+    limits = [
+        r.get("original_max_position_embeddings") or config.max_position_embeddings
+        for r in kinds
+        if r.get("rope_type") in ("dynamic", "longrope")
+    ]
+    if not rope:
+        limits.append(getattr(config, "n_positions", None) or getattr(config, "max_position_embeddings", None))
+    return min((limit for limit in limits if limit), default=None)

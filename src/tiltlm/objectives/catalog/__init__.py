@@ -1,0 +1,25 @@
+"""The methods by name. `registry` keeps the names and builds; the other modules hold one constructor a method.
+
+They are imported in the order in which the catalogue tells them.
+"""
+
+# ruff: noqa: I001
+
+from tiltlm.objectives.catalog.registry import CATALOG, Knob, build, knobs, register
+from tiltlm.objectives.catalog.names import Resolved, resolve_name
+from tiltlm.objectives.catalog.log_ratio import dpo, dpo_nll, f_dpo, ipo, ipo_mean, ld_dpo, length_dpo, ln_dpo
+from tiltlm.objectives.catalog.noisy import cdpo, discopop, robust_dpo
+from tiltlm.objectives.catalog.reference_free import alphapo, cpo, orpo, rainbowpo, simpo, slic
+from tiltlm.objectives.catalog.anchored import apo_down, apo_zero, bco_pair, cal_dpo, dpop, nca, sppo
+from tiltlm.objectives.catalog.whole_vocabulary import tdpo1, tdpo2, wpo
+from tiltlm.objectives.catalog.whole_step import aot, aot_unpaired
+from tiltlm.objectives.catalog.scored import dno, odpo, rebel, rso
+from tiltlm.objectives.catalog.lists import exo, info_nca, pl_dpo
+from tiltlm.objectives.catalog.single import bco, kto, sft
+
+__all__ = [
+    "CATALOG", "Knob", "Resolved", "alphapo", "aot", "aot_unpaired", "apo_down", "apo_zero", "bco", "bco_pair", "build",
+    "cal_dpo", "cdpo", "cpo", "discopop", "dno", "dpo", "dpo_nll", "dpop", "exo", "f_dpo", "info_nca", "ipo",
+    "ipo_mean", "knobs", "kto", "ld_dpo", "length_dpo", "ln_dpo", "nca", "odpo", "orpo", "pl_dpo", "rainbowpo", "rebel", "register",
+    "resolve_name", "robust_dpo", "rso", "sft", "simpo", "slic", "sppo", "tdpo1", "tdpo2", "wpo",
+]  # fmt: skip

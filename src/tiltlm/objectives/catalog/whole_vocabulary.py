@@ -1,0 +1,65 @@
+"""Methods that look at the whole next-token distribution, and not only at the tokens that were said."""
+
+from tiltlm.core.checks import not_negative
+from tiltlm.links import Logistic
+from tiltlm.objectives.adjustments import PositionKL
+from tiltlm.objectives.catalog.registry import register
+from tiltlm.objectives.pairwise import Pairwise
+from tiltlm.objectives.weightings import OnPolicy
+from tiltlm.rewards import LogRatio
+
+
+@register
+def tdpo1(beta: float = 0.1) -> Pairwise:
+    r"""TDPO1: DPO with the difference of the two responses' sequential KL taken into the margin.
+
+    ℓ = −log σ( β [ ρ_w − ρ_l − (D_l − D_w) ] ),  ρ = log π/π_ref,
+    D(y) = Σ_t KL( π_ref(·|x, y_<t) ‖ π(·|x, y_<t) )
+
+    Source: Zeng et al. 2024, arXiv 2404.11999.
+    Units: β per nat of the whole response, 0.1 in the authors' code; D in nats, over the whole vocabulary, with
+    gradient.
+    When: comparisons where the KL of every position should be held, and the reference may run at every step.
+    Differs: the authors' configuration ships this form, their README presents `tdpo2` as the default: two names here. D
+    is computed from log-softmax; the authors' log of softmax underflows.
+    Fails: it needs the reference's distributions at every step: they are not in the store, and columns are refused. D
+    is the forward KL, π_ref‖π, and no estimate of the policy's KL. For responses of one token it is `dpo`.
+    """
+    return Pairwise(LogRatio(beta), Logistic(), adjustments=(PositionKL(beta, holds_chosen=False),))
+
+
+@register
+def tdpo2(beta: float = 0.1, alpha: float = 0.5) -> Pairwise:
+    r"""TDPO2: TDPO with the KL of the chosen response held, and only a share of the difference taken.
+
+    ℓ = −log σ( β [ ρ_w − ρ_l − α (D_l − sg D_w) ] ),  ρ = log π/π_ref,
+    D(y) = Σ_t KL( π_ref(·|x, y_<t) ‖ π(·|x, y_<t) ),  sg: without gradient
+
+    Source: Zeng et al. 2024, arXiv 2404.11999.
+    Units: β per nat of the whole response, α none; 0.1 and 0.5 in the authors' code.
+    When: as `tdpo1`; the authors' README presents this form as the default.
+    Differs: the authors' configuration switches it off. At α = 1 its value is `tdpo1`'s, its gradient is not: none
+    flows through D_w.
+    Fails: it needs the reference's distributions at every step: they are not in the store, and columns are refused.
+    Gradient still comes through D_l where both D are equal, so for one-token responses it is not `dpo`.
+    """
+    not_negative(alpha=alpha)
+    return Pairwise(LogRatio(beta), Logistic(), adjustments=(PositionKL(beta * alpha, holds_chosen=True),))
+
+
+@register
+def wpo(beta: float = 0.01) -> Pairwise:
+    r"""WPO: DPO whose pairs count by how likely the policy itself would be to say them.
+
+    ℓ = min(1, w(y_w)·w(y_l)) · −log σ( β [ ρ_w − ρ_l ] ),  ρ = log π/π_ref,
+    w(y) = exp( mean_t [ log π(y_t) − log Σ_v π(v)² ] ), without gradient
+
+    Source: Zhou et al. 2024, arXiv 2406.11827, aligned, and clamped at 1 as in the authors' code.
+    Units: β per nat of the whole response; 0.01 is the authors'.
+    When: pairs that other models wrote, of which those unlike the policy's own answers should count less.
+    Differs: TRL's `use_weighting` does not clamp. Open-instruct multiplies sequence sums by token masks and leaves the
+    alignment out.
+    Fails: weights do not enter the divisor: where nothing looks like the policy's own, steps become small. The weights
+    move with the policy, so losses of two steps are not of one scale.
+    """
+    return Pairwise(LogRatio(beta), Logistic(), weighting=OnPolicy())

@@ -1,0 +1,170 @@
+"""Objectives from plain values, as a configuration holds them: a name, parts, or a weighted sum of either.
+
+`compose` builds, `spell_out` writes the same down with every default, `describe` says it in words.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tiltlm.core import ConfigError
+from tiltlm.core.checks import under
+from tiltlm.objectives.catalog.names import refuse_foreign, resolve_name
+from tiltlm.objectives.catalog.registry import build_at, knobs, nearest
+from tiltlm.objectives.listwise import Listwise
+from tiltlm.objectives.pairwise import Pairwise
+from tiltlm.objectives.plain_parts import construct, number, plain, plain_fields
+from tiltlm.objectives.terms import Objective
+from tiltlm.objectives.unpaired import Unpaired
+from tiltlm.objectives.weighted_sum import WeightedSum
+
+Spec = Mapping[str, Any]
+Composed = Pairwise | Unpaired | Listwise
+
+SHAPES: dict[str, type[Composed]] = {kind.shape: kind for kind in (Pairwise, Unpaired, Listwise)}
+"""Shapes of data whose objectives can be put together from parts."""
+
+
+def compose(spec: Spec, place: str = "objective") -> Objective:
+    """The objective that plain values describe.
+
+    Args:
+        spec: `{name: dpo, beta: 0.1}`; or parts, `{data: pairs, reward: {name: log_ratio, beta: 0.1}, link: logistic}`;
+            or `{sum: [{name: dpo, weight: 0.8}, {name: sft, weight: 0.2}]}`, whose terms are of either kind.
+        place: what the objective is called in messages.
+
+    Raises:
+        ConfigError: something is unknown, missing, unused, of the wrong kind, impossible, or without effect.
+    """
+    form = form_of(spec, place)
+    if form == "sum":
+        return _sum(spec, place)
+    if form == "parts":
+        return _from_parts(spec, place)
+    with under(place):
+        known = resolve_name(spec["name"])
+        refuse_foreign(known.name, _without(spec, "name"))
+    return build_at(place, known.name, {**known.knobs, **_without(spec, "name")})
+
+
+def form_of(spec: Spec, place: str = "objective") -> str:
+    """`name`, `parts` or `sum`.
+
+    Raises:
+        ConfigError: it is none of these, or two of them.
+    """
+    if not isinstance(spec, Mapping):
+        raise ConfigError(f"{place} is {spec!r}; a mapping is wanted, such as {{name: dpo, beta: 0.1}}")
+    found = [key for key in ("name", "reward", "sum") if key in spec]
+    if not found:
+        raise ConfigError(
+            f"{place}: name is missing; `tiltlm objectives` lists them. Or give parts (data, reward, link), or a sum"
+        )
+    if len(found) > 1:
+        raise ConfigError(f"{place} has {' and '.join(found)}; give a name, or parts with a reward, or a sum")
+    return {"reward": "parts"}.get(found[0], found[0])
+
+
+def spell_out(spec: Spec, place: str = "objective") -> dict[str, Any]:
+    """The same description with every default written out: what a run directory keeps. It composes to an equal one.
+
+    Raises:
+        ConfigError: as `compose`.
+    """
+    objective = compose(spec, place)
+    if isinstance(objective, WeightedSum):
+        terms = zip(spec["sum"], objective.weights, strict=True)
+        return {"sum": [{**spell_out(_without(term, "weight")), "weight": weight} for term, weight in terms]}
+    if "name" in spec:
+        known = resolve_name(spec["name"])
+        defaults = {k.name: k.default for k in knobs(known.name) if not k.is_required}
+        return {"name": spec["name"], **defaults, **known.knobs, **_without(spec, "name")}
+    assert isinstance(objective, Composed)
+    return parts_of(objective)
+
+
+def parts_of(objective: Composed) -> dict[str, Any]:
+    """The description of an objective by its parts: `compose` reads it back to an equal one."""
+    reward = objective.reward
+    return {"data": objective.shape, "reward": plain(reward), **plain_fields(objective, reward)}
+
+
+def describe(spec: Spec, *, with_numbers: bool = False) -> str:
+    """An objective in words: `dpo`, `log_ratio × logistic, chosen_nll on pairs`, `0.8 dpo + 0.2 sft`.
+
+    Args:
+        spec: as `spell_out` returns it.
+        with_numbers: also the settings of each part, in brackets.
+    """
+    if "sum" in spec:
+        terms = [
+            (term["weight"], describe(_without(term, "weight"), with_numbers=with_numbers)) for term in spec["sum"]
+        ]
+        return " + ".join(f"{weight:g} {f'[{text}]' if ' on ' in text else text}" for weight, text in terms)
+    if "name" in spec:
+        return _told({**spec, "name": resolve_name(spec["name"]).name}, with_numbers)
+    main, *others = [
+        _told(part, with_numbers)
+        for key in ("link", "loss", "adjustments", "weighting", "statistic", "regularisers")
+        for part in _listed(spec.get(key))
+    ]
+    times = " × " if spec.get("link") or spec.get("loss") else ", "
+    first = _told(spec["reward"], with_numbers) + times + main
+    return ", ".join(dict.fromkeys([first, *others])) + f" on {spec['data']}"
+
+
+def notes_on(spec: Spec) -> tuple[str, ...]:
+    """What a reader who knows the names from elsewhere should be told, once each."""
+    named = [term["name"] for term in spec.get("sum", [spec]) if "name" in term]
+    return tuple(dict.fromkeys(note for name in named for note in resolve_name(name).notes))
+
+
+def _sum(spec: Spec, place: str) -> WeightedSum:
+    terms = spec["sum"]
+    for key in _without(spec, "sum"):
+        raise ConfigError(f"{place}.{key}: a sum does not use it; it is a list of terms, each with its weight")
+    if not isinstance(terms, Sequence) or isinstance(terms, str):
+        raise ConfigError(f"{place}.sum is {terms!r}; a list is wanted: [{{name: dpo, weight: 0.8}}, …]")
+    objectives, weights = [], []
+    for i, term in enumerate(terms):
+        here = f"{place}.sum.{i}"
+        if not isinstance(term, Mapping) or "weight" not in term:
+            raise ConfigError(f"{here}.weight is missing; each term of a sum has one: {{name: dpo, weight: 0.8}}")
+        if "sum" in term:
+            raise ConfigError(f"{here} is a sum itself; write its terms here, with the weights multiplied")
+        weights.append(number(term["weight"], f"{here}.weight"))
+        objectives.append(compose(_without(term, "weight"), here))
+    with under(place):
+        return WeightedSum(tuple(objectives), tuple(weights))
+
+
+def _from_parts(spec: Spec, place: str) -> Composed:
+    if "data" not in spec:
+        raise ConfigError(f"{place}.data is missing; it is one of {', '.join(SHAPES)}")
+    shape = spec["data"]
+    if not isinstance(shape, str) or shape not in SHAPES:
+        hint = ", which have one method, {name: sft}." if shape == "demonstrations" else nearest(str(shape), SHAPES)
+        raise ConfigError(f"{place}.data is {shape!r}{hint} Known: {', '.join(SHAPES)}")
+    return construct(SHAPES[shape], _without(spec, "data"), place, f"an objective of {shape}")
+
+
+def _without(spec: Spec, *keys: str) -> dict[str, Any]:
+    return {key: value for key, value in spec.items() if key not in keys}
+
+
+def _listed(value: Any) -> list[Any]:
+    """Parts under a key that holds none, one, or a list."""
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def _told(part: Spec, with_numbers: bool) -> str:
+    """A part in words."""
+    settings = {key: value for key, value in part.items() if key != "name" and value is not None}
+    if not settings or not with_numbers:
+        return str(part["name"])
+    return f"{part['name']} ({', '.join(f'{key} {_word(value)}' for key, value in settings.items())})"
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return _told(value, with_numbers=True)
+    return f"{value:g}" if isinstance(value, float) else str(value)

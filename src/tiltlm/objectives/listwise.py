@@ -1,0 +1,155 @@
+"""Lists as data: several responses to a prompt, ranked or scored. What Plackett–Luce and contrastive losses read."""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from tiltlm.core import DataError, Lists, ResponseLogps
+from tiltlm.core.checks import positive
+from tiltlm.core.logps import Extra
+from tiltlm.core.needs import Need, Shape, Use
+from tiltlm.objectives.terms import Divisor, Term
+from tiltlm.rewards import Reward
+
+LARGEST_TIE = 10
+"""Responses that may share a rank above others: their orders are summed over subsets, 2¹⁰ of them."""
+
+
+class ListLoss:
+    """Rewards of a list → its loss. Subclasses are frozen dataclasses and final."""
+
+    needs: ClassVar[frozenset[Need]]
+
+    @abstractmethod
+    def __call__(self, rewards: Float[Tensor, "E K"], lists: Lists, /) -> Float[Tensor, " E"]:
+        """One loss a list; rewards of absent responses are −∞."""
+
+
+@dataclass(frozen=True)
+class Listwise:
+    """ℓ = loss(r(y_1), …, r(y_K)), one a list, weighted, divided by the examples of the step."""
+
+    reward: Reward
+    loss: ListLoss
+    view: ClassVar[type[Lists]] = Lists
+    shape: ClassVar[Shape] = "lists"
+    coupled: ClassVar[bool] = False
+    statistic: ClassVar[None] = None
+    uses: ClassVar[frozenset[Use]] = frozenset({"weight"})
+    extras: ClassVar[frozenset[Extra]] = frozenset()
+
+    @property
+    def needs_reference(self) -> bool:
+        return self.reward.needs_reference
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return self.loss.needs
+
+    def __call__(self, responses: ResponseLogps, lists: Lists, /) -> tuple[Term, ...]:
+        rewards = self.reward(responses)[lists.response].masked_fill(~lists.present, -torch.inf)
+        return (Term(lists.weight * self.loss(rewards, lists), lists.example, Divisor.EXAMPLES),)
+
+
+@dataclass(frozen=True)
+class PlackettLuce(ListLoss):
+    """−log P(ranking), the ranking drawn without replacement in proportion to e^r; ties are groups in unknown order.
+
+    Without ties −Σ_k [ r_k − log Σ_{j≥k} e^{r_j} ]. A group of equal ranks contributes the probability that its members
+    come before everything below them, in whatever order; so the last group contributes nothing.
+    """
+
+    needs: ClassVar[frozenset[Need]] = frozenset({"ranks"})
+
+    def __call__(self, rewards: Float[Tensor, "E K"], lists: Lists, /) -> Float[Tensor, " E"]:
+        below = torch.logcumsumexp(rewards.flip(1), 1).flip(1)  # log Σ_{j≥k} e^{r_j}
+        terms = torch.where(self._alone(lists), below - rewards, 0.0)
+        groups = [torch.zeros_like(terms[:, 0])]
+        for row, start, end in lists.ties:
+            loss = -log_first(rewards[row, start:end], torch.logsumexp(rewards[row, end:], 0))
+            groups.append(F.pad(loss[None], (row, len(rewards) - row - 1)))
+        return terms.sum(1) + torch.stack(groups).sum(0)
+
+    @staticmethod
+    def _alone(lists: Lists) -> Tensor:
+        """Which responses have a rank of their own and something below it."""
+        rank = lists.rank
+        same = ((rank[:, :, None] == rank[:, None, :]) & lists.present[:, None, :]).sum(2)
+        below = ((rank[:, :, None] < rank[:, None, :]) & lists.present[:, None, :]).sum(2)
+        return lists.present & (same == 1) & (below > 0)
+
+
+def log_first(group: Float[Tensor, " m"], rest: Float[Tensor, ""]) -> Float[Tensor, ""]:
+    """log P(all of `group` are drawn before the rest), e^`rest` the rest's total weight: a sum over all m! orders.
+
+    f(S) = Σ_{i∈S} f(S∖i) · e^{u_i} / (e^rest + Σ_{j∉S∖i} e^{u_j}), over subsets S of the group.
+
+    Raises:
+        DataError: the group is too large for that.
+    """
+    m = len(group)
+    if m > LARGEST_TIE:
+        raise DataError(
+            f"{m} responses of one list share a rank above others; at most {LARGEST_TIE} can. Break some of the ties, "
+            "or leave responses out"
+        )
+    left = [
+        torch.logsumexp(torch.stack([rest, *(group[i] for i in range(m) if not s >> i & 1)]), 0) for s in range(2**m)
+    ]
+    f = [torch.zeros_like(rest)]
+    for s in range(1, 2**m):
+        paths = [f[s & ~(1 << i)] + group[i] - left[s & ~(1 << i)] for i in range(m) if s >> i & 1]
+        f.append(torch.logsumexp(torch.stack(paths), 0))
+    return f[-1]
+
+
+@dataclass(frozen=True)
+class _OfScores(ListLoss):
+    """A loss whose target is softmax(score / temperature) over the list."""
+
+    temperature: float
+    """In units of the score."""
+    needs: ClassVar[frozenset[Need]] = frozenset({"scores"})
+
+    def __post_init__(self) -> None:
+        positive(temperature=self.temperature)
+
+    def target(self, lists: Lists) -> Float[Tensor, "E K"]:
+        scores = lists.score.masked_fill(~lists.present, -torch.inf)
+        return torch.softmax(scores / self.temperature, 1)
+
+
+@dataclass(frozen=True)
+class CrossEntropy(_OfScores):
+    """−Σ_k softmax(s/α)_k · log softmax(r)_k: InfoNCA. With K = 2 and certain labels it is DPO."""
+
+    def __call__(self, rewards: Float[Tensor, "E K"], lists: Lists, /) -> Float[Tensor, " E"]:
+        logs = torch.log_softmax(rewards, 1).masked_fill(~lists.present, 0.0)
+        return -(self.target(lists) * logs).sum(1)
+
+
+@dataclass(frozen=True)
+class ReverseCrossEntropy(_OfScores):
+    """KL( softmax(r) ‖ softmax(s/α) ): EXO, which seeks modes where InfoNCA covers them."""
+
+    def __call__(self, rewards: Float[Tensor, "E K"], lists: Lists, /) -> Float[Tensor, " E"]:
+        logs = torch.log_softmax(rewards, 1)
+        target = torch.log_softmax(lists.score.masked_fill(~lists.present, -torch.inf) / self.temperature, 1)
+        gap = (logs - target).masked_fill(~lists.present, 0.0)
+        return (logs.exp() * gap).sum(1)
+
+
+@dataclass(frozen=True)
+class NoiseContrast(_OfScores):
+    """−Σ_k softmax(s/α)_k · log σ(r_k) − (1/K) Σ_k log σ(−r_k): NCA, absolute rewards and not only their gaps."""
+
+    def __call__(self, rewards: Float[Tensor, "E K"], lists: Lists, /) -> Float[Tensor, " E"]:
+        rewards = rewards.masked_fill(~lists.present, 0.0)
+        up = (self.target(lists) * F.logsigmoid(rewards)).sum(1)
+        down = F.logsigmoid(-rewards).masked_fill(~lists.present, 0.0).sum(1) / lists.present.sum(1)
+        return -up - down

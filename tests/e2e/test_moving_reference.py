@@ -1,0 +1,69 @@
+"""TR-DPO from the outside: `reference: {name: moving, …}` trains, and its report is about the untrained policy."""
+
+import json
+
+import pytest
+
+import tiltlm
+from tiltlm.core import ConfigError
+
+MOVING = {"reference": {"name": "moving", "rate": 1.0, "period": 6}}
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_the_report_measures_to_the_untrained_policy(train, data, tmp_path, caplog, lora):
+    """The last of 6 steps makes the reference the policy: to it every margin is 0, to the untrained policy none."""
+    adapter = {"model.lora.r": 4} if lora else {}
+    with caplog.at_level("INFO", "tiltlm"):
+        run = train(
+            tmp_path / "run", data=data, objective="dpo", beta=0.5, learning_rate=5e-3 if lora else 1e-3, batch_size=8,
+            max_steps=6, eval_fraction=0.25, eval_every=3, **MOVING, **adapter,
+        )  # fmt: skip
+    assert "after step 6 the reference moved toward the policy" in caplog.text
+    assert "moving(1, 6)" in caplog.text
+    lines = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+    margins = {line["step"]: line["eval_rewards/margins"] for line in lines if "eval_loss" in line}
+    assert abs(margins[0]) < 1e-4
+    assert margins[3] > 0.01
+    assert abs(margins[6]) < 1e-4
+    contrast = run.report.held_out.contrast
+    assert run.report.held_out.starts_at_reference
+    assert contrast.margin.after.estimate > margins[3]
+    assert contrast.margin.before.estimate == 0
+    assert run.report.samples.after.kl.estimate > 0
+    assert "to the untrained policy" in run.report.facts["Reference"]
+
+
+def test_an_objective_that_reads_distributions_can_have_one(train, data, tmp_path):
+    run = train(
+        tmp_path / "run", data=data, objective="tdpo2", learning_rate=1e-3, batch_size=8, max_steps=3,
+        eval_fraction=0.25, reference={"name": "moving", "rate": 0.5, "period": 1},
+    )  # fmt: skip
+    assert run.training.num_steps == 3
+
+
+def test_the_resolved_configuration_says_it(train, data, tmp_path):
+    run = train(tmp_path / "run", data=data, objective="dpo", max_steps=1, **MOVING)
+    assert "period: 6" in (run.path / "config.yaml").read_text()
+    again = tiltlm.train(run.path / "config.yaml", output=tmp_path / "again")
+    assert again.training.num_steps == 1
+
+
+@pytest.mark.parametrize(
+    ("objective", "reference", "message"),
+    [
+        ("dpo", "moving", "reference.rate is missing"),
+        ("dpo", {"name": "moving", "rate": 0.6}, "reference.period is missing"),
+        ("dpo", {**MOVING["reference"], "store": "x"}, "reference.store is set and has no effect"),
+        ("simpo", MOVING["reference"], "uses no reference"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(train, data, tmp_path, objective, reference, message):
+    with pytest.raises(ConfigError, match=message):
+        train(tmp_path / "run", data=data, objective=objective, reference=reference)
+    assert not (tmp_path / "run").exists()
+
+
+def test_scoring_takes_no_steps(model, data):
+    with pytest.raises(ConfigError, match=r"scoring takes no steps.*name 'initial'"):
+        tiltlm.score(model=model, data=data, objective="dpo", **MOVING)

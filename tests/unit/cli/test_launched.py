@@ -1,0 +1,107 @@
+"""Which process tells an error: decided by what each has put into the store, without any of them waiting for long."""
+
+import json
+import sys
+
+import pytest
+import torch.distributed as dist
+
+from tiltlm.cli import launched
+from tiltlm.core import ConfigError, RunError
+from tiltlm.training import World
+
+
+class ThisOneOf:
+    """A process of two, joined: only what `one_fate` asks of it."""
+
+    def __init__(self, rank: int) -> None:
+        self.rank, self.size, self.left = rank, 2, False
+
+    def leave(self) -> None:
+        self.left = True
+
+
+@pytest.fixture
+def store(monkeypatch):
+    store = dist.HashStore()
+    monkeypatch.setattr(dist.distributed_c10d, "_get_default_store", lambda: store)
+    monkeypatch.setattr(launched, "PATIENCE", 0.1)
+    monkeypatch.setattr(launched, "A_MOMENT", 0.0)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    return store
+
+
+def end(monkeypatch, rank: int, error: Exception) -> None:
+    """End process `rank` by an error."""
+    monkeypatch.setattr(World, "join", lambda: ThisOneOf(rank))
+    with launched.one_fate():
+        raise error
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_error_that_no_other_process_has_is_told_where_it_is(store, monkeypatch, rank):
+    with pytest.raises(RunError, match="mine"):
+        end(monkeypatch, rank, RunError("mine"))
+
+
+@pytest.mark.parametrize(
+    ("rank", "error"),
+    [(1, ConfigError("the same")), (1, RunError("another")), (0, RuntimeError("connection closed"))],
+    ids=["the same", "another", "an echo"],
+)
+def test_the_first_process_with_an_error_of_ours_tells_it_and_the_others_end_as_it_does(
+    store, monkeypatch, rank, error
+):
+    store.set(f"tiltlm/failed/{1 - rank}", json.dumps(2))
+    with pytest.raises(SystemExit) as ended:
+        end(monkeypatch, rank, error)
+    assert ended.value.code == 2
+
+
+def test_the_first_process_tells_its_own(store, monkeypatch):
+    store.set("tiltlm/failed/1", json.dumps(2))
+    with pytest.raises(RunError, match="mine"):
+        end(monkeypatch, 0, RunError("mine"))
+
+
+def test_what_nobody_expected_is_raised_everywhere(store, monkeypatch):
+    """A bug: its traceback is wanted."""
+    store.set("tiltlm/failed/0", json.dumps(None))
+    with pytest.raises(KeyError):
+        end(monkeypatch, 1, KeyError("bug"))
+
+
+def test_without_a_store_each_tells_its_own(store, monkeypatch):
+    def gone():
+        raise RuntimeError("connection refused")
+
+    monkeypatch.setattr(dist.distributed_c10d, "_get_default_store", gone)
+    with pytest.raises(RunError, match="mine"):
+        end(monkeypatch, 1, RunError("mine"))
+
+
+@pytest.mark.parametrize(("code", "leaves"), [(0, True), (143, False)])
+def test_a_process_that_is_done_leaves_the_others(store, monkeypatch, code, leaves):
+    world = ThisOneOf(0)
+    monkeypatch.setattr(World, "join", lambda: world)
+    with pytest.raises(SystemExit), launched.one_fate():
+        sys.exit(code)
+    assert world.left is leaves
+
+
+def test_one_process_does_nothing_of_this(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setattr(World, "join", lambda: pytest.fail("joined"))
+    with launched.one_fate():
+        pass
+    with pytest.raises(RunError), launched.one_fate():
+        raise RunError("mine")
+
+
+@pytest.mark.parametrize(("rank", "speaks"), [("0", True), ("1", False), (None, True)])
+def test_the_first_process_speaks(monkeypatch, rank, speaks):
+    if rank is None:
+        monkeypatch.delenv("RANK", raising=False)
+    else:
+        monkeypatch.setenv("RANK", rank)
+    assert launched.is_first() is speaks

@@ -1,0 +1,232 @@
+"""The forward of a reward model: the stock classifier's scores and gradients in every layout; from and to a folder."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+from tiltlm.core import ModelError, Response, Tree, closed, grow, plant, token_ids
+from tiltlm.core.example import Example
+from tiltlm.logprobs import LoraSettings, ModelSettings, ScoreModule, load_policy, load_scorer, save_policy
+from tiltlm.logprobs.module import stock_attention_name
+from tiltlm.logprobs.plain import plain_scores
+from tiltlm.logprobs.selfcheck import choose_layout
+
+
+def stock_scores(model, trees, pad=0):
+    """One padded batch through the stock classifier: pooled at the last token that is not padding.
+
+    Without a mask: on the right nothing sees padding, and explicit attention over a window makes NaN of masked rows.
+    """
+    rows = [[*tree.prompt_ids, *response.token_ids] for tree in trees for response in tree.responses]
+    ids = torch.full((len(rows), max(map(len, rows))), pad)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = torch.tensor(row)
+    return model(input_ids=ids).logits[:, 0]
+
+
+def test_a_closed_forest_has_whole_responses_and_one_row_each():
+    trees = [
+        Tree(token_ids([5, 6]), (Response(token_ids([7, 8])), Response(token_ids([9]), scored=token_ids([0])))),
+        Tree(token_ids([4]), (Response(token_ids([3, 2, 1]), scored=token_ids([1])),)),
+    ]
+    forest = plant(closed(trees))
+    assert forest.token_ids.tolist() == [5, 6, 7, 8, 9, 4, 3, 2, 1]
+    assert forest.position_ids.tolist() == [0, 1, 2, 3, 2, 0, 1, 2, 3]
+    assert forest.branch_lengths == ((2, 1), (3,))
+    assert forest.predicts.tolist() == [3, 4, 8], "the last token of each response"
+    assert forest.response.tolist() == [0, 1, 2]
+    assert len(plant(trees).token_ids) == len(forest.token_ids) - 3
+
+
+def test_closing_keeps_the_slots_of_examples():
+    shared = Response(token_ids([3, 4]))
+    examples = [Example(str(i), token_ids([1]), (shared, Response(token_ids([5 + i])))) for i in range(2)]
+    trees, slots = grow(examples)
+    assert slots == [[0, 1], [0, 2]]
+    assert [len(tree.responses) for tree in closed(trees)] == [3]
+
+
+@pytest.mark.parametrize("layout", ["shared", "packed", "padded"])
+@pytest.mark.parametrize("family", ["llama", "qwen2", "mistral", "gemma2", "gpt2", "mixtral"])
+def test_scores_and_gradients_are_those_of_stock_forwards(family, layout, trees, gradients, close, make_classifier):
+    """Separate and unpadded ones; and a padded batch, in values."""
+    model = make_classifier(family, pad_token_id=0)
+    weights = torch.randn(6, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    model.set_attn_implementation(stock_attention_name(model))
+    wanted = plain_scores(model, trees)
+    expected = gradients(model, (weights * wanted).sum())
+    module = ScoreModule(model, layout)
+    found = module(plant(closed(trees)))
+    assert len(found.scores) == 6
+    torch.testing.assert_close(found.scores, wanted, atol=1e-6 if family != "llama" else 1e-7, rtol=0)
+    assert close(gradients(model, (weights * found.scores).sum()), expected, 1e-6)
+    with module.stock_attention():
+        torch.testing.assert_close(stock_scores(model, trees), wanted, atol=1e-6, rtol=0)
+
+
+def test_the_score_is_the_last_tokens_and_of_nothing_else(trees, make_classifier):
+    """Another last token is another score; another response to the same prompt is none of its business."""
+    module = ScoreModule(make_classifier())
+    prompt = trees[0].prompt_ids
+    one, two, three = (Response(token_ids([7, 8, last])) for last in (9, 10, 11))
+
+    def scores(*responses):
+        with torch.no_grad():
+            return module(plant(closed([Tree(prompt, responses)]))).scores
+
+    assert (scores(one) - scores(two)).abs() > 1e-4
+    torch.testing.assert_close(scores(one, two)[:1], scores(one), atol=1e-12, rtol=0)
+    torch.testing.assert_close(scores(three, two, one)[1:], scores(two, one), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize(("family", "layout"), [("llama", "shared"), ("gemma2", "shared"), ("mistral", "shared")])
+def test_the_self_check_takes_what_is_right(family, layout, make_classifier):
+    choice = choose_layout(make_classifier(family, torch.float32), is_scorer=True)
+    assert choice.layout == layout
+    assert choice.max_error <= choice.tolerance == 1e-6
+    assert choice.reason.startswith("scores and gradients equal separate forwards")
+
+
+def test_the_self_check_refuses_what_is_wrong(make_classifier):
+    """BLOOM ignores the attention hook; a forced layout is no way round."""
+    model = make_classifier("bloom", torch.float32)
+    choice = choose_layout(model, is_scorer=True)
+    assert choice.layout == "padded"
+    assert "0 of 2 layers use the attention hook" in choice.reason
+    with pytest.raises(ModelError, match="layout=auto tries the others"):
+        choose_layout(model, "shared", is_scorer=True)
+
+
+def test_what_is_no_reward_model_is_refused(make_classifier, make_model):
+    with pytest.raises(ModelError, match="no head `score` of one label"):
+        ScoreModule(make_classifier(num_labels=2))
+    with pytest.raises(ModelError, match="no head `score` of one label"):
+        ScoreModule(make_model("llama", num_labels=1))
+
+
+def test_a_sequence_too_long_is_refused(make_classifier):
+    module = ScoreModule(make_classifier("gpt2"))
+    whole = Tree(token_ids([1] * 100), (Response(token_ids([2] * 28)),))
+    longer = Tree(token_ids([1] * 100), (Response(token_ids([2] * 29)),))
+    module(plant(closed([whole])))
+    with pytest.raises(ModelError, match=r"129 tokens.*places 128"):
+        module(plant(closed([longer])))
+
+
+@pytest.fixture
+def folder(tmp_path, make_model, write_tokenizer):
+    """A language model."""
+    path = tmp_path / "model"
+    make_model("llama", torch.float32).save_pretrained(path)
+    write_tokenizer(path, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+    return path
+
+
+def scored(scorer, trees):
+    with torch.no_grad():
+        return scorer.module(plant(closed(trees))).scores
+
+
+def reloaded(path, trees):
+    """What everyone else gets from the folder."""
+    model, info = transformers.AutoModelForSequenceClassification.from_pretrained(path, output_loading_info=True)
+    assert not info["missing_keys"]
+    with torch.no_grad():
+        return stock_scores(model.eval(), trees)
+
+
+def test_a_language_model_gets_a_new_head_the_same_every_time(folder, trees):
+    before = torch.get_rng_state()
+    first, second = (load_scorer(ModelSettings(str(folder))) for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(scored(first, trees), scored(second, trees))
+    assert scored(first, trees).std() > 0
+    notes = "\n".join(first.notes)
+    assert "layout shared: scores and gradients equal separate forwards" in notes
+    assert "a new one starts from small random weights" in notes
+    body = load_policy(ModelSettings(str(folder))).module.bare_model.model.state_dict()
+    assert all(torch.equal(tensor, body[name]) for name, tensor in first.module.bare_model.model.state_dict().items())
+
+
+def test_a_saved_reward_model_is_an_ordinary_make_classifier(folder, tmp_path, trees):
+    scorer = load_scorer(ModelSettings(str(folder)))
+    with torch.no_grad():
+        scorer.module.bare_model.score.weight.mul_(30)
+    save_policy(scorer, tmp_path / "saved", merge=True)
+    wanted = scored(scorer, trees)
+    torch.testing.assert_close(reloaded(tmp_path / "saved", trees), wanted, atol=1e-5, rtol=0)
+    again = load_scorer(ModelSettings(str(tmp_path / "saved")))
+    assert torch.equal(scored(again, trees), wanted)
+    assert not any("no score head" in note for note in again.notes)
+    config = json.loads((tmp_path / "saved/config.json").read_text())
+    assert config["architectures"] == ["LlamaForSequenceClassification"]
+    assert config["pad_token_id"] == 0
+
+
+def test_an_end_token_that_pads_is_still_scored(tmp_path, make_model, trees, write_tokenizer):
+    """Padding with the end token, transformers would read the score of the token before it."""
+    path = tmp_path / "model"
+    make_model("llama", torch.float32, pad_token_id=2).save_pretrained(path)
+    write_tokenizer(path, bos_token="<s>", eos_token="</s>", pad_token="</s>")
+    scorer = load_scorer(ModelSettings(str(path)))
+    assert any("no padding token beside its end token" in note for note in scorer.notes)
+    ended = [Tree(token_ids([5, 6]), (Response(token_ids([7, 8, 2])), Response(token_ids([7, 8]))))]
+    values = scored(scorer, ended)
+    assert (values[0] - values[1]).abs() > 1e-4
+    save_policy(scorer, tmp_path / "saved")
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "saved").eval()
+    with torch.no_grad():
+        alone = [model(torch.tensor([[5, 6, *r.token_ids]])).logits[0, 0] for r in ended[0].responses]
+        torch.testing.assert_close(torch.stack(alone), values, atol=1e-5, rtol=0)
+        with pytest.raises(ValueError, match="no padding token"):
+            stock_scores(model, ended)
+
+
+def test_an_adapter_trains_with_the_head_and_is_saved_both_ways(folder, tmp_path, trees):
+    pytest.importorskip("peft")
+    scorer = load_scorer(ModelSettings(str(folder), lora=LoraSettings(r=2)))
+    trained = {name for name, p in scorer.module.named_parameters() if p.requires_grad}
+    assert {name for name in trained if "lora_" not in name} == {
+        "model.base_model.model.score.modules_to_save.default.weight"
+    }
+    assert not any("score" in name for name in trained if "lora_" in name)
+    assert torch.equal(scored(scorer, trees), scored(load_scorer(ModelSettings(str(folder))), trees))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, p in scorer.module.named_parameters():
+            if name in trained:
+                p.add_(0.2 * torch.randn(p.shape, generator=generator))
+    wanted = scored(scorer, trees)
+    save_policy(scorer, tmp_path / "merged", merge=True)
+    save_policy(scorer, tmp_path / "adapter")
+    torch.testing.assert_close(reloaded(tmp_path / "merged", trees), wanted, atol=1e-5, rtol=0)
+    config = json.loads((tmp_path / "adapter/adapter_config.json").read_text())
+    assert config["task_type"] == "SEQ_CLS"
+    again = load_scorer(ModelSettings(str(folder), adapter=str(tmp_path / "adapter")))
+    torch.testing.assert_close(scored(again, trees), wanted, atol=1e-6, rtol=0)
+    assert not any("no score head" in note for note in again.notes)
+
+
+def test_an_incomplete_folder_is_refused(folder):
+    tensors = load_file(folder / "model.safetensors")
+    tensors.pop("model.norm.weight")
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"lack 1 tensors of LlamaForSequenceClassification \(model.norm.weight"):
+        load_scorer(ModelSettings(str(folder)))
+
+
+def test_a_reward_model_is_no_policy(folder, tmp_path):
+    save_policy(load_scorer(ModelSettings(str(folder))), tmp_path / "saved")
+    with pytest.raises(ModelError, match=r"lack 1 tensors of LlamaForCausalLM \(lm_head.weight"):
+        load_policy(ModelSettings(str(tmp_path / "saved")))
+
+
+def test_in_16_bits_scores_come_close(trees, make_classifier):
+    wide = ScoreModule(make_classifier(dtype=torch.float32))(plant(closed(trees))).scores
+    narrow = ScoreModule(make_classifier(dtype=torch.float32), precision="bf16")(plant(closed(trees))).scores
+    assert narrow.dtype == torch.float32
+    assert np.abs((wide - narrow).detach().numpy()).max() < 0.05 * wide.abs().max()
