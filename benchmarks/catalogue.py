@@ -256,6 +256,10 @@ def main() -> int:
         os.environ["TILTLM_STORE"] = store
         with multiprocessing.get_context("spawn").Pool(args.workers) as pool:
             for i, record in enumerate(pool.imap_unordered(work, missing), 1):
+                frontier = {
+                    name: record.pop(name) for name in ("tilt", "best_of_n")
+                }  # the reference's: always the same
+                (args.results / "frontier.json").write_text(json.dumps(frontier) + "\n")
                 file.write(json.dumps(record) + "\n")
                 file.flush()
                 print(f"{i}/{len(missing)} {summary(record)}", file=sys.stderr)

@@ -103,7 +103,7 @@ class Case:
     bags: Callable[[Sequence[tuple[Answer, bool, float]]], float] | None = None
     """(response, desirable, mass) of a whole step → numerator of its loss."""
     holds: bool = False
-    """Something that depends on the policy is held without gradient, so finite differences see more than autograd may."""
+    """Something of the policy is held without gradient, so finite differences see more than autograd may."""
 
     @property
     def id(self) -> str:
@@ -337,4 +337,5 @@ CASES = [
     Case("kto", {"beta": 0.2, "desirable_weight": 1.3, "undesirable_weight": 0.7}, single=kto),
     Case("bco", {"beta": 0.2}, single=bco),
     Case("sft", {}, demonstration=lambda y: -y.S),
+    Case("reward_model", {"centering": 0.3}, lambda d: -ls(d.w.S - d.r.S - d.m) + 0.3 * (d.w.S + d.r.S) ** 2),
 ]

@@ -10,8 +10,19 @@ import torch
 import yaml
 from torch import Tensor
 
-from tiltlm.core import Comparison, ConfigError, Counts, Example, Response, ResponseLogps, grow, token_ids
-from tiltlm.objectives import CATALOG, Objective, build, example_losses, knobs, reduce_terms
+from tiltlm.core import (
+    Comparison,
+    ConfigError,
+    Counts,
+    Example,
+    Response,
+    ResponseLogps,
+    ResponseScores,
+    grow,
+    token_ids,
+)
+from tiltlm.objectives import CATALOG, Objective, Term, build, example_losses, knobs, reduce_terms
+from tiltlm.objectives.terms import reads_scores
 
 spec = importlib.util.spec_from_file_location("conformance_cases", Path(__file__).with_name("cases.py"))
 cases = importlib.util.module_from_spec(spec)
@@ -86,9 +97,16 @@ def view_of(objective: Objective, examples: list[Example], slots: list[list[int]
     return objective.view.of(examples, slots).with_baseline(STATISTIC if objective.statistic else 0.0)
 
 
+def terms_of(objective: Objective, responses: ResponseLogps, view) -> tuple[Term, ...]:
+    """A reward model's score may be any number: here it is S(y), and the cases of policies are cases of it."""
+    if reads_scores(objective):
+        responses = ResponseScores.of(responses.seq_logps, responses.num_tokens)
+    return objective(responses, view)
+
+
 def loss_of(objective: Objective, responses: ResponseLogps, examples, slots) -> Tensor:
     view = view_of(objective, examples, slots)
-    return reduce_terms(objective(responses, view), view.counts())
+    return reduce_terms(terms_of(objective, responses, view), view.counts())
 
 
 def oracle(case, examples: list[Example], responses: ResponseLogps, slots: list[list[int]]) -> float:
@@ -187,13 +205,13 @@ def test_splitting_a_step_changes_nothing(objective):
     examples = make_examples(objective, num=5)
     responses, slots = make_logps(examples)
     whole = view_of(objective, examples, slots)
-    loss = reduce_terms(objective(responses, whole), whole.counts())
+    loss = reduce_terms(terms_of(objective, responses, whole), whole.counts())
     (gradient,) = torch.autograd.grad(loss, responses.token_logps)
     parts = [slice(0, 1), slice(1, 3), slice(3, 5)]
     views = [view_of(objective, examples[s], slots[s]) for s in parts]
     counts = sum((v.counts() for v in views), Counts(0, 0, 0))
     assert counts == whole.counts()
-    split = sum(reduce_terms(objective(responses, v), counts) for v in views)
+    split = sum(reduce_terms(terms_of(objective, responses, v), counts) for v in views)
     (split_gradient,) = torch.autograd.grad(split, responses.token_logps)
     torch.testing.assert_close(split, loss, rtol=1e-12, atol=0)
     torch.testing.assert_close(split_gradient, gradient, rtol=1e-12, atol=1e-15)
@@ -204,9 +222,9 @@ def test_responses_nobody_refers_to_change_nothing(objective):
     responses, slots = make_logps(examples)
     few = view_of(objective, examples[:2], slots[:2])
     used = torch.isin(responses.response, torch.tensor([n for slot in slots[:2] for n in slot]))
-    before = reduce_terms(objective(responses, few), few.counts())
+    before = reduce_terms(terms_of(objective, responses, few), few.counts())
     garbage = torch.where(used, responses.token_logps, -77.0)
-    after = reduce_terms(objective(with_tokens(responses, garbage), few), few.counts())
+    after = reduce_terms(terms_of(objective, with_tokens(responses, garbage), few), few.counts())
     assert before.item() == after.item()
 
 
@@ -328,6 +346,6 @@ def test_example_losses_are_those_of_the_examples_alone(objective):
     responses, slots = make_logps(examples)
     view = view_of(objective, examples, slots)
     alone = [view_of(objective, [e], [s]) for e, s in zip(examples, slots, strict=True)]
-    losses = example_losses(objective(responses, view), [v.counts() for v in alone])
-    expected = torch.stack([reduce_terms(objective(responses, v), v.counts()) for v in alone])
+    losses = example_losses(terms_of(objective, responses, view), [v.counts() for v in alone])
+    expected = torch.stack([reduce_terms(terms_of(objective, responses, v), v.counts()) for v in alone])
     torch.testing.assert_close(losses, expected.detach(), rtol=1e-12, atol=1e-15)

@@ -143,3 +143,64 @@ def test_help_needs_nothing_heavy():
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert "quickstart" in result.stdout
+
+
+SCORED = {"score_chosen": 0.9, "score_rejected": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("objective", "row", "match"),
+    [
+        ("odpo", {}, r"score.*score_chosen"),
+        ("rebel", {}, r"score.*score_chosen"),
+        ("dno", {}, r"score.*score_chosen"),
+        ("rebel", {**SCORED, "preference": 0.7}, r"preference.*data\.ignore=\[preference\]"),
+        ("sppo", {"offset": 0.3}, r"offset.*data\.ignore=\[offset\]"),
+        ("dpo", {"weight": -1.0}, r"weight.*-1"),
+        ("dpo", {"weight": "heavy"}, r"weight.*heavy"),
+    ],
+)
+def test_columns_an_objective_lacks_or_cannot_use(attempt, tmp_path, objective, row, match):
+    data = rows(tmp_path / "d.jsonl", *({**pair, **row} for pair in good(4)))
+    attempt(f"(?s){match}", DataError, data=data, objective=objective)
+
+
+def test_a_score_tie_under_odpo_names_the_row(attempt, tmp_path):
+    lines = [{**pair, **SCORED} for pair in good(4)]
+    lines[2]["score_rejected"] = lines[2]["score_chosen"]
+    attempt(r"(?s)score_tie.*\[?2\]?", DataError, data=rows(tmp_path / "d.jsonl", *lines), objective="odpo")
+
+
+def test_a_ranked_list_with_a_missing_rank_names_row_and_column(attempt, tmp_path):
+    lines = [
+        {"prompt": p["prompt"], "completions": [p["chosen"], p["rejected"]], "ranks": [1, 2 if i else None]}
+        for i, p in enumerate(good(3))
+    ]
+    data = rows(tmp_path / "d.jsonl", *lines)
+    attempt(r"(?s)ranks\[1\] is null", DataError, data=data, objective="pl_dpo", on_bad="error")
+
+
+@pytest.mark.parametrize("objective", ["dpo", "pl_dpo", "aot"])
+def test_single_labels_given_to_a_method_of_comparisons(attempt, tmp_path, objective):
+    lines = [{"prompt": p["prompt"], "completion": p["chosen"], "label": True} for p in good(3)]
+    attempt("kto", DataError, data=rows(tmp_path / "d.jsonl", *lines), objective=objective)
+
+
+@pytest.mark.parametrize(
+    ("objective", "match"),
+    [
+        ({"name": "cdpo", "label_smoothing": 0.5}, r"label_smoothing.*0\.5"),
+        ({"name": "robust_dpo", "label_smoothing": 0.7}, r"label_smoothing.*0\.7"),
+        ({"name": "exo", "label_smoothing": 0.5}, r"label_smoothing"),
+        ({"name": "alphapo", "alpha": 0}, r"alpha.*0.*simpo"),
+        ({"name": "alphapo"}, r"alpha.*no default"),
+        ({"name": "ln_dpo"}, r"beta.*no default"),
+        ({"name": "f_dpo", "alpha": 0.5}, r"alpha.*no effect"),
+        ({"name": "f_dpo", "divergence": "total_variation"}, r"divergence.*forward_kl"),
+        ({"name": "r_dpo"}, r"length_dpo"),
+        ({"name": "dpo", "beta": -0.1}, r"beta.*-0\.1"),
+        ({"name": "tdpo2", "alpha": "half"}, r"alpha.*half"),
+    ],
+)
+def test_knobs_that_cannot_be(attempt, tmp_path, objective, match):
+    attempt(f"(?s){match}", ConfigError, data=rows(tmp_path / "d.jsonl", *good(4)), objective=objective)

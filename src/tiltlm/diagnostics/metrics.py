@@ -4,14 +4,14 @@ A metric is kept as a sum and a weight, so that packs, ranks and steps add up ex
 comparisons of one example share one vote: an example with 28 of them counts as much as one with a single pair.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tiltlm.core import Demonstrations, Labelled, Lists, Pairs, ResponseLogps, View, Views
+from tiltlm.core import Demonstrations, Labelled, Lists, Pairs, ResponseLogps, ResponseScores, View, Views
 from tiltlm.core.logps import segment_sum
 from tiltlm.objectives import Objective
 
@@ -63,7 +63,8 @@ def tally(objective: Objective, responses: ResponseLogps, view: View) -> Tally:
     Single labels (`Labelled`): the same without accuracies and ties, chosen being the desirable ones, and the statistic
     of the step where the objective has one: `kl` (KTO's z0, nats) or `delta` (BCO's δ, in units of the reward).
     Lists: as for comparisons, of every two responses of different rank, equally weighted within a list. Demonstrations:
-    `nll`, nats per token. A sum of objectives: those of its first part, and of others what it does not have.
+    `nll`, nats per token. A reward model has no `logps`. A sum of objectives: those of its first part, and of others
+    what it does not have.
     """
     match view:
         case Pairs():
@@ -83,7 +84,7 @@ def tally(objective: Objective, responses: ResponseLogps, view: View) -> Tally:
 
 
 def _pairs(objective: Objective, responses: ResponseLogps, pairs: Pairs) -> Tally:
-    rewards, sums, means = _per_response(objective, responses)
+    rewards = _rewards(objective, responses)
     chosen, rejected, p = pairs.chosen.cpu(), pairs.rejected.cpu(), pairs.preference.cpu()
     margin = rewards[chosen] - rewards[rejected]
     agrees = torch.heaviside(margin, margin.new_tensor(0.5))
@@ -92,11 +93,9 @@ def _pairs(objective: Objective, responses: ResponseLogps, pairs: Pairs) -> Tall
         "rewards/rejected": rewards[rejected],
         "rewards/accuracies": p * agrees + (1 - p) * (1 - agrees),
         "rewards/ties": (margin == 0).double(),
-        "logps/chosen": sums[chosen],
-        "logps/rejected": sums[rejected],
-        "logps_per_token/chosen": means[chosen],
-        "logps_per_token/rejected": means[rejected],
     }
+    for name, values in _logps(responses).items():
+        columns |= {f"{name}/chosen": values[chosen], f"{name}/rejected": values[rejected]}
     return _weighted(columns, dict.fromkeys(columns, _shares(pairs)))
 
 
@@ -119,12 +118,12 @@ def comparisons_of(lists: Lists) -> Pairs:
 
 
 def _labelled(objective: Objective, responses: ResponseLogps, labelled: Labelled) -> Tally:
-    rewards, sums, means = (values[labelled.response.cpu()] for values in _per_response(objective, responses))
+    per_response = {"rewards": _rewards(objective, responses), **_logps(responses)}
     good = labelled.desirable.cpu().double()
     columns, weights = {}, {}
     for side, weight in (("chosen", good), ("rejected", 1 - good)):
-        for name, values in (("rewards", rewards), ("logps", sums), ("logps_per_token", means)):
-            columns[f"{name}/{side}"], weights[f"{name}/{side}"] = values, weight
+        for name, values in per_response.items():
+            columns[f"{name}/{side}"], weights[f"{name}/{side}"] = values[labelled.response.cpu()], weight
     if objective.statistic is not None:
         name = objective.statistic.metric
         columns[name], weights[name] = torch.full_like(good, labelled.baseline), torch.ones_like(good)
@@ -138,10 +137,18 @@ def _demonstrations(responses: ResponseLogps, demonstrations: Demonstrations) ->
     return Tally({"nll": nll.sum().item()}, {"nll": tokens.sum().item()})
 
 
-def _per_response(objective: Objective, responses: ResponseLogps) -> Sequence[Float[Tensor, " N"]]:
-    """Reward, S and A of each response, float64 on the CPU."""
+def _rewards(objective: Objective, responses: ResponseLogps) -> Float[Tensor, " N"]:
+    """Reward of each response, float64 on the CPU."""
     with torch.no_grad():
-        return [x.double().cpu() for x in (objective.reward(responses), responses.seq_logps, responses.mean_logps)]
+        return objective.reward(responses).double().cpu()
+
+
+def _logps(responses: ResponseLogps) -> dict[str, Float[Tensor, " N"]]:
+    """S and A of each response, float64 on the CPU; nothing of a reward model's scores."""
+    if isinstance(responses, ResponseScores):
+        return {}
+    with torch.no_grad():
+        return {"logps": responses.seq_logps.double().cpu(), "logps_per_token": responses.mean_logps.double().cpu()}
 
 
 def _shares(pairs: Pairs) -> Float[Tensor, " B"]:

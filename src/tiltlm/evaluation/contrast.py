@@ -52,9 +52,10 @@ class Contrast:
     """Mean reward of the better responses minus that of the worse ones, in units of the reward."""
     ties: float
     """Share of comparisons with equal rewards after training; they count ½."""
-    better: Change
-    """Log-probability of the better responses, nats per token."""
-    worse: Change
+    better: Change | None
+    """Log-probability of the better responses, nats per token. None of a reward model, as whatever else is about
+    likelihood."""
+    worse: Change | None
     seq_accuracy: Change | None
     """Share in which the better response is the likelier one, by S(y), no reference. None across prompts, where
     likelihoods do not compare."""
@@ -72,7 +73,12 @@ class Contrast:
     @property
     def is_displaced(self) -> bool:
         """Whether the better responses themselves became less likely, with the whole interval."""
-        return self.better.difference.high < 0
+        return self.better is not None and self.better.difference.high < 0
+
+
+def is_policy(rows: Rows) -> bool:
+    """Whether these were measured under a policy; a reward model has rewards and no log-probabilities."""
+    return all(response.logps is not None for row in rows for response in row.responses)
 
 
 def comparisons_of(row: ExampleRow) -> tuple[Comparison, ...]:
@@ -131,8 +137,11 @@ def contrast_pairs(before: Rows, after: Rows, prompt: Prompts, rule: LengthRule,
     def change(statistic: Callable[[Rows], Statistic]) -> Change:
         return Change.of(statistic(before), statistic(after), num_prompts, seed=seed)
 
+    def likelihood(statistic: Callable[[Rows], Statistic]) -> Change | None:
+        return change(statistic) if is_policy(after) else None
+
     def pair_logps(rows: Rows) -> PairLogps:
-        return PairLogps(*sides(rows, _logps), *sides(rows, _num_tokens), unit=unit)
+        return PairLogps(*sides(rows, logps_of), *sides(rows, _num_tokens), unit=unit)
 
     rewards = sides(after, _reward)
     length = measure_length_bias(rule, *sides(after, _num_tokens), np.subtract(*rewards), unit, seed=seed)
@@ -142,11 +151,13 @@ def contrast_pairs(before: Rows, after: Rows, prompt: Prompts, rule: LengthRule,
         accuracy=change(lambda rows: agreement(rows, _reward)),
         margin=change(lambda rows: mean_by_prompt(np.subtract(*sides(rows, _reward)), unit)),
         ties=float(np.mean(rewards[0] == rewards[1])),
-        better=change(lambda rows: mean_by_prompt(sides(rows, _mean_logps)[0], unit)),
-        worse=change(lambda rows: mean_by_prompt(sides(rows, _mean_logps)[1], unit)),
-        seq_accuracy=change(lambda rows: agreement(rows, _logps)),
-        mean_accuracy=change(lambda rows: agreement(rows, _mean_logps)),
-        displacement=measure_displacement(pair_logps(before), pair_logps(after), seed=seed),
+        better=likelihood(lambda rows: mean_by_prompt(sides(rows, mean_logps_of)[0], unit)),
+        worse=likelihood(lambda rows: mean_by_prompt(sides(rows, mean_logps_of)[1], unit)),
+        seq_accuracy=likelihood(lambda rows: agreement(rows, logps_of)),
+        mean_accuracy=likelihood(lambda rows: agreement(rows, mean_logps_of)),
+        displacement=measure_displacement(pair_logps(before), pair_logps(after), seed=seed)
+        if is_policy(after)
+        else None,
         length_rule=rule.prefers,
         length_accuracy=length.rule_accuracy,
         length_advantage=length.advantage,
@@ -191,8 +202,8 @@ def contrast_labels(before: Rows, after: Rows, prompt: Prompts, rule: LengthRule
         accuracy=change(lambda rows: area(rows, _reward)),
         margin=change(margin),
         ties=float(equal.sum() / (len(good) * len(bad))),
-        better=change(lambda rows: mean_of(rows, _mean_logps, True)),
-        worse=change(lambda rows: mean_of(rows, _mean_logps, False)),
+        better=change(lambda rows: mean_of(rows, mean_logps_of, True)) if is_policy(after) else None,
+        worse=change(lambda rows: mean_of(rows, mean_logps_of, False)) if is_policy(after) else None,
         seq_accuracy=None,
         mean_accuracy=None,
         displacement=None,
@@ -211,11 +222,14 @@ def _reward(row: ResponseRow) -> float:
     return row.reward
 
 
-def _logps(row: ResponseRow) -> float:
+def logps_of(row: ResponseRow) -> float:
+    """S(y) under a policy."""
+    assert row.logps is not None, "only asked of a policy"
     return row.logps
 
 
-def _mean_logps(row: ResponseRow) -> float:
+def mean_logps_of(row: ResponseRow) -> float:
+    assert row.mean_logps is not None, "only asked of a policy"
     return row.mean_logps
 
 

@@ -6,6 +6,7 @@ each with an interval by prompt.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from tiltlm.core import ConfigError
 from tiltlm.diagnostics import LengthRule
 from tiltlm.evaluation.change import Change, ratio_by_prompt
-from tiltlm.evaluation.contrast import Contrast, comparisons_of, contrast_labels, contrast_pairs
+from tiltlm.evaluation.contrast import Contrast, comparisons_of, contrast_labels, contrast_pairs, is_policy, logps_of
 from tiltlm.evaluation.measure import ExampleRow
 
 
@@ -30,6 +31,8 @@ class HeldOut:
     """−log π(y) per token of the responses to imitate, all tokens counting alike; for objectives of demonstrations."""
     starts_at_reference: bool
     """Whether the untrained policy is the reference, so that its margins are 0 by definition."""
+    learner: Literal["policy", "reward model"] = "policy"
+    """What was trained."""
 
 
 def compare_held_out(
@@ -62,14 +65,39 @@ def compare_held_out(
         )
     if starts_at_reference:
         before = [replace(row, responses=tuple(replace(r, reward=0.0) for r in row.responses)) for row in before]
+    num_examples, before, after = len(after), together(before), together(after)
     prompt = np.array([row.prompt for row in after])
     return HeldOut(
-        num_examples=len(after),
+        num_examples=num_examples,
         num_prompts=len(set(prompt.tolist())),
         contrast=_contrast(before, after, prompt, rule, seed),
         nll=_nll(before, after, prompt, seed) if imitates else None,
         starts_at_reference=starts_at_reference,
+        learner="policy" if is_policy(after) else "reward model",
     )
+
+
+def together(rows: Sequence[ExampleRow]) -> Sequence[ExampleRow]:
+    """Rows of single labels with the same prompt as one row, where most of them have a counterpart of the other label.
+
+    A reward read off a policy is known up to a constant of the prompt, so that responses compare within a prompt;
+    across prompts they do so only for want of better.
+    """
+    groups: dict[str, list[ExampleRow]] = {}
+    for row in rows:
+        if not row.labels or row.comparisons:
+            return rows
+        groups.setdefault(row.prompt, []).append(row)
+    merged = [
+        replace(
+            group[0],
+            responses=tuple(response for row in group for response in row.responses),
+            labels=tuple(label for row in group for label in row.labels),
+        )
+        for group in groups.values()
+    ]
+    contrasted = sum(len(row.labels) for row in merged if len(set(row.labels)) == 2)
+    return merged if contrasted >= sum(len(row.labels) for row in merged) / 2 else rows
 
 
 def _contrast(
@@ -94,7 +122,7 @@ def _nll(before: Sequence[ExampleRow], after: Sequence[ExampleRow], prompt: NDAr
     unit = numbers[[e for e, _ in shown]]
 
     def nll(rows: Sequence[ExampleRow]) -> np.ndarray:
-        return np.array([-rows[e].responses[k].logps for e, k in shown])
+        return np.array([-logps_of(rows[e].responses[k]) for e, k in shown])
 
     early, late = (ratio_by_prompt(nll(rows), tokens, unit) for rows in (before, after))
     return Change.of(early, late, int(numbers.max()) + 1, seed=seed)

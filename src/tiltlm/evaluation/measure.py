@@ -1,4 +1,5 @@
-"""Log-probabilities and rewards of every response of a data set, without gradient: what all held-out numbers read.
+"""Rewards of every response of a data set, and a policy's log-probabilities, without gradient: all held-out numbers
+read them.
 
 A measurement before training and one after it are two tables of the same rows; `held_out` says what changed.
 """
@@ -13,10 +14,22 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from tiltlm.core import Comparison, ConfigError, Example, NumericsError, ResponseLogps, Tree, grow, plant
+from tiltlm.core import (
+    Comparison,
+    ConfigError,
+    Example,
+    NumericsError,
+    ResponseLogps,
+    ResponseScores,
+    Tree,
+    closed,
+    grow,
+    plant,
+)
 from tiltlm.logprobs import plan
 from tiltlm.logprobs.modes import evaluating
 from tiltlm.objectives import Objective
+from tiltlm.objectives.terms import reads_scores
 from tiltlm.reference import Reference
 
 
@@ -24,8 +37,8 @@ from tiltlm.reference import Reference
 class ResponseRow:
     """One response under a policy."""
 
-    logps: float
-    """S(y): log-probability of its scored tokens, summed, in nats."""
+    logps: float | None
+    """S(y): log-probability of its scored tokens, summed, in nats; None of a reward model."""
     ref_logps: float | None
     """The same under the reference; None where there is none."""
     num_tokens: int
@@ -34,9 +47,9 @@ class ResponseRow:
     """The objective's reward, in its units."""
 
     @property
-    def mean_logps(self) -> float:
+    def mean_logps(self) -> float | None:
         """A(y), nats per token."""
-        return self.logps / self.num_tokens
+        return None if self.logps is None else self.logps / self.num_tokens
 
 
 @dataclass(frozen=True)
@@ -80,7 +93,8 @@ def measure(
     """Every response of these examples under a policy, in the order of the examples.
 
     Args:
-        module: Forest → ResponseLogps; with several processes the wrapped root, called by all of them alike.
+        module: Forest → ResponseLogps, or ResponseScores where the objective reads those; with several processes the
+            wrapped root, called by all of them alike.
         examples: Each prompt, and each response to it, is computed once.
         objective: Whose reward is reported.
         reference: None where the objective needs none and none is wanted.
@@ -93,34 +107,41 @@ def measure(
     if not examples:
         raise ConfigError("no held-out examples to measure; hold some out (data.eval_fraction, data.eval)")
     trees, slots = grow(examples)
+    is_policy = not reads_scores(objective)
     num_responses = sum(len(tree.responses) for tree in trees)
     table = np.full((3, num_responses), np.nan)
+    read = trees if is_policy else closed(trees)
     with evaluating(module), torch.no_grad():
-        for index, responses in sequence_logps(module, trees, reference, max_tokens):
+        for index, responses in sequence_logps(module, read, reference, max_tokens):
             table[:, index] = _columns(responses, objective)
-    return tuple(_row(example, own, table) for example, own in zip(examples, slots, strict=True))
+    return tuple(_row(example, own, table, is_policy) for example, own in zip(examples, slots, strict=True))
 
 
 def _columns(responses: ResponseLogps, objective: Objective) -> NDArray[np.float64]:
-    """[3, N]: log-probability, the reference's (NaN without one), reward."""
-    logps, rewards = responses.seq_logps, objective.reward(responses)
+    """[3, N]: log-probability, the reference's, reward; NaN what is not known."""
+    rewards = objective.reward(responses)
+    if isinstance(responses, ResponseScores):
+        unknown = torch.full_like(rewards, torch.nan)
+        return torch.stack([unknown, unknown, rewards]).detach().cpu().double().numpy()
+    logps = responses.seq_logps
     has_reference = responses.ref_seq_logps is not None or responses.ref_token_logps is not None
     ref_logps = responses.ref_sums if has_reference else torch.full_like(logps, torch.nan)
     columns = torch.stack([logps, ref_logps.to(logps), rewards.to(logps)])
     return columns.detach().cpu().double().numpy()
 
 
-def _row(example: Example, slots: Sequence[int], table: NDArray[np.float64]) -> ExampleRow:
+def _row(example: Example, slots: Sequence[int], table: NDArray[np.float64], is_policy: bool) -> ExampleRow:
     responses = []
     for k, (slot, response) in enumerate(zip(slots, example.responses, strict=True)):
         logps, ref_logps, reward = table[:, slot].tolist()
-        if not (math.isfinite(logps) and math.isfinite(reward)):
+        if not math.isfinite(reward) or (is_policy and not math.isfinite(logps)):
+            likely = f"log-probability {logps} and " if is_policy else ""
             raise NumericsError(
-                f"{example.id}: response {k} has log-probability {logps} and reward {reward} under this policy; its "
-                "weights are damaged, or training diverged"
+                f"{example.id}: response {k} has {likely}reward {reward} under this model; its weights are damaged, or "
+                "training diverged"
             )
         known = None if math.isnan(ref_logps) else ref_logps
-        responses.append(ResponseRow(logps, known, response.num_tokens, reward))
+        responses.append(ResponseRow(logps if is_policy else None, known, response.num_tokens, reward))
     return ExampleRow(
         id=example.id,
         prompt=prompt_key(example.prompt_ids),

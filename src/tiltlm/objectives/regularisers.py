@@ -41,9 +41,9 @@ class ChosenNLL(Regulariser):
 
 @dataclass(frozen=True)
 class Centering(Regulariser):
-    """weight · (r(chosen) + r(rejected))²: the rewards of a prompt lie around 0, where comparisons alone let them drift.
+    """weight · (r(chosen) + r(rejected))²: rewards of a prompt lie around 0, where comparisons alone let them drift.
 
-    Source: Eisenstein et al. 2023, arXiv 2312.09244, section 2.
+    Source: Eisenstein et al. 2023, arXiv 2312.09244.
     """
 
     reward: Reward

@@ -18,7 +18,7 @@ from tiltlm.core.logps import Extra
 from tiltlm.core.needs import Need, Shape, Use
 from tiltlm.core.views import Slots
 from tiltlm.objectives.statistics import Statistic
-from tiltlm.rewards import Reward
+from tiltlm.rewards import Learned, Reward
 
 
 @runtime_checkable
@@ -104,6 +104,11 @@ class Objective(Protocol):
     def __call__(self, responses: ResponseLogps, view: Any, /) -> tuple[Term, ...]:
         """Weighted, unreduced losses of the view's rows; `view` is one of the objective's own kind."""
         ...
+
+
+def reads_scores(objective: Objective) -> bool:
+    """Whether it is about a reward model's scores (`ResponseScores`), not about a policy's log-probabilities."""
+    return isinstance(objective.reward, Learned)
 
 
 def reduce_terms(terms: Sequence[Term], counts: Counts) -> Float[Tensor, ""]:

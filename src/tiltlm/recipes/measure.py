@@ -6,11 +6,12 @@ policy.
 """
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from tiltlm.core import TokenIds
+from tiltlm.core import Example, TokenIds
 from tiltlm.diagnostics import Interval
 from tiltlm.evaluation import (
     Draws,
@@ -24,7 +25,7 @@ from tiltlm.evaluation import (
     measure,
     sample_texts,
 )
-from tiltlm.logprobs import load_policy
+from tiltlm.logprobs import Policy, Scorer, load_policy
 from tiltlm.objectives import Demonstration
 from tiltlm.recipes.prepare import Prepared, window_of
 from tiltlm.recipes.progress import Progress
@@ -61,7 +62,7 @@ def take(ready: Prepared, settings: RunSettings, label: str, progress: Progress,
         reference = margin_reference(ready, settings, trained=trained)
         rows = measure(ready.policy.module, ready.data.held_out, ready.objective, reference, max_tokens)
     prompts = sampled_prompts(ready, settings)
-    if not prompts:
+    if not prompts or isinstance(ready.policy, Scorer):  # a reward model says nothing itself
         return Measurement(rows, None)
     draws = draw(
         ready.policy.module,
@@ -113,6 +114,7 @@ def kl_reference(ready: Prepared, settings: RunSettings) -> Reference:
 
     The untrained weights are gone after full fine-tuning: they are loaded again, and leave when this is done.
     """
+    assert isinstance(ready.policy, Policy), "a reward model is measured to nothing"
     if not starts_at_kl_reference(ready):
         uncached = ReferenceSettings(ready.reference.name, cache=False)
         return build_reference(uncached, ready.policy, is_needed=True, max_tokens=settings.training.max_tokens)
@@ -147,9 +149,15 @@ def sample_change(ready: Prepared, before: Measurement, after: Measurement) -> S
     return compare_samples(before.draws, after.draws, texts, starts_at_reference=starts_at_kl_reference(ready))
 
 
+def every_other_prompt(examples: Sequence[Example], step: int) -> list[Example]:
+    """The examples of every `step`-th prompt, in order of first appearance: those of one prompt stay together."""
+    numbers: dict[bytes, int] = {}
+    return [e for e in examples if numbers.setdefault(e.prompt_ids.tobytes(), len(numbers)) % step == 0]
+
+
 def training_accuracy(ready: Prepared, settings: RunSettings) -> Interval | None:
     """Ranking accuracy on training examples, evenly chosen; None where the data tells nothing of better and worse."""
-    chosen = ready.data.train[:: max(1, len(ready.data.train) // TRAINING_ROWS)]
+    chosen = every_other_prompt(ready.data.train, max(1, len(ready.data.train) // TRAINING_ROWS))
     reference = margin_reference(ready, settings, trained=True)
     rows = measure(ready.policy.module, chosen, ready.objective, reference, settings.training.max_tokens)
     contrast = compare_held_out(rows, rows, fit_length_rule(chosen)).contrast

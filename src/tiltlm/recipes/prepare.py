@@ -9,11 +9,13 @@ import torch
 from tiltlm.core import Example, Tree, grow
 from tiltlm.core.logps import OF_REFERENCE
 from tiltlm.data import Encoder, PreferenceData, load_data
-from tiltlm.logprobs import Policy, load_policy
+from tiltlm.logprobs import Loaded, Policy, Scorer, load_policy, load_scorer
 from tiltlm.objectives import Objective
+from tiltlm.objectives.terms import reads_scores
+from tiltlm.recipes.methods import played
 from tiltlm.recipes.progress import Progress
 from tiltlm.recipes.settings import RunSettings
-from tiltlm.reference import Reference, ReferenceSettings, build_reference, model_digest
+from tiltlm.reference import Reference, ReferenceSettings, build_reference, model_digest, no_reference
 from tiltlm.training import World
 
 log = logging.getLogger(__name__)
@@ -24,7 +26,8 @@ class Prepared:
     """A run before its first step."""
 
     objective: Objective
-    policy: Policy
+    policy: Policy | Scorer
+    """What is trained: a policy, or a reward model."""
     data: PreferenceData
     reference: Reference
     untrained: Reference | None
@@ -43,13 +46,13 @@ class Prepared:
         return tuple(sorted({*self.policy.end_token_ids, self.data.end_token_id}))
 
 
-def window_of(policy: Policy) -> int | None:
+def window_of(policy: Loaded) -> int | None:
     """Longest sequence the model was made for; None where its configuration does not say."""
     window: int | None = getattr(policy.module.config.get_text_config(), "max_position_embeddings", None)
     return window
 
 
-def encoder_of(policy: Policy) -> Encoder:
+def encoder_of(policy: Loaded) -> Encoder:
     """The tokenizer of a policy, with its decisions made."""
     return Encoder(policy.tokenizer, policy.end_token_id, window_of(policy))
 
@@ -66,7 +69,9 @@ def prepare(settings: RunSettings, device: torch.device) -> Prepared:
     """
     objective = settings.build_objective()
     note_all(settings.objective_notes)
-    policy = load_policy(settings.model, device)
+    objective(*played(objective))  # what reads log-probabilities of a reward model, or scores of a policy, says so here
+    load = load_scorer if reads_scores(objective) else load_policy
+    policy: Policy | Scorer = load(settings.model, device)
     note_all(policy.notes)
     data = load_data(
         settings.data,
@@ -82,8 +87,12 @@ def prepare(settings: RunSettings, device: torch.device) -> Prepared:
     return name_reference(settings, objective, policy, data)
 
 
-def name_reference(settings: RunSettings, objective: Objective, policy: Policy, data: PreferenceData) -> Prepared:
-    """The last piece: the reference, named and printed with its digest."""
+def name_reference(
+    settings: RunSettings, objective: Objective, policy: Policy | Scorer, data: PreferenceData
+) -> Prepared:
+    """The last piece: the reference, named and printed with its digest; a reward model has none."""
+    if isinstance(policy, Scorer):
+        return Prepared(objective, policy, data, no_reference(settings.reference), None, model_digest(policy.module))
     max_tokens = settings.training.max_tokens
     reference = build_reference(
         settings.reference,

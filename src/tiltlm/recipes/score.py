@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tiltlm.core import ConfigError, ResponseLogps, View
+from tiltlm.core import ConfigError, ResponseLogps, ResponseScores, View
 from tiltlm.objectives import Objective, Term, example_losses
 from tiltlm.recipes.prepare import ensure_reference, prepare
 from tiltlm.recipes.progress import Progress, silent
@@ -20,7 +20,7 @@ def score(settings: RunSettings, *, per_example: Path | None = None, progress: P
     Args:
         settings: model, data, objective and reference; `output` and `training` are not used, but for `max_tokens`.
         per_example: a JSON Lines file to write, a line per example: `id`, `loss`, and for every response `role`,
-            `logps` and `ref_logps` (nats, summed over the response), `num_tokens`.
+            `logps` and `ref_logps` (nats, summed over the response), `num_tokens`; of a reward model `score` instead.
         progress: told of the reference pass.
 
     Returns:
@@ -82,16 +82,28 @@ def example_rows(
         objective.view.of([example], [slot]).counts() for example, slot in zip(pack.examples, pack.slots, strict=True)
     ]
     losses = example_losses(terms, alone).tolist()
-    logps, num_tokens = responses.seq_logps.tolist(), responses.num_tokens.tolist()
-    ref_logps = responses.ref_sums.tolist() if objective.needs_reference else [None] * len(logps)
+    columns = response_columns(objective, responses)
     return [
         {
             "id": example.id,
             "loss": loss,
             "responses": [
-                {"role": role, "logps": logps[s], "ref_logps": ref_logps[s], "num_tokens": num_tokens[s]}
-                for s, role in zip(slot, example.roles, strict=True)
+                {
+                    "role": role,
+                    **{name: values[s] for name, values in columns.items()},
+                    "num_tokens": response.num_tokens,
+                }
+                for s, role, response in zip(slot, example.roles, example.responses, strict=True)
             ],
         }
         for example, slot, loss in zip(pack.examples, pack.slots, losses, strict=True)
     ]
+
+
+def response_columns(objective: Objective, responses: ResponseLogps) -> dict[str, list[float | None]]:
+    """What is written of each response."""
+    if isinstance(responses, ResponseScores):
+        return {"score": responses.scores.tolist()}
+    logps = responses.seq_logps.tolist()
+    ref_logps = responses.ref_sums.tolist() if objective.needs_reference else [None] * len(logps)
+    return {"logps": logps, "ref_logps": ref_logps}

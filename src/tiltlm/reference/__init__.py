@@ -1,6 +1,6 @@
 """Where reference log-probabilities come from: frozen weights, and a content-addressed store shared by all runs."""
 
-from tiltlm.reference.build import ReferenceSettings, build_reference
+from tiltlm.reference.build import ReferenceSettings, build_reference, no_reference
 from tiltlm.reference.digests import base_digest, model_digest, numeric_path
 from tiltlm.reference.reference import Computed, Reference
 from tiltlm.reference.store import ReferenceStore, default_folder
@@ -14,5 +14,6 @@ __all__ = [
     "build_reference",
     "default_folder",
     "model_digest",
+    "no_reference",
     "numeric_path",
 ]

@@ -91,12 +91,10 @@ def build_reference(
         ModelError: another model's folder cannot serve, or its tokens are others.
     """
     name = settings.name
-    if not is_needed and name not in ("auto", "none"):
-        raise ConfigError(f"reference.name is {name!r} and this objective uses no reference; remove reference.name")
-    if is_needed and name == "none":
-        raise ConfigError("this objective compares with a reference and reference.name is 'none'; name 'initial'")
     if not is_needed:
-        return Reference()
+        return no_reference(settings)
+    if name == "none":
+        raise ConfigError("this objective compares with a reference and reference.name is 'none'; name 'initial'")
     if name == "columns":
         if live:
             raise no_distributions(name)
@@ -123,6 +121,19 @@ def build_reference(
         folder = Path(settings.store).expanduser() if settings.store else default_folder()
         store = ReferenceStore(folder, weights.digest, numeric_path(weights.policy))
     return ModelReference(name, weights, store, LARGER * max_tokens)
+
+
+def no_reference(settings: ReferenceSettings) -> Reference:
+    """The reference of an objective that needs none.
+
+    Raises:
+        ConfigError: one is named all the same.
+    """
+    if settings.name not in ("auto", "none"):
+        raise ConfigError(
+            f"reference.name is {settings.name!r} and this objective uses no reference; remove reference.name"
+        )
+    return Reference()
 
 
 def _load(named: ReferenceSettings, policy: Policy) -> Policy:

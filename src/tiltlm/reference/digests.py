@@ -14,7 +14,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from tiltlm.logprobs import PolicyModule
+from tiltlm.logprobs import ForestModule
 
 _NO_LOGIT = frozenset(
     {
@@ -30,17 +30,17 @@ _WRAPPED = ("base_layer", "original_module")
 """What PEFT calls the layer of the model that it put an adapter around, or copied to train."""
 
 
-def base_tensors(policy: PolicyModule) -> dict[str, Tensor]:
+def base_tensors(policy: ForestModule) -> dict[str, Tensor]:
     """Parameters and saved buffers of the model itself, by the names they have without an adapter."""
     return {name: tensor for name, tensor, is_adapter in _tensors(policy) if not is_adapter}
 
 
-def adapter_tensors(policy: PolicyModule) -> dict[str, Tensor]:
+def adapter_tensors(policy: ForestModule) -> dict[str, Tensor]:
     """Parameters of adapters, and copies that are trained in place of a layer."""
     return {name: tensor for name, tensor, is_adapter in _tensors(policy) if is_adapter}
 
 
-def _tensors(policy: PolicyModule) -> Iterator[tuple[str, Tensor, bool]]:
+def _tensors(policy: ForestModule) -> Iterator[tuple[str, Tensor, bool]]:
     model: nn.Module = policy.bare_model
     wrappers = {name for name, m in model.named_modules() if any(inner in m._modules for inner in _WRAPPED)}
     saved = model.state_dict().keys()
@@ -52,7 +52,7 @@ def _tensors(policy: PolicyModule) -> Iterator[tuple[str, Tensor, bool]]:
         yield (plain, tensor, False) if all(inside) else (name, tensor, True)
 
 
-def adapter_is_zero(policy: PolicyModule) -> bool:
+def adapter_is_zero(policy: ForestModule) -> bool:
     """True where adapters, if there are any, provably change nothing: low-rank updates B·A with B = 0."""
     tensors = adapter_tensors(policy)
     is_plain = all("lora_A" in n or "lora_B" in n or "lora_embedding_" in n for n in tensors)
@@ -61,13 +61,13 @@ def adapter_is_zero(policy: PolicyModule) -> bool:
     )
 
 
-def base_digest(policy: PolicyModule) -> str:
+def base_digest(policy: ForestModule) -> str:
     """Digest of the model without its adapters: tensors, architecture, and the configuration that moves a logit."""
     config = {k: v for k, v in policy.config.to_dict().items() if k not in _NO_LOGIT and "dropout" not in k}
     return _digest(base_tensors(policy), {"class": type(policy.bare_model).__name__, "config": config})
 
 
-def model_digest(policy: PolicyModule) -> str:
+def model_digest(policy: ForestModule) -> str:
     """Digest of the model as it stands, adapter included; a zero adapter leaves no trace."""
     base = base_digest(policy)
     if adapter_is_zero(policy):
@@ -90,7 +90,7 @@ def _tensor_digest(tensor: Tensor) -> str:
     return hashlib.blake2b(kind + hashlib.blake2b(content.data).digest(), digest_size=16).hexdigest()
 
 
-def numeric_path(policy: PolicyModule) -> str:
+def numeric_path(policy: ForestModule) -> str:
     """What moves the number beside weights and tokens: precision, device, and the libraries whose code computes it.
 
     The layout is not in it: shared, packed and padded are verified equal before they are used. Versions count to the

@@ -81,7 +81,8 @@ def numbers(report: RunReport) -> dict[str, Interval]:
             found["nll"] = report.held_out.nll.after
         if (contrast := report.held_out.contrast) is not None:
             found |= {"accuracy": contrast.accuracy.after, "margin": contrast.margin.after}
-            found["better_shift"] = contrast.better.difference
+            if contrast.better is not None:
+                found["better_shift"] = contrast.better.difference
     if report.samples is not None:
         found["length"] = report.samples.after.length
         if report.samples.after.kl is not None:

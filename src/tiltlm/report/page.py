@@ -82,6 +82,7 @@ def render(report: RunReport) -> str:
         .render(
             report=report,
             verdict=judge(report),
+            is_scorer=held_out is not None and held_out.learner == "reward model",
             tiles=tables.tiles(report),
             held_out_rows=tables.held_out_rows(held_out, report.training_accuracy) if held_out is not None else [],
             accuracies=plots.accuracy_figure(held_out, contrast)

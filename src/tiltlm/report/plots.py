@@ -57,9 +57,9 @@ def whiskers(axes: Axes, rows: Sequence[Whisker], *, reference: float | None = N
 
 def accuracy_figure(held_out: HeldOut, contrast: Contrast) -> Markup:
     """Ranking accuracies of everything that ranks: policies, likelihoods, and the rule that only looks at lengths."""
-    rows = [Whisker("trained policy", contrast.accuracy.after)]
+    rows = [Whisker(f"trained {held_out.learner}", contrast.accuracy.after)]
     if not held_out.starts_at_reference:
-        rows.append(Whisker("untrained policy", contrast.accuracy.before, is_filled=False))
+        rows.append(Whisker(f"untrained {held_out.learner}", contrast.accuracy.before, is_filled=False))
     if contrast.mean_accuracy is not None:
         rows.append(Whisker("likelihood per token, trained", contrast.mean_accuracy.after, THIRD))
         rows.append(Whisker("likelihood per token, untrained", contrast.mean_accuracy.before, THIRD, False))

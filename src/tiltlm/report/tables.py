@@ -109,11 +109,13 @@ def _contrast_rows(held_out: HeldOut, contrast: Contrast) -> Iterator[Row]:
             percent=True,
         )
         yield row("… per token", "the same by log-probability per token", contrast.mean_accuracy, percent=True)
-    yield row(f"{better.capitalize()} responses", "log-probability, nats per token", contrast.better)
-    yield row(f"{worse.capitalize()} responses", "log-probability, nats per token", contrast.worse)
+    if contrast.better is not None and contrast.worse is not None:
+        yield row(f"{better.capitalize()} responses", "log-probability, nats per token", contrast.better)
+        yield row(f"{worse.capitalize()} responses", "log-probability, nats per token", contrast.worse)
     yield Row(
         "Length alone",
-        f"accuracy of a rule that always prefers the {contrast.length_rule} response; right: what the policy has more",
+        f"accuracy of a rule that always prefers the {contrast.length_rule} response; right: what the "
+        f"{held_out.learner} has more",
         NONE,
         cell(contrast.length_accuracy, percent=True),
         cell(contrast.length_advantage, percent=True, signed=True),

@@ -98,18 +98,18 @@ def _by_contrast(held_out: HeldOut, contrast: Contrast, cautions: tuple[str, ...
         outcome, word = "unclear", "Partly"
     if ranking == "unclear" and margin == "better":
         word = "Partly"
-    by_definition = held_out.starts_at_reference
+    by_definition, learner = held_out.starts_at_reference, held_out.learner
     trained = with_bounds(contrast.accuracy.after, percent=True)
     untrained = "50 % by definition" if by_definition else estimate(contrast.accuracy.before, percent=True)
     margin_was = "" if by_definition else f" (untrained {estimate(contrast.margin.before)})"
     ranks = {
-        "pairs": f"ranks the {better} response above the {worse} one in {trained} of comparisons, the untrained policy "
-        f"in {untrained}",
+        "pairs": f"ranks the {better} response above the {worse} one in {trained} of comparisons, the untrained "
+        f"{learner} in {untrained}",
         "labels": f"gives a {better} response more reward than an {worse} one with probability {trained}, the "
-        f"untrained policy with {untrained}",
+        f"untrained {learner} with {untrained}",
     }[contrast.kind]
     sentence = (
-        f"On {held_out.num_prompts:,} held-out prompts the trained policy {ranks}; "
+        f"On {held_out.num_prompts:,} held-out prompts the trained {learner} {ranks}; "
         f"the mean margin is {with_bounds(contrast.margin.after)}{margin_was}."
     )
     endings = {
@@ -162,7 +162,7 @@ def _of_held_out(held_out: HeldOut) -> Iterator[str]:
     if contrast is None:
         return
     better, worse = SIDES[contrast.kind]
-    if contrast.is_displaced:
+    if contrast.is_displaced and contrast.better is not None and contrast.worse is not None:
         fell = contrast.displacement
         how_many = f" (in {share(fell.share_chosen_fell.estimate)} of prompts)" if fell is not None else ""
         yield (
@@ -174,8 +174,8 @@ def _of_held_out(held_out: HeldOut) -> Iterator[str]:
     if held_out.nll is None and not contrast.length_advantage.low > 0:
         yield (
             f"A rule that only prefers the {contrast.length_rule} response is right in "
-            f"{with_bounds(contrast.length_accuracy, percent=True)}; the policy is not clearly better than that, and "
-            "may have learned little more than length."
+            f"{with_bounds(contrast.length_accuracy, percent=True)}; the {held_out.learner} is not clearly better than "
+            "that, and may have learned little more than length."
         )
     if contrast.ties > 0.01:
         yield f"{share(contrast.ties)} of comparisons are ties of equal reward; they count one half."

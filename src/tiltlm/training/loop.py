@@ -152,7 +152,8 @@ class Trainer:
     def begin(self, resume: bool) -> None:
         """Restore a checkpoint, or check that the start is one."""
         restored = self.keeper.restore() if resume else None
-        self.stepper = replace(self.stepper, noise=measured_noise(self.stepper, self.examples))
+        if self.at_reference or self.objective.coupled:
+            self.stepper = replace(self.stepper, noise=measured_noise(self.stepper, self.examples))
         if restored is not None:
             self.progress, self.window = restored
             self.recorder.rewind(self.progress.step, self.progress.evaluated_at)

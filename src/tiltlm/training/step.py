@@ -23,6 +23,7 @@ from tiltlm.core import (
     ResponseLogps,
     Tree,
     View,
+    closed,
     plant,
     to_device,
 )
@@ -31,7 +32,7 @@ from tiltlm.core.views import Counts
 from tiltlm.diagnostics.metrics import Tally, tally
 from tiltlm.logprobs.states import States
 from tiltlm.objectives.statistics import Memory
-from tiltlm.objectives.terms import Objective, Term, reduce_terms
+from tiltlm.objectives.terms import Objective, Term, reads_scores, reduce_terms
 from tiltlm.training.packs import Pack, cut
 from tiltlm.training.wrapping import World, synchronised
 
@@ -126,7 +127,7 @@ class Stepper:
         return self.reference.attach(responses, trees)
 
     def _forest(self, trees: Sequence[Tree]) -> Forest:
-        return plant(trees).to(self.world.device)
+        return plant(closed(trees) if reads_scores(self.objective) else trees).to(self.world.device)
 
     def _step(self, examples: Sequence[Example], memory: Memory, backward: bool, observe: Observer | None) -> Outcome:
         ranks = cut(examples, self.max_tokens, self.world.size)

@@ -23,6 +23,7 @@ from torch.utils import _pytree
 
 from tiltlm.core.errors import ConfigError
 from tiltlm.core.logps import ResponseLogps
+from tiltlm.core.scores import ResponseScores
 
 Value = TypeVar("Value")
 Module = TypeVar("Module", bound=nn.Module)
@@ -150,10 +151,11 @@ def wrap(policy: nn.Module, world: World, parallel: Parallel) -> nn.Module:
 
 
 def _shard(policy: nn.Module, world: World) -> nn.Module:
-    """Decoder layers, then the policy as the root. FSDP finds tensors to watch through pytree, so `ResponseLogps`
+    """Decoder layers, then the policy as the root. FSDP finds tensors to watch through pytree, so what it returns
     must be a node of it, or the backward would start without the root's weights."""
-    if ResponseLogps not in _pytree.SUPPORTED_NODES:
-        torch.export.register_dataclass(ResponseLogps)
+    for noun in (ResponseLogps, ResponseScores):
+        if noun not in _pytree.SUPPORTED_NODES:
+            torch.export.register_dataclass(noun)
     mesh = init_device_mesh(world.device.type, (world.size,))
     layers = getattr(policy, "_no_split_modules", None) or ()
     for module in policy.modules():

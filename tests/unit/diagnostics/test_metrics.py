@@ -6,10 +6,12 @@ from typing import ClassVar
 import pytest
 import torch
 
-from tiltlm.core import Comparison, Demonstrations, Example, Labelled, Pairs, Response, ResponseLogps
+from tiltlm.core import Comparison, Demonstrations, Example, Labelled, Pairs, Response, ResponseLogps, ResponseScores
 from tiltlm.core.example import token_ids
 from tiltlm.diagnostics import Tally, tally
-from tiltlm.objectives import build
+from tiltlm.links import Logistic
+from tiltlm.objectives import Unpaired, build
+from tiltlm.rewards import Learned
 
 TOKENS = [2, 4, 1, 3]
 LOGPS = [-1.0, -0.5, -3.0, -1.0]  # per token, so S = −2, −2, −3, −3
@@ -126,3 +128,19 @@ def test_metrics_carry_no_gradient():
     watched = type(objective)(reward=Watching(), link=objective.link)
     tally(watched, responses(), pairs())
     assert Watching.seen == [False]
+
+
+@pytest.mark.parametrize("kind", ["pairs", "labels"])
+def test_a_reward_model_has_rewards_and_no_log_probabilities(kind):
+    scored = ResponseScores.of(torch.tensor([1.0, 0.0, -2.0, 0.0]), torch.ones(4, dtype=torch.long))
+    if kind == "pairs":
+        means = tally(build("reward_model"), scored, pairs()).means()
+        # As worked out above for rewards twice as large.
+        assert means["rewards/chosen"] == pytest.approx(0.25)
+        assert means["rewards/margins"] == pytest.approx(0.25 * 3 + 0.25 * -1)
+        assert means["rewards/accuracies"] == pytest.approx(0.25 + 0.5 * 0.5)
+    else:
+        labelled = Labelled.of([example(2, labels=[True, False])], [[0, 2]])
+        means = tally(Unpaired(Learned(), Logistic()), scored, labelled).means()
+        assert means == {"rewards/chosen": 1.0, "rewards/rejected": -2.0, "rewards/margins": 3.0}
+    assert not [name for name in means if "logps" in name]

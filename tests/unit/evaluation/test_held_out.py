@@ -194,3 +194,20 @@ def test_the_length_rule_is_fitted_on_labels():
 
 def test_without_any_preference_the_rule_is_a_convention():
     assert fit_length_rule([example((3,))]).prefers == "longer"
+
+
+def test_single_labels_of_one_prompt_are_compared_within_it():
+    """Rewards are known up to a constant of the prompt: 1 ≻ 0 and 11 ≻ 10 are right twice, across prompts only half."""
+    rows = labelled([11.0, 10.0, 1.0, 0.0], [True, False, True, False])
+    after = [replace(row, prompt="pq"[i // 2]) for i, row in enumerate(rows)]
+    found = contrast_of(after, after)
+    assert (found.kind, found.num_comparisons) == ("pairs", 2)
+    assert found.accuracy.after.estimate == 1.0
+    assert contrast_of(rows, rows).kind == "labels"
+    assert contrast_of(rows, rows).accuracy.after.estimate == 0.75
+
+
+def test_labels_compare_across_prompts_where_most_have_no_counterpart():
+    rows = labelled([1.0, 0.0, 3.0, 2.0, 5.0, 4.0], [True, False, True, True, False, False])
+    rows = [replace(row, prompt="p") if i < 2 else row for i, row in enumerate(rows)]
+    assert contrast_of(rows, rows).kind == "labels"

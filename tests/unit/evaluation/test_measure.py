@@ -3,10 +3,19 @@
 import pytest
 import torch
 
-from tiltlm.core import Comparison, ConfigError, Example, NumericsError, Response, ResponseLogps, token_ids
+from tiltlm.core import (
+    Comparison,
+    ConfigError,
+    Example,
+    NumericsError,
+    Response,
+    ResponseLogps,
+    ResponseScores,
+    token_ids,
+)
 from tiltlm.evaluation import measure
 from tiltlm.logprobs import separate_logps
-from tiltlm.objectives import dpo, orpo, simpo
+from tiltlm.objectives import dpo, orpo, reward_model, simpo
 from tiltlm.reference import Reference
 
 
@@ -87,3 +96,30 @@ def test_a_diverged_policy_is_named_and_not_averaged(tiny_policy):
 def test_nothing_held_out(tiny_policy):
     with pytest.raises(ConfigError, match=r"data\.eval_fraction"):
         measure(tiny_policy(0), [], simpo(), None, 100)
+
+
+class LastToken(torch.nn.Module):
+    """Scores a response by its last token's id: what the forest reads is that token."""
+
+    def forward(self, forest):
+        return ResponseScores.of(forest.token_ids[forest.predicts].float(), forest.num_tokens)
+
+
+@pytest.mark.parametrize("max_tokens", [1, 1000])
+def test_a_reward_model_is_measured_at_the_last_token(max_tokens):
+    found = measure(LastToken(), examples(), reward_model(), None, max_tokens)
+    for row, example in zip(found, examples(), strict=True):
+        for measured, response in zip(row.responses, example.responses, strict=True):
+            assert measured.reward == response.token_ids[-1]
+            assert (measured.logps, measured.mean_logps, measured.ref_logps) == (None, None, None)
+            assert measured.num_tokens == response.num_tokens, "lengths are compared, whatever was read"
+
+
+def test_a_broken_reward_model_is_named():
+    class Broken(LastToken):
+        def forward(self, forest):
+            responses = super().forward(forest)
+            return ResponseScores.of(responses.scores * torch.nan, forest.num_tokens)
+
+    with pytest.raises(NumericsError, match="a: response 0 has reward nan under this model"):
+        measure(Broken(), examples(), reward_model(), None, 100)

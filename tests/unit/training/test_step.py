@@ -4,10 +4,11 @@ import math
 
 import pytest
 import torch
-from toy_training import SortedMargins, ToyPolicy, ToyReference, rows
+from toy_training import SortedMargins, ToyPolicy, ToyReference, ToyScorer, rows
 
 from tiltlm.core import DataError, NumericsError
 from tiltlm.objectives import CATALOG, WeightedSum, aot, aot_unpaired, bco, build, dpo, knobs, kto, sft
+from tiltlm.objectives.terms import reads_scores
 from tiltlm.training.packs import cut
 from tiltlm.training.step import Stepper
 
@@ -23,9 +24,9 @@ OBJECTIVES = {
 WHOLE = 10**6
 
 
-def moved_policy():
+def moved_policy(kind=ToyPolicy):
     """A policy in float64 and its reference, which are not the same."""
-    policy = ToyPolicy(seed=1, dtype=torch.float64)
+    policy = kind(seed=1, dtype=torch.float64)
     reference = ToyReference(policy, name="other")
     with torch.no_grad():
         for p in policy.parameters():
@@ -37,9 +38,15 @@ def gradient(policy):
     return torch.cat([p.grad.flatten() for p in policy.parameters()])
 
 
+def ready(objective, max_tokens):
+    """What the objective trains, and its stepper."""
+    policy, reference = moved_policy(ToyScorer if reads_scores(objective) else ToyPolicy)
+    return policy, Stepper(policy, objective, None if reads_scores(objective) else reference, max_tokens)
+
+
 def step(objective, examples, max_tokens):
-    policy, reference = moved_policy()
-    outcome = Stepper(policy, objective, reference, max_tokens).train(examples)
+    policy, stepper = ready(objective, max_tokens)
+    outcome = stepper.train(examples)
     return outcome, gradient(policy), policy
 
 
@@ -141,12 +148,12 @@ def test_a_coupled_step_in_one_pack_takes_one_pass():
 
 def test_evaluation_is_the_same_step_without_gradient():
     for name, objective in OBJECTIVES.items():
-        policy, reference = moved_policy()
+        policy, stepper = ready(objective, max_tokens=25)
         examples = rows(7)
-        expected = Stepper(policy, objective, reference, max_tokens=25).train(examples)
+        expected = stepper.train(examples)
         policy.zero_grad()
         seen = []
-        found = Stepper(policy, objective, reference, max_tokens=25).evaluate(
+        found = stepper.evaluate(
             examples, observe=lambda pack, responses, view, terms, seen=seen: seen.extend(pack.examples)
         )
         assert found.loss == pytest.approx(expected.loss, rel=1e-12), name

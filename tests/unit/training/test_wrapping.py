@@ -84,6 +84,12 @@ def test_two_ranks_end_with_the_weights_of_one(together, tmp_path, name, paralle
 
 @pytest.mark.parametrize("parallel", ["replicate", "shard"])
 @pytest.mark.parametrize("lora", [False, True])
+def test_two_ranks_have_the_gradient_of_one_for_a_reward_model(together, lora, parallel):
+    assert_same(together[f"{parallel} scorer {lora}"], two_ranks.score_step(World(), lora), 1e-7)
+
+
+@pytest.mark.parametrize("parallel", ["replicate", "shard"])
+@pytest.mark.parametrize("lora", [False, True])
 def test_a_moving_reference_is_the_same_on_two_ranks(together, tmp_path, lora, parallel):
     found, expected = together[f"{parallel} moving {lora}"], two_ranks.moving(World(), tmp_path / "run", lora)
     assert_same(found, expected, 1e-7)

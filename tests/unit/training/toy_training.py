@@ -10,7 +10,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from tiltlm.core import Comparison, Example, Forest, Pairs, Response, ResponseLogps, Tree, plant, token_ids
+from tiltlm.core import (
+    Comparison,
+    Example,
+    Forest,
+    Pairs,
+    Response,
+    ResponseLogps,
+    ResponseScores,
+    Tree,
+    plant,
+    token_ids,
+)
 from tiltlm.objectives.terms import Divisor, Term
 from tiltlm.reference import Reference
 from tiltlm.rewards import SeqLogp
@@ -46,15 +57,25 @@ class ToyPolicy(nn.Module):
         self.poisoned: set[int] = set()
         """Forwards, from 1, whose result is multiplied by infinity: a stand-in for overflow."""
 
-    def forward(self, forest: Forest) -> ResponseLogps:
-        self.num_forwards += 1
+    def logits(self, forest: Forest) -> Tensor:
         ids, places = forest.token_ids, forest.position_ids
         hidden = self.embedding(ids) * (1 + 0.01 * places.to(self.embedding.weight.dtype))[:, None]
-        rows = self.norm(self.layer(hidden)).index_select(0, forest.predicts)
-        token_logps = torch.log_softmax(self.head(rows), -1).gather(1, forest.targets[:, None]).sum(1)
+        return self.head(self.norm(self.layer(hidden)).index_select(0, forest.predicts))
+
+    def forward(self, forest: Forest) -> ResponseLogps:
+        self.num_forwards += 1
+        token_logps = torch.log_softmax(self.logits(forest), -1).gather(1, forest.targets[:, None]).sum(1)
         if self.num_forwards in self.poisoned:
             token_logps = token_logps * torch.inf
         return ResponseLogps(token_logps, forest.response, forest.num_tokens)
+
+
+class ToyScorer(ToyPolicy):
+    """Forest → ResponseScores: one of the numbers that a token's state gives."""
+
+    def forward(self, forest: Forest) -> ResponseScores:
+        self.num_forwards += 1
+        return ResponseScores.of(self.logits(forest)[:, 0], forest.num_tokens)
 
 
 class ToyReference(Reference):

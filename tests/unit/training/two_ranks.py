@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 from toy_training import VOCABULARY, SortedMargins, ToyPolicy, ToyReference, rows
 
 from tiltlm.core import ConfigError
-from tiltlm.logprobs import PolicyModule
-from tiltlm.objectives import aot, aot_unpaired, bco, dpo, kto, sft
+from tiltlm.logprobs import PolicyModule, ScoreModule
+from tiltlm.objectives import aot, aot_unpaired, bco, dpo, kto, reward_model, sft
 from tiltlm.reference.moving import MovingReference
 from tiltlm.training.guards import Interrupted
 from tiltlm.training.loop import train_loop
@@ -62,6 +62,24 @@ def language_model(tied, lora):
     return PolicyModule(model)
 
 
+def score_model(lora):
+    """A reward model of the same architecture, whose scores are of size 1."""
+    torch.manual_seed(0)
+    config = language_model(False, False).config
+    config.num_labels, config.pad_token_id = 1, None
+    model = transformers.LlamaForSequenceClassification(config).double().train()
+    model.score.weight.data.mul_(20)
+    if lora:
+        settings = peft.LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False, task_type="SEQ_CLS")
+        model = peft.get_peft_model(model, settings).double()
+    return ScoreModule(model)
+
+
+def score_step(world, lora, parallel="replicate"):
+    """A step of a reward model."""
+    return step(world, "reward_model", 5, parallel, policy=score_model(lora))
+
+
 def model_step(world, tied, lora, parallel="replicate"):
     """A step of a real architecture, without reference."""
     return step(world, "sorted", 5, parallel, policy=language_model(tied, lora))
@@ -70,10 +88,11 @@ def model_step(world, tied, lora, parallel="replicate"):
 def step(world, name, num, parallel="replicate", past_the_wrapper=False, policy=None):
     """Loss, metrics and gradient of a step; the second of two alike, for a wrapper may be right only once."""
     policy = policy or ToyPolicy(seed=1, dtype=torch.float64)
-    reference = ToyReference(ToyPolicy(seed=2, dtype=torch.float64), name="other")
+    objective = reward_model(0.1) if name == "reward_model" else OBJECTIVES[name]
+    reference = ToyReference(ToyPolicy(seed=2, dtype=torch.float64), name="other") if name in OBJECTIVES else None
     module = wrap(policy, world, parallel)
     root = policy if past_the_wrapper else module
-    stepper = Stepper(root, OBJECTIVES[name], reference, max_tokens=20, world=world)
+    stepper = Stepper(root, objective, reference, max_tokens=20, world=world)
     stepper.train(rows(num))
     policy.zero_grad()
     outcome = stepper.train(rows(num))
@@ -152,6 +171,7 @@ def main(folder):
         for tied, lora in MODELS:
             results[f"{parallel} model {tied} {lora}"] = model_step(world, tied, lora, parallel)
         for lora in (False, True):
+            results[f"{parallel} scorer {lora}"] = score_step(world, lora, parallel)
             results[f"{parallel} moving {lora}"] = moving(world, folder / f"{parallel}-moving-{lora}", lora, parallel)
     results["past the wrapper"] = step(world, "dpo", 5, past_the_wrapper=True)
     results["resumed"] = stopped_and_resumed(world, folder / "stopped")

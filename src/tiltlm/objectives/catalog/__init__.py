@@ -16,10 +16,12 @@ from tiltlm.objectives.catalog.whole_step import aot, aot_unpaired
 from tiltlm.objectives.catalog.scored import dno, odpo, rebel, rso
 from tiltlm.objectives.catalog.lists import exo, info_nca, pl_dpo
 from tiltlm.objectives.catalog.single import bco, kto, sft
+from tiltlm.objectives.catalog.reward_model import reward_model
 
 __all__ = [
     "CATALOG", "Knob", "Resolved", "alphapo", "aot", "aot_unpaired", "apo_down", "apo_zero", "bco", "bco_pair", "build",
     "cal_dpo", "cdpo", "cpo", "discopop", "dno", "dpo", "dpo_nll", "dpop", "exo", "f_dpo", "info_nca", "ipo",
-    "ipo_mean", "knobs", "kto", "ld_dpo", "length_dpo", "ln_dpo", "nca", "odpo", "orpo", "pl_dpo", "rainbowpo", "rebel", "register",
-    "resolve_name", "robust_dpo", "rso", "sft", "simpo", "slic", "sppo", "tdpo1", "tdpo2", "wpo",
+    "ipo_mean", "knobs", "kto", "ld_dpo", "length_dpo", "ln_dpo", "nca", "odpo", "orpo", "pl_dpo", "rainbowpo", "rebel",
+    "register", "resolve_name", "reward_model", "robust_dpo", "rso", "sft", "simpo", "slic", "sppo", "tdpo1", "tdpo2",
+    "wpo",
 ]  # fmt: skip

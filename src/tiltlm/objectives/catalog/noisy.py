@@ -54,7 +54,8 @@ def discopop(beta: float = 0.05, tau: float = 0.05) -> Pairwise:
     When: to compare with published results; nothing in theory speaks for it over `dpo`.
     Differs: as the authors' code and TRL's `discopop`; a plot script of the authors has an older form without τ.
     m·e^(−z) is computed as one exponential, so that it does not overflow.
-    Fails: not convex near 0: a tie has two minima, at z = ±0.48 for τ = 0.05. The optimum on Bradley–Terry data is not
-    π_ref·e^(r/β)/Z.
+    Fails: for τ below (1 − log 2)/3 ≈ 0.1, the default included, the slope at z = 0 is positive: from the reference a
+    pair first moves the wrong way. A tie has two minima, at z = ±0.48 for τ = 0.05. The optimum on
+    Bradley–Terry data is not π_ref·e^(r/β)/Z.
     """
     return Pairwise(LogRatio(beta), Blended(tau))

@@ -1,0 +1,249 @@
+"""Write what the documentation says of methods from what the code says of itself.
+
+    python scripts/make_method_pages.py
+
+writes docs/methods/NAME.md, one page a method, and the marked blocks of the pages in `BLOCKS`; what is between no marks
+is written by hand and stays. A test compares: run this after changing a constructor's signature or docstring.
+"""
+
+import inspect
+import re
+import runpy
+import textwrap
+from collections.abc import Callable
+from dataclasses import is_dataclass
+from functools import partial
+from pathlib import Path
+
+import tiltlm.links
+import tiltlm.objectives
+import tiltlm.rewards
+from tiltlm.objectives import CATALOG, knobs
+from tiltlm.objectives.adjustments import Adjustment
+from tiltlm.objectives.catalog.names import PEERS
+from tiltlm.objectives.listwise import ListLoss
+from tiltlm.objectives.regularisers import Regulariser
+from tiltlm.objectives.statistics import Statistic
+from tiltlm.objectives.weightings import Weighting
+from tiltlm.recipes.methods import (
+    METRICS,
+    data,
+    elsewhere,
+    families,
+    forms,
+    metrics,
+    parts,
+    reference,
+    says,
+    setting,
+    spelled,
+    step,
+    told,
+)
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+LENGTH = 120
+"""Characters of a line."""
+NOTE = "*Made by `scripts/make_method_pages.py` from the code; change it there.*"
+COMMON = {
+    "grad_norm": "norm of the gradient before it is clipped",
+    "learning_rate": "of the step",
+    "epoch": "how often the data has been seen",
+    "num_tokens": "input tokens so far, each prompt counted once",
+    "seconds": "of the steps since the last record",
+}
+"""What is logged of every step, whatever the objective."""
+EXTENSIBLE = {
+    "Link's margin, adjusted": Adjustment,
+    "Beside the link": Regulariser,
+    "Times the link": Weighting,
+    "Of a list": ListLoss,
+    "Of a step": Statistic,
+}
+
+
+def table(*rows: tuple[str, ...]) -> str:
+    """Markdown; the first row is the head."""
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]])
+
+
+def prose(text: str) -> str:
+    """With a capital at the beginning where it begins with a word, and wrapped."""
+    text = re.sub("^[a-z]", lambda letter: letter.group().upper(), text)
+    return textwrap.fill(text, LENGTH, break_long_words=False, break_on_hyphens=False)
+
+
+def page(name: str) -> str:
+    """docs/methods/NAME.md."""
+    facts, made = told(name), forms(name)
+    says_of = {heading: prose(text) for heading, text in facts.sections.items()}
+    rows = [(f"`{k.name}`", setting(k)) for k in knobs(name)]
+    required = "".join(f" objective.{k.name}=..." for k in knobs(name) if k.is_required)
+    of_data = [(f"With `{knob}`: " if knob else "") + data(objective) for knob, objective in made.items()]
+    built = [spelled(objective) + (f"  # with {knob}" if knob else "") for knob, objective in made.items()]
+    pieces = [
+        f"# `{name}`",
+        f"**{facts.title}**: {facts.meaning}",
+        "## Formula",
+        "```\n" + "\n".join(facts.formula) + "\n```",
+        f"Source: {facts.sections['Source']}",
+        "## When to use",
+        says_of["When"],
+        "## Data",
+        *(prose(text) for text in of_data),
+        prose(f"Reference: {reference(made[''])}"),
+        "## Knobs",
+        table(("knob", "value"), *rows) if rows else "None.",
+        prose(f"Units: {facts.sections['Units']}"),
+        f"```\ntiltlm train --model MODEL --data DATA --objective {name} --output runs/{name}{required}\n```",
+        "## What is logged",
+        prose(f"The loss is {step(made[''])}"),
+        table(("metric", "what it is"), *((f"`{metric}`", METRICS[metric]) for metric in metrics(made[""]))),
+        "## Differences from the paper and other libraries",
+        says_of["Differs"],
+        *([prose(f"Accepted as {', '.join(f'`{other}`' for other in elsewhere(name))}.")] if elsewhere(name) else []),
+        "## What to watch",
+        says_of["Fails"],
+        "## Parts",
+        "```python\n" + "\n".join(built) + "\n```",
+        f"[All objectives](../objectives.md). {NOTE}",
+    ]
+    return "\n\n".join(pieces) + "\n"
+
+
+def methods_table() -> str:
+    """Reward × link × data shape, a line for every method and form."""
+    rows = [("objective", "reward", "link", "beside them", "data", "reference", "knobs")]
+    for name in CATALOG:
+        given = ", ".join(f"`{k.name}` {k.shown}" for k in knobs(name)) or "–"
+        for knob, objective in forms(name).items():
+            made = parts(objective)
+            links = [_name(part) for role, part in made if role in ("link", "loss")]
+            others = [_name(part) for role, part in made if role not in ("reward", "link", "loss")]
+            rows.append(
+                (
+                    f"[`{name}`](methods/{name}.md)" + (f" with `{knob}`" if knob else ""),
+                    _name(objective.reward),
+                    ", ".join(links) or "–",
+                    ", ".join(f"{others.count(o)} × {o}" if others.count(o) > 1 else o for o in dict.fromkeys(others))
+                    or "–",
+                    objective.shape,
+                    "yes" if objective.needs_reference else "no",
+                    given if not knob else "the same",
+                )
+            )
+    return table(*rows)
+
+
+def families_list() -> str:
+    """Every method with its meaning, family by family."""
+    pieces = []
+    for family, names in families().items():
+        lines = [f"- [`{name}`](methods/{name}.md): {told(name).meaning}" for name in names]
+        pieces.append("\n".join([f"**{family}**", "", *lines]))
+    return "\n\n".join(pieces)
+
+
+def parts_tables() -> str:
+    """Every reward, link and other part, and what it says of itself."""
+    groups = {
+        "Rewards": [part for part in vars(tiltlm.rewards).values() if is_dataclass(part)],
+        "Links": [part for part in vars(tiltlm.links).values() if is_dataclass(part)],
+    }
+    for heading, kind in EXTENSIBLE.items():
+        groups[heading] = [
+            part
+            for part in vars(inspect.getmodule(kind)).values()
+            if is_dataclass(part) and issubclass(part, kind) and not part.__name__.startswith("_")
+        ]
+    pieces = []
+    for heading, kinds in groups.items():
+        rows = [(f"`{kind.__name__}`", says(kind)) for kind in kinds]
+        pieces.append(f"**{heading}**\n\n" + table(("part", "what it is"), *rows))
+    return "\n\n".join(pieces)
+
+
+def metrics_table() -> str:
+    """Every metric, and which methods log it where not all do."""
+    logged = {name: set(metrics(forms(name)[""])) for name in CATALOG}
+    rows = [("metric", "what it is", "of")]
+    for metric, text in METRICS.items():
+        those = [name for name in CATALOG if metric in logged[name]]
+        others = [name for name in CATALOG if metric not in logged[name]]
+        few = those if len(those) < len(others) else others
+        names = ", ".join(f"`{name}`" for name in few)
+        of = "all" if not others else names if few is those else f"all but {names}"
+        rows.append((f"`{metric}`", text, of))
+    rows += [(f"`{metric}`", text, "all") for metric, text in COMMON.items()]
+    return table(*rows)
+
+
+def names_table(library: str) -> str:
+    """Names of a library and what they are here."""
+    rows = [("name", "here", "note")]
+    for theirs, peer in PEERS[library].items():
+        implied = ", ".join(f"`{key}` {value:g}" for key, value in peer.knobs.items())
+        here = f"[`{peer.name}`](methods/{peer.name}.md)" + (f", {implied}" if implied else "")
+        rows.append((f"`{library}:{theirs}`", here, peer.note))
+    return table(*rows)
+
+
+def beta_table() -> str:
+    """What scripts/compare_beta.py prints."""
+    return str(runpy.run_path(str(ROOT / "scripts" / "compare_beta.py"))["table"]())
+
+
+BLOCKS: dict[str, dict[str, Callable[[], str]]] = {
+    "objectives.md": {
+        "families": families_list,
+        "table": methods_table,
+        "parts": parts_tables,
+        "metrics": metrics_table,
+    },
+    "comparing-beta.md": {"margins": beta_table},
+    "coming-from-trl.md": {library: partial(names_table, library) for library in PEERS},
+}
+"""What stands between the marks of each page."""
+
+
+def filled(name: str) -> str:
+    """The page docs/`name` with its marked blocks made anew."""
+    text = (DOCS / name).read_text()
+    for block, make in BLOCKS[name].items():
+        begin, end = f"<!-- made by scripts/make_method_pages.py: {block} -->\n", "<!-- end -->"
+        before, found, rest = text.partition(begin)
+        assert found, f"docs/{name} has no block {block}"
+        _, found, after = rest.partition(end)
+        assert found, f"docs/{name}: the block {block} has no end"
+        text = before + begin + make() + "\n" + end + after
+    return text
+
+
+def pages() -> dict[Path, str]:
+    """Every generated page and its text."""
+    methods = {DOCS / "methods" / f"{name}.md": page(name) for name in CATALOG}
+    return methods | {DOCS / name: filled(name) for name in BLOCKS}
+
+
+def _name(part: object) -> str:
+    """`Anchor(Logistic)`: the kind of a part, and of the link it holds."""
+    link = getattr(part, "link", None)
+    return f"`{type(part).__name__}" + (f"({type(link).__name__})" if link is not None else "") + "`"
+
+
+def main() -> None:
+    """Write all pages, and remove those of methods that are gone."""
+    written = pages()
+    for path in (DOCS / "methods").glob("*.md"):
+        if path not in written:
+            path.unlink()
+    for path, text in written.items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    print(f"{len(written)} pages")
+
+
+if __name__ == "__main__":
+    main()

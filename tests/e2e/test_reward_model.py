@@ -1,0 +1,134 @@
+"""A reward model from the outside: trained from pairs by the same command, saved as what transformers loads."""
+
+import json
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+import tiltlm
+from tiltlm.core import ConfigError
+
+SETTINGS = {"objective": "reward_model", "learning_rate": 1e-3, "batch_size": 8, "eval_fraction": 0.25}
+
+
+@pytest.fixture(scope="module")
+def reward_model(train, data, tmp_path_factory):
+    output = tmp_path_factory.mktemp("reward") / "run"
+    return train(output, data=data, num_epochs=4, save_every=6, **SETTINGS)
+
+
+def rows_of(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_it_learns_to_rank(reward_model):
+    lines = [line for line in rows_of(reward_model.path / "metrics.jsonl") if "eval_loss" in line]
+    assert lines[0]["eval_loss"] == pytest.approx(0.693, abs=0.05)
+    assert lines[-1]["eval_rewards/margins"] > 0.5
+    assert lines[-1]["eval_rewards/accuracies"] > 0.7
+    assert not [name for name in lines[-1] if "logps" in name]
+
+
+def test_its_report_is_accuracy_and_margin_on_held_out_pairs(reward_model):
+    """No KL and no samples: a reward model says nothing itself."""
+    report = reward_model.report
+    assert report.samples is None
+    assert report.held_out.learner == "reward model"
+    contrast = report.held_out.contrast
+    assert contrast.accuracy.after.estimate > 0.7
+    assert contrast.margin.after.low > 0
+    assert (contrast.better, contrast.seq_accuracy, contrast.displacement) == (None, None, None)
+    assert "the trained reward model ranks the chosen response" in reward_model.verdict
+    page = (reward_model.path / "report.html").read_text()
+    assert "trained reward model" in page
+    assert "KL to the reference" not in page
+    assert "A reward model says nothing itself" in page
+    assert "displaced" not in page
+    written = json.loads((reward_model.path / "report.json").read_text())
+    assert written["samples"] is None
+
+
+def test_the_folder_scores_as_the_command_does(reward_model, data, tmp_path):
+    """Transformers' own classifier, text by text, against `tiltlm score`."""
+    folder = reward_model.path / "model"
+    file = tmp_path / "rows.jsonl"
+    told = tiltlm.score(model=folder, data=data, objective="reward_model", per_example=file)
+    assert told["metrics"]["rewards/margins"] > 0.5
+    scores = [{r["role"]: r["score"] for r in row["responses"]} for row in rows_of(file)]
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    for row, found in list(zip(rows_of(data), scores, strict=True))[:6]:
+        for role in ("chosen", "rejected"):
+            ids = tokenizer(row["prompt"] + row[role])["input_ids"]
+            ids += [] if ids[-1] == tokenizer.eos_token_id else [tokenizer.eos_token_id]
+            with torch.no_grad():
+                alone = model(input_ids=torch.tensor([ids])).logits[0, 0].item()
+            assert found[role] == pytest.approx(alone, abs=1e-5)
+
+
+def test_training_goes_on_from_a_reward_model(reward_model, train, data, tmp_path, caplog):
+    with caplog.at_level("INFO", "tiltlm"):
+        run = train(tmp_path / "run", data=data, max_steps=1, **{**SETTINGS, "learning_rate": 1e-6})
+        again = tiltlm.train(
+            model=reward_model.path / "model", data=data, output=tmp_path / "again", max_steps=1, **SETTINGS
+        )
+    assert "the model has no score head: a new one" in caplog.text
+    accuracies = [run.report.held_out.contrast.accuracy.before for run in (run, again)]
+    assert accuracies[1].estimate > accuracies[0].estimate
+
+
+def test_resuming_equals_never_having_stopped(reward_model, train, data, tmp_path):
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(reward_model.path, copy)
+    shutil.rmtree(max((copy / "checkpoints").iterdir(), key=lambda path: path.name))
+    train(copy, data=data, num_epochs=4, save_every=6, resume=True, **SETTINGS)
+    kept, resumed = (
+        AutoModelForSequenceClassification.from_pretrained(path / "model") for path in (reward_model.path, copy)
+    )
+    for a, b in zip(kept.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_an_adapter_is_trained_with_the_head_and_merged(train, data, tmp_path):
+    settings = {**SETTINGS, "learning_rate": 5e-3, "centering": 0.01}
+    run = train(tmp_path / "run", data=data, num_epochs=2, **settings, **{"model.lora.r": 4})
+    merged, info = AutoModelForSequenceClassification.from_pretrained(run.path / "model", output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not hasattr(merged, "peft_config")
+    assert (run.path / "adapter/adapter_config.json").exists()
+    assert run.report.held_out.contrast.accuracy.after.estimate > 0.6
+
+
+def test_packing_changes_no_number(reward_model, data):
+    """Budgets of a row and of everything: the same loss, since a score is its own sequence's alone."""
+    folder = reward_model.path / "model"
+    losses = [
+        tiltlm.score(model=folder, data=data, objective="reward_model", **{"training.max_tokens": budget})["loss"]
+        for budget in (40, 4096)
+    ]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
+def test_the_margin_of_the_data_is_subtracted(reward_model, data, tmp_path):
+    """A large offset makes the loss of every comparison about offset − margin."""
+    with_margin = tmp_path / "margin.jsonl"
+    with_margin.write_text("".join(json.dumps({**row, "offset": 30.0}) + "\n" for row in rows_of(data)))
+    folder = reward_model.path / "model"
+    told = tiltlm.score(model=folder, data=with_margin, objective="reward_model")
+    assert told["loss"] == pytest.approx(30 - told["metrics"]["rewards/margins"], abs=1e-3)
+
+
+def test_a_reference_is_refused(train, data, tmp_path):
+    with pytest.raises(ConfigError, match="uses no reference"):
+        train(tmp_path / "run", data=data, reference="initial", **SETTINGS)
+
+
+def test_a_link_on_likelihoods_is_refused(train, data, tmp_path):
+    """Parts may be combined in YAML; this combination has nothing to read."""
+    objective = {"data": "pairs", "reward": "learned", "link": "logistic", "regularisers": [{"name": "chosen_nll"}]}
+    with pytest.raises(ConfigError, match="a reward model has none, only a score"):
+        train(tmp_path / "run", data=data, **{**SETTINGS, "objective": objective})
+    assert not (tmp_path / "run").exists()
