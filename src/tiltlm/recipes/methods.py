@@ -170,7 +170,7 @@ def spelled(part: Any, width: int = 100) -> str:
         items = [f"{name}={spelled(value, width - 4)}" for name, value in given]
         opening, last = f"{type(part).__name__}(", ""
     else:
-        return repr(part)
+        return f'"{part}"' if isinstance(part, str) else repr(part)
     flat = f"{opening}{', '.join(items)}{last})"
     if len(flat) <= width and "\n" not in flat:
         return flat
