@@ -1,0 +1,162 @@
+"""Objectives from plain values: what is described is what is built, and what cannot be or does nothing is refused."""
+
+import pytest
+import yaml
+
+from tiltlm.core import ConfigError
+from tiltlm.links import Hinge, Logistic, Sigmoid, Smoothed
+from tiltlm.objectives import (
+    Anchor,
+    ChosenNLL,
+    LengthBonus,
+    Listwise,
+    MismatchedKL,
+    Pairwise,
+    PlackettLuce,
+    Unpaired,
+    WeightedSum,
+    dpo,
+    kto,
+    length_dpo,
+    pl_dpo,
+    sft,
+)
+from tiltlm.objectives.composing import compose, describe, notes_on, spell_out
+from tiltlm.rewards import LogRatio, MeanLogp
+
+RATIO = {"name": "log_ratio", "beta": 0.1}
+BUILT = {
+    "a name": ({"name": "dpo", "beta": 0.3}, dpo(0.3)),
+    "the parts of dpo": ({"data": "pairs", "reward": RATIO, "link": "logistic"}, dpo(0.1)),
+    "the parts of length_dpo": (
+        {
+            "data": "pairs",
+            "reward": RATIO,
+            "link": {"name": "logistic"},
+            "adjustments": [{"name": "length_bonus", "alpha": 0.2}],
+        },
+        length_dpo(0.1, 0.2),
+    ),
+    "nobody's method": (
+        {
+            "data": "pairs",
+            "reward": {"name": "mean_logp", "beta": 2.0},
+            "link": {"name": "smoothed", "link": {"name": "hinge", "margin": 0.5}, "label_smoothing": 0.1},
+            "adjustments": [{"name": "length_bonus", "alpha": 0.05}],
+            "regularisers": [
+                {"name": "chosen_nll", "weight": 0.1},
+                {"name": "anchor", "side": "rejected", "reward": RATIO, "link": "sigmoid", "sign": -1, "weight": 0.2},
+            ],
+            "strength": 0.7,
+        },
+        Pairwise(
+            MeanLogp(2.0),
+            Smoothed(Hinge(0.5), 0.1),
+            adjustments=(LengthBonus(0.05),),
+            regularisers=(ChosenNLL(0.1), Anchor("rejected", LogRatio(0.1), Sigmoid(), -1, 0.2)),
+            strength=0.7,
+        ),
+    ),
+    "labels": (
+        {"data": "labels", "reward": RATIO, "link": "sigmoid", "statistic": "mismatched_kl"},
+        Unpaired(LogRatio(0.1), Sigmoid(), MismatchedKL(LogRatio(0.1))),
+    ),
+    "lists": ({"data": "lists", "reward": RATIO, "loss": "plackett_luce"}, Listwise(LogRatio(0.1), PlackettLuce())),
+    "a sum": (
+        {"sum": [{"name": "dpo", "weight": 0.8}, {"name": "sft", "weight": 0.2}]},
+        WeightedSum((dpo(), sft()), (0.8, 0.2)),
+    ),
+    "a sum with parts": (
+        {"sum": [{"data": "pairs", "reward": RATIO, "link": "logistic", "weight": 2}, {"name": "sft", "weight": 1}]},
+        WeightedSum((Pairwise(LogRatio(0.1), Logistic()), sft()), (2.0, 1.0)),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_what_is_described_is_built(name):
+    spec, expected = BUILT[name]
+    assert compose(spec) == expected
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_spelt_out_and_through_yaml_it_is_the_same(name):
+    spec, expected = BUILT[name]
+    written = yaml.safe_load(yaml.safe_dump(spell_out(spec)))
+    assert compose(written) == expected
+    assert spell_out(written) == spell_out(spec)
+
+
+def test_methods_are_their_parts():
+    assert compose({"data": "lists", "reward": RATIO, "loss": "plackett_luce"}) == pl_dpo(0.1)
+    assert compose({"data": "labels", "reward": RATIO, "link": "sigmoid", "statistic": "mismatched_kl"}) == kto(0.1)
+
+
+def test_descriptions_are_readable():
+    assert describe(spell_out(BUILT["a sum"][0])) == "0.8 dpo + 0.2 sft"
+    assert describe(spell_out(BUILT["the parts of dpo"][0])) == "log_ratio × logistic on pairs"
+
+
+@pytest.mark.parametrize(
+    ("spec", "match"),
+    [
+        ({}, r"name is missing"),
+        ({"name": "dpo", "sum": []}, r"has name and sum"),
+        ({"data": "pairs", "reward": "log_ratio", "link": "logistic"}, r"objective\.reward\.beta is missing"),
+        ({"data": "pairs", "reward": {"name": "log_ratoi"}, "link": "logistic"}, r"did you mean 'log_ratio'"),
+        ({"data": "pairs", "reward": RATIO, "link": {"name": "logistic", "beta": 3}}, r"objective\.link\.beta"),
+        ({"data": "pair", "reward": RATIO, "link": "logistic"}, r"objective\.data is 'pair'.*pairs"),
+        ({"reward": RATIO, "link": "logistic"}, r"objective\.data is missing"),
+        ({"data": "labels", "reward": RATIO, "link": "sigmoid", "adjustments": []}, r"objective\.adjustments"),
+        ({"data": "pairs", "reward": {**RATIO, "beta": -0.1}, "link": "logistic"}, r"objective\.reward\.beta is -0\.1"),
+        (
+            {
+                "data": "pairs",
+                "reward": RATIO,
+                "link": "logistic",
+                "regularisers": [{"name": "chosen_nll", "weight": 0}],
+            },
+            r"regularisers\.0.*leave it out",
+        ),
+        ({"sum": [{"name": "dpo", "weight": 1}]}, r"at least two"),
+        ({"sum": [{"name": "dpo", "weight": 0}, {"name": "sft", "weight": 1}]}, r"objective\.sum\.0\.weight is 0"),
+        ({"sum": [{"name": "dpo"}, {"name": "sft", "weight": 1}]}, r"objective\.sum\.0\.weight is missing"),
+        ({"sum": [{"name": "kto", "weight": 1}, {"name": "dpo", "weight": 1}]}, r"labels, pairs.*bco_pair"),
+        ({"sum": [{"sum": [], "weight": 1}, {"name": "dpo", "weight": 1}]}, r"objective\.sum\.0"),
+    ],
+)
+def test_what_cannot_be_or_does_nothing_is_refused(spec, match):
+    with pytest.raises(ConfigError, match=f"(?s){match}"):
+        compose(spec)
+
+
+@pytest.mark.parametrize(
+    ("name", "ours", "note"),
+    [
+        ("trl:sigmoid", "dpo", "dpo"),
+        ("trl:ipo", "ipo_mean", "summed"),
+        ("trl:hinge", "rso", "SLiC"),
+        ("trl:robust", "robust_dpo", "robust_dpo"),
+        ("trl:simpo", "simpo", "γ itself"),
+        ("rdpo", "robust_dpo", "robust_dpo"),
+        ("ipo", "ipo", "TRL's ipo"),
+    ],
+)
+def test_names_of_peers_say_what_they_are_here(name, ours, note):
+    objective = compose({"name": name})
+    assert describe(spell_out({"name": name})) == ours
+    assert note in " ".join(notes_on({"name": name}))
+    assert objective == compose(spell_out({"name": name}))
+
+
+@pytest.mark.parametrize(
+    ("spec", "match"),
+    [
+        ({"name": "r_dpo"}, r"length_dpo.*robust_dpo"),
+        ({"name": "trl:nonsense"}, r"no 'nonsense' of trl.*sigmoid"),
+        ({"name": "trl:simpo", "simpo_gamma": 0.5}, r"gamma_beta_ratio.*divide it by beta"),
+    ],
+)
+def test_names_that_would_mislead_are_refused(spec, match):
+    with pytest.raises(ConfigError, match=match):
+        compose(spec)
