@@ -22,8 +22,10 @@ def tdpo1(beta: float = 0.1) -> Pairwise:
     When: comparisons where the KL of every position should be held, and the reference may run at every step.
     Differs: the authors' configuration ships this form, their README presents `tdpo2` as the default: two names here. D
     is computed from log-softmax; the authors' log of softmax underflows.
-    Fails: it needs the reference's distributions at every step: they are not in the store, and columns are refused. D
-    is the forward KL, π_ref‖π, and no estimate of the policy's KL. For responses of one token it is `dpo`.
+    Fails: D_w enters the margin with a plus and its gradient: diverging at the chosen response pays, and KL grows
+    (measured in docs/in-a-known-world.md); `tdpo2` holds it. It needs the reference's distributions at every step:
+    they are not in the store, and columns are refused. D is the forward KL, π_ref‖π, and no estimate of the policy's.
+    For responses of one token it is `dpo`.
     """
     return Pairwise(LogRatio(beta), Logistic(), adjustments=(PositionKL(beta, holds_chosen=False),))
 
