@@ -42,7 +42,9 @@ class Watch:
 
 def make_reference(kind: str, policy: Policy, examples: tuple[Example, ...], store: Path, max_tokens: int) -> Reference:
     """`loop`: a frozen copy that runs at every step. `cached`: a store, filled before the first step."""
-    settings = ReferenceSettings("initial", cache=False) if kind == "loop" else ReferenceSettings("initial", str(store))
+    settings = (
+        ReferenceSettings("initial", cache=False) if kind == "loop" else ReferenceSettings("initial", store=str(store))
+    )
     reference = build_reference(settings, policy, is_needed=True, max_tokens=max_tokens)
     reference.ensure(grow(examples)[0])
     return reference
