@@ -18,14 +18,16 @@ def step_flops(trees: Sequence[Tree], shape: Mapping[str, int], with_reference: 
     """Floating-point operations of one optimiser step's matrix products.
 
     6·N_body·T + 6·d·V·rows + 12·L·d·A, and a third of that for a reference forward: T input tokens, N_body weights of
-    the layers' matrices, A pairs (query, key) that attend.
+    the layers' matrices, A pairs (query, key) that attend. Of the last layer, an inner token of a prompt needs keys and
+    values only.
     """
     width, layers, inner = shape["hidden_size"], shape["num_hidden_layers"], shape["intermediate_size"]
     body = layers * (4 * width * width + 3 * width * inner)
     tokens = sum(tree.num_tokens for tree in trees)
+    unread = sum(len(tree.prompt_ids) - 1 for tree in trees) * (2 * width * width + 3 * width * inner)
     rows = sum(response.num_tokens for tree in trees for response in tree.responses)
     attended = sum(attended_pairs(tree) for tree in trees)
-    forward = 2 * body * tokens + 2 * width * shape["vocab_size"] * rows + 4 * layers * width * attended
+    forward = 2 * (body * tokens - unread) + 2 * width * shape["vocab_size"] * rows + 4 * layers * width * attended
     return forward * (4 if with_reference else 3)
 
 

@@ -16,6 +16,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from tiltlm.core.errors import ModelError
+from tiltlm.logprobs.last_layer import announce_attention
 from tiltlm.logprobs.layout import Layout
 
 NAME = "tilt_forest"
@@ -78,6 +79,7 @@ def forest_attention(
             f"row of {layout.num_tokens} tokens; this architecture needs layout=padded"
         )
     layout.windows.append(sliding_window)
+    announce_attention(module, layout)
     window = sliding_window if sliding_window is not None and sliding_window < layout.longest else None
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     query, key, value = _one_dtype(query, key, value)

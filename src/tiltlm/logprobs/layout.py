@@ -74,6 +74,10 @@ def visible(
     return seen
 
 
+def _readers(prompt: int, branches: Sequence[int]) -> list[bool]:
+    return [not branches] * (prompt - 1) + [True] * (1 + sum(branches))
+
+
 @dataclass(eq=False)
 class Layout:
     """Lengths of the trees of one packed row, and what attention derives from them."""
@@ -133,6 +137,14 @@ class Layout:
             for clump in clumps(branches):
                 blocks.append(Block((root, len(blocks)), mask(prompt, clump, first=prompt)))
         return blocks
+
+    def read(self, device: torch.device) -> Int[Tensor, " U"]:
+        """Tokens whose states the head may read: of a prompt with responses the last one, and all others."""
+        key = ("read", device)
+        if key not in self._made:
+            keep = [flag for p, branches in self.trees for flag in _readers(p, branches)]
+            self._made[key] = torch.tensor(keep).nonzero()[:, 0].to(device)
+        return self._made[key]  # type: ignore[return-value]
 
     def gathered(self, device: torch.device) -> Gathered:
         """The row for one variable-length call, aligned at the bottom right: query i of n sees keys up to m − n + i."""

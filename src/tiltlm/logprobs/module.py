@@ -16,6 +16,7 @@ from tiltlm.core.errors import ModelError
 from tiltlm.core.forest import Forest
 from tiltlm.logprobs import attention
 from tiltlm.logprobs.expand import Inputs, LayoutName
+from tiltlm.logprobs.last_layer import trim_last_layer
 from tiltlm.logprobs.precision import Precision
 
 
@@ -35,6 +36,8 @@ class ForestModule(nn.Module):
     def _lay_out(self) -> None:
         if self.layout != "padded":
             self.bare_model.set_attn_implementation(attention.NAME)
+        if self.layout == "shared":
+            trim_last_layer(self.bare_model)
 
     @property
     def bare_model(self) -> Any:
@@ -139,4 +142,4 @@ def exact_positions(config: Any) -> int | None:
     ]
     if not rope:
         limits.append(getattr(config, "n_positions", None) or getattr(config, "max_position_embeddings", None))
-    return min((limit for limit in limits if limit), default=None)
+    return min((limit for limit in limits if limit and limit > 0), default=None)

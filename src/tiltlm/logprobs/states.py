@@ -61,6 +61,14 @@ def product(a: Float[Tensor, "n m"], b: Float[Tensor, "m k"]) -> Float[Tensor, "
     return a.float() @ b.float()
 
 
+def accumulate_product(total: Float[Tensor, "n k"], a: Float[Tensor, "n m"], b: Float[Tensor, "m k"]) -> None:
+    """total += a @ b in the dtype of the total, without a product beside it where no operand must be widened."""
+    if a.dtype == total.dtype:
+        total.addmm_(a, b)
+    else:
+        total += product(a, b)
+
+
 def float_dtype(module: nn.Module) -> torch.dtype:
     """The dtype that a head wants to read; a quantised one reads float32."""
     dtype = next(module.parameters()).dtype

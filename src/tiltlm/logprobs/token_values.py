@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from tiltlm.core.errors import ConfigError, ModelError
 from tiltlm.core.logps import OF_REFERENCE, Extra
 from tiltlm.logprobs.head import Head
-from tiltlm.logprobs.states import States, float_dtype, product
+from tiltlm.logprobs.states import States, accumulate_product, float_dtype, product
 
 KEEP_BYTES = 256 << 20
 """Logits of a pack up to so many bytes are kept for the backward pass (6·D·V flops a row), else recomputed (8)."""
@@ -247,7 +247,7 @@ class _Fused(torch.autograd.Function):
             if grad_rows is not None:
                 grad_rows[part] = product(narrow, weight)
             if grad_weight is not None:
-                grad_weight += product(narrow.t(), rows[part])
+                accumulate_product(grad_weight, narrow.t(), rows[part])
             if grad_bias is not None:
                 grad_bias += grad_logits.sum(0)
         return (

@@ -12,6 +12,7 @@ from torch import nn
 
 from tiltlm.core import Example, RunError
 from tiltlm.objectives.terms import Objective
+from tiltlm.training.allocator import keep_freed_memory
 from tiltlm.training.guards import Interrupted, StopSignals, bad_step, explained_out_of_memory, is_good
 from tiltlm.training.keeper import Keeper
 from tiltlm.training.metrics import Listener, Record, Recorder
@@ -82,8 +83,11 @@ def train_loop(
         RunError: damaged checkpoints, a full disk, several bad steps in a row, policy and reference differ at step 0.
         Interrupted: a signal; the checkpoint is committed.
     """
+    world = world or World()
+    if world.device.type == "cpu":
+        keep_freed_memory()
     trainer = Trainer(
-        policy, examples, held_out, objective, reference, settings, run, fingerprint, world or World(),
+        policy, examples, held_out, objective, reference, settings, run, fingerprint, world,
         listener or Listener(),
     )  # fmt: skip
     with trainer.signals:
