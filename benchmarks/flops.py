@@ -1,15 +1,11 @@
-"""What a DPO step has to compute, and how fast this machine multiplies matrices.
+"""What a DPO step has to compute.
 
 The necessary work counts every prompt token once, the vocabulary only for scored tokens, and nothing twice:
 recomputation, padding and repeated prompts are not in it. Element-wise work (norms, rotations, softmax, AdamW) is not
 counted either, so the fraction of the peak that a step reaches stays below one for that reason too.
 """
 
-import statistics
-import time
 from collections.abc import Mapping, Sequence
-
-import torch
 
 from tiltlm.core import Tree
 
@@ -36,15 +32,3 @@ def attended_pairs(tree: Tree) -> int:
     prompt = len(tree.prompt_ids)
     branches = [len(response.token_ids) - 1 for response in tree.responses]
     return prompt * (prompt + 1) // 2 + sum(n * prompt + n * (n + 1) // 2 for n in branches)
-
-
-def matrix_peak(size: int = 2048, repeats: int = 15) -> float:
-    """Floating-point operations a second of a large float32 matrix product with the threads of this process, median."""
-    a, b = torch.randn(size, size), torch.randn(size, size)
-    out = a @ b
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        torch.mm(a, b, out=out)
-        seconds.append(time.perf_counter() - start)
-    return 2 * size**3 / statistics.median(seconds)

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from flops import matrix_peak, step_flops
-from workload import load_pairs, settings_of
+from flops import step_flops
+from peak import matrix_peak
+from workload import load_rows, settings_of
 
 from tiltlm.core import Example, grow
 from tiltlm.logprobs import ModelSettings, Policy, load_policy
@@ -50,24 +51,26 @@ def make_reference(kind: str, policy: Policy, examples: tuple[Example, ...], sto
     return reference
 
 
-def run(folder: Path, reference_kind: str, checkpointing: bool) -> dict[str, Any]:
+def run(folder: Path, reference_kind: str, layout: Any, checkpointing: bool) -> dict[str, Any]:
     """Train one pass over the workload; its record."""
     workload = json.loads((folder / "workload.json").read_text())
     torch.set_num_threads(workload["threads"])
     policy = load_policy(
-        ModelSettings(str(folder / "model"), precision="float32", gradient_checkpointing=checkpointing)
+        ModelSettings(
+            str(folder / "model"), precision=workload["precision"], layout=layout, gradient_checkpointing=checkpointing
+        )
     )
-    data = load_pairs(folder, policy.tokenizer, workload)
+    data = load_rows(folder, policy.tokenizer)
     settings = settings_of(workload)
     watch = Watch()
     with tempfile.TemporaryDirectory() as scratch, RunDirectory.open(Path(scratch) / "run") as directory:
         store = Path(scratch) / "store"
-        reference = make_reference(reference_kind, policy, data.train, store, settings.max_tokens)
+        reference = make_reference(reference_kind, policy, tuple(data.train), store, settings.max_tokens)
         result = train_loop(
             policy.module, data.train, (), build("dpo", beta=workload["beta"]), reference, settings, directory,
             data.fingerprint, listener=Listener(step=watch.step),
         )  # fmt: skip
-    table = Timetable(len(data.train), data.fingerprint, settings)
+    table = Timetable.of(data.train, data.fingerprint, settings)
     steps = [[data.train[i] for i in table.rows(step)] for step in range(table.num_steps)]
     return {
         "versions": {name: version(name) for name in ("tiltlm", "torch", "transformers")},
@@ -76,20 +79,21 @@ def run(folder: Path, reference_kind: str, checkpointing: bool) -> dict[str, Any
         "losses": [record["loss"] for record in result.history],
         "grad_norms": [record["grad_norm"] for record in result.history],
         "peak_bytes": watch.peak_bytes,
-        "tokens": hashlib.sha256(json.dumps(listed(steps)).encode()).hexdigest(),
+        "tokens": [digest(step) for step in steps],
         "layout": policy.choice.layout,
         "step_flops": [step_flops(grow(s)[0], workload["shape"], reference_kind == "loop") for s in steps],
-        "matrix_peak": matrix_peak(),
+        "matrix_peak": matrix_peak(torch.bfloat16 if workload["precision"] == "bf16" else torch.float32),
     }
 
 
-def listed(steps: list[list[Example]]) -> list[list[list[int]]]:
-    """Prompt, chosen and rejected of every pair in the order of training, as plain lists."""
-    return [
-        [example.prompt_ids.tolist(), *(response.token_ids.tolist() for response in example.responses)]
-        for step in steps
+def digest(step: list[Example]) -> str:
+    """Of the pairs of a step: prompt, chosen and rejected of every comparison, in any order."""
+    pairs = [
+        [example.prompt_ids.tolist(), *(example.responses[i].token_ids.tolist() for i in (c.chosen, c.rejected))]
         for example in step
+        for c in example.comparisons
     ]
+    return hashlib.sha256(json.dumps(sorted(pairs)).encode()).hexdigest()
 
 
 def main() -> None:
@@ -97,9 +101,10 @@ def main() -> None:
     parser.add_argument("workload", type=Path)
     parser.add_argument("record", type=Path)
     parser.add_argument("--reference", choices=("loop", "cached"), required=True)
-    parser.add_argument("--checkpointing", choices=("on", "off"), required=True)
+    parser.add_argument("--layout", choices=("shared", "packed", "padded"), default="shared")
+    parser.add_argument("--checkpointing", action="store_true")
     args = parser.parse_args()
-    args.record.write_text(json.dumps(run(args.workload, args.reference, args.checkpointing == "on")))
+    args.record.write_text(json.dumps(run(args.workload, args.reference, args.layout, args.checkpointing)))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,9 @@ from tiltlm.reference.weights import base_weights, initial_weights, other_weight
 
 NAMES = ("auto", "initial", "base", "moving", "none", "columns")
 
+STORE_LIMIT = 20.0
+"""Default of `store_limit`: some fifty million sequences of ordinary length."""
+
 LARGER = 4
 """Packs of the reference are so many times larger than training's: they keep nothing for a backward pass."""
 
@@ -37,6 +40,9 @@ class ReferenceSettings:
     """Branch, tag or commit of a name on the hub."""
     store: str | None = None
     """Folder that keeps log-probabilities for all runs; None: $TILTLM_STORE, or the user's cache folder."""
+    store_limit: float | None = STORE_LIMIT
+    """Gigabytes (10⁹ bytes) of that folder. Beyond, what was not used for longest is removed, but never what this run
+    uses; null: no limit."""
     cache: bool = True
     """False: nothing is kept; one forward through the reference at every step, from a copy where the weights train."""
 
@@ -44,9 +50,12 @@ class ReferenceSettings:
         if self.revision is not None and self.name in NAMES:
             raise ConfigError(f"reference.revision has no effect with reference.name={self.name}; remove it")
         self._check_moving()
-        if self.store is not None and not (self.cache and self.is_storable):
-            reason = "reference.cache is false" if self.is_storable else f"reference.name is {self.name!r}"
-            raise ConfigError(f"reference.store is set and has no effect, because {reason}; remove one of them")
+        for key in self.set_for_store:
+            if not (self.cache and self.is_storable):
+                reason = "reference.cache is false" if self.is_storable else f"reference.name is {self.name!r}"
+                raise ConfigError(f"reference.{key} is set and has no effect, because {reason}; remove one of them")
+        if self.store_limit is not None and not self.store_limit > 0:
+            raise ConfigError(f"reference.store_limit is {self.store_limit}; it is gigabytes, above 0 (null: no limit)")
         if not self.cache and not self.is_storable:
             raise ConfigError(f"reference.cache=false has no effect with reference.name={self.name}; remove it")
 
@@ -54,6 +63,12 @@ class ReferenceSettings:
     def is_storable(self) -> bool:
         """True where something could be computed that stays true."""
         return self.name not in ("none", "columns", "moving")
+
+    @property
+    def set_for_store(self) -> list[str]:
+        """Which settings say something about the folder."""
+        is_set = {"store": self.store is not None, "store_limit": self.store_limit != STORE_LIMIT}
+        return [key for key, yes in is_set.items() if yes]
 
     def _check_moving(self) -> None:
         """Raise where `rate` and `period` are missing, impossible, or would have no effect."""
@@ -103,10 +118,10 @@ def build_reference(
         assert settings.rate is not None, "checked by the settings"
         assert settings.period is not None, "checked by the settings"
         return MovingReference(policy.module, settings.rate, settings.period, LARGER * max_tokens)
-    if live and settings.store is not None:
+    if live and settings.set_for_store:
         raise ConfigError(
-            "reference.store is set and has no effect: this objective reads the reference's whole distributions, which"
-            " are computed at every step and not stored; remove it"
+            f"reference.{settings.set_for_store[0]} is set and has no effect: this objective reads the reference's"
+            " whole distributions, which are computed at every step and not stored; remove it"
         )
     is_stored = settings.cache and not live
     module, keep_copy = policy.module, not is_stored
@@ -119,7 +134,8 @@ def build_reference(
     store = None
     if is_stored:
         folder = Path(settings.store).expanduser() if settings.store else default_folder()
-        store = ReferenceStore(folder, weights.digest, numeric_path(weights.policy))
+        limit = None if settings.store_limit is None else round(settings.store_limit * 1e9)
+        store = ReferenceStore(folder, weights.digest, numeric_path(weights.policy), limit)
     return ModelReference(name, weights, store, LARGER * max_tokens)
 
 

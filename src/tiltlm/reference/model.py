@@ -3,6 +3,7 @@
 The forward is the policy's own, layout and precision included, so that a policy that has not moved has margin 0.
 """
 
+import random
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,12 +20,18 @@ from tiltlm.logprobs.states import States
 from tiltlm.reference.digests import numeric_path
 from tiltlm.reference.packs import Answer, answers, packs
 from tiltlm.reference.reference import Computed, Progress, Reference
-from tiltlm.reference.shard import Entry, TokenLogps
+from tiltlm.reference.shard import Entry, TokenLogps, sequence_digest
 from tiltlm.reference.store import ReferenceStore
 from tiltlm.reference.weights import Weights
 
 SECONDS_BETWEEN_WRITES = 60.0
 """A killed run loses at most so much of the reference pass."""
+
+TOKENS_BETWEEN_WRITES = 4_000_000
+"""And no more than so many response tokens, some 32 MB, wait in memory to be written."""
+
+FOR_AUDIT = 256
+"""Of the sequences found, so many are kept for an audit to choose from."""
 
 
 class ModelReference(Reference):
@@ -45,6 +52,7 @@ class ModelReference(Reference):
         self._store = store
         self._max_tokens = max_tokens
         self._found: list[Answer] = []
+        self._num_found = 0
         self.is_live = store is None
 
     def __str__(self) -> str:
@@ -66,22 +74,34 @@ class ModelReference(Reference):
         if self._store is None:
             return Computed(0, 0)
         self._store.refresh()
-        asked = list({_content(answer): answer for answer in answers(trees)}.values())
-        found: list[Answer] = []
+        asked = answers(trees)
+        seen: set[bytes] = set()
         missing: list[Answer] = []
-        for start in range(0, len(asked), 4096):  # a million entries need not be in memory to be counted
+        for start in range(0, len(asked), 4096):  # a million values need not be in memory to be counted
             some = asked[start : start + 4096]
             for answer, logps in zip(some, self._store.get(some), strict=True):
-                (missing if logps is None else found).append(answer)
-        self._found += found
+                digest = sequence_digest(*answer)
+                if digest not in seen:
+                    seen.add(digest)
+                    if logps is None:
+                        missing.append(answer)
+                    else:
+                        self._remember(answer)
         if missing:
             self._compute(missing, self._store, progress)
-        return Computed(len(found), len(missing))
+        return Computed(len(seen) - len(missing), len(missing))
+
+    def _remember(self, answer: Answer) -> None:
+        """Keep a few of what was found for the audit; each has the same chance."""
+        at = len(self._found) if len(self._found) < FOR_AUDIT else random.randrange(self._num_found + 1)
+        self._num_found += 1
+        if at < FOR_AUDIT:
+            self._found[at : at + 1] = [answer]
 
     def _compute(self, missing: Sequence[Answer], store: ReferenceStore, progress: Progress | None) -> None:
-        """Run what is missing through the reference and store it, every minute and at the end, even an early one."""
+        """Run what is missing through the reference and store it as it comes, and at the end, even an early one."""
         fresh: list[Entry] = []
-        num_done, written = 0, time.monotonic()
+        num_done, num_tokens, written = 0, 0, time.monotonic()
         with self._in_place():
             try:
                 for pack in packs(missing, self._max_tokens):
@@ -89,14 +109,14 @@ class ModelReference(Reference):
                     self.forwards += 1
                     fresh += entries
                     num_done += len(entries)
+                    num_tokens += sum(len(logps) for _, _, logps in entries)
                     if progress is not None:
                         progress(num_done, len(missing))
-                    if time.monotonic() - written > SECONDS_BETWEEN_WRITES:
+                    if num_tokens > TOKENS_BETWEEN_WRITES or time.monotonic() - written > SECONDS_BETWEEN_WRITES:
                         store.put(fresh)
-                        fresh, written = [], time.monotonic()
+                        fresh, num_tokens, written = [], 0, time.monotonic()
             finally:
-                if fresh:
-                    store.put(fresh)
+                store.put(fresh)
 
     def attach(self, responses: ResponseLogps, trees: Sequence[Tree]) -> ResponseLogps:
         """The responses of `plant(trees)` with the reference's log-probabilities beside the policy's.
@@ -161,6 +181,10 @@ class ModelReference(Reference):
                     " reference.cache=false."
                 )
         return len(entries)
+
+    def tidy(self) -> None:
+        if self._store is not None:
+            self._store.tidy()
 
     @contextmanager
     def _in_place(self) -> Iterator[None]:

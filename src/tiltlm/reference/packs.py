@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from tiltlm.core.example import Response, TokenIds
 from tiltlm.core.forest import Tree
+from tiltlm.reference.shard import context_digest, token_bytes
 
 Answer = tuple[TokenIds, TokenIds]
 """A context and a response to it."""
@@ -40,7 +41,7 @@ def _trees(asked: Sequence[Answer], max_tokens: int) -> Iterator[Tree]:
     """One tree a context, or several where its responses exceed `max_tokens`."""
     members: dict[bytes, list[Answer]] = {}
     for context, response in asked:
-        members.setdefault(context.tobytes(), []).append((context, response))
+        members.setdefault(context_digest(token_bytes(context)), []).append((context, response))
     for group in members.values():
         context = group[0][0]
         branches: list[Response] = []

@@ -80,6 +80,9 @@ class Reference:
         """Recompute some of what `ensure` found in the store and compare; how many sequences that were."""
         return 0
 
+    def tidy(self) -> None:
+        """Make room where the store is beyond its limit. To be called when all that a run needs has been ensured."""
+
     def __str__(self) -> str:
         """One line for the announcement of a run."""
         return self.name

@@ -134,12 +134,29 @@ def test_a_folder_has_no_revision(policy, make, tmp_path):
         (True, {"name": "base"}, "this model has none"),
         (True, {"name": "columns", "store": "x"}, "reference.store is set and has no effect"),
         (True, {"store": "x", "cache": False}, "because reference.cache is false"),
+        (True, {"store_limit": 1.0, "cache": False}, "reference.store_limit is set and has no effect, because"),
+        (True, {"name": "columns", "store_limit": None}, "reference.store_limit is set and has no effect"),
+        (True, {"store_limit": 0.0}, "reference.store_limit is 0.0; it is gigabytes, above 0"),
         (True, {"name": "columns", "cache": False}, "reference.cache=false has no effect"),
     ],
 )
 def test_what_makes_no_sense_is_refused(policy, is_needed, settings, message):
     with pytest.raises(ConfigError, match=message):
         build(policy, is_needed, **settings)
+
+
+def test_the_limit_is_in_gigabytes(policy, trees, tmp_path):
+    build(policy, store=str(tmp_path)).ensure(trees)
+    (file,) = tmp_path.rglob("*.arrow")
+    for limit, is_kept in ((None, True), (1.1 * file.stat().st_size / 1e9, True), (1e-9, False)):
+        build(policy, store=str(tmp_path), store_limit=limit).tidy()
+        assert file.exists() == is_kept
+
+
+def test_whole_distributions_are_not_stored(policy):
+    for settings in ({"store": "x"}, {"store_limit": None}):
+        with pytest.raises(ConfigError, match=f"reference.{next(iter(settings))} is set and has no effect"):
+            build_reference(ReferenceSettings(**settings), policy, is_needed=True, max_tokens=100, live=True)
 
 
 def test_a_folder_that_is_not_there_is_an_error(policy):

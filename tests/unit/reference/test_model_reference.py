@@ -1,5 +1,6 @@
 """A reference with weights: right values, few forwards, frozen whatever the policy does."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -8,8 +9,9 @@ from tiltlm.core.example import Response, token_ids
 from tiltlm.core.forest import Tree, plant
 from tiltlm.logprobs.plain import plain_logps
 from tiltlm.logprobs.policy import PolicyModule
-from tiltlm.reference import Computed, ReferenceStore, numeric_path
+from tiltlm.reference import Computed, ReferenceStore, model, numeric_path
 from tiltlm.reference.model import ModelReference
+from tiltlm.reference.packs import answers
 from tiltlm.reference.weights import Weights, base_weights, initial_weights
 
 BUDGET = 60
@@ -273,6 +275,45 @@ def test_an_interrupted_pass_keeps_what_it_computed(make, trees, tmp_path):
     assert computed.num_hits > 5
     assert computed.num_computed > 0
     assert seen[-1] == (computed.num_computed, computed.num_computed)
+
+
+def test_a_pass_writes_as_it_goes(make, trees, tmp_path, monkeypatch):
+    monkeypatch.setattr(model, "TOKENS_BETWEEN_WRITES", 10)
+    weights = initial_weights(make(), False)
+    reference = ModelReference("initial", weights, ReferenceStore(tmp_path, weights.digest, ""), 15)
+    num_files = []
+    reference.ensure(trees, lambda *_: num_files.append(len(list(tmp_path.rglob("*.arrow")))))
+    assert num_files[0] == 0
+    assert num_files[-1] >= 2
+    again = ModelReference("initial", weights, ReferenceStore(tmp_path, weights.digest, ""), 15)
+    assert again.ensure(trees).num_computed == 0
+
+
+def test_of_many_found_a_few_are_kept_for_the_audit_with_equal_chances(make, trees, monkeypatch):
+    """2000 passes over 12 sequences, 3 kept: each 500 times, give or take (standard deviation 19)."""
+    monkeypatch.setattr(model, "FOR_AUDIT", 3)
+    weights = initial_weights(make(), False)
+    asked = answers(trees)[:12]
+    counts = [0] * len(asked)
+    for _ in range(2000):
+        reference = in_store(weights)
+        for answer in asked:
+            reference._remember(answer)
+        assert len(reference._found) == 3
+        for found in reference._found:
+            counts[next(i for i, answer in enumerate(asked) if answer is found)] += 1
+    assert all(abs(count - 500) < 120 for count in counts)
+
+
+def test_tidies_its_store(make, trees, tmp_path):
+    weights = initial_weights(make(), False)
+    in_store(weights, tmp_path).ensure(trees)
+    ReferenceStore(tmp_path, "others", "float32").put([(token_ids([1]), token_ids([2]), np.float32([-1]))])
+    reference = ModelReference("initial", weights, ReferenceStore(tmp_path, weights.digest, "other", 1), BUDGET)
+    reference.ensure(trees[:1])
+    reference.tidy()
+    assert len(list(tmp_path.rglob("*.arrow"))) == 1, "its own"
+    in_loop(weights).tidy()
 
 
 def test_numbers_that_are_none_are_refused_and_not_kept(make, trees, tmp_path):

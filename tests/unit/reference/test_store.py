@@ -2,17 +2,18 @@
 
 import logging
 import os
-import subprocess
-import sys
-import time
+import zlib
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tiltlm.core.errors import ConfigError, RunError
 from tiltlm.core.example import TokenIds, token_ids
-from tiltlm.reference import ReferenceStore, default_folder
+from tiltlm.reference import ReferenceStore, default_folder, upkeep
 from tiltlm.reference import shard as shard_module
 from tiltlm.reference import store as store_module
 from tiltlm.reference.shard import Entry
@@ -75,35 +76,54 @@ def test_a_response_cut_on_the_right_is_found_and_nothing_else_is(folder):
     assert kept.get([asked([1, 2, 3, 4], c) for c in other_contexts]) == [None] * 4
 
 
-@pytest.mark.parametrize("collide", [False, True])
-def test_agrees_with_a_search_through_everything(folder, collide, monkeypatch):
-    """Small alphabets, so that beginnings abound; contexts whose digests agree in 64 bits change nothing."""
-    if collide:
-        real = shard_module.sequence_key
+@pytest.fixture(params=["as it is", "half", "constant"])
+def digests(request, monkeypatch) -> str:
+    """Digests of which the half that the index sorts by is one for all contexts, or a small number."""
+    real = shard_module.context_digest
+
+    def colliding(context: bytes) -> bytes:
+        number = zlib.crc32(context) % 3 if request.param == "half" else 0
+        return number.to_bytes(8, "big") + real(context)[8:]
+
+    if request.param != "as it is":
         for module in (shard_module, store_module):
-            monkeypatch.setattr(module, "sequence_key", lambda c, r: b"\0" * 8 + real(c, r)[8:])
-    rng = np.random.default_rng(0)
+            monkeypatch.setattr(module, "context_digest", colliding)
+    return request.param
 
-    def some(top: int) -> list[int]:
-        return rng.integers(0, 3, rng.integers(1, top)).tolist()
 
-    kept = store(folder)
-    known: list[Entry] = []
-    for _ in range(4):
-        fresh = [entry(some(7), token_ids(some(3))) for _ in range(40)]
-        # one value a token, or beginnings of two entries would differ
-        fresh = [(c, r, np.full(len(r), -r[0], np.float32)) for c, r, _ in fresh]
-        kept.put(fresh)
-        known += fresh
-    queries = [asked(some(8), token_ids(some(4))) for _ in range(400)]
-    hits = 0
-    for (context, response), found in zip(queries, kept.get(queries), strict=True):
-        matches = any(np.array_equal(context, c) and np.array_equal(response, r[: len(response)]) for c, r, _ in known)
-        assert (found is not None) == matches
-        if found is not None:
-            hits += 1
-            np.testing.assert_array_equal(found, np.full(len(response), -response[0], np.float32))
-    assert 50 < hits < 350
+tokens = st.lists(st.integers(0, 2), min_size=1, max_size=6).map(tuple)
+context_tokens = st.lists(st.integers(0, 2), min_size=1, max_size=2).map(tuple)
+sequences = st.tuples(context_tokens, tokens)
+
+
+def value_of(context: tuple[int, ...], response: tuple[int, ...]) -> np.ndarray:
+    """A number for every token that depends on what comes before it, as log-probabilities do."""
+    texts = [f"{context}{response[: i + 1]}" for i in range(len(response))]
+    return np.array([-zlib.crc32(text.encode()) / 2**32 for text in texts], np.float32)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+@given(st.lists(st.lists(sequences, max_size=12), max_size=6), st.lists(sequences, max_size=30), st.integers(0, 5))
+def test_agrees_with_a_dictionary(tmp_path_factory, digests, puts, queries, num_merged):
+    """Few tokens, so that duplicates, beginnings and shared contexts abound; some of the files merged."""
+    root = None if num_merged == 0 else tmp_path_factory.mktemp("store")
+    kept = store(root)
+    known: dict[tuple[tuple[int, ...], tuple[int, ...]], np.ndarray] = {}
+    for asked_for in puts:
+        kept.put([(token_ids(c), token_ids(r), value_of(c, r)) for c, r in asked_for])
+        known |= {(c, r[: n + 1]): value_of(c, r)[: n + 1] for c, r in asked_for for n in range(len(r))}
+    if root is not None:
+        with patch.object(upkeep, "MANY", num_merged):
+            kept._merge(kept.folder)
+        assert len(files(root)) <= max(num_merged, 1)
+        if num_merged % 2:
+            kept = store(root)
+    everything = [*queries, *known]
+    for sequence, found in zip(everything, kept.get([tuple(map(token_ids, s)) for s in everything]), strict=True):
+        if sequence in known:
+            np.testing.assert_array_equal(found, known[sequence])
+        else:
+            assert found is None
 
 
 def test_other_weights_or_another_numeric_path_find_nothing(tmp_path):
@@ -128,35 +148,6 @@ def test_stores_see_each_other_after_refresh(tmp_path):
     assert has(one, asked([2]))
     one.refresh()
     assert len(one) == 2
-
-
-@pytest.mark.slow
-def test_processes_write_at_once(tmp_path):
-    code = """
-import sys
-from pathlib import Path
-import numpy as np
-from tiltlm.core.example import token_ids
-from tiltlm.reference.store import ReferenceStore
-kept = ReferenceStore(Path(sys.argv[1]), "weights", "float32")
-for i in range(20):
-    kept.put([(token_ids([i]), token_ids([0]), np.float32([-i - 1]))])
-"""
-    writer = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)])
-    kept = store(tmp_path)
-    num_read = 0
-    while writer.poll() is None or num_read == 0:  # reading and writing while the other writes
-        kept.refresh()
-        kept.put([(token_ids([num_read]), token_ids([1]), np.float32([-num_read - 1]))])
-        num_read += 1
-        time.sleep(0.02)
-    assert writer.returncode == 0
-    kept = store(tmp_path)
-    assert len(kept) == 20 + num_read
-    for response, count in ((0, 20), (1, num_read)):
-        found = kept.get([asked([response], token_ids([i])) for i in range(count)])
-        assert [float(f[0]) for f in found if f is not None] == [-i - 1.0 for i in range(count)]
-    assert not list(tmp_path.rglob("*.tmp"))
 
 
 def files(folder: Path) -> list[Path]:
@@ -214,8 +205,12 @@ def test_a_damaged_value_is_said_when_it_is_read(tmp_path, caplog):
     with caplog.at_level(logging.WARNING, logger="tiltlm"):
         assert kept.get([asked([1, 2, 3])]) == [None]
     assert "checksum of row 0" in caplog.text
-    kept.refresh()
-    assert len(kept) == 0
+    caplog.clear()
+    assert kept.get([asked([1, 2, 3])]) == [None]
+    assert not caplog.text, "said once"
+    kept.put([entry([1, 2, 3])])
+    for reader in (kept, store(tmp_path)):
+        np.testing.assert_array_equal(reader.get([asked([1, 2, 3])])[0], entry([1, 2, 3])[2])
 
 
 def test_a_file_in_the_wrong_folder_is_skipped(tmp_path, caplog):
