@@ -3,7 +3,8 @@
 Nothing is left out in silence. The table is printed, kept in the run directory, and decides whether a run starts.
 """
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from math import ceil
 from typing import Any
@@ -89,6 +90,11 @@ class Tally:
         if len(self.examples) < SHOWN:
             self.examples.append(f"{location}: {detail}" if detail else location)
 
+    def merge(self, later: "Tally") -> None:
+        """Take in the count of later rows."""
+        self.count += later.count
+        self.examples = [*self.examples, *later.examples][:SHOWN]
+
 
 @dataclass
 class Accounting:
@@ -100,8 +106,8 @@ class Accounting:
     held_out: int = 0
     losses: dict[str, Tally] = field(default_factory=dict)
     changes: dict[str, Tally] = field(default_factory=dict)
-    lengths: dict[str, list[int]] = field(default_factory=dict)
-    """Tokens of every prompt and response kept, by what they are."""
+    lengths: dict[str, Counter[int]] = field(default_factory=dict)
+    """How many prompts and responses kept have so many tokens, by what they are."""
 
     @property
     def kept(self) -> int:
@@ -137,7 +143,18 @@ class Accounting:
             self._measure(role, len(response.token_ids))
 
     def _measure(self, what: str, length: int) -> None:
-        self.lengths.setdefault(what, []).append(length)
+        self.lengths.setdefault(what, Counter())[length] += 1
+
+    def merge(self, later: "Accounting") -> None:
+        """Take in the books of later rows: as if all had been booked here, one after another."""
+        self.total += later.total
+        self.kept_train += later.kept_train
+        self.held_out += later.held_out
+        for own, others in ((self.losses, later.losses), (self.changes, later.changes)):
+            for cause, tally in others.items():
+                own.setdefault(cause, Tally()).merge(tally)
+        for what, lengths in later.lengths.items():
+            self.lengths.setdefault(what, Counter()).update(lengths)
 
     def check_limit(self, max_bad: float, on_bad: OnBad) -> None:
         """Stop where defects are more than the settings allow.
@@ -184,6 +201,24 @@ class Accounting:
             "tokens": {what: summary(lengths) for what, lengths in self.lengths.items()},
         }
 
+    def to_plain(self) -> dict[str, Any]:
+        """Everything, as values for JSON that `from_plain` reads."""
+        return {
+            "total": self.total,
+            "kept_train": self.kept_train,
+            "held_out": self.held_out,
+            "losses": {cause: vars(tally) for cause, tally in self.losses.items()},
+            "changes": {cause: vars(tally) for cause, tally in self.changes.items()},
+            "lengths": {what: sorted(lengths.items()) for what, lengths in self.lengths.items()},
+        }
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> "Accounting":
+        """Undo `to_plain`."""
+        tallies = {part: {cause: Tally(**t) for cause, t in plain[part].items()} for part in ("losses", "changes")}
+        lengths = {what: Counter(dict(pairs)) for what, pairs in plain["lengths"].items()}
+        return cls(plain["total"], plain["kept_train"], plain["held_out"], **tallies, lengths=lengths)
+
     def lines(self) -> list[str]:
         """The books as a plain table."""
         share = max(self.total, 1)
@@ -199,8 +234,8 @@ class Accounting:
         return lines
 
 
-def summary(lengths: list[int]) -> dict[str, float]:
-    """Mean, median, 95th percentile and maximum."""
-    values = np.asarray(lengths)
+def summary(lengths: Mapping[int, int]) -> dict[str, float]:
+    """Mean, median, 95th percentile and maximum of lengths, each with how many there are."""
+    values = np.repeat(list(lengths.keys()), list(lengths.values()))
     median, p95 = np.percentile(values, [50, 95])
     return {"mean": float(values.mean()), "median": float(median), "p95": float(p95), "max": float(values.max())}

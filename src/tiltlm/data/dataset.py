@@ -1,29 +1,35 @@
 """Preference data, loaded: read, checked, converted, tokenised, split by prompt, and fully accounted for."""
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from tiltlm.core.errors import ConfigError, DataError
 from tiltlm.core.example import Example
 from tiltlm.core.needs import Need, Shape, Use
 from tiltlm.data.accounting import Accounting, Defect
 from tiltlm.data.columns import REFERENCE, detect
-from tiltlm.data.content import fingerprint
 from tiltlm.data.convert import announce
 from tiltlm.data.encoder import Encoder
-from tiltlm.data.loader import Loader
+from tiltlm.data.kept import Kept, keep, open_kept, place_of
+from tiltlm.data.loader import Block, Loader
 from tiltlm.data.partners import assign_partners
 from tiltlm.data.settings import DataSettings
-from tiltlm.data.sources import check_hub_settings, read
+from tiltlm.data.sources import Rows, check_hub_settings, read
 from tiltlm.data.textfiles import Row
+from tiltlm.data.workers import MANY, load_blocks, num_cores
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class PreferenceData:
     """What a run trains on and what it is measured on."""
 
-    train: tuple[Example, ...]
-    held_out: tuple[Example, ...]
+    train: Sequence[Example]
+    """Made on demand where they come from files: what is asked for twice is made twice."""
+    held_out: Sequence[Example]
     accounting: Accounting
     fingerprint: str
     """sha256 over the tokens of both parts and all that is known about them; ids and sources do not enter."""
@@ -69,8 +75,11 @@ def load_data(
         )
     hub_notes = check_hub_settings(settings)
     rows = read(settings.train, settings, settings.split)
-    eval_rows = read(settings.eval, settings, settings.eval_split) if settings.eval is not None else []
-    columns = first_seen([*rows, *eval_rows])
+    eval_rows = read(settings.eval, settings, settings.eval_split) if settings.eval is not None else None
+    parts = [rows] if eval_rows is None else [rows, eval_rows]
+    place = place_of(settings, encoder, objective_shape, needs, use_reference_columns, parts)
+    kept = None if place is None else open_kept(place)
+    columns, num_rows = (kept.columns, kept.findings.books.total) if kept else survey(parts)
     if not columns:
         refuse_unreadable(rows)
     schema = detect(columns, settings, use_reference_columns=use_reference_columns)
@@ -84,24 +93,67 @@ def load_data(
         )
     notes = [*announce(schema, objective_shape, needs, uses), *hub_notes]
     loader = Loader(settings, encoder, schema, objective_shape, needs, needs_reference=use_reference_columns)
-    loader.load(rows, from_eval=False)
-    loader.load(eval_rows, from_eval=True)
-    loader.check()
-    train, held_out = loader.train, loader.held_out
+    max_length = loader.max_length
+    if kept is not None:
+        log.info("%d rows were tokenised before: %s", num_rows, place)
+    else:
+        kept = tokenise(loader, parts, columns, num_rows, place)
+    kept.findings.check(settings, encoder)
+    train: Sequence[Example] = kept.train
+    held_out: Sequence[Example] = kept.held_out
     if needs_partners:
-        train = assign_partners(train, loader.max_length, part="training")
-        held_out = assign_partners(held_out, loader.max_length, part="held-out")
+        train = assign_partners(train, max_length, part="training")
+        held_out = assign_partners(held_out, max_length, part="held-out")
     return PreferenceData(
-        train=tuple(train),
-        held_out=tuple(held_out),
-        accounting=loader.accounting,
-        fingerprint=fingerprint(train, held_out),
-        notes=(*notes, *loader.notes()),
+        train=train,
+        held_out=held_out,
+        accounting=kept.findings.books,
+        fingerprint=kept.fingerprint,
+        notes=(*notes, *kept.findings.notes(encoder, schema.unused)),
         encoder=encoder,
-        end_token_id=loader.end_token_id,
-        max_length=loader.max_length,
+        end_token_id=kept.findings.end_token_id(encoder),
+        max_length=max_length,
         has_reference=use_reference_columns,
     )
+
+
+def tokenise(
+    loader: Loader, parts: Sequence[Rows], columns: Mapping[str, str], num_rows: int, place: Path | None
+) -> Kept:
+    """Load all rows: training data, then held-out data of its own where there is any.
+
+    Args:
+        place: where it may be kept; few rows are kept there only if the settings name the folder.
+    """
+    settings = loader.settings
+    is_kept = place is not None and (num_rows >= MANY or isinstance(settings.cache, str))
+    num_processes = settings.processes or (num_cores() if num_rows >= MANY else 1)
+    if num_rows >= MANY:
+        log.info(
+            "tokenising %d rows, processes: %d; %s",
+            num_rows,
+            num_processes,
+            f"kept in {place}" if is_kept else "kept for this run only",
+        )
+
+    def blocks() -> Iterator[Block]:
+        for rows, from_eval in zip(parts, (False, True), strict=False):
+            yield from load_blocks(loader, rows, from_eval, num_processes)
+
+    return keep(place if is_kept else None, blocks, columns)
+
+
+def survey(parts: Iterable[Rows]) -> tuple[dict[str, str], int]:
+    """Every column and where it first appears, and how many rows there are."""
+    seen: dict[str, str] = {}
+    num_rows = 0
+    for rows in parts:
+        for row in rows:
+            num_rows += 1
+            for column in row.values:
+                if column not in seen:
+                    seen[column] = row.location
+    return seen, num_rows
 
 
 def refuse_unreadable(rows: Iterable[Row]) -> None:
@@ -111,12 +163,3 @@ def refuse_unreadable(rows: Iterable[Row]) -> None:
         books.total += 1
         books.drop(row.location, row.defect or Defect("missing_value", "the row is empty"))
     books.check_limit(0.0, "error")
-
-
-def first_seen(rows: Iterable[Row]) -> dict[str, str]:
-    """Every column, and where it first appears."""
-    seen: dict[str, str] = {}
-    for row in rows:
-        for column in row.values:
-            seen.setdefault(column, row.location)
-    return seen

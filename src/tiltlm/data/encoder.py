@@ -19,6 +19,7 @@ from tiltlm.data.records import Record
 from tiltlm.data.templates import ChatTemplate, Segment
 
 if TYPE_CHECKING:  # a tokenizer is passed in; importing transformers takes seconds
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerBase
 
 T = TypeVar("T")
@@ -111,8 +112,26 @@ class Encoder:
         """Token ids of each text, with nothing added."""
         if not texts:
             return []
+        engine = self._engine
+        if engine is not None and engine.padding is None and engine.truncation is None:
+            return [encoding.ids for encoding in engine.encode_batch_fast(list(texts), add_special_tokens=False)]
         ids: list[list[int]] = self.tokenizer(list(texts), add_special_tokens=False, verbose=False).input_ids
         return ids
+
+    @cached_property
+    def _engine(self) -> "Tokenizer | None":
+        """What transformers' own class asks, a third faster where offsets and masks are not wanted.
+
+        None for a class that does more than to ask it.
+        """
+        from transformers import PreTrainedTokenizerFast
+
+        own = type(self.tokenizer)
+        if getattr(own, "_encode_plus", None) is not PreTrainedTokenizerFast._encode_plus:
+            return None
+        self.tokenizer(["a"])  # settles padding, cutting, and whether special tokens are read in text
+        engine: Tokenizer = self.tokenizer.backend_tokenizer
+        return engine
 
     def decode(self, ids: Sequence[int] | TokenIds) -> str:
         """The text of these ids, special tokens shown."""

@@ -5,16 +5,22 @@ log-probabilities; it never depends on seed, batch size, packs or order of rows.
 """
 
 import hashlib
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
 
 from tiltlm.core.errors import DataError
 from tiltlm.core.example import Example, Response, TokenIds
+from tiltlm.data.sequences import OnDemand
 from tiltlm.data.tokenize import cut_right
 
+DIGEST = 16
+"""Bytes of a prompt and of a response to sort by."""
 
-def assign_partners(examples: Sequence[Example], max_length: int, *, part: str = "training") -> list[Example]:
+
+def assign_partners(examples: Sequence[Example], max_length: int, *, part: str = "training") -> Sequence[Example]:
     """The examples with, for each response, a partner: a whole response to a different prompt.
 
     All responses are sorted by a digest of (prompt, response), which puts those of one prompt side by side, and moved
@@ -25,31 +31,64 @@ def assign_partners(examples: Sequence[Example], max_length: int, *, part: str =
     Raises:
         DataError: one prompt has more than half of the responses, so some must meet their own.
     """
-    rows = [(e, k) for e, example in enumerate(examples) for k in range(len(example.responses))]
-    rows.sort(key=lambda row: _order(examples[row[0]], row[1]))
-    sizes = Counter(examples[e].prompt_ids.tobytes() for e, _ in rows)
-    largest = max(sizes.values(), default=0)
-    if 2 * largest > len(rows):
+    first = np.cumsum([0, *(len(example.responses) for example in examples)])
+    digests = b"".join(digest for example in examples for digest in _digests(example))
+    table = np.frombuffer(digests, f"S{2 * DIGEST}")
+    order = np.argsort(table, kind="stable")
+    prompts = np.frombuffer(digests, [("prompt", f"S{DIGEST}"), ("response", f"S{DIGEST}")])["prompt"]
+    largest = int(np.unique(prompts, return_counts=True)[1].max(initial=0))
+    if 2 * largest > len(order):
         raise DataError(
-            f"one prompt has {largest} of the {len(rows)} {part} responses; KTO's baseline sets each response against "
+            f"one prompt has {largest} of the {len(order)} {part} responses; KTO's baseline sets each response against "
             f"another prompt, so none may have more than half. Add {part} rows of other prompts"
         )
-    partners: dict[tuple[int, int], Response] = {}
-    for i, (e, k) in enumerate(rows):
-        other, j = rows[(i + largest) % len(rows)]
-        partners[e, k] = _whole(examples[other].responses[j], examples[e].prompt_ids, max_length)
-    return [
-        replace(example, partners=tuple(partners[e, k] for k in range(len(example.responses))))
-        for e, example in enumerate(examples)
-    ]
+    partner = np.empty_like(order)
+    partner[order] = np.roll(order, -largest)
+    return WithPartners(examples, first, partner, max_length)
 
 
-def _order(example: Example, k: int) -> tuple[bytes, bytes]:
-    return _digest(example.prompt_ids), _digest(example.responses[k].token_ids)
+class WithPartners(OnDemand):
+    """Examples that meet their partners when they are asked for."""
+
+    def __init__(
+        self, examples: Sequence[Example], first: NDArray[np.int64], partner: NDArray[np.int64], max_length: int
+    ) -> None:
+        """Put examples and partners together.
+
+        Args:
+            examples: the rows.
+            first: number of each example's first response among all responses; one more at the end.
+            partner: for each response the number of its partner.
+            max_length: of a prompt with a partner.
+        """
+        self._examples, self._first, self._partner, self._max_length = examples, first, partner, max_length
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def _example(self, row: int) -> Example:
+        example = self._examples[row]
+        numbers = self._partner[self._first[row] : self._first[row + 1]]
+        return replace(
+            example,
+            partners=tuple(_whole(self._response(number), example.prompt_ids, self._max_length) for number in numbers),
+        )
+
+    def _response(self, number: int) -> Response:
+        row = int(np.searchsorted(self._first, number, side="right")) - 1
+        response: Response = self._examples[row].responses[number - self._first[row]]
+        return response
+
+
+def _digests(example: Example) -> Iterator[bytes]:
+    """For each response, its prompt and itself in a few bytes."""
+    prompt = _digest(example.prompt_ids)
+    for response in example.responses:
+        yield prompt + _digest(response.token_ids)
 
 
 def _digest(ids: TokenIds) -> bytes:
-    return hashlib.sha256(ids.tobytes()).digest()
+    return hashlib.sha256(ids.tobytes()).digest()[:DIGEST]
 
 
 def _whole(response: Response, prompt_ids: TokenIds, max_length: int) -> Response:

@@ -60,6 +60,12 @@ class DataSettings:
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     """Variables given to the chat template; a row's own column of this name goes before them."""
 
+    cache: bool | str = True
+    """Whether tokenised data is kept for later runs, by content. True: from 20,000 rows on, in `$TILTLM_CACHE` or the
+    user's cache folder. A folder: there, however few rows. False: never."""
+    processes: int | None = None
+    """Processes that tokenise. None: one a core from 20,000 rows on, else one."""
+
     def __post_init__(self) -> None:
         def demand(holds: bool, name: str, rule: str) -> None:
             if not holds:
@@ -72,6 +78,7 @@ class DataSettings:
         demand(0 <= self.eval_fraction < 1, "eval_fraction", "a share of prompts, at least 0 and below 1")
         demand(0 <= self.max_bad <= 1, "max_bad", "a share of rows, from 0 to 1")
         demand(self.limit is None or self.limit >= 1, "limit", "at least 1 row")
+        demand(self.processes is None or self.processes >= 1, "processes", "at least 1")
         demand(self.max_length is None or self.max_length >= 2, "max_length", "at least 2: a prompt and an answer")
         both = self.eval is not None and self.eval_fraction > 0
         demand(not both, "eval_fraction", f"data.eval={self.eval!r} is held-out data already; give one of the two")

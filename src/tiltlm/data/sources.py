@@ -1,11 +1,13 @@
 """Readers: a name becomes rows, each with the place it stands, so that every later message can point at it.
 
-A file that cannot be opened, or a container format that is damaged, stops; text formats (`tiltlm.data.textfiles`)
-survive a damaged line.
+Rows are streamed, and read anew each time they are iterated: a file larger than memory is no matter. A file that cannot
+be opened, or a container format that is damaged, stops; text formats (`tiltlm.data.textfiles`) survive a damaged line.
 """
 
+import hashlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,21 +19,54 @@ from tiltlm.data.textfiles import Row, read_csv, read_json, read_jsonl
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def read(names: str | tuple[str, ...], settings: DataSettings, split: str) -> list[Row]:
-    """All rows of these sources, at most `settings.limit`.
+@dataclass(frozen=True)
+class Source:
+    """A file, a folder or a dataset, found but not read."""
+
+    name: str
+    rows: Callable[[], Iterator[Row]]
+    """Begins to read its rows."""
+    content: Callable[[], list[str] | None]
+    """What its rows depend on, their names among it; None where that cannot be said without reading them."""
+
+
+@dataclass(frozen=True)
+class Rows(Iterable[Row]):
+    """The rows of several sources, one after another."""
+
+    sources: tuple[Source, ...]
+    limit: int | None = None
+    """How many rows, over all sources."""
+
+    def __iter__(self) -> Iterator[Row]:
+        """Read them from the start.
+
+        Raises:
+            DataError: a source is unreadable or holds no row.
+        """
+        left = self.limit
+        for source in self.sources:
+            count = 0
+            for count, row in enumerate(islice(source.rows(), left), start=1):  # noqa: B007
+                yield row
+            if count == 0 and left != 0:
+                raise DataError(f"{source.name}: no rows; the file is empty")
+            left = None if left is None else left - count
+
+    def content(self) -> list[list[str]] | None:
+        """What these rows depend on; None where a source cannot say."""
+        contents = [source.content() for source in self.sources]
+        return None if None in contents else [content for content in contents if content is not None]
+
+
+def read(names: str | tuple[str, ...], settings: DataSettings, split: str) -> Rows:
+    """The rows of these sources, at most `settings.limit`.
 
     Raises:
-        DataError: a source is missing, unreadable or holds no row.
+        DataError: a source is missing, or of an unknown kind.
     """
     sources = (names,) if isinstance(names, str) else tuple(names)
-    rows: list[Row] = []
-    for name in sources:
-        before = len(rows)
-        limit = None if settings.limit is None else settings.limit - len(rows)
-        rows += islice(_open(name, settings, split), limit)
-        if len(rows) == before and limit != 0:
-            raise DataError(f"{name}: no rows; the file is empty")
-    return rows
+    return Rows(tuple(_find(name, settings, split) for name in sources), settings.limit)
 
 
 def files_and_hub(names: str | tuple[str, ...] | None) -> tuple[bool, bool]:
@@ -41,15 +76,31 @@ def files_and_hub(names: str | tuple[str, ...] | None) -> tuple[bool, bool]:
     return any(local), not all(local)
 
 
-def _open(name: str, settings: DataSettings, split: str) -> Iterator[Row]:
+def _find(name: str, settings: DataSettings, split: str) -> Source:
     path = Path(name)
     if path.is_dir():
         return _folder(path, split)
     if path.is_file():
-        return _file(path)
+        return _of_files(name, [path])
     if HUB_NAME.fullmatch(name) and not _reader(path) and not path.parent.exists():
-        return _hub(name, settings, split)
+        return _dataset(name, _hub(name, settings, split))
     raise DataError(f"{name}: no such file or folder, and no name of a dataset on the Hub (owner/name)")
+
+
+def _of_files(name: str, files: Sequence[Path]) -> Source:
+    return Source(
+        name,
+        rows=lambda: (row for file in files for row in _file(file)),
+        content=lambda: [f"{file.name} {_digest(file)}" for file in files],
+    )
+
+
+def _digest(file: Path) -> str:
+    try:
+        with file.open("rb") as content:
+            return hashlib.file_digest(content, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read: {error}") from error
 
 
 def _reader(path: Path) -> Callable[[Path], Iterator[Row]] | None:
@@ -70,15 +121,23 @@ def _file(path: Path) -> Iterator[Row]:
         raise DataError(f"{path}: cannot be read: {error}") from error
 
 
-def _folder(path: Path, split: str) -> Iterator[Row]:
+def _folder(path: Path, split: str) -> Source:
     if (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists():
-        yield from _saved_dataset(path, split)
-        return
+        return _dataset(path.name, _saved_dataset(path, split))
     files = [p for p in sorted(path.iterdir()) if p.is_file() and _reader(p)]
     if not files:
         raise DataError(f"{path}: a folder without a data file; known endings: {', '.join(READERS)}")
-    for file in files:
-        yield from _file(file)
+    return _of_files(str(path), files)
+
+
+def _dataset(name: str, data: Any) -> Source:
+    """A Hugging Face dataset: Arrow files under its own fingerprint, which moves when rows or their order do."""
+    fingerprint = getattr(data, "_fingerprint", None)
+    return Source(
+        name,
+        rows=lambda: _numbered(name, iter(data)),
+        content=lambda: None if fingerprint is None else [f"{name} {fingerprint}"],
+    )
 
 
 def _parquet(path: Path) -> Iterator[Row]:
@@ -87,13 +146,13 @@ def _parquet(path: Path) -> Iterator[Row]:
 
     try:
         with pq.ParquetFile(path) as file:
-            yield from _numbered(path.name, (row for batch in file.iter_batches() for row in batch.to_pylist()))
+            yield from _numbered(path.name, (row for batch in file.iter_batches(1024) for row in batch.to_pylist()))
     except pa.ArrowException as error:
         raise DataError(f"{path}: no Parquet file, or a damaged one: {error}") from error
 
 
 def _arrow(path: Path) -> Iterator[Row]:
-    """An Arrow file, or the Arrow stream that Hugging Face datasets write."""
+    """An Arrow file, or the Arrow stream that Hugging Face datasets write; mapped, so only rows at hand are objects."""
     import pyarrow as pa
 
     try:
@@ -103,7 +162,8 @@ def _arrow(path: Path) -> Iterator[Row]:
             except pa.ArrowInvalid:
                 file.seek(0)
                 table = pa.ipc.open_file(file).read_all()
-            yield from _numbered(path.name, (row for batch in table.to_batches() for row in batch.to_pylist()))
+            batches = table.to_batches(max_chunksize=1024)
+            yield from _numbered(path.name, (row for batch in batches for row in batch.to_pylist()))
     except pa.ArrowException as error:
         raise DataError(f"{path}: no Arrow file, or a damaged one: {error}") from error
 
@@ -112,7 +172,7 @@ def _numbered(name: str, values: Iterator[dict[str, Any]]) -> Iterator[Row]:
     return (Row(f"{name}[{index}]", dict(row)) for index, row in enumerate(values))
 
 
-def _saved_dataset(path: Path, split: str) -> Iterator[Row]:
+def _saved_dataset(path: Path, split: str) -> Any:
     import datasets
 
     data = datasets.load_from_disk(str(path))
@@ -120,20 +180,19 @@ def _saved_dataset(path: Path, split: str) -> Iterator[Row]:
         if split not in data:
             raise DataError(f"{path}: no split {split!r}; it has {', '.join(data)}. Set data.split")
         data = data[split]
-    return _numbered(path.name, iter(data))
+    return data
 
 
-def _hub(name: str, settings: DataSettings, split: str) -> Iterator[Row]:
+def _hub(name: str, settings: DataSettings, split: str) -> Any:
     import datasets
 
     try:
-        data = datasets.load_dataset(name, settings.subset, split=split, revision=settings.revision)
+        return datasets.load_dataset(name, settings.subset, split=split, revision=settings.revision)
     except (OSError, ValueError) as error:  # offline, unknown name, subset, split or revision
         raise DataError(
             f"{name}: no such file or folder here, and as a dataset on the Hub (split {split!r}, subset "
             f"{settings.subset!r}, revision {settings.revision!r}) it cannot be loaded: {error}"
         ) from error
-    return _numbered(name, iter(data))
 
 
 def check_hub_settings(settings: DataSettings) -> list[str]:

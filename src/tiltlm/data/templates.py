@@ -64,6 +64,11 @@ class ChatTemplate:
         """Equal for templates that render the same."""
         return hashlib.sha256(f"{self.source}\0{sorted(self.kwargs.items())}".encode()).hexdigest()[:16]
 
+    @property
+    def writes_date(self) -> bool:
+        """Whether it renders something else tomorrow, unless a variable fixes the date."""
+        return "strftime_now" in self.source
+
     def render(
         self,
         turns: Sequence[Message],

@@ -1,23 +1,21 @@
 """Attention over a forest: a function registered with transformers, so that models that use the hook share prompts.
 
-Every response attends to its own prompt and to itself, as if each sequence had been run alone. Three routes compute
-the same thing: scaled-dot-product attention segment by segment (any device), explicit scores where a model caps them
-or has attention sinks, and one variable-length flash call with gathered keys (CUDA, 16 bits).
+Every response attends to its own prompt and to itself, as if each sequence had been run alone. Several routes compute
+the same thing (`routes.py`); here is what models see of them, and what is refused.
 """
 
-import functools
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from tiltlm.core.errors import ModelError
 from tiltlm.logprobs.last_layer import announce_attention
 from tiltlm.logprobs.layout import Layout
+from tiltlm.logprobs.routes import Case, route_of
+from tiltlm.logprobs.segments import Scores
 
 NAME = "tilt_forest"
 """Name in the registry. transformers dispatches on parts of names: this one must not hold flash, sdpa or
@@ -31,9 +29,9 @@ _HARMLESS = frozenset(
 )  # fmt: skip
 """Keywords that models pass along to every attention call and that do not change what it computes."""
 
-Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
-
+# Disabled: a layout is no tensor, so that compiled layers run this as it is and do not depend on it.
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def forest_attention(
     module: nn.Module,
     query: Float[Tensor, "1 H T D"],
@@ -81,15 +79,12 @@ def forest_attention(
     layout.windows.append(sliding_window)
     announce_attention(module, layout)
     window = sliding_window if sliding_window is not None and sliding_window < layout.longest else None
-    scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     query, key, value = _one_dtype(query, key, value)
-    if softcap is not None or s_aux is not None:
-        attend: Attend = functools.partial(_explicit, scale=scale, softcap=softcap, sinks=s_aux)
-    elif _flash_serves(query, key, value):
-        return _by_one_call(query, key, value, layout, window, scale), None
-    else:
-        attend = functools.partial(_fused, scale=scale)
-    return _by_segment(query, key, value, layout, window, attend), None
+    scores = Scores(scaling if scaling is not None else query.shape[-1] ** -0.5, softcap, s_aux)
+    route = route_of(Case.of(query, key, value, scores))
+    if str(route) not in layout.routes:
+        layout.routes.append(str(route))
+    return route.attend(query, key, value, layout, window, scores), None
 
 
 def _refuse_unknown(
@@ -119,130 +114,6 @@ def _one_dtype(*tensors: Tensor) -> tuple[Tensor, ...]:
     if torch.is_autocast_enabled(device):
         return tuple(t.to(torch.get_autocast_dtype(device)) for t in tensors)
     return tensors
-
-
-def _by_segment(
-    query: Tensor, key: Tensor, value: Tensor, layout: Layout, window: int | None, attend: Attend
-) -> Float[Tensor, "1 T H E"]:
-    """One call a segment. `split` and not slices: the backward of a slice fills a whole row with zeros."""
-    queries, keys, values = (torch.split(t, layout.segments, dim=2) for t in (query, key, value))
-    out = []
-    for block, part in zip(layout.blocks(window, query.device), queries, strict=True):
-        own = [keys[i] for i in block.keys], [values[i] for i in block.keys]
-        k, v = (parts[0] if len(parts) == 1 else torch.cat(parts, dim=2) for parts in own)
-        out.append(attend(part, k, v, block.mask).transpose(1, 2))
-    return torch.cat(out, dim=1)
-
-
-def _fused(query: Tensor, key: Tensor, value: Tensor, mask: Bool[Tensor, "q k"] | None, scale: float) -> Tensor:
-    """Torch's own attention. Off the CPU, grouped heads would fall to its slowest kernel."""
-    grouped = query.shape[1] != key.shape[1]
-    if grouped and query.device.type != "cpu":
-        repeats = query.shape[1] // key.shape[1]
-        key, value = (t.repeat_interleave(repeats, dim=1) for t in (key, value))
-        grouped = False
-    return scaled_dot_product_attention(
-        query, key, value, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=grouped
-    )
-
-
-def _explicit(
-    query: Float[Tensor, "1 H q D"],
-    key: Float[Tensor, "1 G k D"],
-    value: Float[Tensor, "1 G k E"],
-    mask: Bool[Tensor, "q k"] | None,
-    scale: float,
-    softcap: float | None,
-    sinks: Float[Tensor, " H"] | None,
-) -> Float[Tensor, "1 H q E"]:
-    """Scores written out, for what the fused kernels cannot do. Softmax in float32 at least."""
-    heads, groups = query.shape[1], key.shape[1]
-    grouped = torch.unflatten(query, 1, (groups, heads // groups))  # [1 G H/G q D]
-    scores = torch.matmul(grouped, key.unsqueeze(2).transpose(-1, -2)) * scale
-    if softcap is not None:
-        scores = softcap * torch.tanh(scores / softcap)
-    if mask is None:
-        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
-    scores = scores.to(torch.promote_types(scores.dtype, torch.float32)).masked_fill(~mask, float("-inf"))
-    if sinks is not None:
-        sink = sinks.to(scores.dtype).view(1, groups, -1, 1, 1).expand(*scores.shape[:-1], 1)
-        scores = torch.cat((scores, sink), dim=-1)
-    weights = scores.softmax(dim=-1)[..., : key.shape[2]].to(value.dtype)
-    return torch.matmul(weights, value.unsqueeze(2)).flatten(1, 2)
-
-
-def _flash_serves(query: Tensor, key: Tensor, value: Tensor) -> bool:
-    """Whether one variable-length call can do it here: CUDA, 16 bits, equal widths up to 256, and the probe passed."""
-    return (
-        query.device.type == "cuda"
-        and query.dtype in (torch.float16, torch.bfloat16)
-        and query.shape[-1] == key.shape[-1] == value.shape[-1] <= 256
-        and flash_agrees(query.device, query.dtype)
-    )
-
-
-def _by_one_call(
-    query: Tensor, key: Tensor, value: Tensor, layout: Layout, window: int | None, scale: float
-) -> Float[Tensor, "1 T H D"]:
-    """One flash call over all segments, keys gathered, the causal triangle aligned at the bottom right.
-
-    Positions of a response continue from its prompt, so the kernel's window over gathered keys is one over positions.
-    """
-    from torch.nn.attention.varlen import varlen_attn
-
-    gathered = layout.gathered(query.device)
-    q, k, v = (t[0].transpose(0, 1) for t in (query, key, value))
-    out = varlen_attn(
-        q.contiguous(),
-        k.index_select(0, gathered.keys),
-        v.index_select(0, gathered.keys),
-        gathered.query_bounds,
-        gathered.key_bounds,
-        gathered.max_queries,
-        gathered.max_keys,
-        scale=scale,
-        window_size=(window - 1 if window is not None else -1, 0),
-        enable_gqa=query.shape[1] != key.shape[1],
-    )
-    assert isinstance(out, Tensor)
-    return out.unsqueeze(0)
-
-
-@functools.cache
-def flash_agrees(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether the variable-length kernel of this torch and device computes what the layout means.
-
-    Kernels differ in where they align a causal triangle whose queries are fewer than its keys; a small random row with
-    grouped heads and a window decides, against torch's own attention with a mask, value and gradient.
-    """
-    try:
-        from torch.nn.attention.varlen import varlen_attn
-    except ImportError:
-        return False
-    if not {"window_size", "enable_gqa", "scale"} <= set(inspect.signature(varlen_attn).parameters):
-        return False
-    generator = torch.Generator().manual_seed(0)
-    layout = Layout((9, 5), ((4, 1, 7), (3,)))
-    draw = [torch.randn(1, heads, layout.num_tokens, 64, generator=generator) for heads in (4, 2, 2)]
-    for window in (None, 4):
-        routes: list[Callable[[Tensor, Tensor, Tensor], Tensor]] = [
-            lambda q, k, v, w=window: _by_one_call(q, k, v, layout, w, 0.2),  # type: ignore[misc]
-            lambda q, k, v, w=window: _by_segment(q, k, v, layout, w, functools.partial(_fused, scale=0.2)),  # type: ignore[misc]
-        ]
-        try:
-            one_call, by_segment = (_value_and_gradients(r, [t.to(device, dtype) for t in draw]) for r in routes)
-        except (RuntimeError, NotImplementedError):
-            return False
-        if not all(torch.allclose(a, b, atol=0.05, rtol=0.05) for a, b in zip(one_call, by_segment, strict=True)):
-            return False
-    return True
-
-
-def _value_and_gradients(route: Callable[[Tensor, Tensor, Tensor], Tensor], qkv: list[Tensor]) -> list[Tensor]:
-    query, key, value = (t.requires_grad_() for t in qkv)
-    with torch.enable_grad():
-        out = route(query, key, value)
-        return [out, *torch.autograd.grad(out.square().sum(), (query, key, value))]
 
 
 AttentionInterface.register(NAME, forest_attention)

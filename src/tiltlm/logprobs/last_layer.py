@@ -24,16 +24,23 @@ class LastLayer:
     """
 
     def __init__(self, layer: nn.Module) -> None:
+        self._layer = layer
         self._layout: Layout | None = None
         self._attention: nn.Module | None = None
         self._narrowed: nn.Module | None = None
-        layer.register_forward_pre_hook(self._clear)
-        layer.register_forward_hook(self._clear)
+        self._handles = [layer.register_forward_pre_hook(self._clear), layer.register_forward_hook(self._clear)]
         for module in layer.modules():
             if module is not layer and any(p.dim() > 1 for p in module.parameters()):
-                module.register_forward_pre_hook(self._narrow, with_kwargs=True)
-                module.register_forward_hook(self._widen)
+                self._handles.append(module.register_forward_pre_hook(self._narrow, with_kwargs=True))
+                self._handles.append(module.register_forward_hook(self._widen))
                 setattr(module, _MARK, self)
+
+    def remove(self) -> None:
+        """Take the hooks away."""
+        for handle in self._handles:
+            handle.remove()
+        for module in self._layer.modules():
+            module.__dict__.pop(_MARK, None)
 
     def attended(self, attention: nn.Module, layout: Layout) -> None:
         """The layer's attention is being computed: what comes after it is narrowed."""
@@ -75,12 +82,34 @@ class LastLayer:
         return tuple(map(widen, output)) if isinstance(output, tuple) else widen(output)
 
 
-def trim_last_layer(model: Any) -> None:
-    """Leave out what nobody reads in the last decoder layer of a transformers model."""
+def decoder_layers(model: Any) -> list[nn.Module]:
+    """The decoder layers of a transformers model in order; none where it does not name their class."""
     names = set(model._no_split_modules or ())
-    layers = [module for module in model.base_model.modules() if type(module).__name__ in names]
-    if layers and not any(hasattr(module, _MARK) for module in layers[-1].modules()):  # wrapped before, as by a check
+    return [module for module in model.base_model.modules() if type(module).__name__ in names]
+
+
+def trim_last_layer(model: Any, trims: bool) -> None:
+    """Leave out what nobody reads in the last decoder layer of a transformers model, or compute all of it again.
+
+    Where a layer attends twice, or runs twice, what is left out is read after all: the self-check finds that.
+    """
+    layers = decoder_layers(model)
+    if not layers:
+        return
+    present = _hooks(layers[-1])
+    if trims and present is None:
         LastLayer(layers[-1])
+    if present is not None and not trims:
+        present.remove()
+
+
+def is_trimmed(layer: nn.Module) -> bool:
+    """Whether this layer's pieces have hooks."""
+    return _hooks(layer) is not None
+
+
+def _hooks(layer: nn.Module) -> LastLayer | None:
+    return next((getattr(module, _MARK) for module in layer.modules() if hasattr(module, _MARK)), None)
 
 
 def announce_attention(attention: nn.Module, layout: Layout) -> None:

@@ -5,9 +5,9 @@ and recomputation under gradient checkpointing sees it too. It holds nothing but
 per forward and not once per layer, the masks and the gather indices that the attention routes need.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +20,18 @@ On CPUs the two cost the same near 250 tokens: below, calls dominate; above, the
 
 CLUMP = 128
 """Neighbouring responses of a longer tree share a masked call while they have no more than so many tokens together."""
+
+
+Made = TypeVar("Made")
+
+
+class Span(NamedTuple):
+    """A prompt or a response where it lies in the row."""
+
+    trunk: range
+    """Tokens of its prompt; of a prompt none."""
+    own: range
+    """Its own tokens; their positions continue from the trunk's."""
 
 
 class Block(NamedTuple):
@@ -54,21 +66,22 @@ def clumps(branches: Sequence[int]) -> list[tuple[int, ...]]:
     return grouped
 
 
-def visible(
-    prompt: int, branches: Sequence[int], window: int | None, first: int = 0, device: torch.device | str = "cpu"
-) -> Bool[Tensor, "q k"]:
+def sent(array: np.ndarray, device: torch.device) -> Tensor:
+    """Numbers made on the host, on the device. The host does not wait: it would, for whatever the device still does."""
+    return torch.from_numpy(array).to(device, non_blocking=True)
+
+
+def visible(prompt: int, branches: Sequence[int], window: int | None, first: int = 0) -> Bool[np.ndarray, "q k"]:
     """Who sees whom in one tree: rows are its tokens from `first` on, columns all its tokens.
 
     A token sees its prompt and its own branch up to itself, and with a window W only positions less than W behind its
     own: positions, not distances in the row, since a branch continues from its prompt wherever it lies.
     """
-    lengths = torch.tensor([prompt, *branches], device=device)
-    positions = torch.cat(
-        [torch.arange(prompt, device=device)] + [torch.arange(prompt, prompt + b, device=device) for b in branches]
-    )
-    branch = torch.repeat_interleave(torch.arange(len(lengths), device=device), lengths)
-    row = torch.arange(len(positions), device=device)
-    seen = (row <= row[first:, None]) & ((branch == 0) | (branch == branch[first:, None]))
+    lengths = [prompt, *branches]
+    positions = np.concatenate([np.arange(prompt), *(np.arange(prompt, prompt + b) for b in branches)])
+    branch = np.repeat(np.arange(len(lengths)), lengths)
+    row = np.arange(len(positions))
+    seen: np.ndarray = (row <= row[first:, None]) & ((branch == 0) | (branch == branch[first:, None]))
     if window is not None:
         seen &= positions[first:, None] - positions < window
     return seen
@@ -87,7 +100,9 @@ class Layout:
     """Input tokens of each response, tree by tree; 0 for a one-token response, which is no segment."""
     windows: list[int | None] = field(default_factory=list)
     """The sliding window of every attention call so far: the self-check counts them."""
-    _made: dict[object, object] = field(default_factory=dict, repr=False)
+    routes: list[str] = field(default_factory=list)
+    """Which route computed attention so far, and why, each once."""
+    _made: dict[Hashable, object] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         self.branch_lengths = tuple(tuple(b for b in branches if b) for branches in self.branch_lengths)
@@ -114,18 +129,33 @@ class Layout:
             lengths += [whole] if whole <= WHOLE_TREE else [prompt, *map(sum, clumps(branches))]
         return lengths
 
-    def blocks(self, window: int | None, device: torch.device) -> list[Block]:
-        """One block per segment, in order. Kept for the other layers of this forward."""
-        key = ("blocks", window, device)
+    @property
+    def spans(self) -> list[Span]:
+        """Prompts and responses in order, each response behind its prompt; they cover the row."""
+        spans, start = [], 0
+        for prompt, branches in self.trees:
+            trunk, start = range(start, start + prompt), start + prompt
+            spans.append(Span(range(trunk.start, trunk.start), trunk))
+            for branch in branches:
+                spans.append(Span(trunk, range(start, start + branch)))
+                start += branch
+        return spans
+
+    def once(self, key: Hashable, make: Callable[[], Made]) -> Made:
+        """What `make` gives, made for the first layer of a forward and kept for the others."""
         if key not in self._made:
-            self._made[key] = self._blocks(window, device)
+            self._made[key] = make()
         return self._made[key]  # type: ignore[return-value]
+
+    def blocks(self, window: int | None, device: torch.device) -> list[Block]:
+        """One block per segment, in order."""
+        return self.once(("blocks", window, device), lambda: self._blocks(window, device))
 
     def _blocks(self, window: int | None, device: torch.device) -> list[Block]:
         def mask(prompt: int, branches: tuple[int, ...], first: int = 0) -> Tensor | None:
             longest = prompt + max(branches, default=0)
             bound = window if window is not None and window < longest else None
-            return visible(prompt, branches, bound, first, device) if branches or bound else None
+            return sent(visible(prompt, branches, bound, first), device) if branches or bound else None
 
         blocks: list[Block] = []
         for prompt, branches in self.trees:
@@ -140,36 +170,23 @@ class Layout:
 
     def read(self, device: torch.device) -> Int[Tensor, " U"]:
         """Tokens whose states the head may read: of a prompt with responses the last one, and all others."""
-        key = ("read", device)
-        if key not in self._made:
+
+        def make() -> Tensor:
             keep = [flag for p, branches in self.trees for flag in _readers(p, branches)]
-            self._made[key] = torch.tensor(keep).nonzero()[:, 0].to(device)
-        return self._made[key]  # type: ignore[return-value]
+            return sent(np.flatnonzero(keep), device)
+
+        return self.once(("read", device), make)
 
     def gathered(self, device: torch.device) -> Gathered:
         """The row for one variable-length call, aligned at the bottom right: query i of n sees keys up to m − n + i."""
-        key = ("gathered", device)
-        if key not in self._made:
-            self._made[key] = self._gathered(device)
-        return self._made[key]  # type: ignore[return-value]
+        return self.once(("gathered", device), lambda: self._gathered(device))
 
     def _gathered(self, device: torch.device) -> Gathered:
-        keys: list[np.ndarray] = []
-        queries: list[int] = []
-        start = 0
-        for prompt, branches in self.trees:
-            trunk = np.arange(start, start + prompt)
-            keys.append(trunk)
-            queries.append(prompt)
-            start += prompt
-            for branch in branches:
-                keys.append(np.concatenate([trunk, np.arange(start, start + branch)]))
-                queries.append(branch)
-                start += branch
-        lengths = [len(k) for k in keys]
+        queries = [len(own) for _, own in self.spans]
+        keys = [len(trunk) + len(own) for trunk, own in self.spans]
 
-        def bounds(counts: list[int]) -> Tensor:
-            return torch.tensor([0, *np.cumsum(counts)], dtype=torch.int32, device=device)
+        def bounds(lengths: list[int]) -> Tensor:
+            return sent(np.cumsum([0, *lengths], dtype=np.int32), device)
 
-        index = torch.from_numpy(np.concatenate(keys)).to(device)
-        return Gathered(index, bounds(queries), bounds(lengths), max(queries), max(lengths))
+        index = np.concatenate([np.arange(run.start, run.stop) for span in self.spans for run in span])
+        return Gathered(sent(index, device), bounds(queries), bounds(keys), max(queries), max(keys))

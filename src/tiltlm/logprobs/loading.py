@@ -11,13 +11,14 @@ import torch
 from safetensors import SafetensorError
 
 from tiltlm.core.errors import ConfigError, ModelError
+from tiltlm.core.forest import plant
 from tiltlm.logprobs.dropout import remove_dropout
 from tiltlm.logprobs.folders import Located, locate
 from tiltlm.logprobs.module import ForestModule
 from tiltlm.logprobs.policy import PolicyModule
 from tiltlm.logprobs.precision import Precision, choose_precision
 from tiltlm.logprobs.scoring import ScoreModule
-from tiltlm.logprobs.selfcheck import Choice, choose_layout
+from tiltlm.logprobs.selfcheck import Choice, choose_layout, probe_trees
 from tiltlm.logprobs.settings import LoraSettings, ModelSettings
 
 
@@ -72,11 +73,12 @@ def load_policy(
     located = _locate(settings)
     base, tokenizer = _load_language_model(located, settings), _load_tokenizer(located, settings)
     made = _make_ready(base, tokenizer, located, settings, device, choice)
-    module = PolicyModule(made.model, made.choice.layout, made.precision, made.choice.head)
+    module = PolicyModule(made.model, made.choice.layout, made.precision, made.choice.head, made.choice.trims)
+    notes = [*made.notes, *_announced(module, settings)]
     end_token_id, end_token_ids = _end_tokens(tokenizer, base)
     names = ", ".join(repr(tokenizer.convert_ids_to_tokens(i)) for i in end_token_ids)
     ends = f"a sampled response ends at {names}; answers given as text get token {end_token_id}"
-    return Policy(module, tokenizer, settings, made.choice, end_token_id, end_token_ids, (*made.notes, ends))
+    return Policy(module, tokenizer, settings, made.choice, end_token_id, end_token_ids, (*notes, ends))
 
 
 def load_scorer(settings: ModelSettings, device: torch.device | str | None = None) -> Scorer:
@@ -95,8 +97,9 @@ def load_scorer(settings: ModelSettings, device: torch.device | str | None = Non
     pad = None if tokenizer.pad_token_id == end else tokenizer.pad_token_id
     base.config.get_text_config().pad_token_id = pad
     made = _make_ready(base, tokenizer, located, settings, device, None, is_scorer=True)
-    module = ScoreModule(made.model, made.choice.layout, made.precision)
-    notes = [*made.notes, f"answers given as text end with token {end}; the score is read there"]
+    module = ScoreModule(made.model, made.choice.layout, made.precision, made.choice.trims)
+    notes = [*made.notes, *_announced(module, settings)]
+    notes.append(f"answers given as text end with token {end}; the score is read there")
     if is_new and located.adapter is None:
         notes.append("the model has no score head: a new one starts from small random weights")
     if pad is None:
@@ -105,6 +108,18 @@ def load_scorer(settings: ModelSettings, device: torch.device | str | None = Non
             "scores one sequence at a time, and never the token before the end"
         )
     return Scorer(module, tokenizer, settings, made.choice, end, (end,), tuple(notes))
+
+
+def _announced(module: ForestModule, settings: ModelSettings) -> list[str]:
+    """Which route computes attention, where there are several, and what is compiled."""
+    notes = []
+    if module.device.type != "cpu":
+        forest = plant(probe_trees(module.config))
+        notes += [f"attention {route}" for route in module.attention_routes(forest)]
+    if settings.compile:
+        module.compile_layers()
+        notes.append("decoder layers are compiled at their first call")
+    return notes
 
 
 class _Made(NamedTuple):

@@ -6,7 +6,7 @@ unsynchronised without a word. Saving and `generate` go to the child.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -15,29 +15,42 @@ from torch import Tensor, nn
 from tiltlm.core.errors import ModelError
 from tiltlm.core.forest import Forest
 from tiltlm.logprobs import attention
-from tiltlm.logprobs.expand import Inputs, LayoutName
+from tiltlm.logprobs.compiling import compile_layers
+from tiltlm.logprobs.expand import Inputs, LayoutName, arrange
 from tiltlm.logprobs.last_layer import trim_last_layer
+from tiltlm.logprobs.modes import evaluating
 from tiltlm.logprobs.precision import Precision
 
 
 class ForestModule(nn.Module):
     """A transformers model whose body runs on forests. Subclasses are final and say what its head reads."""
 
-    def __init__(self, model: Any, layout: LayoutName, precision: Precision) -> None:
+    def __init__(self, model: Any, layout: LayoutName, precision: Precision, trims: bool) -> None:
         """Wrap a loaded model; `_lay_out` switches its attention implementation to what the layout needs."""
         super().__init__()
         self.model = model
         self.layout = layout
+        self.trims = trims
         self.precision = precision
         self.max_positions = exact_positions(self.config)
         self._stock = stock_attention_name(self.bare_model)
+        self._compiler: str | None = None
         self.bare_model.set_attn_implementation(self._stock)
 
     def _lay_out(self) -> None:
         if self.layout != "padded":
             self.bare_model.set_attn_implementation(attention.NAME)
-        if self.layout == "shared":
-            trim_last_layer(self.bare_model)
+        trim_last_layer(self.bare_model, self.trims and self.layout == "shared")
+
+    def compile_layers(self, backend: str = "inductor") -> None:
+        """Compile the decoder layers (`compiling.py`); a copy of this module will have its own compiled."""
+        self._compiler = backend
+        compile_layers(self.bare_model, backend)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        if self._compiler is not None:
+            self.compile_layers(self._compiler)
 
     @property
     def bare_model(self) -> Any:
@@ -75,6 +88,15 @@ class ForestModule(nn.Module):
         # `index_select`: the backward of plain indexing is not deterministic on a CPU once a row repeats.
         return hidden.flatten(0, 1).index_select(0, inputs.predicts)
 
+    @torch.no_grad()
+    def attention_routes(self, forest: Forest) -> list[str]:
+        """Which routes compute attention in a forward of this module, and why; none where attention is the stock's."""
+        inputs = arrange(forest.to(self.device), self.layout)
+        with evaluating(self), self._autocast():
+            self._hidden(inputs)
+        layout = inputs.keywords.get("layout")
+        return [] if layout is None else layout.routes
+
     def _refuse_too_long(self, forest: Forest) -> None:
         pairs = zip(forest.prompt_lengths, forest.branch_lengths, strict=True)
         longest = max(prompt + max(branches, default=0) for prompt, branches in pairs)
@@ -86,11 +108,12 @@ class ForestModule(nn.Module):
 
     @contextmanager
     def stock_attention(self) -> Iterator[None]:
-        """Inside, the model has its stock attention: for `generate`, decoding with a cache, saving."""
+        """Inside, the model has its stock attention and nothing is compiled: for `generate`, decoding with a cache."""
         before = self.config._attn_implementation
         self.bare_model.set_attn_implementation(self._stock)
         try:
-            yield
+            with torch.compiler.set_stance("force_eager") if self._compiler is not None else nullcontext():
+                yield
         finally:
             self.bare_model.set_attn_implementation(before)
 

@@ -25,7 +25,12 @@ class PolicyModule(ForestModule):
     """A causal language model as a function from forests to log-probabilities."""
 
     def __init__(
-        self, model: Any, layout: LayoutName = "shared", precision: Precision = "float32", head: Head | None = None
+        self,
+        model: Any,
+        layout: LayoutName = "shared",
+        precision: Precision = "float32",
+        head: Head | None = None,
+        trims: bool = True,
     ) -> None:
         """Wrap a loaded model; its attention implementation is switched to what the layout needs.
 
@@ -34,8 +39,9 @@ class PolicyModule(ForestModule):
             layout: `shared`: each prompt once. `packed`: one row, prompts repeated. `padded`: a batch, stock attention.
             precision: `float32`: the dtype of the weights, no autocast. `bf16`: matrix products under autocast.
             head: How hidden states become log-probabilities; None: found by a probe.
+            trims: In a shared row, the last layer leaves out what nobody reads (`last_layer.py`).
         """
-        super().__init__(model, layout, precision)
+        super().__init__(model, layout, precision, trims)
         self.head = head or find_head(self.bare_model)
         self._lay_out()
 

@@ -22,18 +22,21 @@ from tiltlm.logprobs.states import float_dtype
 class ScoreModule(ForestModule):
     """A sequence classifier with one label as a function from forests to scores."""
 
-    def __init__(self, model: Any, layout: LayoutName = "shared", precision: Precision = "float32") -> None:
+    def __init__(
+        self, model: Any, layout: LayoutName = "shared", precision: Precision = "float32", trims: bool = True
+    ) -> None:
         """Wrap a loaded model; its attention implementation is switched to what the layout needs.
 
         Args:
             model: A transformers sequence classifier on a causal body, or a PEFT model around one.
             layout: As for `PolicyModule`.
             precision: As for `PolicyModule`.
+            trims: As for `PolicyModule`.
 
         Raises:
             ModelError: it has no head of one label that reads the last token's state.
         """
-        super().__init__(model, layout, precision)
+        super().__init__(model, layout, precision, trims)
         self._head()
         self._lay_out()
 

@@ -49,6 +49,8 @@ class Choice:
     tolerance: float
     refused: tuple[tuple[LayoutName, str], ...] = ()
     """Layouts tried before, and what was wrong with each."""
+    trims: bool = True
+    """Whether a shared row may leave out what nobody reads in the last layer (`last_layer.py`)."""
 
 
 @dataclass(frozen=True)
@@ -90,19 +92,35 @@ def choose_layout(model: Any, requested: Literal["auto"] | LayoutName = "auto", 
     candidates: tuple[LayoutName, ...] = ("shared", "packed", "padded") if requested == "auto" else (requested,)
     refused: list[tuple[LayoutName, str]] = []
     with _under_test(model) as (tested, is_wide):
-        probe: _Probe = _ScoreProbe(tested) if is_scorer else _PolicyProbe(tested)
-        expected = probe.plain()
+        probe, expected = _own(tested, is_scorer)
         tolerance = 1e-6 if is_wide else probe.tolerance(expected)
+        probe.refuse_acausal(tolerance)
         for layout in candidates:
-            wrong, error = probe.compare(layout, expected, tolerance)
-            if not wrong:
-                reason = f"{probe.values} and gradients equal separate forwards to {error:.0e} (≤ {tolerance:.0e})"
-                reason = "; ".join([*(f"not {name}: {why}" for name, why in refused), reason])
-                return Choice(layout, probe.head, reason, error, tolerance, tuple(refused))
+            for trims in (True, False) if layout == "shared" else (True,):
+                wrong, error = probe.compare(layout, trims, expected, tolerance)
+                if not wrong:
+                    reason = f"{probe.values} and gradients equal separate forwards to {error:.0e} (≤ {tolerance:.0e})"
+                    reason = "; ".join([*(f"not {name}: {why}" for name, why in refused), reason])
+                    return Choice(layout, probe.head, reason, error, tolerance, tuple(refused), trims)
             refused.append((layout, wrong))
     reasons = "; ".join(f"{name}: {why}" for name, why in refused)
     way_out = "" if requested == "auto" else "; layout=auto tries the others"
     raise ModelError(f"no layout of {type(bare_model_of(model)).__name__} equals separate forwards: {reasons}{way_out}")
+
+
+def _own(model: Any, is_scorer: bool) -> tuple["_Probe", _Measured]:
+    """The probe, and what the model's own forwards give; a model that fails on plain ids is refused."""
+    try:
+        probe: _Probe = _ScoreProbe(model) if is_scorer else _PolicyProbe(model)
+        return probe, probe.plain()
+    except Exception as failure:
+        name = type(bare_model_of(model)).__name__
+        raise ModelError(f"{name} cannot compute a plain sequence of token ids: {_first_line(failure)}") from failure
+
+
+def _first_line(failure: Exception) -> str:
+    lines = str(failure).strip().splitlines() or [""]
+    return f"{type(failure).__name__}: {lines[0]}"
 
 
 class _Probe(ABC):
@@ -133,8 +151,12 @@ class _Probe(ABC):
         """The values of separate forwards."""
 
     @abstractmethod
-    def _laid_out(self, layout: LayoutName, inputs: Inputs) -> Tensor:
+    def _laid_out(self, layout: LayoutName, trims: bool, inputs: Inputs) -> Tensor:
         """The values of one forward in a layout, whose attention stays switched on."""
+
+    @abstractmethod
+    def refuse_acausal(self, tolerance: float) -> None:
+        """Raise where what is compared means nothing, since the model sees what it is to predict."""
 
     def plain(self) -> _Measured:
         with torch.enable_grad():
@@ -153,14 +175,14 @@ class _Probe(ABC):
         self.bare_model.set_attn_implementation(self.stock)
         return min(bound, max(1e-5, 4 * noise))
 
-    def compare(self, layout: LayoutName, expected: _Measured, tolerance: float) -> tuple[str, float]:
+    def compare(self, layout: LayoutName, trims: bool, expected: _Measured, tolerance: float) -> tuple[str, float]:
         """What is wrong with this layout ("" if nothing), and its error."""
         try:
             inputs = arrange(self.forest, layout)
             with torch.enable_grad():
-                error = self._measure(self._laid_out(layout, inputs)).error(expected)
+                error = self._measure(self._laid_out(layout, trims, inputs)).error(expected)
         except Exception as failure:  # whatever a model raises on inputs it was not made for is a reason, not a crash
-            return f"{type(failure).__name__}: {str(failure).splitlines()[0] if str(failure) else ''}", float("inf")
+            return _first_line(failure), float("inf")
         finally:
             self.bare_model.set_attn_implementation(self.stock)
         if layout != "padded":
@@ -191,13 +213,32 @@ class _PolicyProbe(_Probe):
     def _separate(self) -> Tensor:
         return plain_logps(self.bare_model, self.trees)
 
-    def _laid_out(self, layout: LayoutName, inputs: Inputs) -> Tensor:
-        module = PolicyModule(self.model, layout, head=self.head)
+    @torch.no_grad()
+    def refuse_acausal(self, tolerance: float) -> None:
+        """A layout can be right of a model that looks ahead: with padding masked by the model itself, say."""
+        tree = self.trees[0]
+        ids = torch.tensor([*tree.prompt_ids, *tree.responses[0].token_ids], device=self.bare_model.device)
+        before, after = (
+            self.bare_model(input_ids=row[None], use_cache=False).logits[0, :-1] for row in (ids, _other_end(ids))
+        )
+        error = _relative([after], [before])
+        if error > tolerance:
+            raise ModelError(
+                f"{type(self.bare_model).__name__} looks ahead: the last token changes the logits before it by "
+                f"{error:.0e} of the largest, so that its log-probabilities are no likelihood of a text; a decoder is "
+                "needed (some configurations say is_decoder or causal)"
+            )
+
+    def _laid_out(self, layout: LayoutName, trims: bool, inputs: Inputs) -> Tensor:
+        module = PolicyModule(self.model, layout, head=self.head, trims=trims)
         return module.values_of(inputs, self.forest.targets).logps
 
 
 class _ScoreProbe(_Probe):
     values = "scores"
+
+    def refuse_acausal(self, tolerance: float) -> None:
+        """A score may depend on the whole text in any way."""
 
     def _plant(self) -> Forest:
         return plant(closed(self.trees))
@@ -205,18 +246,23 @@ class _ScoreProbe(_Probe):
     def _separate(self) -> Tensor:
         return plain_scores(self.bare_model, self.trees)
 
-    def _laid_out(self, layout: LayoutName, inputs: Inputs) -> Tensor:
-        return ScoreModule(self.model, layout).scores_of(inputs)
+    def _laid_out(self, layout: LayoutName, trims: bool, inputs: Inputs) -> Tensor:
+        return ScoreModule(self.model, layout, trims=trims).scores_of(inputs)
+
+
+def _other_end(ids: Tensor) -> Tensor:
+    """The same tokens but the last, which becomes the first where it is not that already."""
+    return torch.cat([ids[:-1], ids[:1] if ids[0] != ids[-1] else ids[1:2]])
 
 
 def unheard_attention(config: Any, layout: Layout) -> str:
     """Why the calls of one forward are not all of this model's attention; "" where they are.
 
     Short examples cannot feel a window of thousands of tokens, or a chunk of them, so the windows that arrived are
-    compared with those the configuration declares.
+    compared with those the configuration declares. A layer may make several calls, each as many.
     """
     num_layers, calls = config.num_hidden_layers, len(layout.windows)
-    if calls != num_layers:
+    if calls == 0 or calls % num_layers:
         return f"{calls} of {num_layers} layers use the attention hook"
     kinds = list(getattr(config, "layer_types", None) or ())
     strange = sorted(set(kinds) - {"full_attention", "sliding_attention"})
@@ -228,8 +274,8 @@ def unheard_attention(config: Any, layout: Layout) -> str:
     else:
         uses = getattr(config, "use_sliding_window", True) and getattr(config, "sliding_window", None) is not None
         declared = num_layers if uses else 0
-    if windowed != declared:
-        return f"{declared} layers are declared to have a sliding window and {windowed} asked for one"
+    if windowed * num_layers != declared * calls:
+        return f"{declared} layers are declared to have a sliding window, and {windowed} of {calls} calls asked for one"
     return ""
 
 
@@ -257,12 +303,25 @@ def _under_test(model: Any) -> Iterator[tuple[Any, bool]]:
     size = sum(p.numel() for p in model.parameters())
     is_wide = size <= SMALL and bare_model.device.type != "mps"
     tested = _wide_copy(model) if is_wide else model
+    if is_wide and not _computes(tested):
+        tested, is_wide = model, False
     with evaluating(tested):
         try:
             yield tested, is_wide
         finally:
             if tested is model:
                 bare_model.set_attn_implementation(attention)
+
+
+def _computes(model: nn.Module) -> bool:
+    """Whether a forward works at all: some models write numbers of float32 into what they compute."""
+    ids = torch.zeros((1, 2), dtype=torch.long, device=bare_model_of(model).device)
+    try:
+        with evaluating(model), torch.no_grad():
+            model(input_ids=ids, use_cache=False)
+    except Exception:  # whatever it is; the model itself will say it again, or compute
+        return False
+    return True
 
 
 def _wide_copy(model: nn.Module) -> Any:

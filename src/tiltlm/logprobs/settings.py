@@ -49,6 +49,10 @@ class ModelSettings:
     a padded batch. `auto` takes the first that a self-check finds equal to separate forwards."""
     gradient_checkpointing: bool = False
     """Keep only the inputs of each layer and compute it again in the backward pass: less memory, a third more time."""
+    compile: bool = False
+    """Compile each decoder layer with `torch.compile` at its first call: a minute or so once, for faster norms,
+    rotations and activations afterwards. Another length or layout compiles nothing again. Needs a compiler on the
+    machine: Triton for CUDA, C++ for a CPU."""
     lora: LoraSettings | None = None
     """Train a new low-rank adapter instead of the weights."""
     adapter: str | None = None

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tiltlm.core import Example, TokenIds
+from tiltlm.data.content import prompt_numbers
 from tiltlm.diagnostics import Interval
 from tiltlm.evaluation import (
     Draws,
@@ -151,8 +152,7 @@ def sample_change(ready: Prepared, before: Measurement, after: Measurement) -> S
 
 def every_other_prompt(examples: Sequence[Example], step: int) -> list[Example]:
     """The examples of every `step`-th prompt, in order of first appearance: those of one prompt stay together."""
-    numbers: dict[bytes, int] = {}
-    return [e for e in examples if numbers.setdefault(e.prompt_ids.tobytes(), len(numbers)) % step == 0]
+    return [examples[row] for row in np.flatnonzero(prompt_numbers(examples) % step == 0).tolist()]
 
 
 def training_accuracy(ready: Prepared, settings: RunSettings) -> Interval | None:

@@ -1,14 +1,17 @@
 """What every recipe begins with: a model, data cut to its tokenizer and the objective's shape, and the reference."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from tiltlm.core import Example, Tree, grow
 from tiltlm.core.logps import OF_REFERENCE
 from tiltlm.data import Encoder, PreferenceData, load_data
+from tiltlm.data.content import prompt_numbers
+from tiltlm.data.sequences import Joined, Selection
 from tiltlm.logprobs import Loaded, Policy, Scorer, load_policy, load_scorer
 from tiltlm.objectives import Objective
 from tiltlm.objectives.terms import reads_scores
@@ -19,6 +22,9 @@ from tiltlm.reference import Reference, ReferenceSettings, build_reference, mode
 from tiltlm.training import World
 
 log = logging.getLogger(__name__)
+
+CHUNK = 50_000
+"""Examples whose trees are in memory at once."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +42,9 @@ class Prepared:
     """Of the policy's weights as loaded."""
 
     @property
-    def examples(self) -> tuple[Example, ...]:
+    def examples(self) -> Sequence[Example]:
         """Training and held-out examples."""
-        return (*self.data.train, *self.data.held_out)
+        return Joined(self.data.train, self.data.held_out)
 
     @property
     def sampling_ends(self) -> tuple[int, ...]:
@@ -114,22 +120,38 @@ def ensure_reference(reference: Reference, examples: Sequence[Example], progress
 
     Each process computes its share of what the store has not, and then finds the others' shares there.
     """
-    trees = all_trees(examples)
-    own = trees[world.rank :: world.size]
-    found = reference.ensure(own, lambda done, total: progress("reference", done, total))
-    num_hits, num_computed = world.sum(found)  # only once all have stored theirs
+    hits = computed = 0
+    for chunk in chunks(examples):
+        own = all_trees(chunk)[world.rank :: world.size]
+        before = computed
+        found = reference.ensure(own, lambda done, total: progress("reference", before + done, before + total))  # noqa: B023
+        hits, computed = hits + found.num_hits, computed + found.num_computed
+    num_hits, num_computed = world.sum([hits, computed])  # only once all have stored theirs
     if world.size > 1:
-        reference.ensure(trees)
+        for chunk in chunks(examples):
+            reference.ensure(all_trees(chunk))
     if num_hits or num_computed:
         log.info("reference: %d sequences from the store, %d computed", num_hits, num_computed)
     audited = reference.audit()
     if audited:
         log.info("reference: %d stored sequences computed again, equal within noise", audited)
+    if world.is_first:
+        reference.tidy()
+
+
+def chunks(examples: Sequence[Example]) -> Iterator[Sequence[Example]]:
+    """The examples, so many at a time that their trees fit into memory; those of one prompt next to each other."""
+    if len(examples) <= CHUNK:
+        yield examples
+        return
+    order = np.argsort(prompt_numbers(examples), kind="stable")
+    for start in range(0, len(order), CHUNK):
+        yield Selection(examples, order[start : start + CHUNK].tolist())
 
 
 def all_trees(examples: Sequence[Example]) -> list[Tree]:
-    """The trees of responses and of partners."""
-    return [*grow(examples)[0], *(grow(examples, "partners")[0] if any(e.partners for e in examples) else ())]
+    """The trees of responses, and of partners where these examples have them."""
+    return [*grow(examples)[0], *(grow(examples, "partners")[0] if examples[0].partners else ())]
 
 
 def note_all(lines: Iterable[str]) -> None:

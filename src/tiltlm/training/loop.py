@@ -121,7 +121,7 @@ class Trainer:
         settings, policy = self.settings, self.policy
         settings.check_held_out(len(self.held_out))
         self.signals = StopSignals(self.world)
-        self.timetable = Timetable(len(self.examples), self.fingerprint, settings)
+        self.timetable = Timetable.of(self.examples, self.fingerprint, settings)
         self.at_reference = starts_at_reference(policy, self.reference)
         num_all, num_trained = (sum(p.numel() for p in ps) for ps in (policy.parameters(), trainable(policy).values()))
         self.learning_rate = settings.learning_rate or default_learning_rate(num_all, lora=num_trained < num_all)

@@ -56,6 +56,10 @@ class TrainingSettings:
     """Gradients longer than this are scaled down to it; None: never."""
     seed: int = 0
     """Decides the order of the examples, together with the data's fingerprint and the epoch."""
+    group_by_prompt: bool = False
+    """Shuffle prompts in place of examples, so that examples with the same prompt share a step, and its tokens are
+    computed once. Steps stay full: one cuts a prompt only where no other fits into it. Examples of a step are less
+    independent then."""
     parallel: Literal["replicate", "shard"] = "replicate"
     """Several processes: each has the whole model (`DistributedDataParallel`), or a share of it (`fully_shard`)."""
     eval_every: int | None = None

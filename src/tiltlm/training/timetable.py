@@ -3,15 +3,21 @@
 A counter is therefore all that resuming needs. Steps are counted from 0; "after step k" means k steps are done.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil
 
-from tiltlm.data.order import epoch_order
+import numpy as np
+from numpy.typing import NDArray
+
+from tiltlm.core import Example
+from tiltlm.data.content import prompt_numbers
+from tiltlm.data.order import epoch_order, grouped_order
 from tiltlm.training.settings import TrainingSettings
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Timetable:
     """The plan of a run."""
 
@@ -19,6 +25,13 @@ class Timetable:
     fingerprint: str
     """Of the training data; decides the order together with the seed and the epoch."""
     settings: TrainingSettings
+    prompts: NDArray[np.int64] | None = None
+    """For each example the number of its prompt; with `training.group_by_prompt` only."""
+
+    @classmethod
+    def of(cls, examples: Sequence[Example], fingerprint: str, settings: TrainingSettings) -> "Timetable":
+        """The plan of a run on these examples."""
+        return cls(len(examples), fingerprint, settings, prompt_numbers(examples) if settings.group_by_prompt else None)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -34,9 +47,9 @@ class Timetable:
     def rows(self, step: int) -> list[int]:
         """Indices of the examples of a step."""
         epoch, place = divmod(step, self.steps_per_epoch)
-        order = _order(self.num_examples, self.fingerprint, self.settings.seed, epoch)
         first = place * self.settings.batch_size
-        return list(order[first : first + self.settings.batch_size])
+        rows: list[int] = _order(self, epoch)[first : first + self.settings.batch_size].tolist()
+        return rows
 
     def epoch(self, done: int) -> float:
         """Epochs after `done` steps, with a fraction."""
@@ -57,5 +70,8 @@ class Timetable:
 
 
 @lru_cache(maxsize=2)
-def _order(num_examples: int, fingerprint: str, seed: int, epoch: int) -> tuple[int, ...]:
-    return tuple(int(i) for i in epoch_order(num_examples, fingerprint, seed, epoch))
+def _order(table: Timetable, epoch: int) -> NDArray[np.int64]:
+    fingerprint, seed = table.fingerprint, table.settings.seed
+    if table.prompts is None:
+        return epoch_order(table.num_examples, fingerprint, seed, epoch)
+    return grouped_order(table.prompts, table.settings.batch_size, fingerprint, seed, epoch)

@@ -80,3 +80,22 @@ def test_excerpts_are_short_and_on_one_line():
     assert excerpt("a") == "'a'"
     assert excerpt("\n\u202ea") == r"'\n\u202ea'"
     assert len(excerpt("x" * 1000)) == 60
+
+
+@given(st.lists(st.lists(st.sampled_from([None, *LOSSES]), max_size=8), max_size=5))
+def test_books_merge_as_if_kept_in_one(blocks):
+    """And come back whole from JSON."""
+    whole, merged = Accounting(), Accounting()
+    for i, block in enumerate(blocks):
+        part = Accounting()
+        for j, fate in enumerate(block):
+            for accounting in (whole, part):
+                accounting.total += 1
+                accounting.change(f"a:{i}.{j}", ["tie"])
+                if fate is None:
+                    accounting.keep(example(prompt=1 + j), held_out=j % 2 == 1)
+                else:
+                    accounting.drop(f"a:{i}.{j}", Defect(fate, "seen"))
+        merged.merge(part)
+    assert merged == whole
+    assert Accounting.from_plain(json.loads(json.dumps(whole.to_plain()))) == whole

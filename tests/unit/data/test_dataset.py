@@ -37,7 +37,7 @@ def load(encoder, jsonl):
 def test_pairs(load, encoder):
     data = load(PAIRS)
     assert len(data.train) == 40
-    assert data.held_out == ()
+    assert len(data.held_out) == 0
     first = data.train[0]
     assert first.id == "data.jsonl:1"
     assert encoder.decode(first.prompt_ids) == "<s>question 0"
@@ -65,7 +65,7 @@ def test_every_row_is_accounted_for(load, rows):
     books = data.accounting
     assert books.total == 8 + len(rows) == books.kept + books.dropped
     assert (books.kept_train, books.held_out) == (len(data.train), len(data.held_out))
-    assert len(books.lengths["prompt"]) == books.kept
+    assert books.lengths["prompt"].total() == books.kept
 
 
 def test_defects_are_named_by_line(load):

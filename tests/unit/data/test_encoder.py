@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerFast
 
 from tiltlm.core.errors import ModelError
 from tiltlm.data.accounting import Defect
@@ -168,3 +169,31 @@ def test_answer_text_keeps_its_first_space():
     prompt_ids, (response,), _ = encode(encoder, record("x", " is it"))
     assert encoder.decode(response.token_ids) == "is it</s>"
     assert encoder.answer_text(prompt_ids, response.token_ids) == " is it</s>"
+
+
+@PROPERTY
+@given(texts=st.lists(PLAIN | st.just("a <s> b</s>"), max_size=4))
+def test_tokens_are_those_of_the_tokenizers_own_call(any_encoder, texts):
+    """The engine is asked directly, for speed alone."""
+    assert any_encoder._engine is not None
+    own = any_encoder.tokenizer(texts, add_special_tokens=False).input_ids if texts else []
+    assert any_encoder.tokens(texts) == own
+
+
+def test_padding_that_somebody_asked_for_stays_out():
+    tokenizer = sentencepiece()
+    tokenizer.pad_token = "</s>"
+    encoder = Encoder(tokenizer, tokenizer.eos_token_id)
+    alone = encoder.tokens(["a", "the sky"])
+    assert len({len(ids) for ids in tokenizer(["a", "the sky"], padding=True).input_ids}) == 1
+    assert encoder.tokens(["a", "the sky"]) == alone
+
+
+def test_a_tokenizer_with_a_mind_of_its_own_is_asked_itself():
+    class Shouting(PreTrainedTokenizerFast):
+        def _encode_plus(self, text, **kwargs):
+            return super()._encode_plus([t.upper() for t in text], **kwargs)
+
+    plain = sentencepiece()
+    encoder = Encoder(Shouting(tokenizer_object=plain.backend_tokenizer, eos_token="</s>"), 2)
+    assert encoder.tokens(["ab"]) == Encoder(plain, 2).tokens(["AB"])

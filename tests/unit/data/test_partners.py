@@ -1,5 +1,6 @@
 """KTO's partners: a permutation that sets every response against another prompt."""
 
+import hashlib
 from collections import Counter
 
 import numpy as np
@@ -82,4 +83,30 @@ def test_a_partner_is_whole_scored_everywhere_and_fits():
 def test_the_message_names_the_part():
     with pytest.raises(DataError, match="2 of the 2 held-out responses"):
         assign_partners(examples_of([0, 0]), 100, part="held-out")
-    assert assign_partners([], 100) == []
+    assert list(assign_partners([], 100)) == []
+
+
+def test_the_map_is_the_definition():
+    """Stored log-probabilities are of these pairs: digests sorted, and moved on by the largest group."""
+    rng = np.random.default_rng(0)
+    examples = [
+        Example(
+            str(i),
+            token_ids([1, rng.integers(6)]),
+            tuple(
+                Response(token_ids(rng.integers(2, 90, size=n))) for n in rng.integers(1, 4, size=rng.integers(1, 4))
+            ),
+        )
+        for i in range(40)
+    ]
+    rows = [(e, k) for e, example in enumerate(examples) for k in range(len(example.responses))]
+
+    def sha(ids):
+        return hashlib.sha256(ids.tobytes()).digest()
+
+    rows.sort(key=lambda row: (sha(examples[row[0]].prompt_ids), sha(examples[row[0]].responses[row[1]].token_ids)))
+    largest = max(Counter(examples[e].prompt_ids.tobytes() for e, _ in rows).values())
+    paired = assign_partners(examples, 100)
+    for i, (e, k) in enumerate(rows):
+        other, j = rows[(i + largest) % len(rows)]
+        assert paired[e].partners[k].key == examples[other].responses[j].key

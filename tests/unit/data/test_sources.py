@@ -21,7 +21,7 @@ LINES = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
 
 def load(path, **more):
     settings = DataSettings(train=str(path), **more)
-    return read(settings.train, settings, settings.split)
+    return list(read(settings.train, settings, settings.split))
 
 
 def values(rows):
@@ -242,3 +242,36 @@ def test_hub_settings_without_a_hub_dataset(tmp_path):
         check_hub_settings(DataSettings(train=str(tmp_path / "a.jsonl"), revision="abc"))
     assert check_hub_settings(DataSettings(train="owner/pairs", revision="abc")) == []
     assert "not set" in check_hub_settings(DataSettings(train="owner/pairs"))[0]
+
+
+def test_content_is_that_of_the_files_and_their_names(tmp_path, monkeypatch):
+    def content(**more):
+        settings = DataSettings(train=str(tmp_path / "data"), **more)
+        return read(settings.train, settings, settings.split).content()
+
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.jsonl").write_bytes(LINES)
+    first = content()
+    assert content(limit=1) == first
+    (tmp_path / "data" / "b.jsonl").write_bytes(LINES)
+    second = content()
+    (tmp_path / "data" / "b.jsonl").write_bytes(LINES[::-1])
+    assert second[0][0] == first[0][0]
+    assert len({str(found) for found in (first, second, content())}) == 3
+    rows = datasets.Dataset.from_list(ROWS)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: rows)
+    hub = DataSettings(train="owner/pairs")
+    before = read(hub.train, hub, "train").content()
+    rows = datasets.Dataset.from_list(ROWS[:3])
+    assert before is not None
+    assert read(hub.train, hub, "train").content() != before
+
+
+def test_a_file_that_is_gone_when_it_is_read(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(LINES)
+    settings = DataSettings(train=str(tmp_path / "a.jsonl"))
+    rows = read(settings.train, settings, "train")
+    (tmp_path / "a.jsonl").unlink()
+    for act in (rows.content, lambda: list(rows)):
+        with pytest.raises(DataError, match="cannot be read"):
+            act()

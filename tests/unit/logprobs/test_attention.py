@@ -1,6 +1,6 @@
 """The attention routes against one dense masked softmax, values and gradients, and what the hook refuses."""
 
-import functools
+import dataclasses
 import itertools
 
 import pytest
@@ -8,10 +8,12 @@ import torch
 from torch import nn
 
 from tiltlm.core.errors import ModelError
-from tiltlm.logprobs import attention
 from tiltlm.logprobs import layout as layouts
+from tiltlm.logprobs import routes, segments, varlen
 from tiltlm.logprobs.attention import forest_attention
 from tiltlm.logprobs.layout import Layout, visible
+from tiltlm.logprobs.routes import Case, disagreement, route_of
+from tiltlm.logprobs.segments import Scores
 
 LAYOUT = ((7, 1, 4), ((3, 1, 5), (2,), ()))
 
@@ -28,7 +30,7 @@ class Bidirectional(Caller):
 
 def dense(query, key, value, layout, scale, window=None, softcap=None, sinks=None):
     """One softmax over the whole row with the whole mask."""
-    mask = torch.block_diag(*[visible(p, b, window) for p, b in layout.trees]).bool()
+    mask = torch.block_diag(*[torch.from_numpy(visible(p, b, window)) for p, b in layout.trees]).bool()
     repeats = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
     scores = query @ key.transpose(2, 3) * scale
@@ -109,38 +111,122 @@ def varlen_on_cpu(q, k, v, cu_q, cu_k, max_q, max_k, *, scale, window_size, enab
 
 @pytest.mark.parametrize("window", [None, 1, 4])
 @pytest.mark.parametrize("groups", [4, 2])
-def test_one_call_route_equals_dense_attention(monkeypatch, window, groups):
+def test_one_variable_length_call_equals_dense_attention(monkeypatch, window, groups):
     """The CUDA route with the kernel replaced by its meaning: what is tested is the gathering, not the kernel."""
-    from torch.nn.attention import varlen
-
-    monkeypatch.setattr(varlen, "varlen_attn", varlen_on_cpu)
+    monkeypatch.setattr(varlen.varlen, "varlen_attn", varlen_on_cpu)
     leaves = draw(4, groups)
     layout = Layout(*LAYOUT)
-    out = attention._by_one_call(*leaves, layout, window, 0.3)
+    out = varlen.attend(*leaves, layout, window, Scores(0.3))
     same(out, dense(*leaves, layout, 0.3, window), leaves)
 
 
-def test_the_kernel_probe_accepts_the_right_alignment_and_refuses_another(monkeypatch):
-    from torch.nn.attention import varlen
+CASE = Case(torch.device("cpu"), torch.float32, 4, 2, 16, 16, scale=0.2, softcap=None, has_sinks=False)
 
-    def top_left(q, k, v, cu_q, cu_k, max_q, max_k, *, scale, window_size, enable_gqa):
-        # keys reversed within each sequence stand for any kernel that aligns otherwise
-        order = torch.cat([torch.arange(a, b).flip(0) for a, b in itertools.pairwise(cu_k)])
-        return varlen_on_cpu(
-            q, k[order], v[order], cu_q, cu_k, max_q, max_k, scale=scale, window_size=window_size, enable_gqa=enable_gqa
-        )
 
-    def absent(*args, scale=None, window_size=None, enable_gqa=None):
-        raise NotImplementedError
+def top_left(q, k, v, cu_q, cu_k, max_q, max_k, *, scale, window_size, enable_gqa):
+    """Keys reversed within each sequence stand for any kernel that aligns otherwise."""
+    order = torch.cat([torch.arange(a, b).flip(0) for a, b in itertools.pairwise(cu_k)])
+    return varlen_on_cpu(
+        q, k[order], v[order], cu_q, cu_k, max_q, max_k, scale=scale, window_size=window_size, enable_gqa=enable_gqa
+    )
 
-    def older(q, k, v, cu_q, cu_k, max_q, max_k, *, is_causal=False):
-        raise AssertionError("never called: it has no window")
 
-    for kernel, agrees in ((varlen_on_cpu, True), (top_left, False), (absent, False), (older, False)):
-        monkeypatch.setattr(varlen, "varlen_attn", kernel)
-        attention.flash_agrees.cache_clear()
-        assert attention.flash_agrees(torch.device("cpu"), torch.float32) is agrees
-    attention.flash_agrees.cache_clear()
+def absent(*args, scale=None, window_size=None, enable_gqa=None):
+    raise NotImplementedError("no such kernel\nat all")
+
+
+def unasked(q, k, v, cu_q, cu_k, max_q, max_k, *, scale, window_size):
+    """A version that takes fewer key heads as they are and does not ask."""
+    grouped = q.shape[1] != k.shape[1]
+    return varlen_on_cpu(q, k, v, cu_q, cu_k, max_q, max_k, scale=scale, window_size=window_size, enable_gqa=grouped)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "wrong"),
+    [(varlen_on_cpu, ""), (unasked, ""), (top_left, "off by"), (absent, "NotImplementedError: no such kernel")],
+)
+def test_the_probe_accepts_the_right_alignment_and_refuses_another(monkeypatch, kernel, wrong):
+    monkeypatch.setattr(varlen.varlen, "varlen_attn", kernel)
+    found = disagreement(varlen.attend, CASE)
+    assert wrong in found
+    assert bool(found) == bool(wrong)
+
+
+def test_the_probe_feels_a_wrong_gradient():
+    def attend(query, *rest):
+        return segments.attend(query.detach() * 0.5 + query * 0.5, *rest)
+
+    assert "off by" in disagreement(attend, CASE)
+
+
+@pytest.mark.parametrize("case", [{"softcap": 3.0}, {"has_sinks": True}, {"value_width": 8}, {"scale": 2.0}])
+def test_the_probe_feels_what_a_case_is_about(case):
+    """Attention by segment agrees with itself, and not with one that ignores soft cap, sinks or scale."""
+    changed = dataclasses.replace(CASE, **case)
+
+    def ignorant(query, key, value, layout, window, scores):
+        return segments.attend(query, key, value, layout, window, Scores(CASE.scale))
+
+    assert not disagreement(segments.attend, changed)
+    assert bool(disagreement(ignorant, changed)) == (case != {"value_width": 8})
+
+
+CUDA = dataclasses.replace(CASE, device=torch.device("cuda"), dtype=torch.bfloat16)
+
+
+@pytest.mark.parametrize(
+    ("changes", "refused", "flexible"),
+    [
+        ({}, "", True),
+        ({"dtype": torch.float32}, "no float32", True),
+        ({"dtype": torch.float64}, "no float64", False),
+        ({"softcap": 5.0}, "soft cap", True),
+        ({"has_sinks": True}, "sinks", True),
+        ({"value_width": 8}, "one width", True),
+        ({"width": 512, "value_width": 512}, "up to 256", True),
+        ({"device": torch.device("cpu")}, "CUDA", False),
+    ],
+)
+def test_what_each_kernel_cannot_do_is_said(changes, refused, flexible):
+    case = dataclasses.replace(CUDA, **changes)
+    assert refused in routes.not_varlen(case)
+    assert bool(routes.not_varlen(case)) == bool(refused)
+    assert bool(routes.not_flex(case)) != flexible
+
+
+def test_a_kernel_without_a_window_is_not_taken(monkeypatch):
+    def older(q, k, v, cu_q, cu_k, max_q, max_k, *, is_causal=False, scale=None):
+        raise AssertionError("never called")
+
+    monkeypatch.setattr(varlen.varlen, "varlen_attn", older)
+    assert "no window" in routes.not_varlen(CUDA)
+
+
+@pytest.mark.parametrize(
+    ("refusals", "wrongs", "taken"),
+    [
+        ({}, {}, "one variable-length call"),
+        ({"not_varlen": "no"}, {}, "one flex call"),
+        ({}, {"tiltlm.logprobs.varlen": "off"}, "one flex call"),
+        ({"not_varlen": "no"}, {"tiltlm.logprobs.flex": "off"}, "segment by segment"),
+    ],
+)
+def test_the_first_route_that_can_and_agrees_is_taken(monkeypatch, refusals, wrongs, taken):
+    for name in ("not_varlen", "not_flex"):
+        why = refusals.get(name, "")
+        monkeypatch.setattr(routes, name, lambda case, why=why: why)
+    monkeypatch.setattr(routes, "disagreement", lambda attend, case: wrongs.get(attend.__module__, ""))
+    route = route_of.__wrapped__(CASE)
+    assert route.name == taken
+    assert all(why in route.reason for why in [*refusals.values(), *wrongs.values()])
+
+
+def test_a_layout_remembers_its_routes_once():
+    layout = Layout(*LAYOUT)
+    for _ in range(2):
+        forest_attention(Caller(), *draw(), None, layout=layout)
+    (route,) = layout.routes
+    assert route.startswith("segment by segment: not one variable-length call, which needs CUDA")
 
 
 def call(**extras):
@@ -191,5 +277,4 @@ def test_autocast_narrows_mixed_queries_and_values():
 
 def test_explicit_scores_soften_in_float32_at_least():
     query, key, value = (t.detach().bfloat16() for t in draw())
-    attend = functools.partial(attention._explicit, scale=1.0, softcap=5.0, sinks=None)
-    assert attend(query, key, value, None).dtype == torch.bfloat16
+    assert segments._explicit(query, key, value, None, Scores(1.0, softcap=5.0)).dtype == torch.bfloat16

@@ -4,10 +4,12 @@ import copy
 
 import pytest
 import torch
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from tiltlm.core.forest import plant
 from tiltlm.logprobs.layout import Layout
 from tiltlm.logprobs.policy import PolicyModule
+from tiltlm.logprobs.selfcheck import choose_layout
 
 SHARING = (
     "llama", "qwen2", "qwen3", "mistral", "gemma2", "gemma3", "phi3", "gpt2", "gpt_neox", "olmo2", "cohere", "granite",
@@ -108,3 +110,33 @@ def test_wrapping_again_hooks_once(make_model):
     model = make_model("llama")
     counts = [sum(len(m._forward_pre_hooks) for m in PolicyModule(model).modules()) for _ in range(2)]
     assert counts[0] == counts[1] > 0
+
+
+def test_hooks_go_where_another_layout_is_tried(make_model, trees):
+    """The self-check tries layouts on the user's own model: what it refused leaves nothing behind."""
+    model = make_model("llama")
+    before = sum(len(m._forward_pre_hooks) for m in model.modules())
+    shared = PolicyModule(model)
+    seen = Seen(mlp_of(layers_of(shared)[-1]))
+    whole = PolicyModule(model, trims=False)
+    with torch.no_grad():
+        whole(plant(trees))
+    assert seen.counts[-1] == len(plant(trees).token_ids)
+    assert sum(len(m._forward_pre_hooks) for m in model.modules()) == before + 1
+
+
+class Twice(LlamaDecoderLayer):
+    """Attends, and attends to what came of it."""
+
+    def forward(self, hidden_states, **keywords):
+        return super().forward(super().forward(hidden_states, **keywords), **keywords)
+
+
+def test_a_layer_that_attends_twice_shares_whole(make_model):
+    """Its second attention reads what the first made of the prompt: the self-check finds that and goes on sharing."""
+    model = make_model("llama")
+    for layer in model.model.layers:
+        layer.__class__ = Twice
+    model._no_split_modules = ["Twice"]
+    choice = choose_layout(model)
+    assert (choice.layout, choice.trims, choice.refused) == ("shared", False, ())

@@ -1,5 +1,6 @@
 """Masks, segments and gathered keys, against the definition written as loops."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -88,4 +89,19 @@ def test_gathered_keys_are_the_definition(window):
 
 def test_visible_rows_from_a_branch():
     full = visible(4, (3,), window=2)
-    assert torch.equal(visible(4, (3,), window=2, first=4), full[4:])
+    assert np.array_equal(visible(4, (3,), window=2, first=4), full[4:])
+
+
+def test_spans_cover_the_row_and_name_their_prompts():
+    spans = layout_of(((3, (2, 1)), (1, ()))).spans
+    assert spans == [
+        (range(0), range(3)),
+        (range(3), range(3, 5)),
+        (range(3), range(5, 6)),
+        (range(6, 6), range(6, 7)),
+    ]
+
+
+def test_what_is_read_is_the_end_of_prompts_and_all_of_responses():
+    layout = layout_of(((3, (2, 1)), (2, ())))
+    assert layout.read(torch.device("cpu")).tolist() == [2, 3, 4, 5, 6, 7]

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import transformers
 
 from tiltlm.core.errors import ModelError
 from tiltlm.core.example import Example, Response, token_ids
@@ -239,6 +240,11 @@ def test_positions_that_depend_on_neighbours_are_limited(make_model, rope, limit
     """Long sequences of a pack would change the rotary tables of its short ones."""
     model = make_model("llama", rope_parameters={"rope_theta": 1e4, **rope})
     assert exact_positions(model.config) == limit
+
+
+def test_a_negative_number_of_positions_is_no_limit():
+    """XLNet has −1, and positions relative to one another."""
+    assert exact_positions(transformers.XLNetConfig()) is None
 
 
 def test_padded_rows_equal_shared_rows_for_ragged_lengths(make_model, trees):

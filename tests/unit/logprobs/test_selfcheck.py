@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+import transformers
 from torch import nn
 
 from tiltlm.core.errors import ModelError
@@ -193,9 +194,13 @@ def config_of(**fields):
     [
         (config_of(), [None, None], ""),
         (config_of(), [None], "1 of 2 layers"),
-        (config_of(), [None] * 4, "4 of 2 layers"),
+        (config_of(), [], "0 of 2 layers"),
+        (config_of(), [None] * 3, "3 of 2 layers"),
+        (config_of(), [None] * 4, ""),  # two calls a layer, as differential attention makes
+        (config_of(sliding_window=4096), [4096] * 4, ""),
+        (config_of(sliding_window=4096), [4096, 4096, 4096, None], "2 layers are declared to have a sliding window"),
         (config_of(sliding_window=4096), [4096, 4096], ""),
-        (config_of(sliding_window=4096), [None, None], "2 layers are declared to have a sliding window and 0"),
+        (config_of(sliding_window=4096), [None, None], "2 layers are declared to have a sliding window, and 0"),
         (config_of(sliding_window=4096, use_sliding_window=False), [None, None], ""),
         (config_of(layer_types=["sliding_attention", "full_attention"], sliding_window=8), [8, None], ""),
         (config_of(layer_types=["sliding_attention", "full_attention"], sliding_window=8), [None, None], "1 layers"),
@@ -213,3 +218,54 @@ def test_windows_longer_than_any_probe_are_counted(config, windows, wrong):
 def test_stock_attention_of_capped_scores_is_explicit(make_model):
     assert stock_attention_name(make_model("gemma2")) == "eager"
     assert stock_attention_name(make_model("llama")) == "sdpa"
+
+
+def test_a_model_that_looks_ahead_is_refused():
+    """XLM by its defaults looks both ways and masks padding by itself: padded rows equal separate ones, and yet the
+    "log-probability" of a token is computed by looking at it."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 61, "emb_dim": 32, "n_layers": 2, "n_heads": 4, "max_position_embeddings": 128}
+    special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "pad_index": 0}
+    both_ways = transformers.XLMWithLMHeadModel(transformers.XLMConfig(**sizes, **special)).eval()
+    with pytest.raises(ModelError, match="XLMWithLMHeadModel looks ahead: the last token changes the logits before it"):
+        choose_layout(both_ways)
+    forwards = transformers.XLMWithLMHeadModel(transformers.XLMConfig(**sizes, **special, causal=True)).eval()
+    assert choose_layout(forwards).layout == "padded"
+
+
+def test_a_small_leak_ahead_is_found(make_model):
+    """One part in ten thousand of the next token's embedding."""
+    model = make_model("llama", torch.float32)
+    own = model.model.embed_tokens.forward
+    model.model.embed_tokens.forward = lambda ids: own(ids) + 1e-4 * own(ids.roll(-1, dims=-1))
+    with pytest.raises(ModelError, match="looks ahead"):
+        choose_layout(model)
+
+
+def test_a_model_without_float64_is_compared_in_its_own(make_model, monkeypatch):
+    """XGLM fills float64 scores with a float32 tensor's least number, and cannot."""
+    model = make_model("llama", torch.float32)
+    own = type(model.model).forward
+
+    def forward(self, *args, **kwargs):
+        if self.dtype == torch.float64:
+            raise RuntimeError("value cannot be converted to type float without overflow")
+        return own(self, *args, **kwargs)
+
+    monkeypatch.setattr(type(model.model), "forward", forward)
+    choice = choose_layout(model)
+    assert choice.layout == "shared"
+    assert choice.tolerance >= 1e-5
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_a_model_that_computes_nothing_is_refused_with_its_reason(make_model, monkeypatch):
+    model = make_model("llama", torch.float32)
+
+    def forward(self, *args, **kwargs):
+        raise ValueError("Input language unknown.\nSet one.")
+
+    monkeypatch.setattr(type(model.model), "forward", forward)
+    refusal = "LlamaForCausalLM cannot compute a plain sequence of token ids: ValueError: Input language unknown.$"
+    with pytest.raises(ModelError, match=refusal):
+        choose_layout(model)

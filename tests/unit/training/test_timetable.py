@@ -1,7 +1,9 @@
 """What is due when follows from a counter alone."""
 
+import numpy as np
 import pytest
 
+from tiltlm.core import Example, Response, grow, token_ids
 from tiltlm.training.settings import TrainingSettings
 from tiltlm.training.timetable import Timetable
 
@@ -43,3 +45,29 @@ def test_cadences():
 
 def test_epochs_are_counted_in_examples():
     assert [table(num_epochs=2).epoch(done) for done in range(7)] == [0, 0.4, 0.8, 1, 1.4, 1.8, 2]
+
+
+def test_examples_of_a_prompt_share_a_step_and_cost_their_prompt_once():
+    """Four rows a prompt, as in group4: the tokens of an epoch are those of every prompt computed once."""
+    rng = np.random.default_rng(0)
+    prompts = rng.permutation(np.repeat(np.arange(12), 4))
+    examples = [
+        Example(str(i), token_ids([1] * 20 + [2 + p]), (Response(token_ids([3, 5 + i])),))
+        for i, p in enumerate(prompts.tolist())
+    ]
+    grouped, plain = (
+        Timetable.of(examples, "f", TrainingSettings(batch_size=8, num_epochs=2, group_by_prompt=together))
+        for together in (True, False)
+    )
+    assert grouped.num_steps == plain.num_steps == 12
+
+    def cost(plan, step):
+        return sum(tree.num_tokens for tree in grow([examples[i] for i in plan.rows(step)])[0])
+
+    assert [cost(grouped, step) for step in range(12)] == [2 * 21 + 8] * 12
+    assert sum(cost(plain, step) for step in range(12)) > 1.5 * 12 * 50
+    epochs = [[row for step in range(first, first + 6) for row in grouped.rows(step)] for first in (0, 6)]
+    assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(48))
+    assert epochs[0] != epochs[1]
+    again = Timetable.of(examples, "f", grouped.settings)
+    assert [again.rows(step) for step in (7, 3)] == [grouped.rows(step) for step in (7, 3)]

@@ -1,0 +1,218 @@
+"""Tokenised data on the disk: found again by content, missed when anything that matters changed, never trusted."""
+
+import json
+import logging
+import shutil
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tiltlm.core.errors import ConfigError, DataError, RunError
+from tiltlm.data import DataSettings, dataset, kept, load_data
+from tiltlm.data.loader import Loader
+
+from .conftest import CHATML, LLAMA, byte_level, pair
+from .test_workers import everything
+
+ROWS = [*(pair(i) for i in range(30)), pair(chosen=""), pair(chosen=" yes" * 30)]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "kept"
+
+
+@pytest.fixture
+def load(encoder, jsonl, folder):
+    """Loads rows, keeping what they become."""
+
+    def run(rows=ROWS, shape="pairs", *, encoder=encoder, name="data.jsonl", needs=(), partners=False, **settings):
+        settings = {"max_bad": 0.2, "max_length": 40, "cache": str(folder), **settings}
+        path = rows if isinstance(rows, str) else jsonl(rows, name)
+        return load_data(
+            DataSettings(train=path, **settings), encoder, shape, needs=frozenset(needs), needs_partners=partners
+        )
+
+    return run
+
+
+@pytest.fixture
+def tokenised(monkeypatch):
+    """How many blocks were tokenised so far."""
+    blocks = []
+    load = Loader.load
+    monkeypatch.setattr(Loader, "load", lambda self, *args: blocks.append(1) or load(self, *args))
+    return blocks
+
+
+def entries(folder):
+    return sorted(path.name for path in folder.iterdir() if path.is_dir())
+
+
+def test_a_second_run_is_told_the_same_and_tokenises_nothing(load, tokenised, caplog):
+    first = load(eval_fraction=0.3)
+    assert tokenised == [1]
+    caplog.set_level(logging.INFO)
+    second = load(eval_fraction=0.3)
+    assert tokenised == [1]
+    assert "32 rows were tokenised before" in caplog.text
+    assert everything(second) == everything(first)
+    assert second.accounting == first.accounting
+    assert second.accounting.as_dict() == first.accounting.as_dict()
+
+
+def test_what_changes_nothing_finds_it(load, tokenised, tmp_path):
+    load()
+    (tmp_path / "elsewhere").mkdir()
+    moved = tmp_path / "elsewhere" / "data.jsonl"
+    shutil.copy(tmp_path / "data.jsonl", moved)
+    load(str(moved), max_bad=0.5)
+    load(partners=True)
+    load(processes=1)
+    assert tokenised == [1]
+
+
+def test_whatever_matters_misses(load, tokenised, folder, encoder):
+    changes = [
+        {"rows": [*ROWS, pair(99)]},
+        {"rows": ROWS[::-1]},
+        {"name": "other.jsonl"},  # rows are named by their file
+        {"max_length": 41},
+        {"truncation": "drop"},
+        {"eval_fraction": 0.5},
+        {"eval_fraction": 0.5, "eval_seed": 1},
+        {"limit": 30},
+        {"shape": "labels"},
+        {"encoder": replace(encoder, end_token_id=3)},
+        {"encoder": replace(encoder, tokenizer=byte_level(bos=False))},
+        {"chat_template": CHATML},
+        {"chat_template": LLAMA},
+        {"chat_template": LLAMA, "chat_template_kwargs": {"a": 1}},
+    ]
+    load()
+    for num, change in enumerate(changes, start=2):
+        load(**change)
+        assert len(tokenised) == len(entries(folder)) == num, change
+        load(**change)
+        assert len(tokenised) == num, change
+
+
+def test_a_template_that_writes_the_date_is_kept_for_a_day(load, tokenised, monkeypatch):
+    class Tomorrow(kept.date):
+        @classmethod
+        def today(cls):
+            return cls(2199, 1, 1)
+
+    dated = {"chat_template": CHATML + "{{ strftime_now('%d %b') }}"}
+    load(**dated)
+    load(**dated)
+    assert tokenised == [1]
+    monkeypatch.setattr(kept, "date", Tomorrow)
+    load(**dated)
+    assert tokenised == [1, 1]
+
+
+def test_refusals_are_the_same_from_what_is_kept(load, tokenised):
+    rows = [pair(i, score_chosen=1, score_rejected=0) for i in range(9)] + [pair(chosen="")]
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"1 of 10 rows.*empty_response|empty_response"):
+            load(rows, max_bad=0.0)
+    assert tokenised == [1]
+    for _ in range(2):
+        with pytest.raises(DataError, match="compares two responses"):
+            load([{"prompt": "q", "completion": " a", "label": True}])
+    assert tokenised == [1]
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "about", "missing", "other"])
+def test_damage_is_said_and_mended(load, tokenised, folder, caplog, damage):
+    good = everything(load())
+    (entry,) = (path for path in folder.iterdir() if path.is_dir())
+    table = entry / "train.arrow"
+    content = bytearray(table.read_bytes())
+    if damage == "flip":
+        content[len(content) // 2] ^= 1
+        table.write_bytes(content)
+    elif damage == "cut":
+        table.write_bytes(content[:-9])
+    elif damage == "about":
+        (entry / "about.json").write_text('{"fingerprint": "')
+    elif damage == "missing":
+        table.unlink()
+    else:
+        (entry / "about.json").write_text(json.dumps({"checksums": {}}))
+    assert everything(load()) == good
+    assert "is damaged" in caplog.text
+    assert tokenised == [1, 1]
+    caplog.clear()
+    assert everything(load()) == good
+    assert (caplog.text, tokenised) == ("", [1, 1])
+
+
+def test_a_run_that_fails_leaves_nothing(load, folder, monkeypatch):
+    with pytest.raises(DataError, match=r"data\.truncation=error"):
+        load(truncation="error")
+    assert entries(folder) == []
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(kept, "fingerprint", full)
+    with pytest.raises(RunError, match=r"No space left on device.*data.cache=FOLDER"):
+        load()
+    assert entries(folder) == []
+
+
+def test_what_a_killed_run_left_is_no_hindrance(load, folder, tokenised):
+    load()
+    (entry,) = (path for path in folder.iterdir() if path.is_dir())
+    entry.rename(entry.with_suffix(".tmp"))
+    (entry.with_suffix(".tmp") / "about.json").unlink()
+    load()
+    assert entries(folder) == [entry.name]
+    assert tokenised == [1, 1]
+
+
+def test_two_at_once_tokenise_once(load, tokenised, jsonl, folder):
+    path = jsonl(ROWS)
+    results = []
+    threads = [threading.Thread(target=lambda: results.append(everything(load(path)))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert tokenised == [1]
+    assert results[0] == results[1] == results[2]
+
+
+def test_few_rows_are_kept_only_in_a_folder_that_is_named(load, folder, monkeypatch, tmp_path, tokenised):
+    monkeypatch.setenv("TILTLM_CACHE", str(tmp_path / "default"))
+    load(cache=True)
+    assert not (tmp_path / "default").exists()
+    monkeypatch.setattr(dataset, "MANY", 20)
+    load(cache=True, processes=1)
+    load(cache=True, processes=1)
+    assert len(entries(tmp_path / "default")) == 1
+    assert tokenised == [1, 1]
+    load(cache=False, processes=1)
+    load(cache=False, processes=1)
+    assert tokenised == [1, 1, 1, 1]
+
+
+def test_the_default_folder_is_the_users_cache(monkeypatch, tmp_path):
+    monkeypatch.delenv("TILTLM_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert kept.default_folder() == tmp_path / "tiltlm" / "tokens"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert kept.default_folder() == tmp_path / ".cache" / "tiltlm" / "tokens"
+    monkeypatch.setenv("TILTLM_CACHE", str(tmp_path / "mine"))
+    assert kept.default_folder() == Path(tmp_path / "mine")
+
+
+def test_a_folder_that_cannot_be_made(load, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"data.cache=FOLDER.*data.cache=false"):
+        load(cache=str(tmp_path / "file"))

@@ -1,0 +1,87 @@
+"""Several processes: the same examples, books and errors as one, whatever script asks."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tiltlm.core.errors import DataError, RunError
+from tiltlm.data import DataSettings, load_data, workers
+
+from .conftest import pair
+from .test_table import plain
+
+ROWS = [
+    *(pair(i) for i in range(90)),
+    "{broken", pair(chosen=""), pair(rejected=None), pair(3, chosen=" no 3", rejected=" yes 3"), pair(weight=-1),
+    *(pair(i, weight=i, source=f"lab {i}") for i in range(90, 180)),
+    pair(chosen=" yes" * 40),
+]  # fmt: skip
+
+
+def everything(data):
+    return {
+        "train": list(map(plain, data.train)),
+        "held_out": list(map(plain, data.held_out)),
+        "books": data.accounting.to_plain(),
+        "table": data.accounting.lines(),
+        "rest": (data.fingerprint, data.notes, data.end_token_id, data.max_length),
+    }
+
+
+@pytest.fixture
+def load(encoder, jsonl, monkeypatch):
+    monkeypatch.setattr(workers, "ROWS", 16)
+
+    def run(processes, rows=ROWS, **more):
+        settings = DataSettings(
+            train=jsonl(rows), max_bad=0.1, max_length=60, eval_fraction=0.2, processes=processes, **more
+        )
+        return load_data(settings, encoder, "pairs")
+
+    return run
+
+
+def test_processes_change_nothing(load, monkeypatch):
+    several, one = load(2), load(1)
+    assert everything(several) == everything(one)
+    assert several.accounting.losses["malformed_json"].examples[0].startswith("data.jsonl:91: ")
+    assert "1 pairs of rows prefer opposite answers of the same two" in several.notes
+    monkeypatch.setattr(workers, "ROWS", 1000)
+    assert everything(load(1)) == everything(one)  # nor do blocks
+
+
+def test_an_error_in_a_process_is_the_error(load):
+    with pytest.raises(DataError, match=r"data.jsonl:186: .*data.truncation=error"):
+        load(2, truncation="error")
+
+
+def test_a_process_that_dies(load, monkeypatch):
+    monkeypatch.setattr(workers, "_load", os._exit)
+    monkeypatch.setattr(workers, "_blocks", lambda rows: iter([3]))
+    monkeypatch.setattr(workers.ProcessPoolExecutor, "submit", lambda self, f, code, _: SUBMIT(self, f, code))
+    with pytest.raises(RunError, match="ended without a word"):
+        load(2)
+
+
+SUBMIT = workers.ProcessPoolExecutor.submit
+
+
+def test_a_script_that_guards_nothing_runs_once(tmp_path, jsonl):
+    """New processes must not run the caller's script again."""
+    jsonl([pair(i) for i in range(40)])
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from tests.unit.data.conftest import byte_level\n"
+        "from tiltlm.data import DataSettings, Encoder, load_data\n"
+        "print('once')\n"
+        "tokenizer = byte_level(bos=True)\n"
+        "settings = DataSettings(train='data.jsonl', processes=2)\n"
+        "print(len(load_data(settings, Encoder(tokenizer, tokenizer.eos_token_id), 'pairs').train))\n"
+    )
+    root = os.fspath(workers.__file__).split("/src/")[0]
+    done = subprocess.run(
+        [sys.executable, script], cwd=tmp_path, env={**os.environ, "PYTHONPATH": root}, capture_output=True, timeout=120
+    )
+    assert done.stdout.decode().split() == ["once", "40"], done.stderr.decode()
