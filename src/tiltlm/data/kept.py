@@ -5,7 +5,6 @@ template, the settings and the objective's needs. It is written under another na
 checked when it is opened.
 """
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -13,15 +12,14 @@ import os
 import shutil
 import tempfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO
 
 import pyarrow as pa
+from filelock import FileLock, Timeout
 
 from tiltlm.core.errors import ConfigError, DataError, RunError
 from tiltlm.core.needs import Need, Shape
@@ -153,13 +151,13 @@ def keep(folder: Path | None, blocks: Callable[[], Iterable[Block]], columns: Ma
             return _open(Path(place))  # what is mapped outlives its name
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = folder.with_suffix(".lock").open("wb")
+        lock = _locked(folder)
     except OSError as error:
         raise ConfigError(
             f"tokenised data: {folder.parent}: {error.strerror}. Name another folder (data.cache=FOLDER), or keep "
             "nothing: data.cache=false"
         ) from error
-    with lock, _locked(lock, folder):
+    try:
         if (kept := open_kept(folder)) is not None:
             return kept
         unfinished = folder.with_suffix(".tmp")
@@ -171,17 +169,19 @@ def keep(folder: Path | None, blocks: Callable[[], Iterable[Block]], columns: Ma
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
         return _open(folder)
+    finally:
+        lock.release()
 
 
-@contextmanager
-def _locked(lock: IO[bytes], folder: Path) -> Iterator[None]:
-    """Alone among the processes that tokenise the same data; the lock goes with the process, whatever ends it."""
+def _locked(folder: Path) -> FileLock:
+    """A lock that is held: alone among those who tokenise the same data. It goes with the process, whatever ends it."""
+    lock = FileLock(folder.with_suffix(".lock"))
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        lock.acquire(blocking=False)
+    except Timeout:
         log.info("tokenised data: another process is writing %s; waiting for it", folder)
-        fcntl.flock(lock, fcntl.LOCK_EX)
-    yield
+        lock.acquire()
+    return lock
 
 
 def _write(folder: Path, blocks: Iterable[Block], columns: Mapping[str, str]) -> None:
