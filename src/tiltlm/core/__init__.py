@@ -4,7 +4,7 @@ Shape letters, one legend for the package: `B` comparisons (or labelled response
 `T` input tokens of a pack, `V` vocabulary, `K` responses per prompt, `D` hidden width.
 """
 
-from tiltlm.core.device import to_device
+from tiltlm.core.device import detached, to_device
 from tiltlm.core.errors import ConfigError, DataError, ModelError, NumericsError, RunError, TiltError
 from tiltlm.core.example import Comparison, Example, Response, TokenIds, token_ids
 from tiltlm.core.forest import Forest, Tree, closed, grow, plant
@@ -36,6 +36,7 @@ __all__ = [
     "View",
     "Views",
     "closed",
+    "detached",
     "grow",
     "plant",
     "segment_sum",

@@ -7,8 +7,7 @@ neither another layout nor another length compiles anything again.
 
 from typing import Any
 
-import torch
-import torch._dynamo
+from torch._dynamo import config
 
 from tiltlm.core.errors import ModelError
 from tiltlm.logprobs.last_layer import decoder_layers, is_trimmed
@@ -38,5 +37,4 @@ def compile_layers(model: Any, backend: str = "inductor") -> None:
 
 def allow_variants() -> None:
     """Let this process keep `VARIANTS` compilations of a function."""
-    limit = torch._dynamo.config.recompile_limit
-    torch._dynamo.config.recompile_limit = max(limit, VARIANTS)
+    config.recompile_limit = max(config.recompile_limit, VARIANTS)

@@ -12,7 +12,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from tiltlm.core.forest import Forest
-from tiltlm.logprobs.layout import Layout
+from tiltlm.logprobs.layout import Layout, sent
 
 LayoutName = Literal["shared", "packed", "padded"]
 
@@ -71,15 +71,15 @@ def separate(forest: Forest) -> Sequences:
     device = forest.token_ids.device
 
     def of_response(numbers: list[int] | np.ndarray) -> Tensor:
-        return torch.tensor(np.asarray(numbers), device=device).index_select(0, forest.response)
+        return sent(np.asarray(numbers), device).index_select(0, forest.response)
 
     # A response's first token is predicted by the last prompt token, which lies before the response's own.
     own = forest.predicts - of_response(branch_starts)
     column = of_response(prompts) + torch.where(own >= 0, own, -1)
     first = np.cumsum([0, *lengths[:-1]])
     return Sequences(
-        token_ids=forest.token_ids.index_select(0, torch.from_numpy(np.concatenate(source)).to(device)),
-        position_ids=torch.cat([torch.arange(n, device=device) for n in lengths]),
+        token_ids=forest.token_ids.index_select(0, sent(np.concatenate(source), device)),
+        position_ids=sent(np.concatenate([np.arange(n) for n in lengths]), device),
         lengths=lengths,
         predicts=of_response(first) + column,
     )
@@ -92,9 +92,8 @@ def pad(sequences: Sequences) -> Inputs:
     where explicit attention turns into NaN.
     """
     width = max(sequences.lengths)
-    lengths = torch.tensor(sequences.lengths, device=sequences.token_ids.device)
-    real = torch.arange(width, device=lengths.device) < lengths[:, None]
-    ids = torch.zeros(real.shape, dtype=torch.long, device=lengths.device)
-    ids[real] = sequences.token_ids
-    place = real.flatten().nonzero()[:, 0]
-    return Inputs({"input_ids": ids}, place.index_select(0, sequences.predicts))
+    token_ids, num_sequences = sequences.token_ids, len(sequences.lengths)
+    cells = np.concatenate([row * width + np.arange(length) for row, length in enumerate(sequences.lengths)])
+    place = sent(cells, token_ids.device)
+    ids = token_ids.new_zeros(num_sequences * width).index_copy(0, place, token_ids)
+    return Inputs({"input_ids": ids.view(num_sequences, width)}, place.index_select(0, sequences.predicts))

@@ -3,6 +3,7 @@
 Everything that a run should print about its model is in `notes`.
 """
 
+import inspect
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -114,7 +115,7 @@ def _announced(module: ForestModule, settings: ModelSettings) -> list[str]:
     """Which route computes attention, where there are several, and what is compiled."""
     notes = []
     if module.device.type != "cpu":
-        forest = plant(probe_trees(module.config))
+        forest = plant(probe_trees(module.config) * 8)  # as long as a real row
         notes += [f"attention {route}" for route in module.attention_routes(forest)]
     if settings.compile:
         module.compile_layers()
@@ -149,7 +150,7 @@ def _make_ready(
     precision, reason = choose_precision(settings.precision, target, settings.dtype)
     notes.append(f"precision {precision}: {reason}")
     if settings.gradient_checkpointing:
-        _checkpoint(model)
+        _checkpoint(model, settings.activation_offload)
     return _Made(model, choice, precision, tuple(notes))
 
 
@@ -297,14 +298,21 @@ def _lora_config(lora: LoraSettings, task: str) -> Any:
     )
 
 
-def _checkpoint(model: Any) -> None:
+def _checkpoint(model: Any, offload: bool) -> None:
     if not model.supports_gradient_checkpointing:
         raise ModelError("model.gradient_checkpointing: this architecture does not support it; leave it off")
     keywords = {"use_reentrant": False}  # reentrant checkpoints lose gradients of keyword arguments
+    if offload and next(model.parameters()).device.type == "cpu":
+        raise ConfigError("model.activation_offload moves activations to the host, where this model is; leave it off")
     if hasattr(model, "activation_checkpointing_enable"):  # the name since transformers 5.2x
-        model.activation_checkpointing_enable(activation_checkpointing_kwargs=keywords)
+        enable, name = model.activation_checkpointing_enable, "activation_checkpointing_kwargs"
     else:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=keywords)
+        enable, name = model.gradient_checkpointing_enable, "gradient_checkpointing_kwargs"
+    if offload and "offload" not in inspect.signature(enable).parameters:
+        raise ConfigError(
+            "model.activation_offload: this architecture, or this version of transformers, has none; leave it off"
+        )
+    enable(**{name: keywords}, **({"offload": True} if offload else {}))
 
 
 def _end_tokens(tokenizer: Any, model: Any) -> tuple[int, tuple[int, ...]]:

@@ -8,7 +8,6 @@ flex call second; torch's own attention segment by segment serves every device, 
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import ModuleType
 
 import torch
 from jaxtyping import Float
@@ -18,8 +17,11 @@ from tiltlm.logprobs import flex, segments, varlen
 from tiltlm.logprobs.layout import Layout
 from tiltlm.logprobs.segments import Scores
 
-PROBES = (Layout((9, 5), ((4, 1, 7), (3,))), Layout((150, 1), ((60, 1, 130), (3, 40))))
-"""One row shorter than a block of the flex kernel, and a longer one."""
+SHORT = 256
+"""Rows of fewer tokens are not worth a flex call: they are a few segments, and its compiler makes another kernel."""
+
+PROBES = (Layout((150, 1), ((60, 1, 130), (3, 40))), Layout((9, 5, 300), ((4, 1, 7), (3,), (20,))))
+"""Two rows of different lengths, neither short."""
 
 Attend = Callable[[Tensor, Tensor, Tensor, Layout, int | None, Scores], Float[Tensor, "1 T H E"]]
 
@@ -38,6 +40,8 @@ class Case:
     scale: float
     softcap: float | None
     has_sinks: bool
+    is_short: bool = False
+    """The row has fewer than `SHORT` tokens."""
 
     @classmethod
     def of(cls, query: Tensor, key: Tensor, value: Tensor, scores: Scores) -> "Case":
@@ -52,6 +56,7 @@ class Case:
             scores.scale,
             scores.softcap,
             scores.sinks is not None,
+            query.shape[2] < SHORT,
         )
 
 
@@ -71,14 +76,11 @@ class Route:
 def route_of(case: Case) -> Route:
     """The route of a case, decided once: the first that can compute it and agrees with attention by segment."""
     passed: list[str] = []
-    candidates: tuple[tuple[str, ModuleType, Callable[[Case], str]], ...] = (
-        ("one variable-length call", varlen, not_varlen),
-        ("one flex call", flex, not_flex),
-    )
-    for name, module, refusal in candidates:
-        wrong = refusal(case) or disagreement(module.attend, case)
+    candidates = (("one variable-length call", varlen.attend, not_varlen), ("one flex call", flex.attend, not_flex))
+    for name, attend, refusal in candidates:
+        wrong = refusal(case) or disagreement(attend, case)
         if not wrong:
-            return Route(name, module.attend, "; ".join([*passed, "its probe equals attention segment by segment"]))
+            return Route(name, attend, "; ".join([*passed, "its probe equals attention segment by segment"]))
         passed.append(f"not {name}, {wrong}")
     return Route("segment by segment", segments.attend, "; ".join(passed))
 
@@ -102,6 +104,8 @@ def not_flex(case: Case) -> str:
     """Why the flex kernel cannot compute a case; "" if it can."""
     if case.device.type != "cuda":
         return "which has a gradient on CUDA only"
+    if case.is_short:
+        return f"which is for rows of {SHORT} tokens and more"
     return "which has no float64" if case.dtype == torch.float64 else ""
 
 
@@ -132,7 +136,8 @@ def _draw(case: Case, layout: Layout) -> list[Tensor]:
     """Query, key, value and sinks, the same on every device."""
     generator = torch.Generator().manual_seed(0)
     shapes = [(case.heads, case.width), (case.groups, case.width), (case.groups, case.value_width)]
-    drawn = [torch.randn(1, heads, layout.num_tokens, width, generator=generator) for heads, width in shapes]
+    # Heads lie side by side, as models have them.
+    drawn = [torch.randn(1, layout.num_tokens, *shape, generator=generator).transpose(1, 2) for shape in shapes]
     drawn[0] *= case.width**-0.5 / case.scale  # so that scores are of size 1
     drawn += [torch.randn(case.heads, generator=generator)] * case.has_sinks
     return [t.to(case.device, case.dtype) for t in drawn]

@@ -137,7 +137,7 @@ class ModelReference(Reference):
                 known = self._store.get(answers(trees))
             members = [response for tree in trees for response in tree.responses]
             ref_token_logps = torch.from_numpy(np.concatenate(list(map(_scored, members, known))))
-        return responses.with_reference(ref_token_logps.to(responses.token_logps.device))
+        return responses.with_reference(ref_token_logps.to(responses.token_logps.device, non_blocking=True))
 
     def states(self, trees: Sequence[Tree]) -> States:
         """What lets the policy's forward over `plant(trees)` see the reference's whole distributions: one forward.

@@ -24,6 +24,7 @@ from tiltlm.core import (
     Tree,
     View,
     closed,
+    detached,
     plant,
     to_device,
 )
@@ -105,7 +106,7 @@ class Stepper:
         return self._step(examples, memory, backward=True, observe=None)
 
     def evaluate(self, examples: Sequence[Example], observe: Observer | None = None, memory: Memory = ()) -> Outcome:
-        """The loss of all these examples as one step, without gradient; memory is that of one pack."""
+        """The loss of all these examples as one step, without gradient; a few numbers a token are kept to its end."""
         with torch.no_grad():
             return self._step(examples, memory, backward=False, observe=observe)
 
@@ -182,6 +183,7 @@ class Stepper:
         """One pass: every pack is forward, its share of the loss, backward."""
         counts = self._counts([pack for own in ranks for pack in own])
         own = ranks[self.world.rank]
+        done: list[tuple[Pack, ResponseLogps, View, tuple[Term, ...], Tensor]] = []
         for i, pack in enumerate(own):
             self.poll()
             with synchronised(self.module, last=i == len(own) - 1):
@@ -193,9 +195,12 @@ class Stepper:
                     # Gradients are averaged over ranks, the loss is a sum over them.
                     torch.autograd.backward(share * (self.world.size if pack.counted else 0))
             if pack.counted:
-                out.add(share.item(), terms, pack.examples, tally(self.objective, responses, view))
-                if observe is not None:
-                    observe(pack, responses, view, terms)
+                done.append((pack, detached(responses), view, tuple(map(detached, terms)), share.detach()))
+        # Numbers are read once all packs are on their way: whoever reads one waits for the device.
+        for pack, responses, view, terms, share in done:
+            out.add(share.item(), terms, pack.examples, tally(self.objective, responses, view))
+            if observe is not None:
+                observe(pack, responses, view, terms)
         (out.loss,) = self.world.sum([out.loss])
 
     def _coupled(self, ranks: list[list[Pack]], out: Outcome, backward: bool, observe: Observer | None) -> None:

@@ -184,6 +184,7 @@ CUDA = dataclasses.replace(CASE, device=torch.device("cuda"), dtype=torch.bfloat
         ({"has_sinks": True}, "sinks", True),
         ({"value_width": 8}, "one width", True),
         ({"width": 512, "value_width": 512}, "up to 256", True),
+        ({"is_short": True, "softcap": 5.0}, "soft cap", False),
         ({"device": torch.device("cpu")}, "CUDA", False),
     ],
 )
@@ -219,6 +220,13 @@ def test_the_first_route_that_can_and_agrees_is_taken(monkeypatch, refusals, wro
     route = route_of.__wrapped__(CASE)
     assert route.name == taken
     assert all(why in route.reason for why in [*refusals.values(), *wrongs.values()])
+
+
+def test_a_case_is_what_the_call_has():
+    query, key, value = (torch.randn(1, 300, heads, 6).transpose(1, 2).bfloat16() for heads in (4, 2, 2))
+    case = Case.of(query, key, value[..., :5], Scores(0.3, 2.0, torch.zeros(4)))
+    assert case == Case(torch.device("cpu"), torch.bfloat16, 4, 2, 6, 5, 0.3, 2.0, has_sinks=True, is_short=False)
+    assert Case.of(query[:, :, :255], key, value, Scores(0.3)).is_short
 
 
 def test_a_layout_remembers_its_routes_once():

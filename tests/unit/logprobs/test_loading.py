@@ -10,7 +10,7 @@ import transformers
 from tiltlm.core.errors import ConfigError, ModelError, RunError
 from tiltlm.core.example import Response, token_ids
 from tiltlm.core.forest import Tree, plant
-from tiltlm.logprobs.loading import load_policy, load_tokenizer
+from tiltlm.logprobs.loading import _checkpoint, load_policy, load_tokenizer
 from tiltlm.logprobs.plain import plain_logps
 from tiltlm.logprobs.saving import save_policy
 from tiltlm.logprobs.settings import LoraSettings, ModelSettings
@@ -80,6 +80,47 @@ def test_gradient_checkpointing_is_switched_on(folder):
         each.module(FOREST).token_logps.sum().backward()
     weights = [each.module.model.model.embed_tokens.weight.grad for each in (policy, plain)]
     torch.testing.assert_close(*weights, atol=1e-7, rtol=0)
+
+
+def test_activation_offload_needs_checkpointing_and_a_device(folder):
+    with pytest.raises(ConfigError, match="gradient_checkpointing=true too"):
+        settings(folder, activation_offload=True)
+    with pytest.raises(ConfigError, match="to the host, where this model is"):
+        load_policy(settings(folder, gradient_checkpointing=True, activation_offload=True), "cpu")
+
+
+class OnADevice(torch.nn.Linear):
+    """Stands for a model on a GPU; notes what it is asked for."""
+
+    supports_gradient_checkpointing = True
+
+    def activation_checkpointing_enable(self, activation_checkpointing_kwargs, offload=False):
+        self.asked = (activation_checkpointing_kwargs, offload)
+
+
+@pytest.mark.parametrize("offload", [True, False])
+def test_transformers_is_asked_to_offload(offload):
+    model = OnADevice(2, 2, device="meta")
+    _checkpoint(model, offload)
+    assert model.asked == ({"use_reentrant": False}, offload)
+
+
+def test_what_each_layer_keeps_is_what_is_offloaded(folder, monkeypatch):
+    """The hooks that take tensors to the host see the input of every layer, and give the same gradients."""
+    plain, policy = (load_policy(settings(folder, gradient_checkpointing=True)).module.train() for _ in range(2))
+    moved = []
+
+    def to_the_host(**_):
+        return torch.autograd.graph.saved_tensors_hooks(lambda t: moved.append(t) or t.clone(), lambda t: t)
+
+    monkeypatch.setattr(transformers.modeling_utils, "save_on_cpu", to_the_host)
+    policy.model.activation_checkpointing_enable(offload=True)
+    for module in (plain, policy):
+        module(FOREST).token_logps.sum().backward()
+    assert len(moved) >= len(policy.model.model.layers)
+    assert all(t.shape[-1] == policy.model.config.hidden_size for t in moved[: len(policy.model.model.layers)])
+    for found, expected in zip(policy.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(found.grad, expected.grad, atol=1e-7, rtol=0)
 
 
 def test_a_fresh_adapter_changes_nothing_and_alone_is_trained(folder):
