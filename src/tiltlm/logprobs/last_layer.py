@@ -24,10 +24,9 @@ class LastLayer:
     """
 
     def __init__(self, layer: nn.Module) -> None:
-        self._layer = layer
         self._layout: Layout | None = None
-        self._attention: nn.Module | None = None
-        self._narrowed: nn.Module | None = None
+        self._attention = self._narrowed = 0
+        """Which of the layer's modules: their `id`, since to hold them would keep a model alive that nobody uses."""
         self._handles = [layer.register_forward_pre_hook(self._clear), layer.register_forward_hook(self._clear)]
         for module in layer.modules():
             if module is not layer and any(p.dim() > 1 for p in module.parameters()):
@@ -35,42 +34,42 @@ class LastLayer:
                 self._handles.append(module.register_forward_hook(self._widen))
                 setattr(module, _MARK, self)
 
-    def remove(self) -> None:
+    def remove(self, layer: nn.Module) -> None:
         """Take the hooks away."""
         for handle in self._handles:
             handle.remove()
-        for module in self._layer.modules():
+        for module in layer.modules():
             module.__dict__.pop(_MARK, None)
 
     def attended(self, attention: nn.Module, layout: Layout) -> None:
         """The layer's attention is being computed: what comes after it is narrowed."""
-        self._attention, self._layout = attention, layout
+        self._attention, self._layout = id(attention), layout
 
     def _clear(self, *_: object) -> None:
-        self._layout = self._narrowed = None
+        self._layout, self._narrowed = None, 0
 
     def _narrow(
         self, module: nn.Module, inputs: tuple[Any, ...], keywords: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """Give a submodule that runs after the attention, on nothing but the row's states, the tokens that are read."""
-        if module is self._attention:
+        if id(module) == self._attention:
             self._clear()
         layout = self._layout
-        if layout is None or self._narrowed is not None:
+        if layout is None or self._narrowed:
             return None
         if len(inputs) != 1 or keywords or not isinstance(inputs[0], Tensor):
             return None
         (states,) = inputs
         if states.dim() != 3 or states.shape[:2] != (1, layout.num_tokens):
             return None
-        self._narrowed = module
+        self._narrowed = id(module)
         return (states.index_select(1, layout.read(states.device)),), keywords
 
     def _widen(self, module: nn.Module, _: tuple[Any, ...], output: Any) -> Any:
         """Put what came out where it belongs in the row, zeros elsewhere."""
-        if self._narrowed is not module:
+        if self._narrowed != id(module):
             return None
-        self._narrowed, layout = None, self._layout
+        self._narrowed, layout = 0, self._layout
         assert layout is not None
         rows = layout.read(output[0].device if isinstance(output, tuple) else output.device)
 
@@ -100,7 +99,7 @@ def trim_last_layer(model: Any, trims: bool) -> None:
     if trims and present is None:
         LastLayer(layers[-1])
     if present is not None and not trims:
-        present.remove()
+        present.remove(layers[-1])
 
 
 def is_trimmed(layer: nn.Module) -> bool:

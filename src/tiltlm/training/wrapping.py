@@ -5,6 +5,7 @@ With one process every function here does nothing.
 """
 
 import copy
+import gc
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -67,8 +68,13 @@ class World:
         return cls.join()
 
     def leave(self) -> None:
-        """After the last word to the others, at the end of the process."""
+        """After the last word to the others, at the end of the process.
+
+        Wrapped modules go first: one that is the last to hold the process group ends its thread while it holds Python's
+        lock, which that thread may be waiting for.
+        """
         if self.size > 1:
+            gc.collect()
             dist.destroy_process_group()
 
     @property

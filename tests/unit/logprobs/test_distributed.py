@@ -1,5 +1,6 @@
 """Two processes: gradients through the wrapped root equal those of one process over all of the data."""
 
+import gc
 import socket
 from pathlib import Path
 
@@ -61,6 +62,8 @@ def work(rank: int, port: int, folder: str) -> None:
         share = loss(module, make_trees()[rank : rank + 1], "reference" in name)
         (2 * share).backward()  # DDP averages over processes
         torch.save([p.grad for p in module.parameters()], Path(folder) / f"{name} {rank}.pt")
+    del module, share  # the process group must not outlive its own end in here: see `World.leave`
+    gc.collect()
     dist.destroy_process_group()
 
 

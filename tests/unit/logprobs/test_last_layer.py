@@ -1,6 +1,8 @@
 """The last layer skips what nobody reads: fewer tokens through its MLP. That numbers stay equal is test_equality's."""
 
 import copy
+import gc
+import weakref
 
 import pytest
 import torch
@@ -140,3 +142,16 @@ def test_a_layer_that_attends_twice_shares_whole(make_model):
     model._no_split_modules = ["Twice"]
     choice = choose_layout(model)
     assert (choice.layout, choice.trims, choice.refused) == ("shared", False, ())
+
+
+def test_hooks_keep_no_model_alive(make_model, trees):
+    """A copy that served as a reference is gone when it is dropped, without the garbage collector."""
+    module = PolicyModule(make_model("llama"))
+    module(plant(trees)).seq_logps.sum().backward()
+    attention = weakref.ref(layers_of(module)[-1].self_attn)
+    gc.disable()
+    try:
+        del module
+        assert attention() is None
+    finally:
+        gc.enable()

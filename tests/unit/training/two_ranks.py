@@ -181,7 +181,7 @@ def main(folder):
             f"{title}|{key}": value.contiguous() for title, found in results.items() for key, value in found.items()
         }
         save_file(flat, folder / "results.safetensors")
-    torch.distributed.destroy_process_group()
+    world.leave()
 
 
 if __name__ == "__main__":
