@@ -1,7 +1,7 @@
 """The decoding loop: many rows at once, each prompt read once, finished rows dropped as they become many.
 
-Rows of a batch stand at the same position: a prompt longer than the shortest of its batch feeds its remaining tokens
-while the others already draw. So there is no padding and no mask, and every model is exact as it is.
+Prompts of unlike length stand in one batch right-aligned, with a mask and positions of their own, where the model is
+found to be exact that way (`pads_exactly`); others are batched by equal length, with neither.
 """
 
 import inspect
@@ -15,27 +15,39 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import Cache, DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from tiltlm.core.example import TokenIds
 from tiltlm.sampling.cache import make_roomy
-from tiltlm.sampling.drawing import Drawn, SamplingSettings, draw
+from tiltlm.sampling.drawing import SamplingSettings, draw
 
 log = logging.getLogger(__name__)
+
+LOOK_EVERY = {"cpu": 1, "cuda": 8}
+"""Steps between two looks at which rows go on: a device has to be waited for."""
 
 
 @dataclass
 class Decoder:
-    """Rows of equal length that a model continues; `select` drops and repeats rows, `step` appends a token to each."""
+    """Rows that a model continues; `select` drops and repeats rows, `step` appends a token to each."""
 
     model: nn.Module
     token_ids: Int[Tensor, "D T"]
     """What has been read; kept up to date only where there is no cache."""
     cache: Cache | None
+    mask: Bool[Tensor, "D T"] | None
+    """False where a row is padding; None: there is no padding."""
 
     @classmethod
-    def prefill(cls, model: nn.Module, token_ids: Int[Tensor, "D T"]) -> tuple["Decoder", Float[Tensor, "D V"]]:
-        """Read the rows, and return the logits of the token after them."""
-        output = _forward(model, token_ids, use_cache=True)
+    def prefill(cls, model: nn.Module, prompts: Sequence[TokenIds]) -> tuple["Decoder", Float[Tensor, "D V"]]:
+        """Read the prompts, and return the logits of the token after them."""
+        width = max(len(p) for p in prompts)
+        device = next(model.parameters()).device
+        token_ids = torch.from_numpy(np.stack([np.pad(p, (width - len(p), 0)) for p in prompts]).astype(np.int64))
+        lengths = torch.tensor([len(p) for p in prompts])
+        mask = (torch.arange(width) >= width - lengths[:, None]).to(device) if int(lengths.min()) < width else None
+        token_ids = token_ids.to(device)
+        output = _forward(model, token_ids, **_placed(mask, width), use_cache=True)
         cache = getattr(output, "past_key_values", None)
         if not isinstance(cache, DynamicCache):
             log.warning(
@@ -46,10 +58,12 @@ class Decoder:
             cache = None
         else:
             make_roomy(cache)
-        return cls(model, token_ids, cache), output.logits[:, -1]
+        return cls(model, token_ids, cache, mask), output.logits[:, -1]
 
     def select(self, rows: Int[Tensor, " E"]) -> None:
         """Go on with these rows, in this order; an index may repeat."""
+        if self.mask is not None:
+            self.mask = self.mask.index_select(0, rows)
         if self.cache is None:
             self.token_ids = self.token_ids.index_select(0, rows)
         else:
@@ -57,13 +71,24 @@ class Decoder:
 
     def step(self, tokens: Int[Tensor, " D"]) -> Float[Tensor, "D V"]:
         """Append one token to each row, and return the logits of the token after it."""
+        if self.mask is not None:
+            self.mask = nn.functional.pad(self.mask, (0, 1), value=True)
         if self.cache is None:
             self.token_ids = torch.cat([self.token_ids, tokens[:, None]], dim=1)
-            output = _forward(self.model, self.token_ids, use_cache=False)
+            output = _forward(self.model, self.token_ids, **_placed(self.mask), use_cache=False)
         else:
-            output = _forward(self.model, tokens[:, None], use_cache=True, past_key_values=self.cache)
+            placed = _placed(self.mask, 1)
+            output = _forward(self.model, tokens[:, None], **placed, use_cache=True, past_key_values=self.cache)
         logits: Tensor = output.logits
         return logits[:, -1]
+
+
+def _placed(mask: Bool[Tensor, "D T"] | None, num_new: int | None = None) -> dict[str, Tensor]:
+    """What tells a model where the last `num_new` tokens of each row stand; nothing where no row is padded."""
+    if mask is None:
+        return {}
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    return {"attention_mask": mask.long(), "position_ids": positions[:, -(num_new or mask.shape[1]) :]}
 
 
 def _inner(model: nn.Module) -> Any:
@@ -71,15 +96,35 @@ def _inner(model: nn.Module) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
 
 
-def _forward(model: nn.Module, token_ids: Int[Tensor, "D T"], **cache: Any) -> Any:
+def _forward(model: nn.Module, token_ids: Int[Tensor, "D T"], **keywords: Any) -> Any:
     """The model's own forward, with logits of the last position only where it can."""
     last = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(_inner(model).forward).parameters else {}
-    return model(input_ids=token_ids, **cache, **last)
+    return model(input_ids=token_ids, **keywords, **last)
+
+
+def pads_exactly(model: nn.Module, prompts: Sequence[TokenIds]) -> bool:
+    """Whether the shortest of the prompts has the same next token beside the longest as it has alone.
+
+    Only attention is asked: recurrent states and convolutions would have read the padding.
+    """
+    names = inspect.signature(_inner(model).forward).parameters
+    if not {"attention_mask", "position_ids"} <= set(names):
+        return False
+    shortest, longest = min(prompts, key=len), max(prompts, key=len)
+    (alone, expected), (decoder, beside) = (Decoder.prefill(model, p) for p in ([shortest], [shortest, longest]))
+    if decoder.cache is None or any(
+        not isinstance(layer, (DynamicLayer, DynamicSlidingWindowLayer)) for layer in decoder.cache.layers
+    ):
+        return False
+    token = expected.argmax(-1)
+    pairs = [(expected, beside[:1]), (alone.step(token), decoder.step(token.repeat(2))[:1])]
+    tolerance = 1e-3 if expected.dtype in (torch.float32, torch.float64) else 0.1
+    return all(bool((a.log_softmax(-1) - b.log_softmax(-1)).abs().max() < tolerance) for a, b in pairs)
 
 
 @dataclass(frozen=True, eq=False)
 class Draws:
-    """What D rows drew, at most T tokens each; beyond `num_tokens` there is nothing."""
+    """What D rows drew, at most T tokens each; what stands beyond `num_tokens` means nothing."""
 
     tokens: Int[Tensor, "D T"]
     logps: Float[Tensor, "D T"]
@@ -100,14 +145,6 @@ class Draws:
             ended=zeros(num_rows, dtype=torch.bool),
         )
 
-    def record(self, rows: Int[Tensor, " E"], at: Int[Tensor, " E"], drawn: Drawn, ends: Bool[Tensor, " E"]) -> None:
-        """Row `rows[e]` drew its token number `at[e]`."""
-        self.tokens[rows, at] = drawn.tokens.to(self.tokens.dtype)
-        self.logps[rows, at] = drawn.logps
-        self.behaviour_logps[rows, at] = drawn.behaviour_logps
-        self.num_tokens[rows] = at + 1
-        self.ended[rows] = ends
-
 
 def decode(
     model: nn.Module,
@@ -116,43 +153,36 @@ def decode(
     end_token_ids: Int[Tensor, " E"],
     settings: SamplingSettings,
 ) -> Draws:
-    """Draw up to T tokens for each of D rows; row r continues prompt r // (D / P) and uses the numbers uniform[r]."""
+    """Draw up to T tokens for each of D rows; row r continues prompt r // (D / P) and uses the numbers uniform[r].
+
+    Prompts of unlike length need a model that `pads_exactly`.
+    """
     device, (num_rows, max_tokens) = uniform.device, uniform.shape
-    shortest = min(len(prompt) for prompt in prompts)
     rows = torch.arange(num_rows, device=device)
     prompt = rows // (num_rows // len(prompts))
-    unread, num_unread = _unread(prompts, shortest, device)
-    decoder, logits = Decoder.prefill(model, _stack([p[:shortest] for p in prompts]).to(device))
+    decoder, logits = Decoder.prefill(model, prompts)
     decoder.select(prompt)
-    logits, unread, num_unread = (t.index_select(0, prompt) for t in (logits, unread, num_unread))
-    draws, going, step = Draws.empty(num_rows, max_tokens, device), torch.ones_like(rows, dtype=torch.bool), 0
-    while True:
-        at = step - num_unread  # which of its own tokens a row draws; negative while it still reads its prompt
-        drawn = draw(logits, uniform[rows, at.clamp(0, max_tokens - 1)], settings)
+    logits = logits.index_select(0, prompt)
+    draws, going = Draws.empty(num_rows, max_tokens, device), torch.ones_like(rows, dtype=torch.bool)
+    look_every = LOOK_EVERY.get(device.type, 1)
+    for step in range(max_tokens):
+        drawn = draw(logits, uniform[rows, step], settings)
         ends = torch.isin(drawn.tokens, end_token_ids)
-        new = (going & (at >= 0)).nonzero()[:, 0]
-        draws.record(rows[new], at[new], Drawn(*(t[new] for t in drawn)), ends[new])
-        going &= (at < 0) | ~(ends | (at == max_tokens - 1))
-        tokens = torch.where(at < 0, unread[:, min(step, unread.shape[1] - 1)], drawn.tokens)
-        num_going = int(going.sum())
-        if num_going == 0:
-            return draws
-        if num_going <= 0.75 * len(rows):  # a copy of the cache: not for every row that ends
+        draws.tokens[rows, step] = drawn.tokens.to(draws.tokens.dtype)
+        draws.logps[rows, step] = drawn.logps
+        draws.behaviour_logps[rows, step] = drawn.behaviour_logps
+        draws.num_tokens[rows] += going
+        draws.ended[rows] |= going & ends
+        going = going & ~ends
+        if step == max_tokens - 1:
+            break
+        tokens = drawn.tokens
+        if (step + 1) % look_every == 0:
             keep = going.nonzero()[:, 0]
-            decoder.select(keep)
-            rows, tokens, unread, num_unread, going = (t[keep] for t in (rows, tokens, unread, num_unread, going))
+            if len(keep) == 0:
+                break
+            if len(keep) <= 0.75 * len(rows):  # a copy of the cache: not for every row that ends
+                decoder.select(keep)
+                rows, tokens, going = rows[keep], tokens[keep], going[keep]
         logits = decoder.step(tokens)
-        step += 1
-
-
-def _unread(
-    prompts: Sequence[TokenIds], read: int, device: torch.device
-) -> tuple[Int[Tensor, "P U"], Int[Tensor, " P"]]:
-    """The tokens of each prompt after the first `read`, padded with zeros that nobody reads, and how many they are."""
-    counts = [len(p) - read for p in prompts]
-    padded = [np.pad(p[read:], (0, max(1, *counts) - c)) for p, c in zip(prompts, counts, strict=True)]
-    return _stack(padded).to(device), torch.tensor(counts, device=device)
-
-
-def _stack(arrays: Sequence[TokenIds]) -> Int[Tensor, "P T"]:
-    return torch.from_numpy(np.stack(arrays).astype(np.int64))
+    return draws

@@ -12,10 +12,13 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from tiltlm.core.errors import ConfigError
 from tiltlm.core.example import TokenIds
+
+BLOCK = 128
+"""Tokens of the vocabulary whose probabilities are summed together on the way to the one that is drawn."""
 
 
 @dataclass(frozen=True)
@@ -74,11 +77,33 @@ def draw(logits: Float[Tensor, "D V"], uniform: Float[Tensor, " D"], settings: S
         tokens = logps.argmax(-1, keepdim=True)
         return Drawn(tokens[:, 0], logps.gather(-1, tokens)[:, 0], torch.zeros_like(logps[:, 0]))
     behaviour = logps if settings.is_exact else _truncated(logps / settings.temperature, settings).log_softmax(-1)
-    cumulative = _running_sum(behaviour.exp())
-    total = cumulative[:, -1:]
-    goal = torch.minimum(uniform.to(total.dtype)[:, None] * total, total.nextafter(torch.zeros_like(total)))
-    tokens = torch.searchsorted(cumulative, goal, right=True).clamp(max=logits.shape[-1] - 1)
+    tokens = _invert(behaviour.exp(), uniform)
     return Drawn(tokens[:, 0], logps.gather(-1, tokens)[:, 0], behaviour.gather(-1, tokens)[:, 0])
+
+
+def _invert(probs: Float[Tensor, "D V"], uniform: Float[Tensor, " D"]) -> Int[Tensor, "D 1"]:
+    """Token i with F(i−1) ≤ u·F(V) < F(i): its block of the vocabulary first, then the token in the block.
+
+    A running sum over all of V, in float64, would cost more than the softmax.
+    """
+    missing = -probs.shape[-1] % BLOCK
+    whole = nn.functional.pad(probs, (0, missing)) if missing else probs
+    blocks = whole.reshape(len(whole), -1, BLOCK)
+    masses = blocks.sum(-1, dtype=_wide(probs))
+    block, rest = _first_above(masses, uniform.to(masses.dtype)[:, None] * masses.sum(-1, keepdim=True))
+    members = blocks.gather(1, block[..., None].expand(-1, -1, BLOCK))[:, 0].to(masses.dtype)
+    offset, _ = _first_above(members, rest)
+    return (block * BLOCK + offset).clamp(max=probs.shape[-1] - 1)  # beyond it only where a number is none
+
+
+def _first_above(masses: Float[Tensor, "D K"], goal: Float[Tensor, "D 1"]) -> tuple[Tensor, Tensor]:
+    """The first index whose running sum exceeds `goal` (the last with any mass, where none does), and what `goal` has
+    beyond the masses before it; both [D, 1]."""
+    running = masses.cumsum(-1)
+    total = running[:, -1:]
+    index = torch.searchsorted(running, torch.minimum(goal, total.nextafter(torch.zeros_like(total))), right=True)
+    index = index.clamp(max=masses.shape[-1] - 1)
+    return index, (goal - running.gather(-1, index) + masses.gather(-1, index)).clamp(min=0)
 
 
 def _truncated(scores: Float[Tensor, "D V"], settings: SamplingSettings) -> Float[Tensor, "D V"]:
@@ -89,15 +114,15 @@ def _truncated(scores: Float[Tensor, "D V"], settings: SamplingSettings) -> Floa
     if settings.top_p is not None:
         ordered, order = scores.sort(dim=-1, descending=True)
         probs = ordered.softmax(-1)
-        before = _running_sum(probs) - probs
+        before = probs.cumsum(-1, dtype=_wide(probs)) - probs
         cut = torch.empty_like(before, dtype=torch.bool).scatter_(-1, order, before >= settings.top_p)
         scores = scores.masked_fill(cut, -torch.inf)
     return scores
 
 
-def _running_sum(probs: Float[Tensor, "D V"]) -> Float[Tensor, "D V"]:
-    """In float64, where the device has it: a float32 sum over 100,000 tokens loses the rare ones."""
-    return probs.cumsum(-1, dtype=torch.float32 if probs.device.type == "mps" else torch.float64)
+def _wide(probs: Tensor) -> torch.dtype:
+    """float64, where the device has it: a float32 running sum over 100,000 tokens loses the rare ones."""
+    return torch.float32 if probs.device.type == "mps" else torch.float64
 
 
 def prompt_seeds(seed: int, prompts: Sequence[TokenIds]) -> list[int]:

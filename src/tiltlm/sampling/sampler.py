@@ -15,7 +15,7 @@ from tiltlm.core.errors import ConfigError, NumericsError
 from tiltlm.core.example import Response, TokenIds, token_ids
 from tiltlm.logprobs import PolicyModule
 from tiltlm.logprobs.modes import evaluating
-from tiltlm.sampling.decoding import Draws, decode
+from tiltlm.sampling.decoding import Draws, decode, pads_exactly
 from tiltlm.sampling.drawing import SamplingSettings, prompt_seeds, uniforms
 
 
@@ -80,7 +80,8 @@ def sample(
     samples: list[list[Sampled]] = [[] for _ in prompts]
     precision = torch.autocast(device.type, torch.bfloat16, enabled=policy.precision == "bf16")
     with evaluating(policy), policy.stock_attention(), precision:
-        for members, copies in _batches(prompts, n, settings):
+        mixed = len({len(p) for p in prompts}) > 1 and pads_exactly(policy.model, prompts)
+        for members, copies in _batches(prompts, n, settings, mixed):
             uniform = torch.cat([uniforms(seeds[i], n, settings.max_new_tokens)[copies] for i in members])
             draws = decode(policy.model, [prompts[i] for i in members], uniform.to(device), ends, settings)
             drawn = _unpack(draws)
@@ -104,16 +105,23 @@ def _check_lengths(policy: PolicyModule, prompts: Sequence[TokenIds], max_new_to
             )
 
 
-def _batches(prompts: Sequence[TokenIds], n: int, settings: SamplingSettings) -> Iterator[tuple[list[int], slice]]:
+def _batches(
+    prompts: Sequence[TokenIds], n: int, settings: SamplingSettings, mixed: bool
+) -> Iterator[tuple[list[int], slice]]:
     """Prompts to decode together, shortest first, and which of their n samples.
 
-    A prompt that is t tokens longer than the shortest makes its batch t steps longer: at most a quarter is allowed.
+    Args:
+        prompts: Token ids of each.
+        n: Samples of each.
+        settings: How many rows there may be, and how long they get.
+        mixed: Prompts of a batch may be unlike in length, as long as padding does not double what a row holds.
     """
     batches: list[list[int]] = []
     for i in sorted(range(len(prompts)), key=lambda i: len(prompts[i])):
         last = batches[-1] if batches else []
-        fits = len(last) < max(1, settings.max_rows // n)
-        if last and fits and len(prompts[i]) - len(prompts[last[0]]) <= settings.max_new_tokens // 4:
+        shortest = len(prompts[last[0]]) if last else 0
+        longest = 2 * shortest + settings.max_new_tokens if mixed else shortest
+        if last and len(last) < max(1, settings.max_rows // n) and len(prompts[i]) <= longest:
             last.append(i)
         else:
             batches.append([i])

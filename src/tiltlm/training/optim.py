@@ -1,4 +1,4 @@
-"""The optimiser and the learning rate: AdamW from torch, schedules from transformers.
+"""The optimiser and the learning rate: AdamW from torch or bitsandbytes, schedules from transformers.
 
 Both are plain: the learning rate is a pure function of the step, and the optimiser's memory is named tensors, so that
 a checkpoint needs a counter and safetensors, nothing pickled.
@@ -13,11 +13,13 @@ from torch.optim import AdamW, Optimizer
 from transformers import get_scheduler
 
 from tiltlm.core.errors import RunError
+from tiltlm.training.quantised import allocate, build_quantised
 from tiltlm.training.settings import TrainingSettings
 from tiltlm.training.wrapping import forget_gathered, like, whole
 
 FUSED = {"cpu", "cuda", "mps", "xpu"}
-MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+CONSTANTS = {"qmap1", "qmap2"}
+"""In the state of an 8-bit optimiser: the values that its 256 codes stand for, the same for every parameter."""
 
 
 def trainable(policy: nn.Module) -> dict[str, nn.Parameter]:
@@ -25,20 +27,28 @@ def trainable(policy: nn.Module) -> dict[str, nn.Parameter]:
     return {name: p for name, p in policy.named_parameters() if p.requires_grad}
 
 
-def build_optimizer(policy: nn.Module, settings: TrainingSettings, learning_rate: float) -> AdamW:
-    """AdamW over the trainable parameters; weight decay touches matrices only, never norms and biases."""
+def build_optimizer(policy: nn.Module, settings: TrainingSettings, learning_rate: float) -> Optimizer:
+    """AdamW over the trainable parameters, of the kind that `settings.optimizer` names.
+
+    Weight decay touches matrices only, never norms and biases.
+
+    Raises:
+        ConfigError: an 8-bit optimiser is asked for, and bitsandbytes is missing or does not run on this device.
+    """
     parameters = list(trainable(policy).values())
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": settings.weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
-    return AdamW(
-        [group for group in groups if group["params"]],
-        lr=learning_rate,
-        betas=(settings.adam_beta1, settings.adam_beta2),
-        eps=settings.adam_epsilon,
-        fused={p.device.type for p in parameters} <= FUSED,
-    )
+    groups = [group for group in groups if group["params"]]
+    knobs: dict[str, Any] = {
+        "lr": learning_rate,
+        "betas": (settings.adam_beta1, settings.adam_beta2),
+        "eps": settings.adam_epsilon,
+    }
+    if settings.optimizer != "adamw":
+        return build_quantised(policy, settings.optimizer, groups, **knobs)
+    return AdamW(groups, **knobs, fused={p.device.type for p in parameters} <= FUSED)
 
 
 def learning_rate_factor(settings: TrainingSettings, num_steps: int) -> Callable[[int], float]:
@@ -68,31 +78,45 @@ def clip(parameters: Iterable[nn.Parameter], max_norm: float | None) -> float:
 
 
 def optimizer_tensors(policy: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
-    """AdamW's memory as `parameter.moment` → whole tensor on the CPU; empty before the first step."""
+    """The optimiser's memory as `parameter.moment` → whole tensor on the CPU; empty before the first step."""
     forget_gathered(policy)  # it is kept by shard
     return {
-        f"{name}.{moment}": whole(optimizer.state[p][moment]).cpu()
-        for name, p in trainable(policy).items()
-        if p in optimizer.state
-        for moment in MOMENTS
+        f"{name}.{moment}": whole(torch.as_tensor(state[moment])).cpu()
+        for name, _, state, moment in _kept(policy, optimizer)
     }
 
 
+def _kept(policy: nn.Module, optimizer: Optimizer) -> list[tuple[str, nn.Parameter, dict[str, Any], str]]:
+    """Name of a parameter, the parameter, its state, and a key of it; for all that a checkpoint keeps."""
+    found = [(name, p, optimizer.state[p]) for name, p in trainable(policy).items() if p in optimizer.state]
+    return [(*own, moment) for own in found for moment in own[2] if moment not in CONSTANTS]
+
+
+@torch.no_grad()
 def restore_optimizer(policy: nn.Module, optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
     """Undo `optimizer_tensors`.
 
     Raises:
-        RunError: the tensors are those of other parameters.
+        RunError: the tensors are those of other parameters, or of another optimiser.
     """
-    expected = {f"{name}.{moment}" for name in trainable(policy) for moment in MOMENTS} if tensors else set()
-    if expected != set(tensors):
-        odd = sorted(expected ^ set(tensors))
+    if not tensors:
+        return
+    if isinstance(optimizer, AdamW):
+        for p in trainable(policy).values():
+            moments = {moment: torch.zeros_like(p) for moment in ("exp_avg", "exp_avg_sq")}
+            optimizer.state[p] = {"step": torch.zeros((), device=p.device), **moments}
+    else:
+        allocate(optimizer)
+    kept = {f"{name}.{moment}": (p, state, moment) for name, p, state, moment in _kept(policy, optimizer)}
+    if odd := sorted(set(kept) ^ set(tensors)):
         raise RunError(
             f"the checkpoint's optimiser state is of another model: {len(odd)} names differ, such as {odd[0]}"
         )
-    for name, p in trainable(policy).items() if tensors else ():
-        state = {moment: like(tensors[f"{name}.{moment}"], p) for moment in MOMENTS[1:]}
-        optimizer.state[p] = {"step": tensors[f"{name}.step"].to(p.device), **state}
+    for name, (p, state, moment) in kept.items():
+        if isinstance(state[moment], Tensor):
+            state[moment].copy_(like(tensors[name], p) if state[moment].shape == p.shape else tensors[name])
+        else:  # a count of steps
+            state[moment] = int(tensors[name])
 
 
 def whole_weights(policy: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -44,6 +44,9 @@ class TrainingSettings:
     """Share of all steps over which the learning rate rises from 0."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     """How the learning rate goes on after the warm-up: down to 0, or not at all."""
+    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = "adamw"
+    """AdamW with a memory of 8 bytes a trained parameter, or of 2 (bitsandbytes, the extra `quant`), or of 2 that the
+    device may move to the host where it is short of memory (CUDA only)."""
     weight_decay: float = 0.0
     """Decoupled decay of matrices (norms and biases have none)."""
     adam_beta1: float = 0.9
@@ -98,10 +101,16 @@ class TrainingSettings:
         if not 0 <= self.weight_decay < float("inf"):
             raise ConfigError(f"training.weight_decay is {self.weight_decay}; it must be zero or a positive number")
         self._known("schedule", self.schedule, ("linear", "cosine", "constant"))
+        self._known("optimizer", self.optimizer, ("adamw", "adamw_8bit", "paged_adamw_8bit"))
         self._known("parallel", self.parallel, ("replicate", "shard"))
         self._known("best_direction", self.best_direction, (None, "min", "max"))
         for tracker in self.trackers:
             self._known("trackers", tracker, KNOWN_TRACKERS)
+        if self.optimizer != "adamw" and self.parallel == "shard":
+            raise ConfigError(
+                f"training.optimizer={self.optimizer} quantises whole tensors and training.parallel=shard has none; "
+                "use adamw, whose memory is then shared out, or parallel=replicate"
+            )
         if self.best_metric is None:
             for name in ("early_stopping", "best_direction"):
                 if getattr(self, name) is not None:

@@ -86,6 +86,22 @@ def test_a_rare_token_of_a_large_vocabulary_keeps_its_probability():
     assert tokens == [150_000, 150_000, 150_001]
 
 
+@pytest.mark.parametrize("size", [1, 127, 128, 129, 1000])
+def test_blocks_change_nothing(size):
+    """Against one running sum over the whole vocabulary, with tokens and whole blocks of no probability among them."""
+    generator = torch.Generator().manual_seed(size)
+    logits = 3 * torch.randn(400, size, generator=generator)
+    logits[
+        :, (torch.rand(size, generator=generator) < 0.3).index_fill(0, torch.tensor([size // 2]), False)
+    ] = -torch.inf
+    logits[:, 256:512] = -torch.inf
+    u = torch.rand(400, generator=generator, dtype=torch.float64)
+    u[:2] = torch.tensor([0.0, math.nextafter(1.0, 0.0)], dtype=torch.float64)
+    running = logits.log_softmax(-1).exp().double().cumsum(-1)
+    expected = (running <= (u * running[:, -1])[:, None]).sum(-1)
+    assert torch.equal(draw(logits, u, settings()).tokens, expected)
+
+
 def test_seeds_go_with_content():
     a, b = token_ids([1, 2]), token_ids([1, 3])
     assert prompt_seeds(0, [a, b]) == prompt_seeds(0, [b, a])[::-1]

@@ -13,6 +13,8 @@ from tiltlm.core.example import TokenIds, token_ids
 from tiltlm.logprobs.plain import separate_logps
 from tiltlm.logprobs.policy import PolicyModule
 from tiltlm.sampling import Sampled, SamplingSettings, sample
+from tiltlm.sampling.decoding import LOOK_EVERY, pads_exactly
+from tiltlm.sampling.sampler import _batches
 
 VOCAB = 40
 END = 3
@@ -104,6 +106,51 @@ def test_what_a_prompt_yields_does_not_depend_on_its_company(policy):
     for max_rows in (1, 3, 8):
         other = SamplingSettings(12, max_rows=max_rows)
         assert together == texts(sample(policy, asked, 4, other, **SEED))
+
+
+def test_looking_seldom_changes_nothing(policy, monkeypatch):
+    """Rows that have ended go on unread until the next look, as on a device that has to be waited for."""
+    asked = prompts(4, 5, 6)
+    expected = sample(policy, asked, 20, SETTINGS, **SEED)
+    monkeypatch.setitem(LOOK_EVERY, "cpu", 5)
+    found = sample(policy, asked, 20, SETTINGS, **SEED)
+    assert texts(found) == texts(expected)
+    assert {s.ended for group in found for s in group} == {True, False}
+    for a, b in zip(*([s for group in drawn for s in group] for drawn in (found, expected)), strict=True):
+        assert a.ended == b.ended
+        np.testing.assert_allclose(a.token_logps, b.token_logps, atol=1e-5, rtol=0)
+
+
+def test_what_is_found_to_pad_exactly():
+    """Attention, windows or not; recurrent states would have read the padding, so lfm2 is batched by length."""
+    found = {}
+    for family, config in CONFIGS.items():
+        policy = build(config)
+        with torch.no_grad(), policy.stock_attention():
+            found[family] = pads_exactly(policy.model, prompts(4, 9))
+    assert found == {"llama": True, "mistral": True, "gemma2": True, "gpt2": True, "lfm2": False}
+
+
+def test_a_model_that_reads_its_padding_is_found(policy):
+    """One whose forward takes a mask and drops it."""
+    broken = build(LLAMA)
+    forward = broken.model.forward
+
+    def deaf(input_ids, attention_mask=None, position_ids=None, **keywords):
+        return forward(input_ids, position_ids=position_ids, **keywords)
+
+    broken.model.forward = deaf
+    with torch.no_grad(), broken.stock_attention():
+        assert not pads_exactly(broken.model, prompts(4, 9))
+    asked = prompts(4, 9)
+    assert texts(sample(broken, asked, 3, SETTINGS, **SEED)) == texts(sample(policy, asked, 3, SETTINGS, **SEED))
+
+
+def test_padding_never_doubles_a_row():
+    asked = prompts(10, 20, 33, 31, 90)
+    mixed, equal = ([members for members, _ in _batches(asked, 2, SETTINGS, m)] for m in (True, False))
+    assert mixed == [[0, 1, 3], [2], [4]]  # up to 2 · 10 + 12 = 32 tokens beside 10
+    assert equal == [[0], [1], [3], [2], [4]]
 
 
 def test_a_prompt_that_occurs_again_draws_anew(policy):
@@ -222,3 +269,13 @@ def test_numbers_that_are_none_are_an_error():
         broken.model.get_input_embeddings().weight.fill_(torch.nan)
     with pytest.raises(NumericsError, match="not finite"):
         sample(broken, prompts(3), 2, SETTINGS, **SEED)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_device_the_same_numbers_decide():
+    """In float32, where rounding moves no draw of these few from one token to another."""
+    asked = prompts(4, 6, 9)
+    here, there = (texts(sample(build(LLAMA).to(device), asked, 4, SETTINGS, **SEED)) for device in ("cpu", "cuda"))
+    same = [a == b for mine, its in zip(here, there, strict=True) for a, b in zip(mine, its, strict=True)]
+    assert sum(same) >= len(same) - 1
