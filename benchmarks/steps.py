@@ -27,7 +27,6 @@ HERE = Path(__file__).resolve().parent
 DATA = HERE.parent.parent / "shared" / "data" / "hh-harmless.jsonl.gz"
 RESULTS = HERE / "results" / "steps.jsonl"
 ALL = ("tiltlm", "tiltlm packed", "plain loop", "TRL default", "TRL best")
-OWN = ("tiltlm", "tiltlm packed")
 STEPS = 4
 """Of a process; the first is for warming up."""
 

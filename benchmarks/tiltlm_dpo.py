@@ -51,15 +51,11 @@ def make_reference(kind: str, policy: Policy, examples: tuple[Example, ...], sto
     return reference
 
 
-def run(folder: Path, reference_kind: str, layout: Any, checkpointing: bool) -> dict[str, Any]:
+def run(folder: Path, reference_kind: str, layout: Any) -> dict[str, Any]:
     """Train one pass over the workload; its record."""
     workload = json.loads((folder / "workload.json").read_text())
     torch.set_num_threads(workload["threads"])
-    policy = load_policy(
-        ModelSettings(
-            str(folder / "model"), precision=workload["precision"], layout=layout, gradient_checkpointing=checkpointing
-        )
-    )
+    policy = load_policy(ModelSettings(str(folder / "model"), precision=workload["precision"], layout=layout))
     data = load_rows(folder, policy.tokenizer)
     settings = settings_of(workload)
     watch = Watch()
@@ -102,9 +98,8 @@ def main() -> None:
     parser.add_argument("record", type=Path)
     parser.add_argument("--reference", choices=("loop", "cached"), required=True)
     parser.add_argument("--layout", choices=("shared", "packed", "padded"), default="shared")
-    parser.add_argument("--checkpointing", action="store_true")
     args = parser.parse_args()
-    args.record.write_text(json.dumps(run(args.workload, args.reference, args.layout, args.checkpointing)))
+    args.record.write_text(json.dumps(run(args.workload, args.reference, args.layout)))
 
 
 if __name__ == "__main__":

@@ -214,7 +214,7 @@ def prepare(folder: Path, name: str, data: Path, num_steps: int, precision: str 
     tokenizer.save_pretrained(folder / "model")
     write_lines(folder / "rows.jsonl", rows)
     workload = {
-        "name": name, **asdict(chosen), "shape_name": chosen.shape, "shape": shape, "precision": precision,
+        "name": name, **asdict(chosen), "shape": shape, "precision": precision,
         "threads": threads, "beta": 0.1, "learning_rate": 1e-4, "num_steps": num_steps,
         "num_parameters": sum(p.numel() for p in model.parameters()),
     }  # fmt: skip

@@ -9,7 +9,7 @@ from tiltlm.core.errors import ConfigError, DataError
 from tiltlm.core.example import Example
 from tiltlm.core.needs import Need, Shape, Use
 from tiltlm.data.accounting import Accounting, Defect
-from tiltlm.data.columns import REFERENCE, detect
+from tiltlm.data.columns import REFERENCE, Schema, detect
 from tiltlm.data.convert import announce
 from tiltlm.data.encoder import Encoder
 from tiltlm.data.kept import Kept, keep, open_kept, place_of
@@ -83,14 +83,8 @@ def load_data(
     if not columns:
         refuse_unreadable(rows)
     schema = detect(columns, settings, use_reference_columns=use_reference_columns)
-    if use_reference_columns and needs_partners:
-        raise ConfigError(
-            "reference=columns: this objective also needs the reference on mismatched pairs; name another"
-        )
-    if use_reference_columns and not schema.roles & REFERENCE:
-        raise DataError(
-            f"reference=columns: the data has none of {', '.join(sorted(REFERENCE))}; name another reference"
-        )
+    if use_reference_columns:
+        check_reference_columns(schema, needs_partners)
     notes = [*announce(schema, objective_shape, needs, uses), *hub_notes]
     loader = Loader(settings, encoder, schema, objective_shape, needs, needs_reference=use_reference_columns)
     max_length = loader.max_length
@@ -115,6 +109,18 @@ def load_data(
         max_length=max_length,
         has_reference=use_reference_columns,
     )
+
+
+def check_reference_columns(schema: Schema, needs_partners: bool) -> None:
+    """Refuse the data's own columns as a reference where they cannot be one."""
+    if needs_partners:
+        raise ConfigError(
+            "reference=columns: this objective also needs the reference on mismatched pairs; name another"
+        )
+    if not schema.roles & REFERENCE:
+        raise DataError(
+            f"reference=columns: the data has none of {', '.join(sorted(REFERENCE))}; name another reference"
+        )
 
 
 def tokenise(

@@ -53,6 +53,7 @@ class ModelReference(Reference):
         self._max_tokens = max_tokens
         self._found: list[Answer] = []
         self._num_found = 0
+        self._chance = random.Random()  # its own: a run's seeded generators are not for this
         self.is_live = store is None
 
     def __str__(self) -> str:
@@ -93,7 +94,7 @@ class ModelReference(Reference):
 
     def _remember(self, answer: Answer) -> None:
         """Keep a few of what was found for the audit; each has the same chance."""
-        at = len(self._found) if len(self._found) < FOR_AUDIT else random.randrange(self._num_found + 1)
+        at = len(self._found) if len(self._found) < FOR_AUDIT else self._chance.randrange(self._num_found + 1)
         self._num_found += 1
         if at < FOR_AUDIT:
             self._found[at : at + 1] = [answer]
