@@ -148,20 +148,19 @@ class Bench:
                 raise ValueError(system)
 
     def best_micro_batch(self, folder: Path) -> int:
-        """The size that makes TRL fastest here: one timed step with each, once a workload."""
-        known = folder / "micro_batch.json"
-        if not known.exists():
-            a_step = json.loads((folder / "workload.json").read_text())["pairs_a_step"]
-            seconds = {}
-            for size in (s for s in (1, 2, 4, 8) if s <= a_step and a_step % s == 0):
-                output = folder / f"pilot-{size}.json"
-                options = ["--reference", "cached", "--setting", "best", "--micro-batch", size, "--steps", 2]
-                program = [self.trl_python, HERE / "peers" / "trl_dpo.py", folder, output, *options]
-                self.start(program, folder)
-                seconds[size] = json.loads(output.read_text())["step_seconds"][0]
-            print("TRL, seconds a step by micro-batch:", seconds, file=sys.stderr)
-            known.write_text(json.dumps(min(seconds, key=seconds.__getitem__)))
-        return int(json.loads(known.read_text()))
+        """The size that makes TRL fastest here: one timed step with each, once a workload and kept with the records."""
+        workload = json.loads((folder / "workload.json").read_text())
+        kept = self.results.with_name(f"{self.results.stem}_micro_batches.json")
+        pilots = json.loads(kept.read_text()) if kept.exists() else {}
+        seconds = pilots.setdefault(f"{workload['name']} {self.precision}", {})
+        for size in (s for s in (1, 2, 4, 8) if workload["pairs_a_step"] % s == 0 and str(s) not in seconds):
+            output = folder / f"pilot-{size}.json"
+            options = ["--reference", "cached", "--setting", "best", "--micro-batch", size, "--steps", 2]
+            self.start([self.trl_python, HERE / "peers" / "trl_dpo.py", folder, output, *options], folder)
+            seconds[str(size)] = json.loads(output.read_text())["step_seconds"][0]
+            kept.write_text(json.dumps(pilots, indent=2) + "\n")
+        print("TRL, seconds a step by micro-batch:", seconds, file=sys.stderr)
+        return int(min(seconds, key=seconds.__getitem__))
 
     def start(self, command: list[Any], folder: Path) -> None:
         """Run a process to its end, offline, with so many threads; its output is shown only where it fails."""
