@@ -67,7 +67,7 @@ def main() -> int:
     for (workload, reference), own in results.items():
         lines += section(workload, reference, own)
     if growth(results):
-        lines += ["## Growth", "", "![Growth with vocabulary and pairs](figures/speed-growth.svg)", ""]
+        lines += ["## Growth", "", "![Growth with vocabulary, pairs and length](figures/speed-growth.svg)", ""]
     (DOCS / "figures").mkdir(exist_ok=True)
     bars(results)
     (DOCS / "speed.md").write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
@@ -209,15 +209,21 @@ def bars(results: Results) -> None:
 
 
 def growth(results: Results) -> bool:
-    """Time and memory by vocabulary and by pairs a step, ours and TRL's; whether there is anything to draw."""
+    """Time and memory by vocabulary, pairs and tokens a step, ours and TRL's; whether there is anything to draw."""
     by_vocabulary = {
         WORKLOADS[w].vocabulary: results.get((w, "cached")) for w in ("micro-hh", "micro33-hh", "micro49-hh")
     }
     by_pairs = {WORKLOADS[w].batch_size: results.get((w, "cached")) for w in ("micro-hh4", "micro-hh", "micro-hh16")}
     if not all([*by_vocabulary.values(), *by_pairs.values()]):
         return False
-    figure, panels = plt.subplots(2, 2, figsize=(8, 5.5), sharex="col")
-    for column, (title, group) in enumerate((("vocabulary", by_vocabulary), ("pairs a step", by_pairs))):
+    by_length = {
+        workload.batch_size * sum(TRIPLES[workload.profile]): results.get((name, "cached"))
+        for name, workload in WORKLOADS.items()
+        if workload.shape == "micro" and workload.profile in TRIPLES
+    }
+    figure, panels = plt.subplots(2, 3, figsize=(10, 5.5), sharex="col")
+    groups = {"vocabulary": by_vocabulary, "pairs a step": by_pairs, "distinct tokens a step": by_length}
+    for column, (title, group) in enumerate(groups.items()):
         for row, (unit, value) in enumerate((("s/step", lambda s: s.seconds), ("GB", lambda s: s.megabytes / 1e3))):
             axes = panels[row][column]
             for system in ("tiltlm", "TRL default"):

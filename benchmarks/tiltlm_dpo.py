@@ -51,14 +51,14 @@ def make_reference(kind: str, policy: Policy, examples: tuple[Example, ...], sto
     return reference
 
 
-def run(folder: Path, reference_kind: str, layout: Any) -> dict[str, Any]:
+def run(folder: Path, reference_kind: str, layout: Any, watch: Watch | None = None) -> dict[str, Any]:
     """Train one pass over the workload; its record."""
     workload = json.loads((folder / "workload.json").read_text())
     torch.set_num_threads(workload["threads"])
     policy = load_policy(ModelSettings(str(folder / "model"), precision=workload["precision"], layout=layout))
     data = load_rows(folder, policy.tokenizer)
     settings = settings_of(workload)
-    watch = Watch()
+    watch = watch or Watch()
     with tempfile.TemporaryDirectory() as scratch, RunDirectory.open(Path(scratch) / "run") as directory:
         store = Path(scratch) / "store"
         reference = make_reference(reference_kind, policy, tuple(data.train), store, settings.max_tokens)

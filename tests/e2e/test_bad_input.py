@@ -61,6 +61,11 @@ def test_weights_as_pickle(attempt, tmp_path, model):
     attempt("pickle.*safetensors", ModelError, model=folder, data=rows(tmp_path / "d.jsonl", *good(4)))
 
 
+def test_balance_of_experts_where_there_are_none(attempt, tmp_path):
+    data = rows(tmp_path / "d.jsonl", *good(4))
+    attempt("no routers.*leave it at 0", ModelError, data=data, router_aux_loss_coef=0.01)
+
+
 def test_a_missing_model_folder(attempt, tmp_path):
     attempt("no-such-model", ModelError, model=tmp_path / "no-such-model", data=rows(tmp_path / "d.jsonl", *good(4)))
 

@@ -54,6 +54,11 @@ class ResponseLogps:
     π − π_ref; none reaches the reference."""
     ref_entropy_shares: Float[Tensor, " R"] | None = None
     """H(π_ref(·|·)) / log V: the entropy as a share of the largest possible, in [0, 1]. No gradient."""
+    router_loads: Float[Tensor, "L E"] | None = None
+    """Of a mixture of experts, where asked for: how many tokens of all sequences chose each expert, by router. No
+    gradient."""
+    router_probabilities: Float[Tensor, "L E"] | None = None
+    """Likewise the sum of the routers' probabilities over the tokens. Carries gradient."""
 
     @property
     def seq_logps(self) -> Float[Tensor, " N"]:

@@ -146,7 +146,8 @@ def tokenise(
         for rows, from_eval in zip(parts, (False, True), strict=False):
             yield from load_blocks(loader, rows, from_eval, num_processes)
 
-    return keep(place if is_kept else None, blocks, columns)
+    limit = None if settings.cache_limit is None else round(settings.cache_limit * 1e9)
+    return keep(place if is_kept else None, blocks, columns, limit)
 
 
 def survey(parts: Iterable[Rows]) -> tuple[dict[str, str], int]:

@@ -5,10 +5,12 @@ template, the settings and the objective's needs. It is written under another na
 checked when it is opened.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import tempfile
 import zlib
@@ -38,9 +40,15 @@ DEFINITION = "1"
 """Moves when the same rows become other examples, or the files have another form."""
 
 NO_MATTER = frozenset(
-    {"train", "eval", "revision", "chat_template", "max_length", "max_bad", "on_bad", "cache", "processes"}
-)
+    {
+        "train", "eval", "revision", "chat_template", "max_length", "max_bad", "on_bad", "cache", "cache_limit",
+        "processes",
+    }
+)  # fmt: skip
 """Settings that change no example, or whose effect is in the key already: the content behind a name, a template."""
+
+_ENTRY = re.compile(r"[0-9a-f]{32}(\.tmp)?")
+"""Names of entries, and of those that are being written."""
 
 TABLES = ("train.arrow", "held_out.arrow")
 ABOUT = "about.json"
@@ -123,7 +131,10 @@ def open_kept(folder: Path) -> Kept | None:
     if not folder.is_dir():
         return None
     try:
-        return _open(folder)
+        kept = _open(folder)
+        with contextlib.suppress(OSError):  # another user's
+            (folder / ABOUT).touch()  # it was used now: `make_room` goes by that
+        return kept
     except (OSError, ValueError, LookupError, TypeError, pa.ArrowException) as error:
         log.warning(
             "tokenised data: %s is damaged (%s); it is removed, and its rows are tokenised again", folder, error
@@ -132,7 +143,9 @@ def open_kept(folder: Path) -> Kept | None:
         return None
 
 
-def keep(folder: Path | None, blocks: Callable[[], Iterable[Block]], columns: Mapping[str, str]) -> Kept:
+def keep(
+    folder: Path | None, blocks: Callable[[], Iterable[Block]], columns: Mapping[str, str], limit: int | None = None
+) -> Kept:
     """Write what the rows become, and open it.
 
     Args:
@@ -140,6 +153,7 @@ def keep(folder: Path | None, blocks: Callable[[], Iterable[Block]], columns: Ma
             which the system takes back when nobody reads it any more.
         blocks: begins to load them.
         columns: of the rows, for who opens it next.
+        limit: bytes that all entries may have together afterwards, see `make_room`.
 
     Raises:
         ConfigError: the folder cannot be made.
@@ -168,9 +182,49 @@ def keep(folder: Path | None, blocks: Callable[[], Iterable[Block]], columns: Ma
             unfinished.rename(folder)  # no fsync: should the machine stop here, the checksums will tell
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
-        return _open(folder)
+        kept = _open(folder)
     finally:
         lock.release()
+    if limit is not None:
+        make_room(folder, limit)
+    return kept
+
+
+def make_room(used: Path, limit: int) -> None:
+    """Remove the entries beside `used` that were not used for longest, until all have at most `limit` bytes together.
+
+    What another process has open stays readable for it. What killed processes left unfinished is removed too.
+    """
+    entries = []
+    for folder in used.parent.iterdir():
+        with contextlib.suppress(OSError):  # removed meanwhile, or not of our making
+            if _ENTRY.fullmatch(folder.name) and folder.is_dir():
+                seconds = 0.0 if folder.suffix else (folder / ABOUT).stat().st_mtime
+                entries.append((seconds, sum(file.stat().st_size for file in folder.iterdir()), folder))
+    left = sum(size for _, size, _ in entries)
+    removed = 0
+    for _, size, folder in sorted(entries):
+        if folder == used or (left <= limit and not folder.suffix):
+            continue
+        try:
+            with FileLock(folder.with_suffix(".lock"), blocking=False):
+                unfinished = folder.with_suffix(".tmp")
+                if folder != unfinished:
+                    folder.rename(unfinished)  # nobody shall find half an entry
+                shutil.rmtree(unfinished)
+        except (OSError, Timeout):  # being written, another user's, or another process is quicker
+            continue
+        left, removed = left - size, removed + size
+    if removed:
+        log.info(
+            "tokenised data: removed %.3g GB from %s that were not used for longest, %.3g GB are left",
+            removed / 1e9, used.parent, left / 1e9,
+        )  # fmt: skip
+    if left > limit:
+        log.warning(
+            "tokenised data: %s has %.3g GB that are in use, more than data.cache_limit (%.3g GB)",
+            used.parent, left / 1e9, limit / 1e9,
+        )  # fmt: skip
 
 
 def _locked(folder: Path) -> FileLock:

@@ -10,6 +10,9 @@ Truncation = Literal["left_prompt", "drop", "right_response", "error"]
 OnBad = Literal["drop", "error"]
 AssistantTurns = Literal["last", "all"]
 
+CACHE_LIMIT = 20.0
+"""Default of `cache_limit`: some twenty million pairs of ordinary length."""
+
 LONGEST = 2048
 """Length that `max_length=None` never exceeds: windows of 128k tokens are no reason to spend memory on them."""
 
@@ -63,6 +66,9 @@ class DataSettings:
     cache: bool | str = True
     """Whether tokenised data is kept for later runs, by content. True: from 20,000 rows on, in `$TILTLM_CACHE` or the
     user's cache folder. A folder: there, however few rows. False: never."""
+    cache_limit: float | None = CACHE_LIMIT
+    """Gigabytes (10⁹ bytes) of that folder. Beyond, what was not used for longest is removed, but never what this run
+    uses; null: no limit."""
     processes: int | None = None
     """Processes that tokenise. None: one a core from 20,000 rows on, else one."""
 
@@ -78,6 +84,10 @@ class DataSettings:
         demand(0 <= self.eval_fraction < 1, "eval_fraction", "a share of prompts, at least 0 and below 1")
         demand(0 <= self.max_bad <= 1, "max_bad", "a share of rows, from 0 to 1")
         demand(self.limit is None or self.limit >= 1, "limit", "at least 1 row")
+        limit = self.cache_limit
+        demand(limit is None or limit > 0, "cache_limit", "gigabytes, above 0 (null: no limit)")
+        unused = self.cache is False and limit != CACHE_LIMIT
+        demand(not unused, "cache_limit", "it has no effect, because data.cache is false; remove one of them")
         demand(self.processes is None or self.processes >= 1, "processes", "at least 1")
         demand(self.max_length is None or self.max_length >= 2, "max_length", "at least 2: a prompt and an answer")
         both = self.eval is not None and self.eval_fraction > 0

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from tiltlm.core.forest import Forest
@@ -25,11 +25,22 @@ class Inputs(NamedTuple):
     predicts: Int[Tensor, " R"]
     """Index into the flattened batch of the token that predicts scored token r."""
 
+    def read(self, hidden: Float[Tensor, "B N D"]) -> Float[Tensor, "R D"]:
+        """The hidden states that predict."""
+        # `index_select`: the backward of plain indexing is not deterministic on a CPU once a row repeats.
+        return hidden.flatten(0, 1).index_select(0, self.predicts)
 
-def arrange(forest: Forest, layout: LayoutName) -> Inputs:
-    """The inputs of the model call for this forest under this layout."""
+
+def arrange(forest: Forest, layout: LayoutName, whole: bool = False) -> Inputs:
+    """The inputs of the model call for this forest under this layout.
+
+    Args:
+        forest: The responses.
+        layout: Which of the three.
+        whole: The last layer too computes every token of a shared row (`last_layer.py` leaves out what nobody reads).
+    """
     if layout == "shared":
-        trees = Layout(forest.prompt_lengths, forest.branch_lengths)
+        trees = Layout(forest.prompt_lengths, forest.branch_lengths, whole)
         return _row(forest.token_ids, forest.position_ids, trees, forest.predicts)
     apart = separate(forest)
     if layout == "packed":

@@ -114,5 +114,5 @@ def _hooks(layer: nn.Module) -> LastLayer | None:
 def announce_attention(attention: nn.Module, layout: Layout) -> None:
     """To be called by the attention of every layer; only the last one is listened to."""
     last: LastLayer | None = getattr(attention, _MARK, None)
-    if last is not None:
+    if last is not None and not layout.whole:
         last.attended(attention, layout)

@@ -10,7 +10,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from tiltlm.core.errors import ModelError
 from tiltlm.core.forest import Forest
@@ -82,18 +82,16 @@ class ForestModule(nn.Module):
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
-    def _hidden(self, inputs: Inputs) -> Tensor:
-        """The last hidden state of each token that `inputs` says is read, [R D]."""
-        hidden: Tensor = self.bare_model.base_model(**inputs.keywords, use_cache=False)[0]
-        # `index_select`: the backward of plain indexing is not deterministic on a CPU once a row repeats.
-        return hidden.flatten(0, 1).index_select(0, inputs.predicts)
+    def _body(self, inputs: Inputs, **asked: bool) -> Any:
+        """What the model computes below its head; `asked` are its own `output_…` options."""
+        return self.bare_model.base_model(**inputs.keywords, use_cache=False, **asked)
 
     @torch.no_grad()
     def attention_routes(self, forest: Forest) -> list[str]:
         """Which routes compute attention in a forward of this module, and why; none where attention is the stock's."""
         inputs = arrange(forest.to(self.device), self.layout)
         with evaluating(self), self._autocast():
-            self._hidden(inputs)
+            self._body(inputs)
         layout = inputs.keywords.get("layout")
         return [] if layout is None else layout.routes
 

@@ -7,6 +7,7 @@ root: a call past the wrapper leaves ranks unsynchronised without a word. Saving
 import inspect
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -17,6 +18,7 @@ from tiltlm.logprobs.expand import Inputs, LayoutName, arrange
 from tiltlm.logprobs.head import Head, find_head
 from tiltlm.logprobs.module import ForestModule
 from tiltlm.logprobs.precision import Precision
+from tiltlm.logprobs.routing import Routing, count, experts_per_token, sequence_counts
 from tiltlm.logprobs.states import States, affine
 from tiltlm.logprobs.token_values import TokenValues, token_values
 
@@ -46,7 +48,11 @@ class PolicyModule(ForestModule):
         self._lay_out()
 
     def forward(
-        self, forest: Forest, extras: frozenset[Extra] = frozenset(), beside: States | None = None
+        self,
+        forest: Forest,
+        extras: frozenset[Extra] = frozenset(),
+        beside: States | None = None,
+        routing: bool = False,
     ) -> ResponseLogps:
         """Log-probability of every scored token, float32 (float64 for a float64 model), with gradient.
 
@@ -57,15 +63,22 @@ class PolicyModule(ForestModule):
             extras: What else is wanted of every scored token.
             beside: The reference's states for this forest, where an extra reads them; its log-probabilities are then
                 part of the result.
+            routing: Also count what the routers of a mixture of experts do; the last layer is then computed whole.
 
         Raises:
-            ModelError: a sequence is too long, or the reference's vocabulary is of another size.
+            ModelError: a sequence is too long, the reference's vocabulary is of another size, or there are no routers.
             ConfigError: an extra reads the reference's states and there are none.
         """
         forest = forest.to(self.device)
         self._refuse_too_long(forest)
+        inputs = arrange(forest, self.layout, whole=routing)
+        routers = None
         with self._autocast():
-            values = self.values_of(arrange(forest, self.layout), forest.targets, extras, beside)
+            if routing:
+                rows, routers = self._routed_rows(inputs, sequence_counts(forest, self.layout))
+            else:
+                rows, _ = self._rows(inputs)
+            values = self._values(rows, forest.targets, extras, beside)
         return ResponseLogps(
             values.logps,
             forest.response,
@@ -75,17 +88,19 @@ class PolicyModule(ForestModule):
             entropies=values.entropies,
             ref_kls=values.ref_kls,
             ref_entropy_shares=values.ref_entropy_shares,
+            router_loads=None if routers is None else routers.loads,
+            router_probabilities=None if routers is None else routers.probabilities,
         )
 
-    def values_of(
-        self,
-        inputs: Inputs,
-        targets: Int[Tensor, " R"],
-        extras: frozenset[Extra] = frozenset(),
-        beside: States | None = None,
+    def values_of(self, inputs: Inputs, targets: Int[Tensor, " R"]) -> TokenValues:
+        """The forward on arranged inputs, for the self-check; everyone else calls the module."""
+        rows, _ = self._rows(inputs)
+        return self._values(rows, targets, frozenset(), None)
+
+    def _values(
+        self, rows: Tensor, targets: Int[Tensor, " R"], extras: frozenset[Extra], beside: States | None
     ) -> TokenValues:
-        """The forward on arranged inputs. For `forward` and the self-check; everyone else calls the module."""
-        return token_values(self.head, self._rows(inputs), self.get_output_embeddings(), targets, extras, beside)
+        return token_values(self.head, rows, self.get_output_embeddings(), targets, extras, beside)
 
     @torch.no_grad()
     def states(self, forest: Forest) -> States:
@@ -97,7 +112,7 @@ class PolicyModule(ForestModule):
         forest = forest.to(self.device)
         self._refuse_too_long(forest)
         with self._autocast():
-            rows = self._rows(arrange(forest, self.layout))
+            rows, _ = self._rows(arrange(forest, self.layout))
         module = self.get_output_embeddings()
         match self.head.route:
             case "fused":
@@ -109,24 +124,33 @@ class PolicyModule(ForestModule):
             case "model":
                 return States(rows, None, None, self.head)
 
-    def _rows(self, inputs: Inputs) -> Float[Tensor, "R D"]:
-        """What the head reads for each scored token; of a head of unknown shape, the model's own logits."""
+    def _rows(self, inputs: Inputs, **asked: bool) -> tuple[Float[Tensor, "R D"], Any]:
+        """What the head reads for each scored token; of a head of unknown shape, the model's own logits. And all that
+        the model returned."""
         if self.head.route == "model":
-            return own_logits(self.bare_model, inputs)
-        return self._hidden(inputs)
+            return own_logits(self.bare_model, inputs, **asked)
+        output = self._body(inputs, **asked)
+        return inputs.read(output[0]), output
+
+    def _routed_rows(self, inputs: Inputs, counts: Float[np.ndarray, " S"]) -> tuple[Float[Tensor, "R D"], Routing]:
+        """The same, and what the routers did."""
+        chosen = experts_per_token(self.bare_model)
+        rows, output = self._rows(inputs, output_router_logits=True)
+        return rows, count(output.router_logits, counts, chosen)
 
 
-def own_logits(model: Any, inputs: Inputs) -> Float[Tensor, "R V"]:
-    """The model's own logits at the rows that predict: for heads of unknown shape.
+def own_logits(model: Any, inputs: Inputs, **asked: bool) -> tuple[Float[Tensor, "R V"], Any]:
+    """The model's own logits at the rows that predict, for heads of unknown shape; and all that it returned.
 
     Rows are named once each; a 1-D index serves every model that takes one, and repeats follow afterwards.
     """
     rows, repeat = torch.unique(inputs.predicts, return_inverse=True)
     keep = {"logits_to_keep": rows} if _keeps_rows(model, inputs) else {}
-    logits: Tensor = model(**inputs.keywords, use_cache=False, **keep).logits.flatten(0, 1)
+    output = model(**inputs.keywords, use_cache=False, **keep, **asked)
+    logits: Tensor = output.logits.flatten(0, 1)
     if not keep:
         logits = logits.index_select(0, rows)
-    return logits.index_select(0, repeat)
+    return logits.index_select(0, repeat), output
 
 
 def _keeps_rows(model: Any, inputs: Inputs) -> bool:

@@ -55,7 +55,7 @@ class ScoreModule(ForestModule):
 
     def scores_of(self, inputs: Inputs) -> Float[Tensor, " N"]:
         """The forward on arranged inputs. For `forward` and the self-check; everyone else calls the module."""
-        hidden, head = self._hidden(inputs), self._head()
+        hidden, head = inputs.read(self._body(inputs)[0]), self._head()
         with torch.autocast(hidden.device.type, enabled=False):
             scores: Tensor = head(hidden.to(float_dtype(head)))[:, 0]
         return scores.to(torch.promote_types(scores.dtype, torch.float32))

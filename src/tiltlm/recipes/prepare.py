@@ -13,6 +13,7 @@ from tiltlm.data import Encoder, PreferenceData, load_data
 from tiltlm.data.content import prompt_numbers
 from tiltlm.data.sequences import Joined, Selection
 from tiltlm.logprobs import Loaded, Policy, Scorer, load_policy, load_scorer
+from tiltlm.logprobs.routing import experts_per_token
 from tiltlm.objectives import Objective
 from tiltlm.objectives.terms import reads_scores
 from tiltlm.recipes.methods import played
@@ -79,6 +80,8 @@ def prepare(settings: RunSettings, device: torch.device) -> Prepared:
     load = load_scorer if reads_scores(objective) else load_policy
     policy: Policy | Scorer = load(settings.model, device)
     note_all(policy.notes)
+    if settings.training.router_aux_loss_coef > 0:
+        experts_per_token(policy.module.bare_model)  # refused before the data are read
     data = load_data(
         settings.data,
         encoder_of(policy),

@@ -128,8 +128,9 @@ class Trainer:
         who = identity(policy, self.objective, self.reference, settings, self.learning_rate, self.fingerprint)
         module = wrap(policy.train(), self.world, settings.parallel)
         self.stepper = Stepper(
-            module, self.objective, self.reference, settings.max_tokens, self.world, poll=self.signals.poll
-        )
+            module, self.objective, self.reference, settings.max_tokens, self.world,
+            router_aux_loss_coef=settings.router_aux_loss_coef, poll=self.signals.poll,
+        )  # fmt: skip
         self.optimizer = build_optimizer(policy, settings, self.learning_rate)
         self.factor = learning_rate_factor(settings, self.timetable.num_steps)
         self.recorder = Recorder(self.run, settings.trackers, who, self.world, self.listener)

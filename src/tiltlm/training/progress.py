@@ -87,6 +87,8 @@ class Window:
     num_steps: int = 0
     loss: float = 0.0
     grad_norm: float = 0.0
+    aux_loss: float | None = None
+    """Where training has one beside the objective's."""
     seconds: float = 0.0
     tally: Tally = field(default_factory=Tally)
 
@@ -94,6 +96,8 @@ class Window:
         """Take in a step that reached the weights."""
         self.num_steps += 1
         self.loss += outcome.loss
+        if outcome.aux_loss is not None:
+            self.aux_loss = (self.aux_loss or 0.0) + outcome.aux_loss
         self.grad_norm += grad_norm
         self.seconds += seconds
         self.tally = self.tally + outcome.tally
@@ -102,6 +106,7 @@ class Window:
         """Means over the steps and, for what is counted in rows, over their rows; all processes must ask together."""
         return {
             "loss": self.loss / self.num_steps,
+            **({} if self.aux_loss is None else {"aux_loss": self.aux_loss / self.num_steps}),
             "grad_norm": self.grad_norm / self.num_steps,
             **pooled(self.tally, world),
             "seconds": self.seconds,

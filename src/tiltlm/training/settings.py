@@ -57,6 +57,9 @@ class TrainingSettings:
     """Added to the denominator of the update."""
     max_grad_norm: float | None = 1.0
     """Gradients longer than this are scaled down to it; None: never."""
+    router_aux_loss_coef: float = 0.0
+    """Of a mixture of experts: weight of the load-balancing loss beside the objective's, exact over the whole step.
+    transformers' scale (the models' own is in their config.json under this name); 0: none."""
     seed: int = 0
     """Decides the order of the examples, together with the data's fingerprint and the epoch."""
     group_by_prompt: bool = False
@@ -98,8 +101,9 @@ class TrainingSettings:
         for name in ("warmup_ratio", "adam_beta1", "adam_beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"training.{name} is {getattr(self, name)}; it must be at least 0 and below 1")
-        if not 0 <= self.weight_decay < float("inf"):
-            raise ConfigError(f"training.weight_decay is {self.weight_decay}; it must be zero or a positive number")
+        for name in ("weight_decay", "router_aux_loss_coef"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ConfigError(f"training.{name} is {getattr(self, name)}; it must be zero or a positive number")
         self._known("schedule", self.schedule, ("linear", "cosine", "constant"))
         self._known("optimizer", self.optimizer, ("adamw", "adamw_8bit", "paged_adamw_8bit"))
         self._known("parallel", self.parallel, ("replicate", "shard"))

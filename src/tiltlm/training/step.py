@@ -8,7 +8,7 @@ ranks therefore changes no number beyond rounding, for coupled objectives too: t
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import torch
 from jaxtyping import Float
@@ -34,6 +34,7 @@ from tiltlm.diagnostics.metrics import Tally, tally
 from tiltlm.logprobs.states import States
 from tiltlm.objectives.statistics import Memory
 from tiltlm.objectives.terms import Objective, Term, reads_scores, reduce_terms
+from tiltlm.training.balance import Balance, routed
 from tiltlm.training.packs import Pack, cut
 from tiltlm.training.wrapping import World, synchronised
 
@@ -67,6 +68,8 @@ class Outcome:
     baseline: float = 0.0
     memory: Memory = ()
     """What the objective's statistic remembers after this step; kept once the step has reached the weights."""
+    aux_loss: float | None = None
+    """The load-balancing loss of the whole step, where one is asked for; no part of `loss`."""
     num_examples: int = 0
     num_tokens: int = 0
     """Input tokens of the step's responses and prompts, each prompt once; partners are not counted."""
@@ -98,6 +101,8 @@ class Stepper:
     world: World = field(default_factory=World)
     noise: float = 0.0
     """Measured difference, in nats per token, between two ways of computing the same log-probabilities."""
+    router_aux_loss_coef: float = 0.0
+    """Weight of the load-balancing loss (`balance.py`) beside the objective's in training; 0: none."""
     poll: Callable[[], None] = lambda: None
     """Called before each pack, by all processes together; raises where the run has been asked to stop."""
 
@@ -110,19 +115,20 @@ class Stepper:
         with torch.no_grad():
             return self._step(examples, memory, backward=False, observe=observe)
 
-    def policy_logps(self, trees: Sequence[Tree], extras: frozenset[Extra] = frozenset()) -> ResponseLogps:
+    def policy_logps(
+        self, trees: Sequence[Tree], extras: frozenset[Extra] = frozenset(), routing: bool = False
+    ) -> ResponseLogps:
         """Log-probabilities of these trees' responses under the policy, and what else is asked of their tokens."""
-        responses: ResponseLogps
+        asked: dict[str, Any] = {"routing": True} if routing else {}
         if extras:
             beside = self.reference.states(trees) if self.reference is not None and extras & OF_REFERENCE else None
-            responses = self.module(self._forest(trees), extras, beside)
-        else:
-            responses = self.module(self._forest(trees))
+            asked |= {"extras": extras, "beside": beside}
+        responses: ResponseLogps = self.module(self._forest(trees), **asked)
         return responses
 
-    def forward(self, trees: Sequence[Tree]) -> ResponseLogps:
+    def forward(self, trees: Sequence[Tree], routing: bool = False) -> ResponseLogps:
         """All that the objective reads: the reference's log-probabilities too where there is one, and the extras."""
-        responses = self.policy_logps(trees, self.objective.extras)
+        responses = self.policy_logps(trees, self.objective.extras, routing)
         if self.reference is None or responses.ref_token_logps is not None:  # computed beside the policy's already
             return responses
         return self.reference.attach(responses, trees)
@@ -183,17 +189,24 @@ class Stepper:
         """One pass: every pack is forward, its share of the loss, backward."""
         counts = self._counts([pack for own in ranks for pack in own])
         own = ranks[self.world.rank]
+        routing, balance = self._routes(backward), None
+        if routing and (len(own) > 1 or self.world.size > 1):
+            first = self._without_gradient(own, lambda pack: self.policy_logps(pack.trees, routing=True))
+            balance = self._balance(own, first)
         done: list[tuple[Pack, ResponseLogps, View, tuple[Term, ...], Tensor]] = []
         for i, pack in enumerate(own):
             self.poll()
             with synchronised(self.module, last=i == len(own) - 1):
-                responses = self.forward(pack.trees)
+                responses = self.forward(pack.trees, routing)
                 view = self._view(pack, out.baseline)
                 terms = self.objective(responses, view)
-                share = reduce_terms(terms, counts)
+                share = whole_share = reduce_terms(terms, counts)
+                if routing:
+                    balance = balance or self._balance(own, [responses])
+                    whole_share = share + self.router_aux_loss_coef * balance.share(responses)
                 if backward:
                     # Gradients are averaged over ranks, the loss is a sum over them.
-                    torch.autograd.backward(share * (self.world.size if pack.counted else 0))
+                    torch.autograd.backward(whole_share * (self.world.size if pack.counted else 0))
             if pack.counted:
                 done.append((pack, detached(responses), view, tuple(map(detached, terms)), share.detach()))
         # Numbers are read once all packs are on their way: whoever reads one waits for the device.
@@ -202,17 +215,14 @@ class Stepper:
             if observe is not None:
                 observe(pack, responses, view, terms)
         (out.loss,) = self.world.sum([out.loss])
+        out.aux_loss = None if balance is None else balance.loss.item()
 
     def _coupled(self, ranks: list[list[Pack]], out: Outcome, backward: bool, observe: Observer | None) -> None:
         """Two passes. The first, without gradient, gives all that the objective reads of the step; the loss is
         evaluated on it as leaves, c = ∂L/∂ output. The second is, pack by pack, the backward of Σ c · output, over
         token_logps, and ref_kls where the objective reads them."""
-        own = ranks[self.world.rank]
-        first: list[ResponseLogps] = []
-        for pack in own:
-            self.poll()
-            with torch.no_grad():
-                first.append(self.forward(pack.trees))
+        own, routing = ranks[self.world.rank], self._routes(backward)
+        first = self._without_gradient(own, lambda pack: self.forward(pack.trees, routing))
         step = Pack.of([e for packs in ranks for pack in packs if pack.counted for e in pack.examples])
         responses = self._gather(ranks, step, first)
         view = self._view(step, out.baseline)
@@ -228,7 +238,25 @@ class Stepper:
                 observe(step, responses, view, terms)
         if backward:
             slopes = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
-            self._second_pass(ranks, first, dict(zip(leaves, slopes, strict=True)))
+            balance = self._balance(own, first) if routing else None
+            self._second_pass(ranks, first, dict(zip(leaves, slopes, strict=True)), balance)
+            out.aux_loss = None if balance is None else balance.loss.item()
+
+    def _routes(self, backward: bool) -> bool:
+        return backward and self.router_aux_loss_coef > 0
+
+    def _without_gradient(self, packs: Sequence[Pack], forward: Callable[[Pack], ResponseLogps]) -> list[ResponseLogps]:
+        found: list[ResponseLogps] = []
+        for pack in packs:
+            self.poll()
+            with torch.no_grad():
+                found.append(forward(pack))
+        return found
+
+    def _balance(self, own: Sequence[Pack], first: Sequence[ResponseLogps]) -> Balance:
+        """The load-balancing loss of the step, from a forward of each of this process's packs."""
+        parts = [routed(responses) * pack.counted for pack, responses in zip(own, first, strict=True)]
+        return Balance.of(self.world.sum_tensor(torch.stack(parts).sum(0)))
 
     def _gather(self, ranks: list[list[Pack]], step: Pack, first: Sequence[ResponseLogps]) -> ResponseLogps:
         """The step's log-probabilities in every process: packs one after another, ranks one after another."""
@@ -262,20 +290,26 @@ class Stepper:
         )
 
     def _second_pass(
-        self, ranks: list[list[Pack]], first: Sequence[ResponseLogps], slopes: Mapping[str, Float[Tensor, " R"]]
+        self,
+        ranks: list[list[Pack]],
+        first: Sequence[ResponseLogps],
+        slopes: Mapping[str, Float[Tensor, " R"]],
+        balance: Balance | None,
     ) -> None:
         own, extras = ranks[self.world.rank], self.objective.extras & set(WITH_GRADIENT)
         start = sum(pack.num_targets for packs in ranks[: self.world.rank] for pack in packs if pack.counted)
         for i, pack in enumerate(own):
             self.poll()
             with synchronised(self.module, last=i == len(own) - 1):
-                again = self.policy_logps(pack.trees, extras)
+                again = self.policy_logps(pack.trees, extras, routing=balance is not None)
                 self._compare(first[i].token_logps, again.token_logps.detach(), pack)
                 surrogates = []
                 for name, slope in slopes.items():
                     output: Tensor = getattr(again, name)
                     part = slope[start : start + len(output)] if pack.counted else torch.zeros_like(output)
                     surrogates.append((part * output).sum())
+                if balance is not None:
+                    surrogates.append(self.router_aux_loss_coef * pack.counted * balance.share(again))
                 torch.autograd.backward(torch.stack(surrogates).sum() * self.world.size)
             start += pack.num_targets if pack.counted else 0
 

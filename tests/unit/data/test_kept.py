@@ -187,6 +187,36 @@ def test_two_at_once_tokenise_once(load, tokenised, jsonl, folder):
     assert results[0] == results[1] == results[2]
 
 
+def test_what_was_not_used_for_longest_makes_room(load, folder, tokenised, caplog):
+    for length in (37, 38, 39):
+        load(max_length=length)
+    first, second, third = sorted(entries(folder), key=lambda name: (folder / name / kept.ABOUT).stat().st_mtime_ns)
+    size = {name: sum(file.stat().st_size for file in (folder / name).iterdir()) for name in (first, second, third)}
+    (folder / f"{'0' * 32}.tmp").mkdir()  # left by a process that was killed
+    (folder / "notes").mkdir()  # not ours
+    load(max_length=37)  # a use
+    assert len(tokenised) == 3
+    caplog.set_level(logging.INFO)
+    load(max_length=40, cache_limit=2.5 * size[first] / 1e9)
+    assert {*entries(folder)} > {first, "notes"}
+    assert {second, third, f"{'0' * 32}.tmp"}.isdisjoint(entries(folder))
+    assert "removed" in caplog.text
+    load(max_length=37)
+    load(max_length=40)
+    assert len(tokenised) == 4
+
+
+def test_room_is_never_made_of_what_is_in_use(load, folder, caplog):
+    """The run's own entry stays whatever the limit; so does one that another process is writing."""
+    other = folder / ("0" * 32)
+    other.with_suffix(".tmp").mkdir(parents=True)
+    (other.with_suffix(".tmp") / "train.arrow").write_bytes(b"0" * 1000)
+    with kept._locked(other):
+        assert len(load(cache_limit=1e-9).train)
+    assert len(entries(folder)) == 2
+    assert "more than data.cache_limit" in caplog.text
+
+
 def test_few_rows_are_kept_only_in_a_folder_that_is_named(load, folder, monkeypatch, tmp_path, tokenised):
     monkeypatch.setenv("TILTLM_CACHE", str(tmp_path / "default"))
     load(cache=True)

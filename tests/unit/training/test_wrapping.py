@@ -78,6 +78,15 @@ def test_two_ranks_have_the_gradient_of_one_with_a_real_architecture(together, t
 
 @pytest.mark.parametrize("parallel", ["replicate", "shard"])
 @pytest.mark.parametrize("name", two_ranks.RUNS)
+def test_two_ranks_balance_experts_as_one(together, name, parallel):
+    """Loads are those of the whole step; RoPE tables are float32 whatever the weights are."""
+    expected = two_ranks.routed_step(World(), name)
+    assert expected["loss"][1] > 2
+    assert_same(together[f"{parallel} routed {name}"], expected, 1e-7)
+
+
+@pytest.mark.parametrize("parallel", ["replicate", "shard"])
+@pytest.mark.parametrize("name", two_ranks.RUNS)
 def test_two_ranks_end_with_the_weights_of_one(together, tmp_path, name, parallel):
     assert_same(together[f"{parallel} run {name}"], two_ranks.train(World(), tmp_path / "run", name), 1e-9)
 

@@ -13,6 +13,7 @@ import peft
 import torch
 import transformers
 from safetensors.torch import save_file
+from test_balance import make_policy
 from toy_training import VOCABULARY, SortedMargins, ToyPolicy, ToyReference, rows
 
 from tiltlm.core import ConfigError
@@ -62,6 +63,11 @@ def language_model(tied, lora):
     return PolicyModule(model)
 
 
+def routed_step(world, name, parallel="replicate"):
+    """A step of a mixture of experts, its load-balancing loss beside the objective's."""
+    return step(world, name, 5, parallel, policy=make_policy(), coef=0.5)
+
+
 def score_model(lora):
     """A reward model of the same architecture, whose scores are of size 1."""
     torch.manual_seed(0)
@@ -85,21 +91,21 @@ def model_step(world, tied, lora, parallel="replicate"):
     return step(world, "sorted", 5, parallel, policy=language_model(tied, lora))
 
 
-def step(world, name, num, parallel="replicate", past_the_wrapper=False, policy=None):
+def step(world, name, num, parallel="replicate", past_the_wrapper=False, policy=None, coef=0.0):
     """Loss, metrics and gradient of a step; the second of two alike, for a wrapper may be right only once."""
     policy = policy or ToyPolicy(seed=1, dtype=torch.float64)
     objective = reward_model(0.1) if name == "reward_model" else OBJECTIVES[name]
     reference = ToyReference(ToyPolicy(seed=2, dtype=torch.float64), name="other") if name in OBJECTIVES else None
     module = wrap(policy, world, parallel)
     root = policy if past_the_wrapper else module
-    stepper = Stepper(root, objective, reference, max_tokens=20, world=world)
+    stepper = Stepper(root, objective, reference, max_tokens=20, world=world, noise=1e-6, router_aux_loss_coef=coef)
     stepper.train(rows(num))
     policy.zero_grad()
     outcome = stepper.train(rows(num))
     tallies = world.gather(outcome.tally)
     means = sum(tallies[1:], start=tallies[0]).means()
     return {
-        "loss": torch.tensor(outcome.loss, dtype=torch.float64),
+        "loss": torch.tensor([outcome.loss, outcome.aux_loss or 0.0], dtype=torch.float64),
         "metrics": torch.tensor([means[key] for key in sorted(means)], dtype=torch.float64),
         **{f"gradient of {key}": whole(p.grad).clone() for key, p in policy.named_parameters() if p.requires_grad},
     }
@@ -170,6 +176,8 @@ def main(folder):
             results[f"{parallel} run {name}"] = train(world, folder / f"{parallel}-{name}", name, parallel)
         for tied, lora in MODELS:
             results[f"{parallel} model {tied} {lora}"] = model_step(world, tied, lora, parallel)
+        for name in RUNS:
+            results[f"{parallel} routed {name}"] = routed_step(world, name, parallel)
         for lora in (False, True):
             results[f"{parallel} scorer {lora}"] = score_step(world, lora, parallel)
             results[f"{parallel} moving {lora}"] = moving(world, folder / f"{parallel}-moving-{lora}", lora, parallel)
