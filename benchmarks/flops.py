@@ -20,7 +20,8 @@ def step_flops(
     values only, unless `whole_last_layer` says that it is given all.
     """
     width, layers, inner = shape["hidden_size"], shape["num_hidden_layers"], shape["intermediate_size"]
-    body = layers * (4 * width * width + 3 * width * inner)
+    narrow = width * shape["num_key_value_heads"] // shape["num_attention_heads"]  # of keys and of values
+    body = layers * (2 * width * width + 2 * width * narrow + 3 * width * inner)
     tokens = sum(tree.num_tokens for tree in trees)
     unread = sum(len(tree.prompt_ids) - 1 for tree in trees) * (2 * width * width + 3 * width * inner)
     unread *= not whole_last_layer

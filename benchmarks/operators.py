@@ -39,7 +39,7 @@ def measure(folder: Path, reference: str) -> None:
     """Run a prepared workload and print the table."""
     workload = json.loads((folder / "workload.json").read_text())
     watch = ProfilingWatch(workload["num_steps"])
-    run(folder, reference, "shared", watch)
+    run(folder, reference, "shared", watch=watch)
     seconds = {"matrix products": 0.0, "attention": 0.0, "everything else": 0.0}
     for event in watch.profiler.key_averages():
         own = event.self_cpu_time_total / 1e6

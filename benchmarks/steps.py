@@ -27,6 +27,7 @@ HERE = Path(__file__).resolve().parent
 DATA = HERE.parent.parent / "shared" / "data" / "hh-harmless.jsonl.gz"
 RESULTS = HERE / "results" / "steps.jsonl"
 ALL = ("tiltlm", "tiltlm packed", "plain loop", "TRL default", "TRL best")
+CHECKPOINTED = "tiltlm checkpointed"
 STEPS = 4
 """Of a process; the first is for warming up."""
 
@@ -43,8 +44,8 @@ class Comparison:
 
 
 COMPARISONS = (
-    Comparison("micro-hh", ALL, ("cached", "loop")),
-    Comparison("micro49-hh", ALL),
+    Comparison("micro-hh", (*ALL, CHECKPOINTED), ("cached", "loop")),
+    Comparison("micro49-hh", (*ALL, CHECKPOINTED)),
     Comparison("nano-hh", ALL, ("cached", "loop")),
     Comparison("micro-tldr", ALL),
     Comparison("micro-ultrafeedback", ALL),
@@ -68,7 +69,7 @@ def main() -> int:
     parser.add_argument("--trl-python", help="python of an environment with requirements-trl.txt; without it, no TRL")
     parser.add_argument("--data", type=Path, default=DATA, help="HH transcripts, gzipped JSON Lines")
     parser.add_argument("--workloads", nargs="+", choices=names, default=names)
-    parser.add_argument("--systems", nargs="+", choices=ALL, default=ALL)
+    parser.add_argument("--systems", nargs="+", choices=(*ALL, CHECKPOINTED), default=(*ALL, CHECKPOINTED))
     parser.add_argument("--repeats", type=int, default=5, help="processes of each kind")
     parser.add_argument("--precision", choices=("float32", "bf16"), default="float32")
     parser.add_argument("--threads", type=int, default=2)
@@ -138,6 +139,8 @@ class Bench:
                 return [sys.executable, HERE / "tiltlm_dpo.py"]
             case "tiltlm packed":
                 return [sys.executable, HERE / "tiltlm_dpo.py", "--layout", "packed"]
+            case "tiltlm checkpointed":
+                return [sys.executable, HERE / "tiltlm_dpo.py", "--checkpointing"]
             case "plain loop":
                 return [sys.executable, HERE / "peers" / "plain_dpo.py"]
             case "TRL default":

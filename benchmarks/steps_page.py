@@ -14,7 +14,7 @@ mpl.use("svg")
 import matplotlib.pyplot as plt
 from flops import step_flops
 from steps import ALL, RESULTS, Record, Summary, read, summaries, unequal
-from workload import GROUP, SHAPES, TRIPLES, WORKLOADS
+from workload import GROUP, SHAPES, TRIPLES, WORKLOADS, shape_of
 
 from tiltlm.core import Response, Tree, token_ids
 
@@ -36,7 +36,8 @@ python benchmarks/steps.py --trl-python ../trl-env/bin/python --repeats {repeats
 {conditions}
 
 - **tiltlm**: `train_loop` as `tiltlm train` runs it; each prompt once in a packed row, the head on response tokens
-  only. **tiltlm packed**: the same with `model.layout=packed`, every response with its own copy of the prompt.
+  only. **tiltlm packed**: the same with `model.layout=packed`, every response with its own copy of the prompt. **tiltlm
+  checkpointed**: with `model.gradient_checkpointing`, which is TRL's default.
 - **TRL default**: TRL 1.16's `DPOTrainer` as it comes, which checkpoints gradients. **TRL best**: without
   checkpointing, the pairs of a step sorted by length and cut into micro-batches of the size that a pilot finds fastest,
   so that little is padded.
@@ -178,8 +179,7 @@ def group_ratio(results: Results) -> float | None:
 
 def sharing_limit(name: str, triple: tuple[int, int, int]) -> float:
     """The work of packing over that of sharing, in floating-point operations."""
-    workload = WORKLOADS[name]
-    shape = {**SHAPES[workload.shape], "vocab_size": workload.vocabulary}
+    shape = shape_of(WORKLOADS[name])
     prompt, *responses = (token_ids([0] * n) for n in triple)
     apart = [Tree(prompt, (Response(r),)) for r in responses]
     together = [Tree(prompt, tuple(map(Response, responses)))]

@@ -51,11 +51,16 @@ def make_reference(kind: str, policy: Policy, examples: tuple[Example, ...], sto
     return reference
 
 
-def run(folder: Path, reference_kind: str, layout: Any, watch: Watch | None = None) -> dict[str, Any]:
+def run(
+    folder: Path, reference_kind: str, layout: Any, checkpointing: bool = False, watch: Watch | None = None
+) -> dict[str, Any]:
     """Train one pass over the workload; its record."""
     workload = json.loads((folder / "workload.json").read_text())
     torch.set_num_threads(workload["threads"])
-    policy = load_policy(ModelSettings(str(folder / "model"), precision=workload["precision"], layout=layout))
+    model = ModelSettings(
+        str(folder / "model"), precision=workload["precision"], layout=layout, gradient_checkpointing=checkpointing
+    )
+    policy = load_policy(model)
     data = load_rows(folder, policy.tokenizer)
     settings = settings_of(workload)
     watch = watch or Watch()
@@ -98,8 +103,9 @@ def main() -> None:
     parser.add_argument("record", type=Path)
     parser.add_argument("--reference", choices=("loop", "cached"), required=True)
     parser.add_argument("--layout", choices=("shared", "packed", "padded"), default="shared")
+    parser.add_argument("--checkpointing", action="store_true", help="model.gradient_checkpointing, as TRL's default")
     args = parser.parse_args()
-    args.record.write_text(json.dumps(run(args.workload, args.reference, args.layout)))
+    args.record.write_text(json.dumps(run(args.workload, args.reference, args.layout, args.checkpointing)))
 
 
 if __name__ == "__main__":

@@ -76,6 +76,15 @@ WORKLOADS = {
 }
 
 
+def shape_of(workload: Workload) -> dict[str, int]:
+    """The model's configuration; without a number of key and value heads, as many as heads."""
+    shape = SHAPES[workload.shape]
+    return {
+        "vocab_size": workload.vocabulary, "num_key_value_heads": shape["num_attention_heads"], **shape,
+        "max_position_embeddings": 16_384,
+    }  # fmt: skip
+
+
 def settings_of(workload: dict[str, Any]) -> TrainingSettings:
     """The training settings of the workload: AdamW, constant rate, gradients clipped to 1, as the peers have them."""
     return TrainingSettings(
@@ -204,10 +213,7 @@ def prepare(folder: Path, name: str, data: Path, num_steps: int, precision: str 
     chosen = WORKLOADS[name]
     rows, tokenizer = make_rows(chosen, data, num_steps * chosen.batch_size)
     torch.manual_seed(0)
-    shape = {
-        "vocab_size": chosen.vocabulary, "num_key_value_heads": SHAPES[chosen.shape]["num_attention_heads"],
-        **SHAPES[chosen.shape], "max_position_embeddings": 16_384,
-    }  # fmt: skip
+    shape = shape_of(chosen)
     tied, end = chosen.shape == "135M", tokenizer.eos_token_id
     model = LlamaForCausalLM(LlamaConfig(**shape, tie_word_embeddings=tied, bos_token_id=None, eos_token_id=end))
     model.save_pretrained(folder / "model")
