@@ -40,7 +40,7 @@ def arrange(forest: Forest, layout: LayoutName, whole: bool = False) -> Inputs:
         whole: The last layer too computes every token of a shared row (`last_layer.py` leaves out what nobody reads).
     """
     if layout == "shared":
-        trees = Layout(forest.prompt_lengths, forest.branch_lengths, whole)
+        trees = Layout(forest.prompt_lengths, forest.branch_lengths, whole=whole)
         return _row(forest.token_ids, forest.position_ids, trees, forest.predicts)
     apart = separate(forest)
     if layout == "packed":

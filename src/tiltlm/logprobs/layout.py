@@ -98,12 +98,12 @@ class Layout:
     prompt_lengths: tuple[int, ...]
     branch_lengths: tuple[tuple[int, ...], ...]
     """Input tokens of each response, tree by tree; 0 for a one-token response, which is no segment."""
-    whole: bool = False
-    """Every token is computed in every layer, whether or not the head reads it."""
     windows: list[int | None] = field(default_factory=list)
     """The sliding window of every attention call so far: the self-check counts them."""
     routes: list[str] = field(default_factory=list)
     """Which route computed attention so far, and why, each once."""
+    whole: bool = False
+    """Every token is computed in every layer, whether or not the head reads it."""
     _made: dict[Hashable, object] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:

@@ -7,7 +7,6 @@ root: a call past the wrapper leaves ranks unsynchronised without a word. Saving
 import inspect
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -18,7 +17,7 @@ from tiltlm.logprobs.expand import Inputs, LayoutName, arrange
 from tiltlm.logprobs.head import Head, find_head
 from tiltlm.logprobs.module import ForestModule
 from tiltlm.logprobs.precision import Precision
-from tiltlm.logprobs.routing import Routing, count, experts_per_token, sequence_counts
+from tiltlm.logprobs.routing import count, experts_per_token, sequence_counts
 from tiltlm.logprobs.states import States, affine
 from tiltlm.logprobs.token_values import TokenValues, token_values
 
@@ -71,14 +70,12 @@ class PolicyModule(ForestModule):
         """
         forest = forest.to(self.device)
         self._refuse_too_long(forest)
-        inputs = arrange(forest, self.layout, whole=routing)
-        routers = None
+        chosen = experts_per_token(self.bare_model) if routing else 0
+        asked = {"output_router_logits": True} if routing else {}
         with self._autocast():
-            if routing:
-                rows, routers = self._routed_rows(inputs, sequence_counts(forest, self.layout))
-            else:
-                rows, _ = self._rows(inputs)
+            rows, output = self._rows(arrange(forest, self.layout, whole=routing), **asked)
             values = self._values(rows, forest.targets, extras, beside)
+        routers = count(output.router_logits, sequence_counts(forest, self.layout), chosen) if routing else None
         return ResponseLogps(
             values.logps,
             forest.response,
@@ -131,12 +128,6 @@ class PolicyModule(ForestModule):
             return own_logits(self.bare_model, inputs, **asked)
         output = self._body(inputs, **asked)
         return inputs.read(output[0]), output
-
-    def _routed_rows(self, inputs: Inputs, counts: Float[np.ndarray, " S"]) -> tuple[Float[Tensor, "R D"], Routing]:
-        """The same, and what the routers did."""
-        chosen = experts_per_token(self.bare_model)
-        rows, output = self._rows(inputs, output_router_logits=True)
-        return rows, count(output.router_logits, counts, chosen)
 
 
 def own_logits(model: Any, inputs: Inputs, **asked: bool) -> tuple[Float[Tensor, "R V"], Any]:

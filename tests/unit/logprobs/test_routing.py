@@ -77,6 +77,18 @@ def test_a_head_of_unknown_shape(make_model, trees, layout):
     torch.testing.assert_close(found.router_probabilities, probabilities, atol=1e-6, rtol=0)
 
 
+def test_bf16_products_do_not_round_the_counts(make_model, trees):
+    """Three trees ten times over: more tokens than bf16 can count."""
+    module = PolicyModule(make_mixture(make_model, dtype=torch.float32), precision="bf16")
+    with torch.no_grad():
+        found = module(plant(trees * 10), routing=True)
+    num_tokens = 10 * sum(len(t.prompt_ids) + len(r.token_ids) - 1 for t in trees for r in t.responses)
+    assert num_tokens > 512
+    assert found.router_loads.sum(1).tolist() == [2 * num_tokens] * 2
+    assert torch.equal(found.router_loads, found.router_loads.round())
+    assert found.router_probabilities.sum(1).tolist() == pytest.approx([num_tokens] * 2, rel=1e-6)
+
+
 def test_log_probabilities_are_the_same(make_model, trees):
     module = PolicyModule(make_mixture(make_model))
     with torch.no_grad():

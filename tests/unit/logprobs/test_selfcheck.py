@@ -88,7 +88,12 @@ class Scrambled(torch.autograd.Function):
 
 def test_a_wrong_gradient_is_found(make_model, monkeypatch):
     own = PolicyModule._rows
-    monkeypatch.setattr(PolicyModule, "_rows", lambda self, inputs: Scrambled.apply(own(self, inputs)))
+
+    def scrambled(self, inputs):
+        rows, output = own(self, inputs)
+        return Scrambled.apply(rows), output
+
+    monkeypatch.setattr(PolicyModule, "_rows", scrambled)
     with pytest.raises(ModelError, match="off by"):
         choose_layout(make_model("llama", torch.float32))
 
