@@ -45,7 +45,8 @@ python benchmarks/steps.py --trl-python ../trl-env/bin/python --repeats {repeats
 - *Reference cached*: filled before the first step (ours in its store, TRL by `precompute_ref_log_probs`). *In the
   loop*: a frozen copy runs at every step.
 
-Every measurement is a process of its own, systems take turns, the first step of each is left out. A process counts with
+Every measurement is a process of its own, systems take turns, the first step of each is left out. Where some systems of
+a table have more processes than others, these took turns among themselves. A process counts with
 its mean step, systems with the median over processes; ranges are over single steps. Memory is the peak of the resident
 set, imports and preparation included. Before anything is shown, all systems must have had the same tokens at every
 step, a first loss of log 2, the same first gradient norm and the same loss after the first update (10⁻⁴).
@@ -60,13 +61,13 @@ ANSWERS = """## What refuses the missed targets here
   peak; attention is 11 %, everything else 15 % (`python benchmarks/operators.py`). With the products as they are, the
   rest would have to take a third less. Tried and left: `model.compile`, which gained nothing on two cores (1.34 and
   1.50 s a step with it, 1.33 and 1.35 s without, processes in turn); a float in place of a boolean mask (nothing);
-  prompts attended in pieces, so that less of the masked square is computed (attention 5 to 13 % faster between 257
-  and 512 tokens and slower from 1,024 on, 2 % of a step at best); attention written out for short responses (15 %
-  faster, below 2 % of a step).
+  prompts attended in pieces of 128, so that less of the masked square is computed (their attention took 0.77 to 0.97
+  of the time between 257 and 512 tokens, 1.01 at 712 and 1.14 at 1,024: 2 % of a step at *tldr*); attention written
+  out for short responses (15 % faster, below 2 % of a step).
 - **TRL best, 6 ×.** It pads nothing; it repeats each prompt and scores prompts too, 2.2 times our operations at V16k
   by count. Six times as long would be 27 % of the peak, and it runs at about half of it.
-- **Memory, ¼.** A process that has imported torch, transformers and PEFT holds 0.41 GB, and weights, gradients and
-  AdamW take 16 bytes a parameter, 0.42 GB at V16k and 0.83 GB at V49k: 0.83 and 1.24 GB before the first token, where
+- **Memory, ¼.** A process that has imported torch, transformers and PEFT holds 0.43 GB, and weights, gradients and
+  AdamW take 16 bytes a parameter, 0.42 GB at V16k and 0.83 GB at V49k: 0.85 and 1.26 GB before the first token, where
   a quarter of TRL's is {quarter16} and {quarter49} GB. TRL's default keeps nothing of a layer but its input; with
   `model.gradient_checkpointing` we do that too (*tiltlm checkpointed*).
 - **Sharing against packing.** The limit counts operations. What is shared least is what counts little in it: norms and
