@@ -1,6 +1,7 @@
 """How long a DPO step takes and how much memory it needs: tiltlm beside its peers, on the same tokens.
 
     python benchmarks/steps.py [--trl-python PYTHON] [--workloads micro-hh ...] [--systems tiltlm ...] [--repeats 5]
+                               [--steps 4] [--results FILE]
 
 Every measurement is a process of its own and systems take turns. Records are kept in results/steps.jsonl as they come,
 so that an interrupted benchmark goes on where it was; `steps_page.py` makes tables and pictures of them. Nothing is
@@ -27,9 +28,8 @@ HERE = Path(__file__).resolve().parent
 DATA = HERE.parent.parent / "shared" / "data" / "hh-harmless.jsonl.gz"
 RESULTS = HERE / "results" / "steps.jsonl"
 ALL = ("tiltlm", "tiltlm packed", "plain loop", "TRL default", "TRL best")
-CHECKPOINTED = "tiltlm checkpointed"
-STEPS = 4
-"""Of a process; the first is for warming up."""
+CHECKPOINTING = ("tiltlm checkpointed", "TRL whole batch")
+"""Each side as the other is by default: ours with checkpointing, TRL's without it, all pairs of a step in one batch."""
 
 Record = dict[str, Any]
 
@@ -44,8 +44,8 @@ class Comparison:
 
 
 COMPARISONS = (
-    Comparison("micro-hh", (*ALL, CHECKPOINTED), ("cached", "loop")),
-    Comparison("micro49-hh", (*ALL, CHECKPOINTED)),
+    Comparison("micro-hh", (*ALL, *CHECKPOINTING), ("cached", "loop")),
+    Comparison("micro49-hh", (*ALL, CHECKPOINTING[0])),
     Comparison("nano-hh", ALL, ("cached", "loop")),
     Comparison("micro-tldr", ALL),
     Comparison("micro-ultrafeedback", ALL),
@@ -65,19 +65,20 @@ COMPARISONS = (
 def main() -> int:
     """Measure what is missing, check, print; 1 where systems do not compute the same thing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = [c.workload for c in COMPARISONS]
+    names, systems = [c.workload for c in COMPARISONS], (*ALL, *CHECKPOINTING)
     parser.add_argument("--trl-python", help="python of an environment with requirements-trl.txt; without it, no TRL")
     parser.add_argument("--data", type=Path, default=DATA, help="HH transcripts, gzipped JSON Lines")
     parser.add_argument("--workloads", nargs="+", choices=names, default=names)
-    parser.add_argument("--systems", nargs="+", choices=(*ALL, CHECKPOINTED), default=(*ALL, CHECKPOINTED))
+    parser.add_argument("--systems", nargs="+", choices=systems, default=systems)
     parser.add_argument("--repeats", type=int, default=5, help="processes of each kind")
+    parser.add_argument("--steps", type=int, default=4, help="of a process; the first is for warming up")
     parser.add_argument("--precision", choices=("float32", "bf16"), default="float32")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--results", type=Path, default=RESULTS, help="records are read from here and added")
     args = parser.parse_args()
     if not args.data.is_file():
         parser.error(f"{args.data}: no such file; name one with --data")
-    bench = Bench(args.trl_python, args.data, args.precision, args.threads, args.results)
+    bench = Bench(args.trl_python, args.data, args.precision, args.threads, args.steps, args.results)
     comparisons = [c for c in COMPARISONS if c.workload in args.workloads]
     with tempfile.TemporaryDirectory() as scratch:
         for repeat, comparison in itertools.product(range(args.repeats), comparisons):
@@ -101,6 +102,7 @@ class Bench:
     data: Path
     precision: str
     threads: int
+    steps: int
     results: Path
 
     def measure(self, scratch: Path, workload: str, reference: str, system: str, repeat: int) -> None:
@@ -126,7 +128,7 @@ class Bench:
         folder = scratch / workload
         if not folder.exists():
             folder.mkdir()
-            options = ["--name", workload, "--data", self.data, "--steps", STEPS]
+            options = ["--name", workload, "--data", self.data, "--steps", self.steps]
             options += ["--precision", self.precision, "--threads", self.threads]
             self.start([sys.executable, HERE / "workload.py", folder, *options], folder)
         return folder
@@ -145,6 +147,8 @@ class Bench:
                 return [sys.executable, HERE / "peers" / "plain_dpo.py"]
             case "TRL default":
                 return [*trl, "--setting", "default"]
+            case "TRL whole batch":
+                return [*trl, "--setting", "best"]
             case "TRL best":
                 return [*trl, "--setting", "best", "--micro-batch", self.best_micro_batch(folder)]
             case _:
@@ -210,15 +214,28 @@ def unequal(records: Sequence[Record]) -> list[str]:
 
 @dataclass(frozen=True)
 class Summary:
-    """A system on a workload: medians over all timed steps of all processes."""
+    """A system on a workload: medians over its processes."""
 
     seconds: float
+    by_repeat: dict[int, float]
+    """Mean seconds a step of each process."""
     fastest: float
     slowest: float
     megabytes: float
     peak_share: float | None
     """Necessary work a second over what a large matrix product reaches in the same process."""
-    processes: int
+
+    @property
+    def processes(self) -> int:
+        return len(self.by_repeat)
+
+    def times(self, base: "Summary") -> float:
+        """How many times as long as `base` this takes: the median over repeats, each process against its neighbour.
+
+        The machine's speed drifts by more than some systems differ, and within a repeat it drifts least.
+        """
+        shared = self.by_repeat.keys() & base.by_repeat.keys()
+        return statistics.median(self.by_repeat[repeat] / base.by_repeat[repeat] for repeat in shared)
 
     @classmethod
     def of(cls, runs: Sequence[Record]) -> "Summary":
@@ -229,16 +246,12 @@ class Summary:
             for run in runs
             if "step_flops" in run
         ]
+        by_repeat = {run["repeat"]: statistics.mean(run["step_seconds"]) for run in runs}
         return cls(
-            statistics.median(per_step(runs)), min(seconds), max(seconds),
+            statistics.median(by_repeat.values()), by_repeat, min(seconds), max(seconds),
             statistics.median(run["peak_bytes"] for run in runs) / 1e6,
-            statistics.median(shares) if shares else None, len(runs),
+            statistics.median(shares) if shares else None,
         )  # fmt: skip
-
-
-def per_step(runs: Sequence[Record]) -> list[float]:
-    """A process's mean seconds a step: steps are of different size, processes are not."""
-    return [statistics.mean(run["step_seconds"]) for run in runs]
 
 
 def summaries(records: Sequence[Record]) -> dict[tuple[str, str], dict[str, Summary]]:
@@ -258,7 +271,7 @@ def report(records: Sequence[Record]) -> str:
         lines.append(f"{'':16}{'s/step':>9}{'fastest to slowest':>20}{'MB':>8}{'time':>7}{'memory':>8}{'of peak':>9}")
         for system, s in own.items():
             span, share = f"{s.fastest:.2f} to {s.slowest:.2f}", f"{s.peak_share:.0%}" if s.peak_share else ""
-            times, memory = f"{s.seconds / base.seconds:.2f}", f"{s.megabytes / base.megabytes:.2f}"
+            times, memory = f"{s.times(base):.2f}", f"{s.megabytes / base.megabytes:.2f}"
             lines.append(f"{system:16}{s.seconds:9.3f}{span:>20}{s.megabytes:8,.0f}{times:>7}{memory:>8}{share:>9}")
     return "\n".join(lines)
 

@@ -40,16 +40,19 @@ python benchmarks/steps.py --trl-python ../trl-env/bin/python --repeats {repeats
   checkpointed**: with `model.gradient_checkpointing`, which is TRL's default.
 - **TRL default**: TRL 1.16's `DPOTrainer` as it comes, which checkpoints gradients. **TRL best**: without
   checkpointing, the pairs of a step sorted by length and cut into micro-batches of the size that a pilot finds fastest,
-  so that little is padded.
+  so that little is padded. **TRL whole batch** (`benchmarks/README.md`): all pairs in one
+  batch, without checkpointing.
 - **plain loop**: one right-padded batch, float32 logits of every position, log-softmax, sum, as tutorials have it.
 - *Reference cached*: filled before the first step (ours in its store, TRL by `precompute_ref_log_probs`). *In the
   loop*: a frozen copy runs at every step.
 
 Every measurement is a process of its own, systems take turns, the first step of each is left out. Where some systems of
-a table have more processes than others, these took turns among themselves. A process counts with
-its mean step, systems with the median over processes; ranges are over single steps. Memory is the peak of the resident
-set, imports and preparation included. Before anything is shown, all systems must have had the same tokens at every
-step, a first loss of log 2, the same first gradient norm and the same loss after the first update (10⁻⁴).
+a table have more processes than others, these took turns among themselves. A process counts with its mean step, a
+system with the median over its processes; ranges are over single steps. *Time* is how many times as long as ours a
+process takes in the same repeat, the median over repeats: this machine's speed drifts by more than some systems differ.
+Memory is the peak of the resident set, imports and preparation included. Before anything is shown, all systems must
+have had the same tokens at every step, a first loss of log 2, the same first gradient norm and the same loss after the
+first update (10⁻⁴).
 
 *Of peak* is the necessary work (each distinct token once, the vocabulary for scored tokens only, nothing twice) per
 second, over what a float32 product of 2048 × 2048 matrices reaches in the same process.
@@ -59,20 +62,22 @@ ANSWERS = """## What refuses the missed targets here
 
 - **TRL default at V16k, 8 ×.** Matrix products are 74 % of the time of our operators in such a step, at nearly the
   peak; attention is 11 %, everything else 15 % (`python benchmarks/operators.py`). With the products as they are, the
-  rest would have to take a third less. Tried and left: `model.compile`, which gained nothing on two cores (1.34 and
-  1.50 s a step with it, 1.33 and 1.35 s without, processes in turn); a float in place of a boolean mask (nothing);
-  prompts attended in pieces of 128, so that less of the masked square is computed (their attention took 0.77 to 0.97
-  of the time between 257 and 512 tokens, 1.01 at 712 and 1.14 at 1,024: 2 % of a step at *tldr*); attention written
-  out for short responses (15 % faster, below 2 % of a step).
+  rest would have to take a third less. On the first 8×8 pairs, whose steps are larger, TRL takes 7.8 times as long
+  cached and 8.0 in the loop, and 8.3 in both without checkpointing (three processes each, `benchmarks/README.md`).
+  Tried and left: `model.compile` (1 to 4 % by operators' time, nothing between processes); a float in place of a
+  boolean mask (nothing); attention written out for trees of 100 to 280 tokens (0.76 to 0.92 of its time, 2 % of a
+  step); no masks, but prompt and response apart and joined by their normalisers, in tiles of 128 (0.84 to 0.95 of its
+  time from 280 tokens on, 1.06 where responses are longer than their prompt: 1 to 5 % of a step).
 - **TRL best, 6 ×.** It pads nothing; it repeats each prompt and scores prompts too, 2.2 times our operations at V16k
   by count. Six times as long would be 27 % of the peak, and it runs at about half of it.
 - **Memory, ¼.** A process that has imported torch, transformers and PEFT holds 0.43 GB, and weights, gradients and
   AdamW take 16 bytes a parameter, 0.42 GB at V16k and 0.83 GB at V49k: 0.85 and 1.26 GB before the first token, where
   a quarter of TRL's is {quarter16} and {quarter49} GB. TRL's default keeps nothing of a layer but its input; with
   `model.gradient_checkpointing` we do that too (*tiltlm checkpointed*).
-- **Sharing against packing.** The limit counts operations. What is shared least is what counts little in it: norms and
-  activations aside, attention, which is a larger share of what is left where prompts are long (19 % of operators'
-  time at *tldr*) and computes most of the masked half, and what a step does once, AdamW before all.
+- **Sharing against packing.** Two processes on this machine differ by more than what is missing. By operators' time in
+  one process sharing is 1.94 times as fast as packing at *tldr*, all of the limit (1.592 and 3.088 s a step:
+  `python benchmarks/operators.py --name micro-tldr --layouts shared packed`). Where responses are long, attention
+  grows with them, is shared only as far as the prompt goes, and computes most of the masked half.
 """
 
 
@@ -129,7 +134,7 @@ def section(workload: str, reference: str, own: dict[str, Summary]) -> list[str]
         share = f"{s.peak_share:.0%}" if s.peak_share is not None else ""
         lines.append(
             f"| {system} | {s.seconds:.2f} | {s.fastest:.2f}–{s.slowest:.2f} | {s.megabytes / 1e3:.2f} GB | "
-            f"{s.seconds / base.seconds:.2f} | {s.megabytes / base.megabytes:.2f} | {share} | {s.processes} |"
+            f"{s.times(base):.2f} | {s.megabytes / base.megabytes:.2f} | {share} | {s.processes} |"
         )
     return [*lines, ""]
 
@@ -157,7 +162,7 @@ def ratio(
 ) -> float | None:
     """How many times as long another system takes."""
     own = results.get((workload, reference), {})
-    return own[system].seconds / own[base].seconds if {system, base} <= own.keys() else None
+    return own[system].times(own[base]) if {system, base} <= own.keys() else None
 
 
 def targets(results: Results) -> list[str]:
@@ -222,7 +227,7 @@ def group_ratio(results: Results) -> float | None:
     apart, together = results.get(("micro-group4-apart", "cached")), results.get(("micro-group4", "cached"))
     if not apart or not together:
         return None
-    return apart["tiltlm packed"].seconds / together["tiltlm"].seconds
+    return apart["tiltlm packed"].times(together["tiltlm"])
 
 
 def sharing_limit(name: str, triple: tuple[int, int, int]) -> float:
@@ -242,7 +247,7 @@ def bars(results: Results) -> None:
     for place, (_, own) in enumerate(shown):
         for offset, system in enumerate(others):
             if system in own:
-                value = own[system].seconds / own["tiltlm"].seconds
+                value = own[system].times(own["tiltlm"])
                 height = 0.8 / len(others)
                 at = place + (offset - (len(others) - 1) / 2) * height
                 axes.barh(at, value, height, color=COLOURS[system], label=system if place == 0 else None)
