@@ -63,7 +63,7 @@ ANSWERS = """## What refuses the missed targets here
 - **TRL default at V16k, 8 ×.** Matrix products are 74 % of the time of our operators in such a step, at nearly the
   peak; attention is 11 %, everything else 15 % (`python benchmarks/operators.py`). With the products as they are, the
   rest would have to take a third less. On the first 8×8 pairs, whose steps are larger, TRL takes 7.8 times as long
-  cached and 8.0 in the loop, and 8.3 in both without checkpointing (three processes each, `benchmarks/README.md`).
+  cached and 8.0 in the loop, and 8.3 to 8.4 without checkpointing (three processes each, `benchmarks/README.md`).
   Tried and left: `model.compile` (1 to 4 % by operators' time, nothing between processes); a float in place of a
   boolean mask (nothing); attention written out for trees of 100 to 280 tokens (0.76 to 0.92 of its time, 2 % of a
   step); no masks, but prompt and response apart and joined by their normalisers, in tiles of 128 (0.84 to 0.95 of its
