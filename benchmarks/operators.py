@@ -1,14 +1,16 @@
 """Where the time of tiltlm's step goes: matrix products, attention, everything else.
 
-    python benchmarks/operators.py [--name micro-hh] [--layouts shared packed] [--reference cached] [--steps 6]
+    python benchmarks/operators.py [--name micro-hh] [--layouts shared packed] [--rounds 3] [--reference cached]
+                                    [--steps 6]
 
 Seconds a step that torch's profiler finds in operators, two first steps left out. The profiler itself costs a few
-percent, mostly of small operators. Several layouts take turns in this process, twice each, and the faster one counts:
-what is compared here differs by less than two processes on a shared machine do.
+percent, mostly of small operators. Layouts take turns in this process, so that what is compared differs by less than
+two processes on a shared machine do; of several rounds the middle one is shown, and the median of the rounds' ratios.
 """
 
 import argparse
 import json
+import statistics
 import tempfile
 from pathlib import Path
 
@@ -57,6 +59,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--name", choices=list(WORKLOADS), default="micro-hh")
     parser.add_argument("--layouts", nargs="+", choices=("shared", "packed", "padded"), default=["shared"])
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--reference", choices=("loop", "cached"), default="cached")
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--steps", type=int, default=6)
@@ -65,13 +68,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         prepare(Path(folder), args.name, args.data, args.steps, threads=args.threads)
         found: dict[str, list[dict[str, float]]] = {layout: [] for layout in args.layouts}
-        for layout in args.layouts * min(2, len(args.layouts)):
+        for layout in args.layouts * args.rounds:
             found[layout].append(measure(Path(folder), args.reference, layout))
+    totals = {layout: [sum(own.values()) for own in rounds] for layout, rounds in found.items()}
     for layout, rounds in found.items():
-        seconds = min(rounds, key=lambda own: sum(own.values()))
-        total = sum(seconds.values())
+        total = statistics.median_low(totals[layout])
+        seconds = rounds[totals[layout].index(total)]
         shares = ", ".join(f"{name} {own:.3f} s ({own / total:.1%})" for name, own in seconds.items())
         print(f"{layout}: {total:.3f} s a step, {shares}")
+        ratios = [a / b for a, b in zip(totals[layout], totals[args.layouts[0]], strict=True)]
+        if layout != args.layouts[0]:
+            times = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+            print(f"    {times} times as long as {args.layouts[0]}")
 
 
 if __name__ == "__main__":

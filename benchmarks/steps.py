@@ -28,8 +28,8 @@ HERE = Path(__file__).resolve().parent
 DATA = HERE.parent.parent / "shared" / "data" / "hh-harmless.jsonl.gz"
 RESULTS = HERE / "results" / "steps.jsonl"
 ALL = ("tiltlm", "tiltlm packed", "plain loop", "TRL default", "TRL best")
-CHECKPOINTING = ("tiltlm checkpointed", "TRL whole batch")
-"""Each side as the other is by default: ours with checkpointing, TRL's without it, all pairs of a step in one batch."""
+SYSTEMS = (*ALL, "tiltlm checkpointed", "TRL whole batch")
+"""The last two: each side as the other is by default, with checkpointing, and without it in one batch."""
 
 Record = dict[str, Any]
 
@@ -44,8 +44,8 @@ class Comparison:
 
 
 COMPARISONS = (
-    Comparison("micro-hh", (*ALL, *CHECKPOINTING), ("cached", "loop")),
-    Comparison("micro49-hh", (*ALL, CHECKPOINTING[0])),
+    Comparison("micro-hh", SYSTEMS, ("cached", "loop")),
+    Comparison("micro49-hh", (*ALL, "tiltlm checkpointed")),
     Comparison("nano-hh", ALL, ("cached", "loop")),
     Comparison("micro-tldr", ALL),
     Comparison("micro-ultrafeedback", ALL),
@@ -65,11 +65,11 @@ COMPARISONS = (
 def main() -> int:
     """Measure what is missing, check, print; 1 where systems do not compute the same thing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names, systems = [c.workload for c in COMPARISONS], (*ALL, *CHECKPOINTING)
+    names = [c.workload for c in COMPARISONS]
     parser.add_argument("--trl-python", help="python of an environment with requirements-trl.txt; without it, no TRL")
     parser.add_argument("--data", type=Path, default=DATA, help="HH transcripts, gzipped JSON Lines")
     parser.add_argument("--workloads", nargs="+", choices=names, default=names)
-    parser.add_argument("--systems", nargs="+", choices=systems, default=systems)
+    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=SYSTEMS)
     parser.add_argument("--repeats", type=int, default=5, help="processes of each kind")
     parser.add_argument("--steps", type=int, default=4, help="of a process; the first is for warming up")
     parser.add_argument("--precision", choices=("float32", "bf16"), default="float32")
@@ -219,8 +219,6 @@ class Summary:
     seconds: float
     by_repeat: dict[int, float]
     """Mean seconds a step of each process."""
-    fastest: float
-    slowest: float
     megabytes: float
     peak_share: float | None
     """Necessary work a second over what a large matrix product reaches in the same process."""
@@ -229,17 +227,20 @@ class Summary:
     def processes(self) -> int:
         return len(self.by_repeat)
 
-    def times(self, base: "Summary") -> float:
-        """How many times as long as `base` this takes: the median over repeats, each process against its neighbour.
+    def ratios(self, base: "Summary") -> list[float]:
+        """How many times as long as `base` this takes in each repeat, a process against its neighbour.
 
         The machine's speed drifts by more than some systems differ, and within a repeat it drifts least.
         """
         shared = self.by_repeat.keys() & base.by_repeat.keys()
-        return statistics.median(self.by_repeat[repeat] / base.by_repeat[repeat] for repeat in shared)
+        return [self.by_repeat[repeat] / base.by_repeat[repeat] for repeat in shared]
+
+    def times(self, base: "Summary") -> float:
+        """The median of the ratios."""
+        return statistics.median(self.ratios(base))
 
     @classmethod
     def of(cls, runs: Sequence[Record]) -> "Summary":
-        seconds = [s for run in runs for s in run["step_seconds"]]
         shares = [
             statistics.median(f / s for f, s in zip(run["step_flops"][1:], run["step_seconds"], strict=True))
             / run["matrix_peak"]
@@ -247,11 +248,9 @@ class Summary:
             if "step_flops" in run
         ]
         by_repeat = {run["repeat"]: statistics.mean(run["step_seconds"]) for run in runs}
-        return cls(
-            statistics.median(by_repeat.values()), by_repeat, min(seconds), max(seconds),
-            statistics.median(run["peak_bytes"] for run in runs) / 1e6,
-            statistics.median(shares) if shares else None,
-        )  # fmt: skip
+        megabytes = statistics.median(run["peak_bytes"] for run in runs) / 1e6
+        share = statistics.median(shares) if shares else None
+        return cls(statistics.median(by_repeat.values()), by_repeat, megabytes, share)
 
 
 def summaries(records: Sequence[Record]) -> dict[tuple[str, str], dict[str, Summary]]:
@@ -268,12 +267,17 @@ def report(records: Sequence[Record]) -> str:
     for (workload, reference), own in summaries(records).items():
         lines += ["", f"{workload}, reference {reference}"]
         base = own.get("tiltlm") or next(iter(own.values()))
-        lines.append(f"{'':16}{'s/step':>9}{'fastest to slowest':>20}{'MB':>8}{'time':>7}{'memory':>8}{'of peak':>9}")
+        lines.append(f"{'':20}{'s/step':>9}{'MB':>8}{'time (of repeats)':>22}{'memory':>8}{'of peak':>9}")
         for system, s in own.items():
-            span, share = f"{s.fastest:.2f} to {s.slowest:.2f}", f"{s.peak_share:.0%}" if s.peak_share else ""
-            times, memory = f"{s.times(base):.2f}", f"{s.megabytes / base.megabytes:.2f}"
-            lines.append(f"{system:16}{s.seconds:9.3f}{span:>20}{s.megabytes:8,.0f}{times:>7}{memory:>8}{share:>9}")
+            share, memory = f"{s.peak_share:.0%}" if s.peak_share else "", f"{s.megabytes / base.megabytes:.2f}"
+            lines.append(f"{system:20}{s.seconds:9.3f}{s.megabytes:8,.0f}{spread(s, base):>22}{memory:>8}{share:>9}")
     return "\n".join(lines)
+
+
+def spread(summary: Summary, base: Summary) -> str:
+    """How many times as long, with the least and the most of the repeats."""
+    ratios = summary.ratios(base)
+    return f"{summary.times(base):.2f} ({min(ratios):.2f}–{max(ratios):.2f})"
 
 
 def processor() -> str:

@@ -3,6 +3,7 @@
 python benchmarks/steps_page.py          reads results/steps.jsonl, writes docs/speed.md and its figures
 """
 
+import math
 import statistics
 import sys
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ import matplotlib as mpl
 mpl.use("svg")
 import matplotlib.pyplot as plt
 from flops import step_flops
-from steps import ALL, RESULTS, Record, Summary, read, summaries, unequal
+from steps import ALL, RESULTS, Record, Summary, read, spread, summaries, unequal
 from workload import GROUP, SHAPES, TRIPLES, WORKLOADS, shape_of
 
 from tiltlm.core import Response, Tree, token_ids
@@ -30,7 +31,7 @@ the same tokens. Made by `python benchmarks/steps_page.py` from the records of
 
 ```
 python -m venv ../trl-env && ../trl-env/bin/pip install -r benchmarks/requirements-trl.txt
-python benchmarks/steps.py --trl-python ../trl-env/bin/python --repeats {repeats}
+python benchmarks/steps.py --trl-python ../trl-env/bin/python
 ```
 
 {conditions}
@@ -40,16 +41,19 @@ python benchmarks/steps.py --trl-python ../trl-env/bin/python --repeats {repeats
   checkpointed**: with `model.gradient_checkpointing`, which is TRL's default.
 - **TRL default**: TRL 1.16's `DPOTrainer` as it comes, which checkpoints gradients. **TRL best**: without
   checkpointing, the pairs of a step sorted by length and cut into micro-batches of the size that a pilot finds fastest,
-  so that little is padded. **TRL whole batch** (`benchmarks/README.md`): all pairs in one
-  batch, without checkpointing.
+  so that little is padded. **TRL whole batch**: all pairs in one batch, without checkpointing.
 - **plain loop**: one right-padded batch, float32 logits of every position, log-softmax, sum, as tutorials have it.
 - *Reference cached*: filled before the first step (ours in its store, TRL by `precompute_ref_log_probs`). *In the
   loop*: a frozen copy runs at every step.
 
-Every measurement is a process of its own, systems take turns, the first step of each is left out. Where some systems of
-a table have more processes than others, these took turns among themselves. A process counts with its mean step, a
-system with the median over its processes; ranges are over single steps. *Time* is how many times as long as ours a
-process takes in the same repeat, the median over repeats: this machine's speed drifts by more than some systems differ.
+Every measurement is a process of its own, systems take turns, the first step of each is left out. A process counts with
+its mean step, a system with the median over its processes. *Time* is how many times as long as ours a process takes in
+the same repeat: the median over repeats, with the least and the most. This machine's speed drifts by more than some
+systems differ, and within a repeat it drifts least; the quotient of two medians differs from the median quotient by a
+few percent, either way. Where repeats were filled in later, a process of ours and its peer's are hours apart and their
+quotient carries that drift: two of five for all but *TRL default* at HH with V16k and nano (*TRL whole batch*: all
+five), and for all but *tiltlm packed* at TL;DR, HelpSteer, Capybara, four responses and long prompts.
+
 Memory is the peak of the resident set, imports and preparation included. Before anything is shown, all systems must
 have had the same tokens at every step, a first loss of log 2, the same first gradient norm and the same loss after the
 first update (10⁻⁴).
@@ -61,23 +65,28 @@ second, over what a float32 product of 2048 × 2048 matrices reaches in the same
 ANSWERS = """## What refuses the missed targets here
 
 - **TRL default at V16k, 8 ×.** Matrix products are 74 % of the time of our operators in such a step, at nearly the
-  peak; attention is 11 %, everything else 15 % (`python benchmarks/operators.py`). With the products as they are, the
-  rest would have to take a third less. On the first 8×8 pairs, whose steps are larger, TRL takes 7.8 times as long
-  cached and 8.0 in the loop, and 8.3 to 8.4 without checkpointing (three processes each, `benchmarks/README.md`).
-  Tried and left: `model.compile` (1 to 4 % by operators' time, nothing between processes); a float in place of a
-  boolean mask (nothing); attention written out for trees of 100 to 280 tokens (0.76 to 0.92 of its time, 2 % of a
-  step); no masks, but prompt and response apart and joined by their normalisers, in tiles of 128 (0.84 to 0.95 of its
-  time from 280 tokens on, 1.06 where responses are longer than their prompt: 1 to 5 % of a step).
+  peak; attention is 11 %, everything else 15 % (`python benchmarks/operators.py`). Eight times would be {need16:.0%} of
+  the peak cached and {need16_loop:.0%} in the loop: with the products as they are, everything else would have to take a
+  third less, in the loop half. On the first 8×8 pairs, whose steps are larger, TRL takes 7.8 times as long
+  cached and 8.0 in the loop (three processes each, `benchmarks/README.md`). Tried and left, measured by hand only:
+  compiled layers (`model.compile`: no difference between processes), a float in place of the boolean mask (none),
+  attention written out for short trees or without masks in tiles (a few percent of a step for a hundred lines).
+- **nano in the loop, 12 ×.** What the loop adds is the reference's forward, and that alone takes TRL {forward:.0f}
+  times as long as us, where the cached step takes it {nano:.0f} times: without gradient there are no checkpoints to
+  compute again and no gradient of every position's logits, so TRL loses less there.
 - **TRL best, 6 ×.** It pads nothing; it repeats each prompt and scores prompts too, 2.2 times our operations at V16k
   by count. Six times as long would be 27 % of the peak, and it runs at about half of it.
 - **Memory, ¼.** A process that has imported torch, transformers and PEFT holds 0.43 GB, and weights, gradients and
   AdamW take 16 bytes a parameter, 0.42 GB at V16k and 0.83 GB at V49k: 0.85 and 1.26 GB before the first token, where
   a quarter of TRL's is {quarter16} and {quarter49} GB. TRL's default keeps nothing of a layer but its input; with
   `model.gradient_checkpointing` we do that too (*tiltlm checkpointed*).
-- **Sharing against packing.** Two processes on this machine differ by more than what is missing. By operators' time in
-  one process sharing is 1.94 times as fast as packing at *tldr*, all of the limit (1.592 and 3.088 s a step:
-  `python benchmarks/operators.py --name micro-tldr --layouts shared packed`). Where responses are long, attention
-  grows with them, is shared only as far as the prompt goes, and computes most of the masked half.
+- **Sharing against packing.** Processes on this machine differ by more than what is missing: the most of the repeats is
+  at or near the limit, the median is not. With the layouts in turns in one process, by operators' time, sharing is 1.85
+  (1.79 to 2.07, three rounds) times as fast at *tldr*, 95 % of the limit
+  (`python benchmarks/operators.py --name micro-tldr --layouts shared packed --rounds 3`; two single runs on another day
+  gave 1.91 and 1.94). Products go down 1.9 times and attention 1.8, everything else 1.6: it goes by tokens, which are
+  1.85 times fewer, and the optimiser's part is the same. Where responses are long, attention grows with them, is shared
+  only as far as the prompt goes, and computes most of the masked half.
 """
 
 
@@ -88,9 +97,8 @@ def main() -> int:
         print(*found, sep="\n")
         return 1
     results = summaries(records)
-    lines = [HEAD.format(repeats=max(s.processes for own in results.values() for s in own.values()),
-                         conditions=conditions(records))]  # fmt: skip
-    lines += [
+    lines = [
+        HEAD.format(conditions=conditions(records)),
         "## Targets",
         "",
         *targets(results),
@@ -127,14 +135,15 @@ def section(workload: str, reference: str, own: dict[str, Summary]) -> list[str]
     base = own.get("tiltlm") or next(iter(own.values()))
     lines = [
         f"### {workload}, reference {WHERE[reference]}", "", described(workload), "",
-        "| | s/step | range | peak memory | time | memory | of peak | processes |",
-        "|---|---|---|---|---|---|---|---|",
+        "| | s/step | peak memory | time | memory | of peak | processes |",
+        "|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     for system, s in own.items():
         share = f"{s.peak_share:.0%}" if s.peak_share is not None else ""
+        time = spread(s, base) if s is not base else "1"
+        memory = f"{s.megabytes / base.megabytes:.2f}"
         lines.append(
-            f"| {system} | {s.seconds:.2f} | {s.fastest:.2f}–{s.slowest:.2f} | {s.megabytes / 1e3:.2f} GB | "
-            f"{s.times(base):.2f} | {s.megabytes / base.megabytes:.2f} | {share} | {s.processes} |"
+            f"| {system} | {s.seconds:.2f} | {s.megabytes / 1e3:.2f} GB | {time} | {memory} | {share} | {s.processes} |"
         )
     return [*lines, ""]
 
@@ -157,77 +166,92 @@ def described(name: str) -> str:
     return f"{model}; {data}; {workload.batch_size} {'row' if workload.batch_size == 1 else 'rows'} a step."
 
 
-def ratio(
+def ratios(
     results: Results, workload: str, system: str, reference: str = "cached", base: str = "tiltlm"
-) -> float | None:
-    """How many times as long another system takes."""
+) -> list[float]:
+    """How many times as long another system takes, repeat by repeat."""
     own = results.get((workload, reference), {})
-    return own[system].times(own[base]) if {system, base} <= own.keys() else None
+    return own[system].ratios(own[base]) if {system, base} <= own.keys() else []
 
 
 def targets(results: Results) -> list[str]:
     """What was asked for, and what is measured."""
-    rows: list[tuple[str, float, float | None]] = [
-        ("micro V16k, HH, cached: TRL default's time", 8, ratio(results, "micro-hh", "TRL default")),
-        ("micro V16k, HH, in the loop: TRL default's time", 8, ratio(results, "micro-hh", "TRL default", "loop")),
-        ("micro V49k, HH, cached: TRL default's time", 10, ratio(results, "micro49-hh", "TRL default")),
-        ("micro V16k, HH, cached: TRL best's time", 6, ratio(results, "micro-hh", "TRL best")),
-        ("nano, HH, cached: TRL default's time", 8, ratio(results, "nano-hh", "TRL default")),
-        ("nano, HH, in the loop: TRL default's time", 12, ratio(results, "nano-hh", "TRL default", "loop")),
-        ("4 responses, 6 comparisons: packing without sharing", 4, group_ratio(results)),
-        ("micro V16k, HH, cached: TRL default's memory", 4, memory(results, "micro-hh", "TRL default")),
-        ("micro V49k, HH, cached: TRL default's memory", 4, memory(results, "micro49-hh", "TRL default")),
-        (
-            "the same with checkpoints on both sides, V16k",
-            4,
-            memory(results, "micro-hh", "TRL default", "tiltlm checkpointed"),
-        ),
-        (
-            "the same with checkpoints on both sides, V49k",
-            4,
-            memory(results, "micro49-hh", "TRL default", "tiltlm checkpointed"),
-        ),
+    rows: list[tuple[str, float, list[float]]] = [
+        ("micro V16k, HH, cached: TRL default's time", 8, ratios(results, "micro-hh", "TRL default")),
+        ("micro V16k, HH, in the loop: TRL default's time", 8, ratios(results, "micro-hh", "TRL default", "loop")),
+        ("micro V49k, HH, cached: TRL default's time", 10, ratios(results, "micro49-hh", "TRL default")),
+        ("micro V16k, HH, cached: TRL best's time", 6, ratios(results, "micro-hh", "TRL best")),
+        ("nano, HH, cached: TRL default's time", 8, ratios(results, "nano-hh", "TRL default")),
+        ("nano, HH, in the loop: TRL default's time", 12, ratios(results, "nano-hh", "TRL default", "loop")),
+        ("4 responses, 6 comparisons: packing without sharing", 4, group_ratios(results)),
     ]
+    for base, name in (("tiltlm", "memory"), ("tiltlm checkpointed", "memory, both with checkpoints")):
+        for vocabulary, workload in (("V16k", "micro-hh"), ("V49k", "micro49-hh")):
+            label = f"micro {vocabulary}, HH, cached: TRL default's {name}"
+            rows.append((label, 4, memory(results, workload, "TRL default", base)))
     lines = ["| | target | measured | |", "|---|---|---|---|"]
     for name, wanted, found in rows:
-        if found is not None:
-            lines.append(f"| {name} | ≥ {wanted:g} × | {found:.1f} × | {'met' if found >= wanted else 'missed'} |")
+        if found:
+            middle = statistics.median(found)
+            span = f" ({min(found):.1f}–{max(found):.1f})" if len(found) > 1 else ""
+            lines.append(f"| {name} | ≥ {wanted:g} × | {middle:.1f}{span} × | {verdict(middle, wanted)} |")
     for workload in ("micro-hh", "micro49-hh", "135M-hh"):
         own = results.get((workload, "cached"), {})
         if "tiltlm" in own and (share := own["tiltlm"].peak_share) is not None:
             name = f"{workload}: necessary work over the matrix-product peak"
-            lines.append(f"| {name} | ≥ 65 % | {share:.0%} | {'met' if share >= 0.65 else 'missed'} |")
+            lines.append(f"| {name} | ≥ 65 % | {share:.0%} | {verdict(share, 0.65)} |")
     for profile, triple in TRIPLES.items():
         name = next((n for n, w in WORKLOADS.items() if w.profile == profile), "")
-        if (found := ratio(results, name, "tiltlm packed")) is not None:
-            limit = sharing_limit(name, triple)
-            met = "met" if found >= 0.95 * limit else "missed"
-            measured = f"{found:.2f} × ({found / limit:.0%})"
-            lines.append(f"| {name}: sharing against packing alone | ≥ 95 % of {limit:.2f} × | {measured} | {met} |")
+        if found := ratios(results, name, "tiltlm packed"):
+            limit, middle = sharing_limit(name, triple), statistics.median(found)
+            measured = f"{middle:.2f} ({min(found):.2f}–{max(found):.2f}) ×, {middle / limit:.0%}"
+            label = f"{name}: sharing against packing alone"
+            lines.append(f"| {label} | ≥ 95 % of {limit:.2f} × | {measured} | {verdict(middle, 0.95 * limit)} |")
     return lines
 
 
+def verdict(found: float, wanted: float) -> str:
+    return "met" if found >= wanted else "missed"
+
+
 def answers(results: Results) -> list[str]:
-    """Why what is missed is missed; once both vocabularies are measured."""
-    peers = [results.get((name, "cached"), {}).get("TRL default") for name in ("micro-hh", "micro49-hh")]
-    if None in peers:
+    """Why what is missed is missed, once everything is measured that this names."""
+    wanted = [
+        ("micro-hh", "cached"), ("micro-hh", "loop"), ("micro49-hh", "cached"),
+        ("nano-hh", "cached"), ("nano-hh", "loop"),
+    ]  # fmt: skip
+    if not all({"tiltlm", "TRL default"} <= results.get(key, {}).keys() for key in wanted):
         return []
-    quarters = [f"{peer.megabytes / 4e3:.2f}" for peer in peers if peer is not None]
-    return [ANSWERS.format(quarter16=quarters[0], quarter49=quarters[1])]
+    micro16, micro16_loop, micro49, cached, loop = (results[key] for key in wanted)
+    added = {system: loop[system].seconds - cached[system].seconds for system in ("tiltlm", "TRL default")}
+    return [
+        ANSWERS.format(
+            quarter16=f"{micro16['TRL default'].megabytes / 4e3:.2f}",
+            quarter49=f"{micro49['TRL default'].megabytes / 4e3:.2f}",
+            need16=peak_share_for(8, micro16),
+            need16_loop=peak_share_for(8, micro16_loop),
+            nano=cached["TRL default"].times(cached["tiltlm"]),
+            forward=added["TRL default"] / added["tiltlm"],
+        )
+    ]
 
 
-def memory(results: Results, workload: str, system: str, base: str = "tiltlm") -> float | None:
-    """How many times as much memory another system takes."""
+def peak_share_for(times: float, own: dict[str, Summary]) -> float:
+    """The share of the peak that our step would have to reach for TRL's default to take so many times as long."""
+    ours = own["tiltlm"]
+    return (ours.peak_share or math.nan) * times / own["TRL default"].times(ours)
+
+
+def memory(results: Results, workload: str, system: str, base: str) -> list[float]:
+    """How many times as much memory another system takes, by medians."""
     own = results.get((workload, "cached"), {})
-    return own[system].megabytes / own[base].megabytes if {system, base} <= own.keys() else None
+    return [own[system].megabytes / own[base].megabytes] if {system, base} <= own.keys() else []
 
 
-def group_ratio(results: Results) -> float | None:
-    """Six comparisons as rows that share nothing, packed, against one row of four responses."""
+def group_ratios(results: Results) -> list[float]:
+    """Six comparisons as rows that share nothing, packed, against one row of four responses, repeat by repeat."""
     apart, together = results.get(("micro-group4-apart", "cached")), results.get(("micro-group4", "cached"))
-    if not apart or not together:
-        return None
-    return apart["tiltlm packed"].times(together["tiltlm"])
+    return apart["tiltlm packed"].ratios(together["tiltlm"]) if apart and together else []
 
 
 def sharing_limit(name: str, triple: tuple[int, int, int]) -> float:
