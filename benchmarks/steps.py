@@ -275,9 +275,10 @@ def report(records: Sequence[Record]) -> str:
 
 
 def spread(summary: Summary, base: Summary) -> str:
-    """How many times as long, with the least and the most of the repeats."""
+    """How many times as long, with the least and the most of several repeats."""
     ratios = summary.ratios(base)
-    return f"{summary.times(base):.2f} ({min(ratios):.2f}–{max(ratios):.2f})"
+    ends = f" ({min(ratios):.2f}–{max(ratios):.2f})" if len(ratios) > 1 else ""
+    return f"{summary.times(base):.2f}{ends}"
 
 
 def processor() -> str:

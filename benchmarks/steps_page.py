@@ -80,13 +80,13 @@ ANSWERS = """## What refuses the missed targets here
   AdamW take 16 bytes a parameter, 0.42 GB at V16k and 0.83 GB at V49k: 0.85 and 1.26 GB before the first token, where
   a quarter of TRL's is {quarter16} and {quarter49} GB. TRL's default keeps nothing of a layer but its input; with
   `model.gradient_checkpointing` we do that too (*tiltlm checkpointed*).
-- **Sharing against packing.** Processes on this machine differ by more than what is missing: the most of the repeats is
-  at or near the limit, the median is not. With the layouts in turns in one process, by operators' time, sharing is 1.85
-  (1.79 to 2.07, three rounds) times as fast at *tldr*, 95 % of the limit
-  (`python benchmarks/operators.py --name micro-tldr --layouts shared packed --rounds 3`; two single runs on another day
-  gave 1.91 and 1.94). Products go down 1.9 times and attention 1.8, everything else 1.6: it goes by tokens, which are
-  1.85 times fewer, and the optimiser's part is the same. Where responses are long, attention grows with them, is shared
-  only as far as the prompt goes, and computes most of the masked half.
+- **Sharing against packing.** Processes on this machine differ by more than what is missing: at HelpSteer and Capybara
+  the best repeat reaches the limit, the median does not. With the layouts in turns in one process, by operators'
+  time, sharing is 1.85 (1.79 to 2.07, three rounds) times as fast at *tldr*, 95 % of the limit
+  (`python benchmarks/operators.py --name micro-tldr --layouts shared packed --rounds 3`; two single runs on another
+  day gave 1.91 and 1.94). Products go down 1.9 times and attention 1.8, everything else 1.6: it goes by tokens, which
+  are 1.85 times fewer, and the optimiser's part is the same. Where responses are long, attention grows with them, is
+  shared only as far as the prompt goes, and computes most of the masked half.
 """
 
 
