@@ -270,15 +270,16 @@ def report(records: Sequence[Record]) -> str:
         lines.append(f"{'':20}{'s/step':>9}{'MB':>8}{'time (of repeats)':>22}{'memory':>8}{'of peak':>9}")
         for system, s in own.items():
             share, memory = f"{s.peak_share:.0%}" if s.peak_share else "", f"{s.megabytes / base.megabytes:.2f}"
-            lines.append(f"{system:20}{s.seconds:9.3f}{s.megabytes:8,.0f}{spread(s, base):>22}{memory:>8}{share:>9}")
+            lines.append(
+                f"{system:20}{s.seconds:9.3f}{s.megabytes:8,.0f}{spread(s.ratios(base)):>22}{memory:>8}{share:>9}"
+            )
     return "\n".join(lines)
 
 
-def spread(summary: Summary, base: Summary) -> str:
-    """How many times as long, with the least and the most of several repeats."""
-    ratios = summary.ratios(base)
-    ends = f" ({min(ratios):.2f}–{max(ratios):.2f})" if len(ratios) > 1 else ""
-    return f"{summary.times(base):.2f}{ends}"
+def spread(ratios: Sequence[float], digits: int = 2) -> str:
+    """The median, with the least and the most of several."""
+    ends = f" ({min(ratios):.{digits}f}–{max(ratios):.{digits}f})" if len(ratios) > 1 else ""
+    return f"{statistics.median(ratios):.{digits}f}{ends}"
 
 
 def processor() -> str:

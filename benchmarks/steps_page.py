@@ -49,10 +49,11 @@ python benchmarks/steps.py --trl-python ../trl-env/bin/python
 Every measurement is a process of its own, systems take turns, the first step of each is left out. A process counts with
 its mean step, a system with the median over its processes. *Time* is how many times as long as ours a process takes in
 the same repeat: the median over repeats, with the least and the most. This machine's speed drifts by more than some
-systems differ, and within a repeat it drifts least; the quotient of two medians differs from the median quotient by a
-few percent, either way. Where repeats were filled in later, a process of ours and its peer's are hours apart and their
-quotient carries that drift: two of five for all but *TRL default* at HH with V16k and nano (*TRL whole batch*: all
-five), and for all but *tiltlm packed* at TL;DR, HelpSteer, Capybara, four responses and long prompts.
+systems differ, and within a repeat it drifts least. The quotient of two medians differs from the median quotient,
+mostly by less than 10 %, at UltraFeedback and HH in the loop by up to 19 %, either way. Where repeats were filled in
+later, a process of ours and its peer's are hours apart and their quotient carries that drift: two of five for all but
+*TRL default* at HH with V16k and nano (*TRL whole batch*: all five), and for all but *tiltlm packed* at TL;DR,
+HelpSteer, Capybara, four responses and long prompts.
 
 Memory is the peak of the resident set, imports and preparation included. Before anything is shown, all systems must
 have had the same tokens at every step, a first loss of log 2, the same first gradient norm and the same loss after the
@@ -71,9 +72,9 @@ ANSWERS = """## What refuses the missed targets here
   cached and 8.0 in the loop (three processes each, `benchmarks/README.md`). Tried and left, measured by hand only:
   compiled layers (`model.compile`: no difference between processes), a float in place of the boolean mask (none),
   attention written out for short trees or without masks in tiles (a few percent of a step for a hundred lines).
-- **nano in the loop, 12 ×.** What the loop adds is the reference's forward, and that alone takes TRL {forward:.0f}
-  times as long as us, where the cached step takes it {nano:.0f} times: without gradient there are no checkpoints to
-  compute again and no gradient of every position's logits, so TRL loses less there.
+- **nano in the loop, 12 ×.** What the loop adds to the step, the reference's forward, takes TRL {forward} times as
+  long as us, repeat by repeat, where the cached step takes it {nano}: without gradient there are no checkpoints to
+  compute again and no gradient of every position's logits. The first is a difference of two processes, and so rough.
 - **TRL best, 6 ×.** It pads nothing; it repeats each prompt and scores prompts too, 2.2 times our operations at V16k
   by count. Six times as long would be 27 % of the peak, and it runs at about half of it.
 - **Memory, ¼.** A process that has imported torch, transformers and PEFT holds 0.43 GB, and weights, gradients and
@@ -83,8 +84,8 @@ ANSWERS = """## What refuses the missed targets here
 - **Sharing against packing.** Processes on this machine differ by more than what is missing: at HelpSteer and Capybara
   the best repeat reaches the limit, the median does not. With the layouts in turns in one process, by operators'
   time, sharing is 1.85 (1.79 to 2.07, three rounds) times as fast at *tldr*, 95 % of the limit
-  (`python benchmarks/operators.py --name micro-tldr --layouts shared packed --rounds 3`; two single runs on another
-  day gave 1.91 and 1.94). Products go down 1.9 times and attention 1.8, everything else 1.6: it goes by tokens, which
+  (`python benchmarks/operators.py --name micro-tldr --layouts shared packed --rounds 3`; on another day the faster of
+  two rounds gave 1.94). Products go down 1.9 times and attention 1.8, everything else 1.6: it goes by tokens, which
   are 1.85 times fewer, and the optimiser's part is the same. Where responses are long, attention grows with them, is
   shared only as far as the prompt goes, and computes most of the masked half.
 """
@@ -140,7 +141,7 @@ def section(workload: str, reference: str, own: dict[str, Summary]) -> list[str]
     ]  # fmt: skip
     for system, s in own.items():
         share = f"{s.peak_share:.0%}" if s.peak_share is not None else ""
-        time = spread(s, base) if s is not base else "1"
+        time = spread(s.ratios(base)) if s is not base else "1"
         memory = f"{s.megabytes / base.megabytes:.2f}"
         lines.append(
             f"| {system} | {s.seconds:.2f} | {s.megabytes / 1e3:.2f} GB | {time} | {memory} | {share} | {s.processes} |"
@@ -192,9 +193,8 @@ def targets(results: Results) -> list[str]:
     lines = ["| | target | measured | |", "|---|---|---|---|"]
     for name, wanted, found in rows:
         if found:
-            middle = statistics.median(found)
-            span = f" ({min(found):.1f}–{max(found):.1f})" if len(found) > 1 else ""
-            lines.append(f"| {name} | ≥ {wanted:g} × | {middle:.1f}{span} × | {verdict(middle, wanted)} |")
+            met = verdict(statistics.median(found), wanted)
+            lines.append(f"| {name} | ≥ {wanted:g} × | {spread(found, 1)} × | {met} |")
     for workload in ("micro-hh", "micro49-hh", "135M-hh"):
         own = results.get((workload, "cached"), {})
         if "tiltlm" in own and (share := own["tiltlm"].peak_share) is not None:
@@ -204,7 +204,7 @@ def targets(results: Results) -> list[str]:
         name = next((n for n, w in WORKLOADS.items() if w.profile == profile), "")
         if found := ratios(results, name, "tiltlm packed"):
             limit, middle = sharing_limit(name, triple), statistics.median(found)
-            measured = f"{middle:.2f} ({min(found):.2f}–{max(found):.2f}) ×, {middle / limit:.0%}"
+            measured = f"{spread(found)} ×, {middle / limit:.0%}"
             label = f"{name}: sharing against packing alone"
             lines.append(f"| {label} | ≥ 95 % of {limit:.2f} × | {measured} | {verdict(middle, 0.95 * limit)} |")
     return lines
@@ -223,15 +223,18 @@ def answers(results: Results) -> list[str]:
     if not all({"tiltlm", "TRL default"} <= results.get(key, {}).keys() for key in wanted):
         return []
     micro16, micro16_loop, micro49, cached, loop = (results[key] for key in wanted)
-    added = {system: loop[system].seconds - cached[system].seconds for system in ("tiltlm", "TRL default")}
+    ours, theirs = (
+        {r: s - cached[system].by_repeat[r] for r, s in loop[system].by_repeat.items() if r in cached[system].by_repeat}
+        for system in ("tiltlm", "TRL default")
+    )
     return [
         ANSWERS.format(
             quarter16=f"{micro16['TRL default'].megabytes / 4e3:.2f}",
             quarter49=f"{micro49['TRL default'].megabytes / 4e3:.2f}",
             need16=peak_share_for(8, micro16),
             need16_loop=peak_share_for(8, micro16_loop),
-            nano=cached["TRL default"].times(cached["tiltlm"]),
-            forward=added["TRL default"] / added["tiltlm"],
+            nano=spread(cached["TRL default"].ratios(cached["tiltlm"]), 1),
+            forward=spread([theirs[r] / ours[r] for r in ours.keys() & theirs.keys()], 1),
         )
     ]
 
