@@ -3,10 +3,11 @@
     python benchmarks/steps.py [--trl-python PYTHON] [--workloads micro-hh ...] [--systems tiltlm ...] [--repeats 5]
                                [--steps 4] [--results FILE]
 
-Every measurement is a process of its own and systems take turns. Records are kept in results/steps.jsonl as they come,
-so that an interrupted benchmark goes on where it was; `steps_page.py` makes tables and pictures of them. Nothing is
-shown before all systems of a workload are seen to compute the same: the same tokens at every step, the loss log 2 at
-the first, the same gradient norm there, the same loss after the first update. This process needs no torch.
+Every measurement is a process of its own and systems take turns. Records are kept as they come, so that an interrupted
+benchmark goes on where it was: in results/steps.jsonl, which holds ours, or in the file that `--results` names, which
+may be new. `steps_page.py` makes tables and pictures of them. Nothing is shown before all systems of a workload are
+seen to compute the same: the same tokens at every step, the loss log 2 at the first, the same gradient norm there, the
+same loss after the first update. This process needs no torch.
 """
 
 import argparse
@@ -20,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +42,14 @@ class Comparison:
     workload: str
     systems: Sequence[str]
     references: Sequence[str] = ("cached",)
+    steps: int = 4
+    """Of a process; the first is for warming up."""
 
 
 COMPARISONS = (
     Comparison("micro-hh", SYSTEMS, ("cached", "loop")),
     Comparison("micro49-hh", (*ALL, "tiltlm checkpointed")),
-    Comparison("nano-hh", ALL, ("cached", "loop")),
+    Comparison("nano-hh", ALL, ("cached", "loop"), steps=12),
     Comparison("micro-tldr", ALL),
     Comparison("micro-ultrafeedback", ALL),
     Comparison("micro-helpsteer", ALL),
@@ -71,20 +74,24 @@ def main() -> int:
     parser.add_argument("--workloads", nargs="+", choices=names, default=names)
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=SYSTEMS)
     parser.add_argument("--repeats", type=int, default=5, help="processes of each kind")
-    parser.add_argument("--steps", type=int, default=4, help="of a process; the first is for warming up")
+    parser.add_argument("--steps", type=int, help="of a process; the first is for warming up (12 at nano-hh, else 4)")
     parser.add_argument("--precision", choices=("float32", "bf16"), default="float32")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--results", type=Path, default=RESULTS, help="records are read from here and added")
     args = parser.parse_args()
     if not args.data.is_file():
         parser.error(f"{args.data}: no such file; name one with --data")
-    bench = Bench(args.trl_python, args.data, args.precision, args.threads, args.steps, args.results)
-    comparisons = [c for c in COMPARISONS if c.workload in args.workloads]
+    bench = Bench(args.trl_python, args.data, args.precision, args.threads, args.results)
+    chosen = [c for c in COMPARISONS if c.workload in args.workloads]
+    comparisons = [replace(c, steps=args.steps or c.steps) for c in chosen]
+    num_kept = 0
     with tempfile.TemporaryDirectory() as scratch:
         for repeat, comparison in itertools.product(range(args.repeats), comparisons):
             for reference, system in itertools.product(comparison.references, comparison.systems):
                 if system in args.systems and not (system.startswith("TRL") and args.trl_python is None):
-                    bench.measure(Path(scratch), comparison.workload, reference, system, repeat)
+                    num_kept += not bench.measure(Path(scratch), comparison, reference, system, repeat)
+    if num_kept:
+        print(f"{num_kept} processes measured before, in {args.results}; --results NEW starts anew", file=sys.stderr)
     records = [r for r in read(args.results) if r["workload"] in args.workloads and r["precision"] == args.precision]
     differences = unequal(records)
     if differences:
@@ -102,33 +109,33 @@ class Bench:
     data: Path
     precision: str
     threads: int
-    steps: int
     results: Path
 
-    def measure(self, scratch: Path, workload: str, reference: str, system: str, repeat: int) -> None:
-        """One process, unless its record is there already."""
+    def measure(self, scratch: Path, comparison: Comparison, reference: str, system: str, repeat: int) -> bool:
+        """One process, unless its record is there already; whether it ran."""
         about = {
-            "workload": workload, "reference": reference, "system": system, "repeat": repeat,
+            "workload": comparison.workload, "reference": reference, "system": system, "repeat": repeat,
             "precision": self.precision,
         }  # fmt: skip
         if any(all(record[k] == v for k, v in about.items()) for record in read(self.results)):
-            return
-        folder = self.prepare(scratch, workload)
+            return False
+        folder = self.prepare(scratch, comparison)
         about["load_average_before"] = os.getloadavg()[0]
         print(*(f"{key}={value}" for key, value in about.items()), file=sys.stderr)
         output = folder / f"{reference}-{system.replace(' ', '-')}-{repeat}.json"
         self.start([*self.command(system, folder), folder, output, "--reference", reference], folder)
         record = {**about, "processor": processor(), **json.loads(output.read_text())}
-        self.results.parent.mkdir(exist_ok=True)
+        self.results.parent.mkdir(parents=True, exist_ok=True)
         with self.results.open("a") as file:
             file.write(json.dumps(record) + "\n")
+        return True
 
-    def prepare(self, scratch: Path, workload: str) -> Path:
+    def prepare(self, scratch: Path, comparison: Comparison) -> Path:
         """The workload's folder, made when first asked for."""
-        folder = scratch / workload
+        folder = scratch / comparison.workload
         if not folder.exists():
             folder.mkdir()
-            options = ["--name", workload, "--data", self.data, "--steps", self.steps]
+            options = ["--name", comparison.workload, "--data", self.data, "--steps", comparison.steps]
             options += ["--precision", self.precision, "--threads", self.threads]
             self.start([sys.executable, HERE / "workload.py", folder, *options], folder)
         return folder
@@ -206,6 +213,7 @@ def unequal(records: Sequence[Record]) -> list[str]:
                 "loss after the first update": math.isclose(run["losses"][1], own["losses"][1], rel_tol=loose),
                 "threads": run["threads"] == own["threads"],
                 "torch": run["versions"]["torch"] == own["versions"]["torch"],
+                "processor": run["processor"] == own["processor"],
             }
             name = f"{workload}, {run['system']}, {run['reference']}, repeat {run['repeat']}"
             found += [f"{name}: {check}" for check, ok in checks.items() if not ok]
@@ -254,11 +262,14 @@ class Summary:
 
 
 def summaries(records: Sequence[Record]) -> dict[tuple[str, str], dict[str, Summary]]:
-    """By (workload, reference), then by system."""
-    groups: dict[tuple[str, str], dict[str, list[Record]]] = {}
-    for r in records:
-        groups.setdefault((r["workload"], r["reference"]), {}).setdefault(r["system"], []).append(r)
-    return {key: {system: Summary.of(runs) for system, runs in own.items()} for key, own in groups.items()}
+    """By (workload, reference), then by system, in the order of `COMPARISONS`."""
+    found: dict[tuple[str, str], dict[str, Summary]] = {}
+    for c in COMPARISONS:
+        for reference, system in itertools.product(c.references, c.systems):
+            what = (c.workload, reference, system)
+            if runs := [r for r in records if (r["workload"], r["reference"], r["system"]) == what]:
+                found.setdefault((c.workload, reference), {})[system] = Summary.of(runs)
+    return found
 
 
 def report(records: Sequence[Record]) -> str:

@@ -132,6 +132,13 @@ def make_model(shape: str, vocabulary: int, device: str, dtype: torch.dtype) -> 
         return AutoModelForCausalLM.from_config(config, dtype=dtype)
 
 
+def with_adapter(model: Any) -> Any:
+    """LoRA on every linear module but the head."""
+    import peft
+
+    return peft.get_peft_model(model, peft.LoraConfig(task_type="CAUSAL_LM", r=16, target_modules="all-linear"))
+
+
 @dataclass
 class Known:
     """A reference whose log-probabilities are known: the untrained policy's."""
@@ -175,10 +182,7 @@ def step_record(
     flops = necessary_flops(model, examples, full)
     tokens = sum(tree.num_tokens for tree in grow(examples)[0])
     stock = model.config._attn_implementation
-    if not full:
-        import peft
-
-        model = peft.get_peft_model(model, peft.LoraConfig(task_type="CAUSAL_LM", r=16, target_modules="all-linear"))
+    model = model if full else with_adapter(model)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-6, fused=machine.device == "cuda")
     modules = {layout: PolicyModule(model, layout, "bf16") for layout in ("padded", "packed", "shared")}

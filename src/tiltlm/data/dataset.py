@@ -68,11 +68,7 @@ def load_data(
             nothing is left to train on.
     """
     encoder = encoder.with_template(settings.chat_template, settings.chat_template_kwargs)
-    every_turn = settings.assistant_turns == "all"
-    if every_turn and objective_shape != "demonstrations":
-        raise ConfigError(
-            "data.assistant_turns=all: only sft learns every turn; this objective is about the last answer"
-        )
+    check_turns(settings, objective_shape)
     hub_notes = check_hub_settings(settings)
     rows = read(settings.train, settings, settings.split)
     eval_rows = read(settings.eval, settings, settings.eval_split) if settings.eval is not None else None
@@ -87,7 +83,6 @@ def load_data(
         check_reference_columns(schema, needs_partners)
     notes = [*announce(schema, objective_shape, needs, uses), *hub_notes]
     loader = Loader(settings, encoder, schema, objective_shape, needs, needs_reference=use_reference_columns)
-    max_length = loader.max_length
     if kept is not None:
         log.info("%d rows were tokenised before: %s", num_rows, place)
     else:
@@ -96,8 +91,8 @@ def load_data(
     train: Sequence[Example] = kept.train
     held_out: Sequence[Example] = kept.held_out
     if needs_partners:
-        train = assign_partners(train, max_length, part="training")
-        held_out = assign_partners(held_out, max_length, part="held-out")
+        train = assign_partners(train, loader.max_length, part="training")
+        held_out = assign_partners(held_out, loader.max_length, part="held-out")
     return PreferenceData(
         train=train,
         held_out=held_out,
@@ -106,9 +101,17 @@ def load_data(
         notes=(*notes, *kept.findings.notes(encoder, schema.unused)),
         encoder=encoder,
         end_token_id=kept.findings.end_token_id(encoder),
-        max_length=max_length,
+        max_length=loader.max_length,
         has_reference=use_reference_columns,
     )
+
+
+def check_turns(settings: DataSettings, objective_shape: Shape) -> None:
+    """Refuse to learn every assistant turn where the objective is about the last."""
+    if settings.assistant_turns == "all" and objective_shape != "demonstrations":
+        raise ConfigError(
+            "data.assistant_turns=all: only sft learns every turn; this objective is about the last answer"
+        )
 
 
 def check_reference_columns(schema: Schema, needs_partners: bool) -> None:
