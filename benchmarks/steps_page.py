@@ -69,9 +69,11 @@ second, over what a float32 product of 2048 × 2048 matrices reaches in the same
 ANSWERS = """## About these records
 
 They are of several days. Every two processes that ran beside each other count: *tiltlm* and *TRL default* have ten at
-micro-hh, *tiltlm* and *tiltlm packed* eight at TL;DR and HelpSteer, all others five or six. They took turns as the
-command has it, with exceptions, whose quotients carry the drift of hours: at Capybara, four responses and long prompts
-the peers' (not *tiltlm packed*) in two to four of five repeats, at micro49-hh one of *tiltlm checkpointed*.
+micro-hh, *tiltlm* and *tiltlm packed* eight at TL;DR and HelpSteer, both systems at micro33-hh and micro-hh4 eight,
+all others five or six. They took turns as the command has it, with exceptions, whose quotients carry the drift of
+hours: at Capybara, four responses and long prompts the peers' (not *tiltlm packed*) in two to four of five repeats,
+at micro49-hh one of *tiltlm checkpointed*. micro33-hh ran mostly in slow hours (products at 77 to 133 GFLOP/s), which
+is why its seconds exceed those of micro49-hh (115 to 147).
 
 Days differ too. At micro-hh *TRL default* took 7.4 (6.9–8.9) times as long as ours in the first five and 8.8
 (6.9–9.7) in the last, in the loop 7.0 (6.4–8.1) and 7.6 (5.6–8.3). At nano-hh processes took four steps at first, so
