@@ -1,7 +1,7 @@
 """How long a DPO step takes and how much memory it needs: tiltlm beside its peers, on the same tokens.
 
     python benchmarks/steps.py [--trl-python PYTHON] [--workloads micro-hh ...] [--systems tiltlm ...] [--repeats 5]
-                               [--steps 4] [--results FILE]
+                               [--steps N] [--results FILE]
 
 Every measurement is a process of its own and systems take turns. Records are kept as they come, so that an interrupted
 benchmark goes on where it was: in results/steps.jsonl, which holds ours, or in the file that `--results` names, which
@@ -66,7 +66,7 @@ COMPARISONS = (
 
 
 def main() -> int:
-    """Measure what is missing, check, print; 1 where systems do not compute the same thing."""
+    """Measure what is missing, check, print; 1 where records cannot be compared."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = [c.workload for c in COMPARISONS]
     parser.add_argument("--trl-python", help="python of an environment with requirements-trl.txt; without it, no TRL")
@@ -95,7 +95,7 @@ def main() -> int:
     records = [r for r in read(args.results) if r["workload"] in args.workloads and r["precision"] == args.precision]
     differences = unequal(records)
     if differences:
-        print("the systems do not compute the same thing:", *differences, sep="\n  ")
+        print("these records cannot be compared, they differ in:", *differences, sep="\n  ")
         return 1
     print(report(records))
     return 0
