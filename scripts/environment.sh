@@ -1,23 +1,24 @@
-# Sourced by ./quickstart and ./test: a virtual environment in .venv with what constraints.txt pins. Installs only where
-# something it installs from has changed since the last time. First argument: the extras to install.
+# Sourced by ./quickstart, ./test and docs/build: a virtual environment in .venv with what constraints.txt pins. Installs only where
+# Sourced by ./quickstart, ./test and docs/build: a virtual environment in .venv with what constraints.txt pins. Installs
+# only where something it installs from has changed since the last time. First argument: the extra to install, or "".
 # Set PYTHON to choose the interpreter, TILTLM_VENV to put the environment elsewhere.
 set -eu
-root=$(cd "$(dirname "$0")" && pwd)
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
-extras=$1
+extra=$1
 venv=${TILTLM_VENV:-"$root/.venv"}
 python=${PYTHON:-python3}
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
   echo "tiltlm needs Python 3.11 or newer; $python is $("$python" --version 2>&1). Set PYTHON to another." >&2
   exit 2
 }
-stamp="$venv/.installed-$extras"
+stamp="$venv/.installed${extra:+-$extra}"
 wanted=$(cat pyproject.toml constraints.txt scripts/environment.sh | cksum)
 if [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$wanted" ]; then
-  echo "Installing tiltlm[$extras] into $venv (once; some minutes) ..." >&2
+  echo "Installing tiltlm${extra:+[$extra]} into $venv (once; some minutes) ..." >&2
   [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
   torch=$(grep '^torch==' constraints.txt)
   "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "$torch"
-  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$extras]"
+  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".${extra:+[$extra]}"
   echo "$wanted" > "$stamp"
 fi

@@ -98,7 +98,11 @@ def sweep(
     fixed = {**settings, **{key: vs[0] for key, vs in values.items() if len(vs) == 1}}
     varied = {key: list(vs) for key, vs in values.items() if len(vs) > 1}
     if not varied:
-        raise ConfigError("nothing varies; give a key several values, such as objective.beta=0.05,0.1,0.5")
+        raise ConfigError(
+            "nothing varies; give a key several values, such as objective.beta=0.05,0.1,0.5",
+            code="nothing_varies",
+            key="grid",
+        )
     points = []
     for point in combinations(varied):
         points.append(Point(point, resolve(config, **fixed, **point)))

@@ -17,7 +17,11 @@ class Loader(yaml.SafeLoader):
         seen = set()
         for key, _ in node.value:
             if key.value in seen:
-                raise ConfigError(f"{key.start_mark.name}:{key.start_mark.line + 1}: {key.value} is set twice")
+                raise ConfigError(
+                    f"{key.start_mark.name}:{key.start_mark.line + 1}: {key.value} is set twice",
+                    code="duplicate",
+                    key=key.value,
+                )
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
@@ -46,9 +50,9 @@ def read_document(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise ConfigError(f"{path}: no such configuration file") from error
+        raise ConfigError(f"{path}: no such configuration file", code="no_such_path", key="config") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error})") from error
+        raise ConfigError(f"{path}: cannot be read ({error})", code="not_readable", key="config") from error
     try:
         loader = Loader(text)
         loader.name = str(path)  # what marks, and so messages, call it
@@ -56,9 +60,13 @@ def read_document(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
         document = {} if node is None else loader.construct_document(node)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise ConfigError(f"{path}:{line}: not YAML: {error.problem}") from error
+        raise ConfigError(f"{path}:{line}: not YAML: {error.problem}", code="not_yaml", key="config") from error
     if not isinstance(document, Mapping):
-        raise ConfigError(f"{path}: holds {type(document).__name__}; a configuration is sections with keys")
+        raise ConfigError(
+            f"{path}: holds {type(document).__name__}; a configuration is sections with keys",
+            code="wrong_type",
+            key="config",
+        )
     lines: dict[str, int] = {}
     _note_lines(node, "", lines)
     return dict(document), lines

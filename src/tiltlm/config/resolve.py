@@ -35,7 +35,11 @@ def gather(
         where = {key: f"{config}:{line}" for key, line in lines.items()}
     for key in tree:
         if key not in SECTIONS:
-            raise ConfigError(f"{where.get(key, key)}: no section {key!r}; known: {', '.join(SECTIONS)}")
+            raise ConfigError(
+                f"{where.get(key, key)}: no section {key!r}; known: {', '.join(SECTIONS)}",
+                code="unknown_setting",
+                key=key,
+            )
     tree = {k: _open(k, v) for k, v in {**defaults, **tree}.items() if v is not None}
     for section in (k for k in overrides if k in SECTIONS):  # an objective's name first: its knobs hang on it
         opened = _open(section, overrides[section])
@@ -75,7 +79,9 @@ def resolve(
     for section in needed:
         if section not in tree:
             raise ConfigError(
-                f"{section} is missing: give --{section}, or a configuration file with a {section} section"
+                f"{section} is missing: give --{section}, or a configuration file with a {section} section",
+                code="missing_setting",
+                key=section,
             )
     return RunSettings(**{section: make_section(section, value, where) for section, value in tree.items()})
 
@@ -86,7 +92,9 @@ def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key:
-            raise ConfigError(f"{pair!r}: a setting is written key=value, such as objective.beta=0.2")
+            raise ConfigError(
+                f"{pair!r}: a setting is written key=value, such as objective.beta=0.2", code="not_key_value"
+            )
         overrides[key.strip()] = parse_value(value)
     return overrides
 
@@ -127,7 +135,9 @@ def _is_another(section: str, known: Mapping[str, Any], given: Mapping[str, Any]
 def _put(tree: dict[str, Any], key: str, value: Any) -> None:
     section, *path = key.split(".")
     if section not in SECTIONS:
-        raise ConfigError(f"{key}: no section {section!r}; known: {', '.join(SECTIONS)}")
+        raise ConfigError(
+            f"{key}: no section {section!r}; known: {', '.join(SECTIONS)}", code="unknown_setting", key=key
+        )
     tree[section] = _with(tree.get(section), path, value, key)
 
 
@@ -138,7 +148,11 @@ def _with(inside: Any, path: Sequence[str], value: Any, key: str) -> Any:
     first, *rest = path
     if isinstance(inside, list):
         if not first.isdigit() or int(first) >= len(inside):
-            raise ConfigError(f"{key}: {first!r} is none of the {len(inside)} items there; they are counted from 0")
+            raise ConfigError(
+                f"{key}: {first!r} is none of the {len(inside)} items there; they are counted from 0",
+                code="no_such_item",
+                key=key,
+            )
         return [_with(item, rest, value, key) if i == int(first) else item for i, item in enumerate(inside)]
     if isinstance(inside, str) and key.startswith("objective."):
         inside = {"name": inside}  # a part that is only named, as yet

@@ -1,5 +1,7 @@
-"""Ranges of numbers that parts and knobs may have. A message begins with the name of what is wrong, so that whoever
-knows where it stands can put the place before it: `beta is -1; …` becomes `objective.reward.beta is -1; …`.
+"""Ranges of numbers that parts and knobs may have.
+
+The message and the `key` of an error begin with the name of what is wrong. A caller that knows where it stands puts the
+place before both with `prefix_errors`: `beta is -1` becomes `objective.reward.beta is -1`.
 """
 
 from collections.abc import Iterator
@@ -10,44 +12,51 @@ from tiltlm.core.errors import ConfigError
 
 
 def positive(**values: float) -> None:
-    """Refuse numbers that are not above zero (nor finite)."""
+    """Require 0 < value < ∞."""
     for name, value in values.items():
         if not 0 < value < inf:
-            raise ConfigError(f"{name} is {value}; it must be a positive number")
+            raise ConfigError(f"{name} is {value}; it must be a positive number", code="not_positive", key=name)
 
 
 def not_negative(**values: float) -> None:
-    """Refuse numbers below zero (or not finite)."""
+    """Require 0 ≤ value < ∞."""
     for name, value in values.items():
         if not 0 <= value < inf:
-            raise ConfigError(f"{name} is {value}; it must be zero or a positive number")
+            raise ConfigError(f"{name} is {value}; it must be zero or a positive number", code="negative", key=name)
 
 
 def finite(**values: float) -> None:
-    """Refuse infinities and what is no number."""
+    """Require a finite number."""
     for name, value in values.items():
         if not isfinite(value):
-            raise ConfigError(f"{name} is {value}; it must be a finite number")
+            raise ConfigError(f"{name} is {value}; it must be a finite number", code="not_finite", key=name)
 
 
 def between(low: float, high: float, **values: float) -> None:
-    """Refuse numbers outside [low, high]."""
+    """Require low ≤ value ≤ high."""
     for name, value in values.items():
         if not low <= value <= high:
-            raise ConfigError(f"{name} is {value}; it must lie between {low:g} and {high:g}")
+            raise ConfigError(
+                f"{name} is {value}; it must lie between {low:g} and {high:g}", code="out_of_range", key=name
+            )
 
 
-def minority(**values: float) -> None:
-    """Refuse a share of flipped labels that is none."""
+def below_half(**values: float) -> None:
+    """Require 0 ≤ value < 0.5: a share of flipped labels from which something can still be learned."""
     for name, value in values.items():
         if not 0 <= value < 0.5:
-            raise ConfigError(f"{name} is {value}; it must be at least 0 and below 0.5, where labels say nothing")
+            raise ConfigError(
+                f"{name} is {value}; it must be at least 0 and below 0.5, where labels carry no information",
+                code="out_of_range",
+                key=name,
+            )
 
 
 @contextmanager
-def under(place: str) -> Iterator[None]:
-    """Put `place` before what a message begins with: `beta is -1` becomes `objective.reward.beta is -1`."""
+def prefix_errors(place: str) -> Iterator[None]:
+    """Put `place` before message and key of a `ConfigError`: `beta is -1` becomes `objective.reward.beta is -1`."""
     try:
         yield
     except ConfigError as error:
-        raise ConfigError(f"{place}.{error}") from None
+        key = place if error.key is None else f"{place}.{error.key}"
+        raise ConfigError(f"{place}.{error}", code=error.code, key=key) from None

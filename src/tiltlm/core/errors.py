@@ -1,14 +1,35 @@
-"""What goes wrong, as a small tree of exceptions.
+"""A small tree of exceptions: everything this package raises on purpose.
 
-Every message says what was seen, where, which rule it breaks and the way out. `exit_code` is what the command line
-returns: 2 for wrong use (a setting, a file, a model that cannot serve), 1 for a run that failed.
+Every message says what was seen, where, which rule it breaks and the way out. A message may be reworded at any time;
+`code`, `key` and `row` are stable, so programs and tests read those. `exit_code` is what the command line returns: 2
+for wrong use (a setting, a file, a model that cannot serve), 1 for a run that failed.
 """
+
+from typing import Any
 
 
 class TiltError(Exception):
     """Base of every error this package raises on purpose."""
 
     exit_code = 1
+
+    def __init__(self, message: str, *, code: str, key: str | None = None, row: str | None = None) -> None:
+        """Make an error with a stable name.
+
+        Args:
+            message: A sentence or two for the user.
+            code: The broken rule in snake case, such as `not_positive`. It never changes, and one rule has one code.
+            key: The setting, option or argument at fault, such as `training.batch_size`. None where there is none.
+            row: The row of data or the example at fault, such as `pairs.jsonl:7`. None where there is none.
+        """
+        super().__init__(message)
+        self.code = code
+        self.key = key
+        self.row = row
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle with all attributes: errors of worker processes and other ranks are raised again here."""
+        return _unpickle, (type(self), self.args, self.__dict__)
 
 
 class ConfigError(TiltError, ValueError):
@@ -35,3 +56,10 @@ class RunError(TiltError, RuntimeError):
 
 class NumericsError(TiltError, ArithmeticError):
     """A number that must be finite, or equal to another, is not."""
+
+
+def _unpickle(kind: type[TiltError], arguments: tuple[str, ...], attributes: dict[str, Any]) -> TiltError:
+    error = kind.__new__(kind, *arguments)
+    error.args = arguments
+    error.__dict__.update(attributes)
+    return error

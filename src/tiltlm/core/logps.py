@@ -86,7 +86,11 @@ class ResponseLogps:
             return self.ref_seq_logps
         if self.ref_token_logps is not None:
             return segment_sum(self.ref_token_logps, self.response, len(self.num_tokens))
-        raise ConfigError("this objective compares the policy with a reference, and none was given; name one")
+        raise ConfigError(
+            "this objective compares the policy with a reference, and none was given; name one",
+            code="needs_reference",
+            key="reference.name",
+        )
 
     def extra(self, name: Extra) -> Float[Tensor, " R"]:
         """One of the extras.
@@ -98,7 +102,9 @@ class ResponseLogps:
         if values is None:
             raise ConfigError(
                 f"this objective reads {name} of every token, and the forward was not asked for it; declare it in the "
-                f"objective: extras = frozenset({{{name!r}}})"
+                f"objective: extras = frozenset({{{name!r}}})",
+                code="undeclared_extra",
+                key="extras",
             )
         return values
 
@@ -112,7 +118,9 @@ class ResponseLogps:
         if self.ref_token_logps is None:
             raise ConfigError(
                 "this objective compares policy and reference token by token, and the reference gives no tokens; name "
-                "one that computes them: reference.name=initial, base or path"
+                "one that computes them: reference.name=initial, base or path",
+                code="needs_reference_tokens",
+                key="reference.name",
             )
         return self.token_logps.double() - self.ref_token_logps.detach().double()
 

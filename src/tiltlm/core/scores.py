@@ -35,5 +35,7 @@ class ResponseScores(ResponseLogps):
         """
         raise ConfigError(
             "this objective reads log-probabilities, and a reward model has none, only a score for each response; with "
-            "reward `learned` give nothing but a link on the scores"
+            "reward `learned` give nothing but a link on the scores",
+            code="needs_policy",
+            key="objective",
         )

@@ -63,7 +63,11 @@ class Pairs:
         rows = []
         for e, (example, slot) in enumerate(zip(examples, slots, strict=True)):
             if not example.comparisons:
-                raise DataError(f"{example.id}: no comparison; this objective needs chosen and rejected responses")
+                raise DataError(
+                    f"{example.id}: no comparison; this objective needs chosen and rejected responses",
+                    code="needs_pairs",
+                    row=example.id,
+                )
             total = sum(c.weight for c in example.comparisons)
             for c in example.comparisons:
                 share = example.weight * c.weight / total
@@ -134,7 +138,11 @@ class Labelled:
         rows = []
         for e, (example, slot) in enumerate(zip(examples, slots, strict=True)):
             if not example.labels:
-                raise DataError(f"{example.id}: no labels; this objective needs desirable and undesirable responses")
+                raise DataError(
+                    f"{example.id}: no labels; this objective needs desirable and undesirable responses",
+                    code="needs_unpaired",
+                    row=example.id,
+                )
             rows += [(s, y, e, example.weight) for s, y in zip(slot, example.labels, strict=True)]
         response, desirable, example_index, weight = zip(*rows, strict=True)
         return cls(
@@ -215,7 +223,11 @@ class Lists:
         ties = []
         for e, (example, slot) in enumerate(zip(examples, slots, strict=True)):
             if not example.ranks and not example.scores:
-                raise DataError(f"{example.id}: neither ranks nor scores; this objective needs lists with one of them")
+                raise DataError(
+                    f"{example.id}: neither ranks nor scores; this objective needs lists with one of them",
+                    code="needs_lists",
+                    row=example.id,
+                )
             ranks = example.ranks or tuple(1 + sum(b > a for b in example.scores) for a in example.scores)
             order = sorted(range(len(slot)), key=lambda k: ranks[k])
             response[e, : len(slot)] = torch.tensor([slot[k] for k in order])

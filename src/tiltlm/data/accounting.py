@@ -63,12 +63,12 @@ SHOWN = 5
 
 
 class Defect(Exception):
-    """A single row that cannot be used; `cause` is a key of `LOSSES`."""
+    """A single row that cannot be used; `code` is a key of `LOSSES`."""
 
-    def __init__(self, cause: str, detail: str = "") -> None:
-        assert cause in LOSSES, cause
-        super().__init__(cause, detail)
-        self.cause = cause
+    def __init__(self, code: str, detail: str = "") -> None:
+        assert code in LOSSES, code
+        super().__init__(code, detail)
+        self.code = code
         self.detail = detail
 
 
@@ -124,7 +124,7 @@ class Accounting:
 
     def drop(self, location: str, defect: Defect) -> None:
         """Book a row as lost."""
-        self.losses.setdefault(defect.cause, Tally()).add(location, defect.detail)
+        self.losses.setdefault(defect.code, Tally()).add(location, defect.detail)
 
     def change(self, location: str, causes: Iterable[str]) -> None:
         """Book what was changed in a row, each cause once a row."""
@@ -175,7 +175,8 @@ class Accounting:
         way_out = "Repair the rows, or leave them out: data.on_bad=drop"
         if on_bad == "drop":
             way_out = f"Repair the rows, or raise data.max_bad to {ceil(100 * self.defects / self.total) / 100:.2f}"
-        raise DataError("\n".join([*lines, way_out + "."]))
+        key = "data.max_bad" if on_bad == "drop" else "data.on_bad"
+        raise DataError("\n".join([*lines, way_out + "."]), code="too_many_defects", key=key)
 
     @staticmethod
     def _by_count(tallies: dict[str, Tally]) -> list[tuple[str, Tally]]:

@@ -120,7 +120,10 @@ def detect(first_seen: Mapping[str, str], settings: DataSettings, *, use_referen
     roles = {role for role in present if role in ALL_ROLES}
     unused = {role for role in present if role in METADATA}
     for role in present.keys() - roles - unused:
-        raise DataError(_unknown(present[role], first_seen, roles))
+        column = present[role]
+        raise DataError(
+            _unknown(column, first_seen, roles), code="unknown_column", key="data.columns", row=first_seen[column]
+        )
     shape = _shape({TOKENS.get(role, role) for role in roles}, first_seen)
     if shape == "pairs":
         redundant = roles & {"messages", "text"}  # the chosen conversation once more, as UltraFeedback has it
@@ -129,13 +132,17 @@ def detect(first_seen: Mapping[str, str], settings: DataSettings, *, use_referen
     for role in sorted(roles - usable):
         raise DataError(
             f"{first_seen[present[role]]}: column {present[role]!r} has no use beside "
-            f"{', '.join(sorted(roles & usable))}; leave it out: data.ignore=[{present[role]}]"
+            f"{', '.join(sorted(roles & usable))}; leave it out: data.ignore=[{present[role]}]",
+            code="column_without_use",
+            row=first_seen[present[role]],
         )
     if not use_reference_columns and roles & REFERENCE:
         named = ", ".join(sorted(roles & REFERENCE))
         raise DataError(
             f"{named}: reference log-probabilities in the data are used only where the reference is named so: "
-            f"reference=columns. Otherwise leave them out: data.ignore=[{named}]"
+            f"reference=columns. Otherwise leave them out: data.ignore=[{named}]",
+            code="unused_reference_columns",
+            key="reference.name",
         )
     ignored = tuple(sorted({*unused, *settings.ignore}))
     return Schema(shape, frozenset(roles), ignored, renamed)
@@ -153,7 +160,10 @@ def _usable(shape: Shape, roles: Collection[str]) -> frozenset[str]:
     lacking = ", ".join(sorted(ids - set(roles)))
     if lacking:
         given = ", ".join(sorted(TOKENS.keys() & set(roles)))
-        raise DataError(f"{given} without {lacking}: give prompt and responses as token ids, or all of them as text")
+        raise DataError(
+            f"{given} without {lacking}: give prompt and responses as token ids, or all of them as text",
+            code="text_and_token_ids",
+        )
     return frozenset((ROLES[shape] - TEXTUAL) | ids | {ENDED[TOKENS[column]] for column in ids - {"prompt_ids"}})
 
 
@@ -161,17 +171,27 @@ def _check_settings(first_seen: Collection[str], settings: DataSettings) -> None
     has = f"the data has {', '.join(sorted(first_seen))}"
     for role, column in settings.columns.items():
         if role not in ALL_ROLES:
-            raise ConfigError(f"data.columns.{role}: no such role; known: {', '.join(sorted(ALL_ROLES))}")
+            raise ConfigError(
+                f"data.columns.{role}: no such role; known: {', '.join(sorted(ALL_ROLES))}",
+                code="unknown_name",
+                key=f"data.columns.{role}",
+            )
         if column not in first_seen:
-            raise DataError(f"data.columns.{role}={column}: no such column; {has}")
+            raise DataError(
+                f"data.columns.{role}={column}: no such column; {has}",
+                code="no_such_column",
+                key=f"data.columns.{role}",
+            )
         if role in first_seen and role != column and role not in settings.ignore:
             raise DataError(
                 f"data.columns.{role}={column}: the data has a column {role!r} too; "
-                f"leave out one of the two: data.ignore=[{role}]"
+                f"leave out one of the two: data.ignore=[{role}]",
+                code="conflict",
+                key=f"data.columns.{role}",
             )
     for column in settings.ignore:
         if column not in first_seen:
-            raise DataError(f"data.ignore=[{column}]: no such column; {has}")
+            raise DataError(f"data.ignore=[{column}]: no such column; {has}", code="no_such_column", key="data.ignore")
 
 
 def _unknown(column: str, first_seen: Mapping[str, str], roles: Collection[str]) -> str:
@@ -187,20 +207,22 @@ def _unknown(column: str, first_seen: Mapping[str, str], roles: Collection[str])
 
 
 def _shape(roles: Collection[str], first_seen: Mapping[str, str]) -> Shape:
-    def demand(holds: bool, problem: str) -> None:
+    def demand(holds: bool, code: str, problem: str) -> None:
         if not holds:
-            raise DataError(f"{problem}; the data has {', '.join(sorted(first_seen))}")
+            raise DataError(f"{problem}; the data has {', '.join(sorted(first_seen))}", code=code, key="data.columns")
 
     if "chosen" in roles or "rejected" in roles:
-        demand("chosen" in roles and "rejected" in roles, "`chosen` and `rejected` go together")
+        both = "chosen" in roles and "rejected" in roles
+        demand(both, "missing_column", "`chosen` and `rejected` go together")
         return "pairs"
     if "completions" in roles:
         known = {"ranks", "scores", "comparisons"} & set(roles)
-        demand(len(known) == 1, "`completions` need exactly one of `ranks`, `scores` and `comparisons` beside them")
+        rule = "`completions` need exactly one of `ranks`, `scores` and `comparisons` beside them"
+        demand(len(known) == 1, "needs_one_order", rule)
         return "lists"
     answers = {"completion", "messages", "text"} & set(roles)
-    demand(
-        len(answers) > 0, "no column holds responses: chosen and rejected, completion, completions, messages or text"
-    )
-    demand(len(answers) == 1, f"{' and '.join(sorted(answers))} are two places for the response; ignore one of them")
+    rule = "no column holds responses: chosen and rejected, completion, completions, messages or text"
+    demand(len(answers) > 0, "no_responses", rule)
+    rule = f"{' and '.join(sorted(answers))} are two places for the response; ignore one of them"
+    demand(len(answers) == 1, "several_responses", rule)
     return "labelled" if "label" in roles else "demonstrations"

@@ -69,7 +69,7 @@ def announce(
     """
     route = (schema.shape, shape)
     if route in REFUSED:
-        raise DataError(REFUSED[route])
+        raise DataError(REFUSED[route], code="wrong_data_shape")
     _refuse_idle(schema, shape, USES[shape] if uses is None else uses)
     _refuse_lacking(schema, shape, needs)
     if schema.shape == "lists" and shape == "pairs" and "comparisons" not in schema.roles:
@@ -84,7 +84,10 @@ def _refuse_idle(schema: Schema, shape: Shape, uses: frozenset[Use]) -> None:
     read = uses | {"preference"} if (schema.shape, shape) == ("pairs", "lists") else uses
     idle = ", ".join(sorted(column for column in schema.roles & PURPOSE.keys() if PURPOSE[column] not in read))
     if idle:
-        raise DataError(f"{idle}: this objective cannot use this column; leave it out: data.ignore=[{idle}]")
+        raise DataError(
+            f"{idle}: this objective cannot use this column; leave it out: data.ignore=[{idle}]",
+            code="not_used_by_objective",
+        )
 
 
 def _refuse_lacking(schema: Schema, shape: Shape, needs: frozenset[Need]) -> None:
@@ -94,12 +97,15 @@ def _refuse_lacking(schema: Schema, shape: Shape, needs: frozenset[Need]) -> Non
             raise DataError(
                 f"this objective needs a score of every response, and the data has no column {column!r}; no score "
                 f"follows from an order. Add it, name the column that holds it (data.columns.{column}=NAME), or use "
-                "an objective that needs none: dpo for pairs, pl_dpo for lists"
+                "an objective that needs none: dpo for pairs, pl_dpo for lists",
+                code="missing_column",
+                key=f"data.columns.{column}",
             )
     if shape == "lists" and "comparisons" in schema.roles:
         raise DataError(
             "the data has lists with `comparisons`; this objective reads the order or the scores of whole lists. Give "
-            "`ranks` or `scores` in their place, or use an objective of pairs (dpo)"
+            "`ranks` or `scores` in their place, or use an objective of pairs (dpo)",
+            code="wrong_data_shape",
         )
 
 

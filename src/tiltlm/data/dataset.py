@@ -84,7 +84,8 @@ def load_data(
     notes = [*announce(schema, objective_shape, needs, uses), *hub_notes]
     loader = Loader(settings, encoder, schema, objective_shape, needs, needs_reference=use_reference_columns)
     if kept is not None:
-        log.info("%d rows were tokenised before: %s", num_rows, place)
+        facts = {"event": "data_from_cache", "rows": num_rows, "folder": place}
+        log.info("%d rows were tokenised before: %s", num_rows, place, extra=facts)
     else:
         kept = tokenise(loader, parts, columns, num_rows, place)
     kept.findings.check(settings, encoder)
@@ -110,7 +111,9 @@ def check_turns(settings: DataSettings, objective_shape: Shape) -> None:
     """Refuse to learn every assistant turn where the objective is about the last."""
     if settings.assistant_turns == "all" and objective_shape != "demonstrations":
         raise ConfigError(
-            "data.assistant_turns=all: only sft learns every turn; this objective is about the last answer"
+            "data.assistant_turns=all: only sft learns every turn; this objective is about the last answer",
+            code="conflict",
+            key="data.assistant_turns",
         )
 
 
@@ -118,11 +121,15 @@ def check_reference_columns(schema: Schema, needs_partners: bool) -> None:
     """Refuse the data's own columns as a reference where they cannot be one."""
     if needs_partners:
         raise ConfigError(
-            "reference=columns: this objective also needs the reference on mismatched pairs; name another"
+            "reference=columns: this objective also needs the reference on mismatched pairs; name another",
+            code="conflict",
+            key="reference.name",
         )
     if not schema.roles & REFERENCE:
         raise DataError(
-            f"reference=columns: the data has none of {', '.join(sorted(REFERENCE))}; name another reference"
+            f"reference=columns: the data has none of {', '.join(sorted(REFERENCE))}; name another reference",
+            code="missing_column",
+            key="reference.name",
         )
 
 

@@ -74,7 +74,8 @@ class Encoder:
         if self.end_token_id is None:
             raise ModelError(
                 "the tokenizer has no end token, so no response could be taught to stop; "
-                "set eos_token in tokenizer_config.json or eos_token_id in generation_config.json"
+                "set eos_token in tokenizer_config.json or eos_token_id in generation_config.json",
+                code="no_end_token",
             )
 
     def with_template(self, chat_template: str | None, template_kwargs: Mapping[str, Any]) -> "Encoder":
@@ -186,7 +187,10 @@ class Encoder:
         if self.template is None:
             raise DataError(
                 f"{record.location}: the row is a conversation, and the tokenizer has no chat template. "
-                "Give one: data.chat_template=FILE.jinja, or use plain text"
+                "Give one: data.chat_template=FILE.jinja, or use plain text",
+                code="no_chat_template",
+                key="data.chat_template",
+                row=record.location,
             )
         rendered = [
             self.template.split(record.prompt, turns_of(response), tools=record.tools, kwargs=record.template_kwargs)

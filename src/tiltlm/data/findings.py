@@ -102,19 +102,26 @@ class Settled:
         """Refuse data that is too defective, or leaves nothing to do."""
         self.books.check_limit(settings.max_bad, settings.on_bad)
         if not self.books.kept_train:
-            raise DataError("no row is left to train on:\n" + "\n".join(self.books.lines()))
+            raise DataError("no row is left to train on:\n" + "\n".join(self.books.lines()), code="no_rows_left")
         if settings.eval_fraction and not self.books.held_out:
             raise DataError(
                 f"data.eval_fraction={settings.eval_fraction:g} holds out none of {self.num_prompts} prompts; "
-                "raise it, or name held-out data: data.eval=FILE"
+                "raise it, or name held-out data: data.eval=FILE",
+                code="nothing_held_out",
+                key="data.eval_fraction",
             )
         if len(self.forms) == 2 and encoder.turn_end_token_id != encoder.end_token_id:
             raise DataError(
                 "some rows are plain text and others conversations, and they end with different tokens; "
-                "train on one form"
+                "train on one form",
+                code="text_and_conversations",
             )
         if settings.assistant_turns == "all" and self.forms != {"turns"}:
-            raise ConfigError("data.assistant_turns=all has no effect on plain text and token ids; give `messages`")
+            raise ConfigError(
+                "data.assistant_turns=all has no effect on plain text and token ids; give `messages`",
+                code="no_effect",
+                key="data.assistant_turns",
+            )
 
     def notes(self, encoder: Encoder, unused: tuple[str, ...]) -> list[str]:
         """What a reader of the run must be told about this data.

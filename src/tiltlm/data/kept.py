@@ -137,7 +137,10 @@ def open_kept(folder: Path) -> Kept | None:
         return kept
     except (OSError, ValueError, LookupError, TypeError, pa.ArrowException) as error:
         log.warning(
-            "tokenised data: %s is damaged (%s); it is removed, and its rows are tokenised again", folder, error
+            "tokenised data: %s is damaged (%s); it is removed, and its rows are tokenised again",
+            folder,
+            error,
+            extra={"event": "cache_damaged", "folder": folder},
         )
         shutil.rmtree(folder, ignore_errors=True)
         return None
@@ -169,7 +172,9 @@ def keep(
     except OSError as error:
         raise ConfigError(
             f"tokenised data: {folder.parent}: {error.strerror}. Name another folder (data.cache=FOLDER), or keep "
-            "nothing: data.cache=false"
+            "nothing: data.cache=false",
+            code="not_writable",
+            key="data.cache",
         ) from error
     try:
         if (kept := open_kept(folder)) is not None:
@@ -219,11 +224,13 @@ def make_room(used: Path, limit: int) -> None:
         log.info(
             "tokenised data: removed %.3g GB from %s that were not used for longest, %.3g GB are left",
             removed / 1e9, used.parent, left / 1e9,
+            extra={"event": "cache_shrunk", "folder": used.parent, "removed": removed, "left": left},
         )  # fmt: skip
     if left > limit:
         log.warning(
             "tokenised data: %s has %.3g GB that are in use, more than data.cache_limit (%.3g GB)",
             used.parent, left / 1e9, limit / 1e9,
+            extra={"event": "cache_over_limit", "folder": used.parent, "left": left, "limit": limit},
         )  # fmt: skip
 
 
@@ -256,7 +263,9 @@ def _write(folder: Path, blocks: Iterable[Block], columns: Mapping[str, str]) ->
     except OSError as error:
         raise RunError(
             f"tokenised data: cannot write {folder}: {error.strerror or error}. Make room, or name another folder: "
-            "data.cache=FOLDER"
+            "data.cache=FOLDER",
+            code="not_writable",
+            key="data.cache",
         ) from error
 
 

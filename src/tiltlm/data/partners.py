@@ -40,7 +40,8 @@ def assign_partners(examples: Sequence[Example], max_length: int, *, part: str =
     if 2 * largest > len(order):
         raise DataError(
             f"one prompt has {largest} of the {len(order)} {part} responses; KTO's baseline sets each response against "
-            f"another prompt, so none may have more than half. Add {part} rows of other prompts"
+            f"another prompt, so none may have more than half. Add {part} rows of other prompts",
+            code="prompt_above_half",
         )
     partner = np.empty_like(order)
     partner[order] = np.roll(order, -largest)

@@ -73,22 +73,28 @@ class DataSettings:
     """Processes that tokenise. None: one a core from 20,000 rows on, else one."""
 
     def __post_init__(self) -> None:
-        def demand(holds: bool, name: str, rule: str) -> None:
+        def demand(holds: bool, code: str, name: str, rule: str) -> None:
             if not holds:
-                raise ConfigError(f"data.{name}={getattr(self, name)!r}: {rule}")
+                raise ConfigError(f"data.{name}={getattr(self, name)!r}: {rule}", code=code, key=f"data.{name}")
 
         for name, known in (("truncation", Truncation), ("on_bad", OnBad), ("assistant_turns", AssistantTurns)):
             choices = get_args(known)
-            demand(getattr(self, name) in choices, name, f"one of {', '.join(choices)}")
-        demand(bool(self.train), "train", "name a file, a folder or a dataset")
-        demand(0 <= self.eval_fraction < 1, "eval_fraction", "a share of prompts, at least 0 and below 1")
-        demand(0 <= self.max_bad <= 1, "max_bad", "a share of rows, from 0 to 1")
-        demand(self.limit is None or self.limit >= 1, "limit", "at least 1 row")
+            demand(getattr(self, name) in choices, "unknown_name", name, f"one of {', '.join(choices)}")
+        demand(bool(self.train), "missing_setting", "train", "name a file, a folder or a dataset")
+        demand(
+            0 <= self.eval_fraction < 1, "out_of_range", "eval_fraction", "a share of prompts, at least 0 and below 1"
+        )
+        demand(0 <= self.max_bad <= 1, "out_of_range", "max_bad", "a share of rows, from 0 to 1")
+        demand(self.limit is None or self.limit >= 1, "not_positive", "limit", "at least 1 row")
         limit = self.cache_limit
-        demand(limit is None or limit > 0, "cache_limit", "gigabytes, above 0 (null: no limit)")
+        demand(limit is None or limit > 0, "not_positive", "cache_limit", "gigabytes, above 0 (null: no limit)")
         unused = self.cache is False and limit != CACHE_LIMIT
-        demand(not unused, "cache_limit", "it has no effect, because data.cache is false; remove one of them")
-        demand(self.processes is None or self.processes >= 1, "processes", "at least 1")
-        demand(self.max_length is None or self.max_length >= 2, "max_length", "at least 2: a prompt and an answer")
+        demand(
+            not unused, "no_effect", "cache_limit", "it has no effect, because data.cache is false; remove one of them"
+        )
+        demand(self.processes is None or self.processes >= 1, "not_positive", "processes", "at least 1")
+        fits = self.max_length is None or self.max_length >= 2
+        demand(fits, "out_of_range", "max_length", "at least 2: a prompt and an answer")
         both = self.eval is not None and self.eval_fraction > 0
-        demand(not both, "eval_fraction", f"data.eval={self.eval!r} is held-out data already; give one of the two")
+        rule = f"data.eval={self.eval!r} is held-out data already; give one of the two"
+        demand(not both, "conflict", "eval_fraction", rule)

@@ -50,7 +50,7 @@ class Rows(Iterable[Row]):
             for count, row in enumerate(islice(source.rows(), left), start=1):  # noqa: B007
                 yield row
             if count == 0 and left != 0:
-                raise DataError(f"{source.name}: no rows; the file is empty")
+                raise DataError(f"{source.name}: no rows; the file is empty", code="no_rows")
             left = None if left is None else left - count
 
     def content(self) -> list[list[str]] | None:
@@ -84,7 +84,9 @@ def _find(name: str, settings: DataSettings, split: str) -> Source:
         return _of_files(name, [path])
     if HUB_NAME.fullmatch(name) and not _reader(path) and not path.parent.exists():
         return _dataset(name, _hub(name, settings, split))
-    raise DataError(f"{name}: no such file or folder, and no name of a dataset on the Hub (owner/name)")
+    raise DataError(
+        f"{name}: no such file or folder, and no name of a dataset on the Hub (owner/name)", code="no_such_path"
+    )
 
 
 def _of_files(name: str, files: Sequence[Path]) -> Source:
@@ -100,7 +102,7 @@ def _digest(file: Path) -> str:
         with file.open("rb") as content:
             return hashlib.file_digest(content, "sha256").hexdigest()
     except OSError as error:
-        raise DataError(f"{file}: cannot be read: {error}") from error
+        raise DataError(f"{file}: cannot be read: {error}", code="not_readable") from error
 
 
 def _reader(path: Path) -> Callable[[Path], Iterator[Row]] | None:
@@ -114,11 +116,13 @@ def _reader(path: Path) -> Callable[[Path], Iterator[Row]] | None:
 def _file(path: Path) -> Iterator[Row]:
     reader = _reader(path)
     if reader is None:
-        raise DataError(f"{path}: unknown kind of file; known endings: {', '.join(READERS)}")
+        raise DataError(
+            f"{path}: unknown kind of file; known endings: {', '.join(READERS)}", code="unknown_file_format"
+        )
     try:
         yield from reader(path)
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error}") from error
+        raise DataError(f"{path}: cannot be read: {error}", code="not_readable") from error
 
 
 def _folder(path: Path, split: str) -> Source:
@@ -126,7 +130,9 @@ def _folder(path: Path, split: str) -> Source:
         return _dataset(path.name, _saved_dataset(path, split))
     files = [p for p in sorted(path.iterdir()) if p.is_file() and _reader(p)]
     if not files:
-        raise DataError(f"{path}: a folder without a data file; known endings: {', '.join(READERS)}")
+        raise DataError(
+            f"{path}: a folder without a data file; known endings: {', '.join(READERS)}", code="no_data_file"
+        )
     return _of_files(str(path), files)
 
 
@@ -148,7 +154,7 @@ def _parquet(path: Path) -> Iterator[Row]:
         with pq.ParquetFile(path) as file:
             yield from _numbered(path.name, (row for batch in file.iter_batches(1024) for row in batch.to_pylist()))
     except pa.ArrowException as error:
-        raise DataError(f"{path}: no Parquet file, or a damaged one: {error}") from error
+        raise DataError(f"{path}: no Parquet file, or a damaged one: {error}", code="damaged") from error
 
 
 def _arrow(path: Path) -> Iterator[Row]:
@@ -165,7 +171,7 @@ def _arrow(path: Path) -> Iterator[Row]:
             batches = table.to_batches(max_chunksize=1024)
             yield from _numbered(path.name, (row for batch in batches for row in batch.to_pylist()))
     except pa.ArrowException as error:
-        raise DataError(f"{path}: no Arrow file, or a damaged one: {error}") from error
+        raise DataError(f"{path}: no Arrow file, or a damaged one: {error}", code="damaged") from error
 
 
 def _numbered(name: str, values: Iterator[dict[str, Any]]) -> Iterator[Row]:
@@ -178,7 +184,9 @@ def _saved_dataset(path: Path, split: str) -> Any:
     data = datasets.load_from_disk(str(path))
     if isinstance(data, datasets.DatasetDict):
         if split not in data:
-            raise DataError(f"{path}: no split {split!r}; it has {', '.join(data)}. Set data.split")
+            raise DataError(
+                f"{path}: no split {split!r}; it has {', '.join(data)}. Set data.split", code="unknown_split"
+            )
         data = data[split]
     return data
 
@@ -191,7 +199,8 @@ def _hub(name: str, settings: DataSettings, split: str) -> Any:
     except (OSError, ValueError) as error:  # offline, unknown name, subset, split or revision
         raise DataError(
             f"{name}: no such file or folder here, and as a dataset on the Hub (split {split!r}, subset "
-            f"{settings.subset!r}, revision {settings.revision!r}) it cannot be loaded: {error}"
+            f"{settings.subset!r}, revision {settings.revision!r}) it cannot be loaded: {error}",
+            code="not_readable",
         ) from error
 
 
@@ -202,7 +211,9 @@ def check_hub_settings(settings: DataSettings) -> list[str]:
         return [] if settings.revision else ["data.revision is not set: the newest version on the Hub was read"]
     for name in ("subset", "revision"):
         if getattr(settings, name) is not None:
-            raise ConfigError(f"data.{name} has no effect: no source is a dataset on the Hub")
+            raise ConfigError(
+                f"data.{name} has no effect: no source is a dataset on the Hub", code="no_effect", key=f"data.{name}"
+            )
     return []
 
 

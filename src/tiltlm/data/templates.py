@@ -55,7 +55,11 @@ class ChatTemplate:
             template = _own(tokenizer)
         elif "{" not in template:
             if not Path(template).is_file():
-                raise DataError(f"data.chat_template={template}: neither Jinja text nor a file")
+                raise DataError(
+                    f"data.chat_template={template}: neither Jinja text nor a file",
+                    code="no_such_path",
+                    key="data.chat_template",
+                )
             template = Path(template).read_text(encoding="utf-8")
         return None if template is None else cls(tokenizer, template, dict(kwargs))
 
@@ -96,10 +100,18 @@ class ChatTemplate:
         try:
             rendered = self.render(turns, open_answer=False)
         except UNRENDERABLE as error:
-            raise DataError(f"the chat template cannot render a question and its answer: {error}") from error
+            raise DataError(
+                f"the chat template cannot render a question and its answer: {error}",
+                code="template_error",
+                key="data.chat_template",
+            ) from error
         _, found, closing = rendered.rpartition(PROBE)
         if not found:
-            raise DataError("the chat template leaves out the assistant's answer; set data.chat_template")
+            raise DataError(
+                "the chat template leaves out the assistant's answer; set data.chat_template",
+                code="template_without_answer",
+                key="data.chat_template",
+            )
         return closing
 
     @cached_property
@@ -162,4 +174,8 @@ def _own(tokenizer: "PreTrainedTokenizerBase") -> str | None:
     try:
         return tokenizer.get_chat_template()
     except ValueError as error:  # several named templates and none called default
-        raise DataError(f"the tokenizer's chat template: {error}; choose one: data.chat_template=FILE.jinja") from error
+        raise DataError(
+            f"the tokenizer's chat template: {error}; choose one: data.chat_template=FILE.jinja",
+            code="several_templates",
+            key="data.chat_template",
+        ) from error

@@ -106,7 +106,9 @@ def read_json(path: Path) -> Iterator[Row]:
     try:
         values = json.loads(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: no JSON array: {error}. One object a line (.jsonl) survives such damage") from error
+        raise DataError(
+            f"{path}: no JSON array: {error}. One object a line (.jsonl) survives such damage", code="damaged"
+        ) from error
     for index, value in enumerate(values):
         wrong = None if isinstance(value, dict) else Defect("wrong_type", f"no JSON object but {excerpt(value)}")
         yield Row(f"{path.name}[{index}]", {} if wrong else value, wrong)
@@ -120,7 +122,11 @@ def read_csv(path: Path) -> Iterator[Row]:
             reader = csv.reader(file)
             header = next(reader, [])
             if len(set(header)) < len(header):
-                raise DataError(f"{path}:1: a column name stands twice in the header {header}")
+                raise DataError(
+                    f"{path}:1: a column name stands twice in the header {header}",
+                    code="duplicate",
+                    row=f"{path.name}:1",
+                )
             for fields in reader:
                 location = f"{path.name}:{reader.line_num}"
                 if not fields:
@@ -131,6 +137,6 @@ def read_csv(path: Path) -> Iterator[Row]:
                     wrong = f"{len(fields)} fields under a header of {len(header)}"
                     yield Row(location, {}, Defect("malformed_csv", wrong))
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: no UTF-8 at byte {error.start}; convert the file") from error
+        raise DataError(f"{path}: no UTF-8 at byte {error.start}; convert the file", code="not_utf8") from error
     except csv.Error as error:
-        raise DataError(f"{path}: no CSV: {error}") from error
+        raise DataError(f"{path}: no CSV: {error}", code="damaged") from error

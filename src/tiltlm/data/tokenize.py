@@ -27,7 +27,11 @@ def longest_allowed(max_length: int | None, window: int | None) -> int:
     if max_length is None:
         return LONGEST if window is None else min(window, LONGEST)
     if window is not None and max_length > window:
-        raise DataError(f"data.max_length={max_length}: the model's window is {window} tokens; set at most that")
+        raise DataError(
+            f"data.max_length={max_length}: the model's window is {window} tokens; set at most that",
+            code="beyond_window",
+            key="data.max_length",
+        )
     return max_length
 
 
@@ -100,7 +104,10 @@ def fit(
     seen = f"{len(prompt_ids)} + {longest} tokens > {max_length}"
     if truncation == "error":
         raise DataError(
-            f"{location}: {seen} (data.truncation=error). Raise data.max_length, or cut: data.truncation=left_prompt"
+            f"{location}: {seen} (data.truncation=error). Raise data.max_length, or cut: data.truncation=left_prompt",
+            code="too_long",
+            key="data.max_length",
+            row=location,
         )
     if truncation == "drop":
         raise Defect("too_long", seen)

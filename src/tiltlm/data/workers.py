@@ -55,7 +55,9 @@ def load_blocks(loader: Loader, rows: Iterable[Row], from_eval: bool, num_proces
         except BrokenProcessPool as error:
             raise RunError(
                 "a process that tokenises ended without a word; it was killed, perhaps for its memory. Set "
-                "data.processes to fewer"
+                "data.processes to fewer",
+                code="process_ended",
+                key="data.processes",
             ) from error
 
 

@@ -129,7 +129,8 @@ def measure_attainment(
     numbers, steps = np.asarray(counts), np.asarray(levels, dtype=np.float64)
     if not rewards.shape == spent.shape == numbers.shape[:1]:
         raise ConfigError(
-            f"policy rewards {rewards.shape}, KL {spent.shape} and counts {numbers.shape} are not of the same prompts"
+            f"policy rewards {rewards.shape}, KL {spent.shape} and counts {numbers.shape} are not of the same prompts",
+            code="other_rows",
         )
     base = masses_of(numbers)
     reference, policy, kl = (base @ steps).mean(), rewards.mean(), max(spent.mean(), 0.0)

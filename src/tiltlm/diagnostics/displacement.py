@@ -65,7 +65,8 @@ def measure_displacement(before: PairLogps, after: PairLogps, *, level: float = 
     if before.chosen.shape != after.chosen.shape or (before.unit != after.unit).any():
         raise ConfigError(
             f"{len(before.chosen)} comparisons before, {len(after.chosen)} after, or in another order; "
-            "displacement compares the same rows"
+            "displacement compares the same rows",
+            code="other_rows",
         )
 
     def shift(late: np.ndarray, early: np.ndarray, tokens: np.ndarray | float = 1.0) -> Interval:

@@ -35,11 +35,19 @@ def level_counts(rewards: ArrayLike, levels: ArrayLike) -> NDArray[np.int64]:
     """
     values, steps = np.atleast_2d(np.asarray(rewards, dtype=np.float64)), _ascending(levels)
     if values.size == 0:
-        raise ConfigError("no reference samples; the frontier needs at least one a prompt, and 256 to be of use")
+        raise ConfigError(
+            "no reference samples; the frontier needs at least one a prompt, and 256 to be of use",
+            code="empty",
+            key="rewards",
+        )
     index = np.searchsorted(steps, values).clip(max=len(steps) - 1)
     if not (steps[index] == values).all():
         strange = values[steps[index] != values].flat[0]
-        raise ConfigError(f"reward {strange} is none of the levels {steps.tolist()}; name every level it can take")
+        raise ConfigError(
+            f"reward {strange} is none of the levels {steps.tolist()}; name every level it can take",
+            code="unknown_level",
+            key="rewards",
+        )
     return np.stack([(index == k).sum(1) for k in range(len(steps))], 1)
 
 
@@ -71,7 +79,9 @@ def best_of_n_masses(masses: ArrayLike, ns: ArrayLike) -> Floats:
     """
     base, sizes = _masses(masses), np.asarray(ns, dtype=np.float64)
     if (sizes < 1).any():
-        raise ConfigError(f"best of {sizes.min():g}: n is at least 1, where it is the reference itself")
+        raise ConfigError(
+            f"best of {sizes.min():g}: n is at least 1, where it is the reference itself", code="out_of_range", key="ns"
+        )
     up_to = np.cumsum(base, -1)
     up_to = up_to / up_to[..., -1:]  # exactly 1 from the highest level with mass on, so that none appears above it
     below = np.concatenate([np.zeros_like(up_to[..., :1]), up_to[..., :-1]], -1)
@@ -142,7 +152,11 @@ def beta_spending(masses: ArrayLike, levels: ArrayLike, kl: ArrayLike) -> Floats
     base, steps = _masses(masses), _ascending(levels)
     target = np.atleast_1d(np.asarray(kl, dtype=np.float64))
     if not (target >= 0).all():
-        raise ConfigError(f"a KL of {target.min():g} nats: divergences are at least 0; clip a noisy estimate first")
+        raise ConfigError(
+            f"a KL of {target.min():g} nats: divergences are at least 0; clip a noisy estimate first",
+            code="negative",
+            key="kl",
+        )
     spread = steps[-1] - steps[0]
     low, high = np.full(target.shape, math.log(1e-9 / spread)), np.full(target.shape, math.log(1e4 / spread))
     for _ in range(80):
@@ -164,19 +178,29 @@ def beta_grid(levels: ArrayLike, size: int = 80) -> Floats:
 def _ascending(levels: ArrayLike | Sequence[float]) -> Floats:
     steps = np.asarray(levels, dtype=np.float64)
     if steps.ndim != 1 or len(steps) < 2 or not (np.diff(steps) > 0).all():
-        raise ConfigError(f"levels {steps.tolist()} are not two or more rewards in ascending order")
+        raise ConfigError(
+            f"levels {steps.tolist()} are not two or more rewards in ascending order",
+            code="not_ascending",
+            key="levels",
+        )
     return steps
 
 
 def _betas(betas: ArrayLike) -> Floats:
     values = np.atleast_1d(np.asarray(betas, dtype=np.float64))
     if not (values > 0).all():
-        raise ConfigError(f"beta {values.min():g}: a tilt needs β > 0; ∞ is the reference")
+        raise ConfigError(
+            f"beta {values.min():g}: a tilt needs β > 0; ∞ is the reference", code="not_positive", key="betas"
+        )
     return values
 
 
 def _masses(masses: ArrayLike) -> Floats:
     base = np.asarray(masses, dtype=np.float64)
     if base.ndim < 2 or (base < 0).any() or not np.allclose(base.sum(-1), 1, rtol=0, atol=1e-9):
-        raise ConfigError(f"masses of shape {base.shape} are not [P, L] probabilities that sum to 1 at each prompt")
+        raise ConfigError(
+            f"masses of shape {base.shape} are not [P, L] probabilities that sum to 1 at each prompt",
+            code="not_probabilities",
+            key="masses",
+        )
     return base

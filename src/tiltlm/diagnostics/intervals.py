@@ -5,7 +5,7 @@ resampling rows would make every interval too narrow. Everything is seeded and c
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -45,12 +45,18 @@ def unit_means(values: ArrayLike, units: ArrayLike | None = None) -> Floats:
     """
     numbers = np.asarray(values, dtype=np.float64)
     if numbers.ndim != 1 or numbers.size == 0:
-        raise ConfigError(f"values of shape {numbers.shape} have no mean by unit; give at least one, as a flat array")
+        raise ConfigError(
+            f"values of shape {numbers.shape} have no mean by unit; give at least one, as a flat array",
+            code="wrong_shape",
+            key="values",
+        )
     if units is None:
         return numbers
     names, index = np.unique(np.asarray(units), return_inverse=True)
     if index.shape != numbers.shape:
-        raise ConfigError(f"{numbers.size} values but {index.size} units; give one unit a value")
+        raise ConfigError(
+            f"{numbers.size} values but {index.size} units; give one unit a value", code="unequal_lengths", key="units"
+        )
     return np.bincount(index, numbers, len(names)) / np.bincount(index, minlength=len(names))
 
 
@@ -78,8 +84,10 @@ def bootstrap(
         statistic: From indices [D, n] of the units in each of D draws to the D values of the statistic.
         n: How many units there are.
     """
-    if not 0 < level < 1 or n < 1 or resamples < 1:
-        raise ConfigError(f"level={level}, n={n}, resamples={resamples}: level lies in (0, 1), the others are ≥ 1")
+    _require(
+        {"level": 0 < level < 1, "n": n >= 1, "resamples": resamples >= 1},
+        f"level={level}, n={n}, resamples={resamples}: level lies in (0, 1), the others are ≥ 1",
+    )
     estimate = statistic(np.arange(n)[None, :])[0]
     rng = np.random.default_rng(seed)
     draws, left = [], resamples
@@ -120,7 +128,10 @@ def paired_difference(
     """Mean of `after − before` on the same rows: what both share cancels, so it is narrower than two intervals."""
     late, early = np.asarray(after, dtype=np.float64), np.asarray(before, dtype=np.float64)
     if late.shape != early.shape:
-        raise ConfigError(f"after is {late.shape}, before is {early.shape}; a paired difference needs the same rows")
+        raise ConfigError(
+            f"after is {late.shape}, before is {early.shape}; a paired difference needs the same rows",
+            code="other_rows",
+        )
     return bootstrap_mean(late - early, units, level=level, seed=seed, resamples=resamples)
 
 
@@ -132,10 +143,23 @@ def wilson(successes: float, n: int, level: float = 0.95) -> Interval:
 
     Source: Wilson 1927, J. Am. Stat. Assoc. 22:209.
     """
-    if n < 1 or not 0 <= successes <= n or not 0 < level < 1:
-        raise ConfigError(f"{successes} of {n} at level {level} is no share; needs 0 ≤ successes ≤ n, n ≥ 1, level < 1")
+    _require(
+        {"n": n >= 1, "successes": 0 <= successes <= n, "level": 0 < level < 1},
+        f"{successes} of {n} at level {level} is no share; needs 0 ≤ successes ≤ n, n ≥ 1, level < 1",
+    )
     share, z = successes / n, NormalDist().inv_cdf((1 + level) / 2)
     scale = 1 + z * z / n
     centre = (share + z * z / (2 * n)) / scale
     half = z * math.sqrt(share * (1 - share) / n + (z / (2 * n)) ** 2) / scale
     return Interval(share, max(0.0, centre - half), min(1.0, centre + half), level, n)
+
+
+def _require(in_range: Mapping[str, bool], message: str) -> None:
+    """Raise with the first argument that is out of its range.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    for name, is_in_range in in_range.items():
+        if not is_in_range:
+            raise ConfigError(message, code="out_of_range", key=name)

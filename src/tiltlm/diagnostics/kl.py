@@ -56,17 +56,25 @@ def sequence_kl(
     if temperature != 1.0:
         raise ConfigError(
             f"samples drawn at temperature {temperature} are of another distribution than the log-probabilities say; "
-            "draw them at temperature 1, without top-k or top-p"
+            "draw them at temperature 1, without top-k or top-p",
+            code="wrong_temperature",
+            key="temperature",
         )
     cut = ~np.asarray(ended, dtype=bool)
     if cut.any() and not allow_cut:
         raise ConfigError(
             f"{cut.sum()} of {cut.size} samples were cut before their end, so their KL is only a lower bound; "
-            "raise the limit on new tokens, or pass allow_cut=True to have that bound"
+            "raise the limit on new tokens, or pass allow_cut=True to have that bound",
+            code="cut_samples",
+            key="allow_cut",
         )
     gap = np.asarray(logps, dtype=np.float64) - np.asarray(ref_logps, dtype=np.float64)
     if gap.shape != cut.shape:
-        raise ConfigError(f"{gap.size} log-ratios but {cut.size} samples in `ended`; give one of each a sample")
+        raise ConfigError(
+            f"{gap.size} log-ratios but {cut.size} samples in `ended`; give one of each a sample",
+            code="unequal_lengths",
+            key="ended",
+        )
     return SequenceKL(
         k1=bootstrap_mean(gap, prompts, level=level, seed=seed),
         k3=bootstrap_mean(np.expm1(-gap) + gap, prompts, level=level, seed=seed),

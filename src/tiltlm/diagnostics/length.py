@@ -74,7 +74,8 @@ def measure_length_bias(
     if not chosen.shape == rejected.shape == gains.shape == groups.shape:
         raise ConfigError(
             f"lengths {chosen.shape} and {rejected.shape}, margins {gains.shape}, units {groups.shape}: "
-            "give one of each a comparison"
+            "give one of each a comparison",
+            code="unequal_lengths",
         )
     by_rule, by_policy = rule.correct(chosen, rejected), np.heaviside(gains, 0.5)
     return LengthBias(

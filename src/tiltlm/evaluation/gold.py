@@ -103,7 +103,8 @@ def compare_gold(
     if ours.ndim != 2 or ours.shape != spent.shape or theirs.ndim != 2 or len(theirs) != len(ours):
         raise ConfigError(
             f"rewards {ours.shape} and KL {spent.shape} of the policy, rewards {theirs.shape} of the reference: "
-            "give [prompts, samples] of the same prompts"
+            "give [prompts, samples] of the same prompts",
+            code="other_rows",
         )
     counts = level_counts(theirs, levels)
     frontier = measure_frontier(counts, levels, seed=seed)

@@ -61,7 +61,8 @@ def compare_held_out(
     if not after or [row.id for row in before] != [row.id for row in after]:
         raise ConfigError(
             f"{len(before)} rows before and {len(after)} after training are not the same held-out rows; "
-            "measure the same examples twice"
+            "measure the same examples twice",
+            code="other_rows",
         )
     if starts_at_reference:
         before = [replace(row, responses=tuple(replace(r, reward=0.0) for r in row.responses)) for row in before]

@@ -105,7 +105,11 @@ def measure(
         NumericsError: a log-probability or reward is not finite.
     """
     if not examples:
-        raise ConfigError("no held-out examples to measure; hold some out (data.eval_fraction, data.eval)")
+        raise ConfigError(
+            "no held-out examples to measure; hold some out (data.eval_fraction, data.eval)",
+            code="needs_held_out",
+            key="data.eval_fraction",
+        )
     trees, slots = grow(examples)
     is_policy = not reads_scores(objective)
     num_responses = sum(len(tree.responses) for tree in trees)
@@ -138,7 +142,9 @@ def _row(example: Example, slots: Sequence[int], table: NDArray[np.float64], is_
             likely = f"log-probability {logps} and " if is_policy else ""
             raise NumericsError(
                 f"{example.id}: response {k} has {likely}reward {reward} under this model; its weights are damaged, or "
-                "training diverged"
+                "training diverged",
+                code="not_finite",
+                row=example.id,
             )
         known = None if math.isnan(ref_logps) else ref_logps
         responses.append(ResponseRow(logps if is_policy else None, known, response.num_tokens, reward))

@@ -191,7 +191,10 @@ def compare_samples(
         ConfigError: the two are not of the same prompts.
     """
     if len(before.prompts) != len(after.prompts) or any(map(_differ, before.prompts, after.prompts)):
-        raise ConfigError("the samples before and after training are not of the same prompts; draw both for the same")
+        raise ConfigError(
+            "the samples before and after training are not of the same prompts; draw both for the same",
+            code="other_rows",
+        )
     early, late = _numbers(before, seed), _numbers(after, seed)
     if starts_at_reference and late.kl is not None:
         zero = replace(late.kl, estimate=0.0, low=0.0, high=0.0)

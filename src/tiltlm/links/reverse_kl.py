@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from tiltlm.core.checks import minority, positive
+from tiltlm.core.checks import below_half, positive
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class ReverseKL:
 
     def __post_init__(self) -> None:
         positive(label_smoothing=self.label_smoothing)
-        minority(label_smoothing=self.label_smoothing)
+        below_half(label_smoothing=self.label_smoothing)
 
     def __call__(self, margin: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
         q = torch.sigmoid(margin)

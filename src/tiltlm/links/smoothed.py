@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tiltlm.core import ConfigError
-from tiltlm.core.checks import minority
+from tiltlm.core.checks import below_half
 from tiltlm.links.link import Link
 from tiltlm.links.logistic import Logistic
 
@@ -58,8 +58,10 @@ class Denoised:
 
 def _check(link: Link, label_smoothing: float) -> None:
     """Labels are flipped at one rate: a link that already allows for it is not wrapped again."""
-    minority(label_smoothing=label_smoothing)
+    below_half(label_smoothing=label_smoothing)
     if isinstance(link, Smoothed | Denoised):
         raise ConfigError(
-            f"link is {type(link).__name__}, which allows for flipped labels already; give one rate to one of them"
+            f"link is {type(link).__name__}, which allows for flipped labels already; give one rate to one of them",
+            code="conflict",
+            key="link",
         )

@@ -68,13 +68,16 @@ def forest_attention(
     if layout is None:
         raise ModelError(
             f"{type(module).__name__} attends without a layout while packed attention is active: call the model "
-            "through PolicyModule, or inside `stock_attention()`"
+            "through PolicyModule, or inside `stock_attention()`",
+            code="no_layout",
         )
     _refuse_unknown(module, attention_mask, dropout, extras)
     if query.shape[0] != 1 or query.shape[2] != layout.num_tokens or key.shape[2] != layout.num_tokens:
         raise ModelError(
             f"{type(module).__name__}: queries {tuple(query.shape)} and keys {tuple(key.shape)} do not match a packed "
-            f"row of {layout.num_tokens} tokens; this architecture needs layout=padded"
+            f"row of {layout.num_tokens} tokens; this architecture needs layout=padded",
+            code="wrong_shape",
+            key="model.layout",
         )
     layout.windows.append(sliding_window)
     announce_attention(module, layout)
@@ -94,17 +97,26 @@ def _refuse_unknown(
     name = type(module).__name__
     if attention_mask is not None:
         raise ModelError(
-            f"{name} passes an attention mask of its own; packed attention cannot honour it: layout=padded"
+            f"{name} passes an attention mask of its own; packed attention cannot honour it: layout=padded",
+            code="own_mask",
+            key="model.layout",
         )
     if dropout:
-        raise ModelError(f"{name} asks for attention dropout {dropout}; the forward needs dropout 0 everywhere")
+        raise ModelError(
+            f"{name} asks for attention dropout {dropout}; the forward needs dropout 0 everywhere",
+            code="attention_dropout",
+        )
     if extras.get("is_causal", getattr(module, "is_causal", True)) is False:
-        raise ModelError(f"{name} is not causal; packed attention serves causal language models only")
+        raise ModelError(
+            f"{name} is not causal; packed attention serves causal language models only", code="not_causal"
+        )
     for keyword, given in extras.items():
         if keyword not in _HARMLESS and keyword != "is_causal" and given is not None and given is not False:
             raise ModelError(
                 f"{name} passes `{keyword}` to its attention, which packed attention does not know and which may "
-                "change the result: layout=padded"
+                "change the result: layout=padded",
+                code="unknown_keyword",
+                key="model.layout",
             )
 
 

@@ -28,7 +28,11 @@ def compile_layers(model: Any, backend: str = "inductor") -> None:
     """
     layers = [layer for layer in decoder_layers(model) if not is_trimmed(layer)]
     if not layers:
-        raise ModelError(f"model.compile: {type(model).__name__} has no layers that could be compiled; leave it off")
+        raise ModelError(
+            f"model.compile: {type(model).__name__} has no layers that could be compiled; leave it off",
+            code="not_supported",
+            key="model.compile",
+        )
     allow_variants()
     for layer in layers:
         for part in layer.children() if getattr(layer, "gradient_checkpointing", False) else [layer]:

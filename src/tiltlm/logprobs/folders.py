@@ -41,21 +41,33 @@ def locate(path: str, adapter: str | None = None) -> Located:
     folder = Path(path)
     if not folder.exists():
         if folder.is_absolute() or path.startswith((".", "~")) or not _HUB_NAME.fullmatch(path):
-            raise ModelError(f"model.path: there is no folder {path}")
+            raise ModelError(f"model.path: there is no folder {path}", code="no_such_path", key="model.path")
         return Located(path, _adapter(adapter), path, is_folder=False)
     if not folder.is_dir():
-        raise ModelError(f"model.path: {path} is a file; name the folder that holds config.json and the weights")
+        raise ModelError(
+            f"model.path: {path} is a file; name the folder that holds config.json and the weights",
+            code="not_a_folder",
+            key="model.path",
+        )
     if (folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
         if adapter is not None:
-            raise ModelError(f"model.path {path} is an adapter already, and model.adapter names another; name its base")
-        _refuse_without_safetensors(folder, "adapter_model*.safetensors")
+            raise ModelError(
+                f"model.path {path} is an adapter already, and model.adapter names another; name its base",
+                code="conflict",
+                key="model.adapter",
+            )
+        _refuse_without_safetensors(folder, "adapter_model*.safetensors", "model.path")
         base = _base_of(folder)
         below = locate(base)
         tokenizer = path if (folder / "tokenizer_config.json").exists() else below.tokenizer
         return Located(base, path, tokenizer, below.is_folder)
     if not (folder / "config.json").exists():
-        raise ModelError(f"model.path: {path} holds no config.json; it is no model folder of transformers")
-    _refuse_without_safetensors(folder, "*.safetensors")
+        raise ModelError(
+            f"model.path: {path} holds no config.json; it is no model folder of transformers",
+            code="not_a_model",
+            key="model.path",
+        )
+    _refuse_without_safetensors(folder, "*.safetensors", "model.path")
     return Located(path, _adapter(adapter), path, is_folder=True)
 
 
@@ -64,8 +76,12 @@ def _adapter(adapter: str | None) -> str | None:
         return None
     folder = Path(adapter)
     if not (folder / "adapter_config.json").exists():
-        raise ModelError(f"model.adapter: {adapter} holds no adapter_config.json; it is no folder of a PEFT adapter")
-    _refuse_without_safetensors(folder, "adapter_model*.safetensors")
+        raise ModelError(
+            f"model.adapter: {adapter} holds no adapter_config.json; it is no folder of a PEFT adapter",
+            code="not_an_adapter",
+            key="model.adapter",
+        )
+    _refuse_without_safetensors(folder, "adapter_model*.safetensors", "model.adapter")
     return adapter
 
 
@@ -73,11 +89,15 @@ def _base_of(folder: Path) -> str:
     config: dict[str, Any] = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     base = config.get("base_model_name_or_path")
     if not base:
-        raise ModelError(f"{folder / 'adapter_config.json'}: no base_model_name_or_path, so its base model is unknown")
+        raise ModelError(
+            f"{folder / 'adapter_config.json'}: no base_model_name_or_path, so its base model is unknown",
+            code="no_base_model",
+            key="model.path",
+        )
     return str(base)
 
 
-def _refuse_without_safetensors(folder: Path, pattern: str) -> None:
+def _refuse_without_safetensors(folder: Path, pattern: str, key: str) -> None:
     if any(folder.glob(pattern)):
         return
     pickles = sorted(p.name for kind in _PICKLES for p in folder.glob(kind))
@@ -85,6 +105,10 @@ def _refuse_without_safetensors(folder: Path, pattern: str) -> None:
         raise ModelError(
             f"{folder} has its weights only as pickles ({', '.join(pickles[:3])}), which are never loaded: opening one "
             "can run any code. Convert them where you trust them: "
-            "AutoModelForCausalLM.from_pretrained(…).save_pretrained(…) writes safetensors"
+            "AutoModelForCausalLM.from_pretrained(…).save_pretrained(…) writes safetensors",
+            code="only_pickles",
+            key=key,
         )
-    raise ModelError(f"{folder} holds no weights ({pattern}); is the download or the copy complete?")
+    raise ModelError(
+        f"{folder} holds no weights ({pattern}); is the download or the copy complete?", code="no_weights", key=key
+    )

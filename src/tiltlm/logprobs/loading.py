@@ -171,7 +171,11 @@ def load_tokenizer(settings: ModelSettings) -> tuple[Any, int | None]:
             trust_remote_code=settings.trust_remote_code,
         )
     except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"{_place(located.base)} no configuration could be read: {_first_line(error)}") from error
+        raise ModelError(
+            f"{_place(located.base)} no configuration could be read: {_first_line(error)}",
+            code="config_not_readable",
+            key="model.path",
+        ) from error
     return tokenizer, getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
@@ -179,7 +183,9 @@ def _locate(settings: ModelSettings) -> Located:
     located = locate(settings.path, settings.adapter)
     if located.is_folder and settings.revision is not None:
         raise ConfigError(
-            f"model.revision={settings.revision} has no effect: model.path={settings.path} is a folder; remove it"
+            f"model.revision={settings.revision} has no effect: model.path={settings.path} is a folder; remove it",
+            code="no_effect",
+            key="model.revision",
         )
     return located
 
@@ -194,11 +200,17 @@ def _load_tokenizer(located: Located, settings: ModelSettings) -> Any:
             trust_remote_code=settings.trust_remote_code,
         )
     except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ModelError(f"{_place(located.tokenizer)} no tokenizer could be loaded: {_first_line(error)}") from error
+        raise ModelError(
+            f"{_place(located.tokenizer)} no tokenizer could be loaded: {_first_line(error)}",
+            code="tokenizer_not_readable",
+            key="model.path",
+        ) from error
     if tokenizer.eos_token_id is None:
         raise ModelError(
             f"{located.tokenizer}: the tokenizer has no end token, so no response could ever end; set eos_token in its "
-            "tokenizer_config.json"
+            "tokenizer_config.json",
+            code="no_end_token",
+            key="model.path",
         )
     return tokenizer
 
@@ -235,7 +247,11 @@ def _load_model(kind: Any, located: Located, settings: ModelSettings, **keywords
             **keywords,
         )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"{_place(located.base)} no model could be loaded: {_first_line(error)}") from error
+        raise ModelError(
+            f"{_place(located.base)} no model could be loaded: {_first_line(error)}",
+            code="model_not_readable",
+            key="model.path",
+        ) from error
     return model, sorted(info["missing_keys"])
 
 
@@ -243,7 +259,9 @@ def _refuse_incomplete(model: Any, missing: list[str], located: Located) -> None
     if missing:  # transformers would go on with random numbers in their place
         raise ModelError(
             f"{_place(located.base)} the weights lack {len(missing)} tensors of {type(model).__name__} "
-            f"({', '.join(missing[:3])}, …); is it a language model, and the copy complete?"
+            f"({', '.join(missing[:3])}, …); is it a language model, and the copy complete?",
+            code="missing_tensors",
+            key="model.path",
         )
 
 
@@ -260,7 +278,9 @@ def _refuse_short_vocabulary(model: Any, tokenizer: Any) -> None:
     rows = model.get_input_embeddings().num_embeddings
     if len(tokenizer) > rows:
         raise ModelError(
-            f"the tokenizer has {len(tokenizer)} tokens and the model {rows} embeddings; they do not belong together"
+            f"the tokenizer has {len(tokenizer)} tokens and the model {rows} embeddings; they do not belong together",
+            code="too_few_embeddings",
+            key="model.path",
         )
 
 
@@ -271,13 +291,21 @@ def _put_adapter(model: Any, located: Located, settings: ModelSettings, task: st
     try:
         import peft
     except ImportError as error:
-        raise ModelError("adapters need PEFT: pip install 'tiltlm[peft]'") from error
+        raise ModelError("adapters need PEFT: pip install 'tiltlm[peft]'", code="missing_dependency") from error
     if located.adapter is not None and settings.lora is not None:
-        raise ModelError(f"{located.adapter} is an adapter, and model.lora starts another; leave one of them out")
+        raise ModelError(
+            f"{located.adapter} is an adapter, and model.lora starts another; leave one of them out",
+            code="conflict",
+            key="model.lora",
+        )
     if located.adapter is not None:
         adapted = peft.PeftModel.from_pretrained(model, located.adapter, is_trainable=True)
         if adapted.active_peft_config.is_prompt_learning:
-            raise ModelError(f"{located.adapter} learns prompt vectors; only adapters inside the layers can be used")
+            raise ModelError(
+                f"{located.adapter} learns prompt vectors; only adapters inside the layers can be used",
+                code="not_supported",
+                key="model.adapter",
+            )
         return adapted
     assert settings.lora is not None
     with torch.random.fork_rng():
@@ -300,17 +328,27 @@ def _lora_config(lora: LoraSettings, task: str) -> Any:
 
 def _checkpoint(model: Any, offload: bool) -> None:
     if not model.supports_gradient_checkpointing:
-        raise ModelError("model.gradient_checkpointing: this architecture does not support it; leave it off")
+        raise ModelError(
+            "model.gradient_checkpointing: this architecture does not support it; leave it off",
+            code="not_supported",
+            key="model.gradient_checkpointing",
+        )
     keywords = {"use_reentrant": False}  # reentrant checkpoints lose gradients of keyword arguments
     if offload and next(model.parameters()).device.type == "cpu":
-        raise ConfigError("model.activation_offload moves activations to the host, where this model is; leave it off")
+        raise ConfigError(
+            "model.activation_offload moves activations to the host, where this model is; leave it off",
+            code="no_effect",
+            key="model.activation_offload",
+        )
     if hasattr(model, "activation_checkpointing_enable"):  # the name since transformers 5.2x
         enable, name = model.activation_checkpointing_enable, "activation_checkpointing_kwargs"
     else:
         enable, name = model.gradient_checkpointing_enable, "gradient_checkpointing_kwargs"
     if offload and "offload" not in inspect.signature(enable).parameters:
         raise ConfigError(
-            "model.activation_offload: this architecture, or this version of transformers, has none; leave it off"
+            "model.activation_offload: this architecture, or this version of transformers, has none; leave it off",
+            code="not_supported",
+            key="model.activation_offload",
         )
     enable(**{name: keywords}, **({"offload": True} if offload else {}))
 

@@ -101,7 +101,9 @@ class ForestModule(nn.Module):
         if self.max_positions is not None and longest > self.max_positions:
             raise ModelError(
                 f"a sequence of {longest} tokens, and {type(self.bare_model).__name__} places {self.max_positions} "
-                "exactly; shorten prompts and responses (data.max_length)"
+                "exactly; shorten prompts and responses (data.max_length)",
+                code="too_long",
+                key="data.max_length",
             )
 
     @contextmanager
@@ -124,7 +126,8 @@ class ForestModule(nn.Module):
         """
         if not hasattr(self.model, "peft_config"):
             raise ModelError(
-                "the model has no adapter to switch off; a reference `base` needs one: name a path instead"
+                "the model has no adapter to switch off; a reference `base` needs one: name a path instead",
+                code="no_adapter",
             )
         with self.model.disable_adapter():
             yield

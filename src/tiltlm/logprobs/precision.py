@@ -21,7 +21,11 @@ def choose_precision(
         weights: dtype of the weights; float64 ones are for checking and stay as they are.
     """
     if requested == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
-        raise ModelError(f"model.precision=bf16: {torch.cuda.get_device_name(device)} has no bf16; use float32")
+        raise ModelError(
+            f"model.precision=bf16: {torch.cuda.get_device_name(device)} has no bf16; use float32",
+            code="not_supported",
+            key="model.precision",
+        )
     if requested != "auto":
         return requested, "as set"
     if weights == "float64":

@@ -38,7 +38,9 @@ def experts_per_token(model: Any) -> int:
     if chosen is None:
         raise ModelError(
             f"training.router_aux_loss_coef: {type(model).__name__} has no routers whose load transformers would "
-            "balance; leave it at 0"
+            "balance; leave it at 0",
+            code="not_supported",
+            key="training.router_aux_loss_coef",
         )
     return chosen
 
@@ -71,7 +73,9 @@ def count(router_logits: Sequence[Tensor], counts: Float[np.ndarray, " S"], chos
     if len(shapes) != 1 or shapes[0][0] != len(counts):
         raise ModelError(
             f"training.router_aux_loss_coef: the model's routers gave logits of tokens × experts {shapes} where "
-            f"{len(counts)} tokens went in; leave it at 0 for this model"
+            f"{len(counts)} tokens went in; leave it at 0 for this model",
+            code="wrong_shape",
+            key="training.router_aux_loss_coef",
         )
     logits = torch.stack([own.flatten(0, -2) for own in router_logits])
     probabilities = logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(-1)

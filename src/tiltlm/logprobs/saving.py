@@ -25,7 +25,7 @@ def save_policy(policy: Loaded, folder: Path, merge: bool = False, card: str = "
         RunError: the folder exists.
     """
     if folder.exists():
-        raise RunError(f"{folder} exists; nothing is written over it")
+        raise RunError(f"{folder} exists; nothing is written over it", code="already_exists", key="folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:

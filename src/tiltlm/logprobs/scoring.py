@@ -66,6 +66,7 @@ class ScoreModule(ForestModule):
         if not isinstance(head, nn.Module) or self.config.get_text_config().num_labels != 1:
             raise ModelError(
                 f"{type(self.bare_model).__name__} has no head `score` of one label on its last token; a reward model "
-                "is a causal model of transformers as a sequence classifier with num_labels=1"
+                "is a causal model of transformers as a sequence classifier with num_labels=1",
+                code="no_score_head",
             )
         return head

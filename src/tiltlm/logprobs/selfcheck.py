@@ -105,7 +105,11 @@ def choose_layout(model: Any, requested: Literal["auto"] | LayoutName = "auto", 
             refused.append((layout, wrong))
     reasons = "; ".join(f"{name}: {why}" for name, why in refused)
     way_out = "" if requested == "auto" else "; layout=auto tries the others"
-    raise ModelError(f"no layout of {type(bare_model_of(model)).__name__} equals separate forwards: {reasons}{way_out}")
+    raise ModelError(
+        f"no layout of {type(bare_model_of(model)).__name__} equals separate forwards: {reasons}{way_out}",
+        code="no_exact_layout",
+        key="model.layout",
+    )
 
 
 def _own(model: Any, is_scorer: bool) -> tuple["_Probe", _Measured]:
@@ -115,7 +119,9 @@ def _own(model: Any, is_scorer: bool) -> tuple["_Probe", _Measured]:
         return probe, probe.plain()
     except Exception as failure:
         name = type(bare_model_of(model)).__name__
-        raise ModelError(f"{name} cannot compute a plain sequence of token ids: {_first_line(failure)}") from failure
+        raise ModelError(
+            f"{name} cannot compute a plain sequence of token ids: {_first_line(failure)}", code="forward_fails"
+        ) from failure
 
 
 def _first_line(failure: Exception) -> str:
@@ -226,7 +232,8 @@ class _PolicyProbe(_Probe):
             raise ModelError(
                 f"{type(self.bare_model).__name__} looks ahead: the last token changes the logits before it by "
                 f"{error:.0e} of the largest, so that its log-probabilities are no likelihood of a text; a decoder is "
-                "needed (some configurations say is_decoder or causal)"
+                "needed (some configurations say is_decoder or causal)",
+                code="not_causal",
             )
 
     def _laid_out(self, layout: LayoutName, trims: bool, inputs: Inputs) -> Tensor:

@@ -26,9 +26,13 @@ class LoraSettings:
 
     def __post_init__(self) -> None:
         if self.r < 1:
-            raise ConfigError(f"model.lora.r is {self.r}; a rank is at least 1")
+            raise ConfigError(
+                f"model.lora.r is {self.r}; a rank is at least 1", code="not_positive", key="model.lora.r"
+            )
         if self.alpha <= 0:
-            raise ConfigError(f"model.lora.alpha is {self.alpha}; it must be positive")
+            raise ConfigError(
+                f"model.lora.alpha is {self.alpha}; it must be positive", code="not_positive", key="model.lora.alpha"
+            )
 
 
 @dataclass(frozen=True)
@@ -68,14 +72,26 @@ class ModelSettings:
         if self.trust_remote_code and (self.revision is None or Path(self.path).exists()):
             raise ConfigError(
                 "model.trust_remote_code runs code of others; it needs a named repository as model.path and "
-                "model.revision, so that the code is a known one"
+                "model.revision, so that the code is a known one",
+                code="unpinned_code",
+                key="model.trust_remote_code",
             )
         if self.lora is not None and self.adapter is not None:
-            raise ConfigError("model.lora starts a new adapter and model.adapter continues one; name one of them")
+            raise ConfigError(
+                "model.lora starts a new adapter and model.adapter continues one; name one of them",
+                code="conflict",
+                key="model.lora",
+            )
         if self.activation_offload and not self.gradient_checkpointing:
             raise ConfigError(
                 "model.activation_offload holds what checkpointing keeps of each layer; set "
-                "model.gradient_checkpointing=true too"
+                "model.gradient_checkpointing=true too",
+                code="no_effect",
+                key="model.activation_offload",
             )
         if self.precision == "bf16" and self.dtype == "float64":
-            raise ConfigError("model.precision=bf16 has no use for model.dtype=float64; choose one")
+            raise ConfigError(
+                "model.precision=bf16 has no use for model.dtype=float64; choose one",
+                code="conflict",
+                key="model.precision",
+            )

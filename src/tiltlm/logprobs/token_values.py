@@ -98,7 +98,9 @@ def _reference(extras: frozenset[Extra], beside: States | None, num_rows: int) -
     if beside is None:
         raise ConfigError(
             f"{', '.join(wanted)} compares whole distributions with a reference, and its states are not here; name a "
-            "reference with weights (initial, base or a model folder)"
+            "reference with weights (initial, base or a model folder)",
+            code="needs_reference_weights",
+            key="reference.name",
         )
     assert len(beside.rows) == num_rows, f"{len(beside.rows)} reference states for {num_rows} scored tokens"
     return beside.for_products()
@@ -108,7 +110,9 @@ def _refuse_other_vocabulary(num_logits: int, theirs: States | None) -> None:
     if theirs is not None and theirs.num_logits != num_logits:
         raise ModelError(
             f"the reference has {theirs.num_logits} logits a token and the policy {num_logits}; distributions over "
-            "different vocabularies have no KL divergence. Name a reference whose embedding has the policy's size."
+            "different vocabularies have no KL divergence. Name a reference whose embedding has the policy's size.",
+            code="other_vocabulary",
+            key="reference.name",
         )
 
 

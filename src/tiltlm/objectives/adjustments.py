@@ -172,7 +172,10 @@ def gaps(pairs: Pairs) -> Float[Tensor, " B"]:
         DataError: some response has no score.
     """
     if pairs.gap is None:
-        raise DataError("this objective reads scores, and the data has none; give score_chosen and score_rejected")
+        raise DataError(
+            "this objective reads scores, and the data has none; give score_chosen and score_rejected",
+            code="needs_scores",
+        )
     return pairs.gap
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tiltlm.core import ConfigError
-from tiltlm.core.checks import under
+from tiltlm.core.checks import prefix_errors
 from tiltlm.objectives.catalog.names import refuse_foreign, resolve_name
 from tiltlm.objectives.catalog.registry import build_at, knobs, nearest
 from tiltlm.objectives.listwise import Listwise
@@ -40,7 +40,7 @@ def compose(spec: Spec, place: str = "objective") -> Objective:
         return _sum(spec, place)
     if form == "parts":
         return _from_parts(spec, place)
-    with under(place):
+    with prefix_errors(place):
         known = resolve_name(spec["name"])
         refuse_foreign(known.name, _without(spec, "name"))
     return build_at(place, known.name, {**known.knobs, **_without(spec, "name")})
@@ -53,14 +53,22 @@ def form_of(spec: Spec, place: str = "objective") -> str:
         ConfigError: it is none of these, or two of them.
     """
     if not isinstance(spec, Mapping):
-        raise ConfigError(f"{place} is {spec!r}; a mapping is wanted, such as {{name: dpo, beta: 0.1}}")
+        raise ConfigError(
+            f"{place} is {spec!r}; a mapping is wanted, such as {{name: dpo, beta: 0.1}}", code="wrong_type", key=place
+        )
     found = [key for key in ("name", "reward", "sum") if key in spec]
     if not found:
         raise ConfigError(
-            f"{place}: name is missing; `tiltlm objectives` lists them. Or give parts (data, reward, link), or a sum"
+            f"{place}: name is missing; `tiltlm objectives` lists them. Or give parts (data, reward, link), or a sum",
+            code="missing_setting",
+            key=f"{place}.name",
         )
     if len(found) > 1:
-        raise ConfigError(f"{place} has {' and '.join(found)}; give a name, or parts with a reward, or a sum")
+        raise ConfigError(
+            f"{place} has {' and '.join(found)}; give a name, or parts with a reward, or a sum",
+            code="conflict",
+            key=place,
+        )
     return {"reward": "parts"}.get(found[0], found[0])
 
 
@@ -121,29 +129,49 @@ def notes_on(spec: Spec) -> tuple[str, ...]:
 def _sum(spec: Spec, place: str) -> WeightedSum:
     terms = spec["sum"]
     for key in _without(spec, "sum"):
-        raise ConfigError(f"{place}.{key}: a sum does not use it; it is a list of terms, each with its weight")
+        raise ConfigError(
+            f"{place}.{key}: a sum does not use it; it is a list of terms, each with its weight",
+            code="unknown_setting",
+            key=f"{place}.{key}",
+        )
     if not isinstance(terms, Sequence) or isinstance(terms, str):
-        raise ConfigError(f"{place}.sum is {terms!r}; a list is wanted: [{{name: dpo, weight: 0.8}}, …]")
+        raise ConfigError(
+            f"{place}.sum is {terms!r}; a list is wanted: [{{name: dpo, weight: 0.8}}, …]",
+            code="wrong_type",
+            key=f"{place}.sum",
+        )
     objectives, weights = [], []
     for i, term in enumerate(terms):
         here = f"{place}.sum.{i}"
         if not isinstance(term, Mapping) or "weight" not in term:
-            raise ConfigError(f"{here}.weight is missing; each term of a sum has one: {{name: dpo, weight: 0.8}}")
+            raise ConfigError(
+                f"{here}.weight is missing; each term of a sum has one: {{name: dpo, weight: 0.8}}",
+                code="missing_setting",
+                key=f"{here}.weight",
+            )
         if "sum" in term:
-            raise ConfigError(f"{here} is a sum itself; write its terms here, with the weights multiplied")
+            raise ConfigError(
+                f"{here} is a sum itself; write its terms here, with the weights multiplied",
+                code="nested_sum",
+                key=here,
+            )
         weights.append(number(term["weight"], f"{here}.weight"))
         objectives.append(compose(_without(term, "weight"), here))
-    with under(place):
+    with prefix_errors(place):
         return WeightedSum(tuple(objectives), tuple(weights))
 
 
 def _from_parts(spec: Spec, place: str) -> Composed:
     if "data" not in spec:
-        raise ConfigError(f"{place}.data is missing; it is one of {', '.join(SHAPES)}")
+        raise ConfigError(
+            f"{place}.data is missing; it is one of {', '.join(SHAPES)}", code="missing_setting", key=f"{place}.data"
+        )
     shape = spec["data"]
     if not isinstance(shape, str) or shape not in SHAPES:
         hint = ", which have one method, {name: sft}." if shape == "demonstrations" else nearest(str(shape), SHAPES)
-        raise ConfigError(f"{place}.data is {shape!r}{hint} Known: {', '.join(SHAPES)}")
+        raise ConfigError(
+            f"{place}.data is {shape!r}{hint} Known: {', '.join(SHAPES)}", code="unknown_name", key=f"{place}.data"
+        )
     return construct(SHAPES[shape], _without(spec, "data"), place, f"an objective of {shape}")
 
 

@@ -96,7 +96,8 @@ def log_first(group: Float[Tensor, " m"], rest: Float[Tensor, ""]) -> Float[Tens
     if m > LARGEST_TIE:
         raise DataError(
             f"{m} responses of one list share a rank above others; at most {LARGEST_TIE} can. Break some of the ties, "
-            "or leave responses out"
+            "or leave responses out",
+            code="tie_too_large",
         )
     left = [
         torch.logsumexp(torch.stack([rest, *(group[i] for i in range(m) if not s >> i & 1)]), 0) for s in range(2**m)

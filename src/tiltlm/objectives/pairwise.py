@@ -47,13 +47,23 @@ class Pairwise:
     def __post_init__(self) -> None:
         positive(strength=self.strength)
         if self.link is None and (self.adjustments or self.weighting or self.strength != 1.0):
-            raise ConfigError("link is null, so that there is no margin to adjust or to weight; give a link")
+            raise ConfigError(
+                "link is null, so that there is no margin to adjust or to weight; give a link",
+                code="needs_link",
+                key="link",
+            )
         if self.link is None and not self.regularisers:
-            raise ConfigError("link is null and there is no regulariser: the loss would be 0; give one of them")
+            raise ConfigError(
+                "link is null and there is no regulariser: the loss would be 0; give one of them",
+                code="zero_loss",
+                key="link",
+            )
         if self.labels_from_scores and needed(self.adjustments):
             raise ConfigError(
                 "labels_from_scores reads each comparison both ways round, and an adjustment reads the same scores one "
-                "way only; leave out one of them"
+                "way only; leave out one of them",
+                code="conflict",
+                key="labels_from_scores",
             )
         self._check_repeated()
 
@@ -62,12 +72,20 @@ class Pairwise:
         for key, parts in (("adjustments", self.adjustments), ("regularisers", self.regularisers)):
             for i, part in enumerate(parts):
                 if part in parts[:i]:
-                    raise ConfigError(f"{key}.{i} is given twice; give it once, with twice its weight")
+                    raise ConfigError(
+                        f"{key}.{i} is given twice; give it once, with twice its weight",
+                        code="duplicate",
+                        key=f"{key}.{i}",
+                    )
         for i, part in enumerate(self.regularisers):
             if not isinstance(part, Anchor) or not isinstance(part.link, Sigmoid):
                 continue
             if replace(part, sign=-part.sign) in self.regularisers[:i]:
-                raise ConfigError(f"regularisers.{i} undoes another: 1 − σ(r) and σ(r) add up to 1; leave both out")
+                raise ConfigError(
+                    f"regularisers.{i} undoes another: 1 − σ(r) and σ(r) add up to 1; leave both out",
+                    code="cancels_out",
+                    key=f"regularisers.{i}",
+                )
 
     @property
     def parts(self) -> tuple[Part, ...]:

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from tiltlm import links, rewards
 from tiltlm.core import ConfigError
-from tiltlm.core.checks import under
+from tiltlm.core.checks import prefix_errors
 from tiltlm.links import Denoised, Link, Smoothed
 from tiltlm.objectives import adjustments, listwise, regularisers, statistics, weightings
 from tiltlm.objectives.adjustments import Adjustment
@@ -73,21 +73,33 @@ def construct(
     for key in values:
         if key not in known:
             takes = ", ".join(known) or "nothing"
-            raise ConfigError(f"{place}.{key}: {called} does not use it{nearest(key, known)} It takes {takes}")
+            raise ConfigError(
+                f"{place}.{key}: {called} does not use it{nearest(key, known)} It takes {takes}",
+                code="unknown_setting",
+                key=f"{place}.{key}",
+            )
     hints, arguments = get_type_hints(kind), dict[str, Any]()
     for key, field in known.items():
         here, hint = f"{place}.{key}", hints[key]
         if key in values:
             arguments[key] = _read(hint, values[key], here, arguments.get("reward", reward))
             if hint is float and arguments[key] == 0 and issubclass(kind, IDLE_AT_ZERO):
-                raise ConfigError(f"{here} is 0, with which {called} does nothing; leave it out")
+                raise ConfigError(
+                    f"{here} is 0, with which {called} does nothing; leave it out", code="no_effect", key=here
+                )
         elif reward is not None and (hint is Reward or hint in ROLES[Reward].values()):
             if hint is not Reward and not isinstance(reward, hint):
-                raise ConfigError(f"{place}: {called} goes with reward {snake(hint)}, not {snake(type(reward))}")
+                raise ConfigError(
+                    f"{place}: {called} goes with reward {snake(hint)}, not {snake(type(reward))}",
+                    code="other_reward",
+                    key=place,
+                )
             arguments[key] = reward
         elif field.default is MISSING and field.default_factory is MISSING:
-            raise ConfigError(f"{here} is missing; {called} has no default for it{_way_out(hint)}")
-    with under(place):
+            raise ConfigError(
+                f"{here} is missing; {called} has no default for it{_way_out(hint)}", code="missing_setting", key=here
+            )
+    with prefix_errors(place):
         return kind(**arguments)
 
 
@@ -99,17 +111,19 @@ def _read(hint: Any, value: Any, place: str, reward: Reward | None) -> Any:
         return None if value is None else _read(inner, value, place, reward)
     if get_origin(hint) is tuple:
         if not isinstance(value, Sequence) or isinstance(value, str):
-            raise ConfigError(f"{place} is {value!r}; a list is wanted: [{{name: …}}]")
+            raise ConfigError(f"{place} is {value!r}; a list is wanted: [{{name: …}}]", code="wrong_type", key=place)
         return tuple(_read(kinds[0], item, f"{place}.{i}", reward) for i, item in enumerate(value))
     if hint in ROLES or is_dataclass(hint):
         return _part(ROLES[hint] if hint in ROLES else {snake(hint): hint}, value, place, reward)
     if get_origin(hint) is Literal:
         if value not in kinds or isinstance(value, bool):
-            raise ConfigError(f"{place} is {value!r}; known: {', '.join(map(str, kinds))}")
+            raise ConfigError(
+                f"{place} is {value!r}; known: {', '.join(map(str, kinds))}", code="unknown_name", key=place
+            )
         return kinds[kinds.index(value)]
     if hint is bool:
         if not isinstance(value, bool):
-            raise ConfigError(f"{place} is {value!r}; true or false is wanted")
+            raise ConfigError(f"{place} is {value!r}; true or false is wanted", code="wrong_type", key=place)
         return value
     assert hint is float, f"{place}: a part cannot have a field of {hint}"
     return number(value, place)
@@ -122,7 +136,7 @@ def number(value: Any, place: str) -> float:
         ConfigError: it is something else.
     """
     if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
-        raise ConfigError(f"{place} is {value!r}; a number is wanted")
+        raise ConfigError(f"{place} is {value!r}; a number is wanted", code="wrong_type", key=place)
     return float(value)
 
 
@@ -130,10 +144,18 @@ def _part(known: Mapping[str, type], value: Any, place: str, reward: Reward | No
     """A part from its name, or from a mapping with its name and fields."""
     values = {"name": value} if isinstance(value, str) else value
     if not isinstance(values, Mapping) or not isinstance(values.get("name"), str):
-        raise ConfigError(f"{place} is {value!r}; a name is wanted, alone or as {{name: …}}. Known: {', '.join(known)}")
+        raise ConfigError(
+            f"{place} is {value!r}; a name is wanted, alone or as {{name: …}}. Known: {', '.join(known)}",
+            code="wrong_type",
+            key=place,
+        )
     name = values["name"]
     if name not in known:
-        raise ConfigError(f"{place}: no {name!r} there{nearest(name, known)} Known: {', '.join(known)}")
+        raise ConfigError(
+            f"{place}: no {name!r} there{nearest(name, known)} Known: {', '.join(known)}",
+            code="unknown_name",
+            key=place,
+        )
     return construct(known[name], {k: v for k, v in values.items() if k != "name"}, place, name, reward)
 
 

@@ -78,9 +78,13 @@ class Anchor(Regulariser):
     def __post_init__(self) -> None:
         not_negative(weight=self.weight)
         if self.side not in get_args(Side):
-            raise ConfigError(f"side is {self.side!r}; it is chosen or rejected")
+            raise ConfigError(f"side is {self.side!r}; it is chosen or rejected", code="unknown_name", key="side")
         if self.sign not in (1, -1):
-            raise ConfigError(f"sign is {self.sign!r}; it is 1 (the reward is pulled up) or -1 (down)")
+            raise ConfigError(
+                f"sign is {self.sign!r}; it is 1 (the reward is pulled up) or -1 (down)",
+                code="out_of_range",
+                key="sign",
+            )
 
     @property
     def needs_reference(self) -> bool:  # type: ignore[override]

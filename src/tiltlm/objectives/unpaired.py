@@ -38,11 +38,17 @@ class Unpaired:
     def __post_init__(self) -> None:
         not_negative(desirable_weight=self.desirable_weight, undesirable_weight=self.undesirable_weight)
         if self.desirable_weight == self.undesirable_weight == 0:
-            raise ConfigError("desirable_weight and undesirable_weight are both 0; nothing would be learned")
+            raise ConfigError(
+                "desirable_weight and undesirable_weight are both 0; nothing would be learned",
+                code="zero_loss",
+                key="desirable_weight",
+            )
         if self.statistic is not None and self.statistic.reward != self.reward:
             raise ConfigError(
                 f"statistic is of {self.statistic.reward} and the reward is {self.reward}; what is subtracted from a "
-                "reward must be made of the same one"
+                "reward must be made of the same one",
+                code="other_reward",
+                key="statistic",
             )
 
     @property

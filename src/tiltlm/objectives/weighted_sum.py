@@ -36,18 +36,30 @@ class WeightedSum:
 
     def __post_init__(self) -> None:
         if len(self.objectives) < 2 or len(self.objectives) != len(self.weights):
-            raise ConfigError("sum needs at least two objectives, and a weight for each")
+            raise ConfigError(
+                "sum needs at least two objectives, and a weight for each", code="too_few_terms", key="sum"
+            )
         for i, weight in enumerate(self.weights):
             if not 0 < weight < float("inf"):
-                raise ConfigError(f"sum.{i}.weight is {weight}; it must be a positive number: leave out what has none")
+                raise ConfigError(
+                    f"sum.{i}.weight is {weight}; it must be a positive number: leave out what has none",
+                    code="not_positive",
+                    key=f"sum.{i}.weight",
+                )
         if len({o.shape for o in self.objectives}) > 1 and any(o.shape not in MIXABLE for o in self.objectives):
             shapes = ", ".join(sorted({o.shape for o in self.objectives}))
             raise ConfigError(
                 f"sum is of objectives of {shapes}: no data serves them all. Single labels stand alone; for pairs use "
-                "bco_pair or apo_zero instead of bco or kto"
+                "bco_pair or apo_zero instead of bco or kto",
+                code="no_common_data",
+                key="sum",
             )
         if sum(o.statistic is not None for o in self.objectives) > 1:
-            raise ConfigError("sum may hold one objective with a statistic of the step (kto, bco), not several")
+            raise ConfigError(
+                "sum may hold one objective with a statistic of the step (kto, bco), not several",
+                code="several_statistics",
+                key="sum",
+            )
 
     @property
     def view(self) -> ViewsOf:

@@ -77,13 +77,17 @@ def told(name: str) -> Told:
     if len(paragraphs) != 3 or ": " not in paragraphs[0]:
         raise ConfigError(
             f"{name}: its docstring has {len(paragraphs)} paragraphs; a method's has three: 'Name: meaning.', the "
-            f"formula, and the sections {', '.join(SECTIONS)}"
+            f"formula, and the sections {', '.join(SECTIONS)}",
+            code="docstring_paragraphs",
         )
     title, _, meaning = paragraphs[0].replace("\n", " ").partition(": ")
     pieces = re.split(r"^([A-Z][a-z]+): ", paragraphs[2], flags=re.MULTILINE)
     found = tuple(pieces[1::2])
     if pieces[0] or found != SECTIONS:
-        raise ConfigError(f"{name}: its docstring has the sections {found}; a method's has {SECTIONS}, in this order")
+        raise ConfigError(
+            f"{name}: its docstring has the sections {found}; a method's has {SECTIONS}, in this order",
+            code="docstring_sections",
+        )
     texts = (" ".join(text.split()) for text in pieces[2::2])
     return Told(title, meaning, tuple(paragraphs[1].split("\n")), dict(zip(found, texts, strict=True)))
 

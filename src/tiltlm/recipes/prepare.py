@@ -110,7 +110,7 @@ def name_reference(
         max_tokens=max_tokens,
         live=bool(objective.extras & OF_REFERENCE),
     )
-    log.info("reference: %s", reference)
+    log.info("reference: %s", reference, extra={"event": "reference", "reference": str(reference)})
     untrained = None
     if policy.has_adapter:
         as_loaded = ReferenceSettings("initial", cache=False)
@@ -134,7 +134,12 @@ def ensure_reference(reference: Reference, examples: Sequence[Example], progress
         for chunk in chunks(examples):
             reference.ensure(all_trees(chunk))
     if num_hits or num_computed:
-        log.info("reference: %d sequences from the store, %d computed", num_hits, num_computed)
+        log.info(
+            "reference: %d sequences from the store, %d computed",
+            num_hits,
+            num_computed,
+            extra={"event": "reference_pass", "stored": num_hits, "computed": num_computed},
+        )
     audited = reference.audit()
     if audited:
         log.info("reference: %d stored sequences computed again, equal within noise", audited)

@@ -33,14 +33,22 @@ def score(settings: RunSettings, *, per_example: Path | None = None, progress: P
     if objective.needs_reference and settings.reference.name == "auto":
         raise ConfigError(
             f"{settings.objective_title} compares the policy with a reference, and none is named; "
-            "give --reference FOLDER, or base (adapters off), columns (of the data) or initial (the policy itself)"
+            "give --reference FOLDER, or base (adapters off), columns (of the data) or initial (the policy itself)",
+            code="needs_reference",
+            key="reference.name",
         )
     if settings.reference.name == "moving":
         raise ConfigError(
-            "reference.name is 'moving' and scoring takes no steps, so it would stay where it starts; name 'initial'"
+            "reference.name is 'moving' and scoring takes no steps, so it would stay where it starts; name 'initial'",
+            code="no_effect",
+            key="reference.name",
         )
     if per_example is not None and not per_example.absolute().parent.is_dir():
-        raise ConfigError(f"--per-example {per_example}: there is no folder {per_example.parent}; make it first")
+        raise ConfigError(
+            f"--per-example {per_example}: there is no folder {per_example.parent}; make it first",
+            code="no_such_path",
+            key="--per-example",
+        )
     world = World.alone("score")
     ready = prepare(settings, world.device)
     examples = ready.examples

@@ -29,10 +29,18 @@ class EvaluationSettings:
 
     def __post_init__(self) -> None:
         if self.num_prompts < 0:
-            raise ConfigError(f"evaluation.num_prompts is {self.num_prompts}; it must be 0 or more")
+            raise ConfigError(
+                f"evaluation.num_prompts is {self.num_prompts}; it must be 0 or more",
+                code="negative",
+                key="evaluation.num_prompts",
+            )
         for name in ("num_samples", "max_new_tokens"):
             if getattr(self, name) < 1:
-                raise ConfigError(f"evaluation.{name} is {getattr(self, name)}; it must be at least 1")
+                raise ConfigError(
+                    f"evaluation.{name} is {getattr(self, name)}; it must be at least 1",
+                    code="not_positive",
+                    key=f"evaluation.{name}",
+                )
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,9 @@ def sweep(
     folder = points[0].settings.output
     if folder.exists() and any(folder.iterdir()) and not (resume or overwrite):
         raise ConfigError(
-            f"{folder} is not empty; go on with the sweep there (--resume), do it again (--overwrite), or name another"
+            f"{folder} is not empty; go on with the sweep there (--resume), do it again (--overwrite), or name another",
+            code="not_empty",
+            key="output",
         )
     runs = []
     for index, point in enumerate(points):

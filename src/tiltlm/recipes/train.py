@@ -82,7 +82,12 @@ def train(
     settings.training.check_held_out(len(ready.data.held_out))
     if world.size > 1:
         refuse_different(ready, world)
-        log.info("%d processes, training.parallel=%s", world.size, settings.training.parallel)
+        log.info(
+            "%d processes, training.parallel=%s",
+            world.size,
+            settings.training.parallel,
+            extra={"event": "processes", "num_processes": world.size, "parallel": settings.training.parallel},
+        )
     with RunDirectory.open(settings.output, resume=resume, overwrite=overwrite, world=world) as run:
         return carry_out(run, ready, settings, world, resume=resume, progress=progress)
 
@@ -99,7 +104,8 @@ def refuse_different(ready: Prepared, world: World) -> None:
             if other != found[0]:
                 raise RunError(
                     f"process {rank} has another {what} ({other}) than process 0 ({found[0]}); give every machine the "
-                    "same files and packages, and name model.precision where it was chosen by measuring"
+                    "same files and packages, and name model.precision where it was chosen by measuring",
+                    code="processes_differ",
                 )
 
 

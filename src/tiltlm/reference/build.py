@@ -48,16 +48,32 @@ class ReferenceSettings:
 
     def __post_init__(self) -> None:
         if self.revision is not None and self.name in NAMES:
-            raise ConfigError(f"reference.revision has no effect with reference.name={self.name}; remove it")
+            raise ConfigError(
+                f"reference.revision has no effect with reference.name={self.name}; remove it",
+                code="no_effect",
+                key="reference.revision",
+            )
         self._check_moving()
         for key in self.set_for_store:
             if not (self.cache and self.is_storable):
                 reason = "reference.cache is false" if self.is_storable else f"reference.name is {self.name!r}"
-                raise ConfigError(f"reference.{key} is set and has no effect, because {reason}; remove one of them")
+                raise ConfigError(
+                    f"reference.{key} is set and has no effect, because {reason}; remove one of them",
+                    code="no_effect",
+                    key=f"reference.{key}",
+                )
         if self.store_limit is not None and not self.store_limit > 0:
-            raise ConfigError(f"reference.store_limit is {self.store_limit}; it is gigabytes, above 0 (null: no limit)")
+            raise ConfigError(
+                f"reference.store_limit is {self.store_limit}; it is gigabytes, above 0 (null: no limit)",
+                code="not_positive",
+                key="reference.store_limit",
+            )
         if not self.cache and not self.is_storable:
-            raise ConfigError(f"reference.cache=false has no effect with reference.name={self.name}; remove it")
+            raise ConfigError(
+                f"reference.cache=false has no effect with reference.name={self.name}; remove it",
+                code="no_effect",
+                key="reference.cache",
+            )
 
     @property
     def is_storable(self) -> bool:
@@ -76,16 +92,28 @@ class ReferenceSettings:
             if self.name == "moving" and value is None:
                 raise ConfigError(
                     f"reference.name is 'moving' and reference.{key} is missing; it has no default. The authors of "
-                    "TR-DPO use rate 0.6 with period 512 where they move softly"
+                    "TR-DPO use rate 0.6 with period 512 where they move softly",
+                    code="missing_setting",
+                    key=f"reference.{key}",
                 )
             if self.name != "moving" and value is not None:
                 raise ConfigError(
-                    f"reference.{key} has no effect with reference.name={self.name}; remove it, or name 'moving'"
+                    f"reference.{key} has no effect with reference.name={self.name}; remove it, or name 'moving'",
+                    code="no_effect",
+                    key=f"reference.{key}",
                 )
         if self.rate is not None and not 0 < self.rate <= 1:
-            raise ConfigError(f"reference.rate is {self.rate}; it is a share above 0 and up to 1 (1: a hard update)")
+            raise ConfigError(
+                f"reference.rate is {self.rate}; it is a share above 0 and up to 1 (1: a hard update)",
+                code="out_of_range",
+                key="reference.rate",
+            )
         if self.period is not None and self.period < 1:
-            raise ConfigError(f"reference.period is {self.period}; it counts optimiser steps, at least 1")
+            raise ConfigError(
+                f"reference.period is {self.period}; it counts optimiser steps, at least 1",
+                code="not_positive",
+                key="reference.period",
+            )
 
 
 def build_reference(
@@ -109,7 +137,11 @@ def build_reference(
     if not is_needed:
         return no_reference(settings)
     if name == "none":
-        raise ConfigError("this objective compares with a reference and reference.name is 'none'; name 'initial'")
+        raise ConfigError(
+            "this objective compares with a reference and reference.name is 'none'; name 'initial'",
+            code="needs_reference",
+            key="reference.name",
+        )
     if name == "columns":
         if live:
             raise no_distributions(name)
@@ -121,7 +153,9 @@ def build_reference(
     if live and settings.set_for_store:
         raise ConfigError(
             f"reference.{settings.set_for_store[0]} is set and has no effect: this objective reads the reference's"
-            " whole distributions, which are computed at every step and not stored; remove it"
+            " whole distributions, which are computed at every step and not stored; remove it",
+            code="no_effect",
+            key=f"reference.{settings.set_for_store[0]}",
         )
     is_stored = settings.cache and not live
     module, keep_copy = policy.module, not is_stored
@@ -147,7 +181,9 @@ def no_reference(settings: ReferenceSettings) -> Reference:
     """
     if settings.name not in ("auto", "none"):
         raise ConfigError(
-            f"reference.name is {settings.name!r} and this objective uses no reference; remove reference.name"
+            f"reference.name is {settings.name!r} and this objective uses no reference; remove reference.name",
+            code="no_effect",
+            key="reference.name",
         )
     return Reference()
 
@@ -157,11 +193,15 @@ def _load(named: ReferenceSettings, policy: Policy) -> Policy:
     path = named.name
     if not Path(path).exists() and (close := difflib.get_close_matches(path, NAMES, n=1)):
         raise ConfigError(
-            f"reference.name: no reference {path!r}; did you mean {close[0]!r}? Known: {', '.join(NAMES)}, or a folder"
+            f"reference.name: no reference {path!r}; did you mean {close[0]!r}? Known: {', '.join(NAMES)}, or a folder",
+            code="unknown_name",
+            key="reference.name",
         )
     if named.revision is not None and locate(path).is_folder:
         raise ConfigError(
-            f"reference.revision={named.revision} has no effect: reference.name={path} is a folder; remove it"
+            f"reference.revision={named.revision} has no effect: reference.name={path} is a folder; remove it",
+            code="no_effect",
+            key="reference.revision",
         )
     settings = ModelSettings(
         path,
@@ -181,5 +221,7 @@ def _refuse_other_tokens(path: str, tokenizer: Any, policy_tokenizer: Any) -> No
     if strange:
         raise ModelError(
             f"reference.name: {len(strange)} of the policy's tokens, such as {strange[0]!r}, are others in {path}; a"
-            " reference must read the policy's token ids. Name a model with the same tokenizer."
+            " reference must read the policy's token ids. Name a model with the same tokenizer.",
+            code="other_tokenizer",
+            key="reference.name",
         )

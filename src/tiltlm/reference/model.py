@@ -179,7 +179,9 @@ class ModelReference(Reference):
                     f"reference store {self._store.folder or 'in memory'}: a sequence of {len(context)} +"
                     f" {len(response)} tokens is stored with log-probabilities that are {gap:.2g} nats a token off what"
                     f" {self.name} gives now (limit {limit:g}). Remove that folder, and they are computed again; or set"
-                    " reference.cache=false."
+                    " reference.cache=false.",
+                    code="stored_values_differ",
+                    key="reference.store",
                 )
         return len(entries)
 
@@ -204,7 +206,9 @@ class ModelReference(Reference):
         if not np.isfinite(values).all():
             raise NumericsError(
                 f"reference {self.name}: {np.count_nonzero(~np.isfinite(values))} of {len(values)} token"
-                " log-probabilities are not finite; look at its weights"
+                " log-probabilities are not finite; look at its weights",
+                code="not_finite",
+                key="reference.name",
             )
         bounds = np.cumsum([len(response) for _, response in answers(pack)])
         return [(*a, v) for a, v in zip(answers(pack), np.split(values, bounds[:-1]), strict=True)]

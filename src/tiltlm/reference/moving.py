@@ -61,7 +61,8 @@ class MovingReference(ModelReference):
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         if odd := sorted(set(self._frozen) ^ set(tensors)):
             raise RunError(
-                f"the checkpoint's moving reference is of another model: {len(odd)} names differ, such as {odd[0]}"
+                f"the checkpoint's moving reference is of another model: {len(odd)} names differ, such as {odd[0]}",
+                code="other_model",
             )
         for name, tensor in tensors.items():
             self._frozen[name].copy_(tensor)

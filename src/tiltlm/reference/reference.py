@@ -92,7 +92,9 @@ def no_distributions(name: str) -> ConfigError:
     """An objective compares whole distributions, and this reference has no weights that would give them."""
     return ConfigError(
         f"this objective reads the reference's whole distribution at every token, and reference.name is {name!r}"
-        " (columns hold sums only, none holds nothing); name 'initial', 'base' or a model folder"
+        " (columns hold sums only, none holds nothing); name 'initial', 'base' or a model folder",
+        code="needs_reference_weights",
+        key="reference.name",
     )
 
 
@@ -119,7 +121,9 @@ class ColumnReference(Reference):
         if len(known) < len(sums):
             raise DataError(
                 f"{len(sums) - len(known)} of {len(sums)} responses bring no reference log-probability, and"
-                " reference.name is 'columns'; complete the columns, or name 'initial' to compute it"
+                " reference.name is 'columns'; complete the columns, or name 'initial' to compute it",
+                code="missing_ref_logps",
+                key="reference.name",
             )
         return known
 

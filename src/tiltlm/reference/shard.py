@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from tiltlm.core.errors import TiltError
 from tiltlm.core.example import TokenIds
 
 TokenLogps = NDArray[np.float32]
@@ -48,7 +49,7 @@ class Contexts(NamedTuple):
     """[C + 1] Context c has rows `rows[c]` to `rows[c + 1]`, the latter excluded."""
 
 
-class DamagedError(Exception):
+class DamagedError(TiltError):
     """A file is not what was written: torn, altered, or no shard at all."""
 
 
@@ -115,12 +116,12 @@ class Shard:
             reader = pa.ipc.open_file(pa.py_buffer(data))
             found = {k.decode(): v.decode() for k, v in (reader.schema.metadata or {}).items()}
             if reader.schema != _SCHEMA or found != dict(metadata) or reader.num_record_batches != 1:
-                raise DamagedError("it holds something else than its folder says")
+                raise DamagedError("it holds something else than its folder says", code="other_contents")
             batch = reader.get_batch(0)
             batch.validate()
             self._map(batch)
         except (pa.ArrowException, OSError, ValueError, TypeError) as error:
-            raise DamagedError(str(error)) from error
+            raise DamagedError(str(error), code="damaged") from error
 
     def _map(self, batch: pa.RecordBatch) -> None:
         """Find the columns: cells are cut out of the file itself, without Arrow's cost for each."""
@@ -187,5 +188,5 @@ class Shard:
         at = self._logps_at + 4 * self._offsets[row]
         logps = self._data[at : at + len(response)]
         if zlib.crc32(logps, zlib.crc32(response, seed)) != self._checksums[row]:
-            raise DamagedError(f"the checksum of row {row} does not fit")
+            raise DamagedError(f"the checksum of row {row} does not fit", code="wrong_checksum")
         return logps

@@ -79,7 +79,9 @@ class ReferenceStore:
             except OSError as error:
                 raise ConfigError(
                     f"reference store {folder}: {error.strerror}. Name another folder (--store), or set"
-                    " reference.cache=false."
+                    " reference.cache=false.",
+                    code="not_writable",
+                    key="reference.store",
                 ) from error
         self.refresh()
 
@@ -124,7 +126,7 @@ class ReferenceStore:
                 try:
                     logps = shard.find(seeds[context], token_bytes(response), low, high)
                 except DamagedError as error:
-                    self._say(shard.name, error, "that row is")
+                    self._say(shard.name, error, "that row is", rows=1)
                 if logps is not None:
                     used.add(shard.name)
                     break
@@ -172,7 +174,9 @@ class ReferenceStore:
         except OSError as error:
             raise RunError(
                 f"reference store: cannot write {path}: {error.strerror}. Make room, name another folder"
-                " (--store), or set reference.cache=false."
+                " (--store), or set reference.cache=false.",
+                code="not_writable",
+                key="reference.store",
             ) from error
         self._add(Shard(name, data, self._metadata))
         self._used.add(name)
@@ -187,7 +191,7 @@ class ReferenceStore:
                     if rows:
                         self._write(rows)
                 except RunError as error:
-                    log.warning("%s Files are not merged.", error)
+                    log.warning("%s Files are not merged.", error, extra={"event": "merge_failed", "code": error.code})
                     return
                 for name in names:  # only now: what they held is on the disk
                     del self._shards[name]
@@ -199,8 +203,9 @@ class ReferenceStore:
 
     def _sound_rows(self, shard: Shard) -> list[Row]:
         rows = list(shard.sound_rows())
-        if len(rows) < len(shard):
-            self._say(shard.name, f"{len(shard) - len(rows)} rows with a wrong checksum", "they are")
+        if num_damaged := len(shard) - len(rows):
+            error = DamagedError(f"{num_damaged} rows with a wrong checksum", code="wrong_checksum")
+            self._say(shard.name, error, "they are", rows=num_damaged)
         return rows
 
     def _add(self, shard: Shard) -> None:
@@ -214,12 +219,19 @@ class ReferenceStore:
                 stamp(self.folder / name)
         self._used |= names
 
-    def _say(self, name: str, error: Exception | str, what: str) -> None:
-        """Warn of a damaged file, once."""
+    def _say(self, name: str, error: Exception, what: str, rows: int | None = None) -> None:
+        """Warn of a damaged file, once; `rows` is how many of its rows are damaged, None: all of it."""
         if name not in self._said:
             self._said.add(name)
             where = name if self.folder is None else self.folder / name
-            log.warning("reference store: %s is damaged (%s); %s skipped and computed again", where, error, what)
+            code = error.code if isinstance(error, DamagedError) else "not_readable"
+            log.warning(
+                "reference store: %s is damaged (%s); %s skipped and computed again",
+                where,
+                error,
+                what,
+                extra={"event": "store_damaged", "file": name, "code": code, "rows": rows},
+            )
 
 
 def _sizes(folder: Path, known: Container[str] | None = None) -> dict[str, int]:

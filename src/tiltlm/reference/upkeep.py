@@ -114,6 +114,7 @@ def evict(folder: Path, limit: int, used: Set[Path]) -> None:
             folder,
             (total - kept) / 1e9,
             kept / 1e9,
+            extra={"event": "store_evicted", "removed_bytes": total - kept, "kept_bytes": kept},
         )
     if kept > limit:
         log.warning(
@@ -121,6 +122,7 @@ def evict(folder: Path, limit: int, used: Set[Path]) -> None:
             folder,
             kept / 1e9,
             limit / 1e9,
+            extra={"event": "store_over_limit", "kept_bytes": kept, "limit_bytes": limit},
         )
 
 

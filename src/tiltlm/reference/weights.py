@@ -61,7 +61,9 @@ def base_weights(policy: PolicyModule, keep_copy: bool) -> Weights:
     """
     if not adapter_tensors(policy):
         raise ConfigError(
-            "reference.name is 'base', the model without its adapters, and this model has none; name 'initial'"
+            "reference.name is 'base', the model without its adapters, and this model has none; name 'initial'",
+            code="no_adapter",
+            key="reference.name",
         )
     return _serve(policy, base_digest(policy), "adapters off", PolicyModule.adapters_disabled, keep_copy)
 
@@ -97,7 +99,9 @@ def _serve(
             raise RunError(
                 "the reference is the policy before training, its weights have moved since, and it is asked for"
                 " log-probabilities that it does not have. Compute them before the first step (ensure), load the"
-                " model again, or set reference.cache=false, which keeps a frozen copy."
+                " model again, or set reference.cache=false, which keeps a frozen copy.",
+                code="weights_moved",
+                key="reference.cache",
             )
         with switch(policy):
             yield

@@ -200,8 +200,10 @@ def write_comparison(
         RunError: the files cannot be written.
     """
     names = [run.name for run in runs]
-    if not runs or len(set(names)) < len(names):
-        raise ConfigError(f"runs to compare: {names}; give at least one, each with a name of its own")
+    if not runs:
+        raise ConfigError("no runs to compare; give at least one", code="empty", key="runs")
+    if len(set(names)) < len(names):
+        raise ConfigError(f"runs to compare: {names}; give each a name of its own", code="duplicate", key="runs")
     folder = Path(folder)
     content = {
         "schema": SCHEMA,

@@ -131,7 +131,9 @@ def read_run(folder: Path | str) -> RunReport:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise RunError(f"{path}: {error.strerror}; the run has no report, or did not come to its end") from error
+        raise RunError(
+            f"{path}: {error.strerror}; the run has no report, or did not come to its end", code="not_readable"
+        ) from error
     return from_json(text, str(path))
 
 
@@ -150,4 +152,4 @@ def write(path: Path, text: str) -> None:
     except OSError as error:
         with suppress(OSError):
             temporary.unlink()
-        raise RunError(f"{path} could not be written ({error.strerror})") from error
+        raise RunError(f"{path} could not be written ({error.strerror})", code="not_writable") from error

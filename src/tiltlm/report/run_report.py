@@ -68,11 +68,17 @@ def from_json(text: str, where: str) -> RunReport:
         content = json.loads(text)
         schema = content.pop("schema")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RunError(f"{where} is no report ({error!r}); write it again with `tiltlm report`") from error
+        raise RunError(
+            f"{where} is no report ({error!r}); write it again with `tiltlm report`", code="not_a_report"
+        ) from error
     if schema != SCHEMA:
-        raise RunError(f"{where} has schema {schema!r} and this version reads {SCHEMA!r}; write it again")
+        raise RunError(
+            f"{where} has schema {schema!r} and this version reads {SCHEMA!r}; write it again", code="other_version"
+        )
     known = {f.name for f in fields(RunReport)}
     try:
         return TypeAdapter(RunReport).validate_python({k: v for k, v in content.items() if k in known})
     except ValidationError as error:
-        raise RunError(f"{where} is damaged: {error.errors()[0]['loc']}: {error.errors()[0]['msg']}") from error
+        raise RunError(
+            f"{where} is damaged: {error.errors()[0]['loc']}: {error.errors()[0]['msg']}", code="damaged"
+        ) from error

@@ -37,14 +37,30 @@ class FDivergence:
     def __post_init__(self) -> None:
         positive(beta=self.beta)
         if self.divergence not in get_args(Divergence):
-            raise ConfigError(f"divergence is {self.divergence!r}; known: {', '.join(get_args(Divergence))}")
+            raise ConfigError(
+                f"divergence is {self.divergence!r}; known: {', '.join(get_args(Divergence))}",
+                code="unknown_name",
+                key="divergence",
+            )
         if self.divergence != "alpha":
             if self.alpha is not None:
-                raise ConfigError(f"alpha has no effect with divergence {self.divergence}; leave it out")
+                raise ConfigError(
+                    f"alpha has no effect with divergence {self.divergence}; leave it out",
+                    code="no_effect",
+                    key="alpha",
+                )
         elif self.alpha is None:
-            raise ConfigError("alpha is missing; divergence alpha needs one between 0 and 1, and there is no default")
+            raise ConfigError(
+                "alpha is missing; divergence alpha needs one between 0 and 1, and there is no default",
+                code="missing_setting",
+                key="alpha",
+            )
         elif not 0 < self.alpha < 1:
-            raise ConfigError(f"alpha is {self.alpha}; it must lie between 0 (reverse KL) and 1 (forward KL)")
+            raise ConfigError(
+                f"alpha is {self.alpha}; it must lie between 0 (reverse KL) and 1 (forward KL)",
+                code="out_of_range",
+                key="alpha",
+            )
 
     def __call__(self, responses: ResponseLogps) -> Float[Tensor, " N"]:
         return self.beta * self._slope(responses.log_ratios)

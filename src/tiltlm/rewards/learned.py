@@ -25,5 +25,9 @@ class Learned:
             ConfigError: the responses come from a policy, which has none.
         """
         if not isinstance(responses, ResponseScores):
-            raise ConfigError("reward `learned` is the score of a reward model, and this model is a policy")
+            raise ConfigError(
+                "reward `learned` is the score of a reward model, and this model is a policy",
+                code="needs_reward_model",
+                key="objective",
+            )
         return responses.scores if responses.scores.device.type == "mps" else responses.scores.double()

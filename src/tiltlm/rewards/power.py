@@ -31,7 +31,9 @@ class Power:
         if not self.alpha:
             raise ConfigError(
                 f"alpha is {self.alpha}; it must be another number: at 0 the power becomes the logarithm of "
-                "mean_logp (simpo)"
+                "mean_logp (simpo)",
+                code="out_of_range",
+                key="alpha",
             )
 
     def __call__(self, responses: ResponseLogps) -> Float[Tensor, " N"]:

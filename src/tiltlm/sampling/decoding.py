@@ -54,6 +54,7 @@ class Decoder:
                 "sampling: %s has no cache whose rows can be repeated; every sequence is read again for each token,"
                 " which is slow",
                 type(_inner(model)).__name__,
+                extra={"event": "sampling_without_cache", "model": type(_inner(model)).__name__},
             )
             cache = None
         else:

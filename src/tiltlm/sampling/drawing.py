@@ -40,13 +40,29 @@ class SamplingSettings:
         for name in ("max_new_tokens", "max_rows", "top_k"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ConfigError(f"sampling.{name} is {value}; it counts something and is at least 1")
+                raise ConfigError(
+                    f"sampling.{name} is {value}; it counts something and is at least 1",
+                    code="not_positive",
+                    key=f"sampling.{name}",
+                )
         if self.temperature < 0:
-            raise ConfigError(f"sampling.temperature is {self.temperature}; it is 0 (most probable token) or more")
+            raise ConfigError(
+                f"sampling.temperature is {self.temperature}; it is 0 (most probable token) or more",
+                code="negative",
+                key="sampling.temperature",
+            )
         if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise ConfigError(f"sampling.top_p is {self.top_p}; it is a share of probability in (0, 1]")
+            raise ConfigError(
+                f"sampling.top_p is {self.top_p}; it is a share of probability in (0, 1]",
+                code="out_of_range",
+                key="sampling.top_p",
+            )
         if self.temperature == 0 and (self.top_k, self.top_p) != (None, None):
-            raise ConfigError("sampling.temperature is 0, which leaves top_k and top_p without effect; remove them")
+            raise ConfigError(
+                "sampling.temperature is 0, which leaves top_k and top_p without effect; remove them",
+                code="no_effect",
+                key="sampling.top_p" if self.top_k is None else "sampling.top_k",
+            )
 
     @property
     def is_exact(self) -> bool:

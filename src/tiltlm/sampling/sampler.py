@@ -72,7 +72,7 @@ def sample(
         NumericsError: the policy's log-probabilities are not finite.
     """
     if n < 1:
-        raise ConfigError(f"n is {n}; a prompt has at least one sample")
+        raise ConfigError(f"n is {n}; a prompt has at least one sample", code="not_positive", key="n")
     _check_lengths(policy, prompts, settings.max_new_tokens)
     device = policy.device
     ends = torch.tensor(sorted(set(end_token_ids)), dtype=torch.int64, device=device)
@@ -97,11 +97,19 @@ def _check_lengths(policy: PolicyModule, prompts: Sequence[TokenIds], max_new_to
     limit = policy.max_positions
     for i, prompt in enumerate(prompts):
         if len(prompt) == 0:
-            raise ConfigError(f"prompt {i} has no token; where there is nothing else, begin with the beginning token")
+            raise ConfigError(
+                f"prompt {i} has no token; where there is nothing else, begin with the beginning token",
+                code="empty",
+                key="prompts",
+                row=f"prompt {i}",
+            )
         if limit is not None and len(prompt) + max_new_tokens > limit:
             raise ConfigError(
                 f"prompt {i} has {len(prompt)} tokens; with max_new_tokens={max_new_tokens} that is more than the"
-                f" {limit} positions of the model. Shorten the prompt, or lower max_new_tokens."
+                f" {limit} positions of the model. Shorten the prompt, or lower max_new_tokens.",
+                code="too_long",
+                key="sampling.max_new_tokens",
+                row=f"prompt {i}",
             )
 
 
@@ -139,7 +147,8 @@ def _unpack(draws: Draws) -> list[Sampled]:
         if not np.isfinite(drawn).all():
             raise NumericsError(
                 f"sampling: token {int(np.argmin(np.isfinite(drawn)))} of a response has log-probability"
-                f" {drawn[~np.isfinite(drawn)][0]}; the policy's logits are not finite. Look at the weights."
+                f" {drawn[~np.isfinite(drawn)][0]}; the policy's logits are not finite. Look at the weights.",
+                code="not_finite",
             )
         samples.append(Sampled(token_ids(tokens[row, :num_tokens]), ended, drawn, behaviour[row, :num_tokens].copy()))
     return samples

@@ -104,7 +104,8 @@ def commit(folder: Path, step: int, checkpoint: Checkpoint, setting: Mapping[str
         kept = f"the checkpoint of step {newest[-1]} is untouched" if newest else "there is no earlier one"
         raise RunError(
             f"{target}: the checkpoint could not be written ({error}); {kept}. Free space there, or lower "
-            "training.keep_checkpoints, then go on with --resume"
+            "training.keep_checkpoints, then go on with --resume",
+            code="not_writable",
         ) from error
     return target
 
@@ -202,7 +203,9 @@ def newest_valid(folder: Path, note: Callable[[str], None]) -> Path | None:
             return path
         note(f"{path} is skipped: {reason}")
     if found:
-        raise RunError(f"{folder}: all {len(found)} checkpoints are damaged; start again with --overwrite")
+        raise RunError(
+            f"{folder}: all {len(found)} checkpoints are damaged; start again with --overwrite", code="damaged"
+        )
     return None
 
 

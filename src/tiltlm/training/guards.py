@@ -26,7 +26,7 @@ class Interrupted(RunError):
     """The run was asked to stop. `exit_code` is the shell's: 143 for SIGTERM, 130 for SIGINT."""
 
     def __init__(self, signum: int, message: str = "") -> None:
-        super().__init__(message or f"stopped by {signal.Signals(signum).name}")
+        super().__init__(message or f"stopped by {signal.Signals(signum).name}", code="interrupted")
         self.signum = signum
         self.exit_code = 128 + signum
 
@@ -109,5 +109,7 @@ def explained_out_of_memory(max_tokens: int) -> Iterator[None]:
         raise RunError(
             f"out of memory{peak} with packs of up to {max_tokens} tokens. The last checkpoint is intact: go on with "
             f"--resume and training.max_tokens={max(max_tokens // 2, 1)} (the result is the same), with gradient "
-            "checkpointing, or with adapters (LoRA)"
+            "checkpointing, or with adapters (LoRA)",
+            code="out_of_memory",
+            key="training.max_tokens",
         ) from error

@@ -110,7 +110,7 @@ class Keeper:
         """
         path: Path = checkpoint.folder_of(self.run.checkpoints, step)
         if reason := self.world.first(lambda: checkpoint.damage(path)):
-            raise RunError(f"{path}: the best checkpoint cannot be restored: {reason}")
+            raise RunError(f"{path}: the best checkpoint cannot be restored: {reason}", code="damaged")
         self._restore_weights(checkpoint.load(path))
 
     def _restore_weights(self, content: Checkpoint) -> None:

@@ -224,7 +224,9 @@ class Trainer:
             raise RunError(
                 f"{in_a_row} steps in a row could not be taken; {message}. No bad value reached the weights, "
                 f"{self.keeper.newest()}, and {self.run.bad_steps.name} names the rows. Lower training.learning_rate, "
-                "or look at those rows"
+                "or look at those rows",
+                code="too_many_bad_steps",
+                key="training.max_bad_steps",
             )
 
     def evaluate(self) -> bool:

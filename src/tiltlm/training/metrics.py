@@ -47,7 +47,7 @@ def append_line(path: Path, record: Mapping[str, Any]) -> None:
         if written != len(line):
             raise OSError("only part of a line was written")
     except OSError as error:
-        raise RunError(f"{path} could not be written ({error})") from error
+        raise RunError(f"{path} could not be written ({error})", code="not_writable") from error
 
 
 def read_lines(path: Path) -> list[Record]:
@@ -64,7 +64,9 @@ def read_lines(path: Path) -> list[Record]:
         except ValueError as error:
             if number < len(lines):
                 raise RunError(
-                    f"{path}:{number}: not JSON ({error}); the file was changed by hand or damaged"
+                    f"{path}:{number}: not JSON ({error}); the file was changed by hand or damaged",
+                    code="damaged",
+                    row=f"{path.name}:{number}",
                 ) from error
     return records
 
@@ -171,7 +173,11 @@ def open_trackers(names: Sequence[str], folder: Path, config: Mapping[str, Any],
 
     accelerator = Accelerator(cpu=world.device.type == "cpu", log_with=list(names), project_dir=str(folder))
     if missing := {*names} - {str(found) for found in accelerator.log_with}:
-        raise ConfigError(f"training.trackers: {', '.join(sorted(missing))} is not installed; install it or drop it")
+        raise ConfigError(
+            f"training.trackers: {', '.join(sorted(missing))} is not installed; install it or drop it",
+            code="missing_dependency",
+            key="training.trackers",
+        )
     plain = {key: value if isinstance(value, int | float | str) else str(value) for key, value in config.items()}
     accelerator.init_trackers("tiltlm", config=plain)
     return accelerator

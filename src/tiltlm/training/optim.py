@@ -110,7 +110,8 @@ def restore_optimizer(policy: nn.Module, optimizer: Optimizer, tensors: dict[str
     kept = {f"{name}.{moment}": (p, state, moment) for name, p, state, moment in _kept(policy, optimizer)}
     if odd := sorted(set(kept) ^ set(tensors)):
         raise RunError(
-            f"the checkpoint's optimiser state is of another model: {len(odd)} names differ, such as {odd[0]}"
+            f"the checkpoint's optimiser state is of another model: {len(odd)} names differ, such as {odd[0]}",
+            code="other_optimizer_state",
         )
     for name, (p, state, moment) in kept.items():
         if isinstance(state[moment], Tensor):
@@ -141,11 +142,15 @@ def restore_policy(policy: nn.Module, tensors: dict[str, Tensor]) -> None:
     forget_gathered(policy)  # the gathered weights are copies: what is written there does not last
     parameters = trainable(policy)
     if odd := sorted(set(parameters) ^ set(tensors)):
-        raise RunError(f"the checkpoint's weights are of another model: {len(odd)} names differ, such as {odd[0]}")
+        raise RunError(
+            f"the checkpoint's weights are of another model: {len(odd)} names differ, such as {odd[0]}",
+            code="other_model",
+        )
     for name, p in parameters.items():
         if p.shape != tensors[name].shape:
             raise RunError(
                 f"the checkpoint's {name} is {list(tensors[name].shape)} and the model's {list(p.shape)}; "
-                "the run was of another model"
+                "the run was of another model",
+                code="other_model",
             )
         p.copy_(like(tensors[name], p))

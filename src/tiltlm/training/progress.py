@@ -68,7 +68,11 @@ class Progress:
             return False
         if settings.best_metric not in evaluation:
             known = ", ".join(name for name in evaluation if name.startswith("eval_"))
-            raise ConfigError(f"training.best_metric: {settings.best_metric!r} is not measured here; known: {known}")
+            raise ConfigError(
+                f"training.best_metric: {settings.best_metric!r} is not measured here; known: {known}",
+                code="unknown_name",
+                key="training.best_metric",
+            )
         value = evaluation[settings.best_metric]
         sign = -1 if settings.lower_is_better else 1
         better = isfinite(value) and (self.best_value is None or sign * value > sign * self.best_value)
@@ -149,5 +153,7 @@ def refuse_other_run(then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     if changed:
         raise ConfigError(
             f"--resume: the checkpoint is of another run: {'; '.join(changed)}. Put that back, or begin again with "
-            "--overwrite"
+            "--overwrite",
+            code="other_run",
+            key="--resume",
         )

@@ -34,13 +34,17 @@ def build_quantised(policy: nn.Module, name: Quantised, groups: list[dict[str, A
     devices = {p.device.type for group in groups for p in group["params"]}
     if odd := sorted(devices - set(DEVICES[name])):
         raise ConfigError(
-            f"training.optimizer={name} runs on {' and '.join(DEVICES[name])}, and the model is on {odd[0]}; use adamw"
+            f"training.optimizer={name} runs on {' and '.join(DEVICES[name])}, and the model is on {odd[0]}; use adamw",
+            code="unsupported_device",
+            key="training.optimizer",
         )
     try:
         from bitsandbytes import optim
     except ImportError as error:
         raise ConfigError(
-            f"training.optimizer={name} needs bitsandbytes: pip install 'tiltlm[quant]', or use adamw"
+            f"training.optimizer={name} needs bitsandbytes: pip install 'tiltlm[quant]', or use adamw",
+            code="missing_dependency",
+            key="training.optimizer",
         ) from error
     kind = optim.AdamW8bit if name == "adamw_8bit" else optim.PagedAdamW8bit
     optimizer: Any = kind(groups, **knobs)

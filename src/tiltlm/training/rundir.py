@@ -34,7 +34,7 @@ def write_atomic(path: Path, content: bytes) -> None:
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise RunError(f"{path} could not be written ({error})") from error
+        raise RunError(f"{path} could not be written ({error})", code="not_writable") from error
 
 
 def write_json_atomic(path: Path, value: Any) -> None:
@@ -123,20 +123,32 @@ def check_contents(path: Path, resume: bool = False, overwrite: bool = False) ->
         ConfigError: the folder holds a run and neither was asked for, holds something else, or holds nothing to resume.
     """
     if resume and overwrite:
-        raise ConfigError("--resume and --overwrite exclude each other: go on with the run, or start it again")
+        raise ConfigError(
+            "--resume and --overwrite exclude each other: go on with the run, or start it again",
+            code="conflict",
+            key="--resume",
+        )
     if path.exists() and not path.is_dir():
-        raise ConfigError(f"{path} is a file; name a folder for the run")
+        raise ConfigError(f"{path} is a file; name a folder for the run", code="not_a_folder", key="output")
     holds_run = (path / RunDirectory.MARKER).exists()
     others = [p.name for p in path.iterdir() if p.name not in (LOCK, WRITER)] if path.exists() else []
     if resume and not holds_run:
-        raise ConfigError(f"{path}: there is no run to resume here; leave --resume out to start one")
+        raise ConfigError(
+            f"{path}: there is no run to resume here; leave --resume out to start one", code="no_run", key="--resume"
+        )
     if holds_run and not (resume or overwrite):
         raise ConfigError(
             f"{path} already holds a run; go on with it (--resume), delete it and start again (--overwrite), "
-            "or name another folder"
+            "or name another folder",
+            code="already_holds_run",
+            key="output",
         )
     if others and not holds_run:
-        raise ConfigError(f"{path} is not empty and no run (it holds {others[0]}); name a new or empty folder")
+        raise ConfigError(
+            f"{path} is not empty and no run (it holds {others[0]}); name a new or empty folder",
+            code="not_empty",
+            key="output",
+        )
 
 
 def _prepare(path: Path, resume: bool, overwrite: bool) -> FileLock:
@@ -162,7 +174,11 @@ def _locked(path: Path) -> FileLock:
         with suppress(OSError, ValueError, KeyError):
             told = json.loads((path / WRITER).read_text(encoding="utf-8"))
             writer = f"process {told['pid']} on {told['host']}, since {told['since']},"
-        raise RunError(f"{path}: {writer} is writing here; wait for it or stop it, or name another folder") from error
+        raise RunError(
+            f"{path}: {writer} is writing here; wait for it or stop it, or name another folder",
+            code="in_use",
+            key="output",
+        ) from error
     write_json_atomic(path / WRITER, {"pid": os.getpid(), "host": socket.gethostname(), "since": _now()})
     return lock
 

@@ -97,13 +97,25 @@ class TrainingSettings:
         for name in ("learning_rate", "max_grad_norm", "adam_epsilon"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
-                raise ConfigError(f"training.{name} is {value}; it must be a positive number")
+                raise ConfigError(
+                    f"training.{name} is {value}; it must be a positive number",
+                    code="not_positive",
+                    key=f"training.{name}",
+                )
         for name in ("warmup_ratio", "adam_beta1", "adam_beta2"):
             if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"training.{name} is {getattr(self, name)}; it must be at least 0 and below 1")
+                raise ConfigError(
+                    f"training.{name} is {getattr(self, name)}; it must be at least 0 and below 1",
+                    code="out_of_range",
+                    key=f"training.{name}",
+                )
         for name in ("weight_decay", "router_aux_loss_coef"):
             if not 0 <= getattr(self, name) < float("inf"):
-                raise ConfigError(f"training.{name} is {getattr(self, name)}; it must be zero or a positive number")
+                raise ConfigError(
+                    f"training.{name} is {getattr(self, name)}; it must be zero or a positive number",
+                    code="negative",
+                    key=f"training.{name}",
+                )
         self._known("schedule", self.schedule, ("linear", "cosine", "constant"))
         self._known("optimizer", self.optimizer, ("adamw", "adamw_8bit", "paged_adamw_8bit"))
         self._known("parallel", self.parallel, ("replicate", "shard"))
@@ -113,13 +125,17 @@ class TrainingSettings:
         if self.optimizer != "adamw" and self.parallel == "shard":
             raise ConfigError(
                 f"training.optimizer={self.optimizer} quantises whole tensors and training.parallel=shard has none; "
-                "use adamw, whose memory is then shared out, or parallel=replicate"
+                "use adamw, whose memory is then shared out, or parallel=replicate",
+                code="conflict",
+                key="training.optimizer",
             )
         if self.best_metric is None:
             for name in ("early_stopping", "best_direction"):
                 if getattr(self, name) is not None:
                     raise ConfigError(
-                        f"training.{name} has no effect without training.best_metric; name one, such as eval_loss"
+                        f"training.{name} has no effect without training.best_metric; name one, such as eval_loss",
+                        code="no_effect",
+                        key=f"training.{name}",
                     )
 
     def check_held_out(self, num_held_out: int) -> None:
@@ -131,7 +147,9 @@ class TrainingSettings:
         for name in ("best_metric", "early_stopping", "eval_every"):
             if getattr(self, name) is not None and num_held_out == 0:
                 raise ConfigError(
-                    f"training.{name} needs held-out examples and there are none; hold some out, or drop it"
+                    f"training.{name} needs held-out examples and there are none; hold some out, or drop it",
+                    code="needs_held_out",
+                    key=f"training.{name}",
                 )
 
     @property
@@ -143,9 +161,17 @@ class TrainingSettings:
 
     def _at_least_one(self, name: str) -> None:
         if getattr(self, name) < 1:
-            raise ConfigError(f"training.{name} is {getattr(self, name)}; it must be at least 1")
+            raise ConfigError(
+                f"training.{name} is {getattr(self, name)}; it must be at least 1",
+                code="not_positive",
+                key=f"training.{name}",
+            )
 
     @staticmethod
     def _known(name: str, value: str | None, known: tuple[str | None, ...]) -> None:
         if value not in known:
-            raise ConfigError(f"training.{name} is {value!r}; known: {', '.join(str(k) for k in known)}")
+            raise ConfigError(
+                f"training.{name} is {value!r}; known: {', '.join(str(k) for k in known)}",
+                code="unknown_name",
+                key=f"training.{name}",
+            )

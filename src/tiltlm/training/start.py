@@ -62,5 +62,7 @@ def check_start(stepper: Stepper, examples: Sequence[Example]) -> None:
                     f"before the first step policy and reference {name!r} are the same weights, yet response {k} of "
                     f"{example.id} has log π/π_ref = {ratios[slot]:.4g} nats where 0 ± {allowed:.2g} is due. Stored "
                     "values are of another model, template or adapter (name another store), or something random is in "
-                    "the forward (dropout)"
+                    "the forward (dropout)",
+                    code="differs_at_start",
+                    row=example.id,
                 )

@@ -172,7 +172,11 @@ class Stepper:
             return statistic.settle([0.0] * len(memory), memory)
         for example in examples:
             if statistic.of == "partners" and not example.partners:
-                raise DataError(f"{example.id}: no partner; this objective measures responses of other prompts too")
+                raise DataError(
+                    f"{example.id}: no partner; this objective measures responses of other prompts too",
+                    code="no_partner",
+                    row=example.id,
+                )
         sums: list[Tensor] = []
         for pack in cut(examples, self.max_tokens, self.world.size, statistic.of)[self.world.rank]:
             self.poll()
@@ -320,5 +324,7 @@ class Stepper:
         if bool((difference > allowed).any()):
             raise NumericsError(
                 f"the two passes over {pack.examples[0].id} and its pack differ by {difference.max().item():.3g} nats "
-                f"in a token, where the noise floor is {self.noise:.1e}; something random (dropout?) is in the forward"
+                f"in a token, where the noise floor is {self.noise:.1e}; something random (dropout?) is in the forward",
+                code="passes_differ",
+                row=pack.examples[0].id,
             )

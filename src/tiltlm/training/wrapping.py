@@ -63,7 +63,8 @@ class World:
         if num_launched() > 1:
             raise ConfigError(
                 f"{num_launched()} processes were launched, and `tiltlm {command}` runs in one; start it without a "
-                "launcher (`tiltlm train` is what several can share)"
+                "launcher (`tiltlm train` is what several can share)",
+                code="several_processes",
             )
         return cls.join()
 
@@ -137,7 +138,9 @@ def check_parallel(parallel: Parallel, world: World) -> None:
     if parallel == "shard" and world.size == 1:
         raise ConfigError(
             "training.parallel=shard needs several processes; start them with `torchrun --nproc-per-node N -m tiltlm` "
-            "or `accelerate launch --multi_gpu -m tiltlm`"
+            "or `accelerate launch --multi_gpu -m tiltlm`",
+            code="needs_several_processes",
+            key="training.parallel",
         )
 
 

@@ -33,7 +33,9 @@ class AutoregressiveWorld:
         if self.num_letters < 1 or self.limit < 2:
             raise ConfigError(
                 f"{self.num_letters} letters and at most {self.limit} tokens: it takes one letter and two tokens (a "
-                "letter and the end) for anything to be decided"
+                "letter and the end) for anything to be decided",
+                code="out_of_range",
+                key="num_letters" if self.num_letters < 1 else "limit",
             )
 
     @property

@@ -96,16 +96,34 @@ class FiniteWorld:
             ("sampler", self.sampler.shape, (size, size)),
         ):
             if tuple(given) != wanted:
-                raise ConfigError(f"{name} is {list(given)}, but {size} rewards were given; make it {list(wanted)}")
+                raise ConfigError(
+                    f"{name} is {list(given)}, but {size} rewards were given; make it {list(wanted)}",
+                    code="wrong_shape",
+                    key=name,
+                )
         if int(self.lengths.min()) < 1:
             k = int(self.lengths.argmin())
-            raise ConfigError(f"lengths[{k}] is {int(self.lengths[k])}; a response has at least one token")
+            raise ConfigError(
+                f"lengths[{k}] is {int(self.lengths[k])}; a response has at least one token",
+                code="not_positive",
+                key="lengths",
+            )
         if not torch.allclose(self.preference + self.preference.T, one) or not 0 <= self.preference.min() <= 1:
-            raise ConfigError("preference: P(i ≻ j) + P(j ≻ i) must be 1, each between 0 and 1")
+            raise ConfigError(
+                "preference: P(i ≻ j) + P(j ≻ i) must be 1, each between 0 and 1",
+                code="not_probabilities",
+                key="preference",
+            )
         if not torch.allclose(self.sampler, self.sampler.T) or float(self.sampler.min()) < 0:
-            raise ConfigError("sampler: must be symmetric and not negative; use (W + W.T) / 2")
+            raise ConfigError(
+                "sampler: must be symmetric and not negative; use (W + W.T) / 2", code="not_symmetric", key="sampler"
+            )
         if not torch.allclose(self.sampler.sum(), one):
-            raise ConfigError(f"sampler: sums to {float(self.sampler.sum()):.6g}, not to 1; divide it by its sum")
+            raise ConfigError(
+                f"sampler: sums to {float(self.sampler.sum()):.6g}, not to 1; divide it by its sum",
+                code="not_probabilities",
+                key="sampler",
+            )
 
     @property
     def num_responses(self) -> int:
@@ -165,7 +183,9 @@ class FiniteWorld:
             ConfigError: n below 1.
         """
         if n < 1:
-            raise ConfigError(f"best of {n}: n is at least 1, where it is the reference itself")
+            raise ConfigError(
+                f"best of {n}: n is at least 1, where it is the reference itself", code="out_of_range", key="n"
+            )
         mass = self.ref_logps.exp()
         below = (mass * (self.reward[None, :] < self.reward[:, None])).sum(1)
         level = (mass * (self.reward[None, :] == self.reward[:, None])).sum(1)

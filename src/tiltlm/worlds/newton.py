@@ -50,7 +50,9 @@ def minimise(function: Function, start: Float[Tensor, " P"], *, reach: float = 3
         if float(gradient.abs().max()) < 1e-10 and float(step.abs().max()) < 1e-7:
             return Minimum(point, loss, float(gradient.abs().max()), finite=True)
         point = _backtrack(function, point, loss, gradient, step)
-    raise NumericsError(f"no minimum within {max_steps} steps; the gradient is still {gradient.abs().max():.1e}")
+    raise NumericsError(
+        f"no minimum within {max_steps} steps; the gradient is still {gradient.abs().max():.1e}", code="no_minimum"
+    )
 
 
 def _newton_step(function: Function, point: Tensor) -> tuple[float, Tensor, Tensor]:

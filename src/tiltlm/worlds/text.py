@@ -124,10 +124,16 @@ class TextWorld:
         """
         sizes: dict[str, int] = {"train": self.num_train, "heldout": self.num_heldout}
         if split not in sizes:
-            raise ConfigError(f"no split {split!r} in this world; known: {', '.join(sizes)}")
+            raise ConfigError(
+                f"no split {split!r} in this world; known: {', '.join(sizes)}", code="unknown_name", key="split"
+            )
         rows = _requests()[split]
         if not 0 < sizes[split] <= len(rows):
-            raise ConfigError(f"{sizes[split]} prompts asked of {split}; this world has 1 to {len(rows)}")
+            raise ConfigError(
+                f"{sizes[split]} prompts asked of {split}; this world has 1 to {len(rows)}",
+                code="out_of_range",
+                key=f"num_{split}",
+            )
         return [request.prompt for request in rows[: sizes[split]]]
 
     def reward(self, prompt: str, response: str) -> float:
@@ -142,7 +148,11 @@ class TextWorld:
         """
         request = _PROMPT.fullmatch(prompt)
         if request is None:
-            raise DataError(f"{prompt!r} is no prompt of this world; a prompt reads {_requests()['train'][0].prompt!r}")
+            raise DataError(
+                f"{prompt!r} is no prompt of this world; a prompt reads {_requests()['train'][0].prompt!r}",
+                code="unknown_prompt",
+                key="prompt",
+            )
         reply = _REPLY.fullmatch(" " + response.strip())
         if reply is None:
             return LEVELS[0]

@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch.distributed as dist
 
+from support.errors import raises
 from tiltlm.cli import launched
 from tiltlm.core import ConfigError, RunError
 from tiltlm.training import World
@@ -40,13 +41,17 @@ def end(monkeypatch, rank: int, error: Exception) -> None:
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_an_error_that_no_other_process_has_is_told_where_it_is(store, monkeypatch, rank):
-    with pytest.raises(RunError, match="mine"):
-        end(monkeypatch, rank, RunError("mine"))
+    with raises(RunError, "mine"):
+        end(monkeypatch, rank, RunError("mine", code="mine"))
 
 
 @pytest.mark.parametrize(
     ("rank", "error"),
-    [(1, ConfigError("the same")), (1, RunError("another")), (0, RuntimeError("connection closed"))],
+    [
+        (1, ConfigError("the same", code="same")),
+        (1, RunError("another", code="another")),
+        (0, RuntimeError("connection closed")),
+    ],
     ids=["the same", "another", "an echo"],
 )
 def test_the_first_process_with_an_error_of_ours_tells_it_and_the_others_end_as_it_does(
@@ -60,8 +65,8 @@ def test_the_first_process_with_an_error_of_ours_tells_it_and_the_others_end_as_
 
 def test_the_first_process_tells_its_own(store, monkeypatch):
     store.set("tiltlm/failed/1", json.dumps(2))
-    with pytest.raises(RunError, match="mine"):
-        end(monkeypatch, 0, RunError("mine"))
+    with raises(RunError, "mine"):
+        end(monkeypatch, 0, RunError("mine", code="mine"))
 
 
 def test_what_nobody_expected_is_raised_everywhere(store, monkeypatch):
@@ -76,8 +81,8 @@ def test_without_a_store_each_tells_its_own(store, monkeypatch):
         raise RuntimeError("connection refused")
 
     monkeypatch.setattr(dist.distributed_c10d, "_get_default_store", gone)
-    with pytest.raises(RunError, match="mine"):
-        end(monkeypatch, 1, RunError("mine"))
+    with raises(RunError, "mine"):
+        end(monkeypatch, 1, RunError("mine", code="mine"))
 
 
 @pytest.mark.parametrize(("code", "leaves"), [(0, True), (143, False)])
@@ -94,8 +99,8 @@ def test_one_process_does_nothing_of_this(monkeypatch):
     monkeypatch.setattr(World, "join", lambda: pytest.fail("joined"))
     with launched.one_fate():
         pass
-    with pytest.raises(RunError), launched.one_fate():
-        raise RunError("mine")
+    with raises(RunError, "mine"), launched.one_fate():
+        raise RunError("mine", code="mine")
 
 
 @pytest.mark.parametrize(("rank", "speaks"), [("0", True), ("1", False), (None, True)])

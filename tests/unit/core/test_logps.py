@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-import pytest
 import torch
 
+from support.errors import raises
 from tiltlm.core import ConfigError, ResponseLogps, segment_sum
 
 
@@ -28,13 +28,13 @@ def test_sums_alone_can_be_the_reference():
 
 
 def test_no_reference_is_said():
-    with pytest.raises(ConfigError, match="reference"):
+    with raises(ConfigError, "needs_reference", key="reference.name"):
         _ = logps([[-1.0]]).log_ratios
 
 
 def test_an_extra_that_was_not_asked_for_is_said():
     responses = logps([[-1.0]])
-    with pytest.raises(ConfigError, match=r"reads ref_kls .*extras = frozenset\(\{'ref_kls'\}\)"):
+    with raises(ConfigError, "undeclared_extra", key="extras", mentions=["extras = frozenset({'ref_kls'})"]):
         responses.extra("ref_kls")
     known = replace(responses, ref_kls=torch.tensor([0.5])).with_reference(torch.tensor([-1.0]))
     assert known.extra("ref_kls").tolist() == [0.5]

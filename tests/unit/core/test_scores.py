@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from support.errors import raises
 from tiltlm.core import ConfigError, ResponseLogps, ResponseScores, to_device
 
 
@@ -21,9 +22,18 @@ def test_scores_carry_gradient_and_are_float64_in_the_reward():
     assert responses.scores.grad.tolist() == [1.0, 1.0]
 
 
-@pytest.mark.parametrize("name", ["seq_logps", "mean_logps", "log_ratios", "token_log_ratios", "ref_sums"])
-def test_there_are_no_log_probabilities(name):
-    with pytest.raises(ConfigError):
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("seq_logps", "needs_policy"),
+        ("mean_logps", "needs_policy"),
+        ("log_ratios", "needs_policy"),
+        ("token_log_ratios", "needs_reference_tokens"),
+        ("ref_sums", "needs_reference"),
+    ],
+)
+def test_there_are_no_log_probabilities(name, code):
+    with raises(ConfigError, code):
         getattr(made(), name)
 
 
@@ -31,7 +41,7 @@ def test_a_policy_has_no_scores():
     from tiltlm.rewards import Learned
 
     logps = ResponseLogps(torch.tensor([-1.0]), torch.tensor([0]), torch.tensor([1]))
-    with pytest.raises(ConfigError, match="this model is a policy"):
+    with raises(ConfigError, "needs_reward_model", key="objective", mentions=["learned"]):
         Learned()(logps)
 
 

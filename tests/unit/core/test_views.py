@@ -2,7 +2,8 @@
 
 import pytest
 
-from tiltlm.core import Comparison, DataError, Demonstrations, Example, Labelled, Pairs, Response, token_ids
+from support.errors import raises
+from tiltlm.core import Comparison, DataError, Demonstrations, Example, Labelled, Lists, Pairs, Response, token_ids
 
 R = Response(token_ids([1, 2]))
 S = Response(token_ids([3, 4, 5]))
@@ -36,7 +37,9 @@ def test_a_pair_as_demonstration_is_its_chosen_response():
     assert view.counts().tokens == 3
 
 
-@pytest.mark.parametrize(("view", "rule"), [(Pairs, "chosen and rejected"), (Labelled, "labels")])
-def test_an_example_of_another_shape_is_refused_by_name(view, rule):
-    with pytest.raises(DataError, match=f"train:17.*{rule}"):
+@pytest.mark.parametrize(
+    ("view", "code"), [(Pairs, "needs_pairs"), (Labelled, "needs_unpaired"), (Lists, "needs_lists")]
+)
+def test_an_example_of_another_shape_is_refused_by_name(view, code):
+    with raises(DataError, code, row="train:17", mentions=["train:17"]):
         view.of([Example("train:17", token_ids([9]), (R,))], [[0]])

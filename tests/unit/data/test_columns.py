@@ -2,6 +2,7 @@
 
 import pytest
 
+from support.errors import raises
 from tiltlm.core.errors import ConfigError, DataError
 from tiltlm.data.columns import ALIASES, ALL_ROLES, METADATA, detect
 from tiltlm.data.settings import DataSettings
@@ -36,11 +37,9 @@ def test_shapes(columns, shape):
 
 
 def test_question_beside_chosen_and_rejected_is_refused_with_the_way_out():
-    with pytest.raises(DataError) as caught:
+    facts = ["a.jsonl:3", "'question'", "data.columns.prompt=question", "data.ignore=[question]"]
+    with raises(DataError, "unknown_column", key="data.columns", row="a.jsonl:3", mentions=facts) as caught:
         find("chosen", "rejected", "question")
-    message = str(caught.value)
-    for part in ("a.jsonl:3", "'question'", "data.columns.prompt=question", "data.ignore=[question]"):
-        assert part in message
     assert caught.value.exit_code == 2
 
 
@@ -48,7 +47,7 @@ def test_question_beside_chosen_and_rejected_is_refused_with_the_way_out():
     ("column", "role"), [("margin", "offset"), ("response", "completion"), ("zzz", "ROLE"), ("Question", "ROLE")]
 )
 def test_the_refusal_guesses_the_role(column, role):
-    with pytest.raises(DataError, match=f"data.columns.{role}={column}"):
+    with raises(DataError, "unknown_column", row="a.jsonl:4", mentions=[f"data.columns.{role}={column}"]):
         find("prompt", "chosen", "rejected", column)
 
 
@@ -68,44 +67,56 @@ def test_metadata_and_the_repeated_conversation_are_listed_as_unused():
 
 
 @pytest.mark.parametrize(
-    ("columns", "message"),
+    ("columns", "code", "mentions"),
     [
-        (("prompt", "chosen"), "`chosen` and `rejected` go together"),
-        (("prompt", "rejected"), "`chosen` and `rejected` go together"),
-        (("prompt",), "no column holds responses"),
-        (("prompt", "label"), "no column holds responses"),
-        (("prompt", "completions"), "exactly one of `ranks`, `scores` and `comparisons`"),
-        (("prompt", "completions", "ranks", "scores"), "exactly one of"),
-        (("prompt", "completion", "text"), "completion and text are two places"),
-        (("prompt", "chosen", "rejected", "label"), r"'label' has no use.*data.ignore=\[label\]"),
-        (("prompt", "completion", "offset"), "'offset' has no use"),
-        (("prompt", "completion", "label", "votes"), "'votes' has no use"),
-        (("prompt", "chosen", "rejected", "completion"), "'completion' has no use"),
+        (("prompt", "chosen"), "missing_column", ("`rejected`",)),
+        (("prompt", "rejected"), "missing_column", ("`chosen`",)),
+        (("prompt",), "no_responses", ("chosen", "completions")),
+        (("prompt", "label"), "no_responses", ("chosen", "completions")),
+        (("prompt", "completions"), "needs_one_order", ("`ranks`", "`scores`", "`comparisons`")),
+        (("prompt", "completions", "ranks", "scores"), "needs_one_order", ("`ranks`", "`scores`", "`comparisons`")),
+        (("prompt", "completion", "text"), "several_responses", ("completion", "text")),
     ],
 )
-def test_roles_that_do_not_go_together(columns, message):
-    with pytest.raises(DataError, match=message):
+def test_roles_that_do_not_go_together(columns, code, mentions):
+    with raises(DataError, code, key="data.columns", mentions=[*mentions, ", ".join(sorted(columns))]):
+        find(*columns)
+
+
+@pytest.mark.parametrize(
+    ("columns", "without_use"),
+    [
+        (("prompt", "chosen", "rejected", "label"), "label"),
+        (("prompt", "completion", "offset"), "offset"),
+        (("prompt", "completion", "label", "votes"), "votes"),
+        (("prompt", "chosen", "rejected", "completion"), "completion"),
+    ],
+)
+def test_a_column_that_its_shape_cannot_use(columns, without_use):
+    row = f"a.jsonl:{len(columns)}"
+    with raises(DataError, "column_without_use", row=row, mentions=[row, f"data.ignore=[{without_use}]"]):
         find(*columns)
 
 
 def test_reference_columns_only_where_the_reference_is_named_so():
     columns = ("prompt", "chosen", "rejected", "ref_chosen_logps", "ref_rejected_logps")
-    with pytest.raises(DataError, match=r"ref_chosen_logps.*reference=columns.*data.ignore=\["):
+    facts = ["reference=columns", "data.ignore=[ref_chosen_logps, ref_rejected_logps]"]
+    with raises(DataError, "unused_reference_columns", key="reference.name", mentions=facts):
         find(*columns)
     assert find(*columns, reference=True).roles == set(columns)
 
 
 @pytest.mark.parametrize(
-    ("settings", "error", "message"),
+    ("settings", "error", "code", "key", "mentions"),
     [
-        ({"columns": {"promt": "q"}}, ConfigError, "data.columns.promt: no such role"),
-        ({"columns": {"prompt": "q"}}, DataError, "data.columns.prompt=q: no such column; the data has chosen"),
-        ({"columns": {"chosen": "rejected"}}, DataError, "the data has a column 'chosen' too"),
-        ({"ignore": ("q",)}, DataError, r"data.ignore=\[q\]: no such column"),
+        ({"columns": {"promt": "q"}}, ConfigError, "unknown_name", "data.columns.promt", ["data.columns.promt"]),
+        ({"columns": {"prompt": "q"}}, DataError, "no_such_column", "data.columns.prompt", ["prompt=q", "chosen"]),
+        ({"columns": {"chosen": "rejected"}}, DataError, "conflict", "data.columns.chosen", ["data.ignore=[chosen]"]),
+        ({"ignore": ("q",)}, DataError, "no_such_column", "data.ignore", ["data.ignore=[q]", "chosen"]),
     ],
 )
-def test_settings_that_fit_no_column(settings, error, message):
-    with pytest.raises(error, match=message):
+def test_settings_that_fit_no_column(settings, error, code, key, mentions):
+    with raises(error, code, key=key, mentions=mentions):
         find("chosen", "rejected", **settings)
 
 

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from support.errors import raises
 from tiltlm.core.errors import ConfigError, DataError
 from tiltlm.core.example import Comparison
 from tiltlm.data import DataSettings, load_data
@@ -44,7 +45,7 @@ def test_pairs(load, encoder):
     assert [encoder.decode(r.token_ids) for r in first.responses] == [" yes 0</s>", " no 0</s>"]
     assert first.comparisons == (Comparison(0, 1),)
     assert data.end_token_id == encoder.end_token_id
-    assert "a response ends with '</s>' (token 1)" in data.notes
+    assert any("'</s>'" in note and "1" in note for note in data.notes)
     assert not data.has_reference
 
 
@@ -70,12 +71,9 @@ def test_every_row_is_accounted_for(load, rows):
 
 def test_defects_are_named_by_line(load):
     rows = [*PAIRS, "{broken", pair(chosen=""), pair(rejected=" yes 0"), pair(rejected=None)]
-    with pytest.raises(DataError) as caught:
+    places = [f"data.jsonl:{line}" for line in (41, 42, 43, 44)]
+    with raises(DataError, "too_many_defects", key="data.max_bad", mentions=[*places, "9.1%", "malformed_json × 1"]):
         load(rows)
-    message = str(caught.value)
-    assert "4 of 44 rows (9.1%)" in message
-    for part in ("data.jsonl:41", "data.jsonl:42", "data.jsonl:43", "data.jsonl:44", "data.max_bad", "malformed_json"):
-        assert part in message
     data = load(rows, max_bad=0.1)
     assert len(data.train) == 40
     assert {cause: t.count for cause, t in data.accounting.losses.items()} == {
@@ -85,23 +83,25 @@ def test_defects_are_named_by_line(load):
 
 
 def test_on_bad_error_stops_at_one(load):
-    with pytest.raises(DataError, match=r"(?s)1 of 41 rows.*on_bad=error.*data.jsonl:41"):
+    facts = ["41", "data.on_bad=error", "malformed_json × 1", "data.jsonl:41"]
+    with raises(DataError, "too_many_defects", key="data.on_bad", mentions=facts):
         load([*PAIRS, "{broken"], on_bad="error")
 
 
-@pytest.mark.parametrize("rows", [["{", "nonsense"], [{}, {}]])
-def test_a_file_without_a_readable_row(load, rows):
-    with pytest.raises(DataError, match=r"2 of 2 rows.*cannot be used"):
+@pytest.mark.parametrize(("rows", "cause"), [(["{", "nonsense"], "malformed_json"), ([{}, {}], "missing_value")])
+def test_a_file_without_a_readable_row(load, rows, cause):
+    with raises(DataError, "too_many_defects", mentions=["100.0%", f"{cause} × 2", "data.jsonl:1", "data.jsonl:2"]):
         load(rows, max_bad=1.0)
 
 
 def test_nothing_left_to_train_on(load):
-    with pytest.raises(DataError, match=r"(?s)no row is left.*too_long"):
+    with raises(DataError, "no_rows_left", mentions=["too_long"]):
         load(PAIRS, truncation="drop", max_length=3)
 
 
 def test_unknown_column_wins_over_everything(load):
-    with pytest.raises(DataError, match=r"data.jsonl:2: column 'question'.*data.columns.prompt=question"):
+    facts = ["data.jsonl:2", "'question'", "data.columns.prompt=question"]
+    with raises(DataError, "unknown_column", key="data.columns", row="data.jsonl:2", mentions=facts):
         load([{"chosen": "a", "rejected": "b"}, {"chosen": "a", "rejected": "b", "question": "c"}])
 
 
@@ -130,16 +130,16 @@ def test_share_of_held_out_prompts():
 
 
 def test_no_prompt_is_held_out_by_chance(load):
-    with pytest.raises(DataError, match=r"data.eval_fraction=0.001 holds out none of 40 prompts"):
+    with raises(DataError, "nothing_held_out", key="data.eval_fraction", mentions=["data.eval_fraction=0.001", "40"]):
         load(PAIRS, eval_fraction=0.001)
 
 
 def test_an_evaluation_file_of_its_own(load, jsonl):
-    held = jsonl([pair(1), pair(99)], "held.jsonl")
-    data = load(PAIRS, eval=held)
+    data = load(PAIRS, eval=jsonl([pair(1), pair(99)], "held.jsonl"))
     assert [e.id for e in data.held_out] == ["held.jsonl:1", "held.jsonl:2"]
     assert (data.accounting.total, data.accounting.kept_train, data.accounting.held_out) == (42, 40, 2)
-    assert any(note.startswith("1 held-out prompts are also trained on") for note in data.notes)
+    (note,) = {*data.notes} - {*load(PAIRS, eval=jsonl([pair(99)], "held.jsonl")).notes}
+    assert "1" in note  # prompt of both
 
 
 def test_fingerprint_is_of_content(load):
@@ -175,7 +175,7 @@ def test_unpaired_rows(load):
     rows = [{"prompt": f"q{i}", "completion": f" a{i}", "label": i % 3 == 0} for i in range(9)]
     data = load(rows, "labels", partners=True)
     assert [e.labels for e in data.train] == [(i % 3 == 0,) for i in range(9)]
-    with pytest.raises(DataError, match="this objective compares two responses"):
+    with raises(DataError, "wrong_data_shape", mentions=["kto", "`chosen`", "`rejected`"]):
         load(rows)
 
 
@@ -190,9 +190,10 @@ def test_lists_for_an_objective_of_lists(load):
     rows = [{"prompt": f"q{i}", "completions": [" a", " b", " c"], "ranks": [2, 1, 2]} for i in range(3)]
     data = load([*rows, {**rows[0], "ranks": [1, None, 2]}], "lists", needs=["ranks"], max_bad=0.5)
     assert [e.ranks for e in data.train] == [(2, 1, 2)] * 3
-    assert data.accounting.losses["missing_value"].examples == ["data.jsonl:4: ranks[1] is null"]
+    (loss,) = data.accounting.losses["missing_value"].examples
+    assert loss.startswith("data.jsonl:4: ranks[1] ")
     assert data.accounting.changes == {}
-    with pytest.raises(DataError, match=r"no column 'scores'"):
+    with raises(DataError, "missing_column", key="data.columns.scores"):
         load(rows, "lists", needs=["scores"])
 
 
@@ -206,45 +207,46 @@ def test_pairs_for_an_objective_of_lists_stay_apart(load):
 
 def test_a_score_tie_names_row_and_way_out(load):
     rows = [*(pair(i, score_chosen=i + 1, score_rejected=i) for i in range(9)), pair(score_chosen=1, score_rejected=1)]
-    with pytest.raises(DataError, match=r"(?s)score_tie × 1: .*\(dpo\).*data.jsonl:10: chosen scores 1, rejected 1"):
+    with raises(DataError, "too_many_defects", mentions=["score_tie × 1", "dpo", "data.jsonl:10"]):
         load(rows, needs=["scores", "strict_scores"])
     assert len(load(rows, needs=["scores"]).train) == 10
 
 
 @pytest.mark.parametrize(
-    ("column", "value", "rule"),
+    ("column", "value", "shown"),
     [
-        ("weight", -0.5, "a number ≥ 0"),
-        ("weight", "NaN", "a finite number"),
-        ("weight", "heavy", "a number"),
-        ("preference", 1.5, "a probability between 0 and 1"),
-        ("offset", "inf", "a finite number"),
-        ("votes", [-1, 2], "a number ≥ 0"),
+        ("weight", -0.5, "-0.5"),
+        ("weight", "NaN", "'NaN'"),
+        ("weight", "heavy", "'heavy'"),
+        ("preference", 1.5, "1.5"),
+        ("offset", "inf", "'inf'"),
+        ("votes", [-1, 2], "-1"),
     ],
 )
-def test_impossible_numbers_name_row_and_column(load, column, value, rule):
-    with pytest.raises(DataError, match=rf"(?s)1 of 2 rows.*data.jsonl:2: {column} is .*, not {rule}"):
+def test_impossible_numbers_name_row_and_column(load, column, value, shown):
+    facts = ["50.0%", "wrong_type × 1", f"data.jsonl:2: {column}", shown]
+    with raises(DataError, "too_many_defects", key="data.max_bad", mentions=facts):
         load([pair(0), pair(1, **{column: value})])
 
 
 def test_columns_an_objective_cannot_use(load):
-    with pytest.raises(DataError, match=r"data.ignore=\[weight\]"):
+    with raises(DataError, "not_used_by_objective", mentions=["data.ignore=[weight]"]):
         load([pair(weight=2)], uses=frozenset({"offset"}))
     assert load([pair(weight=2)], uses=frozenset(), ignore=("weight",)).train[0].weight == 1.0
 
 
 def test_reference_columns(load):
     rows = [pair(i, ref_chosen_logps=-i - 1, ref_rejected_logps=-2) for i in range(4)]
-    with pytest.raises(DataError, match="ref_chosen_logps"):
+    with raises(DataError, "unused_reference_columns", key="reference.name", mentions=["ref_chosen_logps"]):
         load(rows)
     data = load(rows, reference=True)
     assert data.has_reference
     assert [r.ref_logps for r in data.train[1].responses] == [-2.0, -2.0]
-    with pytest.raises(ConfigError, match="mismatched pairs"):
+    with raises(ConfigError, "conflict", key="reference.name"):
         load(rows, "labels", reference=True, partners=True)
-    with pytest.raises(DataError, match="reference=columns: the data has none of"):
+    with raises(DataError, "missing_column", key="reference.name", mentions=["reference=columns", "ref_chosen_logps"]):
         load(PAIRS, reference=True)
-    with pytest.raises(DataError, match=r"data.jsonl:5: no reference log-probability"):
+    with raises(DataError, "too_many_defects", mentions=["missing_value × 1", "data.jsonl:5"]):
         load([*rows, pair(5)], reference=True)
 
 
@@ -254,10 +256,10 @@ def test_conversations(load, encoder):
     data = load(rows, chat_template=CHATML)
     assert data.encoder.decode(data.train[0].prompt_ids) == "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n"
     assert data.end_token_id == encoder.tokenizer.convert_tokens_to_ids("<|im_end|>")
-    assert any("another token than the model's own, '</s>'" in note for note in data.notes)
-    with pytest.raises(DataError, match=r"data.jsonl:1: .*no chat template"):
+    assert any("'</s>'" in note for note in data.notes)  # the model's own end is another
+    with raises(DataError, "no_chat_template", key="data.chat_template", row="data.jsonl:1"):
         load(rows)
-    with pytest.raises(DataError, match="plain text and others conversations"):
+    with raises(DataError, "text_and_conversations"):
         load([*rows, {"prompt": "a", "chosen": "b", "rejected": "c"}], chat_template=CHATML)
 
 
@@ -296,7 +298,8 @@ def test_long_transcripts_are_cut_at_turns(load):
 def test_a_template_with_todays_date_is_told(load):
     rows = [{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}]
     dated = "{% if date_string is not defined %}{% set date_string = strftime_now('%d %b') %}{% endif %}" + CHATML
-    assert any("today's date" in note for note in load(rows, "demonstrations", chat_template=dated).notes)
+    notes = load(rows, "demonstrations", chat_template=dated).notes
+    assert any("data.chat_template_kwargs" in note for note in notes)
 
 
 def test_every_assistant_turn(load):
@@ -307,9 +310,9 @@ def test_every_assistant_turn(load):
     assert last.responses[0].scored is None
     assert every.responses[0].num_tokens == 2 * last.responses[0].num_tokens
     assert len(every.prompt_ids) < len(last.prompt_ids)
-    with pytest.raises(ConfigError, match="only sft learns every turn"):
+    with raises(ConfigError, "conflict", key="data.assistant_turns", mentions=["data.assistant_turns=all", "sft"]):
         load(PAIRS, assistant_turns="all")
-    with pytest.raises(ConfigError, match="no effect on plain text"):
+    with raises(ConfigError, "no_effect", key="data.assistant_turns", mentions=["`messages`"]):
         load([{"text": "the sky"}], "demonstrations", assistant_turns="all")
 
 
@@ -324,8 +327,9 @@ def test_bare_text(load, encoder):
 def test_contradictions_and_unused_columns_are_noted(load):
     rows = [pair(0, metadata={"a": 1}), pair(0, chosen=" no 0", rejected=" yes 0"), pair(1), pair(1)]
     notes = load(rows).notes
-    assert "1 pairs of rows prefer opposite answers of the same two" in notes
-    assert "columns not used: metadata" in notes
+    assert any("metadata" in note for note in notes)
+    (note,) = {*notes} - {*load([rows[0], *rows[2:]]).notes}
+    assert "1" in note  # pair of rows that contradict each other
 
 
 def test_books_are_json(load):
@@ -339,5 +343,5 @@ def test_a_limit_beyond_the_window(encoder, jsonl):
     narrow = replace(encoder, window=16)
     path = jsonl(PAIRS)
     assert load_data(DataSettings(train=path), narrow, "pairs").max_length == 16
-    with pytest.raises(DataError, match="the model's window is 16"):
+    with raises(DataError, "beyond_window", key="data.max_length", mentions=["17", "16"]):
         load_data(DataSettings(train=path, max_length=17), narrow, "pairs")

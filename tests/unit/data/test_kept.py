@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from support.errors import events, has_event, raises
 from tiltlm.core.errors import ConfigError, DataError, RunError
 from tiltlm.data import DataSettings, dataset, kept, load_data
 from tiltlm.data.loader import Loader
@@ -51,13 +52,14 @@ def entries(folder):
     return sorted(path.name for path in folder.iterdir() if path.is_dir())
 
 
-def test_a_second_run_is_told_the_same_and_tokenises_nothing(load, tokenised, caplog):
+def test_a_second_run_is_told_the_same_and_tokenises_nothing(load, tokenised, folder, caplog):
     first = load(eval_fraction=0.3)
     assert tokenised == [1]
     caplog.set_level(logging.INFO)
     second = load(eval_fraction=0.3)
     assert tokenised == [1]
-    assert "32 rows were tokenised before" in caplog.text
+    (entry,) = entries(folder)
+    assert has_event(caplog, "data_from_cache", rows=32, folder=folder / entry)
     assert everything(second) == everything(first)
     assert second.accounting == first.accounting
     assert second.accounting.as_dict() == first.accounting.as_dict()
@@ -117,11 +119,12 @@ def test_a_template_that_writes_the_date_is_kept_for_a_day(load, tokenised, monk
 def test_refusals_are_the_same_from_what_is_kept(load, tokenised):
     rows = [pair(i, score_chosen=1, score_rejected=0) for i in range(9)] + [pair(chosen="")]
     for _ in range(2):
-        with pytest.raises(DataError, match=r"1 of 10 rows.*empty_response|empty_response"):
+        facts = ["10.0%", "empty_response × 1", "data.jsonl:10"]
+        with raises(DataError, "too_many_defects", key="data.max_bad", mentions=facts):
             load(rows, max_bad=0.0)
     assert tokenised == [1]
     for _ in range(2):
-        with pytest.raises(DataError, match="compares two responses"):
+        with raises(DataError, "wrong_data_shape"):
             load([{"prompt": "q", "completion": " a", "label": True}])
     assert tokenised == [1]
 
@@ -144,7 +147,7 @@ def test_damage_is_said_and_mended(load, tokenised, folder, caplog, damage):
     else:
         (entry / "about.json").write_text(json.dumps({"checksums": {}}))
     assert everything(load()) == good
-    assert "is damaged" in caplog.text
+    assert has_event(caplog, "cache_damaged", logging.WARNING, folder=entry)
     assert tokenised == [1, 1]
     caplog.clear()
     assert everything(load()) == good
@@ -152,7 +155,7 @@ def test_damage_is_said_and_mended(load, tokenised, folder, caplog, damage):
 
 
 def test_a_run_that_fails_leaves_nothing(load, folder, monkeypatch):
-    with pytest.raises(DataError, match=r"data\.truncation=error"):
+    with raises(DataError, "too_long", key="data.max_length", row="data.jsonl:32", mentions=["data.truncation=error"]):
         load(truncation="error")
     assert entries(folder) == []
 
@@ -160,7 +163,8 @@ def test_a_run_that_fails_leaves_nothing(load, folder, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(kept, "fingerprint", full)
-    with pytest.raises(RunError, match=r"No space left on device.*data.cache=FOLDER"):
+    facts = ["No space left on device", str(folder), "data.cache=FOLDER"]
+    with raises(RunError, "not_writable", key="data.cache", mentions=facts):
         load()
     assert entries(folder) == []
 
@@ -200,7 +204,9 @@ def test_what_was_not_used_for_longest_makes_room(load, folder, tokenised, caplo
     load(max_length=40, cache_limit=2.5 * size[first] / 1e9)
     assert {*entries(folder)} > {first, "notes"}
     assert {second, third, f"{'0' * 32}.tmp"}.isdisjoint(entries(folder))
-    assert "removed" in caplog.text
+    (event,) = events(caplog, "cache_shrunk")
+    assert event.removed == size[second] + size[third]
+    assert event.left <= 2.5 * size[first]
     load(max_length=37)
     load(max_length=40)
     assert len(tokenised) == 4
@@ -214,7 +220,9 @@ def test_room_is_never_made_of_what_is_in_use(load, folder, caplog):
     with kept._locked(other):
         assert len(load(cache_limit=1e-9).train)
     assert len(entries(folder)) == 2
-    assert "more than data.cache_limit" in caplog.text
+    (event,) = events(caplog, "cache_over_limit")
+    assert (event.folder, event.limit) == (folder, 1)
+    assert event.left > 1000
 
 
 def test_few_rows_are_kept_only_in_a_folder_that_is_named(load, folder, monkeypatch, tmp_path, tokenised):
@@ -244,5 +252,6 @@ def test_the_default_folder_is_the_users_cache(monkeypatch, tmp_path):
 
 def test_a_folder_that_cannot_be_made(load, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match=r"data.cache=FOLDER.*data.cache=false"):
+    facts = [str(tmp_path / "file"), "data.cache=FOLDER", "data.cache=false"]
+    with raises(ConfigError, "not_writable", key="data.cache", mentions=facts):
         load(cache=str(tmp_path / "file"))

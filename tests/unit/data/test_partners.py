@@ -4,10 +4,10 @@ import hashlib
 from collections import Counter
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from support.errors import raises
 from tiltlm.core.errors import DataError
 from tiltlm.core.example import Example, Response, token_ids
 from tiltlm.data.partners import assign_partners
@@ -30,7 +30,7 @@ def pairing(examples):
 def test_a_permutation_that_never_meets_its_own_prompt(prompts):
     examples = examples_of(prompts)
     if max(Counter(prompts).values()) * 2 > len(prompts):
-        with pytest.raises(DataError, match="more than half"):
+        with raises(DataError, "prompt_above_half", mentions=["training", str(max(Counter(prompts).values()))]):
             assign_partners(examples, 100)
         return
     paired = assign_partners(examples, 100)
@@ -81,8 +81,8 @@ def test_a_partner_is_whole_scored_everywhere_and_fits():
 
 
 def test_the_message_names_the_part():
-    with pytest.raises(DataError, match="2 of the 2 held-out responses"):
-        assign_partners(examples_of([0, 0]), 100, part="held-out")
+    with raises(DataError, "prompt_above_half", mentions=["3", "4", "held-out"]):
+        assign_partners(examples_of([0, 0, 0, 1]), 100, part="held-out")
     assert list(assign_partners([], 100)) == []
 
 

@@ -52,7 +52,7 @@ def test_a_shared_start_of_the_answers_stays_in_them(question, chosen, rejected)
 def test_no_common_prompt(chosen, rejected):
     with pytest.raises(Defect) as caught:
         split_pair(chosen, rejected)
-    assert caught.value.cause == "no_common_prompt"
+    assert caught.value.code == "no_common_prompt"
 
 
 def test_conversations_split_between_turns():
@@ -83,7 +83,7 @@ def test_explicit_prompts(prompt, response, joined):
 def test_an_answer_is_the_assistants(response):
     with pytest.raises(Defect) as caught:
         join(USER, response)
-    assert caught.value.cause == "no_answer"
+    assert caught.value.code == "no_answer"
 
 
 def test_split_conversation_at_last_or_first_answer():
@@ -93,7 +93,7 @@ def test_split_conversation_at_last_or_first_answer():
     for bad in (USER, (), BLUE + USER):
         with pytest.raises(Defect) as caught:
             split_conversation(bad)
-        assert caught.value.cause == "no_answer"
+        assert caught.value.code == "no_answer"
 
 
 @pytest.mark.parametrize(

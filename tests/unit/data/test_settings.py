@@ -2,26 +2,31 @@
 
 import pytest
 
+from support.errors import raises
 from tiltlm.core.errors import ConfigError
 from tiltlm.data.settings import DataSettings
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("settings", "code"),
     [
-        ({"train": ""}, "data.train=''"),
-        ({"train": ()}, r"data.train=\(\)"),
-        ({"eval_fraction": 1.0}, "data.eval_fraction=1.0"),
-        ({"eval_fraction": -0.1}, "data.eval_fraction"),
-        ({"eval_fraction": 0.1, "eval": "b.jsonl"}, "give one of the two"),
-        ({"max_bad": 1.5}, "data.max_bad=1.5"),
-        ({"limit": 0}, "data.limit=0"),
-        ({"max_length": 1}, "data.max_length=1"),
-        ({"truncation": "left"}, "data.truncation='left'"),
-        ({"on_bad": "ignore"}, "data.on_bad='ignore'"),
-        ({"assistant_turns": "first"}, "data.assistant_turns='first'"),
+        ({"train": ""}, "missing_setting"),
+        ({"train": ()}, "missing_setting"),
+        ({"eval_fraction": 1.0}, "out_of_range"),
+        ({"eval_fraction": -0.1}, "out_of_range"),
+        ({"eval_fraction": 0.1, "eval": "b.jsonl"}, "conflict"),
+        ({"max_bad": 1.5}, "out_of_range"),
+        ({"limit": 0}, "not_positive"),
+        ({"cache_limit": 0}, "not_positive"),
+        ({"cache_limit": 1, "cache": False}, "no_effect"),
+        ({"processes": 0}, "not_positive"),
+        ({"max_length": 1}, "out_of_range"),
+        ({"truncation": "left"}, "unknown_name"),
+        ({"on_bad": "ignore"}, "unknown_name"),
+        ({"assistant_turns": "first"}, "unknown_name"),
     ],
 )
-def test_impossible_settings(settings, message):
-    with pytest.raises(ConfigError, match=message):
+def test_impossible_settings(settings, code):
+    name, value = next(iter(settings.items()))
+    with raises(ConfigError, code, key=f"data.{name}", mentions=[f"data.{name}={value!r}"]):
         DataSettings(**{"train": "a.jsonl", **settings})

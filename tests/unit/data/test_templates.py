@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from support.errors import raises
 from tiltlm.core.errors import DataError
 from tiltlm.data.accounting import Defect
 from tiltlm.data.encoder import Encoder
@@ -77,12 +78,13 @@ def test_a_template_from_a_file(encoder, tmp_path):
     file = tmp_path / "chat.jinja"
     file.write_text(CHATML)
     assert encoder.with_template(str(file), {}).template.source == CHATML
-    with pytest.raises(DataError, match="neither Jinja text nor a file"):
+    with raises(DataError, "no_such_path", key="data.chat_template", mentions=["none.jinja"]):
         _ = encoder.with_template(str(tmp_path / "none.jinja"), {}).template
 
 
 def test_no_template_is_refused_with_the_way_out(encoder):
-    with pytest.raises(DataError, match=r"here:1: .* no chat template.*data.chat_template=FILE"):
+    facts = ["here:1", "data.chat_template=FILE"]
+    with raises(DataError, "no_chat_template", key="data.chat_template", row="here:1", mentions=facts):
         encode(encoder, record(QUESTION, ANSWER))
 
 
@@ -124,14 +126,14 @@ def test_a_template_that_rewrites_history_is_a_defect_only_where_it_matters(enco
     assert chat.decode(response.token_ids) == "it is blue<|im_end|>"
     with pytest.raises(Defect) as caught:
         encode(chat, record(QUESTION, (thoughtful, turn("user", "and?"), *ANSWER)))
-    assert caught.value.cause == "template_rewrites"
+    assert caught.value.code == "template_rewrites"
 
 
 def test_a_generation_prompt_that_the_answer_lacks_is_a_defect(encoder):
     template = CHATML.replace("assistant\n{% endif", "assistant\n<think>{% endif")
     with pytest.raises(Defect) as caught:
         encode(encoder.with_template(template, {}), record(QUESTION, ANSWER))
-    assert caught.value.cause == "template_rewrites"
+    assert caught.value.code == "template_rewrites"
 
 
 def test_tools_and_variables_reach_the_template(encoder):
@@ -144,18 +146,22 @@ def test_tools_and_variables_reach_the_template(encoder):
 def test_a_refusing_template_is_a_defect_of_the_row(encoder):
     template = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + CHATML
     chat = encoder.with_template(template, {})
-    with pytest.raises(Defect, match="no system") as caught:
+    with pytest.raises(Defect) as caught:
         encode(chat, record(QUESTION, ANSWER))
-    assert caught.value.cause == "template_error"
+    assert caught.value.code == "template_error"
+    assert "no system" in caught.value.detail  # the template's own words
     assert encode(chat, record(QUESTION[1:], ANSWER))
 
 
 @pytest.mark.parametrize(
-    ("template", "message"),
-    [("{{ raise_exception('never') }}", "cannot render"), ("{{ messages[0].content }}", "leaves out the assistant")],
+    ("template", "code"),
+    [
+        ("{{ raise_exception('never') }}", "template_error"),
+        ("{{ messages[0].content }}", "template_without_answer"),
+    ],
 )
-def test_a_template_that_cannot_serve_is_refused(encoder, template, message):
-    with pytest.raises(DataError, match=message):
+def test_a_template_that_cannot_serve_is_refused(encoder, template, code):
+    with raises(DataError, code, key="data.chat_template"):
         _ = encoder.with_template(template, {}).turn_end_token_id
 
 
@@ -180,7 +186,7 @@ def test_named_templates_without_a_default(encoder):
 
     tokenizer = deepcopy(encoder.tokenizer)
     tokenizer.chat_template = {"one": CHATML, "two": LLAMA}
-    with pytest.raises(DataError, match=r"data.chat_template=FILE"):
+    with raises(DataError, "several_templates", key="data.chat_template", mentions=["data.chat_template=FILE"]):
         _ = Encoder(tokenizer, encoder.end_token_id).template
 
 

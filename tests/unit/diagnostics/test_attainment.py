@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from support.errors import raises
 from tiltlm.core.errors import ConfigError
 from tiltlm.diagnostics import MIN_EFFECTIVE_SAMPLES, measure_attainment, measure_frontier, tilted
 from tiltlm.diagnostics.frontier import reward_and_kl, tilted_masses
@@ -81,5 +82,5 @@ def test_results_are_seeded():
 
 
 def test_other_prompts_are_refused():
-    with pytest.raises(ConfigError, match="same prompts"):
+    with raises(ConfigError, "other_rows", mentions=["(29,)", "(30, 5)"]):
         measure_attainment(np.ones(29), np.ones(29), sample_counts(0, 300), LEVELS)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from support.errors import raises
 from tiltlm.core import Comparison, Example, Pairs, Response, ResponseLogps
 from tiltlm.core.errors import ConfigError
 from tiltlm.core.example import token_ids
@@ -66,9 +67,9 @@ def test_an_example_falls_by_the_mean_of_its_comparisons():
 
 
 def test_other_comparisons_are_refused():
-    with pytest.raises(ConfigError, match="same rows"):
+    with raises(ConfigError, "other_rows", mentions=["50", "49"]):
         measure_displacement(before(50), before(49))
-    with pytest.raises(ConfigError, match="same rows"):
+    with raises(ConfigError, "other_rows"):
         measure_displacement(before(), replace(before(), unit=np.arange(50)[::-1].copy()))
 
 

@@ -6,6 +6,7 @@ from itertools import product
 import numpy as np
 import pytest
 
+from support.errors import raises
 from tiltlm.core.errors import ConfigError
 from tiltlm.diagnostics import attainable, best_of_n, effective_samples, level_counts, masses_of, tilted
 from tiltlm.diagnostics.frontier import best_of_n_masses, beta_grid, beta_spending, reward_and_kl, tilted_masses
@@ -117,9 +118,9 @@ def test_counts_and_masses():
     counts = level_counts([[0.0, 4.0, 4.0], [2.5, 2.5, 1.0]], LEVELS)
     assert counts.tolist() == [[1, 0, 0, 0, 2], [0, 1, 2, 0, 0]]
     assert masses_of(counts)[0].tolist() == pytest.approx([1 / 3, 0, 0, 0, 2 / 3])
-    with pytest.raises(ConfigError, match=r"2\.0 is none of the levels"):
+    with raises(ConfigError, "unknown_level", key="rewards", mentions=["2.0"]):
         level_counts([[2.0]], LEVELS)
-    with pytest.raises(ConfigError, match="no reference samples"):
+    with raises(ConfigError, "empty", key="rewards"):
         level_counts([[]], LEVELS)
 
 
@@ -135,16 +136,16 @@ def test_effective_samples_are_kish_numbers_per_prompt():
 
 
 @pytest.mark.parametrize(
-    ("call", "message"),
+    ("call", "code", "key", "seen"),
     [
-        (lambda: tilted(MASSES, LEVELS[::-1], [1.0]), "ascending"),
-        (lambda: tilted(MASSES * 2, LEVELS, [1.0]), "sum to 1"),
-        (lambda: tilted(MASSES[0], LEVELS, [1.0]), r"\[P, L\]"),
-        (lambda: tilted(MASSES, LEVELS, [0.0]), "β > 0"),
-        (lambda: best_of_n(MASSES, LEVELS, [0.5]), "at least 1"),
-        (lambda: attainable(MASSES, LEVELS, -0.1), "at least 0"),
+        (lambda: tilted(MASSES, LEVELS[::-1], [1.0]), "not_ascending", "levels", "4.0"),
+        (lambda: tilted(MASSES * 2, LEVELS, [1.0]), "not_probabilities", "masses", "(6, 5)"),
+        (lambda: tilted(MASSES[0], LEVELS, [1.0]), "not_probabilities", "masses", "(5,)"),
+        (lambda: tilted(MASSES, LEVELS, [0.0]), "not_positive", "betas", "0"),
+        (lambda: best_of_n(MASSES, LEVELS, [0.5]), "out_of_range", "ns", "0.5"),
+        (lambda: attainable(MASSES, LEVELS, -0.1), "negative", "kl", "-0.1"),
     ],
 )
-def test_impossible_input_is_refused(call, message):
-    with pytest.raises(ConfigError, match=message):
+def test_impossible_input_is_refused(call, code, key, seen):
+    with raises(ConfigError, code, key=key, mentions=[seen]):
         call()

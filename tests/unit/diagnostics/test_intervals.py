@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from support.errors import raises
 from tiltlm.core.errors import ConfigError
 from tiltlm.diagnostics import Interval, bootstrap, bootstrap_mean, paired_difference, unit_means, wilson
 
@@ -14,9 +15,16 @@ def test_unit_means_average_within_units_first():
     assert unit_means([3.0, 1.0]).tolist() == [3.0, 1.0]
 
 
-@pytest.mark.parametrize(("values", "units"), [([], None), ([[1.0]], None), ([1.0, 2.0], [0])])
-def test_unit_means_refuse_what_has_no_mean(values, units):
-    with pytest.raises(ConfigError):
+@pytest.mark.parametrize(
+    ("values", "units", "code", "key"),
+    [
+        ([], None, "wrong_shape", "values"),
+        ([[1.0]], None, "wrong_shape", "values"),
+        ([1.0, 2.0], [0], "unequal_lengths", "units"),
+    ],
+)
+def test_unit_means_refuse_what_has_no_mean(values, units, code, key):
+    with raises(ConfigError, code, key=key):
         unit_means(values, units)
 
 
@@ -76,7 +84,7 @@ def test_paired_difference_cancels_what_both_share():
     interval = paired_difference(shared + 1.0, shared)
     assert interval.estimate == pytest.approx(1.0)
     assert interval.low == pytest.approx(1.0)
-    with pytest.raises(ConfigError, match="same rows"):
+    with raises(ConfigError, "other_rows", mentions=["(1,)", "(2,)"]):
         paired_difference([1.0], [1.0, 2.0])
 
 
@@ -90,15 +98,18 @@ def test_wilson_against_published_values(successes, n, low, high):
     assert (interval.low, interval.high) == pytest.approx((low, high), abs=5e-5)
 
 
-@pytest.mark.parametrize(("successes", "n", "level"), [(1, 0, 0.95), (-1, 3, 0.95), (4, 3, 0.95), (1, 3, 1.0)])
-def test_wilson_refuses_no_shares(successes, n, level):
-    with pytest.raises(ConfigError):
+@pytest.mark.parametrize(
+    ("successes", "n", "level", "key"),
+    [(1, 0, 0.95, "n"), (-1, 3, 0.95, "successes"), (4, 3, 0.95, "successes"), (1, 3, 1.0, "level")],
+)
+def test_wilson_refuses_no_shares(successes, n, level, key):
+    with raises(ConfigError, "out_of_range", key=key):
         wilson(successes, n, level)
 
 
 @pytest.mark.parametrize("wrong", [{"level": 0.0}, {"resamples": 0}])
 def test_bootstrap_refuses_impossible_settings(wrong):
-    with pytest.raises(ConfigError):
+    with raises(ConfigError, "out_of_range", key=next(iter(wrong))):
         bootstrap_mean([1.0, 2.0], **wrong)
 
 

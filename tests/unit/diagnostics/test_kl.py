@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from support.errors import raises
 from tiltlm.core.errors import ConfigError
 from tiltlm.diagnostics import sequence_kl
 
@@ -51,13 +52,13 @@ def test_equal_policies_have_no_divergence():
 
 
 def test_other_temperatures_are_refused():
-    with pytest.raises(ConfigError, match=r"temperature 0\.7"):
+    with raises(ConfigError, "wrong_temperature", key="temperature", mentions=["0.7"]):
         sequence_kl([-1.0], [-1.0], [0], temperature=0.7, ended=[True])
 
 
 def test_cut_samples_are_refused_or_named():
     arguments = ([-1.0, -2.0], [-1.5, -2.5], [0, 1])
-    with pytest.raises(ConfigError, match="1 of 2 samples were cut"):
+    with raises(ConfigError, "cut_samples", key="allow_cut", mentions=["1 of 2"]):
         sequence_kl(*arguments, temperature=1.0, ended=[True, False])
     result = sequence_kl(*arguments, temperature=1.0, ended=[True, False], allow_cut=True)
     assert result.cut_share == 0.5
@@ -65,5 +66,5 @@ def test_cut_samples_are_refused_or_named():
 
 
 def test_ragged_input_is_refused():
-    with pytest.raises(ConfigError, match="one of each"):
+    with raises(ConfigError, "unequal_lengths", key="ended"):
         sequence_kl([-1.0, -2.0], [-1.0, -2.0], [0, 0], temperature=1.0, ended=[True])

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from support.errors import raises
 from tiltlm.core.errors import ConfigError
 from tiltlm.diagnostics import LengthRule, measure_length_bias
 
@@ -68,5 +69,5 @@ def test_no_variation_has_no_correlation():
 
 
 def test_ragged_input_is_refused():
-    with pytest.raises(ConfigError, match="one of each"):
+    with raises(ConfigError, "unequal_lengths"):
         measure_length_bias(LengthRule("longer"), [1, 2], [1], [0.0, 0.0], [0, 1])

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from support.errors import raises
 from tiltlm.core import ConfigError
 from tiltlm.diagnostics import Curve
 from tiltlm.evaluation import Line, compare_gold
@@ -68,7 +69,7 @@ def test_an_unmoved_policy_gains_nothing():
 
 
 def test_shapes_and_levels_are_checked():
-    with pytest.raises(ConfigError, match="same prompts"):
+    with raises(ConfigError, "other_rows", mentions=["(1, 1)", "(2, 1)"]):
         compare_gold([[1.0]], [[0.0]], [[1.0], [2.0]], LEVELS)
-    with pytest.raises(ConfigError, match="none of the levels"):
+    with raises(ConfigError, "unknown_level", key="rewards", mentions=["1.5"]):
         compare_gold([[1.0]], [[0.0]], [[1.5]], LEVELS)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from tables_by_hand import labelled, pair, response, rewarded
 
+from support.errors import raises
 from tiltlm.core import Comparison, ConfigError, Example, Response, token_ids
 from tiltlm.diagnostics import LengthRule
 from tiltlm.evaluation import ExampleRow, compare_held_out, fit_length_rule
@@ -162,9 +163,9 @@ def test_rows_without_a_comparison_do_not_shift_the_others():
 
 def test_tables_of_other_rows_are_refused():
     rows = rewarded((1.0, 0.0), (0.0, 1.0))
-    with pytest.raises(ConfigError, match="same held-out rows"):
+    with raises(ConfigError, "other_rows", mentions=["2"]):
         compare_held_out(rows, rows[::-1], LONGER)
-    with pytest.raises(ConfigError, match="0 rows before"):
+    with raises(ConfigError, "other_rows", mentions=["0"]):
         compare_held_out([], [], LONGER)
 
 

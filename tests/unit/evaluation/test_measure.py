@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from support.errors import raises
 from tiltlm.core import (
     Comparison,
     ConfigError,
@@ -74,7 +75,7 @@ def test_no_reference_no_reference_values(tiny_policy):
 
 
 def test_an_objective_that_needs_a_reference_says_so(tiny_policy):
-    with pytest.raises(ConfigError, match="reference"):
+    with raises(ConfigError, "needs_reference", key="reference.name"):
         measure(tiny_policy(0), examples(), dpo(), None, 100)
 
 
@@ -89,12 +90,13 @@ def test_a_diverged_policy_is_named_and_not_averaged(tiny_policy):
     policy = tiny_policy(0)
     with torch.no_grad():
         policy.get_output_embeddings().weight[7] = torch.nan
-    with pytest.raises(NumericsError, match="a: response 0 has log-probability nan"):
+    with raises(NumericsError, "not_finite", row="a", mentions=["a: response 0"]) as caught:
         measure(policy, examples(), simpo(), None, 100)
+    assert str(caught.value).count("nan") == 2, "its log-probability and its reward"
 
 
 def test_nothing_held_out(tiny_policy):
-    with pytest.raises(ConfigError, match=r"data\.eval_fraction"):
+    with raises(ConfigError, "needs_held_out", key="data.eval_fraction", mentions=["data.eval_fraction"]):
         measure(tiny_policy(0), [], simpo(), None, 100)
 
 
@@ -121,5 +123,6 @@ def test_a_broken_reward_model_is_named():
             responses = super().forward(forest)
             return ResponseScores.of(responses.scores * torch.nan, forest.num_tokens)
 
-    with pytest.raises(NumericsError, match="a: response 0 has reward nan under this model"):
+    with raises(NumericsError, "not_finite", row="a", mentions=["a: response 0"]) as caught:
         measure(Broken(), examples(), reward_model(), None, 100)
+    assert str(caught.value).count("nan") == 1, "its reward"

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
+from support.errors import raises
 from tiltlm.core.errors import ModelError
 from tiltlm.core.example import Response
 from tiltlm.core.forest import Tree, plant
@@ -140,7 +141,7 @@ def test_the_last_layer_keeps_its_hooks(make_model):
 
 def test_a_model_without_named_layers_is_refused(make_model):
     module = PolicyModule(make_model("llama", torch.float32, num_hidden_layers=1))
-    with pytest.raises(ModelError, match="no layers that could be compiled"):
+    with raises(ModelError, "not_supported", key="model.compile", mentions=["LlamaForCausalLM"]):
         module.compile_layers("eager")
 
 

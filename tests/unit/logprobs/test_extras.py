@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from support.errors import raises
 from tiltlm.core.errors import ConfigError, ModelError
 from tiltlm.core.forest import plant
 from tiltlm.logprobs import token_values as chunked
@@ -243,7 +244,12 @@ def test_what_a_reference_lends_is_not_written_into(monkeypatch):
 
 def test_an_extra_about_the_reference_needs_one():
     hidden, module, targets = draw()
-    with pytest.raises(ConfigError, match=r"ref_entropy_shares, ref_kls compares.*initial, base"):
+    with raises(
+        ConfigError,
+        "needs_reference_weights",
+        key="reference.name",
+        mentions=["ref_entropy_shares", "ref_kls", "initial", "base"],
+    ):
         token_values(Head(), hidden, module, targets, frozenset({"ref_kls", "ref_entropy_shares"}))
 
 
@@ -251,7 +257,7 @@ def test_an_extra_about_the_reference_needs_one():
 def test_another_vocabulary_has_no_divergence(route):
     hidden, module, targets = draw()
     beside = States(hidden.detach(), torch.zeros(VOCABULARY + 2, WIDTH).double(), None, Head())
-    with pytest.raises(ModelError, match="13 logits a token and the policy 11"):
+    with raises(ModelError, "other_vocabulary", key="reference.name", mentions=["13", "11"]):
         route_values(route, Head(), hidden, module, targets, ALL, beside)
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from support.errors import raises
 from tiltlm.core.errors import ModelError
 from tiltlm.logprobs import precision
 from tiltlm.logprobs.dropout import remove_dropout
@@ -70,6 +71,6 @@ def test_the_probe_runs():
 def test_bf16_is_refused_where_the_device_has_none(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: False)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "an old card")
-    with pytest.raises(ModelError, match="an old card has no bf16"):
+    with raises(ModelError, "not_supported", key="model.precision", mentions=["an old card", "bf16"]):
         choose_precision("bf16", torch.device("cuda"))
     assert choose_precision("auto", torch.device("cuda"))[0] == "float32"

@@ -5,6 +5,7 @@ import pytest
 import torch
 import transformers
 
+from support.errors import raises
 from tiltlm.core.errors import ModelError
 from tiltlm.core.example import Example, Response, token_ids
 from tiltlm.core.forest import Tree, grow, plant
@@ -129,7 +130,7 @@ def test_adapters_disabled_is_the_base(make_model, trees):
 
 def test_adapters_disabled_without_one_is_an_error(make_model):
     module = PolicyModule(make_model("llama"))
-    with pytest.raises(ModelError, match="no adapter"), module.adapters_disabled():
+    with raises(ModelError, "no_adapter"), module.adapters_disabled():
         pass
 
 
@@ -138,7 +139,7 @@ def test_stock_attention_generates_with_a_cache(make_model):
     model = make_model("mistral")
     module = PolicyModule(model)
     prompt = torch.tensor([[1, 5, 9, 4, 7, 30, 2, 8]])
-    with pytest.raises(ModelError, match="without a layout"):
+    with raises(ModelError, "no_layout"):
         model(input_ids=prompt)
     with module.stock_attention():
         with module.stock_attention():
@@ -217,7 +218,7 @@ def test_sequences_beyond_learned_positions_are_refused(make_model):
     module = PolicyModule(make_model("gpt2", n_positions=16))
     tree = Tree(token_ids(range(3, 15)), (Response(token_ids([1] * 5)),))
     module(plant([tree]))
-    with pytest.raises(ModelError, match=r"17 tokens.*16"):
+    with raises(ModelError, "too_long", key="data.max_length", mentions=["17", "16"]):
         module(plant([Tree(tree.prompt_ids, (Response(token_ids([1] * 6)),))]))
 
 

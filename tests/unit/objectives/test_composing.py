@@ -3,6 +3,7 @@
 import pytest
 import yaml
 
+from support.errors import raises
 from tiltlm.core import ConfigError
 from tiltlm.links import Hinge, Logistic, Sigmoid, Smoothed
 from tiltlm.objectives import (
@@ -98,17 +99,42 @@ def test_descriptions_are_readable():
 
 
 @pytest.mark.parametrize(
-    ("spec", "match"),
+    ("spec", "code", "key", "mentions"),
     [
-        ({}, r"name is missing"),
-        ({"name": "dpo", "sum": []}, r"has name and sum"),
-        ({"data": "pairs", "reward": "log_ratio", "link": "logistic"}, r"objective\.reward\.beta is missing"),
-        ({"data": "pairs", "reward": {"name": "log_ratoi"}, "link": "logistic"}, r"did you mean 'log_ratio'"),
-        ({"data": "pairs", "reward": RATIO, "link": {"name": "logistic", "beta": 3}}, r"objective\.link\.beta"),
-        ({"data": "pair", "reward": RATIO, "link": "logistic"}, r"objective\.data is 'pair'.*pairs"),
-        ({"reward": RATIO, "link": "logistic"}, r"objective\.data is missing"),
-        ({"data": "labels", "reward": RATIO, "link": "sigmoid", "adjustments": []}, r"objective\.adjustments"),
-        ({"data": "pairs", "reward": {**RATIO, "beta": -0.1}, "link": "logistic"}, r"objective\.reward\.beta is -0\.1"),
+        ({}, "missing_setting", "objective.name", ["tiltlm objectives"]),
+        ({"name": "dpo", "sum": []}, "conflict", "objective", ["name", "sum"]),
+        ({"data": "pairs", "reward": "log_ratio", "link": "logistic"}, "missing_setting", "objective.reward.beta", []),
+        (
+            {"data": "pairs", "reward": {"name": "log_ratoi"}, "link": "logistic"},
+            "unknown_name",
+            "objective.reward",
+            ["'log_ratoi'", "'log_ratio'"],
+        ),
+        (
+            {"data": "pairs", "reward": RATIO, "link": {"name": "logistic", "beta": 3}},
+            "unknown_setting",
+            "objective.link.beta",
+            ["logistic"],
+        ),
+        (
+            {"data": "pair", "reward": RATIO, "link": "logistic"},
+            "unknown_name",
+            "objective.data",
+            ["'pair'", "'pairs'"],
+        ),
+        ({"reward": RATIO, "link": "logistic"}, "missing_setting", "objective.data", ["pairs"]),
+        (
+            {"data": "labels", "reward": RATIO, "link": "sigmoid", "adjustments": []},
+            "unknown_setting",
+            "objective.adjustments",
+            ["labels"],
+        ),
+        (
+            {"data": "pairs", "reward": {**RATIO, "beta": -0.1}, "link": "logistic"},
+            "not_positive",
+            "objective.reward.beta",
+            ["-0.1"],
+        ),
         (
             {
                 "data": "pairs",
@@ -116,17 +142,29 @@ def test_descriptions_are_readable():
                 "link": "logistic",
                 "regularisers": [{"name": "chosen_nll", "weight": 0}],
             },
-            r"regularisers\.0.*leave it out",
+            "no_effect",
+            "objective.regularisers.0.weight",
+            ["chosen_nll"],
         ),
-        ({"sum": [{"name": "dpo", "weight": 1}]}, r"at least two"),
-        ({"sum": [{"name": "dpo", "weight": 0}, {"name": "sft", "weight": 1}]}, r"objective\.sum\.0\.weight is 0"),
-        ({"sum": [{"name": "dpo"}, {"name": "sft", "weight": 1}]}, r"objective\.sum\.0\.weight is missing"),
-        ({"sum": [{"name": "kto", "weight": 1}, {"name": "dpo", "weight": 1}]}, r"labels, pairs.*bco_pair"),
-        ({"sum": [{"sum": [], "weight": 1}, {"name": "dpo", "weight": 1}]}, r"objective\.sum\.0"),
+        ({"sum": [{"name": "dpo", "weight": 1}]}, "too_few_terms", "objective.sum", []),
+        (
+            {"sum": [{"name": "dpo", "weight": 0}, {"name": "sft", "weight": 1}]},
+            "not_positive",
+            "objective.sum.0.weight",
+            ["0"],
+        ),
+        ({"sum": [{"name": "dpo"}, {"name": "sft", "weight": 1}]}, "missing_setting", "objective.sum.0.weight", []),
+        (
+            {"sum": [{"name": "kto", "weight": 1}, {"name": "dpo", "weight": 1}]},
+            "no_common_data",
+            "objective.sum",
+            ["labels, pairs", "bco_pair"],
+        ),
+        ({"sum": [{"sum": [], "weight": 1}, {"name": "dpo", "weight": 1}]}, "nested_sum", "objective.sum.0", []),
     ],
 )
-def test_what_cannot_be_or_does_nothing_is_refused(spec, match):
-    with pytest.raises(ConfigError, match=f"(?s){match}"):
+def test_what_cannot_be_or_does_nothing_is_refused(spec, code, key, mentions):
+    with raises(ConfigError, code, key=key, mentions=mentions):
         compose(spec)
 
 
@@ -150,13 +188,18 @@ def test_names_of_peers_say_what_they_are_here(name, ours, note):
 
 
 @pytest.mark.parametrize(
-    ("spec", "match"),
+    ("spec", "code", "key", "mentions"),
     [
-        ({"name": "r_dpo"}, r"length_dpo.*robust_dpo"),
-        ({"name": "trl:nonsense"}, r"no 'nonsense' of trl.*sigmoid"),
-        ({"name": "trl:simpo", "simpo_gamma": 0.5}, r"gamma_beta_ratio.*divide it by beta"),
+        ({"name": "r_dpo"}, "no_method", "objective.name", ["length_dpo", "robust_dpo"]),
+        ({"name": "trl:nonsense"}, "unknown_name", "objective.name", ["'nonsense'", "trl", "sigmoid"]),
+        (
+            {"name": "trl:simpo", "simpo_gamma": 0.5},
+            "renamed_setting",
+            "objective.simpo_gamma",
+            ["gamma_beta_ratio", "γ/β"],
+        ),
     ],
 )
-def test_names_that_would_mislead_are_refused(spec, match):
-    with pytest.raises(ConfigError, match=match):
+def test_names_that_would_mislead_are_refused(spec, code, key, mentions):
+    with raises(ConfigError, code, key=key, mentions=mentions):
         compose(spec)

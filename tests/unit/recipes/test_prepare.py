@@ -2,6 +2,7 @@
 
 import pytest
 
+from support.errors import has_event
 from tiltlm.core import Example, Response, token_ids
 from tiltlm.data import assign_partners
 from tiltlm.recipes import prepare
@@ -47,7 +48,7 @@ def test_every_sequence_once_and_prompts_together(monkeypatch, partners, caplog)
     assert [len({prompt for prompt, _ in call}) for call in reference.calls] == [2, 2, 1]
     done = [done for _, done, _ in told]
     assert done == sorted(done)
-    assert f"3 sequences from the store, {len(everything) - 3} computed" in caplog.text
+    assert has_event(caplog, "reference_pass", stored=3, computed=len(everything) - 3)
 
 
 def test_few_examples_are_one_part():

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from support.errors import has_event, raises
 from tiltlm.core.errors import ConfigError, RunError
 from tiltlm.core.example import TokenIds, token_ids
 from tiltlm.reference import ReferenceStore, default_folder, upkeep
@@ -165,8 +166,8 @@ def test_a_torn_file_is_skipped_and_said(tmp_path, caplog):
         caplog.clear()
         with caplog.at_level(logging.WARNING, logger="tiltlm"):
             again = store(tmp_path)
-        assert torn.name in caplog.text
-        assert "computed again" in caplog.text
+        assert has_event(caplog, "store_damaged", file=torn.name, rows=None)
+        assert str(torn) in caplog.text
         assert again.get([asked([1, 2, 3])]) == [None]
         assert has(again, asked([9]))
     again.put([entry([1, 2, 3])])
@@ -204,7 +205,7 @@ def test_a_damaged_value_is_said_when_it_is_read(tmp_path, caplog):
     kept = store(tmp_path)
     with caplog.at_level(logging.WARNING, logger="tiltlm"):
         assert kept.get([asked([1, 2, 3])]) == [None]
-    assert "checksum of row 0" in caplog.text
+    assert has_event(caplog, "store_damaged", file=file.name, code="wrong_checksum", rows=1)
     caplog.clear()
     assert kept.get([asked([1, 2, 3])]) == [None]
     assert not caplog.text, "said once"
@@ -221,7 +222,7 @@ def test_a_file_in_the_wrong_folder_is_skipped(tmp_path, caplog):
     (here / file.name).write_bytes(file.read_bytes())
     with caplog.at_level(logging.WARNING, logger="tiltlm"):
         assert store(tmp_path).get([asked([1])]) == [None]
-    assert "something else" in caplog.text
+    assert has_event(caplog, "store_damaged", file=file.name, code="other_contents", rows=None)
 
 
 def test_a_write_that_was_cut_short_leaves_nothing_to_find(tmp_path):
@@ -239,14 +240,16 @@ def test_a_full_disk_is_an_error_with_a_way_out(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(RunError, match=r"No space left on device.*--store"):
+    with raises(
+        RunError, "not_writable", key="reference.store", mentions=["No space left on device", str(tmp_path), "--store"]
+    ):
         kept.put([entry([1])])
     assert not [f for f in tmp_path.rglob("*") if f.is_file()]
 
 
 def test_a_folder_that_cannot_be_is_an_error_with_a_way_out(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match=r"file: .*--store"):
+    with raises(ConfigError, "not_writable", key="reference.store", mentions=[str(tmp_path / "file"), "--store"]):
         store(tmp_path / "file")
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from support.errors import events, has_event
 from tiltlm.core.errors import RunError
 from tiltlm.core.example import TokenIds, token_ids
 from tiltlm.reference import ReferenceStore, upkeep
@@ -194,11 +195,11 @@ def test_a_disk_too_full_to_merge_keeps_the_files(tmp_path, few, monkeypatch, ca
         write(rows)
 
     def full(_rows: object) -> None:
-        raise RunError("no room.")
+        raise RunError("no room.", code="not_writable")
 
     monkeypatch.setattr(kept, "_write", only_one)
     kept.put([entry(4)])
-    assert "no room. Files are not merged." in caplog.text
+    assert has_event(caplog, "merge_failed", code="not_writable")
     assert_has(kept, range(5))
     assert len(files(tmp_path)) == 5
 
@@ -216,7 +217,7 @@ def test_merging_leaves_damaged_rows_behind(tmp_path, few, caplog):
     used_at(bad, 1000)  # of files of one size, the oldest is merged first
     again = store(tmp_path)
     again.put([entry(4)])
-    assert "1 rows with a wrong checksum" in caplog.text
+    assert has_event(caplog, "store_damaged", file=bad.name, code="wrong_checksum", rows=1)
     assert bad not in files(tmp_path)
     assert again.get([sequence(0)]) == [None]
     assert_has(again, range(1, 5))
@@ -339,7 +340,7 @@ def test_what_was_not_used_for_longest_goes_first(tmp_path, caplog):
         caplog.clear()
         store(tmp_path, limit, weights="another").tidy()
         assert set(files(tmp_path)) == left
-        assert ("removed" in caplog.text) == (limit in (3 * size - 1, size, 0))
+        assert bool(events(caplog, "store_evicted")) == (limit in (3 * size - 1, size, 0))
 
 
 def test_what_a_run_reads_or_writes_stays(tmp_path, caplog):
@@ -351,7 +352,8 @@ def test_what_a_run_reads_or_writes_stays(tmp_path, caplog):
     run.tidy()
     assert b in files(tmp_path)
     assert len(files(tmp_path)) == 2
-    assert "this run alone uses" in caplog.text
+    kept = sum(path.stat().st_size for path in files(tmp_path))
+    assert has_event(caplog, "store_over_limit", logging.WARNING, kept_bytes=kept, limit_bytes=1)
     assert "reference.store_limit" in caplog.text
 
 

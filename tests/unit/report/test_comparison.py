@@ -5,9 +5,9 @@ import re
 from base64 import b64encode
 from hashlib import sha256
 
-import pytest
 from made_up_reports import HOSTILE, Page, change, contrast, gold, held_out, samples
 
+from support.errors import raises
 from tiltlm.core import ConfigError
 from tiltlm.report import ComparedRun, RunReport, write_comparison
 from tiltlm.report.comparison import headline, numbers
@@ -105,7 +105,7 @@ def test_numbers_of_a_bare_report():
 
 
 def test_names_are_needed_and_distinct(tmp_path):
-    with pytest.raises(ConfigError, match="name of its own"):
+    with raises(ConfigError, "duplicate", key="runs", mentions=["['a', 'a']"]):
         write_comparison(tmp_path, [run("a", 0.6), run("a", 0.7)])
-    with pytest.raises(ConfigError, match="at least one"):
+    with raises(ConfigError, "empty", key="runs"):
         write_comparison(tmp_path, [])

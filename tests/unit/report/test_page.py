@@ -22,6 +22,7 @@ from made_up_reports import (
     whole,
 )
 
+from support.errors import raises
 from tiltlm.core import RunError
 from tiltlm.diagnostics import Interval
 from tiltlm.evaluation import SampleText
@@ -200,23 +201,27 @@ def test_empty_and_broken_texts(tmp_path):
 
 def test_writing_where_nothing_can_be_written(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunError, match="could not be written"):
+    with raises(RunError, "not_writable", mentions=[str(tmp_path / "file")]):
         write_report(tmp_path / "file", whole())
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "code", "seen"),
     [
-        (None, "no report"),
-        ("{", "is no report"),
-        ("[]", "is no report"),
-        ('{"title": "x"}', "is no report"),
-        ('{"schema": "tiltlm.report/99"}', "schema"),
-        ('{"schema": "tiltlm.report/1", "title": "x", "held_out": {"num_examples": "many"}}', "damaged"),
+        (None, "not_readable", ""),
+        ("{", "not_a_report", "JSONDecodeError"),
+        ("[]", "not_a_report", ""),
+        ('{"title": "x"}', "not_a_report", "schema"),
+        ('{"schema": "tiltlm.report/99"}', "other_version", "tiltlm.report/99"),
+        (
+            '{"schema": "tiltlm.report/1", "title": "x", "held_out": {"num_examples": "many"}}',
+            "damaged",
+            "num_examples",
+        ),
     ],
 )
-def test_what_is_no_report_is_refused(tmp_path, content, said):
+def test_what_is_no_report_is_refused(tmp_path, content, code, seen):
     if content is not None:
         (tmp_path / "report.json").write_text(content)
-    with pytest.raises(RunError, match=said):
+    with raises(RunError, code, mentions=[str(tmp_path / "report.json"), seen]):
         read_run(tmp_path)

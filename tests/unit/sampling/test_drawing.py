@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
+from support.errors import raises
 from tiltlm.core.errors import ConfigError
 from tiltlm.core.example import token_ids
 from tiltlm.sampling.drawing import SamplingSettings, draw, prompt_seeds, uniforms
@@ -112,17 +113,18 @@ def test_seeds_go_with_content():
 
 
 @pytest.mark.parametrize(
-    "knobs",
+    ("knobs", "code", "key"),
     [
-        {"max_new_tokens": 0},
-        {"max_rows": 0},
-        {"top_k": 0},
-        {"top_p": 0.0},
-        {"top_p": 1.1},
-        {"temperature": -1.0},
-        {"temperature": 0.0, "top_p": 0.9},
+        ({"max_new_tokens": 0}, "not_positive", "max_new_tokens"),
+        ({"max_rows": 0}, "not_positive", "max_rows"),
+        ({"top_k": 0}, "not_positive", "top_k"),
+        ({"top_p": 0.0}, "out_of_range", "top_p"),
+        ({"top_p": 1.1}, "out_of_range", "top_p"),
+        ({"temperature": -1.0}, "negative", "temperature"),
+        ({"temperature": 0.0, "top_p": 0.9}, "no_effect", "top_p"),
+        ({"temperature": 0.0, "top_k": 5}, "no_effect", "top_k"),
     ],
 )
-def test_impossible_settings_are_refused(knobs):
-    with pytest.raises(ConfigError, match=f"sampling.{next(iter(knobs))} is"):
+def test_impossible_settings_are_refused(knobs, code, key):
+    with raises(ConfigError, code, key=f"sampling.{key}", mentions=[f"sampling.{next(iter(knobs))}"]):
         SamplingSettings(**{"max_new_tokens": 1, **knobs})

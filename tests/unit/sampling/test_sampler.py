@@ -8,6 +8,7 @@ import torch
 import transformers
 from scipy import stats
 
+from support.errors import has_event, raises
 from tiltlm.core.errors import ConfigError, NumericsError
 from tiltlm.core.example import TokenIds, token_ids
 from tiltlm.logprobs.plain import separate_logps
@@ -243,7 +244,7 @@ def test_a_model_without_such_a_cache_is_read_again_and_said(caplog):
     asked = prompts(4, 6)
     with caplog.at_level(logging.WARNING, logger="tiltlm"):
         samples = sample(policy, asked, 6, SETTINGS, **SEED)
-    assert "MambaForCausalLM" in caplog.text
+    assert has_event(caplog, "sampling_without_cache", model="MambaForCausalLM")
     for prompt, group in zip(asked, samples, strict=True):
         for s in group:
             with torch.no_grad():
@@ -252,14 +253,14 @@ def test_a_model_without_such_a_cache_is_read_again_and_said(caplog):
 
 
 def test_no_room_is_an_error():
-    with pytest.raises(ConfigError, match=r"prompt 1 has 40 tokens.*48 positions"):
+    with raises(ConfigError, "too_long", key="sampling.max_new_tokens", row="prompt 1", mentions=["40", "48"]):
         sample(build(CONFIGS["gpt2"]), prompts(36, 40), 1, SETTINGS, **SEED)
 
 
 def test_wrong_use_is_an_error(policy):
-    with pytest.raises(ConfigError, match="prompt 1 has no token"):
+    with raises(ConfigError, "empty", key="prompts", row="prompt 1"):
         sample(policy, [*prompts(3), token_ids([])], 1, SETTINGS, **SEED)
-    with pytest.raises(ConfigError, match="n is 0"):
+    with raises(ConfigError, "not_positive", key="n", mentions=["0"]):
         sample(policy, prompts(3), 0, SETTINGS, **SEED)
 
 
@@ -267,7 +268,7 @@ def test_numbers_that_are_none_are_an_error():
     broken = build(LLAMA)
     with torch.no_grad():
         broken.model.get_input_embeddings().weight.fill_(torch.nan)
-    with pytest.raises(NumericsError, match="not finite"):
+    with raises(NumericsError, "not_finite", mentions=["nan"]):
         sample(broken, prompts(3), 2, SETTINGS, **SEED)
 
 

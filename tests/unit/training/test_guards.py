@@ -10,6 +10,7 @@ import pytest
 import torch
 from toy_training import ToyPolicy, ToyReference, rows
 
+from support.errors import raises
 from tiltlm.objectives import dpo
 from tiltlm.training.checkpoint import steps_in
 from tiltlm.training.guards import Interrupted, bad_step, is_good
@@ -62,7 +63,7 @@ def test_at_any_forward_a_signal_commits_and_the_resumed_run_is_the_unbroken_one
     before = signal.getsignal(signum)
     for at in range(2 if signum == signal.SIGTERM else 4, unbroken.num_forwards, 4):
         folder = tmp_path / str(at)
-        with pytest.raises(Interrupted, match="its checkpoint is written: go on with --resume") as stop:
+        with raises(Interrupted, "interrupted", mentions=[signal.Signals(signum).name, "--resume"]) as stop:
             train(folder, Signalled(at, signum))
         assert stop.value.exit_code == exit_code
         assert signal.getsignal(signum) is before

@@ -8,6 +8,7 @@ import pytest
 import torch
 from toy_training import SortedMargins, ToyPolicy, ToyReference, rows
 
+from support.errors import raises
 from tiltlm.core import ConfigError, RunError
 from tiltlm.objectives import bco, dpo, ipo, kto
 from tiltlm.training.checkpoint import folder_of, load, steps_in
@@ -98,8 +99,8 @@ def test_a_damaged_checkpoint_is_skipped_and_the_run_still_ends_the_same(tmp_pat
         Run(tmp_path / "cut", kill_after=5)
     (tmp_path / "cut/checkpoints/step-00000004/optimizer.safetensors").unlink()
     resumed = Run(tmp_path / "cut", resume=True)
-    assert any("step-00000004 is skipped: optimizer.safetensors is missing" in note for note in resumed.notes)
-    assert any("resuming after step 2" in note for note in resumed.notes)
+    assert any("step-00000004" in note and "optimizer.safetensors" in note for note in resumed.notes)
+    assert any("step-00000002" in note for note in resumed.notes)
     assert torch.equal(weights(resumed), weights(expected))
 
 
@@ -108,16 +109,16 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again(tmp_path):
     with pytest.raises(Killed):
         Run(tmp_path / "cut", kill_after=1)
     resumed = Run(tmp_path / "cut", resume=True)
-    assert any("beginning at the first step" in note for note in resumed.notes)
+    assert not any("step-0" in note for note in resumed.notes), "no checkpoint was used"
     assert without_times(read_lines(resumed.metrics)) == without_times(read_lines(expected.metrics))
 
 
 def test_another_run_cannot_go_on(tmp_path):
     with pytest.raises(Killed):
         Run(tmp_path / "run", kill_after=3)
-    with pytest.raises(ConfigError, match=r"training.batch_size was 4, is 5.*--overwrite"):
+    with raises(ConfigError, "other_run", key="--resume", mentions=["training.batch_size", "4", "5", "--overwrite"]):
         Run(tmp_path / "run", resume=True, batch_size=5)
-    with pytest.raises(ConfigError, match=r"objective was Pairwise.*beta=0.1.*is .*beta=0.2"):
+    with raises(ConfigError, "other_run", key="--resume", mentions=["objective", "beta=0.1", "beta=0.2"]):
         Run(tmp_path / "run", dpo(beta=0.2), resume=True)
 
 
@@ -125,7 +126,7 @@ def test_what_only_changes_rounding_is_told(tmp_path):
     with pytest.raises(Killed):
         Run(tmp_path / "run", kill_after=3)
     resumed = Run(tmp_path / "run", resume=True, max_tokens=20)
-    assert any("equal to rounding, not bit for bit: max_tokens 40 → 20" in note for note in resumed.notes)
+    assert any("max_tokens 40 → 20" in note for note in resumed.notes)
 
 
 def test_training_learns_and_says_so(tmp_path):
@@ -171,11 +172,11 @@ def test_a_bad_step_never_reaches_the_weights(tmp_path):
     assert run.result.num_bad_steps == 1
     assert run.result.num_steps == 6
     assert torch.isfinite(weights(run)).all()
-    assert any("step 3 is skipped: loss" in note for note in run.notes)
+    assert any("step 3" in note and "loss" in note for note in run.notes)
 
 
 def test_bad_steps_in_a_row_stop_the_run_with_a_good_checkpoint(tmp_path):
-    with pytest.raises(RunError, match=r"3 steps in a row.*checkpoint of step 4 is intact.*bad_steps.jsonl") as stop:
+    with raises(RunError, "too_many_bad_steps", mentions=["step 4", "bad_steps.jsonl"]) as stop:
         Run(tmp_path / "run", poisoned=range(forward_of(tmp_path, 3), 10**4), **ONE_PACK)
     assert stop.value.exit_code == 1
     lines = read_lines(tmp_path / "run/metrics.jsonl")
@@ -189,9 +190,10 @@ def test_bad_steps_in_a_row_stop_the_run_with_a_good_checkpoint(tmp_path):
     assert torch.isfinite(weights(resumed)).all()
 
 
-def test_all_steps_bad_leaves_no_checkpoint_and_says_so(tmp_path):
-    with pytest.raises(RunError, match="there is no checkpoint yet"):
+def test_all_steps_bad_leaves_no_checkpoint(tmp_path):
+    with raises(RunError, "too_many_bad_steps"):
         Run(tmp_path / "run", poisoned=range(forward_of(tmp_path, 1), 10**4), save_every=4, **ONE_PACK)
+    assert steps_in(tmp_path / "run/checkpoints") == []
 
 
 def test_early_stopping_restores_the_best_weights(tmp_path):
@@ -211,12 +213,14 @@ def test_early_stopping_restores_the_best_weights(tmp_path):
     assert run.result.best_step in steps_in(run.path.checkpoints)
     probe = Run(tmp_path / "probe", ipo(), policy=run.policy, max_steps=1)
     # The reference of the probe is the policy itself: only its weights are compared here.
-    assert any(f"that of step {run.result.best_step}" in note for note in run.notes)
+    assert any(f"step {run.result.best_step}" in note and "eval_loss" in note for note in run.notes)
     assert probe.result.num_steps == 1
 
 
 def test_the_best_metric_must_be_measured(tmp_path):
-    with pytest.raises(ConfigError, match=r"'eval_accuracy' is not measured here; known: .*eval_rewards/accuracies"):
+    with raises(
+        ConfigError, "unknown_name", key="training.best_metric", mentions=["eval_accuracy", "eval_rewards/accuracies"]
+    ):
         Run(tmp_path / "run", best_metric="eval_accuracy")
 
 
@@ -227,7 +231,7 @@ def test_without_held_out_rows_nothing_is_evaluated(tmp_path):
         quiet = Listener(note=lambda note: None)
         result = train_loop(policy, TRAIN, (), dpo(), ToyReference(policy), settings, run, "f", listener=quiet)
         assert all("eval_loss" not in record for record in result.history)
-        with pytest.raises(ConfigError, match="needs held-out examples"):
+        with raises(ConfigError, "needs_held_out", key="training.eval_every"):
             train_loop(
                 policy, TRAIN, (), dpo(), ToyReference(policy), TrainingSettings(eval_every=1), run, "f", listener=quiet
             )
@@ -237,7 +241,7 @@ def test_a_reference_that_is_not_the_policy_is_found_before_the_first_step(tmp_p
     policy, other = ToyPolicy(seed=1), ToyPolicy(seed=2)
     with (
         RunDirectory.open(tmp_path / "run") as run,
-        pytest.raises(RunError, match=r"response 0 of row-0 has log π/π_ref = .* where 0 ± .* is due"),
+        raises(RunError, "differs_at_start", row="row-0"),
     ):
         train_loop(policy, TRAIN, (), dpo(), ToyReference(other), TrainingSettings(), run, "f")
 
@@ -245,14 +249,14 @@ def test_a_reference_that_is_not_the_policy_is_found_before_the_first_step(tmp_p
 def test_the_derived_learning_rate_is_printed(tmp_path):
     run = Run(tmp_path / "run", learning_rate=None, max_steps=1)
     rate = default_learning_rate(sum(p.numel() for p in run.policy.parameters()), lora=False)
-    assert any(f"peak learning rate {rate:g}, derived from the model's size" in note for note in run.notes)
+    assert any(f"{rate:g}" in note for note in run.notes)
     assert run.result.learning_rate == rate
 
 
 def test_steps_beyond_the_last_epoch_are_said_to_have_no_effect(tmp_path):
     run = Run(tmp_path / "run", max_steps=100)
     assert run.result.num_steps == 6
-    assert any("max_steps=100 has no effect: 2 epochs are 6 steps" in note for note in run.notes)
+    assert any("training.max_steps=100" in note and "training.num_epochs" in note for note in run.notes)
     assert not run.policy.training, "what comes next measures and samples"
 
 
@@ -263,7 +267,7 @@ def test_out_of_memory_is_answered_with_advice(tmp_path):
                 raise torch.OutOfMemoryError("CUDA out of memory")
             return super().forward(forest)
 
-    with pytest.raises(RunError, match=r"out of memory.*max_tokens=20 .*the result is the same"):
+    with raises(RunError, "out_of_memory", key="training.max_tokens", mentions=["training.max_tokens=20 "]):
         Run(tmp_path / "run", policy=Hungry())
 
 

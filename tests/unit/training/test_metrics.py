@@ -5,6 +5,7 @@ import math
 
 import pytest
 
+from support.errors import raises
 from tiltlm.core import RunError
 from tiltlm.training.metrics import Listener, Recorder, append_line, read_lines, strict
 from tiltlm.training.rundir import RunDirectory
@@ -28,7 +29,7 @@ def test_a_torn_last_line_is_left_out_and_a_torn_middle_one_is_an_error(tmp_path
     path.write_text('{"step": 1}\n{"step": 2, "lo')
     assert read_lines(path) == [{"step": 1}]
     path.write_text('{"step": 1}\n{"step": 2, "lo\n{"step": 3}\n')
-    with pytest.raises(RunError, match=r"m.jsonl:2: not JSON"):
+    with raises(RunError, "damaged", row="m.jsonl:2", mentions=[f"{path}:2"]):
         read_lines(path)
     assert read_lines(tmp_path / "none.jsonl") == []
 

@@ -2,18 +2,18 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 
-import pytest
-
+from support.errors import raises
 from tiltlm.core import ConfigError, RunError
 from tiltlm.training.rundir import LOCK, RunDirectory, write_json_atomic
 
 
 def test_a_run_in_the_way_is_refused_and_the_ways_out_are_named(tmp_path):
     RunDirectory.open(tmp_path / "run").close()
-    with pytest.raises(ConfigError, match=r"already holds a run.*--resume.*--overwrite") as refusal:
+    with raises(ConfigError, "already_holds_run", key="output", mentions=["--resume", "--overwrite"]) as refusal:
         RunDirectory.open(tmp_path / "run")
     assert refusal.value.exit_code == 2
 
@@ -27,33 +27,33 @@ def test_resume_keeps_and_overwrite_deletes(tmp_path):
     with RunDirectory.open(tmp_path / "run", overwrite=True) as run:
         assert not (run.path / "config.json").exists()
         assert not run.checkpoints.exists()
-    with pytest.raises(ConfigError, match="already holds a run"):
+    with raises(ConfigError, "already_holds_run", key="output"):
         RunDirectory.open(tmp_path / "run")
 
 
 def test_a_folder_that_is_no_run_is_never_touched(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     for overwrite in (False, True):
-        with pytest.raises(ConfigError, match=r"not empty and no run.*thesis.tex"):
+        with raises(ConfigError, "not_empty", key="output", mentions=["thesis.tex"]):
             RunDirectory.open(tmp_path, overwrite=overwrite)
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
 
 def test_wrong_uses_are_refused(tmp_path):
-    with pytest.raises(ConfigError, match="exclude each other"):
+    with raises(ConfigError, "conflict", key="--resume", mentions=["--overwrite"]):
         RunDirectory.open(tmp_path, resume=True, overwrite=True)
-    with pytest.raises(ConfigError, match="no run to resume"):
+    with raises(ConfigError, "no_run", key="--resume"):
         RunDirectory.open(tmp_path / "nothing", resume=True)
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match="is a file"):
+    with raises(ConfigError, "not_a_folder", key="output"):
         RunDirectory.open(tmp_path / "file")
 
 
 def test_a_second_writer_is_refused_by_name(tmp_path):
     with RunDirectory.open(tmp_path / "run"):
-        with pytest.raises(RunError, match=f"process {os.getpid()} on .* is writing here"):
+        with raises(RunError, "in_use", key="output", mentions=[str(os.getpid()), socket.gethostname()]):
             RunDirectory.open(tmp_path / "run", resume=True)
-        with pytest.raises(RunError, match="is writing here"):
+        with raises(RunError, "in_use", key="output"):
             RunDirectory.open(tmp_path / "run", overwrite=True)
     RunDirectory.open(tmp_path / "run", resume=True).close()
 
@@ -71,7 +71,7 @@ def test_a_killed_writer_holds_no_lock(tmp_path):
     writer = subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "run" / LOCK)], stdout=subprocess.PIPE)
     with writer:
         assert writer.stdout.readline() == b"locked\n"
-        with pytest.raises(RunError, match="another process is writing here"):
+        with raises(RunError, "in_use", key="output"):
             RunDirectory.open(tmp_path / "run", resume=True)
         writer.kill()
     RunDirectory.open(tmp_path / "run", resume=True).close()
@@ -85,7 +85,7 @@ def test_a_file_is_whole_or_what_it_was(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("tiltlm.training.rundir.os.fsync", full)
-    with pytest.raises(RunError, match=r"report.json could not be written.*No space left"):
+    with raises(RunError, "not_writable", mentions=[str(path), "No space left on device"]):
         write_json_atomic(path, {"a": 2})
     assert json.loads(path.read_text()) == {"a": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["report.json"]

@@ -2,6 +2,7 @@
 
 import pytest
 
+from support.errors import raises
 from tiltlm.core import ConfigError
 from tiltlm.training.settings import TrainingSettings, default_learning_rate
 
@@ -16,28 +17,30 @@ def test_default_learning_rate(num_parameters, lora, rate):
 
 
 @pytest.mark.parametrize(
-    ("settings", "named"),
+    ("settings", "code", "mentions"),
     [
-        ({"batch_size": 0}, "batch_size is 0"),
-        ({"max_steps": 0}, "max_steps is 0"),
-        ({"learning_rate": -1e-3}, "learning_rate"),
-        ({"learning_rate": float("nan")}, "learning_rate"),
-        ({"warmup_ratio": 1.0}, "warmup_ratio"),
-        ({"weight_decay": -0.1}, "weight_decay"),
-        ({"schedule": "linaer"}, "'linaer'; known: linear"),
-        ({"trackers": ("tensorbord",)}, "tensorbord.*known: tensorboard"),
-        ({"early_stopping": 3}, "early_stopping has no effect without training.best_metric"),
-        ({"best_direction": "min"}, "no effect"),
+        ({"batch_size": 0}, "not_positive", ["0"]),
+        ({"max_steps": 0}, "not_positive", ["0"]),
+        ({"learning_rate": -1e-3}, "not_positive", ["-0.001"]),
+        ({"learning_rate": float("nan")}, "not_positive", ["nan"]),
+        ({"warmup_ratio": 1.0}, "out_of_range", ["1.0"]),
+        ({"weight_decay": -0.1}, "negative", ["-0.1"]),
+        ({"schedule": "linaer"}, "unknown_name", ["'linaer'", "linear"]),
+        ({"trackers": ("tensorbord",)}, "unknown_name", ["tensorbord", "tensorboard"]),
+        ({"early_stopping": 3}, "no_effect", ["training.best_metric"]),
+        ({"best_direction": "min"}, "no_effect", ["training.best_metric"]),
     ],
 )
-def test_what_makes_no_sense_is_refused(settings, named):
-    with pytest.raises(ConfigError, match=named):
+def test_what_makes_no_sense_is_refused(settings, code, mentions):
+    (name,) = settings
+    with raises(ConfigError, code, key=f"training.{name}", mentions=mentions):
         TrainingSettings(**settings)
 
 
 @pytest.mark.parametrize("settings", [{"best_metric": "eval_loss"}, {"eval_every": 5}])
 def test_settings_about_held_out_data_need_some(settings):
-    with pytest.raises(ConfigError, match="held-out"):
+    (name,) = settings
+    with raises(ConfigError, "needs_held_out", key=f"training.{name}"):
         TrainingSettings(**settings).check_held_out(0)
     TrainingSettings(**settings).check_held_out(1)
 

@@ -12,6 +12,7 @@ import two_ranks
 from safetensors.torch import load_file
 from toy_training import ToyPolicy
 
+from support.errors import raises
 from tiltlm.core import ConfigError
 from tiltlm.training.wrapping import World, kept_whole, wrap
 
@@ -124,7 +125,7 @@ def test_an_error_of_the_first_process_reaches_all(together):
 def test_one_process_needs_no_wrapper():
     policy = ToyPolicy()
     assert wrap(policy, World(), "replicate") is policy
-    with pytest.raises(ConfigError, match="needs several processes"):
+    with raises(ConfigError, "needs_several_processes", key="training.parallel"):
         wrap(policy, World(), "shard")
 
 
@@ -136,7 +137,7 @@ def test_one_process_joins_nobody(monkeypatch):
 
 def test_a_command_for_one_process_refuses_a_launcher(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "4")
-    with pytest.raises(ConfigError, match=r"4 processes were launched.*`tiltlm score` runs in one"):
+    with raises(ConfigError, "several_processes", mentions=["4", "tiltlm score"]):
         World.alone("score")
 
 

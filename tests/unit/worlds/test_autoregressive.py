@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from support.errors import raises
 from tiltlm.core import ConfigError
 from tiltlm.worlds.autoregressive import AutoregressiveWorld
 
@@ -105,7 +106,7 @@ def test_a_table_is_found_again_from_its_responses():
     torch.testing.assert_close(world.logits_of(world.seq_logps(logits)), torch.log_softmax(logits, 1))
 
 
-@pytest.mark.parametrize(("letters", "limit"), [(0, 3), (2, 1)])
-def test_a_world_without_a_decision_is_refused(letters, limit):
-    with pytest.raises(ConfigError, match="anything to be decided"):
+@pytest.mark.parametrize(("letters", "limit", "key"), [(0, 3, "num_letters"), (2, 1, "limit")])
+def test_a_world_without_a_decision_is_refused(letters, limit, key):
+    with raises(ConfigError, "out_of_range", key=key):
         AutoregressiveWorld(letters, limit)

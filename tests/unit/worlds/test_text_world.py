@@ -7,6 +7,7 @@ from itertools import combinations, product
 import numpy as np
 import pytest
 
+from support.errors import raises
 from tiltlm.core.errors import ConfigError, DataError
 from tiltlm.worlds import LEVELS, TextWorld
 from tiltlm.worlds.text import COURTESY_RATES
@@ -69,7 +70,7 @@ def test_remarks_are_worth_nothing():
 
 
 def test_prompts_of_other_worlds_are_refused():
-    with pytest.raises(DataError, match="no prompt of this world"):
+    with raises(DataError, "unknown_prompt", key="prompt", mentions=["Where is my umbrella?"]):
         WORLD.reward("Where is my umbrella?", reply(*COURTEOUS))
 
 
@@ -91,10 +92,10 @@ def test_held_out_prompts_put_together_what_was_never_together():
 
 
 def test_unknown_splits_and_impossible_sizes_are_refused():
-    with pytest.raises(ConfigError, match="known: train, heldout"):
+    with raises(ConfigError, "unknown_name", key="split", mentions=["'test'", "train, heldout"]):
         WORLD.prompts("test")  # type: ignore[arg-type]
     for size in (0, 10**6):
-        with pytest.raises(ConfigError, match="this world has 1 to"):
+        with raises(ConfigError, "out_of_range", key="num_train", mentions=[str(size)]):
             TextWorld(num_train=size).prompts("train")
 
 

@@ -72,6 +72,10 @@ def exo(
         label_smoothing = 0.001 if label_smoothing is None else label_smoothing
         return Pairwise(LogRatio(beta), ReverseKL(label_smoothing))
     if label_smoothing is not None:
-        raise ConfigError("label_smoothing has no effect with reward_temperature: targets come from scores")
+        raise ConfigError(
+            "label_smoothing has no effect with reward_temperature: targets come from scores",
+            code="no_effect",
+            key="label_smoothing",
+        )
     positive(reward_temperature=reward_temperature)
     return Listwise(LogRatio(beta), ReverseCrossEntropy(reward_temperature))

@@ -135,12 +135,12 @@ def resolve_name(name: Any) -> Resolved:
         ConfigError: none; the message says what comes near.
     """
     if not isinstance(name, str):
-        raise ConfigError(f"name is {name!r}; the name of a method is wanted")
+        raise ConfigError(f"name is {name!r}; the name of a method is wanted", code="wrong_type", key="name")
     if name in CATALOG:
         return Resolved(name, {}, (OWN_NOTES[name],) if name in OWN_NOTES else ())
     library, colon, theirs = name.rpartition(":")
     if theirs in NO_METHOD:
-        raise ConfigError(f"name: {name!r} is no method here: {NO_METHOD[theirs]}")
+        raise ConfigError(f"name: {name!r} is no method here: {NO_METHOD[theirs]}", code="no_method", key="name")
     if colon:
         return _of(library, theirs, name)
     if name in OTHER_NAMES:
@@ -153,10 +153,18 @@ def resolve_name(name: Any) -> Resolved:
 
 def _of(library: str, theirs: str, written: str) -> Resolved:
     if library not in PEERS:
-        raise ConfigError(f"name: no library {library!r}{nearest(library, PEERS)} Known: {', '.join(PEERS)}")
+        raise ConfigError(
+            f"name: no library {library!r}{nearest(library, PEERS)} Known: {', '.join(PEERS)}",
+            code="unknown_name",
+            key="name",
+        )
     known = PEERS[library]
     if theirs not in known:
-        raise ConfigError(f"name: no {theirs!r} of {library}{nearest(theirs, known)} Known: {', '.join(known)}")
+        raise ConfigError(
+            f"name: no {theirs!r} of {library}{nearest(theirs, known)} Known: {', '.join(known)}",
+            code="unknown_name",
+            key="name",
+        )
     peer = known[theirs]
     implied = ", ".join(f"{key} {value:g}" for key, value in peer.knobs.items())
     note = f"{written} is {peer.name} here" + (f", with {implied} unless given" if implied else "")
@@ -172,4 +180,4 @@ def refuse_foreign(name: str, settings: Mapping[str, Any]) -> None:
     """
     for key in settings:
         if here := FOREIGN_KNOBS.get(key, {}).get(name):
-            raise ConfigError(f"{key}: {name} does not use it; it is called {here}")
+            raise ConfigError(f"{key}: {name} does not use it; it is called {here}", code="renamed_setting", key=key)

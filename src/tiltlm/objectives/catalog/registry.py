@@ -12,7 +12,7 @@ from types import NoneType
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from tiltlm.core import ConfigError
-from tiltlm.core.checks import under
+from tiltlm.core.checks import prefix_errors
 from tiltlm.objectives.terms import Objective
 
 Constructor = Callable[..., Objective]
@@ -61,10 +61,16 @@ class Knob:
             return None
         if self.choices:
             if value not in self.choices:
-                raise ConfigError(f"{self.name} is {value!r}; {method} knows {', '.join(self.choices)}")
+                raise ConfigError(
+                    f"{self.name} is {value!r}; {method} knows {', '.join(self.choices)}",
+                    code="unknown_name",
+                    key=self.name,
+                )
             return str(value)
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ConfigError(f"{self.name} is {value!r}; {method} needs a number there")
+            raise ConfigError(
+                f"{self.name} is {value!r}; {method} needs a number there", code="wrong_type", key=self.name
+            )
         return float(value)
 
 
@@ -90,7 +96,11 @@ def constructor(name: str) -> Constructor:
     """
     if name in CATALOG:
         return CATALOG[name]
-    raise ConfigError(f"name: no objective {name!r}{nearest(name, CATALOG)} Known: {', '.join(CATALOG)}")
+    raise ConfigError(
+        f"name: no objective {name!r}{nearest(name, CATALOG)} Known: {', '.join(CATALOG)}",
+        code="unknown_name",
+        key="name",
+    )
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -110,16 +120,22 @@ def build(name: str, **settings: Any) -> Objective:
 
 def build_at(place: str, name: str, settings: Mapping[str, Any]) -> Objective:
     """`build`, in whose messages the objective is called `place`."""
-    with under(place):
+    with prefix_errors(place):
         make, known = constructor(name), {k.name: k for k in knobs(name)}
         for key in settings:
             if key not in known:
                 takes = ", ".join(known) or "none"
                 near = get_close_matches(key, known, n=1)
                 hint = f" Did you mean {near[0]!r}?" if near else ""
-                raise ConfigError(f"{key}: {name} does not use it; the knobs of {name}: {takes}.{hint}")
+                raise ConfigError(
+                    f"{key}: {name} does not use it; the knobs of {name}: {takes}.{hint}",
+                    code="unknown_setting",
+                    key=key,
+                )
         values = {key: known[key].read(value, name) for key, value in settings.items()}
         for k in known.values():
             if k.is_required and k.name not in settings:
-                raise ConfigError(f"{k.name} is missing; {name} has no default for it")
+                raise ConfigError(
+                    f"{k.name} is missing; {name} has no default for it", code="missing_setting", key=k.name
+                )
         return make(**values)
