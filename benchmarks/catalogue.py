@@ -25,16 +25,17 @@ import torch
 
 from tiltlm.core import Comparison, Example
 from tiltlm.data import Encoder
-from tiltlm.data.content import fingerprint
+from tiltlm.data.cache.fingerprints import fingerprint
 from tiltlm.data.partners import assign_partners
 from tiltlm.evaluation import Draws, compare_gold, draw
-from tiltlm.logprobs import ModelSettings, load_policy
 from tiltlm.logprobs.selfcheck import Choice
+from tiltlm.models import ModelSettings, load_policy
 from tiltlm.objectives import CATALOG, Objective, build
 from tiltlm.recipes.prepare import all_trees, encoder_of
 from tiltlm.recipes.quickstart import compare_samples_of, reply
 from tiltlm.reference import ReferenceSettings, build_reference
-from tiltlm.training import RunDirectory, TrainingSettings, train_loop
+from tiltlm.runs import RunDirectory
+from tiltlm.training import TrainingSettings, train_loop
 from tiltlm.worlds import LEVELS, TextWorld
 
 HERE = Path(__file__).resolve().parent

@@ -20,7 +20,7 @@ from workload import SHAPES
 from tiltlm.core.example import Response, token_ids
 from tiltlm.core.forest import Forest, Tree, plant
 from tiltlm.logprobs import PolicyModule
-from tiltlm.training.optim import build_optimizer, optimizer_tensors
+from tiltlm.training.optim.optimizer import build_optimizer, optimizer_tensors
 from tiltlm.training.settings import TrainingSettings
 
 PROMPT, RESPONSE = 128, 64

@@ -23,8 +23,9 @@ from typing import Any
 import numpy as np
 
 from tiltlm.core.example import TokenIds
-from tiltlm.reference import ReferenceStore, upkeep
-from tiltlm.reference.shard import Entry
+from tiltlm.reference import ReferenceStore
+from tiltlm.reference.store import maintenance as upkeep
+from tiltlm.reference.store.shard import Entry
 
 Sequences = list[tuple[TokenIds, TokenIds]]
 NUM_LOOKED_UP = 100_000

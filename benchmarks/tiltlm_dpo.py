@@ -20,12 +20,12 @@ from peak import matrix_peak
 from workload import load_rows, settings_of
 
 from tiltlm.core import Example, grow
-from tiltlm.logprobs import ModelSettings, Policy, load_policy
+from tiltlm.models import ModelSettings, Policy, load_policy
 from tiltlm.objectives import build
 from tiltlm.reference import Reference, ReferenceSettings, build_reference
+from tiltlm.runs.directory import RunDirectory
 from tiltlm.training.loop import train_loop
 from tiltlm.training.metrics import Listener
-from tiltlm.training.rundir import RunDirectory
 from tiltlm.training.timetable import Timetable
 
 

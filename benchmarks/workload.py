@@ -133,7 +133,7 @@ def finished(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
 def usable_pairs(rows: list[dict[str, str]], num_pairs: int) -> list[dict[str, Any]]:
     """The first pairs that split into prompt, chosen and rejected at their last assistant turn."""
     from tiltlm.data.accounting import Defect
-    from tiltlm.data.prompts import is_blank, split_pair
+    from tiltlm.data.rows.prompts import is_blank, split_pair
 
     pairs: list[dict[str, Any]] = []
     for row in rows:

@@ -19,12 +19,12 @@ import tiltlm.links
 import tiltlm.objectives
 import tiltlm.rewards
 from tiltlm.objectives import CATALOG, knobs
-from tiltlm.objectives.adjustments import Adjustment
 from tiltlm.objectives.catalog.names import PEERS
-from tiltlm.objectives.listwise import ListLoss
-from tiltlm.objectives.regularisers import Regulariser
-from tiltlm.objectives.statistics import Statistic
-from tiltlm.objectives.weightings import Weighting
+from tiltlm.objectives.parts.adjustments import Adjustment
+from tiltlm.objectives.parts.regularisers import Regulariser
+from tiltlm.objectives.parts.statistics import Statistic
+from tiltlm.objectives.parts.weightings import Weighting
+from tiltlm.objectives.shapes.listwise import ListLoss
 from tiltlm.recipes.methods import (
     METRICS,
     data,

@@ -5,10 +5,12 @@ from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side, and threads that spin slow each other down
+os.environ["OMP_NUM_THREADS"] = "1"  # tests run side by side, and threads that spin slow each other down
 
 import pytest
 from jaxtyping import install_import_hook
+
+pytest.register_assert_rewrite("support")
 
 # Checked packages: the torch-only ones, where shapes are the contract.
 install_import_hook(["tiltlm.core", "tiltlm.rewards", "tiltlm.links", "tiltlm.objectives"], "beartype.beartype")

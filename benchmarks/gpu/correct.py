@@ -12,7 +12,7 @@ from torch import Tensor
 from tiltlm.core import Response, Tree, plant
 from tiltlm.core.example import TokenIds, token_ids
 from tiltlm.logprobs import PolicyModule
-from tiltlm.logprobs.expand import LayoutName
+from tiltlm.logprobs.inputs import LayoutName
 from tiltlm.logprobs.plain import plain_logps
 from tiltlm.logprobs.precision import Precision
 

@@ -18,12 +18,13 @@ from transformers import AutoModelForCausalLM, Qwen3Config
 
 from tiltlm.core import Comparison, Example, Response, ResponseLogps, Tree, grow, plant
 from tiltlm.core.example import token_ids
-from tiltlm.logprobs import PolicyModule, flex, segments, varlen
-from tiltlm.logprobs.expand import LayoutName
-from tiltlm.logprobs.head import Head
-from tiltlm.logprobs.layout import Layout
-from tiltlm.logprobs.segments import Scores
-from tiltlm.logprobs.token_values import token_values
+from tiltlm.logprobs import PolicyModule
+from tiltlm.logprobs.attention import flex, segments, varlen
+from tiltlm.logprobs.attention.layout import Layout
+from tiltlm.logprobs.attention.segments import Scores
+from tiltlm.logprobs.head.find import Head
+from tiltlm.logprobs.head.token_values import token_values
+from tiltlm.logprobs.inputs import LayoutName
 from tiltlm.objectives import build
 from tiltlm.sampling import SamplingSettings, sample
 from tiltlm.training.step import ReferenceLogps, Stepper

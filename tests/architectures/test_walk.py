@@ -16,7 +16,7 @@ import torch
 import transformers
 
 from tiltlm.logprobs import Choice
-from tiltlm.logprobs.head import Head
+from tiltlm.logprobs.head.find import Head
 
 HERE = Path(__file__).parent
 SCRIPT = HERE.parents[1] / "scripts" / "make_architecture_table.py"

@@ -25,7 +25,7 @@ from tiltlm.core.errors import ModelError
 from tiltlm.core.example import Response, token_ids
 from tiltlm.core.forest import Tree, plant
 from tiltlm.logprobs import Choice, PolicyModule, choose_layout
-from tiltlm.logprobs.dropout import remove_dropout
+from tiltlm.models.dropout import remove_dropout
 
 LARGEST = 50_000_000
 """More parameters than this are not built."""

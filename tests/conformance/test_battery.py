@@ -1,8 +1,6 @@
-"""Every method of the catalogue through one battery; a method joins by its line in `cases.py`."""
+"""Every method of the catalogue through one battery; a method joins by its line in `support/objective_cases.py`."""
 
-import importlib.util
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +8,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from support import objective_cases as cases
 from support.errors import raises
 from tiltlm.core import (
     Comparison,
@@ -25,9 +24,6 @@ from tiltlm.core import (
 from tiltlm.objectives import CATALOG, Objective, Term, build, example_losses, knobs, reduce_terms
 from tiltlm.objectives.terms import reads_scores
 
-spec = importlib.util.spec_from_file_location("conformance_cases", Path(__file__).with_name("cases.py"))
-cases = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(cases)
 CASES = cases.CASES
 STATISTIC = 0.3
 

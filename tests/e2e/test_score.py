@@ -1,8 +1,6 @@
 """`tiltlm score` against a plain per-sequence computation in float64, for every objective and layout."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,15 +8,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import tiltlm
+from support import objective_cases as cases
 from tiltlm.core import ConfigError
 from tiltlm.objectives import build
-
-spec = importlib.util.spec_from_file_location(
-    "conformance_cases", Path(__file__).parents[1] / "conformance" / "cases.py"
-)
-cases = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(cases)
-
 
 IN_EVERY_LAYOUT = {"dpo", "ipo", "simpo", "orpo", "kto", "sft", "tdpo1", "wpo", "rainbowpo"}
 """The rest reads nothing else of the forward than these do; one layout is enough for their formulas."""

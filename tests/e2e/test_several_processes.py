@@ -20,7 +20,7 @@ from tiltlm.core import ConfigError
 pytestmark = pytest.mark.slow
 NUM_RANKS = 2
 CLI = ("-m", "tiltlm")
-SCRIPT = Path(__file__).parent / "several_runs.py"
+SCRIPT = Path(__file__).parents[1] / "support" / "several_runs.py"
 SETTINGS = {
     "objective": "dpo", "beta": 0.5, "learning_rate": 1e-3, "num_epochs": 2, "batch_size": 7, "eval_fraction": 0.25,
     "training.max_tokens": 128, "training.eval_every": 4, "training.save_every": 4, "model.precision": "float32",

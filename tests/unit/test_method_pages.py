@@ -13,7 +13,8 @@ import tiltlm.objectives
 import tiltlm.rewards
 from support.errors import raises
 from tiltlm.core import ConfigError
-from tiltlm.objectives import CATALOG, build, distributional, knobs, register
+from tiltlm.objectives import CATALOG, build, knobs, register
+from tiltlm.objectives.shapes import distributional
 from tiltlm.recipes.catalogue import describe, overview
 from tiltlm.recipes.methods import METRICS, SECTIONS, data, forms, metrics, parts, reference, step, told
 

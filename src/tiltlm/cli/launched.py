@@ -37,7 +37,7 @@ def one_fate() -> Iterator[None]:
     if os.environ.get("WORLD_SIZE", "1") == "1":
         yield
         return
-    from tiltlm.training import World
+    from tiltlm.distributed import World
 
     world = World.join()
     try:

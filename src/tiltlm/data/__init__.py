@@ -2,11 +2,11 @@
 
 from tiltlm.data.accounting import Accounting
 from tiltlm.data.dataset import PreferenceData, load_data
-from tiltlm.data.encoder import Encoder
 from tiltlm.data.order import epoch_order
 from tiltlm.data.partners import assign_partners
 from tiltlm.data.preview import Piece, Preview
 from tiltlm.data.settings import DataSettings
+from tiltlm.data.tokens.encoder import Encoder
 
 __all__ = [
     "Accounting",

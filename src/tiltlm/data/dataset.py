@@ -9,15 +9,15 @@ from tiltlm.core.errors import ConfigError, DataError
 from tiltlm.core.example import Example
 from tiltlm.core.needs import Need, Shape, Use
 from tiltlm.data.accounting import Accounting, Defect
-from tiltlm.data.columns import REFERENCE, Schema, detect
-from tiltlm.data.convert import announce
-from tiltlm.data.encoder import Encoder
-from tiltlm.data.kept import Kept, keep, open_kept, place_of
+from tiltlm.data.cache.dataset_cache import Kept, keep, open_kept, place_of
+from tiltlm.data.files.sources import Rows, check_hub_settings, read
+from tiltlm.data.files.text_files import Row
 from tiltlm.data.loader import Block, Loader
 from tiltlm.data.partners import assign_partners
+from tiltlm.data.rows.columns import REFERENCE, Schema, detect
+from tiltlm.data.rows.convert import announce
 from tiltlm.data.settings import DataSettings
-from tiltlm.data.sources import Rows, check_hub_settings, read
-from tiltlm.data.textfiles import Row
+from tiltlm.data.tokens.encoder import Encoder
 from tiltlm.data.workers import MANY, load_blocks, num_cores
 
 log = logging.getLogger(__name__)

@@ -14,10 +14,10 @@ import numpy as np
 from tiltlm.core.errors import ConfigError, DataError
 from tiltlm.core.example import Example
 from tiltlm.data.accounting import Accounting
-from tiltlm.data.content import digest, distinct, verdicts
-from tiltlm.data.encoder import Encoder
-from tiltlm.data.records import Form, Record
+from tiltlm.data.cache.fingerprints import digest, distinct, verdicts
+from tiltlm.data.rows.records import Form, Record
 from tiltlm.data.settings import DataSettings
+from tiltlm.data.tokens.encoder import Encoder
 
 
 @dataclass

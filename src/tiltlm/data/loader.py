@@ -12,16 +12,16 @@ import pyarrow as pa
 from tiltlm.core.example import Example
 from tiltlm.core.needs import Need, Shape
 from tiltlm.data.accounting import Accounting, Defect
-from tiltlm.data.columns import Schema
-from tiltlm.data.content import is_held_out
-from tiltlm.data.convert import convert
-from tiltlm.data.encoder import Encoded, Encoder
+from tiltlm.data.cache.fingerprints import is_held_out
+from tiltlm.data.cache.table import to_batch
+from tiltlm.data.files.text_files import Row
 from tiltlm.data.findings import Findings
-from tiltlm.data.records import Record, to_record
+from tiltlm.data.rows.columns import Schema
+from tiltlm.data.rows.convert import convert
+from tiltlm.data.rows.records import Record, to_record
 from tiltlm.data.settings import DataSettings
-from tiltlm.data.table import to_batch
-from tiltlm.data.textfiles import Row
-from tiltlm.data.tokenize import longest_allowed, to_example, without_oldest_turns
+from tiltlm.data.tokens.encoder import Encoded, Encoder
+from tiltlm.data.tokens.length_limit import longest_allowed, to_example, without_oldest_turns
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Block:
     """What became of some rows."""
 
     train: pa.RecordBatch
-    """Examples, as `tiltlm.data.table` keeps them."""
+    """Examples, as `tiltlm.data.cache.table` keeps them."""
     held_out: pa.RecordBatch
     findings: Findings
 

@@ -27,7 +27,7 @@ def grouped_order(
     always full, and their number is what it is without grouping.
 
     Args:
-        prompts: for each row the number of its prompt, from 0 (`tiltlm.data.content.prompt_numbers`).
+        prompts: for each row the number of its prompt, from 0 (`tiltlm.data.cache.fingerprints.prompt_numbers`).
         batch_size: rows of a step.
         fingerprint: of the data; with `seed` and `epoch` it decides how prompts are shuffled.
         seed: chooses another order.

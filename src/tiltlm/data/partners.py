@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from tiltlm.core.errors import DataError
 from tiltlm.core.example import Example, Response, TokenIds
-from tiltlm.data.sequences import OnDemand
-from tiltlm.data.tokenize import cut_right
+from tiltlm.data.cache.lazy import OnDemand
+from tiltlm.data.tokens.length_limit import cut_right
 
 DIGEST = 16
 """Bytes of a prompt and of a response to sort by."""

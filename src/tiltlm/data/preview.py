@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tiltlm.core.example import Example, Response
-from tiltlm.data.encoder import Encoder
+from tiltlm.data.tokens.encoder import Encoder
 
 Role = Literal["prompt", "response", "end", "unscored"]
 

@@ -17,8 +17,8 @@ from multiprocessing import get_context
 from types import ModuleType
 
 from tiltlm.core.errors import RunError
+from tiltlm.data.files.text_files import Row
 from tiltlm.data.loader import Block, Loader
-from tiltlm.data.textfiles import Row
 
 ROWS = 1024
 """Rows of a block, tokenised together."""

@@ -14,10 +14,10 @@ from torch import nn
 
 from tiltlm.core.errors import ModelError
 from tiltlm.core.forest import Forest
-from tiltlm.logprobs import attention
-from tiltlm.logprobs.compiling import compile_layers
-from tiltlm.logprobs.expand import Inputs, LayoutName, arrange
-from tiltlm.logprobs.last_layer import trim_last_layer
+from tiltlm.logprobs.attention import hook as attention
+from tiltlm.logprobs.attention.compiling import compile_layers
+from tiltlm.logprobs.attention.last_layer import trim_last_layer
+from tiltlm.logprobs.inputs import Inputs, LayoutName, arrange
 from tiltlm.logprobs.modes import evaluating
 from tiltlm.logprobs.precision import Precision
 

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from tiltlm.core.forest import Forest
 from tiltlm.core.logps import Extra, ResponseLogps
-from tiltlm.logprobs.expand import Inputs, LayoutName, arrange
-from tiltlm.logprobs.head import Head, find_head
+from tiltlm.logprobs.experts import count, experts_per_token, sequence_counts
+from tiltlm.logprobs.head.find import Head, find_head
+from tiltlm.logprobs.head.states import States, affine
+from tiltlm.logprobs.head.token_values import TokenValues, token_values
+from tiltlm.logprobs.inputs import Inputs, LayoutName, arrange
 from tiltlm.logprobs.module import ForestModule
 from tiltlm.logprobs.precision import Precision
-from tiltlm.logprobs.routing import count, experts_per_token, sequence_counts
-from tiltlm.logprobs.states import States, affine
-from tiltlm.logprobs.token_values import TokenValues, token_values
 
 
 class PolicyModule(ForestModule):

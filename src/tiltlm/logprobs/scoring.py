@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from tiltlm.core.errors import ModelError
 from tiltlm.core.forest import Forest
 from tiltlm.core.scores import ResponseScores
-from tiltlm.logprobs.expand import Inputs, LayoutName, arrange
+from tiltlm.logprobs.head.states import float_dtype
+from tiltlm.logprobs.inputs import Inputs, LayoutName, arrange
 from tiltlm.logprobs.module import ForestModule
 from tiltlm.logprobs.precision import Precision
-from tiltlm.logprobs.states import float_dtype
 
 
 class ScoreModule(ForestModule):

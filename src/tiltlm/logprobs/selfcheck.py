@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from tiltlm.core.errors import ModelError
 from tiltlm.core.example import Response, TokenIds, token_ids
 from tiltlm.core.forest import Forest, Tree, closed, plant
-from tiltlm.logprobs.expand import Inputs, LayoutName, arrange
-from tiltlm.logprobs.head import Head, find_head
-from tiltlm.logprobs.layout import Layout
+from tiltlm.logprobs.attention.layout import Layout
+from tiltlm.logprobs.head.find import Head, find_head
+from tiltlm.logprobs.inputs import Inputs, LayoutName, arrange
 from tiltlm.logprobs.modes import evaluating
 from tiltlm.logprobs.module import bare_model_of, exact_positions, stock_attention_name
 from tiltlm.logprobs.plain import plain_logps, plain_scores

@@ -1,6 +1,9 @@
 """Data shape → loss. `catalog` names the methods; the other modules are the parts and shapes they share."""
 
-from tiltlm.objectives.adjustments import (
+from tiltlm.objectives.catalog import *  # noqa: F403, every method by its name
+from tiltlm.objectives.catalog import CATALOG, Knob, Resolved, build, knobs, register, resolve_name
+from tiltlm.objectives.composing import Spec, compose, describe, form_of, notes_on, parts_of, spell_out
+from tiltlm.objectives.parts.adjustments import (
     Adjustment,
     ChosenDrop,
     Dispersion,
@@ -11,19 +14,16 @@ from tiltlm.objectives.adjustments import (
     ScoreTarget,
     Target,
 )
-from tiltlm.objectives.catalog import *  # noqa: F403, every method by its name
-from tiltlm.objectives.catalog import CATALOG, Knob, Resolved, build, knobs, register, resolve_name
-from tiltlm.objectives.composing import Spec, compose, describe, form_of, notes_on, parts_of, spell_out
-from tiltlm.objectives.demonstration import Demonstration
-from tiltlm.objectives.distributional import DominantMargins, DominantRewards
-from tiltlm.objectives.listwise import CrossEntropy, Listwise, NoiseContrast, PlackettLuce, ReverseCrossEntropy
-from tiltlm.objectives.pairwise import Pairwise
-from tiltlm.objectives.regularisers import Anchor, ChosenNLL, Regulariser
-from tiltlm.objectives.statistics import BalancedMean, Memory, MismatchedKL, Statistic
+from tiltlm.objectives.parts.regularisers import Anchor, ChosenNLL, Regulariser
+from tiltlm.objectives.parts.statistics import BalancedMean, Memory, MismatchedKL, Statistic
+from tiltlm.objectives.parts.weightings import OnPolicy, Weighting
+from tiltlm.objectives.shapes.demonstration import Demonstration
+from tiltlm.objectives.shapes.distributional import DominantMargins, DominantRewards
+from tiltlm.objectives.shapes.listwise import CrossEntropy, Listwise, NoiseContrast, PlackettLuce, ReverseCrossEntropy
+from tiltlm.objectives.shapes.pairwise import Pairwise
+from tiltlm.objectives.shapes.unpaired import Unpaired
+from tiltlm.objectives.shapes.weighted_sum import WeightedSum
 from tiltlm.objectives.terms import Divisor, Objective, Term, example_losses, reduce_terms
-from tiltlm.objectives.unpaired import Unpaired
-from tiltlm.objectives.weighted_sum import WeightedSum
-from tiltlm.objectives.weightings import OnPolicy, Weighting
 
 __all__ = [
     "CATALOG", "Adjustment", "Anchor", "BalancedMean", "ChosenDrop", "ChosenNLL", "CrossEntropy", "Demonstration",

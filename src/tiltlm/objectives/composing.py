@@ -10,12 +10,12 @@ from tiltlm.core import ConfigError
 from tiltlm.core.checks import prefix_errors
 from tiltlm.objectives.catalog.names import refuse_foreign, resolve_name
 from tiltlm.objectives.catalog.registry import build_at, knobs, nearest
-from tiltlm.objectives.listwise import Listwise
-from tiltlm.objectives.pairwise import Pairwise
 from tiltlm.objectives.plain_parts import construct, number, plain, plain_fields
+from tiltlm.objectives.shapes.listwise import Listwise
+from tiltlm.objectives.shapes.pairwise import Pairwise
+from tiltlm.objectives.shapes.unpaired import Unpaired
+from tiltlm.objectives.shapes.weighted_sum import WeightedSum
 from tiltlm.objectives.terms import Objective
-from tiltlm.objectives.unpaired import Unpaired
-from tiltlm.objectives.weighted_sum import WeightedSum
 
 Spec = Mapping[str, Any]
 Composed = Pairwise | Unpaired | Listwise

@@ -15,13 +15,14 @@ from tiltlm import links, rewards
 from tiltlm.core import ConfigError
 from tiltlm.core.checks import prefix_errors
 from tiltlm.links import Denoised, Link, Smoothed
-from tiltlm.objectives import adjustments, listwise, regularisers, statistics, weightings
-from tiltlm.objectives.adjustments import Adjustment
 from tiltlm.objectives.catalog.registry import nearest
-from tiltlm.objectives.listwise import ListLoss
-from tiltlm.objectives.regularisers import Regulariser
-from tiltlm.objectives.statistics import Statistic
-from tiltlm.objectives.weightings import Weighting
+from tiltlm.objectives.parts import adjustments, regularisers, statistics, weightings
+from tiltlm.objectives.parts.adjustments import Adjustment
+from tiltlm.objectives.parts.regularisers import Regulariser
+from tiltlm.objectives.parts.statistics import Statistic
+from tiltlm.objectives.parts.weightings import Weighting
+from tiltlm.objectives.shapes import listwise
+from tiltlm.objectives.shapes.listwise import ListLoss
 from tiltlm.rewards import Reward
 
 Kind = TypeVar("Kind")

@@ -17,7 +17,7 @@ from tiltlm.core import Counts, Example, ResponseLogps, View
 from tiltlm.core.logps import Extra
 from tiltlm.core.needs import Need, Shape, Use
 from tiltlm.core.views import Slots
-from tiltlm.objectives.statistics import Statistic
+from tiltlm.objectives.parts.statistics import Statistic
 from tiltlm.rewards import Learned, Reward
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tiltlm.core import Example, TokenIds
-from tiltlm.data.content import prompt_numbers
+from tiltlm.data.cache.fingerprints import prompt_numbers
 from tiltlm.diagnostics import Interval
 from tiltlm.evaluation import (
     Draws,
@@ -26,7 +26,7 @@ from tiltlm.evaluation import (
     measure,
     sample_texts,
 )
-from tiltlm.logprobs import Policy, Scorer, load_policy
+from tiltlm.models import Policy, Scorer, load_policy
 from tiltlm.objectives import Demonstration
 from tiltlm.recipes.prepare import Prepared, window_of
 from tiltlm.recipes.progress import Progress

@@ -10,17 +10,17 @@ import torch
 from tiltlm.core import Example, Tree, grow
 from tiltlm.core.logps import OF_REFERENCE
 from tiltlm.data import Encoder, PreferenceData, load_data
-from tiltlm.data.content import prompt_numbers
-from tiltlm.data.sequences import Joined, Selection
-from tiltlm.logprobs import Loaded, Policy, Scorer, load_policy, load_scorer
-from tiltlm.logprobs.routing import experts_per_token
+from tiltlm.data.cache.fingerprints import prompt_numbers
+from tiltlm.data.cache.lazy import Joined, Selection
+from tiltlm.distributed import World
+from tiltlm.logprobs.experts import experts_per_token
+from tiltlm.models import Loaded, Policy, Scorer, load_policy, load_scorer
 from tiltlm.objectives import Objective
 from tiltlm.objectives.terms import reads_scores
 from tiltlm.recipes.methods import played
 from tiltlm.recipes.progress import Progress
 from tiltlm.recipes.settings import RunSettings
 from tiltlm.reference import Reference, ReferenceSettings, build_reference, model_digest, no_reference
-from tiltlm.training import World
 
 log = logging.getLogger(__name__)
 

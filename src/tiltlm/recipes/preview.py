@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from tiltlm.data import Encoder, Preview, load_data
 from tiltlm.data.preview import preview as in_pieces
-from tiltlm.logprobs import load_tokenizer
+from tiltlm.models import load_tokenizer
 from tiltlm.recipes.prepare import note_all
 from tiltlm.recipes.settings import RunSettings
 

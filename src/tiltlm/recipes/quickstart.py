@@ -15,15 +15,17 @@ import torch
 
 from tiltlm.core import Example
 from tiltlm.data import Accounting, DataSettings, Encoder, PreferenceData
-from tiltlm.data.content import fingerprint
+from tiltlm.data.cache.fingerprints import fingerprint
+from tiltlm.distributed import World
 from tiltlm.evaluation import Draws, Gold, compare_gold
-from tiltlm.logprobs import ModelSettings, Policy, load_policy
+from tiltlm.models import ModelSettings, Policy, load_policy
 from tiltlm.recipes.prepare import encoder_of, name_reference, note_all
 from tiltlm.recipes.progress import Progress, silent
 from tiltlm.recipes.settings import EvaluationSettings, RunSettings
 from tiltlm.recipes.train import TrainedRun, carry_out
+from tiltlm.runs import RunDirectory, check_contents
 from tiltlm.sampling import Sampled, SamplingSettings, sample
-from tiltlm.training import RunDirectory, TrainingSettings, World, check_contents
+from tiltlm.training import TrainingSettings
 from tiltlm.worlds import LEVELS, Split, TextWorld
 
 RESPONSES = 8

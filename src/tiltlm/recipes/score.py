@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from tiltlm.core import ConfigError, ResponseLogps, ResponseScores, View
+from tiltlm.distributed import World
 from tiltlm.objectives import Objective, Term, example_losses
 from tiltlm.recipes.prepare import ensure_reference, prepare
 from tiltlm.recipes.progress import Progress, silent
 from tiltlm.recipes.settings import RunSettings
-from tiltlm.training import Stepper, World
+from tiltlm.runs.directory import write_atomic
+from tiltlm.training import Stepper
 from tiltlm.training.packs import Pack
-from tiltlm.training.rundir import write_atomic
 
 
 def score(settings: RunSettings, *, per_example: Path | None = None, progress: Progress = silent) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tiltlm.core import ConfigError
 from tiltlm.data import DataSettings
-from tiltlm.logprobs import ModelSettings
+from tiltlm.models import ModelSettings
 from tiltlm.objectives import Objective, Spec, compose, describe, notes_on, spell_out
 from tiltlm.reference import ReferenceSettings
 from tiltlm.training import TrainingSettings

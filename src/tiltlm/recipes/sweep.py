@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from tiltlm.core import ConfigError, NumericsError, RunError
+from tiltlm.distributed import World
 from tiltlm.recipes.progress import Progress, silent
 from tiltlm.recipes.settings import RunSettings
 from tiltlm.recipes.train import train
 from tiltlm.report import ComparedRun, judge, read_run, write_comparison
-from tiltlm.training import Interrupted, World
+from tiltlm.training import Interrupted
 
 log = logging.getLogger(__name__)
 

@@ -12,8 +12,10 @@ from pathlib import Path
 import yaml
 
 from tiltlm.core import RunError
+from tiltlm.distributed import World
+from tiltlm.distributed.wrapping import check_parallel, kept_whole
 from tiltlm.evaluation import Draws, Gold
-from tiltlm.logprobs import save_policy
+from tiltlm.models import save_policy
 from tiltlm.recipes.measure import Measurement, held_out_change, sample_change, take, training_accuracy
 from tiltlm.recipes.prepare import Prepared, ensure_reference, prepare
 from tiltlm.recipes.progress import Progress, silent
@@ -21,9 +23,9 @@ from tiltlm.recipes.settings import RunSettings
 from tiltlm.reference import Reference
 from tiltlm.reference.digests import numeric_path
 from tiltlm.report import RunReport, judge, plain, series_of, write_report
-from tiltlm.training import Listener, RunDirectory, TrainingResult, World, check_contents, train_loop
+from tiltlm.runs import RunDirectory, check_contents
+from tiltlm.training import Listener, TrainingResult, train_loop
 from tiltlm.training.metrics import Record
-from tiltlm.training.wrapping import check_parallel, kept_whole
 
 log = logging.getLogger(__name__)
 

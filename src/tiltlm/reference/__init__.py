@@ -3,7 +3,7 @@
 from tiltlm.reference.build import ReferenceSettings, build_reference, no_reference
 from tiltlm.reference.digests import base_digest, model_digest, numeric_path
 from tiltlm.reference.reference import Computed, Reference
-from tiltlm.reference.store import ReferenceStore, default_folder
+from tiltlm.reference.store.store import ReferenceStore, default_folder
 
 __all__ = [
     "Computed",

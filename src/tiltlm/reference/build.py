@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from tiltlm.core.errors import ConfigError, ModelError
-from tiltlm.logprobs import ModelSettings, Policy, load_policy
-from tiltlm.logprobs.folders import locate
+from tiltlm.models import ModelSettings, Policy, load_policy
+from tiltlm.models.folders import locate
 from tiltlm.reference.digests import numeric_path
 from tiltlm.reference.model import ModelReference
 from tiltlm.reference.moving import MovingReference
 from tiltlm.reference.reference import ColumnReference, Reference, no_distributions
-from tiltlm.reference.store import ReferenceStore, default_folder
+from tiltlm.reference.store.store import ReferenceStore, default_folder
 from tiltlm.reference.weights import base_weights, initial_weights, other_weights
 
 NAMES = ("auto", "initial", "base", "moving", "none", "columns")

@@ -15,13 +15,13 @@ from tiltlm.core.errors import NumericsError
 from tiltlm.core.example import Response
 from tiltlm.core.forest import Tree, plant
 from tiltlm.core.logps import ResponseLogps
+from tiltlm.logprobs.head.states import States
 from tiltlm.logprobs.modes import evaluating
-from tiltlm.logprobs.states import States
 from tiltlm.reference.digests import numeric_path
 from tiltlm.reference.packs import Answer, answers, packs
 from tiltlm.reference.reference import Computed, Progress, Reference
-from tiltlm.reference.shard import Entry, TokenLogps, sequence_digest
-from tiltlm.reference.store import ReferenceStore
+from tiltlm.reference.store.shard import Entry, TokenLogps, sequence_digest
+from tiltlm.reference.store.store import ReferenceStore
 from tiltlm.reference.weights import Weights
 
 SECONDS_BETWEEN_WRITES = 60.0

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from tiltlm.core.example import Response, TokenIds
 from tiltlm.core.forest import Tree
-from tiltlm.reference.shard import context_digest, token_bytes
+from tiltlm.reference.store.shard import context_digest, token_bytes
 
 Answer = tuple[TokenIds, TokenIds]
 """A context and a response to it."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from tiltlm.core.errors import ConfigError, DataError
 from tiltlm.core.forest import Tree
 from tiltlm.core.logps import ResponseLogps
-from tiltlm.logprobs.states import States
+from tiltlm.logprobs.head.states import States
 
 Progress = Callable[[int, int], None]
 """Called with (sequences done, sequences in all)."""

@@ -3,21 +3,16 @@
 from tiltlm.training.guards import Interrupted
 from tiltlm.training.loop import TrainingResult, train_loop
 from tiltlm.training.metrics import Listener
-from tiltlm.training.rundir import RunDirectory, check_contents
 from tiltlm.training.settings import TrainingSettings, default_learning_rate
 from tiltlm.training.step import Outcome, Stepper
-from tiltlm.training.wrapping import World
 
 __all__ = [
     "Interrupted",
     "Listener",
     "Outcome",
-    "RunDirectory",
     "Stepper",
     "TrainingResult",
     "TrainingSettings",
-    "World",
-    "check_contents",
     "default_learning_rate",
     "train_loop",
 ]

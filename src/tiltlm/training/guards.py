@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 from tiltlm.core.errors import RunError
+from tiltlm.distributed.wrapping import World
 from tiltlm.training.metrics import Record
-from tiltlm.training.wrapping import World
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 

@@ -11,12 +11,14 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from tiltlm.core import Example, RunError
+from tiltlm.distributed.wrapping import World, wrap
 from tiltlm.objectives.terms import Objective
+from tiltlm.runs.directory import RunDirectory
 from tiltlm.training.allocator import keep_freed_memory
+from tiltlm.training.checkpoints.manager import Keeper
 from tiltlm.training.guards import Interrupted, StopSignals, bad_step, explained_out_of_memory, is_good
-from tiltlm.training.keeper import Keeper
 from tiltlm.training.metrics import Listener, Record, Recorder
-from tiltlm.training.optim import (
+from tiltlm.training.optim.optimizer import (
     build_optimizer,
     clip,
     learning_rate_factor,
@@ -25,12 +27,10 @@ from tiltlm.training.optim import (
     whole_weights,
 )
 from tiltlm.training.progress import Progress, Window, identity, pooled
-from tiltlm.training.rundir import RunDirectory
 from tiltlm.training.settings import TrainingSettings, default_learning_rate
 from tiltlm.training.start import check_start, measured_noise, starts_at_reference
 from tiltlm.training.step import Outcome, ReferenceLogps, Stepper
 from tiltlm.training.timetable import Timetable
-from tiltlm.training.wrapping import World, wrap
 
 
 @dataclass(frozen=True)

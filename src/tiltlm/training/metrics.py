@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from tiltlm.core.errors import ConfigError, RunError
-from tiltlm.training.rundir import RunDirectory, write_atomic
-from tiltlm.training.wrapping import World
+from tiltlm.distributed.wrapping import World
+from tiltlm.runs.directory import RunDirectory, write_atomic
 
 Record = dict[str, Any]
 

@@ -10,13 +10,13 @@ from torch import nn
 
 from tiltlm.core.errors import ConfigError
 from tiltlm.diagnostics.metrics import Tally
-from tiltlm.objectives.statistics import Memory
+from tiltlm.distributed.wrapping import World
+from tiltlm.objectives.parts.statistics import Memory
 from tiltlm.objectives.terms import Objective
 from tiltlm.training.metrics import Record
-from tiltlm.training.optim import trainable
+from tiltlm.training.optim.optimizer import trainable
 from tiltlm.training.settings import TrainingSettings
 from tiltlm.training.step import Outcome, ReferenceLogps
-from tiltlm.training.wrapping import World
 
 CADENCE = {"eval_every", "save_every", "keep_checkpoints", "log_every", "trackers", "max_bad_steps"}
 """Settings that may change when a run is resumed: what is watched and kept, not what is computed."""

@@ -31,12 +31,12 @@ from tiltlm.core import (
 from tiltlm.core.logps import OF_REFERENCE, WITH_GRADIENT, Extra
 from tiltlm.core.views import Counts
 from tiltlm.diagnostics.metrics import Tally, tally
-from tiltlm.logprobs.states import States
-from tiltlm.objectives.statistics import Memory
+from tiltlm.distributed.wrapping import World, synchronised
+from tiltlm.logprobs.head.states import States
+from tiltlm.objectives.parts.statistics import Memory
 from tiltlm.objectives.terms import Objective, Term, reads_scores, reduce_terms
 from tiltlm.training.balance import Balance, routed
 from tiltlm.training.packs import Pack, cut
-from tiltlm.training.wrapping import World, synchronised
 
 
 class ReferenceLogps(Protocol):

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiltlm.core import Example
-from tiltlm.data.content import prompt_numbers
+from tiltlm.data.cache.fingerprints import prompt_numbers
 from tiltlm.data.order import epoch_order, grouped_order
 from tiltlm.training.settings import TrainingSettings
 

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from support.errors import raises
 from tiltlm.cli import launched
 from tiltlm.core import ConfigError, RunError
-from tiltlm.training import World
+from tiltlm.distributed import World
 
 
 class ThisOneOf:

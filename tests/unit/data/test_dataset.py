@@ -7,12 +7,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from support.errors import raises
+from support.tokenizers_and_templates import CHATML, pair
 from tiltlm.core.errors import ConfigError, DataError
 from tiltlm.core.example import Comparison
 from tiltlm.data import DataSettings, load_data
-from tiltlm.data.content import fingerprint, is_held_out
-
-from .conftest import CHATML, pair
+from tiltlm.data.cache.fingerprints import fingerprint, is_held_out
 
 PAIRS = [pair(i) for i in range(40)]
 

@@ -2,13 +2,12 @@
 
 import pytest
 
+from support.tokenizers_and_templates import CHATML, sentencepiece
 from tiltlm.core.example import Comparison, Example
-from tiltlm.data.encoder import Encoder
 from tiltlm.data.preview import preview
-from tiltlm.data.records import Record
-from tiltlm.data.tokenize import to_example
-
-from .conftest import CHATML, sentencepiece
+from tiltlm.data.rows.records import Record
+from tiltlm.data.tokens.encoder import Encoder
+from tiltlm.data.tokens.length_limit import to_example
 
 
 def example_of(row, encoder, max_length, policy):

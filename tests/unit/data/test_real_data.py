@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tiltlm.data import DataSettings, Encoder, load_data
-from tiltlm.data.prompts import ASSISTANT, HUMAN
+from tiltlm.data.rows.prompts import ASSISTANT, HUMAN
 
 SHARED = Path(__file__).parents[4] / "shared"
 PAIRS = SHARED / "data" / "hh-harmless.jsonl.gz"

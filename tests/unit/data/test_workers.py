@@ -7,11 +7,10 @@ import sys
 import pytest
 
 from support.errors import raises
+from support.plain_data import everything
+from support.tokenizers_and_templates import pair
 from tiltlm.core.errors import DataError, RunError
 from tiltlm.data import DataSettings, load_data, workers
-
-from .conftest import pair
-from .test_table import plain
 
 OPPOSED = pair(3, chosen=" no 3", rejected=" yes 3")
 ROWS = [
@@ -20,16 +19,6 @@ ROWS = [
     *(pair(i, weight=i, source=f"lab {i}") for i in range(90, 180)),
     pair(chosen=" yes" * 40),
 ]  # fmt: skip
-
-
-def everything(data):
-    return {
-        "train": list(map(plain, data.train)),
-        "held_out": list(map(plain, data.held_out)),
-        "books": data.accounting.to_plain(),
-        "table": data.accounting.lines(),
-        "rest": (data.fingerprint, data.notes, data.end_token_id, data.max_length),
-    }
 
 
 @pytest.fixture

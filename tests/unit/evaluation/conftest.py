@@ -1,8 +1,6 @@
-"""Makes the tables importable (this folder is no package), and one tiny random model."""
+"""A tiny random model."""
 
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,18 +8,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from tiltlm.logprobs import PolicyModule
 
-sys.path.insert(0, str(Path(__file__).parent))
-
 VOCABULARY = 29
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Threads that wait for one another cost a tiny model many times its work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

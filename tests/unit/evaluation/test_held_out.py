@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tables_by_hand import labelled, pair, response, rewarded
 
 from support.errors import raises
+from support.tables_by_hand import labelled, pair, response, rewarded
 from tiltlm.core import Comparison, ConfigError, Example, Response, token_ids
 from tiltlm.diagnostics import LengthRule
 from tiltlm.evaluation import ExampleRow, compare_held_out, fit_length_rule

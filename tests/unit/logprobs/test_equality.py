@@ -73,7 +73,7 @@ def test_bf16_products_are_close(make_model, trees, weights, gradients, close, l
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_the_models_own_logits_serve_where_the_head_is_unknown(make_model, trees, weights, gradients, close, family):
-    from tiltlm.logprobs.head import Head
+    from tiltlm.logprobs.head.find import Head
 
     model = make_model(family)
     expected, expected_gradients = plain(model, trees, weights, gradients)

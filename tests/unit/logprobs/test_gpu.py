@@ -9,14 +9,14 @@ import torch
 from tiltlm.core.example import Response, token_ids
 from tiltlm.core.forest import Tree, plant
 from tiltlm.core.views import Pairs
-from tiltlm.logprobs.head import Head
-from tiltlm.logprobs.loading import load_policy
+from tiltlm.logprobs.attention.routes import Case, route_of
+from tiltlm.logprobs.head.find import Head
+from tiltlm.logprobs.head.token_values import token_values
 from tiltlm.logprobs.plain import plain_logps
 from tiltlm.logprobs.policy import PolicyModule
-from tiltlm.logprobs.routes import Case, route_of
 from tiltlm.logprobs.selfcheck import choose_layout
-from tiltlm.logprobs.settings import ModelSettings
-from tiltlm.logprobs.token_values import token_values
+from tiltlm.models.loading import load_policy
+from tiltlm.models.settings import ModelSettings
 
 pytestmark = [
     pytest.mark.gpu,

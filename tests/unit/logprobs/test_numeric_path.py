@@ -7,8 +7,8 @@ from torch import nn
 from support.errors import raises
 from tiltlm.core.errors import ModelError
 from tiltlm.logprobs import precision
-from tiltlm.logprobs.dropout import remove_dropout
 from tiltlm.logprobs.precision import choose_precision
+from tiltlm.models.dropout import remove_dropout
 
 CPU = torch.device("cpu")
 

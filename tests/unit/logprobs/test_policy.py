@@ -9,8 +9,8 @@ from support.errors import raises
 from tiltlm.core.errors import ModelError
 from tiltlm.core.example import Example, Response, token_ids
 from tiltlm.core.forest import Tree, grow, plant
-from tiltlm.logprobs.attention import NAME
-from tiltlm.logprobs.head import Head
+from tiltlm.logprobs.attention.hook import NAME
+from tiltlm.logprobs.head.find import Head
 from tiltlm.logprobs.module import exact_positions
 from tiltlm.logprobs.plain import plain_logps
 from tiltlm.logprobs.policy import PolicyModule

@@ -11,10 +11,11 @@ from safetensors.torch import load_file, save_file
 from support.errors import raises
 from tiltlm.core import ModelError, Response, Tree, closed, grow, plant, token_ids
 from tiltlm.core.example import Example
-from tiltlm.logprobs import LoraSettings, ModelSettings, ScoreModule, load_policy, load_scorer, save_policy
+from tiltlm.logprobs import ScoreModule
 from tiltlm.logprobs.module import stock_attention_name
 from tiltlm.logprobs.plain import plain_scores
 from tiltlm.logprobs.selfcheck import choose_layout
+from tiltlm.models import LoraSettings, ModelSettings, load_policy, load_scorer, save_policy
 
 
 def stock_scores(model, trees, pad=0):

@@ -11,7 +11,7 @@ from support.errors import raises
 from tiltlm.core.errors import ModelError
 from tiltlm.core.forest import plant
 from tiltlm.logprobs import selfcheck
-from tiltlm.logprobs.layout import Layout
+from tiltlm.logprobs.attention.layout import Layout
 from tiltlm.logprobs.module import stock_attention_name
 from tiltlm.logprobs.plain import plain_logps
 from tiltlm.logprobs.policy import PolicyModule

@@ -5,11 +5,11 @@ import pytest
 from support.errors import has_event
 from tiltlm.core import Example, Response, token_ids
 from tiltlm.data import assign_partners
+from tiltlm.distributed import World
 from tiltlm.recipes import prepare
 from tiltlm.recipes.prepare import all_trees, chunks, ensure_reference
 from tiltlm.recipes.progress import silent
 from tiltlm.reference import Computed, Reference
-from tiltlm.training import World
 
 
 class Recording(Reference):

@@ -14,7 +14,7 @@ from tiltlm.core.errors import ConfigError, DataError, ModelError
 from tiltlm.core.example import Response, token_ids
 from tiltlm.core.forest import Tree, plant
 from tiltlm.core.logps import ResponseLogps
-from tiltlm.logprobs.settings import ModelSettings
+from tiltlm.models.settings import ModelSettings
 from tiltlm.reference import ReferenceSettings, base_digest, build_reference
 from tiltlm.reference.reference import Reference
 

@@ -13,7 +13,7 @@ from tiltlm.core.errors import ConfigError, RunError
 from tiltlm.core.forest import Tree, plant
 from tiltlm.logprobs.plain import plain_logps
 from tiltlm.logprobs.policy import PolicyModule
-from tiltlm.logprobs.settings import ModelSettings
+from tiltlm.models.settings import ModelSettings
 from tiltlm.reference import Computed, ReferenceSettings, base_digest, build_reference
 from tiltlm.reference.moving import MovingReference
 

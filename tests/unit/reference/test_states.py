@@ -10,7 +10,7 @@ from support.errors import raises
 from tiltlm.core.errors import ConfigError, RunError
 from tiltlm.core.forest import Tree, plant
 from tiltlm.logprobs.policy import PolicyModule
-from tiltlm.logprobs.settings import ModelSettings
+from tiltlm.models.settings import ModelSettings
 from tiltlm.reference import ReferenceSettings, build_reference
 from tiltlm.reference.model import ModelReference
 from tiltlm.reference.moving import MovingReference

@@ -5,9 +5,8 @@ import re
 from base64 import b64encode
 from hashlib import sha256
 
-from made_up_reports import HOSTILE, Page, change, contrast, gold, held_out, samples
-
 from support.errors import raises
+from support.made_up_reports import HOSTILE, Page, change, contrast, gold, held_out, samples
 from tiltlm.core import ConfigError
 from tiltlm.report import ComparedRun, RunReport, write_comparison
 from tiltlm.report.comparison import headline, numbers

@@ -7,7 +7,9 @@ from dataclasses import replace
 from functools import cache
 
 import pytest
-from made_up_reports import (
+
+from support.errors import raises
+from support.made_up_reports import (
     DATA,
     HOSTILE,
     Page,
@@ -21,8 +23,6 @@ from made_up_reports import (
     samples,
     whole,
 )
-
-from support.errors import raises
 from tiltlm.core import RunError
 from tiltlm.diagnostics import Interval
 from tiltlm.evaluation import SampleText

@@ -1,8 +1,8 @@
 """Curves from the records of metrics.jsonl."""
 
 import pytest
-from made_up_reports import history
 
+from support.made_up_reports import history
 from tiltlm.report import series_of
 from tiltlm.report.series import MAX_POINTS
 

@@ -4,8 +4,8 @@ import math
 from dataclasses import replace
 
 import pytest
-from made_up_reports import change, contrast, gold, held_out, interval, samples, whole
 
+from support.made_up_reports import change, contrast, gold, held_out, interval, samples, whole
 from tiltlm.diagnostics import Interval
 from tiltlm.report import RunReport, judge
 from tiltlm.report.verdict import direction

@@ -2,40 +2,21 @@
 
 import pytest
 import torch
-import transformers
-from toy_training import VOCABULARY, SortedMargins, rows
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
+from support.toy_experts import CHOSEN, EXPERTS, make_policy
+from support.toy_training import SortedMargins, rows
 from tiltlm.core import ResponseLogps
-from tiltlm.logprobs import PolicyModule
 from tiltlm.objectives import dpo, sft
 from tiltlm.reference import Reference
+from tiltlm.runs.directory import RunDirectory
 from tiltlm.training.balance import Balance, routed
 from tiltlm.training.loop import train_loop
 from tiltlm.training.metrics import Listener
-from tiltlm.training.rundir import RunDirectory
 from tiltlm.training.settings import TrainingSettings
 from tiltlm.training.step import Stepper
 
 WHOLE = 10**6
-EXPERTS, CHOSEN = 4, 2
-
-
-def make_policy(num_layers=2, dtype=torch.float64):
-    """A tiny mixture with routers that are sure of themselves."""
-    torch.manual_seed(0)
-    config = transformers.MixtralConfig(
-        vocab_size=VOCABULARY, hidden_size=16, intermediate_size=24, num_hidden_layers=num_layers,
-        num_attention_heads=2, num_key_value_heads=1, num_local_experts=EXPERTS, num_experts_per_tok=CHOSEN,
-        bos_token_id=1, eos_token_id=2,
-    )  # fmt: skip
-    model = transformers.MixtralForCausalLM(config).to(dtype)
-    model.set_experts_implementation("eager")  # the grouped kernel has no float64
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "gate.weight" in name:
-                parameter.mul_(40)
-    return PolicyModule(model)
 
 
 def by_transformers(policy, examples):

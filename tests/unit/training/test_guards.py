@@ -8,45 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from toy_training import ToyPolicy, ToyReference, rows
 
 from support.errors import raises
-from tiltlm.objectives import dpo
-from tiltlm.training.checkpoint import steps_in
+from support.signalled import Signalled, train
+from support.toy_training import without_times
+from tiltlm.training.checkpoints.files import steps_in
 from tiltlm.training.guards import Interrupted, bad_step, is_good
-from tiltlm.training.loop import train_loop
-from tiltlm.training.metrics import Listener, read_lines
-from tiltlm.training.rundir import RunDirectory
-from tiltlm.training.settings import TrainingSettings
-
-SETTINGS = TrainingSettings(num_epochs=2, batch_size=4, max_tokens=40, learning_rate=0.02, save_every=100, eval_every=2)
-
-
-class Signalled(ToyPolicy):
-    """Sends its own process a signal during one of its forwards."""
-
-    def __init__(self, at: int = 0, signum: int = signal.SIGTERM) -> None:
-        super().__init__(seed=1)
-        self.at, self.signum = at, signum
-
-    def forward(self, forest):
-        responses = super().forward(forest)
-        if self.num_forwards == self.at:
-            signal.raise_signal(self.signum)
-        return responses
-
-
-def train(folder, policy, resume=False):
-    with RunDirectory.open(folder, resume=resume) as run:
-        train_loop(
-            policy, rows(10), rows(6, seed=1), dpo(), ToyReference(policy), SETTINGS, run, "fingerprint", resume=resume,
-            listener=Listener(note=lambda note: None),
-        )  # fmt: skip
-    return read_lines(folder / "metrics.jsonl")
-
-
-def without_times(records):
-    return [{k: v for k, v in record.items() if "seconds" not in k} for record in records]
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +46,7 @@ from pathlib import Path
 sys.path[:0] = {folders!r}
 import torch
 torch.set_num_threads(1)
-from test_guards import Signalled, train
+from support.signalled import Signalled, train
 from tiltlm.core import TiltError
 
 class Twice(Signalled):

@@ -6,22 +6,18 @@ import threading
 
 import pytest
 import torch
-from toy_training import SortedMargins, ToyPolicy, ToyReference, rows
 
 from support.errors import raises
+from support.toy_training import Killed, SortedMargins, ToyPolicy, ToyReference, rows, without_times
 from tiltlm.core import ConfigError, RunError
 from tiltlm.objectives import bco, dpo, ipo, kto
-from tiltlm.training.checkpoint import folder_of, load, steps_in
+from tiltlm.runs.directory import RunDirectory
+from tiltlm.training.checkpoints.files import folder_of, load, steps_in
 from tiltlm.training.loop import train_loop
 from tiltlm.training.metrics import Listener, read_lines
-from tiltlm.training.rundir import RunDirectory
 from tiltlm.training.settings import TrainingSettings, default_learning_rate
 
 TRAIN, HELD_OUT = rows(10), rows(5, seed=1)
-
-
-class Killed(Exception):
-    """Stands for SIGKILL: nothing of ours may catch it."""
 
 
 class Run:
@@ -46,10 +42,6 @@ class Run:
                 self.policy, TRAIN, HELD_OUT, self.objective, reference, TrainingSettings(**knobs), run, "fingerprint",
                 resume=resume, listener=Listener(note=self.notes.append, step=step),
             )  # fmt: skip
-
-
-def without_times(records):
-    return [{k: v for k, v in record.items() if "seconds" not in k} for record in records]
 
 
 def weights(run):

@@ -7,9 +7,9 @@ import pytest
 
 from support.errors import raises
 from tiltlm.core import RunError
+from tiltlm.distributed.wrapping import World
+from tiltlm.runs.directory import RunDirectory
 from tiltlm.training.metrics import Listener, Recorder, append_line, read_lines, strict
-from tiltlm.training.rundir import RunDirectory
-from tiltlm.training.wrapping import World
 
 
 def refuse(constant):

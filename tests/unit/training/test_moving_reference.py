@@ -3,19 +3,18 @@
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_loop import Killed, without_times
-from toy_training import rows
-from two_ranks import language_model
 
 from support.errors import raises
+from support.toy_training import Killed, rows, without_times
+from support.two_ranks import language_model
 from tiltlm.core import ConfigError, RunError
 from tiltlm.objectives import dpo
 from tiltlm.reference import ReferenceSettings
 from tiltlm.reference.moving import MovingReference
-from tiltlm.training.checkpoint import folder_of
+from tiltlm.runs.directory import RunDirectory
+from tiltlm.training.checkpoints.files import folder_of
 from tiltlm.training.loop import train_loop
 from tiltlm.training.metrics import Listener
-from tiltlm.training.rundir import RunDirectory
 from tiltlm.training.settings import TrainingSettings
 
 TRAIN, HELD_OUT = rows(10), rows(4, seed=1)

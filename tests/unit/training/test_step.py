@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
-from toy_training import SortedMargins, ToyPolicy, ToyReference, ToyScorer, rows
 
 from support.errors import raises
+from support.toy_training import SortedMargins, ToyPolicy, ToyReference, ToyScorer, rows
 from tiltlm.core import DataError, NumericsError
 from tiltlm.objectives import CATALOG, WeightedSum, aot, aot_unpaired, bco, build, dpo, knobs, kto, sft
 from tiltlm.objectives.terms import reads_scores

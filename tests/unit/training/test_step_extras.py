@@ -7,8 +7,8 @@ import pytest
 import torch
 import transformers
 from torch.nn.functional import softplus
-from toy_training import VOCABULARY, rows
 
+from support.toy_training import VOCABULARY, rows
 from tiltlm.core import Pairs, segment_sum
 from tiltlm.logprobs import PolicyModule
 from tiltlm.objectives.terms import Divisor, Term

@@ -8,7 +8,7 @@ import torch
 
 from tiltlm.core.example import Response, token_ids
 from tiltlm.core.forest import Tree, plant
-from tiltlm.logprobs import ModelSettings, Policy, load_policy
+from tiltlm.models import ModelSettings, Policy, load_policy
 from tiltlm.sampling import SamplingSettings, sample
 from tiltlm.worlds import LEVELS, TextWorld
 from tiltlm.worlds.text import FAREWELLS, GREETINGS, PLACES, REMARKS

@@ -2,11 +2,11 @@
 
 from tiltlm.core.checks import not_negative, positive
 from tiltlm.links import Logistic, Sigmoid, Squared
-from tiltlm.objectives.adjustments import ChosenDrop
 from tiltlm.objectives.catalog.registry import register
-from tiltlm.objectives.listwise import Listwise, NoiseContrast
-from tiltlm.objectives.pairwise import Pairwise
-from tiltlm.objectives.regularisers import Anchor
+from tiltlm.objectives.parts.adjustments import ChosenDrop
+from tiltlm.objectives.parts.regularisers import Anchor
+from tiltlm.objectives.shapes.listwise import Listwise, NoiseContrast
+from tiltlm.objectives.shapes.pairwise import Pairwise
 from tiltlm.rewards import LogRatio
 
 

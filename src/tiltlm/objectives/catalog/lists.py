@@ -4,8 +4,8 @@ from tiltlm.core import ConfigError
 from tiltlm.core.checks import positive
 from tiltlm.links import Logistic, ReverseKL
 from tiltlm.objectives.catalog.registry import register
-from tiltlm.objectives.listwise import CrossEntropy, Listwise, PlackettLuce, ReverseCrossEntropy
-from tiltlm.objectives.pairwise import Pairwise
+from tiltlm.objectives.shapes.listwise import CrossEntropy, Listwise, PlackettLuce, ReverseCrossEntropy
+from tiltlm.objectives.shapes.pairwise import Pairwise
 from tiltlm.rewards import LogRatio
 
 

@@ -4,10 +4,10 @@ from typing import Literal
 
 from tiltlm.core.checks import between, not_negative, positive
 from tiltlm.links import Logistic, Squared
-from tiltlm.objectives.adjustments import ExcessDiscount, LengthBonus
 from tiltlm.objectives.catalog.registry import register
-from tiltlm.objectives.pairwise import Pairwise
-from tiltlm.objectives.regularisers import ChosenNLL
+from tiltlm.objectives.parts.adjustments import ExcessDiscount, LengthBonus
+from tiltlm.objectives.parts.regularisers import ChosenNLL
+from tiltlm.objectives.shapes.pairwise import Pairwise
 from tiltlm.rewards import FDivergence, LogRatio, MeanLogRatio
 
 

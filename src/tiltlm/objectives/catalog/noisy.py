@@ -2,7 +2,7 @@
 
 from tiltlm.links import Blended, Denoised, Logistic, Smoothed
 from tiltlm.objectives.catalog.registry import register
-from tiltlm.objectives.pairwise import Pairwise
+from tiltlm.objectives.shapes.pairwise import Pairwise
 from tiltlm.rewards import LogRatio
 
 

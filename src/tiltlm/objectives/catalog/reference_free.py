@@ -2,10 +2,10 @@
 
 from tiltlm.core.checks import not_negative, positive
 from tiltlm.links import Hinge, Logistic
-from tiltlm.objectives.adjustments import Dispersion, Target
 from tiltlm.objectives.catalog.registry import register
-from tiltlm.objectives.pairwise import Pairwise
-from tiltlm.objectives.regularisers import ChosenNLL
+from tiltlm.objectives.parts.adjustments import Dispersion, Target
+from tiltlm.objectives.parts.regularisers import ChosenNLL
+from tiltlm.objectives.shapes.pairwise import Pairwise
 from tiltlm.rewards import LogOdds, MeanLogp, MixedMean, Power, SeqLogp
 
 

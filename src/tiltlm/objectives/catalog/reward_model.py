@@ -6,8 +6,8 @@ It is fitted to the same comparisons by the same loss, and judges what any polic
 from tiltlm.core.checks import not_negative
 from tiltlm.links import Logistic
 from tiltlm.objectives.catalog.registry import register
-from tiltlm.objectives.pairwise import Pairwise
-from tiltlm.objectives.regularisers import Centering
+from tiltlm.objectives.parts.regularisers import Centering
+from tiltlm.objectives.shapes.pairwise import Pairwise
 from tiltlm.rewards import Learned
 
 

@@ -2,9 +2,9 @@
 
 from tiltlm.core.checks import positive
 from tiltlm.links import Hinge, Logistic, Squared
-from tiltlm.objectives.adjustments import LogScoreMargin, ScoreTarget
 from tiltlm.objectives.catalog.registry import register
-from tiltlm.objectives.pairwise import Pairwise
+from tiltlm.objectives.parts.adjustments import LogScoreMargin, ScoreTarget
+from tiltlm.objectives.shapes.pairwise import Pairwise
 from tiltlm.rewards import LogRatio
 
 

@@ -2,9 +2,9 @@
 
 from tiltlm.links import Logistic, Sigmoid
 from tiltlm.objectives.catalog.registry import register
-from tiltlm.objectives.demonstration import Demonstration
-from tiltlm.objectives.statistics import BalancedMean, MismatchedKL
-from tiltlm.objectives.unpaired import Unpaired
+from tiltlm.objectives.parts.statistics import BalancedMean, MismatchedKL
+from tiltlm.objectives.shapes.demonstration import Demonstration
+from tiltlm.objectives.shapes.unpaired import Unpaired
 from tiltlm.rewards import LogRatio, SeqLogp
 
 

@@ -2,7 +2,7 @@
 
 from tiltlm.links import Link, Logistic, Smoothed
 from tiltlm.objectives.catalog.registry import register
-from tiltlm.objectives.distributional import DominantMargins, DominantRewards
+from tiltlm.objectives.shapes.distributional import DominantMargins, DominantRewards
 from tiltlm.rewards import LogRatio
 
 

@@ -2,10 +2,10 @@
 
 from tiltlm.core.checks import not_negative
 from tiltlm.links import Logistic
-from tiltlm.objectives.adjustments import PositionKL
 from tiltlm.objectives.catalog.registry import register
-from tiltlm.objectives.pairwise import Pairwise
-from tiltlm.objectives.weightings import OnPolicy
+from tiltlm.objectives.parts.adjustments import PositionKL
+from tiltlm.objectives.parts.weightings import OnPolicy
+from tiltlm.objectives.shapes.pairwise import Pairwise
 from tiltlm.rewards import LogRatio
 
 

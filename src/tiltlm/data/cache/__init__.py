@@ -1,0 +1,1 @@
+"""Tokenised data on disk, and sequences that are read from it."""

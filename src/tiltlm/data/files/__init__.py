@@ -1,0 +1,1 @@
+"""Files: names become rows, one line of a file after another."""

@@ -1,0 +1,1 @@
+"""Rows: a line of a file becomes a record."""

@@ -1,0 +1,262 @@
+"""Rows become records: a prompt and its responses as text, turns or token ids, and what is known about them.
+
+A record is the last form before tokens; `tiltlm.data.tokens.length_limit` turns it into an `Example`.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import Any, Literal
+
+from tiltlm.core.example import Comparison
+from tiltlm.data.accounting import Defect, excerpt
+from tiltlm.data.files.text_files import Row
+from tiltlm.data.rows import cells
+from tiltlm.data.rows.cells import Content, Tokens
+from tiltlm.data.rows.columns import Schema
+from tiltlm.data.rows.pretokenised import read_tokens
+from tiltlm.data.rows.prompts import is_blank, join, split_conversation, split_pair, split_transcript
+
+Form = Literal["text", "turns", "tokens"]
+
+
+@dataclass(frozen=True)
+class Record:
+    """One row, checked. Fields mean what they mean in `tiltlm.core.example.Example`."""
+
+    location: str
+    id: str
+    prompt: Content
+    """Text, turns or token ids; empty where there is none."""
+    responses: tuple[Content, ...]
+    """Each in the form of the prompt."""
+    comparisons: tuple[Comparison, ...] = ()
+    labels: tuple[bool, ...] = ()
+    ranks: tuple[int, ...] = ()
+    scores: tuple[float, ...] = ()
+    ref_logps: tuple[float, ...] = ()
+    """Reference log-probability of each response, summed, in nats."""
+    weight: float = 1.0
+    tools: tuple[dict[str, Any], ...] = ()
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    source: str = ""
+    changes: tuple[str, ...] = ()
+    """Keys of `tiltlm.data.accounting.CHANGES`."""
+
+    @property
+    def form(self) -> Form:
+        """What the prompt and the responses are."""
+        if isinstance(self.prompt, Tokens):
+            return "tokens"
+        return "text" if isinstance(self.prompt, str) else "turns"
+
+    @property
+    def prompt_key(self) -> str:
+        """Equal for equal prompts; rows of equal key are held out together. Bare text is its own prompt."""
+        if isinstance(self.prompt, Tokens):
+            return json.dumps(self.prompt.ids)
+        if self.prompt:
+            return self.prompt if isinstance(self.prompt, str) else json.dumps(self.prompt, sort_keys=True, default=str)
+        return json.dumps(self.responses, sort_keys=True, default=str)
+
+
+def to_record(row: Row, schema: Schema, *, every_turn: bool = False) -> Record:
+    """Check a row and read it by the roles of its columns.
+
+    Args:
+        every_turn: take a conversation apart at its first assistant turn, so that all of them are learnt.
+
+    Raises:
+        Defect: the row cannot be used.
+    """
+    if row.defect:
+        raise row.defect
+    values = schema.values(row.values)
+    if values.get("prompt", "") is None:  # absent is another matter: the prompt may be implicit
+        raise Defect("missing_value", "prompt is null")
+    values = {role: value for role, value in values.items() if value is not None}
+    if schema.is_tokenised:
+        values = read_tokens(values)
+    known = {"pairs": _pair, "labelled": _labelled, "lists": _list, "demonstrations": _demonstration}[schema.shape]
+    record = known(values, {"location": row.location, **_common(row, values)}, every_turn)
+    for k, response in enumerate(record.responses):
+        if is_blank(response):
+            raise Defect("empty_response", f"{_name(schema, k)} is {excerpt(response)}")
+    return record
+
+
+def _name(schema: Schema, k: int) -> str:
+    return ("chosen", "rejected")[k] if schema.shape == "pairs" else f"response {k}"
+
+
+def _common(row: Row, values: Mapping[str, Any]) -> dict[str, Any]:
+    tools = cells.structure("tools", values.get("tools", []), list)
+    return {
+        "id": str(values.get("id", row.location)),
+        "weight": cells.at_least_zero("weight", values["weight"]) if _given(values, "weight") else 1.0,
+        "source": str(values.get("source", "")),
+        "tools": tuple(tools),
+        "template_kwargs": cells.structure("chat_template_kwargs", values.get("chat_template_kwargs", {}), dict),
+    }
+
+
+def _given(values: Mapping[str, Any], role: str) -> bool:
+    """Whether there is a value; an empty CSV cell is none."""
+    return role in values and values[role] != ""
+
+
+def _needs(values: Mapping[str, Any], role: str) -> Any:
+    if role not in values:
+        raise Defect("missing_value", f"no {role}")
+    return values[role]
+
+
+def _response(values: Mapping[str, Any], role: str) -> Content:
+    if role not in values:
+        raise Defect("empty_response", f"{role} is null or absent")
+    return cells.content(role, values[role])
+
+
+def _prompt(values: Mapping[str, Any]) -> Content:
+    return cells.content("prompt", _needs(values, "prompt"))
+
+
+def _pair(values: Mapping[str, Any], common: dict[str, Any], _: bool) -> Record:
+    chosen, rejected = _response(values, "chosen"), _response(values, "rejected")
+    if chosen == rejected:
+        raise Defect("identical_responses", excerpt(chosen))
+    if "prompt" in values:
+        raw = _prompt(values)
+        prompt, chosen = join(raw, chosen)
+        other, rejected = join(raw, rejected)
+        if isinstance(prompt, str) != isinstance(other, str):
+            raise Defect("wrong_type", "one of chosen and rejected is text, the other a conversation")
+    else:
+        prompt, chosen, rejected = split_pair(chosen, rejected)
+    comparison = Comparison(
+        0,
+        1,
+        preference=_preference(values),
+        offset=cells.number("offset", values["offset"]) if _given(values, "offset") else 0.0,
+    )
+    return Record(
+        prompt=prompt,
+        responses=(chosen, rejected),
+        comparisons=(comparison,),
+        scores=_both(values, "score_chosen", "score_rejected"),
+        ref_logps=_both(values, "ref_chosen_logps", "ref_rejected_logps"),
+        **common,
+    )
+
+
+def _both(values: Mapping[str, Any], chosen: str, rejected: str) -> tuple[float, ...]:
+    if not _given(values, chosen) and not _given(values, rejected):
+        return ()
+    return tuple(cells.number(role, _needs(values, role)) for role in (chosen, rejected))
+
+
+def _preference(values: Mapping[str, Any]) -> float:
+    """The soft label p = P(chosen ≻ rejected); of votes [a, b] it is a / (a + b)."""
+    if _given(values, "votes"):
+        if _given(values, "preference"):
+            raise Defect("wrong_type", "both preference and votes are given")
+        a, b = (cells.at_least_zero("votes", v) for v in cells.items("votes", values["votes"], 2))
+        if a + b == 0:
+            raise cells.wrong("votes", values["votes"], "at least one vote")
+        return a / (a + b)
+    return cells.probability("preference", values["preference"]) if _given(values, "preference") else 1.0
+
+
+def _labelled(values: Mapping[str, Any], common: dict[str, Any], _: bool) -> Record:
+    prompt, response = _prompt_and_response(values)
+    ref = (cells.number("ref_logps", values["ref_logps"]),) if _given(values, "ref_logps") else ()
+    label = cells.label("label", _needs(values, "label"))
+    return Record(prompt=prompt, responses=(response,), labels=(label,), ref_logps=ref, **common)
+
+
+def _demonstration(values: Mapping[str, Any], common: dict[str, Any], every_turn: bool) -> Record:
+    if "text" in values and "prompt" not in values:
+        return Record(prompt="", responses=(cells.text("text", values["text"]),), **common)
+    prompt, response = _prompt_and_response(values)
+    if every_turn and isinstance(prompt, tuple) and isinstance(response, tuple):
+        prompt, response = split_conversation(prompt + response, first=True)
+    return Record(prompt=prompt, responses=(response,), **common)
+
+
+def _prompt_and_response(values: Mapping[str, Any]) -> tuple[Content, Content]:
+    """One answer with its prompt: `prompt` and `completion`, `messages`, or a transcript under `completion`."""
+    role = "messages" if "messages" in values else "completion"
+    response = _response(values, role)
+    if "prompt" in values:
+        return join(_prompt(values), response)
+    assert not isinstance(response, Tokens), "columns of ids have one of prompts"
+    if isinstance(response, str):
+        return split_transcript(response)
+    return split_conversation(response)
+
+
+def _list(values: Mapping[str, Any], common: dict[str, Any], _: bool) -> Record:
+    joined = [join(_prompt(values), cells.content("completions", c)) for c in _completions(values)]
+    prompt = joined[0][0]
+    if any(isinstance(p, str) != isinstance(prompt, str) for p, _ in joined):
+        raise Defect("wrong_type", "some completions are text, others conversations")
+    responses = tuple(response for _, response in joined)
+    k = len(responses)
+    ranks = tuple(_rank(r) for r in cells.each(values, "ranks", k))
+    scores = tuple(cells.number("scores", s) for s in cells.each(values, "scores", k))
+    comparisons = _explicit(values["comparisons"], k) if "comparisons" in values else _implied(ranks, scores)
+    distinct = tuple(c for c in comparisons if responses[c.chosen] != responses[c.rejected])
+    changes = ["identical_comparison"] * (len(distinct) < len(comparisons))
+    if (ranks or scores) and len(comparisons) < k * (k - 1) // 2:
+        changes.append("tie")
+    if not (ranks or scores or comparisons):
+        raise Defect("missing_value", "no ranks, scores or comparisons")
+    ref = tuple(cells.number("ref_logps", r) for r in cells.each(values, "ref_logps", k))
+    return Record(
+        prompt=prompt,
+        responses=responses,
+        comparisons=distinct,
+        ranks=ranks,
+        scores=scores,
+        ref_logps=ref,
+        changes=tuple(changes),
+        **common,
+    )
+
+
+def _completions(values: Mapping[str, Any]) -> list[Any]:
+    completions = cells.items("completions", _needs(values, "completions"))
+    if not completions or any(c is None for c in completions):
+        raise Defect("empty_response", f"completions is {excerpt(completions)}")
+    return completions
+
+
+def _rank(value: object) -> int:
+    rank = cells.number("ranks", value)
+    if rank != int(rank):
+        raise cells.wrong("ranks", value, "a whole number; 1 is best")
+    return int(rank)
+
+
+def _explicit(value: object, k: int) -> tuple[Comparison, ...]:
+    """`[[winner, loser], …]` or `[[winner, loser, weight], …]`, as positions among the completions."""
+    comparisons = []
+    for item in cells.items("comparisons", value):
+        entry = cells.items("comparisons", item)
+        if len(entry) not in (2, 3):
+            raise cells.wrong("comparisons", item, "[winner, loser] or [winner, loser, weight]")
+        winner, loser = (cells.number("comparisons", index) for index in entry[:2])
+        if winner == loser or {winner, loser} - set(range(k)):
+            raise cells.wrong("comparisons", item, f"two different positions from 0 to {k - 1}")
+        weight = cells.at_least_zero("comparisons", entry[2]) if len(entry) == 3 else 1.0
+        if weight > 0:
+            comparisons.append(Comparison(int(winner), int(loser), weight=weight))
+    return tuple(comparisons)
+
+
+def _implied(ranks: tuple[int, ...], scores: tuple[float, ...]) -> tuple[Comparison, ...]:
+    """Every two responses of different rank or score, with equal weight; ties say nothing."""
+    worth = scores or tuple(-r for r in ranks)
+    ordered = [(i, j) if worth[i] > worth[j] else (j, i) for i, j in combinations(range(len(worth)), 2)]
+    return tuple(Comparison(i, j) for i, j in ordered if worth[i] != worth[j])

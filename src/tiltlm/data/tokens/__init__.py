@@ -1,0 +1,1 @@
+"""Tokens: a record becomes an example."""

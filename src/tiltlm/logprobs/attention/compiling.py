@@ -1,0 +1,44 @@
+"""`torch.compile`, layer by layer: norms, rotations and activations become a few kernels each.
+
+Decoder layers are compiled in place and on their own, so that one compilation serves all of a kind. Attention runs
+between their pieces as it is (`forest_attention` is closed to the compiler), and the number of tokens is a variable:
+neither another layout nor another length compiles anything again.
+"""
+
+from typing import Any
+
+from torch._dynamo import config
+
+from tiltlm.core.errors import ModelError
+from tiltlm.logprobs.attention.last_layer import decoder_layers, is_trimmed
+
+VARIANTS = 64
+"""Compilations of one function that are kept: kinds of layers, with gradient and without, adapters on and off, dtypes.
+Past torch's own limit of 8 it would fall back without a word to uncompiled code."""
+
+
+def compile_layers(model: Any, backend: str = "inductor") -> None:
+    """Compile the decoder layers of a transformers model in place; each is compiled when it is first called.
+
+    A layer with hooks on its pieces, as the last one has, stays as it is. Under gradient checkpointing the pieces are
+    compiled instead of the layer, inside of what is computed again.
+
+    Raises:
+        ModelError: the model does not say what its decoder layers are.
+    """
+    layers = [layer for layer in decoder_layers(model) if not is_trimmed(layer)]
+    if not layers:
+        raise ModelError(
+            f"model.compile: {type(model).__name__} has no layers that could be compiled; leave it off",
+            code="not_supported",
+            key="model.compile",
+        )
+    allow_variants()
+    for layer in layers:
+        for part in layer.children() if getattr(layer, "gradient_checkpointing", False) else [layer]:
+            part.compile(dynamic=True, backend=backend)
+
+
+def allow_variants() -> None:
+    """Let this process keep `VARIANTS` compilations of a function."""
+    config.recompile_limit = max(config.recompile_limit, VARIANTS)

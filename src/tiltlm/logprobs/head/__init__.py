@@ -1,0 +1,1 @@
+"""The output head: from hidden states to log-probabilities."""

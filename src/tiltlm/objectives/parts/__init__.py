@@ -1,0 +1,1 @@
+"""Parts of objectives beside rewards and links."""

@@ -1,0 +1,1 @@
+"""Data shapes: one objective class each."""

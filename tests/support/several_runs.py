@@ -1,0 +1,43 @@
+"""One of several processes that share commands; started by test_several_processes.py with a launcher's environment.
+
+It runs the commands of a JSON file one after another, and ends with an error in its last process alone.
+"""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+from tiltlm.cli import launched
+from tiltlm.cli.console import begin_notes
+from tiltlm.cli.main import app
+from tiltlm.core import RunError
+from tiltlm.distributed import World
+
+
+def cut_short(source: Path, target: Path) -> None:
+    """A copy of a run as if it had been killed before its last checkpoint."""
+    shutil.copytree(source, target)
+    shutil.rmtree(max((target / "checkpoints").iterdir(), key=lambda path: path.name))
+
+
+def main(folder: Path) -> None:
+    world = World.join()
+    for command in json.loads((folder / "commands.json").read_text()):
+        if "--resume" in command:
+            world.first(lambda: cut_short(folder / "shard", folder / "again"))
+        app(command, standalone_mode=False)
+    if world.rank == world.size - 1:
+        raise RunError("only here")
+    world.sum([1.0])
+
+
+if __name__ == "__main__":
+    begin_notes()
+    launched.PATIENCE = 1.0
+    try:
+        with launched.one_fate():
+            main(Path(sys.argv[1]))
+    except RunError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

@@ -1,0 +1,257 @@
+"""Tokenised data on the disk: found again by content, missed when anything that matters changed, never trusted."""
+
+import json
+import logging
+import shutil
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from support.errors import events, has_event, raises
+from support.plain_data import everything
+from support.tokenizers_and_templates import CHATML, LLAMA, byte_level, pair
+from tiltlm.core.errors import ConfigError, DataError, RunError
+from tiltlm.data import DataSettings, dataset, load_data
+from tiltlm.data.cache import dataset_cache as kept
+from tiltlm.data.loader import Loader
+
+ROWS = [*(pair(i) for i in range(30)), pair(chosen=""), pair(chosen=" yes" * 30)]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "kept"
+
+
+@pytest.fixture
+def load(encoder, jsonl, folder):
+    """Loads rows, keeping what they become."""
+
+    def run(rows=ROWS, shape="pairs", *, encoder=encoder, name="data.jsonl", needs=(), partners=False, **settings):
+        settings = {"max_bad": 0.2, "max_length": 40, "cache": str(folder), **settings}
+        path = rows if isinstance(rows, str) else jsonl(rows, name)
+        return load_data(
+            DataSettings(train=path, **settings), encoder, shape, needs=frozenset(needs), needs_partners=partners
+        )
+
+    return run
+
+
+@pytest.fixture
+def tokenised(monkeypatch):
+    """How many blocks were tokenised so far."""
+    blocks = []
+    load = Loader.load
+    monkeypatch.setattr(Loader, "load", lambda self, *args: blocks.append(1) or load(self, *args))
+    return blocks
+
+
+def entries(folder):
+    return sorted(path.name for path in folder.iterdir() if path.is_dir())
+
+
+def test_a_second_run_is_told_the_same_and_tokenises_nothing(load, tokenised, folder, caplog):
+    first = load(eval_fraction=0.3)
+    assert tokenised == [1]
+    caplog.set_level(logging.INFO)
+    second = load(eval_fraction=0.3)
+    assert tokenised == [1]
+    (entry,) = entries(folder)
+    assert has_event(caplog, "data_from_cache", rows=32, folder=folder / entry)
+    assert everything(second) == everything(first)
+    assert second.accounting == first.accounting
+    assert second.accounting.as_dict() == first.accounting.as_dict()
+
+
+def test_what_changes_nothing_finds_it(load, tokenised, tmp_path):
+    load()
+    (tmp_path / "elsewhere").mkdir()
+    moved = tmp_path / "elsewhere" / "data.jsonl"
+    shutil.copy(tmp_path / "data.jsonl", moved)
+    load(str(moved), max_bad=0.5)
+    load(partners=True)
+    load(processes=1)
+    assert tokenised == [1]
+
+
+def test_whatever_matters_misses(load, tokenised, folder, encoder):
+    changes = [
+        {"rows": [*ROWS, pair(99)]},
+        {"rows": ROWS[::-1]},
+        {"name": "other.jsonl"},  # rows are named by their file
+        {"max_length": 41},
+        {"truncation": "drop"},
+        {"eval_fraction": 0.5},
+        {"eval_fraction": 0.5, "eval_seed": 1},
+        {"limit": 30},
+        {"shape": "labels"},
+        {"encoder": replace(encoder, end_token_id=3)},
+        {"encoder": replace(encoder, tokenizer=byte_level(bos=False))},
+        {"chat_template": CHATML},
+        {"chat_template": LLAMA},
+        {"chat_template": LLAMA, "chat_template_kwargs": {"a": 1}},
+    ]
+    load()
+    for num, change in enumerate(changes, start=2):
+        load(**change)
+        assert len(tokenised) == len(entries(folder)) == num, change
+        load(**change)
+        assert len(tokenised) == num, change
+
+
+def test_a_template_that_writes_the_date_is_kept_for_a_day(load, tokenised, monkeypatch):
+    class Tomorrow(kept.date):
+        @classmethod
+        def today(cls):
+            return cls(2199, 1, 1)
+
+    dated = {"chat_template": CHATML + "{{ strftime_now('%d %b') }}"}
+    load(**dated)
+    load(**dated)
+    assert tokenised == [1]
+    monkeypatch.setattr(kept, "date", Tomorrow)
+    load(**dated)
+    assert tokenised == [1, 1]
+
+
+def test_refusals_are_the_same_from_what_is_kept(load, tokenised):
+    rows = [pair(i, score_chosen=1, score_rejected=0) for i in range(9)] + [pair(chosen="")]
+    for _ in range(2):
+        facts = ["10.0%", "empty_response × 1", "data.jsonl:10"]
+        with raises(DataError, "too_many_defects", key="data.max_bad", mentions=facts):
+            load(rows, max_bad=0.0)
+    assert tokenised == [1]
+    for _ in range(2):
+        with raises(DataError, "wrong_data_shape"):
+            load([{"prompt": "q", "completion": " a", "label": True}])
+    assert tokenised == [1]
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "about", "missing", "other"])
+def test_damage_is_said_and_mended(load, tokenised, folder, caplog, damage):
+    good = everything(load())
+    (entry,) = (path for path in folder.iterdir() if path.is_dir())
+    table = entry / "train.arrow"
+    content = bytearray(table.read_bytes())
+    if damage == "flip":
+        content[len(content) // 2] ^= 1
+        table.write_bytes(content)
+    elif damage == "cut":
+        table.write_bytes(content[:-9])
+    elif damage == "about":
+        (entry / "about.json").write_text('{"fingerprint": "')
+    elif damage == "missing":
+        table.unlink()
+    else:
+        (entry / "about.json").write_text(json.dumps({"checksums": {}}))
+    assert everything(load()) == good
+    assert has_event(caplog, "cache_damaged", logging.WARNING, folder=entry)
+    assert tokenised == [1, 1]
+    caplog.clear()
+    assert everything(load()) == good
+    assert (caplog.text, tokenised) == ("", [1, 1])
+
+
+def test_a_run_that_fails_leaves_nothing(load, folder, monkeypatch):
+    with raises(DataError, "too_long", key="data.max_length", row="data.jsonl:32", mentions=["data.truncation=error"]):
+        load(truncation="error")
+    assert entries(folder) == []
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(kept, "fingerprint", full)
+    facts = ["No space left on device", str(folder), "data.cache=FOLDER"]
+    with raises(RunError, "not_writable", key="data.cache", mentions=facts):
+        load()
+    assert entries(folder) == []
+
+
+def test_what_a_killed_run_left_is_no_hindrance(load, folder, tokenised):
+    load()
+    (entry,) = (path for path in folder.iterdir() if path.is_dir())
+    entry.rename(entry.with_suffix(".tmp"))
+    (entry.with_suffix(".tmp") / "about.json").unlink()
+    load()
+    assert entries(folder) == [entry.name]
+    assert tokenised == [1, 1]
+
+
+def test_two_at_once_tokenise_once(load, tokenised, jsonl, folder):
+    path = jsonl(ROWS)
+    results = []
+    threads = [threading.Thread(target=lambda: results.append(everything(load(path)))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert tokenised == [1]
+    assert results[0] == results[1] == results[2]
+
+
+def test_what_was_not_used_for_longest_makes_room(load, folder, tokenised, caplog):
+    for length in (37, 38, 39):
+        load(max_length=length)
+    first, second, third = sorted(entries(folder), key=lambda name: (folder / name / kept.ABOUT).stat().st_mtime_ns)
+    size = {name: sum(file.stat().st_size for file in (folder / name).iterdir()) for name in (first, second, third)}
+    (folder / f"{'0' * 32}.tmp").mkdir()  # left by a process that was killed
+    (folder / "notes").mkdir()  # not ours
+    load(max_length=37)  # a use
+    assert len(tokenised) == 3
+    caplog.set_level(logging.INFO)
+    load(max_length=40, cache_limit=2.5 * size[first] / 1e9)
+    assert {*entries(folder)} > {first, "notes"}
+    assert {second, third, f"{'0' * 32}.tmp"}.isdisjoint(entries(folder))
+    (event,) = events(caplog, "cache_shrunk")
+    assert event.removed == size[second] + size[third]
+    assert event.left <= 2.5 * size[first]
+    load(max_length=37)
+    load(max_length=40)
+    assert len(tokenised) == 4
+
+
+def test_room_is_never_made_of_what_is_in_use(load, folder, caplog):
+    """The run's own entry stays whatever the limit; so does one that another process is writing."""
+    other = folder / ("0" * 32)
+    other.with_suffix(".tmp").mkdir(parents=True)
+    (other.with_suffix(".tmp") / "train.arrow").write_bytes(b"0" * 1000)
+    with kept._locked(other):
+        assert len(load(cache_limit=1e-9).train)
+    assert len(entries(folder)) == 2
+    (event,) = events(caplog, "cache_over_limit")
+    assert (event.folder, event.limit) == (folder, 1)
+    assert event.left > 1000
+
+
+def test_few_rows_are_kept_only_in_a_folder_that_is_named(load, folder, monkeypatch, tmp_path, tokenised):
+    monkeypatch.setenv("TILTLM_CACHE", str(tmp_path / "default"))
+    load(cache=True)
+    assert not (tmp_path / "default").exists()
+    monkeypatch.setattr(dataset, "MANY", 20)
+    load(cache=True, processes=1)
+    load(cache=True, processes=1)
+    assert len(entries(tmp_path / "default")) == 1
+    assert tokenised == [1, 1]
+    load(cache=False, processes=1)
+    load(cache=False, processes=1)
+    assert tokenised == [1, 1, 1, 1]
+
+
+def test_the_default_folder_is_the_users_cache(monkeypatch, tmp_path):
+    monkeypatch.delenv("TILTLM_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert kept.default_folder() == tmp_path / "tiltlm" / "tokens"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert kept.default_folder() == tmp_path / ".cache" / "tiltlm" / "tokens"
+    monkeypatch.setenv("TILTLM_CACHE", str(tmp_path / "mine"))
+    assert kept.default_folder() == Path(tmp_path / "mine")
+
+
+def test_a_folder_that_cannot_be_made(load, tmp_path):
+    (tmp_path / "file").write_text("")
+    facts = [str(tmp_path / "file"), "data.cache=FOLDER", "data.cache=false"]
+    with raises(ConfigError, "not_writable", key="data.cache", mentions=facts):
+        load(cache=str(tmp_path / "file"))

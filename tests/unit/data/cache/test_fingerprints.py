@@ -1,0 +1,49 @@
+"""Digests of content: prompts numbered, verdicts that contradict each other found as by comparing every two rows."""
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tiltlm.core.example import Comparison, Example, Response, token_ids
+from tiltlm.data.cache.fingerprints import digest, distinct, prompt_numbers, verdicts
+
+
+def example_of(prompt, answers, comparisons):
+    return Example(
+        "1",
+        token_ids([prompt]),
+        tuple(Response(token_ids([answer])) for answer in answers),
+        tuple(Comparison(a, b) for a, b in comparisons if answers[a] != answers[b]),
+    )
+
+
+rows = st.lists(
+    st.tuples(
+        st.integers(0, 1), st.tuples(*[st.integers(0, 2)] * 3), st.lists(st.sampled_from([(0, 1), (1, 2), (2, 0)]))
+    ),
+    max_size=8,
+)
+
+
+@settings(deadline=None)
+@given(rows)
+def test_contradictions_as_by_comparing_all(rows):
+    examples = [example_of(*row) for row in rows]
+    said = {(p, a[i], a[j]) for p, a, comparisons in rows for i, j in comparisons if a[i] != a[j]}
+    sides = {True: b"", False: b""}
+    for example in examples:
+        for about, preferred in verdicts(example):
+            sides[preferred] += about
+    found = np.intersect1d(distinct(sides[True]), distinct(sides[False]))
+    assert len(found) == sum((p, b, a) in said for p, a, b in said) // 2
+
+
+def test_prompts_are_numbered_by_first_appearance():
+    examples = [example_of(prompt, (1,), ()) for prompt in (5, 3, 5, 9, 3)]
+    assert prompt_numbers(examples).tolist() == [0, 1, 0, 2, 1]
+    assert prompt_numbers([]).tolist() == []
+
+
+def test_digests_tell_where_pieces_end():
+    assert len({digest(b"ab", b"c"), digest(b"a", b"bc"), digest(b"abc"), digest(b"abc", b"")}) == 4
+    assert len(distinct(digest(b"a") + digest(b"b") + digest(b"a"))) == 2

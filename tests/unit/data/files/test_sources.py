@@ -1,0 +1,277 @@
+"""Every format reads the same rows; every kind of damage is named with its place."""
+
+import gzip
+import json
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+
+from support.errors import raises
+from support.tokenizers_and_templates import pair
+from tiltlm.core.errors import ConfigError, DataError
+from tiltlm.data.files.sources import check_hub_settings, read
+from tiltlm.data.settings import DataSettings
+
+ROWS = [pair(i) for i in range(6)]
+LINES = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
+
+
+def load(path, **more):
+    settings = DataSettings(train=str(path), **more)
+    return list(read(settings.train, settings, settings.split))
+
+
+def values(rows):
+    return [row.values for row in rows if row.defect is None]
+
+
+def causes(rows):
+    return [(row.location, row.defect.code) for row in rows if row.defect]
+
+
+def write_parquet(path):
+    pq.write_table(pa.Table.from_pylist(ROWS), path)
+
+
+def write_arrow_file(path):
+    table = pa.Table.from_pylist(ROWS)
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+
+
+def write_arrow_stream(path):
+    table = pa.Table.from_pylist(ROWS)
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+
+
+def write_csv(path):
+    path.write_text("prompt,chosen,rejected\n" + "".join(",".join(row.values()) + "\n" for row in ROWS))
+
+
+FORMATS = {
+    "a.jsonl": lambda p: p.write_bytes(LINES),
+    "b.jsonl.gz": lambda p: p.write_bytes(gzip.compress(LINES)),
+    "two-members.jsonl.gz": lambda p: p.write_bytes(gzip.compress(LINES[:99]) + gzip.compress(LINES[99:])),
+    "c.jsonl.zst": lambda p: p.write_bytes(zstandard.compress(LINES)),
+    "two-frames.jsonl.zst": lambda p: p.write_bytes(zstandard.compress(LINES[:99]) + zstandard.compress(LINES[99:])),
+    "windows.jsonl": lambda p: p.write_bytes(b"\xef\xbb\xbf" + LINES.replace(b"\n", b"\r\n")),
+    "no-last-break.jsonl": lambda p: p.write_bytes(LINES.strip()),
+    "array.json": lambda p: p.write_text(json.dumps(ROWS)),
+    "lines.json": lambda p: p.write_bytes(LINES),
+    "d.csv": write_csv,
+    "e.parquet": write_parquet,
+    "file.arrow": write_arrow_file,
+    "stream.arrow": write_arrow_stream,
+    "DATA.JSONL": lambda p: p.write_bytes(LINES),
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_reads_the_same_rows(tmp_path, name):
+    FORMATS[name](tmp_path / name)
+    rows = load(tmp_path / name)
+    assert values(rows) == ROWS
+    assert causes(rows) == []
+    assert len({row.location for row in rows}) == len(ROWS)
+
+
+def test_locations_are_lines_from_1_and_rows_from_0(tmp_path):
+    write_parquet(tmp_path / "e.parquet")
+    (tmp_path / "a.jsonl").write_bytes(b"\n" + LINES)
+    write_csv(tmp_path / "d.csv")
+    assert load(tmp_path / "e.parquet")[2].location == "e.parquet[2]"
+    assert load(tmp_path / "a.jsonl")[0].location == "a.jsonl:2"
+    assert load(tmp_path / "d.csv")[0].location == "d.csv:2"
+
+
+def test_saved_dataset_and_its_splits(tmp_path):
+    data = datasets.Dataset.from_list(ROWS)
+    data.save_to_disk(tmp_path / "single")
+    datasets.DatasetDict({"train": data, "test": data.select([0])}).save_to_disk(tmp_path / "both")
+    assert values(load(tmp_path / "single")) == ROWS
+    assert values(load(tmp_path / "both")) == ROWS
+    assert values(load(tmp_path / "both", split="test")) == ROWS[:1]
+    with raises(DataError, "unknown_split", mentions=["'dev'", "train, test", "data.split"]):
+        load(tmp_path / "both", split="dev")
+
+
+def test_a_folder_is_its_files_and_several_sources_are_one(tmp_path):
+    (tmp_path / "folder").mkdir()
+    for name in ("b.jsonl", "a.jsonl"):
+        (tmp_path / "folder" / name).write_bytes(LINES)
+    (tmp_path / "folder" / "README.md").write_text("not data")
+    rows = load(tmp_path / "folder")
+    assert [row.location for row in rows][::6] == ["a.jsonl:1", "b.jsonl:1"]
+    both = DataSettings(train=(str(tmp_path / "folder" / "a.jsonl"), str(tmp_path / "folder" / "b.jsonl")))
+    assert values(read(both.train, both, "train")) == ROWS * 2
+    (tmp_path / "empty").mkdir()
+    with raises(DataError, "no_data_file", mentions=[str(tmp_path / "empty"), ".jsonl"]):
+        load(tmp_path / "empty")
+
+
+def test_limit_reads_the_first_rows(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(LINES)
+    assert values(load(tmp_path / "a.jsonl", limit=2)) == ROWS[:2]
+
+
+@pytest.mark.parametrize(
+    ("bad", "cause"),
+    [
+        (b'{"prompt": "question", "chosen": ', "malformed_json"),
+        (b"not json", "malformed_json"),
+        (b'{"a": ' + b"[" * 100_000, "malformed_json"),
+        (b'{"prompt": "\xff\xfe"}', "invalid_unicode"),
+        (b"[1, 2]", "wrong_type"),
+        (b"null", "wrong_type"),
+    ],
+)
+@pytest.mark.parametrize("where", ["first", "middle", "last"])
+def test_a_damaged_line_costs_only_itself(tmp_path, bad, cause, where):
+    lines = LINES.splitlines()
+    index = {"first": 0, "middle": 3, "last": 6}[where]
+    lines.insert(index, bad)
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines))
+    rows = load(tmp_path / "a.jsonl")
+    assert values(rows) == ROWS
+    assert causes(rows) == [(f"a.jsonl:{index + 1}", cause)]
+
+
+@pytest.mark.parametrize("name", ["b.jsonl.gz", "c.jsonl.zst"])
+def test_a_cut_file_keeps_whole_lines_and_names_the_place(tmp_path, name):
+    import random
+
+    rows = [{**pair(i), "id": f"{random.Random(i).getrandbits(4000):x}"} for i in range(200)]
+    data = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    whole = gzip.compress(data) if name.endswith("gz") else zstandard.ZstdCompressor(level=1).compress(data)
+    (tmp_path / name).write_bytes(whole[: len(whole) * 3 // 4])
+    read_rows = load(tmp_path / name)
+    good = len(values(read_rows))
+    assert values(read_rows) == rows[:good]
+    assert good >= (100 if name.endswith("gz") else 0)
+    assert causes(read_rows) == [(f"{name}:{good + 1}", "malformed_json")]
+    assert "end early" in read_rows[-1].defect.detail
+
+
+@pytest.mark.parametrize("name", ["b.jsonl.gz", "c.jsonl.zst"])
+def test_a_file_that_only_claims_to_be_compressed(tmp_path, name):
+    (tmp_path / name).write_bytes(LINES)
+    rows = load(tmp_path / name)
+    assert causes(rows) == [(f"{name}:1", "malformed_json")]
+    assert "damaged" in rows[0].defect.detail
+
+
+def test_csv_row_with_a_missing_field(tmp_path):
+    (tmp_path / "d.csv").write_text('prompt,chosen,rejected\n"a\nb",yes,no\na,yes\na,yes,no\n')
+    rows = load(tmp_path / "d.csv")
+    assert [row.location for row in rows] == ["d.csv:3", "d.csv:4", "d.csv:5"]
+    assert causes(rows) == [("d.csv:4", "malformed_csv")]
+    assert rows[0].values["prompt"] == "a\nb"
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "e.csv", "a.jsonl.gz"])
+def test_an_empty_file_is_refused(tmp_path, name):
+    (tmp_path / name).write_bytes(b"" if not name.endswith("gz") else gzip.compress(b""))
+    with raises(DataError, "no_rows", mentions=[name]):
+        load(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "code", "row"),
+    [
+        ("a.txt", b"hello", "unknown_file_format", None),
+        ("a.parquet", b"hello", "damaged", None),
+        ("a.arrow", b"hello", "damaged", None),
+        ("a.json", b"[1, 2", "damaged", None),
+        ("a.csv", b"prompt,prompt\n1,2\n", "duplicate", "a.csv:1"),
+        ("a.csv", b"prompt,chosen\n\xff,2\n", "not_utf8", None),
+    ],
+)
+def test_a_damaged_container_stops(tmp_path, name, content, code, row):
+    (tmp_path / name).write_bytes(content)
+    with raises(DataError, code, row=row, mentions=[name]) as caught:
+        load(tmp_path / name)
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("name", ["missing.jsonl", "somewhere/missing.jsonl.gz", "/no/where/missing.parquet"])
+def test_a_missing_file_is_no_dataset_on_the_hub(name):
+    with raises(DataError, "no_such_path", mentions=[name]):
+        load(name)
+
+
+def test_a_file_missing_from_a_folder_is_not_looked_up(tmp_path, monkeypatch):
+    (tmp_path / "data").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(datasets, "load_dataset", None)
+    for name in ("data/pairs", "./pairs", "../pairs"):
+        with raises(DataError, "no_such_path", mentions=[name]):
+            load(name)
+
+
+def test_hub_dataset_by_name_and_revision(monkeypatch):
+    asked = []
+
+    def load_dataset(name, subset, *, split, revision):
+        asked.append((name, subset, split, revision))
+        return datasets.Dataset.from_list(ROWS)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    rows = load("owner/pairs", split="dev", subset="default", revision="abc")
+    assert asked == [("owner/pairs", "default", "dev", "abc")]
+    assert values(rows) == ROWS
+    assert rows[1].location == "owner/pairs[1]"
+
+
+def test_hub_out_of_reach(monkeypatch):
+    def load_dataset(*args, **kwargs):
+        raise ConnectionError("offline")
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    with raises(DataError, "not_readable", mentions=["owner/pairs", "'abc'", "offline"]):
+        load("owner/pairs", revision="abc")
+
+
+def test_hub_settings_without_a_hub_dataset(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(LINES)
+    with raises(ConfigError, "no_effect", key="data.revision"):
+        check_hub_settings(DataSettings(train=str(tmp_path / "a.jsonl"), revision="abc"))
+    assert check_hub_settings(DataSettings(train="owner/pairs", revision="abc")) == []
+    (note,) = check_hub_settings(DataSettings(train="owner/pairs"))
+    assert "data.revision" in note
+
+
+def test_content_is_that_of_the_files_and_their_names(tmp_path, monkeypatch):
+    def content(**more):
+        settings = DataSettings(train=str(tmp_path / "data"), **more)
+        return read(settings.train, settings, settings.split).content()
+
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.jsonl").write_bytes(LINES)
+    first = content()
+    assert content(limit=1) == first
+    (tmp_path / "data" / "b.jsonl").write_bytes(LINES)
+    second = content()
+    (tmp_path / "data" / "b.jsonl").write_bytes(LINES[::-1])
+    assert second[0][0] == first[0][0]
+    assert len({str(found) for found in (first, second, content())}) == 3
+    rows = datasets.Dataset.from_list(ROWS)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: rows)
+    hub = DataSettings(train="owner/pairs")
+    before = read(hub.train, hub, "train").content()
+    rows = datasets.Dataset.from_list(ROWS[:3])
+    assert before is not None
+    assert read(hub.train, hub, "train").content() != before
+
+
+def test_a_file_that_is_gone_when_it_is_read(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(LINES)
+    settings = DataSettings(train=str(tmp_path / "a.jsonl"))
+    rows = read(settings.train, settings, "train")
+    (tmp_path / "a.jsonl").unlink()
+    for act in (rows.content, lambda: list(rows)):
+        with raises(DataError, "not_readable", mentions=[str(tmp_path / "a.jsonl")]):
+            act()
