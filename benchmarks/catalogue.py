@@ -27,7 +27,7 @@ from tiltlm.core import Comparison, Example
 from tiltlm.data import Encoder
 from tiltlm.data.cache.fingerprints import fingerprint
 from tiltlm.data.partners import assign_partners
-from tiltlm.evaluation import Draws, compare_gold, draw
+from tiltlm.evaluation import SampleSet, compare_gold, draw_samples
 from tiltlm.logprobs.selfcheck import Choice
 from tiltlm.models import ModelSettings, load_policy
 from tiltlm.objectives import CATALOG, Objective, build
@@ -121,13 +121,13 @@ class Desk:
     def load(self) -> Any:
         return load_policy(ModelSettings(str(self.world.model_path())), None, self.choice)
 
-    def draw(self, prompts: Sequence[Any], n: int, trained: Any) -> Draws:
+    def draw_samples(self, prompts: Sequence[Any], n: int, trained: Any) -> SampleSet:
         """Samples of the reference, or of a trained policy scored under both."""
         reference = None
         if trained is not None:
             settings = ReferenceSettings("initial", cache=False)
             reference = build_reference(settings, self.policy, is_needed=True, max_tokens=TRAINING.max_tokens)
-        return draw(
+        return draw_samples(
             (trained or self.policy).module,
             prompts,
             n=n,
@@ -138,7 +138,7 @@ class Desk:
             max_tokens=TRAINING.max_tokens,
         )
 
-    def rewards(self, draws: Draws) -> list[list[float]]:
+    def rewards(self, draws: SampleSet) -> list[list[float]]:
         """Gold rewards of samples."""
         prompts = [self.encoder.plain_text(ids) for ids in draws.prompts]
         return [
@@ -154,7 +154,7 @@ class Desk:
             found = compare_samples_of(world, self.policy, self.encoder, "train", run.seed, lambda *_, **__: None)
             self.sampled[size] = found
         rng = np.random.default_rng([run.seed, 7])
-        made = [labelled(e, self.gold(e, self.encoder), objective, run, rng) for e in self.sampled[size]]
+        made = [unpaired(e, self.gold(e, self.encoder), objective, run, rng) for e in self.sampled[size]]
         made = [e for e in made if e is not None]
         if objective.statistic is not None and objective.statistic.of == "partners":
             made = assign_partners(made, self.encoder.window)
@@ -201,7 +201,7 @@ class Desk:
         }
 
 
-def labelled(
+def unpaired(
     example: Example, gold: Sequence[float], objective: Objective, run: Run, rng: np.random.Generator
 ) -> Example | None:
     """One prompt's responses with what the method learns from, always drawn from the gold reward.
@@ -225,7 +225,7 @@ def labelled(
         scores=tuple(gold) if objective.needs & {"scores", "strict_scores"} else (),
         ranks=tuple(int(1 + (worth > w).sum()) for w in worth) if "ranks" in objective.needs else (),
         labels=tuple(bool(b) for b in rng.random(len(gold)) < 1 / (1 + np.exp(np.mean(gold) - np.asarray(gold))))
-        if objective.shape == "labels"
+        if objective.shape == "unpaired"
         else (),
     )
 

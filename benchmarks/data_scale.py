@@ -97,9 +97,9 @@ def run_phase(phase: str, model: Path, pairs: Path, cache: Path) -> dict[str, di
     from transformers import AutoTokenizer
 
     from tiltlm.data import DataSettings, Encoder, load_data
-    from tiltlm.training.packs import cut
-    from tiltlm.training.settings import TrainingSettings
+    from tiltlm.training.packs import cut_into_packs
     from tiltlm.training.timetable import Timetable
+    from tiltlm.training.training_settings import TrainingSettings
 
     tokenizer = AutoTokenizer.from_pretrained(model)
     loaded: list[Any] = []
@@ -116,7 +116,7 @@ def run_phase(phase: str, model: Path, pairs: Path, cache: Path) -> dict[str, di
     def plan() -> int:
         table, train = timetable(), loaded[0].train
         for step in range(table.num_steps):
-            cut([train[i] for i in table.rows(step)], MAX_TOKENS, num_ranks=1)
+            cut_into_packs([train[i] for i in table.rows(step)], MAX_TOKENS, num_ranks=1)
         return len(train)
 
     def iterate() -> int:

@@ -18,10 +18,10 @@ from sampling import VOCABULARIES, build
 from workload import SHAPES
 
 from tiltlm.core.example import Response, token_ids
-from tiltlm.core.forest import Forest, Tree, plant
+from tiltlm.core.forest import Forest, Tree, pack_trees
 from tiltlm.logprobs import PolicyModule
 from tiltlm.training.optim.optimizer import build_optimizer, optimizer_tensors
-from tiltlm.training.settings import TrainingSettings
+from tiltlm.training.training_settings import TrainingSettings
 
 PROMPT, RESPONSE = 128, 64
 
@@ -34,7 +34,9 @@ def make_forest(max_tokens: int, vocabulary: int) -> Forest:
         return token_ids(rng.integers(1, vocabulary, count))
 
     pairs = max_tokens // (PROMPT + 2 * RESPONSE)
-    return plant([Tree(words(PROMPT), (Response(words(RESPONSE)), Response(words(RESPONSE)))) for _ in range(pairs)])
+    return pack_trees(
+        [Tree(words(PROMPT), (Response(words(RESPONSE)), Response(words(RESPONSE)))) for _ in range(pairs)]
+    )
 
 
 def kept_bytes(policy: PolicyModule, forest: Forest) -> int:

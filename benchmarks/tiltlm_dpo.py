@@ -19,13 +19,13 @@ from flops import step_flops
 from peak import matrix_peak
 from workload import load_rows, settings_of
 
-from tiltlm.core import Example, grow
+from tiltlm.core import Example, build_trees
 from tiltlm.models import ModelSettings, Policy, load_policy
 from tiltlm.objectives import build
 from tiltlm.reference import Reference, ReferenceSettings, build_reference
 from tiltlm.runs.directory import RunDirectory
 from tiltlm.training.loop import train_loop
-from tiltlm.training.metrics import Listener
+from tiltlm.training.recorder import Listener
 from tiltlm.training.timetable import Timetable
 
 
@@ -47,7 +47,7 @@ def make_reference(kind: str, policy: Policy, examples: tuple[Example, ...], sto
         ReferenceSettings("initial", cache=False) if kind == "loop" else ReferenceSettings("initial", store=str(store))
     )
     reference = build_reference(settings, policy, is_needed=True, max_tokens=max_tokens)
-    reference.ensure(grow(examples)[0])
+    reference.ensure(build_trees(examples)[0])
     return reference
 
 
@@ -82,7 +82,7 @@ def run(
         "peak_bytes": watch.peak_bytes,
         "tokens": [digest(step) for step in steps],
         "layout": policy.choice.layout,
-        "step_flops": [step_flops(grow(s)[0], workload["shape"], reference_kind == "loop") for s in steps],
+        "step_flops": [step_flops(build_trees(s)[0], workload["shape"], reference_kind == "loop") for s in steps],
         "matrix_peak": matrix_peak(torch.bfloat16 if workload["precision"] == "bf16" else torch.float32),
     }
 

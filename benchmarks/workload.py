@@ -20,8 +20,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tiltlm.data import DataSettings, Encoder, PreferenceData, load_data
-from tiltlm.training.settings import TrainingSettings
 from tiltlm.training.timetable import Timetable
+from tiltlm.training.training_settings import TrainingSettings
 
 END = "<|end|>"
 SHAPES: dict[str, dict[str, int]] = {

@@ -9,7 +9,7 @@ gradient.
 
 import torch
 
-from tiltlm.core import Comparison, Example, Response, ResponseLogps, grow, token_ids
+from tiltlm.core import Comparison, Example, Response, ResponseLogps, build_trees, token_ids
 from tiltlm.objectives import build, reduce_terms
 
 LENGTH = 100
@@ -37,7 +37,7 @@ def slope(name: str, knobs: dict[str, float], preference: float, margin: float) 
     """dℓ/dh at a margin of h nats of the whole response between chosen and rejected."""
     responses = tuple(Response(token_ids([token] * LENGTH)) for token in (1, 2))
     example = Example("pair", token_ids([0]), responses, (Comparison(0, 1, preference=preference),))
-    _, slots = grow([example])
+    _, slots = build_trees([example])
     h = torch.tensor(margin, dtype=torch.float64, requires_grad=True)
     reference = torch.full((2 * LENGTH,), -1.0, dtype=torch.float64)
     shift = torch.stack([h / 2, -h / 2]) / LENGTH

@@ -27,18 +27,18 @@ from tiltlm.objectives.parts.weightings import Weighting
 from tiltlm.objectives.shapes.listwise import ListLoss
 from tiltlm.recipes.methods import (
     METRICS,
-    data,
-    elsewhere,
+    data_text,
     families,
-    forms,
-    metrics,
-    parts,
-    reference,
-    says,
-    setting,
-    spelled,
-    step,
-    told,
+    knob_text,
+    metric_names,
+    parse_docstring,
+    parts_of_objective,
+    peer_names,
+    reference_text,
+    step_text,
+    summary_of,
+    to_source,
+    variants,
 )
 
 ROOT = Path(__file__).parents[1]
@@ -77,12 +77,12 @@ def prose(text: str) -> str:
 
 def page(name: str) -> str:
     """docs/methods/NAME.md."""
-    facts, made = told(name), forms(name)
+    facts, made = parse_docstring(name), variants(name)
     says_of = {heading: prose(text) for heading, text in facts.sections.items()}
-    rows = [(f"`{k.name}`", setting(k)) for k in knobs(name)]
+    rows = [(f"`{k.name}`", knob_text(k)) for k in knobs(name)]
     required = "".join(f" objective.{k.name}=..." for k in knobs(name) if k.is_required)
-    of_data = [(f"With `{knob}`: " if knob else "") + data(objective) for knob, objective in made.items()]
-    built = [spelled(objective) + (f"  # with {knob}" if knob else "") for knob, objective in made.items()]
+    of_data = [(f"With `{knob}`: " if knob else "") + data_text(objective) for knob, objective in made.items()]
+    built = [to_source(objective) + (f"  # with {knob}" if knob else "") for knob, objective in made.items()]
     pieces = [
         f"# `{name}`",
         f"**{facts.title}**: {facts.meaning}",
@@ -93,17 +93,17 @@ def page(name: str) -> str:
         says_of["When"],
         "## Data",
         *(prose(text) for text in of_data),
-        prose(f"Reference: {reference(made[''])}"),
+        prose(f"Reference: {reference_text(made[''])}"),
         "## Knobs",
         table(("knob", "value"), *rows) if rows else "None.",
         prose(f"Units: {facts.sections['Units']}"),
         f"```\ntiltlm train --model MODEL --data DATA --objective {name} --output runs/{name}{required}\n```",
         "## What is logged",
-        prose(f"The loss is {step(made[''])}"),
-        table(("metric", "what it is"), *((f"`{metric}`", METRICS[metric]) for metric in metrics(made[""]))),
+        prose(f"The loss is {step_text(made[''])}"),
+        table(("metric", "what it is"), *((f"`{metric}`", METRICS[metric]) for metric in metric_names(made[""]))),
         "## Differences from the paper and other libraries",
         says_of["Differs"],
-        *([prose(f"Accepted as {', '.join(f'`{other}`' for other in elsewhere(name))}.")] if elsewhere(name) else []),
+        *([prose(f"Accepted as {', '.join(f'`{other}`' for other in elsewhere(name))}.")] if peer_names(name) else []),
         "## What to watch",
         says_of["Fails"],
         "## Parts",
@@ -118,8 +118,8 @@ def methods_table() -> str:
     rows = [("objective", "reward", "link", "beside them", "data", "reference", "knobs")]
     for name in CATALOG:
         given = ", ".join(f"`{k.name}` {k.shown}" for k in knobs(name)) or "–"
-        for knob, objective in forms(name).items():
-            made = parts(objective)
+        for knob, objective in variants(name).items():
+            made = parts_of_objective(objective)
             links = [_name(part) for role, part in made if role in ("link", "loss")]
             others = [_name(part) for role, part in made if role not in ("reward", "link", "loss")]
             rows.append(
@@ -141,7 +141,7 @@ def families_list() -> str:
     """Every method with its meaning, family by family."""
     pieces = []
     for family, names in families().items():
-        lines = [f"- [`{name}`](methods/{name}.md): {told(name).meaning}" for name in names]
+        lines = [f"- [`{name}`](methods/{name}.md): {parse_docstring(name).meaning}" for name in names]
         pieces.append("\n".join([f"**{family}**", "", *lines]))
     return "\n\n".join(pieces)
 
@@ -160,14 +160,14 @@ def parts_tables() -> str:
         ]
     pieces = []
     for heading, kinds in groups.items():
-        rows = [(f"`{kind.__name__}`", says(kind)) for kind in kinds]
+        rows = [(f"`{kind.__name__}`", summary_of(kind)) for kind in kinds]
         pieces.append(f"**{heading}**\n\n" + table(("part", "what it is"), *rows))
     return "\n\n".join(pieces)
 
 
 def metrics_table() -> str:
     """Every metric, and which methods log it where not all do."""
-    logged = {name: set(metrics(forms(name)[""])) for name in CATALOG}
+    logged = {name: set(metric_names(variants(name)[""])) for name in CATALOG}
     rows = [("metric", "what it is", "of")]
     for metric, text in METRICS.items():
         those = [name for name in CATALOG if metric in logged[name]]

@@ -9,7 +9,7 @@ import torch
 import transformers
 from torch import Tensor
 
-from tiltlm.core import Response, Tree, plant
+from tiltlm.core import Response, Tree, pack_trees
 from tiltlm.core.example import TokenIds, token_ids
 from tiltlm.logprobs import PolicyModule
 from tiltlm.logprobs.inputs import LayoutName
@@ -95,11 +95,11 @@ def check(family: str, device: str) -> list[dict[str, Any]]:
             module = PolicyModule(copy.deepcopy(small).to(device), layout, precision)
             if is_compiled:
                 module.compile_layers("inductor" if device == "cuda" else "eager")
-            gaps = errors(measured(module.model, module(plant(trees)).token_logps), expected)
+            gaps = errors(measured(module.model, module(pack_trees(trees)).token_logps), expected)
             records.append(
                 {
                     "family": family, "layout": layout, "compiled": is_compiled, "precision": precision, **gaps,
-                    "routes": module.attention_routes(plant(trees)),
+                    "routes": module.attention_routes(pack_trees(trees)),
                     "right": all(gap <= tolerance for gap in gaps.values()),
                 }
             )  # fmt: skip

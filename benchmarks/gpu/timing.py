@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 from transformers import AutoModelForCausalLM, Qwen3Config
 
-from tiltlm.core import Comparison, Example, Response, ResponseLogps, Tree, grow, plant
+from tiltlm.core import Comparison, Example, Response, ResponseLogps, Tree, build_trees, pack_trees
 from tiltlm.core.example import token_ids
 from tiltlm.logprobs import PolicyModule
 from tiltlm.logprobs.attention import flex, segments, varlen
@@ -151,7 +151,7 @@ class Known:
         for example in examples:
             tree = Tree(example.prompt_ids, example.responses)
             with torch.no_grad():
-                found = self.module(plant([tree])).token_logps
+                found = self.module(pack_trees([tree])).token_logps
             parts = found.split([len(r.token_ids) for r in example.responses])
             self.logps |= {id(r): part for r, part in zip(example.responses, parts, strict=True)}
 
@@ -161,7 +161,7 @@ class Known:
 
 def necessary_flops(model: Any, examples: Sequence[Example], full: bool) -> float:
     """Matrix products of a step that no system can leave out, each distinct token once; adapters spare dW."""
-    config, trees = model.config, grow(examples)[0]
+    config, trees = model.config, build_trees(examples)[0]
     body = sum(p.numel() for name, p in model.named_parameters() if ".layers." in name and p.dim() == 2)
     tokens = sum(tree.num_tokens for tree in trees)
     rows = sum(r.num_tokens for tree in trees for r in tree.responses)
@@ -181,7 +181,7 @@ def step_record(
     model = make_model(shape, vocabulary, machine.device, torch.float32 if full else torch.bfloat16)
     examples = draw_pairs(profile, num_pairs, vocabulary)
     flops = necessary_flops(model, examples, full)
-    tokens = sum(tree.num_tokens for tree in grow(examples)[0])
+    tokens = sum(tree.num_tokens for tree in build_trees(examples)[0])
     stock = model.config._attn_implementation
     model = model if full else with_adapter(model)
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -275,7 +275,7 @@ def attention_record(
     machine: Machine, profile: str, num_pairs: int, heads: int, groups: int, width: int
 ) -> dict[str, Any]:
     """Seconds of one layer's attention, forward and backward, by each route, bf16; a route that fails says why."""
-    trees = grow(draw_pairs(profile, num_pairs, 100))[0]
+    trees = build_trees(draw_pairs(profile, num_pairs, 100))[0]
     layout = Layout(
         tuple(len(t.prompt_ids) for t in trees), tuple(tuple(len(r.token_ids) - 1 for r in t.responses) for t in trees)
     )

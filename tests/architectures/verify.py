@@ -23,7 +23,7 @@ from torch import Tensor
 
 from tiltlm.core.errors import ModelError
 from tiltlm.core.example import Response, token_ids
-from tiltlm.core.forest import Tree, plant
+from tiltlm.core.forest import Tree, pack_trees
 from tiltlm.logprobs import Choice, PolicyModule, choose_layout
 from tiltlm.models.dropout import remove_dropout
 
@@ -135,7 +135,7 @@ def compare(model: Any, choice: Choice, record: Record) -> None:
     weights = torch.randn(len(expected), generator=torch.Generator().manual_seed(5)).to(expected)
     wanted = torch.autograd.grad((expected * weights).sum(), parameters, allow_unused=True)
     acausal = leak(wide, trees[2])
-    found = PolicyModule(wide, choice.layout, head=choice.head, trims=choice.trims)(plant(trees)).token_logps
+    found = PolicyModule(wide, choice.layout, head=choice.head, trims=choice.trims)(pack_trees(trees)).token_logps
     given = torch.autograd.grad((found * weights.to(found)).sum(), parameters, allow_unused=True)
     record.value_error = float((found.detach() - expected.detach()).abs().max())
     record.gradient_error = gradient_error(wanted, given)

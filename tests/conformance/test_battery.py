@@ -18,7 +18,7 @@ from tiltlm.core import (
     Response,
     ResponseLogps,
     ResponseScores,
-    grow,
+    build_trees,
     token_ids,
 )
 from tiltlm.objectives import CATALOG, Objective, Term, build, example_losses, knobs, reduce_terms
@@ -66,7 +66,7 @@ def make_examples(objective: Objective, seed: int = 0, num: int = 5) -> list[Exa
 
 def make_logps(examples: list[Example], seed: int = 1, scale: float = 1.0) -> tuple[ResponseLogps, list[list[int]]]:
     """Random numbers of every token, float64, of the responses of these examples."""
-    trees, slots = grow(examples)
+    trees, slots = build_trees(examples)
     lengths = [r.num_tokens for t in trees for r in t.responses]
     rng = np.random.default_rng(seed)
     policy, reference, collisions, kls = (
@@ -108,7 +108,7 @@ def loss_of(objective: Objective, responses: ResponseLogps, examples, slots) -> 
 
 def oracle(case, examples: list[Example], responses: ResponseLogps, slots: list[list[int]]) -> float:
     """The step's loss by the paper's formula, in numpy, example by example."""
-    index = responses.response.numpy()
+    index = responses.response_index.numpy()
     columns = [
         getattr(responses, name).detach().numpy()
         for name in ("token_logps", "ref_token_logps", "ref_kls", "log_collisions", "ref_entropy_shares")
@@ -218,7 +218,7 @@ def test_responses_nobody_refers_to_change_nothing(objective):
     examples = make_examples(objective, num=4)
     responses, slots = make_logps(examples)
     few = view_of(objective, examples[:2], slots[:2])
-    used = torch.isin(responses.response, torch.tensor([n for slot in slots[:2] for n in slot]))
+    used = torch.isin(responses.response_index, torch.tensor([n for slot in slots[:2] for n in slot]))
     before = reduce_terms(terms_of(objective, responses, few), few.counts())
     garbage = torch.where(used, responses.token_logps, -77.0)
     after = reduce_terms(terms_of(objective, with_tokens(responses, garbage), few), few.counts())
@@ -247,7 +247,7 @@ def test_finite_at_the_extremes(objective, per_token, at_reference):
         )
         for a, b in ((0, 1), (2, 3))
     ]
-    trees, slots = grow(examples)
+    trees, slots = build_trees(examples)
     num = [r.num_tokens for t in trees for r in t.responses]
     index = torch.repeat_interleave(torch.arange(len(num)), torch.tensor(num))
     policy = torch.full((sum(num),), per_token, requires_grad=True)

@@ -22,7 +22,7 @@ FROM_ZERO_DOWNWARDS = {"discopop"}
 def rows_for(shape: str, found: list[dict]) -> list[dict]:
     """Two replies to each request, the kinder one better, in the form that the method learns from."""
     world = TextWorld()
-    if shape == "labels":
+    if shape == "unpaired":
         return [
             {"prompt": r["prompt"], "completion": r[side], "label": side == "chosen"}
             for r in found

@@ -5,6 +5,7 @@ import json
 import pytest
 
 import tiltlm
+from support.errors import events, raises
 from tiltlm.core import ConfigError
 
 MOVING = {"reference": {"name": "moving", "rate": 1.0, "period": 6}}
@@ -19,8 +20,9 @@ def test_the_report_measures_to_the_untrained_policy(train, data, tmp_path, capl
             tmp_path / "run", data=data, objective="dpo", beta=0.5, learning_rate=5e-3 if lora else 1e-3, batch_size=8,
             max_steps=6, eval_fraction=0.25, eval_every=3, **MOVING, **adapter,
         )  # fmt: skip
-    assert "after step 6 the reference moved toward the policy" in caplog.text
-    assert "moving(1, 6)" in caplog.text
+    assert any("step 6" in message and "reference" in message for message in caplog.messages)
+    (named,) = events(caplog, "reference")
+    assert "moving(1, 6)" in named.reference
     lines = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
     margins = {line["step"]: line["eval_rewards/margins"] for line in lines if "eval_loss" in line}
     assert abs(margins[0]) < 1e-4
@@ -50,20 +52,20 @@ def test_the_resolved_configuration_says_it(train, data, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("objective", "reference", "message"),
+    ("objective", "reference", "code", "key"),
     [
-        ("dpo", "moving", "reference.rate is missing"),
-        ("dpo", {"name": "moving", "rate": 0.6}, "reference.period is missing"),
-        ("dpo", {**MOVING["reference"], "store": "x"}, "reference.store is set and has no effect"),
-        ("simpo", MOVING["reference"], "uses no reference"),
+        ("dpo", "moving", "missing_setting", "reference.rate"),
+        ("dpo", {"name": "moving", "rate": 0.6}, "missing_setting", "reference.period"),
+        ("dpo", {**MOVING["reference"], "store": "x"}, "no_effect", "reference.store"),
+        ("simpo", MOVING["reference"], "no_effect", "reference.name"),
     ],
 )
-def test_what_makes_no_sense_is_refused(train, data, tmp_path, objective, reference, message):
-    with pytest.raises(ConfigError, match=message):
+def test_what_makes_no_sense_is_refused(train, data, tmp_path, objective, reference, code, key):
+    with raises(ConfigError, code, key=key):
         train(tmp_path / "run", data=data, objective=objective, reference=reference)
     assert not (tmp_path / "run").exists()
 
 
 def test_scoring_takes_no_steps(model, data):
-    with pytest.raises(ConfigError, match=r"scoring takes no steps.*name 'initial'"):
+    with raises(ConfigError, "no_effect", key="reference.name", mentions=["'moving'", "'initial'"]):
         tiltlm.score(model=model, data=data, objective="dpo", **MOVING)

@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import tiltlm
 from support import objective_cases as cases
+from support.errors import raises
 from tiltlm.core import ConfigError
 from tiltlm.objectives import build
 
@@ -110,12 +111,12 @@ def test_score_is_the_papers_formula_on_plain_forwards(case, dtype, layout, few,
 
 def by_hand(case, answers, metrics, objective):
     """Loss of every example, where it has one of its own, and of all of them."""
-    labelled = [(a, good) for pair in answers for a, good in zip(pair, (True, False), strict=True)]
+    unpaired = [(a, good) for pair in answers for a, good in zip(pair, (True, False), strict=True)]
     duels = [cases.Duel(w, r, 0.0, SCORES[0] - SCORES[1]) for w, r in answers]
     if case.duels:
         return None, case.duels([(duel, 1.0) for duel in duels]) / len(duels)
     if case.bags:
-        return None, case.bags([(a, good, 1.0) for a, good in labelled]) / len(labelled)
+        return None, case.bags([(a, good, 1.0) for a, good in unpaired]) / len(unpaired)
     if case.demonstration:
         return None, sum(-w.S for w, _ in answers) / sum(w.T for w, _ in answers)
     if case.pair:
@@ -124,7 +125,7 @@ def by_hand(case, answers, metrics, objective):
         losses = [case.ranked(pair, (1, 2), SCORES) for pair in answers]
     else:
         statistic = metrics[objective.statistic.metric]
-        each = [case.single(a, good, statistic) for a, good in labelled]
+        each = [case.single(a, good, statistic) for a, good in unpaired]
         losses = [(up + down) / 2 for up, down in zip(each[::2], each[1::2], strict=True)]
     return losses, np.mean(losses)
 
@@ -137,15 +138,15 @@ def test_a_policy_against_itself_has_margin_zero(few, model):
 
 
 def test_a_reference_must_be_named(few, model):
-    with pytest.raises(ConfigError, match="none is named"):
+    with raises(ConfigError, "needs_reference", key="reference.name", mentions=["--reference"]):
         tiltlm.score(model=model, data=few, objective="dpo")
 
 
 def test_a_reference_without_use_is_refused(few, model):
-    with pytest.raises(ConfigError, match="reference"):
+    with raises(ConfigError, "no_effect", key="reference.name"):
         tiltlm.score(model=model, data=few, objective="simpo", reference=model)
 
 
 def test_a_folder_for_the_rows_must_exist(few, model, tmp_path):
-    with pytest.raises(ConfigError, match="no folder"):
+    with raises(ConfigError, "no_such_path", key="--per-example", mentions=[str(tmp_path / "nowhere")]):
         tiltlm.score(model=model, data=few, objective="sft", per_example=tmp_path / "nowhere" / "rows.jsonl")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -15,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 import tiltlm
+from support.errors import raises
 from tiltlm.core import ConfigError
 
 pytestmark = pytest.mark.slow
@@ -159,20 +161,23 @@ def test_the_best_weights_are_not_the_last(alone):
 def test_the_first_process_speaks(together):
     _, ended = together
     assert ended.out[0].count("report  ") == len(RUNS) + 1
-    assert "2 processes, training.parallel=shard" in ended.err[0]
+    assert "training.parallel=shard" in ended.err[0]
     assert ended.out[1] == ""
     assert ended.err[1] == "error: only here\n"
 
 
 def test_each_process_computes_its_share_of_the_reference_once(together):
-    assert "reference: 0 sequences from the store, 128 computed" in together[1].err[0]
-    assert "reference: 128 sequences from the store, 0 computed" in together[1].err[0]
+    """A line about the reference has two numbers: sequences from the store, sequences computed."""
+    lines = [line for line in together[1].err[0].splitlines() if line.startswith("reference")]
+    numbers = [re.findall(r"\b\d+\b", line) for line in lines]
+    assert ["0", "128"] in numbers
+    assert ["128", "0"] in numbers
 
 
 def test_shards_go_on_where_they_were(together):
     """From a checkpoint that was written after an evaluation, when the root's weights lay gathered."""
     folder, ended = together
-    assert "resuming after step 12" in ended.err[0]
+    assert "step-00000012" in ended.err[0]
     assert_same_run(folder / "again", folder / "shard")
 
 
@@ -204,7 +209,7 @@ def test_a_signal_to_one_process_stops_all_with_a_checkpoint(model, data, tmp_pa
     ended = launch([*CLI, *arguments], tmp_path, stop)
     assert ended.codes == [143, 143], "\n".join(ended.err)
     (message,) = ended.errors()
-    assert "stopped by SIGTERM after step" in message
+    assert "SIGTERM" in message
     assert list((tmp_path / "run" / "checkpoints").iterdir())
 
 
@@ -218,12 +223,12 @@ def test_commands_for_one_process_say_so(call, model, data, tmp_path, monkeypatc
             None, {"beta": [0.1, 1.0]}, model=model, data=data, objective="dpo", output=tmp_path / "run"
         ),
     }
-    with pytest.raises(ConfigError, match=rf"2 processes were launched.*tiltlm {call}.*without a launcher"):
+    with raises(ConfigError, "several_processes", mentions=["2", f"tiltlm {call}"]):
         calls[call]()
     assert not (tmp_path / "run").exists()
 
 
 def test_shards_need_somebody_to_share_with(train, data, tmp_path):
-    with pytest.raises(ConfigError, match="needs several processes"):
+    with raises(ConfigError, "needs_several_processes", key="training.parallel"):
         train(tmp_path / "run", data=data, objective="dpo", **{"training.parallel": "shard"})
     assert not (tmp_path / "run").exists()

@@ -12,7 +12,7 @@ from tiltlm.cli import launched
 from tiltlm.cli.console import begin_notes
 from tiltlm.cli.main import app
 from tiltlm.core import RunError
-from tiltlm.distributed import World
+from tiltlm.distributed import Ranks
 
 
 def cut_short(source: Path, target: Path) -> None:
@@ -22,21 +22,21 @@ def cut_short(source: Path, target: Path) -> None:
 
 
 def main(folder: Path) -> None:
-    world = World.join()
+    ranks = Ranks.join()
     for command in json.loads((folder / "commands.json").read_text()):
         if "--resume" in command:
-            world.first(lambda: cut_short(folder / "shard", folder / "again"))
+            ranks.first(lambda: cut_short(folder / "shard", folder / "again"))
         app(command, standalone_mode=False)
-    if world.rank == world.size - 1:
-        raise RunError("only here")
-    world.sum([1.0])
+    if ranks.rank == ranks.size - 1:
+        raise RunError("only here", code="only_here")
+    ranks.sum([1.0])
 
 
 if __name__ == "__main__":
     begin_notes()
     launched.PATIENCE = 1.0
     try:
-        with launched.one_fate():
+        with launched.fail_together():
             main(Path(sys.argv[1]))
     except RunError as error:
         print(f"error: {error}", file=sys.stderr)

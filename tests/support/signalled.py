@@ -6,8 +6,8 @@ from support.toy_training import ToyPolicy, ToyReference, rows
 from tiltlm.objectives import dpo
 from tiltlm.runs.directory import RunDirectory
 from tiltlm.training.loop import train_loop
-from tiltlm.training.metrics import Listener, read_lines
-from tiltlm.training.settings import TrainingSettings
+from tiltlm.training.recorder import Listener, read_lines
+from tiltlm.training.training_settings import TrainingSettings
 
 SETTINGS = TrainingSettings(num_epochs=2, batch_size=4, max_tokens=40, learning_rate=0.02, save_every=100, eval_every=2)
 

@@ -20,7 +20,7 @@ def rewarded(*rewards: tuple[float, float]) -> list[ExampleRow]:
     return [pair(f"row{i}", response(a), response(b)) for i, (a, b) in enumerate(rewards)]
 
 
-def labelled(rewards: Sequence[float], labels: Sequence[bool]) -> list[ExampleRow]:
+def unpaired(rewards: Sequence[float], labels: Sequence[bool]) -> list[ExampleRow]:
     """Single responses with a label, a prompt each."""
     pairs = enumerate(zip(rewards, labels, strict=True))
     return [ExampleRow(f"row{i}", f"row{i}", (response(r),), (), (y,)) for i, (r, y) in pairs]

@@ -19,7 +19,7 @@ from tiltlm.core import (
     ResponseLogps,
     ResponseScores,
     Tree,
-    plant,
+    pack_trees,
     token_ids,
 )
 from tiltlm.objectives.terms import Divisor, Term
@@ -67,7 +67,7 @@ class ToyPolicy(nn.Module):
         token_logps = torch.log_softmax(self.logits(forest), -1).gather(1, forest.targets[:, None]).sum(1)
         if self.num_forwards in self.poisoned:
             token_logps = token_logps * torch.inf
-        return ResponseLogps(token_logps, forest.response, forest.num_tokens)
+        return ResponseLogps(token_logps, forest.response_index, forest.num_tokens)
 
 
 class ToyScorer(ToyPolicy):
@@ -87,7 +87,7 @@ class ToyReference(Reference):
 
     def attach(self, responses: ResponseLogps, trees: Sequence[Tree]) -> ResponseLogps:
         with torch.no_grad():
-            return responses.with_reference(self._frozen(plant(trees)).token_logps)
+            return responses.with_reference(self._frozen(pack_trees(trees)).token_logps)
 
 
 @dataclass(frozen=True)

@@ -16,16 +16,16 @@ from safetensors.torch import save_file
 from support.toy_experts import make_policy
 from support.toy_training import VOCABULARY, SortedMargins, ToyPolicy, ToyReference, rows
 from tiltlm.core import ConfigError
-from tiltlm.distributed.wrapping import World, kept_whole, whole, wrap
+from tiltlm.distributed.wrapping import Ranks, full_tensor, trainable_copy, wrap
 from tiltlm.logprobs import PolicyModule, ScoreModule
 from tiltlm.objectives import aot, aot_unpaired, bco, dpo, kto, reward_model, sft
 from tiltlm.reference.moving import MovingReference
 from tiltlm.runs.directory import RunDirectory
 from tiltlm.training.guards import Interrupted
 from tiltlm.training.loop import train_loop
-from tiltlm.training.metrics import Listener
-from tiltlm.training.settings import TrainingSettings
+from tiltlm.training.recorder import Listener
 from tiltlm.training.step import Stepper
+from tiltlm.training.training_settings import TrainingSettings
 
 OBJECTIVES = {
     "dpo": dpo(), "kto": kto(), "bco": bco(0.3), "sft": sft(), "sorted": SortedMargins(), "aot": aot(0.3),
@@ -62,9 +62,9 @@ def language_model(tied, lora):
     return PolicyModule(model)
 
 
-def routed_step(world, name, parallel="replicate"):
+def routed_step(ranks, name, parallel="replicate"):
     """A step of a mixture of experts, its load-balancing loss beside the objective's."""
-    return step(world, name, 5, parallel, policy=make_policy(), coef=0.5)
+    return step(ranks, name, 5, parallel, policy=make_policy(), coef=0.5)
 
 
 def score_model(lora):
@@ -80,54 +80,56 @@ def score_model(lora):
     return ScoreModule(model)
 
 
-def score_step(world, lora, parallel="replicate"):
+def score_step(ranks, lora, parallel="replicate"):
     """A step of a reward model."""
-    return step(world, "reward_model", 5, parallel, policy=score_model(lora))
+    return step(ranks, "reward_model", 5, parallel, policy=score_model(lora))
 
 
-def model_step(world, tied, lora, parallel="replicate"):
+def model_step(ranks, tied, lora, parallel="replicate"):
     """A step of a real architecture, without reference."""
-    return step(world, "sorted", 5, parallel, policy=language_model(tied, lora))
+    return step(ranks, "sorted", 5, parallel, policy=language_model(tied, lora))
 
 
-def step(world, name, num, parallel="replicate", past_the_wrapper=False, policy=None, coef=0.0):
+def step(ranks, name, num, parallel="replicate", past_the_wrapper=False, policy=None, coef=0.0):
     """Loss, metrics and gradient of a step; the second of two alike, for a wrapper may be right only once."""
     policy = policy or ToyPolicy(seed=1, dtype=torch.float64)
     objective = reward_model(0.1) if name == "reward_model" else OBJECTIVES[name]
     reference = ToyReference(ToyPolicy(seed=2, dtype=torch.float64), name="other") if name in OBJECTIVES else None
-    module = wrap(policy, world, parallel)
+    module = wrap(policy, ranks, parallel)
     root = policy if past_the_wrapper else module
-    stepper = Stepper(root, objective, reference, max_tokens=20, world=world, noise=1e-6, router_aux_loss_coef=coef)
+    stepper = Stepper(root, objective, reference, max_tokens=20, ranks=ranks, noise=1e-6, router_aux_loss_coef=coef)
     stepper.train(rows(num))
     policy.zero_grad()
     outcome = stepper.train(rows(num))
-    tallies = world.gather(outcome.tally)
+    tallies = ranks.gather(outcome.metric_sums)
     means = sum(tallies[1:], start=tallies[0]).means()
     return {
         "loss": torch.tensor([outcome.loss, outcome.aux_loss or 0.0], dtype=torch.float64),
         "metrics": torch.tensor([means[key] for key in sorted(means)], dtype=torch.float64),
-        **{f"gradient of {key}": whole(p.grad).clone() for key, p in policy.named_parameters() if p.requires_grad},
+        **{
+            f"gradient of {key}": full_tensor(p.grad).clone() for key, p in policy.named_parameters() if p.requires_grad
+        },
     }
 
 
-def train(world, folder, name, parallel="replicate", resume=False, stop_at=0):
+def train(ranks, folder, name, parallel="replicate", resume=False, stop_at=0):
     """Weights and losses at the end of a run; the last process gets a signal in its forward `stop_at`."""
     policy = Signalled(seed=1, dtype=torch.float64)
-    policy.at = stop_at if world.rank == world.size - 1 else 0
+    policy.at = stop_at if ranks.rank == ranks.size - 1 else 0
     settings = TrainingSettings(
         num_epochs=2, batch_size=5, max_tokens=20, learning_rate=0.02, save_every=2, parallel=parallel
     )
-    with RunDirectory.open(folder, resume=resume, world=world) as run:
+    with RunDirectory.open(folder, resume=resume, ranks=ranks) as run:
         result = train_loop(
             policy, rows(12), rows(5, seed=1), OBJECTIVES[name], ToyReference(policy), settings, run, "fingerprint",
-            resume=resume, world=world, listener=Listener(note=lambda note: None),
+            resume=resume, ranks=ranks, listener=Listener(note=lambda note: None),
         )  # fmt: skip
     losses = [record.get("loss", record.get("eval_loss")) for record in result.history]
-    weights = {key: whole(p.detach()).clone() for key, p in policy.named_parameters()}
-    return weights | ({"losses": torch.tensor(losses, dtype=torch.float64)} if world.is_first else {})
+    weights = {key: full_tensor(p.detach()).clone() for key, p in policy.named_parameters()}
+    return weights | ({"losses": torch.tensor(losses, dtype=torch.float64)} if ranks.is_first else {})
 
 
-def moving(world, folder, lora, parallel="replicate"):
+def moving(ranks, folder, lora, parallel="replicate"):
     """Policy and reference after three steps, of which the second moved the reference."""
     policy = language_model(True, lora)
     reference = MovingReference(policy, 0.4, 2, 40)
@@ -135,60 +137,60 @@ def moving(world, folder, lora, parallel="replicate"):
         num_epochs=1, batch_size=5, max_tokens=20, learning_rate=0.02, adam_epsilon=1e-3, parallel=parallel
     )
     with (
-        RunDirectory.open(folder, world=world) as run,
-        kept_whole(policy, settings.parallel, aside=False) as module,
+        RunDirectory.open(folder, ranks=ranks) as run,
+        trainable_copy(policy, settings.parallel, aside=False) as module,
     ):
         train_loop(
             module, rows(12), (), OBJECTIVES["dpo"], reference, settings, run, "fingerprint",
-            world=world, listener=Listener(note=lambda note: None),
+            ranks=ranks, listener=Listener(note=lambda note: None),
         )  # fmt: skip
     weights = {key: p.detach().clone() for key, p in policy.named_parameters() if p.requires_grad}
     return weights | {f"reference {key}": tensor for key, tensor in reference.tensors().items()}
 
 
-def stopped_and_resumed(world, folder):
+def stopped_and_resumed(ranks, folder):
     """A run that is stopped in the middle and goes on."""
     try:
-        train(world, folder, "dpo", "shard", stop_at=16)
+        train(ranks, folder, "dpo", "shard", stop_at=16)
     except Interrupted as stop:
         if stop.exit_code == 143:
-            return train(world, folder, "dpo", "shard", resume=True)
+            return train(ranks, folder, "dpo", "shard", resume=True)
     raise AssertionError("the signal to one process did not stop the run")
 
 
-def refused(world, folder):
+def refused(ranks, folder):
     """Whether an error of the first process reaches every other."""
     try:
-        RunDirectory.open(folder, world=world)
+        RunDirectory.open(folder, ranks=ranks)
     except ConfigError:
-        return all(world.gather(True))
+        return all(ranks.gather(True))
     return False
 
 
 def main(folder):
-    world = World.join(cpu=True)
+    ranks = Ranks.join(cpu=True)
     results = {}
     for parallel in ("replicate", "shard"):
         for name, num in STEPS:
-            results[f"{parallel} {name} {num}"] = step(world, name, num, parallel)
+            results[f"{parallel} {name} {num}"] = step(ranks, name, num, parallel)
         for name in RUNS:
-            results[f"{parallel} run {name}"] = train(world, folder / f"{parallel}-{name}", name, parallel)
+            results[f"{parallel} run {name}"] = train(ranks, folder / f"{parallel}-{name}", name, parallel)
         for tied, lora in MODELS:
-            results[f"{parallel} model {tied} {lora}"] = model_step(world, tied, lora, parallel)
+            results[f"{parallel} model {tied} {lora}"] = model_step(ranks, tied, lora, parallel)
         for name in RUNS:
-            results[f"{parallel} routed {name}"] = routed_step(world, name, parallel)
+            results[f"{parallel} routed {name}"] = routed_step(ranks, name, parallel)
         for lora in (False, True):
-            results[f"{parallel} scorer {lora}"] = score_step(world, lora, parallel)
-            results[f"{parallel} moving {lora}"] = moving(world, folder / f"{parallel}-moving-{lora}", lora, parallel)
-    results["past the wrapper"] = step(world, "dpo", 5, past_the_wrapper=True)
-    results["resumed"] = stopped_and_resumed(world, folder / "stopped")
-    results["refused"] = {"everywhere": torch.tensor(refused(world, folder / "stopped"))}
-    if world.is_first:
+            results[f"{parallel} scorer {lora}"] = score_step(ranks, lora, parallel)
+            results[f"{parallel} moving {lora}"] = moving(ranks, folder / f"{parallel}-moving-{lora}", lora, parallel)
+    results["past the wrapper"] = step(ranks, "dpo", 5, past_the_wrapper=True)
+    results["resumed"] = stopped_and_resumed(ranks, folder / "stopped")
+    results["refused"] = {"everywhere": torch.tensor(refused(ranks, folder / "stopped"))}
+    if ranks.is_first:
         flat = {
             f"{title}|{key}": value.contiguous() for title, found in results.items() for key, value in found.items()
         }
         save_file(flat, folder / "results.safetensors")
-    world.leave()
+    ranks.leave()
 
 
 if __name__ == "__main__":

@@ -79,7 +79,7 @@ def test_kl_position_by_position_is_unbiased_and_quieter():
     responses = TOY.responses(LOGITS, REF_LOGITS)
     policy = responses.seq_logps.exp()
     swapped = TOY.responses(REF_LOGITS, LOGITS)  # its ref_kls are KL(π‖π_ref)
-    steady = torch.zeros(len(policy)).double().index_add(0, swapped.response, swapped.ref_kls)
+    steady = torch.zeros(len(policy)).double().index_add(0, swapped.response_index, swapped.ref_kls)
     k1 = responses.log_ratios
     mean = float(policy @ k1)
     assert mean == pytest.approx(float(kl(TOY.seq_logps(LOGITS), TOY.seq_logps(REF_LOGITS))), abs=1e-12)
@@ -121,9 +121,9 @@ def test_token_gradients_with_the_rest_of_the_ratio_are_the_gradient_of_the_obje
     """Σ_t ∇log π(y_t)·(r − β·Σ_{s≥t} d_s) averages to ∇(E r − β·KL); each token's own d_t alone does not."""
     beta, logits = 0.3, LOGITS.clone().requires_grad_()
     responses = TOY.responses(logits, REF_LOGITS)
-    mass = responses.seq_logps.detach().exp()[responses.response]
+    mass = responses.seq_logps.detach().exp()[responses.response_index]
     ratio = (responses.token_logps - responses.ref_token_logps).detach()
-    sums = torch.zeros(len(REWARD)).double().index_add(0, responses.response, ratio)[responses.response]
+    sums = torch.zeros(len(REWARD)).double().index_add(0, responses.response_index, ratio)[responses.response_index]
     before = torch.cat([torch.cumsum(part, 0) - part for part in ratio.split(TOY.num_tokens.tolist())])
 
     def estimate(credit: Tensor) -> Tensor:
@@ -133,7 +133,7 @@ def test_token_gradients_with_the_rest_of_the_ratio_are_the_gradient_of_the_obje
     logps = TOY.seq_logps(logits)
     value = (logps.exp() * REWARD).sum() - beta * kl(logps, TOY.seq_logps(REF_LOGITS))
     (exact,) = torch.autograd.grad(value, logits, retain_graph=True)
-    score = REWARD[responses.response]
+    score = REWARD[responses.response_index]
     torch.testing.assert_close(estimate(score - beta * (sums - before)), exact)
     assert (estimate(score - beta * ratio) - exact).abs().max() > 1e-3
 
@@ -164,7 +164,7 @@ def one_pair(name: str, **knobs: float):
 
 
 def tokens_of(values: Tensor, response: int) -> np.ndarray:
-    return values.detach()[TOY.responses(LOGITS).response == response].numpy()
+    return values.detach()[TOY.responses(LOGITS).response_index == response].numpy()
 
 
 def sequential_kl(response: int) -> float:
@@ -193,7 +193,7 @@ def test_tdpo_counts_the_divergence_of_every_position():
 def test_tdpo2_moves_only_the_rejected_divergence():
     """Central differences with D_w frozen give TDPO2's gradient; with D_w free they give TDPO1's."""
     kls = TOY.responses(LOGITS, REF_LOGITS).ref_kls
-    chosen = TOY.responses(LOGITS).response == CHOSEN
+    chosen = TOY.responses(LOGITS).response_index == CHOSEN
 
     def slope(name: str, frozen: bool, **knobs: float) -> tuple[Tensor, Tensor]:
         loss, logits = one_pair(name, beta=0.4, **knobs), LOGITS.clone().requires_grad_()

@@ -11,7 +11,7 @@ from tiltlm.links import Exponential
 from tiltlm.objectives import Pairwise, build
 from tiltlm.rewards import LogRatio
 from tiltlm.worlds.finite import FiniteWorld, total_variation
-from tiltlm.worlds.population import comparisons, fit, view_of
+from tiltlm.worlds.population import comparisons, fit_policy, view_of
 
 
 def certain(world: FiniteWorld) -> FiniteWorld:
@@ -43,7 +43,7 @@ def better_ones(world: FiniteWorld) -> FiniteWorld:
 )
 def test_certain_labels_push_the_margin_to_infinity(uniform, name, knobs):
     """No policy with full support is a minimiser: only early stopping, or capacity, ends it."""
-    found = fit(build(name, **knobs), better_ones(uniform))
+    found = fit_policy(build(name, **knobs), better_ones(uniform))
     assert not found.finite
     assert float(found.logps.min()) < -20
 
@@ -62,15 +62,15 @@ def test_certain_labels_push_the_margin_to_infinity(uniform, name, knobs):
     ],
 )
 def test_what_stays_finite_under_certain_labels(uniform, name, knobs):
-    found = fit(build(name, **knobs), certain(uniform))
+    found = fit_policy(build(name, **knobs), certain(uniform))
     assert found.finite
     assert float((found.logps - uniform.ref_logps).abs().max()) < 15
 
 
 def test_imitation_never_visits_what_always_loses(uniform):
     """SFT on the chosen, and DPO held by it, both drain the response that wins nothing but its own draws."""
-    assert float(fit(build("sft"), certain(uniform)).logps.exp()[3]) == pytest.approx(1 / 16, abs=1e-9)
-    assert not fit(build("sft"), better_ones(uniform)).finite
+    assert float(fit_policy(build("sft"), certain(uniform)).logps.exp()[3]) == pytest.approx(1 / 16, abs=1e-9)
+    assert not fit_policy(build("sft"), better_ones(uniform)).finite
 
 
 @pytest.mark.parametrize(("name", "knobs"), [("kto", {"beta": 1.0}), ("apo_zero", {"beta": 1.0})])
@@ -79,7 +79,7 @@ def test_a_sigmoid_of_absolute_rewards_keeps_only_the_majority(uniform, name, kn
 
     Linear in σ(βρ), the loss pushes every response to an extreme, and only Σπ = 1 ends it.
     """
-    found = fit(build(name, **knobs), uniform)
+    found = fit_policy(build(name, **knobs), uniform)
     wins = (uniform.chosen_mass - uniform.rejected_mass).numpy()
     kept = wins > 0
     assert kept.tolist() == [False, True, True, False]
@@ -93,15 +93,15 @@ def test_a_sigmoid_of_absolute_rewards_keeps_only_the_majority(uniform, name, kn
 
 def test_ipo_summed_and_averaged_are_different_methods(uniform):
     """No τ makes one the other where lengths differ; where all are equal, T does."""
-    summed = fit(build("ipo", tau=0.5), uniform).logps
+    summed = fit_policy(build("ipo", tau=0.5), uniform).logps
     nearest = min(
-        total_variation(summed, fit(build("ipo_mean", tau=float(tau)), uniform).logps)
+        total_variation(summed, fit_policy(build("ipo_mean", tau=float(tau)), uniform).logps)
         for tau in np.geomspace(0.05, 50, 30)
     )
     assert nearest > 0.02
     even = replace(uniform, lengths=torch.full((4,), 4))
-    averaged = fit(build("ipo_mean", tau=0.5 * 4), even).logps
-    assert total_variation(fit(build("ipo", tau=0.5), even).logps, averaged) < 1e-7
+    averaged = fit_policy(build("ipo_mean", tau=0.5 * 4), even).logps
+    assert total_variation(fit_policy(build("ipo", tau=0.5), even).logps, averaged) < 1e-7
 
 
 def test_length_decides_under_a_mean_reward_and_not_under_a_log_ratio():
@@ -117,7 +117,7 @@ def test_length_decides_under_a_mean_reward_and_not_under_a_log_ratio():
             ("alphapo", {"alpha": 0.25, "gamma_beta_ratio": 0.0}),
             ("orpo", {"odds_weight": 0.5}),
         )
-        for logps in [fit(build(name, **knobs), world).logps]
+        for logps in [fit_policy(build(name, **knobs), world).logps]
     }
     assert odds["dpo"] == pytest.approx(0.0, abs=1e-7)
     assert odds["ipo"] == pytest.approx(0.0, abs=1e-7)
@@ -130,7 +130,7 @@ def test_mass_between_responses_that_are_never_compared_is_undecided(uniform):
     sampler[0, 1] = sampler[1, 0] = sampler[2, 3] = sampler[3, 2] = 0.25
     world, objective, optimum = replace(uniform, sampler=sampler), build("dpo", beta=0.5), uniform.optimum(0.5)
     ends = [
-        fit(objective, world, start=torch.tensor(start, dtype=torch.float64)).logps
+        fit_policy(objective, world, start=torch.tensor(start, dtype=torch.float64)).logps
         for start in ([0.0, 0.0, 0.0, 0.0], [2.0, 2.0, 0.0, 0.0])
     ]
     for found in ends:
@@ -141,13 +141,13 @@ def test_mass_between_responses_that_are_never_compared_is_undecided(uniform):
 
 def test_the_exponential_link_tilts_twice_as_far_as_its_beta_says(uniform):
     """½ logit p instead of logit p: at half the β it is DPO's optimum."""
-    found = fit(Pairwise(LogRatio(0.25), Exponential()), uniform).logps
+    found = fit_policy(Pairwise(LogRatio(0.25), Exponential()), uniform).logps
     assert total_variation(found, uniform.optimum(0.5)) < 1e-7
 
 
 def test_a_target_margin_inflates_what_was_certain_already(uniform):
     """SimPO with γ > 0 does not end at the closed form of γ = 0: the target is no reward of either response."""
-    plain, pushed = (fit(build("simpo", gamma_beta_ratio=g), uniform).logps for g in (0.0, 1.0))
+    plain, pushed = (fit_policy(build("simpo", gamma_beta_ratio=g), uniform).logps for g in (0.0, 1.0))
     assert total_variation(plain, pushed) > 0.01
 
 
@@ -170,7 +170,7 @@ def test_the_error_of_sampled_comparisons_falls_with_the_root_of_their_number(ge
             both = counts + counts.T
             share = np.divide(counts, both, out=np.full((k, k), 0.5), where=both > 0)
             seen = replace(general, sampler=torch.from_numpy(both / both.sum()), preference=torch.from_numpy(share))
-            rho = (fit(objective, seen).logps - general.ref_logps).numpy()
+            rho = (fit_policy(objective, seen).logps - general.ref_logps).numpy()
             errors.append(np.square(centre @ (rho - general.reward.numpy())).sum())
         assert n * np.mean(errors) == pytest.approx(expected, rel=0.3)
 
@@ -180,7 +180,7 @@ def test_soft_labels_and_drawn_labels_have_the_same_population(general):
     for name, knobs in (("dpo", {"beta": 0.5}), ("orpo", {"odds_weight": 0.5}), ("nca", {"beta": 0.5})):
         objective = build(name, **knobs)
         drawn, soft = (
-            fit(objective, general, view_of(objective, comparisons(general, s))) for s in ("sampled", "soft")
+            fit_policy(objective, general, view_of(objective, comparisons(general, s))) for s in ("sampled", "soft")
         )
         assert drawn.minimum.loss == pytest.approx(soft.minimum.loss, abs=1e-12)
         assert total_variation(drawn.logps, soft.logps) < 1e-9

@@ -11,7 +11,7 @@ from torch import tensor
 from tiltlm.diagnostics import frontier
 from tiltlm.objectives import build
 from tiltlm.worlds.finite import FiniteWorld, log_bound_of_best_of_n, total_variation
-from tiltlm.worlds.population import fit
+from tiltlm.worlds.population import fit_policy
 
 STRENGTHS = [0.1, 0.7, 2.0, 6.0]
 """λ = 1/β."""
@@ -72,7 +72,7 @@ def policies(world: FiniteWorld) -> dict[str, torch.Tensor]:
     found = {f"random {i}": torch.log_softmax(torch.from_numpy(rng.normal(0, 2, 4)), 0) for i in range(5)}
     found |= {f"best of {n}": world.best_of_n(n) for n in (1, 2, 5, 20)}
     trained = [("ipo", {"tau": 0.3}), ("simpo", {"gamma_beta_ratio": 0.0}), ("orpo", {"odds_weight": 0.5}), ("sft", {})]
-    return found | {name: fit(build(name, **knobs), world).logps for name, knobs in trained}
+    return found | {name: fit_policy(build(name, **knobs), world).logps for name, knobs in trained}
 
 
 def test_no_policy_lies_beyond_the_frontier(uniform):
@@ -92,7 +92,7 @@ def test_dpo_is_on_the_frontier_and_ipo_inside_it(uniform):
     masses, levels = level_masses(uniform)
     share = {}
     for name, knobs in (("dpo", {"beta": 0.5}), ("ipo", {"tau": 0.2})):
-        policy = fit(build(name, **knobs), uniform).logps
+        policy = fit_policy(build(name, **knobs), uniform).logps
         possible = float(frontier.attainable(masses, levels, uniform.kl_to_reference(policy)))
         share[name] = uniform.expected_reward(policy) - possible
     assert share["dpo"] == pytest.approx(0.0, abs=1e-9)

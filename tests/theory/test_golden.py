@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from tiltlm.core import Comparison, Example, Labelled, Response, ResponseLogps, token_ids
+from tiltlm.core import Comparison, Example, Response, ResponseLogps, UnpairedResponses, token_ids
 from tiltlm.objectives import build, reduce_terms
 
 T = (6, 8)
@@ -125,7 +125,9 @@ def test_nll_terms_are_per_token_but_slics():
 def test_kto_and_bco_of_one_response():
     def single(name: str, row: int, desirable: bool, sums: tuple[float, float], baseline: float, **knobs) -> float:
         one = torch.ones(1, dtype=torch.float64)
-        view = Labelled(torch.tensor([row]), torch.tensor([desirable]), torch.tensor([0]), one, 1, baseline=baseline)
+        view = UnpairedResponses(
+            torch.tensor([row]), torch.tensor([desirable]), torch.tensor([0]), one, 1, baseline=baseline
+        )
         return float(reduce_terms(build(name, **knobs)(responses(*sums), view), view.counts()))
 
     for sums, good, bad in ((MOVED, 0.492501, 0.476268), (DISPLACED, 0.529964, 0.414595)):

@@ -10,7 +10,7 @@ from torch import Tensor, tensor
 from tiltlm.core import Comparison, Example, ResponseLogps, View, token_ids
 from tiltlm.objectives import Objective, build, reduce_terms
 from tiltlm.worlds.finite import FiniteWorld
-from tiltlm.worlds.population import comparisons, labelled, population_loss, view_of
+from tiltlm.worlds.population import comparisons, population_loss, unpaired, view_of
 
 POLICY = tensor([-4.0, -2.0, -6.5, -3.0], dtype=torch.float64)
 """log π(y): not normalised, as four responses of a model are not."""
@@ -189,7 +189,7 @@ def test_kto_loses_interest_on_both_sides(uniform):
     value = 1 / (1 + np.exp(-beta * (rho - z0)))
     good, bad = uniform.chosen_mass.numpy(), uniform.rejected_mass.numpy()
     expected = 0.5 * (bad - 1.2 * good) * beta * value * (1 - value)
-    found = slopes(objective, uniform, view_of(objective, labelled(uniform), baseline=z0))
+    found = slopes(objective, uniform, view_of(objective, unpaired(uniform), baseline=z0))
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-10)
 
 
@@ -199,7 +199,7 @@ def test_bco_moves_no_reward_through_its_shift(uniform):
     rewards = beta * (POLICY - uniform.ref_logps).numpy()
     chance = 1 / (1 + np.exp(-(rewards - delta)))
     good, bad = uniform.chosen_mass.numpy(), uniform.rejected_mass.numpy()
-    found = slopes(objective, uniform, view_of(objective, labelled(uniform), baseline=delta))
+    found = slopes(objective, uniform, view_of(objective, unpaired(uniform), baseline=delta))
     np.testing.assert_allclose(found.numpy(), 0.5 * beta * (bad * chance - good * (1 - chance)), rtol=1e-10)
 
 
@@ -248,7 +248,7 @@ def position_kls(values: list[float], policy: Tensor, world: FiniteWorld) -> tup
     kls = tensor(values, dtype=torch.float64).requires_grad_()
     plain = world.responses(policy)
     return plain.__class__(
-        **{**vars(plain), "ref_kls": (kls / world.lengths)[plain.response]},
+        **{**vars(plain), "ref_kls": (kls / world.lengths)[plain.response_index]},
     ), kls
 
 
@@ -330,7 +330,7 @@ def test_ktos_baseline_is_pooled_and_clamped_once():
 def test_bcos_shift_lies_between_the_classes_however_many_of_each(uniform):
     """δ = ½(mean of desirable + mean of undesirable rewards); one running mean over both would lean to the larger."""
     objective = build("bco", beta=0.5)
-    view = view_of(objective, labelled(uniform))
+    view = view_of(objective, unpaired(uniform))
     sums = objective.statistic.sums(uniform.responses(POLICY), view)
     mean = 0.5 * float((POLICY - uniform.ref_logps).mean())
     assert objective.statistic.settle(sums.tolist(), ())[0] == pytest.approx(mean)

@@ -12,7 +12,7 @@ from torch import Tensor, tensor
 from tiltlm.core import Comparison, Example, token_ids
 from tiltlm.objectives import Objective, build
 from tiltlm.worlds.finite import FiniteWorld
-from tiltlm.worlds.population import Population, comparisons, labelled, population_loss, rankings, scored, view_of
+from tiltlm.worlds.population import Population, comparisons, population_loss, rankings, scored, unpaired, view_of
 
 POLICIES = [
     tensor([-1.5, -1.25, -2.75, -1.0], dtype=torch.float64),
@@ -116,8 +116,8 @@ CASES = [
         ("simpo", {"beta": 2.0, "gamma_beta_ratio": 0.3}),
     ),
     # Single labels hold each comparison's two responses, so they count twice.
-    Same(("bco_pair", {"beta": 0.3}), ("bco", {"beta": 0.3}), factor=2.0, other_population=labelled),
-    Same(("apo_zero", {"beta": 0.3}), ("kto", {"beta": 0.3}), factor=2.0, other_population=labelled),
+    Same(("bco_pair", {"beta": 0.3}), ("bco", {"beta": 0.3}), factor=2.0, other_population=unpaired),
+    Same(("apo_zero", {"beta": 0.3}), ("kto", {"beta": 0.3}), factor=2.0, other_population=unpaired),
     # NCA on a list of two far apart scores: the target is (1, 0).
     Same(
         ("nca", {"beta": 0.3, "reward_temperature": 1e-3}),

@@ -18,7 +18,7 @@ from tiltlm.links import Exponential, Logistic
 from tiltlm.objectives import Objective, Pairwise, build
 from tiltlm.rewards import LogOdds, LogRatio
 from tiltlm.worlds.finite import FiniteWorld
-from tiltlm.worlds.population import Population, comparisons, fit, rankings, scored, view_of
+from tiltlm.worlds.population import Population, comparisons, fit_policy, rankings, scored, view_of
 
 Array = np.ndarray
 
@@ -187,7 +187,7 @@ ELSEWHERE = [
 def test_the_population_minimiser_is_the_closed_form(case, sampler, request):
     world, objective = request.getfixturevalue(sampler), case.objective()
     view = None if case.population is None else view_of(objective, case.population(world))
-    found = fit(objective, world, view)
+    found = fit_policy(objective, world, view)
     assert found.finite
     assert np.abs(found.logps.exp().numpy() - case.closed_form(facts(world))).sum() / 2 < 1e-7
 
@@ -205,6 +205,6 @@ def test_a_k3_penalty_in_the_loss_ends_where_forward_kl_does(uniform):
         loss = -(held * uniform.reward * logps).sum() + 0.5 * (held * (gap.exp() - 1 - gap)).sum()
         return torch.autograd.grad(loss, logits)[0].abs().max()
 
-    found = fit(build("f_dpo", beta=0.5, divergence="forward_kl"), uniform).logps
+    found = fit_policy(build("f_dpo", beta=0.5, divergence="forward_kl"), uniform).logps
     assert float(slope(found)) < 1e-9
     assert float(slope(uniform.optimum(0.5))) > 1e-2

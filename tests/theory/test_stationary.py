@@ -15,7 +15,7 @@ from scipy.optimize import root
 
 from tiltlm.objectives import build
 from tiltlm.worlds.finite import FiniteWorld, total_variation
-from tiltlm.worlds.population import fit, labelled, population_loss, view_of
+from tiltlm.worlds.population import fit_policy, population_loss, unpaired, view_of
 
 Array = np.ndarray
 Slopes = tuple[Array | float, Array | float]
@@ -179,7 +179,7 @@ def test_the_fit_is_stationary_by_a_slope_derived_apart(name, knobs, pair, sampl
     anywhere = torch.tensor([-1.5, -1.25, -2.75, -1.0], dtype=torch.float64, requires_grad=True)
     (given,) = torch.autograd.grad(population_loss(objective, world, anywhere), anywhere)
     np.testing.assert_allclose(given.numpy(), slope_of(world, anywhere.detach(), pair), rtol=1e-9, atol=1e-12)
-    found = fit(objective, world)
+    found = fit_policy(objective, world)
     assert found.finite
     slope = slope_of(world, found.logps, pair)
     np.testing.assert_allclose(slope, found.logps.exp().numpy() * slope.sum(), atol=1e-9)
@@ -198,7 +198,7 @@ def test_the_fit_is_stationary_by_a_slope_derived_apart(name, knobs, pair, sampl
 )
 def test_what_is_not_consistent_for_bradley_terry_ends_elsewhere(uniform, name, knobs):
     """No tilt by the gold reward at any strength: its log-ratios are not affine in the reward."""
-    found = fit(build(name, **knobs), uniform).logps
+    found = fit_policy(build(name, **knobs), uniform).logps
     reward, rho = uniform.reward.numpy(), (found - uniform.ref_logps).numpy()
     slope, offset = np.polyfit(reward, rho, 1)
     assert np.abs(rho - slope * reward - offset).max() > 1e-3
@@ -207,7 +207,7 @@ def test_what_is_not_consistent_for_bradley_terry_ends_elsewhere(uniform, name, 
 def test_bco_with_its_shift_held(uniform):
     """On single labels: chosen mass times −βσ(−(βρ − δ)) plus rejected mass times βσ(βρ − δ), halved."""
     objective = build("bco", beta=0.4)
-    found = fit(objective, uniform, view_of(objective, labelled(uniform), baseline=0.3))
+    found = fit_policy(objective, uniform, view_of(objective, unpaired(uniform), baseline=0.3))
     x = 0.4 * (found.logps - uniform.ref_logps).numpy() - 0.3
     slope = 0.2 * (uniform.rejected_mass.numpy() * sigmoid(x) - uniform.chosen_mass.numpy() * sigmoid(-x))
     np.testing.assert_allclose(slope, found.logps.exp().numpy() * slope.sum(), atol=1e-10)
@@ -232,7 +232,7 @@ def test_the_log_ratio_each_response_would_take_if_it_were_free(general, name, k
 
 def test_nca_on_samples_of_the_reference_doubles_the_winners(on_policy):
     """β = 1, μ = π_ref: the free targets are a policy, π = 2·π_ref·P̄, and so its minimiser."""
-    found = fit(build("nca", beta=1.0), on_policy).logps
+    found = fit_policy(build("nca", beta=1.0), on_policy).logps
     expected = on_policy.ref_logps + torch.log(2 * on_policy.win_rates())
     assert float(expected.exp().sum()) == pytest.approx(1.0, abs=1e-12)
     assert total_variation(found, expected) < 1e-7
@@ -244,14 +244,14 @@ def test_normalisation_binds_where_the_targets_are_no_policy(general):
         wins = (general.chosen_mass / (general.chosen_mass + general.rejected_mass)).numpy()
         free = general.ref_logps + torch.from_numpy(target(wins))
         assert abs(float(free.exp().sum()) - 1) > 1e-3
-        assert total_variation(fit(build(name, **knobs), general).logps, free) > 1e-3
+        assert total_variation(fit_policy(build(name, **knobs), general).logps, free) > 1e-3
 
 
 def test_nca_on_a_scored_list():
     """softmax(r/α)_k·σ(−s) = σ(s)/K: e^s = K·softmax(r/α)_k, a policy at β = 1 where the reference is even."""
     reward = torch.tensor([0.0, 0.4, 1.0, -0.7], dtype=torch.float64)
     world = FiniteWorld.of(reward, torch.tensor([3, 1, 7, 2]), torch.zeros(4))
-    found = fit(build("nca", beta=1.0, reward_temperature=0.7), world).logps
+    found = fit_policy(build("nca", beta=1.0, reward_temperature=0.7), world).logps
     assert total_variation(found, torch.log_softmax(reward / 0.7, 0)) < 1e-7
 
 

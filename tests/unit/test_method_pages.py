@@ -15,8 +15,18 @@ from support.errors import raises
 from tiltlm.core import ConfigError
 from tiltlm.objectives import CATALOG, build, knobs, register
 from tiltlm.objectives.shapes import distributional
-from tiltlm.recipes.catalogue import describe, overview
-from tiltlm.recipes.methods import METRICS, SECTIONS, data, forms, metrics, parts, reference, step, told
+from tiltlm.recipes.catalogue import describe_method, overview
+from tiltlm.recipes.methods import (
+    METRICS,
+    SECTIONS,
+    data_text,
+    metric_names,
+    parse_docstring,
+    parts_of_objective,
+    reference_text,
+    step_text,
+    variants,
+)
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = runpy.run_path(str(ROOT / "scripts" / "make_method_pages.py"))
@@ -33,7 +43,7 @@ def own_catalog():
 
 @pytest.mark.parametrize("name", CATALOG)
 def test_every_docstring_has_all_its_sections(name):
-    facts = told(name)
+    facts = parse_docstring(name)
     assert facts.title
     assert facts.meaning.endswith((".", ")"))
     assert any("ℓ" in line for line in facts.formula)
@@ -48,7 +58,7 @@ def test_every_docstring_has_all_its_sections(name):
 @pytest.mark.parametrize("name", CATALOG)
 def test_a_name_in_a_docstring_is_one_of_the_catalogue_or_of_a_setting(name):
     """`kto` in backticks without more is a method, a column or a knob, so that no page sends a reader nowhere."""
-    text = " ".join(told(name).sections.values())
+    text = " ".join(parse_docstring(name).sections.values())
     peers = r"TRL|OAT|HALOs|LLaMA-Factory|Open-instruct|open-instruct|authors|code"
     for sentence in re.split(r"(?<=\.) ", text):
         for word in re.findall(r"`([a-z_0-9]+)`", sentence):
@@ -72,12 +82,12 @@ def test_an_incomplete_docstring_is_refused_and_says_what_is_missing(own_catalog
     with raises(
         ConfigError, "docstring_sections", mentions=["half", "('Source', 'Units')", "'When', 'Differs', 'Fails'"]
     ):
-        told("half")
+        parse_docstring("half")
     half.__doc__ = "Half: a method half told."
     with raises(ConfigError, "docstring_paragraphs", mentions=["half", "1"]):
-        told("half")
+        parse_docstring("half")
     with raises(ConfigError, "unknown_name", key="name", mentions=["'dpoo'", "'dpo'"]):
-        describe("dpoo")
+        describe_method("dpoo")
 
 
 def test_the_pages_are_what_the_script_writes():
@@ -92,65 +102,69 @@ def test_the_overview_names_every_method_once_and_fits_a_terminal():
     assert max(map(len, lines)) <= 100
     for name in CATALOG:
         (line,) = [line for line in lines if line.startswith(f"  {name} ")]
-        assert told(name).meaning.split()[0] in line
+        assert parse_docstring(name).meaning.split()[0] in line
 
 
 @pytest.mark.parametrize("name", CATALOG)
 def test_a_method_in_full_fits_a_terminal_and_tells_everything(name):
-    text = describe(name)
+    text = describe_method(name)
     assert max(map(len, text.splitlines())) <= 100
     words = " ".join(text.split())
-    facts = told(name)
+    facts = parse_docstring(name)
     for part in (facts.title, facts.meaning, *facts.sections.values(), *(k.name for k in knobs(name))):
         assert " ".join(part.split()) in words
     for line in facts.formula:
         assert line in text
-    for metric in metrics(forms(name)[""]):
+    for metric in metric_names(variants(name)[""]):
         assert metric in words
 
 
 def test_data_reference_and_step_are_those_of_the_objective():
     odpo, tdpo, simpo, aot, kto = (build(name) for name in ("odpo", "tdpo2", "simpo", "aot", "kto"))
-    assert "`score_chosen`" in data(odpo)
-    assert "preference" not in data(odpo)
-    assert "`offset`, `preference`, `weight`" in data(simpo)
-    assert reference(tdpo).startswith("needed at every step")
-    assert reference(simpo).startswith("none")
-    assert reference(kto).startswith("needed, `initial`")
-    assert "Coupled" in step(aot)
-    assert step(kto) == (
+    assert "`score_chosen`" in data_text(odpo)
+    assert "preference" not in data_text(odpo)
+    assert "`offset`, `preference`, `weight`" in data_text(simpo)
+    assert reference_text(tdpo).startswith("needed at every step")
+    assert reference_text(simpo).startswith("none")
+    assert reference_text(kto).startswith("needed, `initial`")
+    assert "Coupled" in step_text(aot)
+    assert step_text(kto) == (
         "divided by the responses of the optimiser step, over all ranks. A statistic of the whole step comes first."
     )
-    assert "divided by the tokens" in step(build("sft"))
+    assert "divided by the tokens" in step_text(build("sft"))
 
 
 def test_forms_are_those_that_read_other_data():
-    assert {knob: form.shape for knob, form in forms("nca").items()} == {"": "pairs", "reward_temperature": "lists"}
-    assert list(forms("exo")) == ["", "reward_temperature"]
-    assert list(forms("f_dpo")) == [""]
-    assert list(forms("alphapo")) == [""]  # its α has no default, and any will do
+    assert {knob: form.shape for knob, form in variants("nca").items()} == {"": "pairs", "reward_temperature": "lists"}
+    assert list(variants("exo")) == ["", "reward_temperature"]
+    assert list(variants("f_dpo")) == [""]
+    assert list(variants("alphapo")) == [""]  # its α has no default, and any will do
 
 
 def test_metrics_follow_the_view():
-    assert metrics(build("sft")) == ["loss", "nll"]
-    assert "kl" in metrics(build("kto"))
-    assert "delta" in metrics(build("bco"))
-    assert "rewards/accuracies" not in metrics(build("kto"))
-    assert {"rewards/accuracies", "rewards/ties"} <= set(metrics(build("pl_dpo")))
-    assert {m for name in CATALOG for m in metrics(forms(name)[""])} == set(METRICS)
+    assert metric_names(build("sft")) == ["loss", "nll"]
+    assert "kl" in metric_names(build("kto"))
+    assert "delta" in metric_names(build("bco"))
+    assert "rewards/accuracies" not in metric_names(build("kto"))
+    assert {"rewards/accuracies", "rewards/ties"} <= set(metric_names(build("pl_dpo")))
+    assert {m for name in CATALOG for m in metric_names(variants(name)[""])} == set(METRICS)
 
 
 def test_parts_are_all_that_an_objective_is_made_of():
-    assert [role for role, _ in parts(build("dpo_nll"))] == ["reward", "link", "regularisers"]
-    assert [type(part).__name__ for _, part in parts(build("kto"))] == ["LogRatio", "Sigmoid", "MismatchedKL"]
-    assert all(is_dataclass(part) for name in CATALOG for _, part in parts(forms(name)[""]))
+    assert [role for role, _ in parts_of_objective(build("dpo_nll"))] == ["reward", "link", "regularisers"]
+    assert [type(part).__name__ for _, part in parts_of_objective(build("kto"))] == [
+        "LogRatio",
+        "Sigmoid",
+        "MismatchedKL",
+    ]
+    assert all(is_dataclass(part) for name in CATALOG for _, part in parts_of_objective(variants(name)[""]))
 
 
 @pytest.mark.parametrize("name", CATALOG)
 def test_the_parts_on_a_page_build_the_method(name):
     text = (ROOT / "docs" / "methods" / f"{name}.md").read_text()
     (code,) = re.findall(r"## Parts\n\n```python\n(.*?)```", text, re.DOTALL)
-    expected = list(forms(name).values())
+    expected = list(variants(name).values())
     scope = {**vars(tiltlm.objectives), **vars(tiltlm.rewards), **vars(tiltlm.links), **vars(distributional)}
     built = [eval(piece, scope) for piece in re.split(r"\n(?=[A-Z])", code)]
     assert built == expected
@@ -176,7 +190,7 @@ def test_the_examples_of_a_page_run(page, own_catalog, capsys):
     for block in code:
         exec(compile(block, page, "exec"), scope)
     assert "Boosted DPO" in capsys.readouterr().out
-    assert "Root-DPO" in describe("root_dpo")
+    assert "Root-DPO" in describe_method("root_dpo")
 
 
 @pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("**/*.md")), ids=lambda path: path.name)

@@ -31,7 +31,7 @@ def begin_notes(verbose: bool = False) -> None:
     log.propagate = False
 
 
-def hush_libraries() -> None:
+def quiet_libraries() -> None:
     """No progress bars of transformers and datasets: two bars would fight."""
     import datasets
     import transformers

@@ -24,7 +24,7 @@ def is_first() -> bool:
 
 
 @contextmanager
-def one_fate() -> Iterator[None]:
+def fail_together() -> Iterator[None]:
     """Around a whole command. Without a launcher it does nothing and imports nothing.
 
     An error goes on in one process, the first of those that have one of ours: to be told there. The others end with
@@ -37,19 +37,19 @@ def one_fate() -> Iterator[None]:
     if os.environ.get("WORLD_SIZE", "1") == "1":
         yield
         return
-    from tiltlm.distributed import World
+    from tiltlm.distributed import Ranks
 
-    world = World.join()
+    ranks = Ranks.join()
     try:
         yield
     except SystemExit as end:
         if not end.code:
-            world.leave()
+            ranks.leave()
         raise
     except Exception as error:
-        codes = exit_codes(world.rank, world.size, error)
+        codes = exit_codes(ranks.rank, ranks.size, error)
         teller = min(codes, key=lambda rank: (codes[rank] is None, rank))
-        if codes[teller] is None or teller == world.rank:
+        if codes[teller] is None or teller == ranks.rank:
             raise
         time.sleep(A_MOMENT)
         sys.exit(codes[teller])

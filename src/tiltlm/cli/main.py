@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tiltlm.cli.launched import is_first, one_fate
+from tiltlm.cli.launched import fail_together, is_first
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -58,10 +58,10 @@ def quickstart(
     Samples from a bundled tiny model, labels by a gold reward, trains DPO, and reports what was gained beside what was
     possible.
     """
-    from tiltlm.cli.console import hush_libraries, progress
+    from tiltlm.cli.console import progress, quiet_libraries
     from tiltlm.config import calls
 
-    hush_libraries()
+    quiet_libraries()
     with progress() as draw:
         result = calls.quickstart(output=output, overwrite=overwrite, seed=seed, progress=draw)
     typer.echo(result.summary())
@@ -79,13 +79,13 @@ def train(
     overwrite: Overwrite = False,
 ) -> None:
     """Train a policy from preferences and report whether it helped."""
-    from tiltlm.cli.console import hush_libraries, progress
+    from tiltlm.cli.console import progress, quiet_libraries
     from tiltlm.config import calls
 
     config, overrides = split_settings(
         settings, model=model, data=data, objective=objective, output=output, reference__store=store
     )
-    hush_libraries()
+    quiet_libraries()
     with progress() as draw:
         result = calls.train(config, resume=resume, overwrite=overwrite, progress=draw, **overrides)
     if is_first():
@@ -105,13 +105,13 @@ def score(
     ] = None,
 ) -> None:
     """Loss and metrics of the whole data as one step, as JSON."""
-    from tiltlm.cli.console import hush_libraries, progress
+    from tiltlm.cli.console import progress, quiet_libraries
     from tiltlm.config import calls
 
     config, overrides = split_settings(
         settings, model=model, data=data, objective=objective, reference=reference, reference__store=store
     )
-    hush_libraries()
+    quiet_libraries()
     with progress() as draw:
         result = calls.score(config, per_example=per_example, progress=draw, **overrides)
     typer.echo(json.dumps(result, indent=2, ensure_ascii=False))
@@ -132,14 +132,14 @@ def sweep(
     overwrite: Overwrite = False,
 ) -> None:
     """Runs over a grid, and one page to compare them."""
-    from tiltlm.cli.console import hush_libraries, progress
+    from tiltlm.cli.console import progress, quiet_libraries
     from tiltlm.config import calls
 
     grid = [s for s in settings if "=" in s]
     config = next((s for s in settings if "=" not in s), None)
     overrides = {"model": model, "data": data, "objective": objective, "output": output, "reference.store": store}
     given = {key: value for key, value in overrides.items() if value is not None}
-    hush_libraries()
+    quiet_libraries()
     with progress() as draw:
         result = calls.sweep(config, grid, resume=resume, overwrite=overwrite, progress=draw, **given)
     typer.echo(result.summary())
@@ -148,9 +148,9 @@ def sweep(
 @app.command()
 def objectives(name: Annotated[str | None, typer.Argument(help="One method, in full.")] = None) -> None:
     """The catalogue of methods, or one in full."""
-    from tiltlm.recipes.catalogue import describe, overview
+    from tiltlm.recipes.catalogue import describe_method, overview
 
-    typer.echo(describe(name) if name else overview())
+    typer.echo(describe_method(name) if name else overview())
 
 
 @app.command()
@@ -162,15 +162,15 @@ def preview(
     rows: Annotated[int, typer.Option("--rows", help="How many rows to show.")] = 3,
 ) -> None:
     """The first rows as tokens, with what is scored marked."""
-    from tiltlm.cli.console import hush_libraries
-    from tiltlm.cli.preview import show
+    from tiltlm.cli.console import quiet_libraries
+    from tiltlm.cli.preview_text import print_preview
     from tiltlm.config import calls
 
     if not model:
         raise typer.BadParameter("name a model: its tokenizer cuts the text into tokens", param_hint="--model")
-    hush_libraries()
+    quiet_libraries()
     config, overrides = split_settings(settings, model=model, data=data, objective=objective)
-    show(calls.preview(config, rows=rows, **overrides))
+    print_preview(calls.preview(config, rows=rows, **overrides))
 
 
 def show_version(wanted: bool) -> None:
@@ -200,7 +200,7 @@ def main() -> None:
 
         begin_notes()
     try:
-        with one_fate():
+        with fail_together():
             app()
     except Exception as error:
         from tiltlm.core.errors import TiltError

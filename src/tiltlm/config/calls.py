@@ -15,10 +15,10 @@ from tiltlm.data import Preview
 from tiltlm.objectives import resolve_name
 from tiltlm.recipes import catalogue
 from tiltlm.recipes.preview import preview as preview_recipe
-from tiltlm.recipes.progress import Progress, silent
+from tiltlm.recipes.progress import ProgressCallback, silent
 from tiltlm.recipes.quickstart import quickstart as quickstart_recipe
 from tiltlm.recipes.score import score as score_recipe
-from tiltlm.recipes.sweep import Point, Sweep, combinations
+from tiltlm.recipes.sweep import Sweep, SweepPoint, combinations
 from tiltlm.recipes.sweep import sweep as sweep_recipe
 from tiltlm.recipes.train import TrainedRun
 from tiltlm.recipes.train import train as train_recipe
@@ -35,7 +35,7 @@ def train(
     *,
     resume: bool = False,
     overwrite: bool = False,
-    progress: Progress = silent,
+    progress: ProgressCallback = silent,
     **settings: Any,
 ) -> TrainedRun:
     """Train a policy from preferences and report whether it helped.
@@ -58,7 +58,7 @@ def score(
     /,
     *,
     per_example: str | Path | None = None,
-    progress: Progress = silent,
+    progress: ProgressCallback = silent,
     **settings: Any,
 ) -> dict[str, Any]:
     """Loss and metrics of the whole data as one step: `objective`, `num_examples`, `loss`, `metrics`.
@@ -80,7 +80,7 @@ def sweep(
     *,
     resume: bool = False,
     overwrite: bool = False,
-    progress: Progress = silent,
+    progress: ProgressCallback = silent,
     **settings: Any,
 ) -> Sweep:
     """Runs over a grid of settings and one reference store; ends in one comparison page.
@@ -105,7 +105,7 @@ def sweep(
         )
     points = []
     for point in combinations(varied):
-        points.append(Point(point, resolve(config, **fixed, **point)))
+        points.append(SweepPoint(point, resolve(config, **fixed, **point)))
     return sweep_recipe(points, resume=resume, overwrite=overwrite, progress=progress)
 
 
@@ -135,11 +135,15 @@ def objectives(name: str | None = None) -> str:
     if name is None:
         return catalogue.overview()
     known = resolve_name(name)
-    return "\n\n".join([*known.notes, catalogue.describe(known.name)])
+    return "\n\n".join([*known.notes, catalogue.describe_method(known.name)])
 
 
 def quickstart(
-    *, output: str | Path = "quickstart-run", overwrite: bool = False, seed: int = 0, progress: Progress = silent
+    *,
+    output: str | Path = "quickstart-run",
+    overwrite: bool = False,
+    seed: int = 0,
+    progress: ProgressCallback = silent,
 ) -> TrainedRun:
     """A complete small alignment run, offline; ends in a report.
 

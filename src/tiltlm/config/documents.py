@@ -10,7 +10,7 @@ import yaml
 from tiltlm.core import ConfigError
 
 
-class Loader(yaml.SafeLoader):
+class YamlLoader(yaml.SafeLoader):
     """YAML 1.2 numbers (`5e-7` is a number, not a word), and a repeated key is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -26,7 +26,7 @@ class Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-Loader.add_implicit_resolver(
+YamlLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?(?:[0-9]+(?:\.[0-9]*)?(?:[eE][-+]?[0-9]+)|\.?[0-9]+\.?[0-9]*[eE][-+]?[0-9]+)$"),
     list("-+0123456789."),
@@ -36,7 +36,7 @@ Loader.add_implicit_resolver(
 def parse_value(text: str) -> Any:
     """A value of the command line as YAML reads it: 0.2 a number, [a, b] a list, true a truth."""
     try:
-        return yaml.load(text, Loader)  # a SafeLoader
+        return yaml.load(text, YamlLoader)  # a SafeLoader
     except yaml.YAMLError:
         return text
 
@@ -54,7 +54,7 @@ def read_document(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read ({error})", code="not_readable", key="config") from error
     try:
-        loader = Loader(text)
+        loader = YamlLoader(text)
         loader.name = str(path)  # what marks, and so messages, call it
         node = loader.get_single_node()
         document = {} if node is None else loader.construct_document(node)

@@ -11,8 +11,8 @@ import yaml
 from tiltlm.config.documents import parse_value, read_document
 from tiltlm.config.schema import SECTIONS, SHORTHAND, make_section, qualify
 from tiltlm.core import ConfigError
-from tiltlm.recipes.settings import RunSettings
-from tiltlm.report import plain
+from tiltlm.recipes.run_settings import RunSettings
+from tiltlm.report import to_plain
 
 
 def gather(
@@ -101,7 +101,7 @@ def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
 
 def to_yaml(settings: RunSettings) -> str:
     """The settings as a configuration file."""
-    return yaml.safe_dump(plain(settings), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(to_plain(settings), sort_keys=False, allow_unicode=True)
 
 
 def _open(section: str, value: Any) -> Any:

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from tiltlm.core import ConfigError
 from tiltlm.core.checks import prefix_errors
 from tiltlm.objectives import knobs, resolve_name, spell_out
-from tiltlm.recipes.settings import RunSettings
+from tiltlm.recipes.run_settings import RunSettings
 
 SECTIONS = {f.name: t for f, t in zip(fields(RunSettings), get_type_hints(RunSettings).values(), strict=True)}
 """Section → its dataclass; `objective` is a mapping that `objectives.composing` reads, `output` a path."""

@@ -7,10 +7,10 @@ Shape letters, one legend for the package: `B` comparisons (or labelled response
 from tiltlm.core.device import detached, to_device
 from tiltlm.core.errors import ConfigError, DataError, ModelError, NumericsError, RunError, TiltError
 from tiltlm.core.example import Comparison, Example, Response, TokenIds, token_ids
-from tiltlm.core.forest import Forest, Tree, closed, grow, plant
+from tiltlm.core.forest import Forest, Tree, build_trees, pack_trees, with_score_token
 from tiltlm.core.logps import Extra, ResponseLogps, segment_sum
 from tiltlm.core.scores import ResponseScores
-from tiltlm.core.views import Counts, Demonstrations, Labelled, Lists, Pairs, View, Views
+from tiltlm.core.views import Counts, Demonstrations, Lists, Pairs, UnpairedResponses, View, Views
 
 __all__ = [
     "Comparison",
@@ -21,7 +21,6 @@ __all__ = [
     "Example",
     "Extra",
     "Forest",
-    "Labelled",
     "Lists",
     "ModelError",
     "NumericsError",
@@ -33,13 +32,14 @@ __all__ = [
     "TiltError",
     "TokenIds",
     "Tree",
+    "UnpairedResponses",
     "View",
     "Views",
-    "closed",
+    "build_trees",
     "detached",
-    "grow",
-    "plant",
+    "pack_trees",
     "segment_sum",
     "to_device",
     "token_ids",
+    "with_score_token",
 ]

@@ -31,7 +31,7 @@ class Tree:
         return len(self.prompt_ids) + sum(len(r.token_ids) - 1 for r in self.responses)
 
 
-def grow(
+def build_trees(
     examples: Sequence[Example], part: Literal["responses", "partners"] = "responses"
 ) -> tuple[list[Tree], list[list[int]]]:
     """Trees of distinct prompts and responses, and where each example finds its own.
@@ -40,7 +40,7 @@ def grow(
 
     Returns:
         The trees, in order of first appearance, and per example the index of each of its responses (or partners)
-        among the N responses of `plant(trees)`, counted tree by tree.
+        among the N responses of `pack_trees(trees)`, counted tree by tree.
     """
     prompts: dict[bytes, int] = {}
     branches: list[dict[tuple[bytes, bytes], int]] = []
@@ -65,7 +65,7 @@ def grow(
     return trees, [[first[t] + b for t, b in slots] for slots in local]
 
 
-def closed(trees: Sequence[Tree]) -> list[Tree]:
+def with_score_token(trees: Sequence[Tree]) -> list[Tree]:
     """The same trees to be read once a response, at its end: what a reward model scores.
 
     A token that nobody reads follows each response and alone counts. So the response's own last token is an input, and
@@ -93,7 +93,7 @@ class Forest:
     """Index of the input token whose state predicts scored token r; the last prompt token repeats."""
     targets: Int[Tensor, " R"]
     """Token id of scored token r."""
-    response: Int[Tensor, " R"]
+    response_index: Int[Tensor, " R"]
     """Which of the N responses scored token r belongs to; ascending."""
     num_tokens: Int[Tensor, " N"]
     """Scored tokens of each response."""
@@ -107,7 +107,7 @@ class Forest:
         return len(self.num_tokens)
 
 
-def plant(trees: Sequence[Tree]) -> Forest:
+def pack_trees(trees: Sequence[Tree]) -> Forest:
     """Lay trees out as one packed row. Responses are numbered tree by tree."""
     ids: list[TokenIds] = []
     positions: list[np.ndarray] = []
@@ -141,6 +141,6 @@ def plant(trees: Sequence[Tree]) -> Forest:
         branch_lengths=tuple(tuple(len(r.token_ids) - 1 for r in t.responses) for t in trees),
         predicts=tensor(predicts),
         targets=tensor(targets),
-        response=tensor([np.repeat(np.arange(len(counts)), counts)]),
+        response_index=tensor([np.repeat(np.arange(len(counts)), counts)]),
         num_tokens=torch.tensor(counts, dtype=torch.int64),
     )

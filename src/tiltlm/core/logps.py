@@ -37,7 +37,7 @@ class ResponseLogps:
 
     token_logps: Float[Tensor, " R"]
     """Log-probability of each scored token under the policy, in nats (≤ 0)."""
-    response: Int[Tensor, " R"]
+    response_index: Int[Tensor, " R"]
     """Which response each scored token belongs to."""
     num_tokens: Int[Tensor, " N"]
     """Scored tokens of each response, at least 1."""
@@ -63,7 +63,7 @@ class ResponseLogps:
     @property
     def seq_logps(self) -> Float[Tensor, " N"]:
         """S(y): log-probability of each response, nats per response, float64."""
-        return segment_sum(self.token_logps, self.response, len(self.num_tokens))
+        return segment_sum(self.token_logps, self.response_index, len(self.num_tokens))
 
     @property
     def mean_logps(self) -> Float[Tensor, " N"]:
@@ -85,7 +85,7 @@ class ResponseLogps:
         if self.ref_seq_logps is not None:
             return self.ref_seq_logps
         if self.ref_token_logps is not None:
-            return segment_sum(self.ref_token_logps, self.response, len(self.num_tokens))
+            return segment_sum(self.ref_token_logps, self.response_index, len(self.num_tokens))
         raise ConfigError(
             "this objective compares the policy with a reference, and none was given; name one",
             code="needs_reference",

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-Shape = Literal["pairs", "labels", "lists", "demonstrations"]
+Shape = Literal["pairs", "unpaired", "lists", "demonstrations"]
 """What a row is: a comparison or several, single labels, a ranked or scored list, responses to imitate."""
 Need = Literal["scores", "strict_scores", "ranks"]
 """What an objective cannot do without: `scores` of all responses, `strict_scores` that are higher for the chosen one

@@ -1,7 +1,7 @@
 """Index views on a forest's responses: what an objective is about, as indices and never as copies.
 
-`Pairs` are comparisons, `Labelled` are single thumbs up and down, `Lists` are ranked or scored lists, `Demonstrations`
-are responses to imitate. `of` reads examples and the slots that `grow` returned for them.
+`Pairs` are comparisons, `UnpairedResponses` are single thumbs up and down, `Lists` are ranked or scored lists,
+`Demonstrations` are responses to imitate. `of` reads examples and the slots that `build_trees` returned for them.
 """
 
 from collections.abc import Callable, Sequence
@@ -121,7 +121,7 @@ class Pairs:
 
 
 @dataclass(frozen=True, eq=False)
-class Labelled:
+class UnpairedResponses:
     """B responses, each desirable or undesirable on its own."""
 
     response: Int[Tensor, " B"]
@@ -133,7 +133,7 @@ class Labelled:
     """The objective's statistic of the whole step, without gradient, in its own unit; set by the trainer."""
 
     @classmethod
-    def of(cls, examples: Sequence[Example], slots: Slots) -> "Labelled":
+    def of(cls, examples: Sequence[Example], slots: Slots) -> "UnpairedResponses":
         """Every labelled response of these examples; an example without labels is refused."""
         rows = []
         for e, (example, slot) in enumerate(zip(examples, slots, strict=True)):
@@ -153,7 +153,7 @@ class Labelled:
             num_examples=len(examples),
         )
 
-    def with_baseline(self, baseline: float) -> "Labelled":
+    def with_baseline(self, baseline: float) -> "UnpairedResponses":
         """The same responses, valued against this statistic of the step."""
         return replace(self, baseline=baseline)
 
@@ -276,7 +276,7 @@ class Views:
 
     def with_baseline(self, baseline: float) -> "Views":
         """The statistic goes to the labelled responses."""
-        return Views(tuple(p.with_baseline(baseline) if isinstance(p, Labelled) else p for p in self.parts))
+        return Views(tuple(p.with_baseline(baseline) if isinstance(p, UnpairedResponses) else p for p in self.parts))
 
 
-View = Pairs | Labelled | Lists | Demonstrations | Views
+View = Pairs | UnpairedResponses | Lists | Demonstrations | Views

@@ -1,11 +1,11 @@
 """From files to examples: preference data read, checked, converted, tokenised and accounted for."""
 
 from tiltlm.data.accounting import Accounting
+from tiltlm.data.data_settings import DataSettings
 from tiltlm.data.dataset import PreferenceData, load_data
 from tiltlm.data.order import epoch_order
 from tiltlm.data.partners import assign_partners
-from tiltlm.data.preview import Piece, Preview
-from tiltlm.data.settings import DataSettings
+from tiltlm.data.token_preview import Piece, Preview
 from tiltlm.data.tokens.encoder import Encoder
 
 __all__ = [

@@ -13,7 +13,7 @@ import numpy as np
 
 from tiltlm.core.errors import DataError
 from tiltlm.core.example import Example
-from tiltlm.data.settings import OnBad
+from tiltlm.data.data_settings import OnBad
 
 LOSSES = {
     "malformed_json": "the line is no JSON value, or the compressed file ends early",
@@ -79,7 +79,7 @@ def excerpt(value: object, width: int = 60) -> str:
 
 
 @dataclass
-class Tally:
+class RowCounts:
     """How many rows, and the first few of them."""
 
     count: int = 0
@@ -90,7 +90,7 @@ class Tally:
         if len(self.examples) < SHOWN:
             self.examples.append(f"{location}: {detail}" if detail else location)
 
-    def merge(self, later: "Tally") -> None:
+    def merge(self, later: "RowCounts") -> None:
         """Take in the count of later rows."""
         self.count += later.count
         self.examples = [*self.examples, *later.examples][:SHOWN]
@@ -104,8 +104,8 @@ class Accounting:
     """Rows read."""
     kept_train: int = 0
     held_out: int = 0
-    losses: dict[str, Tally] = field(default_factory=dict)
-    changes: dict[str, Tally] = field(default_factory=dict)
+    losses: dict[str, RowCounts] = field(default_factory=dict)
+    changes: dict[str, RowCounts] = field(default_factory=dict)
     lengths: dict[str, Counter[int]] = field(default_factory=dict)
     """How many prompts and responses kept have so many tokens, by what they are."""
 
@@ -124,13 +124,13 @@ class Accounting:
 
     def drop(self, location: str, defect: Defect) -> None:
         """Book a row as lost."""
-        self.losses.setdefault(defect.code, Tally()).add(location, defect.detail)
+        self.losses.setdefault(defect.code, RowCounts()).add(location, defect.detail)
 
     def change(self, location: str, causes: Iterable[str]) -> None:
         """Book what was changed in a row, each cause once a row."""
         for cause in sorted(set(causes)):
             assert cause in CHANGES, cause
-            self.changes.setdefault(cause, Tally()).add(location, "")
+            self.changes.setdefault(cause, RowCounts()).add(location, "")
 
     def keep(self, example: Example, held_out: bool) -> None:
         """Book a row as kept, with the lengths of its parts."""
@@ -152,7 +152,7 @@ class Accounting:
         self.held_out += later.held_out
         for own, others in ((self.losses, later.losses), (self.changes, later.changes)):
             for cause, tally in others.items():
-                own.setdefault(cause, Tally()).merge(tally)
+                own.setdefault(cause, RowCounts()).merge(tally)
         for what, lengths in later.lengths.items():
             self.lengths.setdefault(what, Counter()).update(lengths)
 
@@ -179,13 +179,13 @@ class Accounting:
         raise DataError("\n".join([*lines, way_out + "."]), code="too_many_defects", key=key)
 
     @staticmethod
-    def _by_count(tallies: dict[str, Tally]) -> list[tuple[str, Tally]]:
+    def _by_count(tallies: dict[str, RowCounts]) -> list[tuple[str, RowCounts]]:
         return sorted(tallies.items(), key=lambda item: (-item[1].count, item[0]))
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
 
-        def plain(tallies: dict[str, Tally], meaning: dict[str, str]) -> dict[str, Any]:
+        def plain(tallies: dict[str, RowCounts], meaning: dict[str, str]) -> dict[str, Any]:
             return {
                 cause: {"rows": t.count, "meaning": meaning[cause], "examples": list(t.examples)}
                 for cause, t in self._by_count(tallies)
@@ -216,7 +216,7 @@ class Accounting:
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> "Accounting":
         """Undo `to_plain`."""
-        tallies = {part: {cause: Tally(**t) for cause, t in plain[part].items()} for part in ("losses", "changes")}
+        tallies = {part: {cause: RowCounts(**t) for cause, t in plain[part].items()} for part in ("losses", "changes")}
         lengths = {what: Counter(dict(pairs)) for what, pairs in plain["lengths"].items()}
         return cls(plain["total"], plain["kept_train"], plain["held_out"], **tallies, lengths=lengths)
 

@@ -9,14 +9,14 @@ from tiltlm.core.errors import ConfigError, DataError
 from tiltlm.core.example import Example
 from tiltlm.core.needs import Need, Shape, Use
 from tiltlm.data.accounting import Accounting, Defect
-from tiltlm.data.cache.dataset_cache import Kept, keep, open_kept, place_of
-from tiltlm.data.files.sources import Rows, check_hub_settings, read
+from tiltlm.data.cache.dataset_cache import CachedData, open_cache, place_of, write_cache
+from tiltlm.data.data_settings import DataSettings
+from tiltlm.data.files.sources import Rows, check_hub_settings, read_rows
 from tiltlm.data.files.text_files import Row
-from tiltlm.data.loader import Block, Loader
+from tiltlm.data.loader import Loader, RowBlock
 from tiltlm.data.partners import assign_partners
 from tiltlm.data.rows.columns import REFERENCE, Schema, detect
 from tiltlm.data.rows.convert import announce
-from tiltlm.data.settings import DataSettings
 from tiltlm.data.tokens.encoder import Encoder
 from tiltlm.data.workers import MANY, load_blocks, num_cores
 
@@ -70,11 +70,11 @@ def load_data(
     encoder = encoder.with_template(settings.chat_template, settings.chat_template_kwargs)
     check_turns(settings, objective_shape)
     hub_notes = check_hub_settings(settings)
-    rows = read(settings.train, settings, settings.split)
-    eval_rows = read(settings.eval, settings, settings.eval_split) if settings.eval is not None else None
+    rows = read_rows(settings.train, settings, settings.split)
+    eval_rows = read_rows(settings.eval, settings, settings.eval_split) if settings.eval is not None else None
     parts = [rows] if eval_rows is None else [rows, eval_rows]
     place = place_of(settings, encoder, objective_shape, needs, use_reference_columns, parts)
-    kept = None if place is None else open_kept(place)
+    kept = None if place is None else open_cache(place)
     columns, num_rows = (kept.columns, kept.findings.books.total) if kept else survey(parts)
     if not columns:
         refuse_unreadable(rows)
@@ -135,7 +135,7 @@ def check_reference_columns(schema: Schema, needs_partners: bool) -> None:
 
 def tokenise(
     loader: Loader, parts: Sequence[Rows], columns: Mapping[str, str], num_rows: int, place: Path | None
-) -> Kept:
+) -> CachedData:
     """Load all rows: training data, then held-out data of its own where there is any.
 
     Args:
@@ -152,12 +152,12 @@ def tokenise(
             f"kept in {place}" if is_kept else "kept for this run only",
         )
 
-    def blocks() -> Iterator[Block]:
+    def blocks() -> Iterator[RowBlock]:
         for rows, from_eval in zip(parts, (False, True), strict=False):
             yield from load_blocks(loader, rows, from_eval, num_processes)
 
     limit = None if settings.cache_limit is None else round(settings.cache_limit * 1e9)
-    return keep(place if is_kept else None, blocks, columns, limit)
+    return write_cache(place if is_kept else None, blocks, columns, limit)
 
 
 def survey(parts: Iterable[Rows]) -> tuple[dict[str, str], int]:

@@ -14,9 +14,9 @@ import numpy as np
 from tiltlm.core.errors import ConfigError, DataError
 from tiltlm.core.example import Example
 from tiltlm.data.accounting import Accounting
-from tiltlm.data.cache.fingerprints import digest, distinct, verdicts
+from tiltlm.data.cache.fingerprints import comparison_digests, digest, distinct
+from tiltlm.data.data_settings import DataSettings
 from tiltlm.data.rows.records import Form, Record
-from tiltlm.data.settings import DataSettings
 from tiltlm.data.tokens.encoder import Encoder
 
 
@@ -31,7 +31,7 @@ class Findings:
     """Last tokens of the responses that ended by themselves."""
     prompts: tuple[bytearray, bytearray] = field(default_factory=lambda: (bytearray(), bytearray()))
     """Digests of the prompts of training and of held-out rows, one a row."""
-    verdicts: tuple[bytearray, bytearray] = field(default_factory=lambda: (bytearray(), bytearray()))
+    comparison_digests: tuple[bytearray, bytearray] = field(default_factory=lambda: (bytearray(), bytearray()))
     """Digests of (prompt, two answers) of every comparison, by which of the answers is preferred."""
 
     def keep(self, record: Record, example: Example, held_out: bool) -> None:
@@ -40,22 +40,22 @@ class Findings:
         self.forms.add(record.form)
         self.ends.update(int(r.token_ids[-1]) for r in example.responses if r.ended)
         self.prompts[held_out].extend(digest(record.prompt_key.encode("utf-8", "surrogatepass")))
-        for about, preferred in verdicts(example):
-            self.verdicts[preferred].extend(about)
+        for about, preferred in comparison_digests(example):
+            self.comparison_digests[preferred].extend(about)
 
     def merge(self, later: "Findings") -> None:
         """Take in the findings of later rows."""
         self.books.merge(later.books)
         self.forms |= later.forms
         self.ends.update(later.ends)
-        for own, others in ((self.prompts, later.prompts), (self.verdicts, later.verdicts)):
+        for own, others in ((self.prompts, later.prompts), (self.comparison_digests, later.comparison_digests)):
             for digests, more in zip(own, others, strict=True):
                 digests.extend(more)
 
     def settle(self) -> "Settled":
         """The findings once the last row is in."""
         trained, held_out = (distinct(digests) for digests in self.prompts)
-        forward, backward = (distinct(digests) for digests in self.verdicts)
+        forward, backward = (distinct(digests) for digests in self.comparison_digests)
         return Settled(
             books=self.books,
             forms=frozenset(self.forms),

@@ -14,18 +14,18 @@ from tiltlm.core.needs import Need, Shape
 from tiltlm.data.accounting import Accounting, Defect
 from tiltlm.data.cache.fingerprints import is_held_out
 from tiltlm.data.cache.table import to_batch
+from tiltlm.data.data_settings import DataSettings
 from tiltlm.data.files.text_files import Row
 from tiltlm.data.findings import Findings
 from tiltlm.data.rows.columns import Schema
 from tiltlm.data.rows.convert import convert
 from tiltlm.data.rows.records import Record, to_record
-from tiltlm.data.settings import DataSettings
 from tiltlm.data.tokens.encoder import Encoded, Encoder
 from tiltlm.data.tokens.length_limit import longest_allowed, to_example, without_oldest_turns
 
 
 @dataclass(frozen=True)
-class Block:
+class RowBlock:
     """What became of some rows."""
 
     train: pa.RecordBatch
@@ -50,7 +50,7 @@ class Loader:
     def max_length(self) -> int:
         return longest_allowed(self.settings.max_length, self.encoder.window)
 
-    def load(self, rows: Sequence[Row], from_eval: bool) -> Block:
+    def load(self, rows: Sequence[Row], from_eval: bool) -> RowBlock:
         """Take every row to its example, or book why not. Rows are tokenised together.
 
         Args:
@@ -74,7 +74,7 @@ class Loader:
                 findings.keep(record, example, held_out)
                 examples[held_out].append(example)
         train, held_out = map(to_batch, examples)
-        return Block(train, held_out, findings)
+        return RowBlock(train, held_out, findings)
 
     def _record(self, row: Row, from_eval: bool) -> tuple[Record, bool]:
         """The row as the objective needs it, and whether it is held out."""

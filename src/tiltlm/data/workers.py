@@ -18,7 +18,7 @@ from types import ModuleType
 
 from tiltlm.core.errors import RunError
 from tiltlm.data.files.text_files import Row
-from tiltlm.data.loader import Block, Loader
+from tiltlm.data.loader import Loader, RowBlock
 
 ROWS = 1024
 """Rows of a block, tokenised together."""
@@ -27,7 +27,7 @@ MANY = 20_000
 """Rows from which on several processes are worth starting, and what is tokenised is worth keeping."""
 
 
-def load_blocks(loader: Loader, rows: Iterable[Row], from_eval: bool, num_processes: int) -> Iterator[Block]:
+def load_blocks(loader: Loader, rows: Iterable[Row], from_eval: bool, num_processes: int) -> Iterator[RowBlock]:
     """The rows as blocks of examples, in order; only a few blocks are in memory at a time.
 
     Raises:
@@ -41,7 +41,7 @@ def load_blocks(loader: Loader, rows: Iterable[Row], from_eval: bool, num_proces
         return
     context = get_context("forkserver")
     context.set_forkserver_preload([__name__, type(loader.encoder.tokenizer).__module__])
-    pending: deque[Future[Block]] = deque()
+    pending: deque[Future[RowBlock]] = deque()
     bare = replace(loader, encoder=replace(loader.encoder))  # without what an encoder derives from its tokenizer
     with ProcessPoolExecutor(num_processes, context, _begin, (bare,)) as pool:
         try:
@@ -93,5 +93,5 @@ def _begin(loader: Loader) -> None:
     _loader = loader
 
 
-def _load(rows: list[Row], from_eval: bool) -> Block:
+def _load(rows: list[Row], from_eval: bool) -> RowBlock:
     return _loader.load(rows, from_eval)

@@ -3,7 +3,7 @@
 from tiltlm.diagnostics.attainment import (
     MIN_EFFECTIVE_SAMPLES,
     Attainment,
-    Curve,
+    AttainmentCurve,
     Frontier,
     measure_attainment,
     measure_frontier,
@@ -13,21 +13,21 @@ from tiltlm.diagnostics.frontier import attainable, best_of_n, effective_samples
 from tiltlm.diagnostics.intervals import Interval, bootstrap, bootstrap_mean, paired_difference, unit_means, wilson
 from tiltlm.diagnostics.kl import SequenceKL, sequence_kl
 from tiltlm.diagnostics.length import LengthBias, LengthRule, measure_length_bias
-from tiltlm.diagnostics.metrics import Tally, tally
 from tiltlm.diagnostics.pairs import PairLogps
+from tiltlm.diagnostics.step_metrics import MetricSums, metric_sums
 
 __all__ = [
     "MIN_EFFECTIVE_SAMPLES",
     "Attainment",
-    "Curve",
+    "AttainmentCurve",
     "Displacement",
     "Frontier",
     "Interval",
     "LengthBias",
     "LengthRule",
+    "MetricSums",
     "PairLogps",
     "SequenceKL",
-    "Tally",
     "attainable",
     "best_of_n",
     "bootstrap",
@@ -39,9 +39,9 @@ __all__ = [
     "measure_displacement",
     "measure_frontier",
     "measure_length_bias",
+    "metric_sums",
     "paired_difference",
     "sequence_kl",
-    "tally",
     "tilted",
     "unit_means",
     "wilson",

@@ -29,7 +29,7 @@ _CHUNK = 4_000_000  # numbers of one array held at once: 32 MB
 
 
 @dataclass(frozen=True, eq=False)
-class Curve:
+class AttainmentCurve:
     """Policies of one family, from the reference on. NaN where the samples are too few to say."""
 
     setting: Floats
@@ -49,8 +49,8 @@ class Curve:
 class Frontier:
     """The tilted frontier and the best-of-n curve of one reference on one set of prompts."""
 
-    tilt: Curve
-    best_of_n: Curve
+    tilt: AttainmentCurve
+    best_of_n: AttainmentCurve
     num_prompts: int
     samples_per_prompt: int
 
@@ -185,7 +185,7 @@ def _at_kl(masses: Floats, steps: Floats, kl: Floats) -> Floats:
     return np.stack(rows)
 
 
-def _curve(setting: Floats, reward: Floats, kl: Floats, band: Floats, ess: Floats) -> Curve:
+def _curve(setting: Floats, reward: Floats, kl: Floats, band: Floats, ess: Floats) -> AttainmentCurve:
     shown = ess >= MIN_EFFECTIVE_SAMPLES
     hidden = [np.where(shown, values, np.nan) for values in (reward, kl, band[0], band[1])]
-    return Curve(setting, hidden[0], hidden[1], hidden[2], hidden[3], ess)
+    return AttainmentCurve(setting, hidden[0], hidden[1], hidden[2], hidden[3], ess)

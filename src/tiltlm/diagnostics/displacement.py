@@ -13,7 +13,7 @@ from tiltlm.core.errors import ConfigError
 from tiltlm.diagnostics.intervals import Interval, paired_difference, unit_means, wilson
 from tiltlm.diagnostics.pairs import PairLogps
 
-Verdict = Literal["raised", "displaced", "unclear"]
+DisplacementKind = Literal["raised", "displaced", "unclear"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Displacement:
     """Share of examples whose chosen responses became less likely, in the mean over their comparisons."""
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> DisplacementKind:
         """`displaced` where the chosen shift per token is below 0 with its whole interval, `raised` where above."""
         if self.chosen_per_token.high < 0:
             return "displaced"

@@ -18,7 +18,7 @@ from tiltlm.core.errors import ConfigError
 Floats = NDArray[np.float64]
 
 
-class Point(NamedTuple):
+class FrontierPoint(NamedTuple):
     """Reward and KL of one or several policies, each the mean over prompts."""
 
     reward: Floats
@@ -89,7 +89,7 @@ def best_of_n_masses(masses: ArrayLike, ns: ArrayLike) -> Floats:
     return up_to[..., None, :, :] ** powers - below[..., None, :, :] ** powers
 
 
-def reward_and_kl(policy: ArrayLike, masses: ArrayLike, levels: ArrayLike) -> Point:
+def reward_and_kl(policy: ArrayLike, masses: ArrayLike, levels: ArrayLike) -> FrontierPoint:
     """Mean over prompts of E_π[r] and of KL(π‖π_ref), both over levels: policy [..., P, L], masses [..., P, L] → [...].
 
     KL = Σ π·log(π/π_ref), a level without mass under π contributing 0.
@@ -97,10 +97,10 @@ def reward_and_kl(policy: ArrayLike, masses: ArrayLike, levels: ArrayLike) -> Po
     mass, base = np.asarray(policy, dtype=np.float64), np.asarray(masses, dtype=np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
         terms = np.where(mass > 0, mass * np.log(mass / base), 0.0)
-    return Point((mass * _ascending(levels)).sum(-1).mean(-1), np.maximum(terms.sum(-1), 0.0).mean(-1))
+    return FrontierPoint((mass * _ascending(levels)).sum(-1).mean(-1), np.maximum(terms.sum(-1), 0.0).mean(-1))
 
 
-def tilted(masses: ArrayLike, levels: ArrayLike, betas: ArrayLike) -> Point:
+def tilted(masses: ArrayLike, levels: ArrayLike, betas: ArrayLike) -> FrontierPoint:
     """The frontier: reward and KL of the tilted policy at each β, [G] each.
 
     With λ = 1/β: dE/dλ = Var_λ(r) and dKL/dλ = λ·Var_λ(r), so dE/dKL = β: the curve is concave, and ends at the
@@ -110,7 +110,7 @@ def tilted(masses: ArrayLike, levels: ArrayLike, betas: ArrayLike) -> Point:
     return reward_and_kl(tilted_masses(base, levels, betas), base[..., None, :, :], levels)
 
 
-def best_of_n(masses: ArrayLike, levels: ArrayLike, ns: ArrayLike) -> Point:
+def best_of_n(masses: ArrayLike, levels: ArrayLike, ns: ArrayLike) -> FrontierPoint:
     """Exact reward and KL of best-of-n, [G] each; never above the frontier, and KL ≤ log n − (n−1)/n."""
     base = _masses(masses)
     return reward_and_kl(best_of_n_masses(base, ns), base[..., None, :, :], levels)

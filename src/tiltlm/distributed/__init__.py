@@ -1,7 +1,7 @@
 """Processes and devices of a run."""
 
-from tiltlm.distributed.wrapping import World
+from tiltlm.distributed.wrapping import Ranks
 
 __all__ = [
-    "World",
+    "Ranks",
 ]

@@ -35,7 +35,7 @@ LONGEST_WAIT = timedelta(hours=2)
 
 
 @dataclass(frozen=True)
-class World:
+class Ranks:
     """The processes of a run, seen from one of them."""
 
     rank: int = 0
@@ -43,7 +43,7 @@ class World:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @classmethod
-    def join(cls, cpu: bool = False) -> "World":
+    def join(cls, cpu: bool = False) -> "Ranks":
         """The processes that the launcher (`accelerate launch`, `torchrun`) started, or this one alone."""
         cpu = cpu or not torch.cuda.is_available()
         if num_launched() == 1:
@@ -54,7 +54,7 @@ class World:
         return cls(state.process_index, state.num_processes, state.device)
 
     @classmethod
-    def alone(cls, command: str) -> "World":
+    def single(cls, command: str) -> "Ranks":
         """This process, for a command that does not share its work.
 
         Raises:
@@ -129,13 +129,13 @@ def num_launched() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def check_parallel(parallel: Parallel, world: World) -> None:
+def check_parallel(parallel: Parallel, ranks: Ranks) -> None:
     """Whether there is anybody to share with: to ask early.
 
     Raises:
         ConfigError: sharding is asked for and this process is alone.
     """
-    if parallel == "shard" and world.size == 1:
+    if parallel == "shard" and ranks.size == 1:
         raise ConfigError(
             "training.parallel=shard needs several processes; start them with `torchrun --nproc-per-node N -m tiltlm` "
             "or `accelerate launch --multi_gpu -m tiltlm`",
@@ -144,28 +144,28 @@ def check_parallel(parallel: Parallel, world: World) -> None:
         )
 
 
-def wrap(policy: nn.Module, world: World, parallel: Parallel) -> nn.Module:
+def wrap(policy: nn.Module, ranks: Ranks, parallel: Parallel) -> nn.Module:
     """The module to call, always through its `__call__`: a call past the wrapper would leave ranks unsynchronised.
 
     Raises:
         ConfigError: as `check_parallel`.
     """
-    check_parallel(parallel, world)
+    check_parallel(parallel, ranks)
     if parallel == "shard":
-        return _shard(policy, world)
-    if world.size == 1:
+        return _shard(policy, ranks)
+    if ranks.size == 1:
         return policy
-    devices = None if world.device.type == "cpu" else [world.device]
+    devices = None if ranks.device.type == "cpu" else [ranks.device]
     return DistributedDataParallel(policy, device_ids=devices, gradient_as_bucket_view=True)
 
 
-def _shard(policy: nn.Module, world: World) -> nn.Module:
+def _shard(policy: nn.Module, ranks: Ranks) -> nn.Module:
     """Decoder layers, then the policy as the root. FSDP finds tensors to watch through pytree, so what it returns
     must be a node of it, or the backward would start without the root's weights."""
     for noun in (ResponseLogps, ResponseScores):
         if noun not in _pytree.SUPPORTED_NODES:
             torch.export.register_dataclass(noun)
-    mesh = init_device_mesh(world.device.type, (world.size,))
+    mesh = init_device_mesh(ranks.device.type, (ranks.size,))
     layers = getattr(policy, "_no_split_modules", None) or ()
     for module in policy.modules():
         if type(module).__name__ in layers:
@@ -187,12 +187,12 @@ def synchronised(module: nn.Module, last: bool) -> Iterator[None]:
         yield
 
 
-def whole(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor) -> Tensor:
     """The whole of a tensor that may be sharded; all processes must ask together."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def like(tensor: Tensor, parameter: Tensor) -> Tensor:
+def laid_out_as(tensor: Tensor, parameter: Tensor) -> Tensor:
     """A whole tensor laid out as `parameter` is: on its device, and sharded where it is."""
     tensor = tensor.to(parameter.device)
     if isinstance(parameter, DTensor):
@@ -200,7 +200,7 @@ def like(tensor: Tensor, parameter: Tensor) -> Tensor:
     return tensor
 
 
-def forget_gathered(policy: nn.Module) -> None:
+def reshard(policy: nn.Module) -> None:
     """Have the parameters of a sharded policy be its shards: between a forward without gradient and the next, those of
     its root are the gathered copies. The next forward gathers anew."""
     for module in policy.modules():
@@ -209,7 +209,7 @@ def forget_gathered(policy: nn.Module) -> None:
 
 
 @contextmanager
-def kept_whole(policy: Module, parallel: Parallel, aside: bool) -> Iterator[Module]:
+def trainable_copy(policy: Module, parallel: Parallel, aside: bool) -> Iterator[Module]:
     """The module to train inside, so that afterwards `policy` is whole in every process and has its weights.
 
     Replicas train the policy itself. Sharding changes a module for good, so a copy is sharded; what has the policy's
@@ -233,8 +233,8 @@ def kept_whole(policy: Module, parallel: Parallel, aside: bool) -> Iterator[Modu
 @torch.no_grad()
 def take_weights(policy: nn.Module, trained: nn.Module) -> None:
     """Copy the weights that train into a whole module of the same names, one by one; all processes together."""
-    forget_gathered(trained)
+    reshard(trained)
     own = dict(policy.named_parameters())
     for name, parameter in trained.named_parameters():
         if parameter.requires_grad:
-            own[name].copy_(whole(parameter))
+            own[name].copy_(full_tensor(parameter))

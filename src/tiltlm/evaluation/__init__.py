@@ -2,23 +2,22 @@
 
 from tiltlm.evaluation.change import Change
 from tiltlm.evaluation.contrast import Contrast, fit_length_rule
+from tiltlm.evaluation.example_rows import ExampleRow, ResponseRow, measure_examples
 from tiltlm.evaluation.gold import Gold, Line, compare_gold
 from tiltlm.evaluation.held_out import HeldOut, compare_held_out
-from tiltlm.evaluation.measure import ExampleRow, ResponseRow, measure
 from tiltlm.evaluation.samples import (
-    Draws,
     SampleComparison,
     SampleNumbers,
+    SampleSet,
     SampleText,
     compare_samples,
-    draw,
+    draw_samples,
     sample_texts,
 )
 
 __all__ = [
     "Change",
     "Contrast",
-    "Draws",
     "ExampleRow",
     "Gold",
     "HeldOut",
@@ -26,12 +25,13 @@ __all__ = [
     "ResponseRow",
     "SampleComparison",
     "SampleNumbers",
+    "SampleSet",
     "SampleText",
     "compare_gold",
     "compare_held_out",
     "compare_samples",
-    "draw",
+    "draw_samples",
     "fit_length_rule",
-    "measure",
+    "measure_examples",
     "sample_texts",
 ]

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from tiltlm.diagnostics import Interval, bootstrap, unit_means
 
 Floats = NDArray[np.float64]
-Statistic = Callable[[NDArray[np.intp]], Floats]
+IndexStatistic = Callable[[NDArray[np.intp]], Floats]
 """From indices [D, P] of the prompts in each of D draws to the statistic of each draw, [D]."""
 
 RESAMPLES = 10_000
@@ -31,23 +31,23 @@ class Change:
 
     @classmethod
     def of(
-        cls, before: Statistic, after: Statistic, num_prompts: int, *, seed: int, resamples: int = RESAMPLES
+        cls, before: IndexStatistic, after: IndexStatistic, num_prompts: int, *, seed: int, resamples: int = RESAMPLES
     ) -> "Change":
         """The same statistic of two measurements."""
 
-        def interval(statistic: Statistic) -> Interval:
+        def interval(statistic: IndexStatistic) -> Interval:
             return bootstrap(statistic, num_prompts, seed=seed, resamples=resamples)
 
         return cls(interval(before), interval(after), interval(lambda draw: after(draw) - before(draw)))
 
 
-def mean_by_prompt(values: ArrayLike, prompt: NDArray[np.intp]) -> Statistic:
+def mean_by_prompt(values: ArrayLike, prompt: NDArray[np.intp]) -> IndexStatistic:
     """Mean over prompts of the mean of the values [B] that belong to each."""
     means = unit_means(values, prompt)
     return lambda draw: means[draw].mean(1)
 
 
-def ratio_by_prompt(numerators: ArrayLike, denominators: ArrayLike, prompt: NDArray[np.intp]) -> Statistic:
+def ratio_by_prompt(numerators: ArrayLike, denominators: ArrayLike, prompt: NDArray[np.intp]) -> IndexStatistic:
     """Σ numerators / Σ denominators over the rows [B] of the drawn prompts; NaN for a draw whose denominators are 0."""
     top, bottom = np.bincount(prompt, numerators), np.bincount(prompt, denominators)
     return lambda draw: _ratio(top[draw].sum(1), bottom[draw].sum(1))
@@ -58,7 +58,7 @@ def _ratio(top: Floats, bottom: Floats) -> Floats:
     return ratios
 
 
-def area_by_prompt(values: ArrayLike, desirable: NDArray[np.bool_], prompt: NDArray[np.intp]) -> Statistic:
+def area_by_prompt(values: ArrayLike, desirable: NDArray[np.bool_], prompt: NDArray[np.intp]) -> IndexStatistic:
     """Chance that a desirable row has the higher value than an undesirable one, a tie ½, among the drawn prompts.
 
     This is the area under the ROC curve, Σ_{i∈D, j∈U} [v_i > v_j] + ½[v_i = v_j] over |D|·|U|. NaN for a draw without

@@ -26,24 +26,24 @@ from tiltlm.diagnostics import (
 from tiltlm.evaluation.change import (
     SORTED_RESAMPLES,
     Change,
-    Statistic,
+    IndexStatistic,
     area_by_prompt,
     mean_by_prompt,
     ratio_by_prompt,
 )
-from tiltlm.evaluation.measure import ExampleRow, ResponseRow
+from tiltlm.evaluation.example_rows import ExampleRow, ResponseRow
 
 Floats = NDArray[np.float64]
-Rows = Sequence[ExampleRow]
+ExampleRows = Sequence[ExampleRow]
 Prompts = NDArray[np.str_]
-Value = Callable[[ResponseRow], float]
+ResponseValue = Callable[[ResponseRow], float]
 
 
 @dataclass(frozen=True)
 class Contrast:
     """Better against worse responses: chosen and rejected, or desirable and undesirable ones."""
 
-    kind: Literal["pairs", "labels"]
+    kind: Literal["pairs", "unpaired"]
     num_comparisons: int
     """Comparisons; with single labels, desirable times undesirable responses."""
     accuracy: Change
@@ -76,12 +76,12 @@ class Contrast:
         return self.better is not None and self.better.difference.high < 0
 
 
-def is_policy(rows: Rows) -> bool:
+def is_policy(rows: ExampleRows) -> bool:
     """Whether these were measured under a policy; a reward model has rewards and no log-probabilities."""
     return all(response.logps is not None for row in rows for response in row.responses)
 
 
-def comparisons_of(row: ExampleRow) -> tuple[Comparison, ...]:
+def compared_responses(row: ExampleRow) -> tuple[Comparison, ...]:
     """What a row says about its own responses: its comparisons, else desirable over undesirable ones."""
     if row.comparisons or len(set(row.labels)) < 2:
         return row.comparisons
@@ -109,7 +109,7 @@ def _ends(pairs: Sequence[tuple[int, Comparison]]) -> tuple[list[tuple[int, int]
     return [(e, c.chosen) for e, c in pairs], [(e, c.rejected) for e, c in pairs]
 
 
-def contrast_pairs(before: Rows, after: Rows, prompt: Prompts, rule: LengthRule, seed: int) -> Contrast:
+def contrast_pairs(before: ExampleRows, after: ExampleRows, prompt: Prompts, rule: LengthRule, seed: int) -> Contrast:
     """All comparisons within the rows. Comparisons of one prompt share one vote.
 
     Args:
@@ -119,28 +119,28 @@ def contrast_pairs(before: Rows, after: Rows, prompt: Prompts, rule: LengthRule,
         rule: Fitted on training data.
         seed: Of the bootstrap.
     """
-    pairs = [(e, c) for e, row in enumerate(after) for c in comparisons_of(row)]
+    pairs = [(e, c) for e, row in enumerate(after) for c in compared_responses(row)]
     better, worse = _ends(pairs)
     unit = _numbered(prompt[[e for e, _ in pairs]])
     num_prompts = int(unit.max()) + 1
     preference = np.array([c.preference for _, c in pairs])
 
-    def sides(rows: Rows, value: Value) -> tuple[Floats, Floats]:
+    def sides(rows: ExampleRows, value: ResponseValue) -> tuple[Floats, Floats]:
         chosen, rejected = ([value(rows[e].responses[k]) for e, k in side] for side in (better, worse))
         return np.array(chosen, dtype=np.float64), np.array(rejected, dtype=np.float64)
 
-    def agreement(rows: Rows, value: Value) -> Statistic:
+    def agreement(rows: ExampleRows, value: ResponseValue) -> IndexStatistic:
         chosen, rejected = sides(rows, value)
         agrees = np.heaviside(chosen - rejected, 0.5)
         return mean_by_prompt(preference * agrees + (1 - preference) * (1 - agrees), unit)
 
-    def change(statistic: Callable[[Rows], Statistic]) -> Change:
+    def change(statistic: Callable[[ExampleRows], IndexStatistic]) -> Change:
         return Change.of(statistic(before), statistic(after), num_prompts, seed=seed)
 
-    def likelihood(statistic: Callable[[Rows], Statistic]) -> Change | None:
+    def likelihood(statistic: Callable[[ExampleRows], IndexStatistic]) -> Change | None:
         return change(statistic) if is_policy(after) else None
 
-    def pair_logps(rows: Rows) -> PairLogps:
+    def pair_logps(rows: ExampleRows) -> PairLogps:
         return PairLogps(*sides(rows, logps_of), *sides(rows, _num_tokens), unit=unit)
 
     rewards = sides(after, _reward)
@@ -164,31 +164,31 @@ def contrast_pairs(before: Rows, after: Rows, prompt: Prompts, rule: LengthRule,
     )
 
 
-def contrast_labels(before: Rows, after: Rows, prompt: Prompts, rule: LengthRule, seed: int) -> Contrast:
+def contrast_labels(before: ExampleRows, after: ExampleRows, prompt: Prompts, rule: LengthRule, seed: int) -> Contrast:
     """Desirable against undesirable responses, whatever their prompts. Arguments as for `contrast_pairs`."""
     members = [(e, k) for e, row in enumerate(after) for k in range(len(row.labels))]
     desirable = np.array([after[e].labels[k] for e, k in members])
     unit = _numbered(prompt[[e for e, _ in members]])
     num_prompts = int(unit.max()) + 1
 
-    def values(rows: Rows, value: Value) -> Floats:
+    def values(rows: ExampleRows, value: ResponseValue) -> Floats:
         return np.array([value(rows[e].responses[k]) for e, k in members], dtype=np.float64)
 
-    def area(rows: Rows, value: Value) -> Statistic:
+    def area(rows: ExampleRows, value: ResponseValue) -> IndexStatistic:
         return area_by_prompt(values(rows, value), desirable, unit)
 
-    def mean_of(rows: Rows, value: Value, side: bool) -> Statistic:
+    def mean_of(rows: ExampleRows, value: ResponseValue, side: bool) -> IndexStatistic:
         own = (desirable == side).astype(np.float64)
         return ratio_by_prompt(values(rows, value) * own, own, unit)
 
-    def margin(rows: Rows) -> Statistic:
+    def margin(rows: ExampleRows) -> IndexStatistic:
         good, bad = mean_of(rows, _reward, True), mean_of(rows, _reward, False)
         return lambda draw: good(draw) - bad(draw)
 
-    def change(statistic: Callable[[Rows], Statistic], resamples: int = SORTED_RESAMPLES) -> Change:
+    def change(statistic: Callable[[ExampleRows], IndexStatistic], resamples: int = SORTED_RESAMPLES) -> Change:
         return Change.of(statistic(before), statistic(after), num_prompts, seed=seed, resamples=resamples)
 
-    def interval(statistic: Statistic) -> Interval:
+    def interval(statistic: IndexStatistic) -> Interval:
         return bootstrap(statistic, num_prompts, seed=seed, resamples=SORTED_RESAMPLES)
 
     rewards, longer = values(after, _reward), 1 if rule.prefers == "longer" else -1
@@ -197,7 +197,7 @@ def contrast_labels(before: Rows, after: Rows, prompt: Prompts, rule: LengthRule
     good, bad = np.sort(rewards[desirable]), np.sort(rewards[~desirable])
     equal = np.searchsorted(bad, good, "right") - np.searchsorted(bad, good, "left")
     return Contrast(
-        kind="labels",
+        kind="unpaired",
         num_comparisons=len(good) * len(bad),
         accuracy=change(lambda rows: area(rows, _reward)),
         margin=change(margin),

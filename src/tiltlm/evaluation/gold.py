@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from tiltlm.core import ConfigError
 from tiltlm.diagnostics import (
     Attainment,
-    Curve,
+    AttainmentCurve,
     Interval,
     bootstrap_mean,
     level_counts,
@@ -37,7 +37,7 @@ class Line:
     high: tuple[float, ...]
 
     @classmethod
-    def of(cls, curve: Curve) -> "Line":
+    def of(cls, curve: AttainmentCurve) -> "Line":
         """The points of a curve that are known."""
         known = np.isfinite(curve.reward) & np.isfinite(curve.kl)
         columns = (curve.setting, curve.kl, curve.reward, curve.low, curve.high)

@@ -14,8 +14,15 @@ from numpy.typing import NDArray
 from tiltlm.core import ConfigError
 from tiltlm.diagnostics import LengthRule
 from tiltlm.evaluation.change import Change, ratio_by_prompt
-from tiltlm.evaluation.contrast import Contrast, comparisons_of, contrast_labels, contrast_pairs, is_policy, logps_of
-from tiltlm.evaluation.measure import ExampleRow
+from tiltlm.evaluation.contrast import (
+    Contrast,
+    compared_responses,
+    contrast_labels,
+    contrast_pairs,
+    is_policy,
+    logps_of,
+)
+from tiltlm.evaluation.example_rows import ExampleRow
 
 
 @dataclass(frozen=True)
@@ -108,7 +115,7 @@ def _contrast(
     rule: LengthRule,
     seed: int,
 ) -> Contrast | None:
-    if any(comparisons_of(row) for row in after):
+    if any(compared_responses(row) for row in after):
         return contrast_pairs(before, after, prompt, rule, seed)
     if len({label for row in after for label in row.labels}) == 2:
         return contrast_labels(before, after, prompt, rule, seed)

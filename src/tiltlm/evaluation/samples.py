@@ -15,7 +15,7 @@ from torch import nn
 
 from tiltlm.core import ConfigError, Response, TokenIds, Tree
 from tiltlm.diagnostics import Interval, SequenceKL, bootstrap_mean, paired_difference, sequence_kl
-from tiltlm.evaluation.measure import sequence_logps
+from tiltlm.evaluation.example_rows import sequence_logps
 from tiltlm.logprobs import PolicyModule
 from tiltlm.logprobs.modes import evaluating
 from tiltlm.reference import Reference
@@ -23,7 +23,7 @@ from tiltlm.sampling import Sampled, SamplingSettings, sample
 
 
 @dataclass(frozen=True, eq=False)
-class Draws:
+class SampleSet:
     """n samples of one policy to each of P prompts."""
 
     prompts: tuple[TokenIds, ...]
@@ -60,7 +60,7 @@ class Draws:
         )  # fmt: skip
 
 
-def draw(
+def draw_samples(
     policy: PolicyModule,
     prompts: Sequence[TokenIds],
     *,
@@ -71,7 +71,7 @@ def draw(
     reference: Reference | None,
     max_tokens: int,
     progress: Callable[[int, int], None] | None = None,
-) -> Draws:
+) -> SampleSet:
     """Sample a policy as it is now, and score what it says.
 
     Call it before training and after: full fine-tuning leaves no untrained weights behind. With one seed both share
@@ -96,9 +96,9 @@ def draw(
     samples = sample(policy, prompts, n, settings, seed=seed, end_token_ids=end_token_ids, progress=progress)
     if reference is None:
         logps = np.array([[s.token_logps.sum(dtype=np.float64) for s in own] for own in samples])
-        return Draws(tuple(prompts), tuple(map(tuple, samples)), logps, None, max_new_tokens)
+        return SampleSet(tuple(prompts), tuple(map(tuple, samples)), logps, None, max_new_tokens)
     logps, ref_logps = score_samples(policy, prompts, samples, reference, max_tokens)
-    return Draws(tuple(prompts), tuple(map(tuple, samples)), logps, ref_logps, max_new_tokens)
+    return SampleSet(tuple(prompts), tuple(map(tuple, samples)), logps, ref_logps, max_new_tokens)
 
 
 def score_samples(
@@ -176,7 +176,12 @@ class SampleComparison:
 
 
 def compare_samples(
-    before: Draws, after: Draws, texts: Sequence[SampleText] = (), *, starts_at_reference: bool = False, seed: int = 0
+    before: SampleSet,
+    after: SampleSet,
+    texts: Sequence[SampleText] = (),
+    *,
+    starts_at_reference: bool = False,
+    seed: int = 0,
 ) -> SampleComparison:
     """KL and length before and after, with intervals by prompt.
 
@@ -210,7 +215,7 @@ def compare_samples(
     )
 
 
-def _numbers(draws: Draws, seed: int) -> SampleNumbers:
+def _numbers(draws: SampleSet, seed: int) -> SampleNumbers:
     kl = draws.sequence_kl(seed)
     return SampleNumbers(
         kl=None if kl is None else kl.k1,
@@ -225,8 +230,8 @@ def _differ(a: TokenIds, b: TokenIds) -> bool:
 
 
 def sample_texts(
-    before: Draws,
-    after: Draws,
+    before: SampleSet,
+    after: SampleSet,
     decode: Callable[[TokenIds], str],
     *,
     num_prompts: int = 8,

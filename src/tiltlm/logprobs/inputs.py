@@ -82,7 +82,7 @@ def separate(forest: Forest) -> Sequences:
     device = forest.token_ids.device
 
     def of_response(numbers: list[int] | np.ndarray) -> Tensor:
-        return sent(np.asarray(numbers), device).index_select(0, forest.response)
+        return sent(np.asarray(numbers), device).index_select(0, forest.response_index)
 
     # A response's first token is predicted by the last prompt token, which lies before the response's own.
     own = forest.predicts - of_response(branch_starts)

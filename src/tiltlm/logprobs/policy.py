@@ -78,7 +78,7 @@ class PolicyModule(ForestModule):
         routers = count(output.router_logits, sequence_counts(forest, self.layout), chosen) if routing else None
         return ResponseLogps(
             values.logps,
-            forest.response,
+            forest.response_index,
             forest.num_tokens,
             ref_token_logps=values.ref_logps,
             log_collisions=values.log_collisions,

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from tiltlm.core.errors import ModelError
 from tiltlm.core.example import Response, TokenIds, token_ids
-from tiltlm.core.forest import Forest, Tree, closed, plant
+from tiltlm.core.forest import Forest, Tree, pack_trees, with_score_token
 from tiltlm.logprobs.attention.layout import Layout
 from tiltlm.logprobs.head.find import Head, find_head
 from tiltlm.logprobs.inputs import Inputs, LayoutName, arrange
@@ -214,7 +214,7 @@ class _PolicyProbe(_Probe):
         self.head = find_head(self.bare_model)
 
     def _plant(self) -> Forest:
-        return plant(self.trees)
+        return pack_trees(self.trees)
 
     def _separate(self) -> Tensor:
         return plain_logps(self.bare_model, self.trees)
@@ -248,7 +248,7 @@ class _ScoreProbe(_Probe):
         """A score may depend on the whole text in any way."""
 
     def _plant(self) -> Forest:
-        return plant(closed(self.trees))
+        return pack_trees(with_score_token(self.trees))
 
     def _separate(self) -> Tensor:
         return plain_scores(self.bare_model, self.trees)

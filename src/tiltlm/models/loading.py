@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 
 from tiltlm.core.errors import ConfigError, ModelError
-from tiltlm.core.forest import plant
+from tiltlm.core.forest import pack_trees
 from tiltlm.logprobs.module import ForestModule
 from tiltlm.logprobs.policy import PolicyModule
 from tiltlm.logprobs.precision import Precision, choose_precision
@@ -20,7 +20,7 @@ from tiltlm.logprobs.scoring import ScoreModule
 from tiltlm.logprobs.selfcheck import Choice, choose_layout, probe_trees
 from tiltlm.models.dropout import remove_dropout
 from tiltlm.models.folders import Located, locate
-from tiltlm.models.settings import LoraSettings, ModelSettings
+from tiltlm.models.model_settings import LoraSettings, ModelSettings
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +115,7 @@ def _announced(module: ForestModule, settings: ModelSettings) -> list[str]:
     """Which route computes attention, where there are several, and what is compiled."""
     notes = []
     if module.device.type != "cpu":
-        forest = plant(probe_trees(module.config) * 8)  # as long as a real row
+        forest = pack_trees(probe_trees(module.config) * 8)  # as long as a real row
         notes += [f"attention {route}" for route in module.attention_routes(forest)]
     if settings.compile:
         module.compile_layers()

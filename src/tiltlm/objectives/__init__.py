@@ -2,7 +2,7 @@
 
 from tiltlm.objectives.catalog import *  # noqa: F403, every method by its name
 from tiltlm.objectives.catalog import CATALOG, Knob, Resolved, build, knobs, register, resolve_name
-from tiltlm.objectives.composing import Spec, compose, describe, form_of, notes_on, parts_of, spell_out
+from tiltlm.objectives.composing import Spec, compose, describe_spec, form_of, notes_on, parts_of, spell_out
 from tiltlm.objectives.parts.adjustments import (
     Adjustment,
     ChosenDrop,
@@ -30,7 +30,7 @@ __all__ = [
     "Dispersion", "Divisor", "DominantMargins", "DominantRewards", "ExcessDiscount", "Knob", "LengthBonus", "Listwise",
     "LogScoreMargin", "Memory", "MismatchedKL", "NoiseContrast", "Objective", "OnPolicy", "Pairwise", "PlackettLuce",
     "PositionKL", "Regulariser", "Resolved", "ReverseCrossEntropy", "ScoreTarget", "Spec", "Statistic", "Target",
-    "Term", "Unpaired", "WeightedSum", "Weighting", "build", "compose", "describe", "example_losses", "form_of",
+    "Term", "Unpaired", "WeightedSum", "Weighting", "build", "compose", "describe_spec", "example_losses", "form_of",
     "knobs", "notes_on", "parts_of", "reduce_terms", "register", "resolve_name", "spell_out",
     *CATALOG,
 ]  # fmt: skip

@@ -1,6 +1,6 @@
 """Objectives from plain values, as a configuration holds them: a name, parts, or a weighted sum of either.
 
-`compose` builds, `spell_out` writes the same down with every default, `describe` says it in words.
+`compose` builds, `spell_out` writes the same down with every default, `describe_spec` says it in words.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from tiltlm.core import ConfigError
 from tiltlm.core.checks import prefix_errors
 from tiltlm.objectives.catalog.names import refuse_foreign, resolve_name
 from tiltlm.objectives.catalog.registry import build_at, knobs, nearest
-from tiltlm.objectives.plain_parts import construct, number, plain, plain_fields
+from tiltlm.objectives.plain_parts import construct, plain_fields, read_number, to_plain_value
 from tiltlm.objectives.shapes.listwise import Listwise
 from tiltlm.objectives.shapes.pairwise import Pairwise
 from tiltlm.objectives.shapes.unpaired import Unpaired
@@ -93,10 +93,10 @@ def spell_out(spec: Spec, place: str = "objective") -> dict[str, Any]:
 def parts_of(objective: Composed) -> dict[str, Any]:
     """The description of an objective by its parts: `compose` reads it back to an equal one."""
     reward = objective.reward
-    return {"data": objective.shape, "reward": plain(reward), **plain_fields(objective, reward)}
+    return {"data": objective.shape, "reward": to_plain_value(reward), **plain_fields(objective, reward)}
 
 
-def describe(spec: Spec, *, with_numbers: bool = False) -> str:
+def describe_spec(spec: Spec, *, with_numbers: bool = False) -> str:
     """An objective in words: `dpo`, `log_ratio × logistic, chosen_nll on pairs`, `0.8 dpo + 0.2 sft`.
 
     Args:
@@ -105,7 +105,7 @@ def describe(spec: Spec, *, with_numbers: bool = False) -> str:
     """
     if "sum" in spec:
         terms = [
-            (term["weight"], describe(_without(term, "weight"), with_numbers=with_numbers)) for term in spec["sum"]
+            (term["weight"], describe_spec(_without(term, "weight"), with_numbers=with_numbers)) for term in spec["sum"]
         ]
         return " + ".join(f"{weight:g} {f'[{text}]' if ' on ' in text else text}" for weight, text in terms)
     if "name" in spec:
@@ -155,7 +155,7 @@ def _sum(spec: Spec, place: str) -> WeightedSum:
                 code="nested_sum",
                 key=here,
             )
-        weights.append(number(term["weight"], f"{here}.weight"))
+        weights.append(read_number(term["weight"], f"{here}.weight"))
         objectives.append(compose(_without(term, "weight"), here))
     with prefix_errors(place):
         return WeightedSum(tuple(objectives), tuple(weights))

@@ -127,10 +127,10 @@ def _read(hint: Any, value: Any, place: str, reward: Reward | None) -> Any:
             raise ConfigError(f"{place} is {value!r}; true or false is wanted", code="wrong_type", key=place)
         return value
     assert hint is float, f"{place}: a part cannot have a field of {hint}"
-    return number(value, place)
+    return read_number(value, place)
 
 
-def number(value: Any, place: str) -> float:
+def read_number(value: Any, place: str) -> float:
     """A finite number.
 
     Raises:
@@ -178,12 +178,12 @@ def plain_fields(part: Any, reward: Reward | None = None) -> dict[str, Any]:
         value = getattr(part, field.name)
         is_off = value == () or (value is None and field.default is None)
         if not is_off and (reward is None or value != reward):
-            found[field.name] = plain(value, reward)
+            found[field.name] = to_plain_value(value, reward)
     return found
 
 
-def plain(value: Any, reward: Reward | None = None) -> Any:
+def to_plain_value(value: Any, reward: Reward | None = None) -> Any:
     """A part, a list of them or a setting as plain values."""
     if isinstance(value, tuple):
-        return [plain(item, reward) for item in value]
+        return [to_plain_value(item, reward) for item in value]
     return {"name": snake(type(value)), **plain_fields(value, reward)} if is_dataclass(value) else value

@@ -58,7 +58,7 @@ class Objective(Protocol):
 
     @property
     def view(self) -> ViewOf:
-        """The index view it reads: `Pairs`, `Labelled`, `Lists`, `Demonstrations`, or several of them."""
+        """The index view it reads: `Pairs`, `UnpairedResponses`, `Lists`, `Demonstrations`, or several of them."""
         ...
 
     @property

@@ -6,17 +6,17 @@ from tiltlm.objectives import knobs
 from tiltlm.objectives.catalog.names import resolve_name
 from tiltlm.recipes.methods import (
     METRICS,
-    data,
-    elsewhere,
+    data_text,
     families,
-    forms,
-    metrics,
-    parts,
-    reference,
-    setting,
-    spelled,
-    step,
-    told,
+    knob_text,
+    metric_names,
+    parse_docstring,
+    parts_of_objective,
+    peer_names,
+    reference_text,
+    step_text,
+    to_source,
+    variants,
 )
 
 WIDTH = 100
@@ -27,41 +27,41 @@ LABEL = 11
 def overview() -> str:
     """The methods by family, one line each: name, data, reference, meaning."""
     names = [name for family in families().values() for name in family]
-    shapes = {name: " or ".join(dict.fromkeys(form.shape for form in forms(name).values())) for name in names}
+    shapes = {name: " or ".join(dict.fromkeys(form.shape for form in variants(name).values())) for name in names}
     wide, broad = max(map(len, names)), max(map(len, shapes.values()))
     lines = []
     for family, members in families().items():
         lines += ["", *textwrap.wrap(family, WIDTH)]
         for name in members:
-            needs = "reference" if forms(name)[""].needs_reference else ""
+            needs = "reference" if variants(name)[""].needs_reference else ""
             before = f"  {name:{wide}}  {shapes[name]:{broad}}  {needs:9}  "
-            lines += _wrapped(before, told(name).meaning)
+            lines += _wrapped(before, parse_docstring(name).meaning)
     return "\n".join([*lines[1:], "", "`tiltlm objectives NAME` tells one in full."])
 
 
-def describe(name: str) -> str:
+def describe_method(name: str) -> str:
     """One method in full, by its name here or elsewhere (`trl:hinge`)."""
     asked = resolve_name(name)
     name = asked.name
-    page, made = told(name), forms(name)
+    page, made = parse_docstring(name), variants(name)
     sections = page.sections
     lines = [*_wrapped("", f"{name} – {page.title}: {page.meaning}"), ""]
     lines += [line for note in asked.notes for line in (*_wrapped("", note), "")]
     lines += [*(f"  {line}" for line in page.formula), ""]
     lines += [*_entry("Source", sections["Source"]), *_entry("When", sections["When"])]
     for knob, objective in made.items():
-        lines += _entry("Data" if not knob else "", (f"with {knob}: " if knob else "") + data(objective))
-    lines += _entry("Reference", reference(made[""]))
-    lines += _listed("Knobs", {k.name: setting(k) for k in knobs(name)} or {"none": ""})
+        lines += _entry("Data" if not knob else "", (f"with {knob}: " if knob else "") + data_text(objective))
+    lines += _entry("Reference", reference_text(made[""]))
+    lines += _listed("Knobs", {k.name: knob_text(k) for k in knobs(name)} or {"none": ""})
     lines += _entry("Units", sections["Units"])
-    lines += _entry("Loss", step(made[""]))
-    lines += _listed("Logged", {metric: METRICS[metric] for metric in metrics(made[""])})
+    lines += _entry("Loss", step_text(made[""]))
+    lines += _listed("Logged", {metric: METRICS[metric] for metric in metric_names(made[""])})
     lines += [*_entry("Differs", sections["Differs"]), *_entry("Fails", sections["Fails"])]
-    lines += _entry("Elsewhere", ", ".join(elsewhere(name))) if elsewhere(name) else []
+    lines += _entry("Elsewhere", ", ".join(peer_names(name))) if peer_names(name) else []
     label = "Parts"
     for knob, objective in made.items():
-        for role, part in parts(objective):
-            lines += _entry(label, f"{f'with {knob}: ' if knob else ''}{role} {spelled(part)}")
+        for role, part in parts_of_objective(objective):
+            lines += _entry(label, f"{f'with {knob}: ' if knob else ''}{role} {to_source(part)}")
             label = ""
     return "\n".join(lines)
 

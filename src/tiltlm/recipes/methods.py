@@ -13,9 +13,19 @@ from typing import Any
 
 import torch
 
-from tiltlm.core import Comparison, ConfigError, Example, Response, ResponseLogps, ResponseScores, View, grow, token_ids
+from tiltlm.core import (
+    Comparison,
+    ConfigError,
+    Example,
+    Response,
+    ResponseLogps,
+    ResponseScores,
+    View,
+    build_trees,
+    token_ids,
+)
 from tiltlm.core.logps import OF_REFERENCE
-from tiltlm.diagnostics.metrics import tally
+from tiltlm.diagnostics.step_metrics import metric_sums
 from tiltlm.objectives import CATALOG, Knob, Objective, build, knobs
 from tiltlm.objectives.catalog.names import PEERS
 from tiltlm.objectives.catalog.registry import constructor
@@ -28,7 +38,7 @@ PLACEHOLDER = 0.5
 
 SHAPES: Mapping[str, str] = {
     "pairs": "pairs: `prompt`, `chosen`, `rejected`; or lists, of which every two responses that differ are compared",
-    "labels": "single labels: `prompt`, `completion`, `label`; or pairs, as one desirable and one undesirable response",
+    "unpaired": "unpaired: `prompt`, `completion`, `label`; or pairs, as one desirable and one undesirable response",
     "lists": "lists: `prompt`, `completions`, and `ranks` or `scores`; or pairs, as lists of two",
     "demonstrations": "demonstrations: `prompt` and `completion`, or `messages`, or `text`; of pairs the chosen one",
 }
@@ -56,7 +66,7 @@ METRICS: Mapping[str, str] = {
 
 
 @dataclass(frozen=True)
-class Told:
+class MethodDoc:
     """A constructor's docstring, taken apart."""
 
     title: str
@@ -66,7 +76,7 @@ class Told:
     """By the names in `SECTIONS`."""
 
 
-def told(name: str) -> Told:
+def parse_docstring(name: str) -> MethodDoc:
     """What the docstring of the method called `name` says.
 
     Raises:
@@ -89,7 +99,7 @@ def told(name: str) -> Told:
             code="docstring_sections",
         )
     texts = (" ".join(text.split()) for text in pieces[2::2])
-    return Told(title, meaning, tuple(paragraphs[1].split("\n")), dict(zip(found, texts, strict=True)))
+    return MethodDoc(title, meaning, tuple(paragraphs[1].split("\n")), dict(zip(found, texts, strict=True)))
 
 
 def families() -> dict[str, list[str]]:
@@ -101,7 +111,7 @@ def families() -> dict[str, list[str]]:
     return found
 
 
-def forms(name: str) -> dict[str, Objective]:
+def variants(name: str) -> dict[str, Objective]:
     """The method with its defaults under "", and under a knob's name where giving it changes what data is read.
 
     Knobs without a default have any value: enough to ask the objective what it needs.
@@ -117,7 +127,7 @@ def forms(name: str) -> dict[str, Objective]:
     return found
 
 
-def data(objective: Objective) -> str:
+def data_text(objective: Objective) -> str:
     """The data it reads: its shape, what it cannot do without, and the optional columns that change its loss."""
     needs = [NEEDS[need] for need in sorted(objective.needs)]
     optional = [f"`{column}`" for column in sorted(objective.uses)]
@@ -127,7 +137,7 @@ def data(objective: Objective) -> str:
     )
 
 
-def reference(objective: Objective) -> str:
+def reference_text(objective: Objective) -> str:
     """What it asks of a reference."""
     if not objective.needs_reference:
         return "none; naming one is refused."
@@ -136,24 +146,24 @@ def reference(objective: Objective) -> str:
     return "needed, `initial` by default; its log-probabilities are computed once and kept in the store."
 
 
-def step(objective: Objective) -> str:
+def step_text(objective: Objective) -> str:
     """What a step divides by, and whether it must be seen whole."""
-    responses, view = played(objective)
+    responses, view = toy_batch(objective)
     counts = " and ".join(sorted({term.divisor.value for term in objective(responses, view)}))
     whole = ". Coupled: an example's loss depends on the others of its step" if objective.coupled else ""
     statistic = ". A statistic of the whole step comes first" if objective.statistic is not None else ""
     return f"divided by the {counts} of the optimiser step, over all ranks{whole}{statistic}."
 
 
-def metrics(objective: Objective) -> list[str]:
+def metric_names(objective: Objective) -> list[str]:
     """Names of what is logged of each step and, with `eval_` before them, of held-out data."""
-    responses, view = played(objective)
-    seen = {"loss", *tally(objective, responses, view).means()}
+    responses, view = toy_batch(objective)
+    seen = {"loss", *metric_sums(objective, responses, view).means()}
     assert seen <= METRICS.keys(), f"{seen - METRICS.keys()}: logged, and METRICS does not say what it is"
     return [name for name in METRICS if name in seen]
 
 
-def parts(objective: Objective) -> list[tuple[str, Any]]:
+def parts_of_objective(objective: Objective) -> list[tuple[str, Any]]:
     """(role, part) of everything it is made of, its reward first."""
     found: list[tuple[str, Any]] = [("reward", objective.reward)]
     for field in fields(objective):  # type: ignore[arg-type]  # objectives are dataclasses
@@ -165,13 +175,13 @@ def parts(objective: Objective) -> list[tuple[str, Any]]:
     return found
 
 
-def spelled(part: Any, width: int = 100) -> str:
+def to_source(part: Any, width: int = 100) -> str:
     """A part, or a whole objective, as Python builds it: fields at their defaults left out, an item a line if long."""
     if isinstance(part, tuple):
-        opening, items, last = "(", [spelled(item, width - 4) for item in part], "," * (len(part) == 1)
+        opening, items, last = "(", [to_source(item, width - 4) for item in part], "," * (len(part) == 1)
     elif is_dataclass(part):
         given = [(f.name, getattr(part, f.name)) for f in fields(part) if getattr(part, f.name) != f.default]
-        items = [f"{name}={spelled(value, width - 4)}" for name, value in given]
+        items = [f"{name}={to_source(value, width - 4)}" for name, value in given]
         opening, last = f"{type(part).__name__}(", ""
     else:
         return f'"{part}"' if isinstance(part, str) else repr(part)
@@ -181,36 +191,36 @@ def spelled(part: Any, width: int = 100) -> str:
     return opening + textwrap.indent("".join(f"\n{item}," for item in items), "    ") + "\n)"
 
 
-def says(part: type) -> str:
+def summary_of(part: type) -> str:
     """The first paragraph of the docstring of a kind of part."""
     return (inspect.getdoc(part) or "").split("\n\n")[0].replace("\n", " ").rstrip(":")
 
 
-def elsewhere(name: str) -> list[str]:
+def peer_names(name: str) -> list[str]:
     """What other libraries call it, as they may be written here: `trl:hinge`."""
     return [f"{library}:{theirs}" for library, peers in PEERS.items() for theirs, p in peers.items() if p.name == name]
 
 
-def setting(knob: Knob) -> str:
+def knob_text(knob: Knob) -> str:
     """A knob's default, and the words it can be."""
     default = knob.shown if knob.is_required else f"default {knob.shown}"
     return f"{default}; one of {', '.join(knob.choices)}" if knob.choices else default
 
 
-def played(objective: Objective) -> tuple[ResponseLogps, View]:
+def toy_batch(objective: Objective) -> tuple[ResponseLogps, View]:
     """Two made-up responses of one token with everything an objective could read, and its view of them."""
     responses = tuple(Response(token_ids([token])) for token in (1, 2))
     example = Example(
         "made up", token_ids([0]), responses, (Comparison(0, 1),), labels=(True, False), ranks=(1, 2), scores=(1.0, 0.0)
     )
-    _, slots = grow([example])
+    _, slots = build_trees([example])
     view = objective.view.of([example], slots)
     if isinstance(objective.reward, Learned):
         return ResponseScores.of(torch.tensor([1.0, 0.0]), torch.tensor([1, 1])), view
     values = torch.tensor([-1.0, -2.0])
     numbers = ResponseLogps(
         values,
-        response=torch.tensor([0, 1]),
+        response_index=torch.tensor([0, 1]),
         num_tokens=torch.tensor([1, 1]),
         ref_token_logps=values,
         log_collisions=values,

@@ -7,19 +7,19 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from tiltlm.core import Example, Tree, grow
+from tiltlm.core import Example, Tree, build_trees
 from tiltlm.core.logps import OF_REFERENCE
 from tiltlm.data import Encoder, PreferenceData, load_data
 from tiltlm.data.cache.fingerprints import prompt_numbers
 from tiltlm.data.cache.lazy import Joined, Selection
-from tiltlm.distributed import World
+from tiltlm.distributed import Ranks
 from tiltlm.logprobs.experts import experts_per_token
 from tiltlm.models import Loaded, Policy, Scorer, load_policy, load_scorer
 from tiltlm.objectives import Objective
 from tiltlm.objectives.terms import reads_scores
-from tiltlm.recipes.methods import played
-from tiltlm.recipes.progress import Progress
-from tiltlm.recipes.settings import RunSettings
+from tiltlm.recipes.methods import toy_batch
+from tiltlm.recipes.progress import ProgressCallback
+from tiltlm.recipes.run_settings import RunSettings
 from tiltlm.reference import Reference, ReferenceSettings, build_reference, model_digest, no_reference
 
 log = logging.getLogger(__name__)
@@ -76,7 +76,9 @@ def prepare(settings: RunSettings, device: torch.device) -> Prepared:
     """
     objective = settings.build_objective()
     note_all(settings.objective_notes)
-    objective(*played(objective))  # what reads log-probabilities of a reward model, or scores of a policy, says so here
+    objective(
+        *toy_batch(objective)
+    )  # what reads log-probabilities of a reward model, or scores of a policy, says so here
     load = load_scorer if reads_scores(objective) else load_policy
     policy: Policy | Scorer = load(settings.model, device)
     note_all(policy.notes)
@@ -118,19 +120,21 @@ def name_reference(
     return Prepared(objective, policy, data, reference, untrained, model_digest(policy.module))
 
 
-def ensure_reference(reference: Reference, examples: Sequence[Example], progress: Progress, world: World) -> None:
+def ensure_reference(
+    reference: Reference, examples: Sequence[Example], progress: ProgressCallback, ranks: Ranks
+) -> None:
     """Have every reference log-probability at hand before weights move, and recheck a few that were stored.
 
     Each process computes its share of what the store has not, and then finds the others' shares there.
     """
     hits = computed = 0
     for chunk in chunks(examples):
-        own = all_trees(chunk)[world.rank :: world.size]
+        own = all_trees(chunk)[ranks.rank :: ranks.size]
         before = computed
         found = reference.ensure(own, lambda done, total: progress("reference", before + done, before + total))  # noqa: B023
         hits, computed = hits + found.num_hits, computed + found.num_computed
-    num_hits, num_computed = world.sum([hits, computed])  # only once all have stored theirs
-    if world.size > 1:
+    num_hits, num_computed = ranks.sum([hits, computed])  # only once all have stored theirs
+    if ranks.size > 1:
         for chunk in chunks(examples):
             reference.ensure(all_trees(chunk))
     if num_hits or num_computed:
@@ -143,7 +147,7 @@ def ensure_reference(reference: Reference, examples: Sequence[Example], progress
     audited = reference.audit()
     if audited:
         log.info("reference: %d stored sequences computed again, equal within noise", audited)
-    if world.is_first:
+    if ranks.is_first:
         reference.tidy()
 
 
@@ -159,7 +163,7 @@ def chunks(examples: Sequence[Example]) -> Iterator[Sequence[Example]]:
 
 def all_trees(examples: Sequence[Example]) -> list[Tree]:
     """The trees of responses, and of partners where these examples have them."""
-    return [*grow(examples)[0], *(grow(examples, "partners")[0] if examples[0].partners else ())]
+    return [*build_trees(examples)[0], *(build_trees(examples, "partners")[0] if examples[0].partners else ())]
 
 
 def note_all(lines: Iterable[str]) -> None:

@@ -3,10 +3,10 @@
 from dataclasses import replace
 
 from tiltlm.data import Encoder, Preview, load_data
-from tiltlm.data.preview import preview as in_pieces
+from tiltlm.data.token_preview import preview_examples as in_pieces
 from tiltlm.models import load_tokenizer
 from tiltlm.recipes.prepare import note_all
-from tiltlm.recipes.settings import RunSettings
+from tiltlm.recipes.run_settings import RunSettings
 
 READ = 20
 """Rows read for each one shown, so that defective ones at the beginning do not leave nothing to show."""

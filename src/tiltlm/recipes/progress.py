@@ -3,7 +3,7 @@
 from typing import Protocol
 
 
-class Progress(Protocol):
+class ProgressCallback(Protocol):
     """Told of progress."""
 
     def __call__(self, label: str, done: int, total: int, /, **figures: float) -> None:

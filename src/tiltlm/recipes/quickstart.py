@@ -16,12 +16,12 @@ import torch
 from tiltlm.core import Example
 from tiltlm.data import Accounting, DataSettings, Encoder, PreferenceData
 from tiltlm.data.cache.fingerprints import fingerprint
-from tiltlm.distributed import World
-from tiltlm.evaluation import Draws, Gold, compare_gold
+from tiltlm.distributed import Ranks
+from tiltlm.evaluation import Gold, SampleSet, compare_gold
 from tiltlm.models import ModelSettings, Policy, load_policy
 from tiltlm.recipes.prepare import encoder_of, name_reference, note_all
-from tiltlm.recipes.progress import Progress, silent
-from tiltlm.recipes.settings import EvaluationSettings, RunSettings
+from tiltlm.recipes.progress import ProgressCallback, silent
+from tiltlm.recipes.run_settings import EvaluationSettings, RunSettings
 from tiltlm.recipes.train import TrainedRun, carry_out
 from tiltlm.runs import RunDirectory, check_contents
 from tiltlm.sampling import Sampled, SamplingSettings, sample
@@ -40,7 +40,9 @@ TRAINING = TrainingSettings(learning_rate=5e-4, num_epochs=6, batch_size=16)
 DATA = "comparisons.jsonl"
 
 
-def quickstart(output: Path, *, overwrite: bool = False, seed: int = 0, progress: Progress = silent) -> TrainedRun:
+def quickstart(
+    output: Path, *, overwrite: bool = False, seed: int = 0, progress: ProgressCallback = silent
+) -> TrainedRun:
     """A complete small alignment run, offline.
 
     Args:
@@ -52,7 +54,7 @@ def quickstart(output: Path, *, overwrite: bool = False, seed: int = 0, progress
     Raises:
         ConfigError: the folder holds something already.
     """
-    process = World.alone("quickstart")
+    process = Ranks.single("quickstart")
     check_contents(output, resume=False, overwrite=overwrite)
     with one_thread():
         return run_in_world(output, overwrite, seed, progress, process)
@@ -69,7 +71,7 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def run_in_world(output: Path, overwrite: bool, seed: int, progress: Progress, process: World) -> TrainedRun:
+def run_in_world(output: Path, overwrite: bool, seed: int, progress: ProgressCallback, process: Ranks) -> TrainedRun:
     """Sample, label, train, measure."""
     world = TextWorld()
     settings = run_settings(world, output, seed)
@@ -107,7 +109,7 @@ def run_settings(world: TextWorld, output: Path, seed: int) -> RunSettings:
 
 
 def compare_samples_of(
-    world: TextWorld, policy: Policy, encoder: Encoder, split: Split, seed: int, progress: Progress
+    world: TextWorld, policy: Policy, encoder: Encoder, split: Split, seed: int, progress: ProgressCallback
 ) -> list[Example]:
     """Examples of a split: responses sampled from the policy, every comparison among them labelled."""
     texts = world.prompts(split)
@@ -174,10 +176,10 @@ def lines(examples: Sequence[Example], encoder: Encoder, world: TextWorld) -> li
     return [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
 
 
-def gold_of(world: TextWorld, before: Draws, after: Draws, encoder: Encoder) -> Gold:
+def gold_of(world: TextWorld, before: SampleSet, after: SampleSet, encoder: Encoder) -> Gold:
     """Gold reward of policy and reference samples, and the frontier of what was possible."""
 
-    def rewards(draws: Draws) -> list[list[float]]:
+    def rewards(draws: SampleSet) -> list[list[float]]:
         prompts = [encoder.plain_text(ids) for ids in draws.prompts]
         return [
             [world.reward(prompt, reply(encoder, s)) for s in own]

@@ -5,17 +5,19 @@ from pathlib import Path
 from typing import Any
 
 from tiltlm.core import ConfigError, ResponseLogps, ResponseScores, View
-from tiltlm.distributed import World
+from tiltlm.distributed import Ranks
 from tiltlm.objectives import Objective, Term, example_losses
 from tiltlm.recipes.prepare import ensure_reference, prepare
-from tiltlm.recipes.progress import Progress, silent
-from tiltlm.recipes.settings import RunSettings
+from tiltlm.recipes.progress import ProgressCallback, silent
+from tiltlm.recipes.run_settings import RunSettings
 from tiltlm.runs.directory import write_atomic
 from tiltlm.training import Stepper
 from tiltlm.training.packs import Pack
 
 
-def score(settings: RunSettings, *, per_example: Path | None = None, progress: Progress = silent) -> dict[str, Any]:
+def score(
+    settings: RunSettings, *, per_example: Path | None = None, progress: ProgressCallback = silent
+) -> dict[str, Any]:
     """Loss and metrics of the whole data as one step.
 
     Args:
@@ -50,17 +52,17 @@ def score(settings: RunSettings, *, per_example: Path | None = None, progress: P
             code="no_such_path",
             key="--per-example",
         )
-    world = World.alone("score")
-    ready = prepare(settings, world.device)
+    ranks = Ranks.single("score")
+    ready = prepare(settings, ranks.device)
     examples = ready.examples
-    ensure_reference(ready.reference, examples, progress, world)
+    ensure_reference(ready.reference, examples, progress, ranks)
     module = ready.policy.module.eval()
     stepper = Stepper(
         module,
         objective,
         ready.reference if objective.needs_reference else None,
         settings.training.max_tokens,
-        world,
+        ranks,
     )
     rows: list[dict[str, Any]] = []
 
@@ -74,7 +76,7 @@ def score(settings: RunSettings, *, per_example: Path | None = None, progress: P
         order = {e.id: i for i, e in enumerate(examples)}
         rows.sort(key=lambda row: order[row["id"]])
         write_atomic(per_example, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
-    metrics = dict(outcome.tally.means())
+    metrics = dict(outcome.metric_sums.means())
     return {
         "objective": settings.objective_title,
         "num_examples": len(examples),

@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from tiltlm.core import ConfigError, NumericsError, RunError
-from tiltlm.distributed import World
-from tiltlm.recipes.progress import Progress, silent
-from tiltlm.recipes.settings import RunSettings
+from tiltlm.distributed import Ranks
+from tiltlm.recipes.progress import ProgressCallback, silent
+from tiltlm.recipes.run_settings import RunSettings
 from tiltlm.recipes.train import train
-from tiltlm.report import ComparedRun, judge, read_run, write_comparison
+from tiltlm.report import ComparedRun, read_run, verdict_of, write_comparison
 from tiltlm.training import Interrupted
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Point:
+class SweepPoint:
     """One run of the grid."""
 
     values: Mapping[str, Any]
@@ -39,7 +39,7 @@ class Sweep:
 
     def summary(self) -> str:
         """What a terminal shows at the end."""
-        lines = [f"{run.name}  {judge(run.report).sentence if run.report else run.error}" for run in self.runs]
+        lines = [f"{run.name}  {verdict_of(run.report).sentence if run.report else run.error}" for run in self.runs]
         return "\n".join([*lines, f"comparison  {self.path / 'comparison.html'}"])
 
 
@@ -56,7 +56,7 @@ def run_name(index: int, values: Mapping[str, Any]) -> str:
 
 
 def sweep(
-    points: Sequence[Point], *, resume: bool = False, overwrite: bool = False, progress: Progress = silent
+    points: Sequence[SweepPoint], *, resume: bool = False, overwrite: bool = False, progress: ProgressCallback = silent
 ) -> Sweep:
     """Train at every point, one after another, and compare.
 
@@ -71,7 +71,7 @@ def sweep(
     Raises:
         ConfigError: the folder holds runs and neither was asked for; or a launcher started several processes.
     """
-    World.alone("sweep")
+    Ranks.single("sweep")
     folder = points[0].settings.output
     if folder.exists() and any(folder.iterdir()) and not (resume or overwrite):
         raise ConfigError(
@@ -89,7 +89,7 @@ def sweep(
 
 
 def run_point(
-    name: str, settings: RunSettings, values: Mapping[str, Any], resume: bool, progress: Progress
+    name: str, settings: RunSettings, values: Mapping[str, Any], resume: bool, progress: ProgressCallback
 ) -> ComparedRun:
     """Train at one point; a run that fails by its numbers is told of, and the others go on."""
     path = settings.output

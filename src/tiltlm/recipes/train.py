@@ -12,20 +12,20 @@ from pathlib import Path
 import yaml
 
 from tiltlm.core import RunError
-from tiltlm.distributed import World
-from tiltlm.distributed.wrapping import check_parallel, kept_whole
-from tiltlm.evaluation import Draws, Gold
+from tiltlm.distributed import Ranks
+from tiltlm.distributed.wrapping import check_parallel, trainable_copy
+from tiltlm.evaluation import Gold, SampleSet
 from tiltlm.models import save_policy
-from tiltlm.recipes.measure import Measurement, held_out_change, sample_change, take, training_accuracy
+from tiltlm.recipes.measurement import Measurement, held_out_change, measure_policy, sample_change, training_accuracy
 from tiltlm.recipes.prepare import Prepared, ensure_reference, prepare
-from tiltlm.recipes.progress import Progress, silent
-from tiltlm.recipes.settings import RunSettings
+from tiltlm.recipes.progress import ProgressCallback, silent
+from tiltlm.recipes.run_settings import RunSettings
 from tiltlm.reference import Reference
 from tiltlm.reference.digests import numeric_path
-from tiltlm.report import RunReport, judge, plain, series_of, write_report
+from tiltlm.report import RunReport, series_of, to_plain, verdict_of, write_report
 from tiltlm.runs import RunDirectory, check_contents
 from tiltlm.training import Listener, TrainingResult, train_loop
-from tiltlm.training.metrics import Record
+from tiltlm.training.recorder import MetricsRecord
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class TrainedRun:
     @property
     def verdict(self) -> str:
         """One sentence: did it help?"""
-        return judge(self.report).sentence
+        return verdict_of(self.report).sentence
 
     def summary(self) -> str:
         """What a terminal shows at the end."""
@@ -57,12 +57,12 @@ class TrainedRun:
         return "\n".join([*lines, f"model   {self.path / 'model'}", f"report  {self.path / 'report.html'}"])
 
 
-GoldMeasure = Callable[[Draws, Draws], Gold]
-"""From samples before and after training to their gold reward, in a world that has one."""
+GoldMeasure = Callable[[SampleSet, SampleSet], Gold]
+"""From samples before and after training to their gold reward, in a ranks that has one."""
 
 
 def train(
-    settings: RunSettings, *, resume: bool = False, overwrite: bool = False, progress: Progress = silent
+    settings: RunSettings, *, resume: bool = False, overwrite: bool = False, progress: ProgressCallback = silent
 ) -> TrainedRun:
     """Train a policy, measure it before and after on held-out data, save it, and write the report.
 
@@ -77,31 +77,31 @@ def train(
     Raises:
         TiltError: something is wrong; before the first step, nothing has been written.
     """
-    world = World.join()
-    check_parallel(settings.training.parallel, world)
-    world.first(lambda: check_contents(settings.output, resume, overwrite))
-    ready = prepare(settings, world.device)
+    ranks = Ranks.join()
+    check_parallel(settings.training.parallel, ranks)
+    ranks.first(lambda: check_contents(settings.output, resume, overwrite))
+    ready = prepare(settings, ranks.device)
     settings.training.check_held_out(len(ready.data.held_out))
-    if world.size > 1:
-        refuse_different(ready, world)
+    if ranks.size > 1:
+        refuse_different(ready, ranks)
         log.info(
             "%d processes, training.parallel=%s",
-            world.size,
+            ranks.size,
             settings.training.parallel,
-            extra={"event": "processes", "num_processes": world.size, "parallel": settings.training.parallel},
+            extra={"event": "processes", "num_processes": ranks.size, "parallel": settings.training.parallel},
         )
-    with RunDirectory.open(settings.output, resume=resume, overwrite=overwrite, world=world) as run:
-        return carry_out(run, ready, settings, world, resume=resume, progress=progress)
+    with RunDirectory.open(settings.output, resume=resume, overwrite=overwrite, ranks=ranks) as run:
+        return carry_out(run, ready, settings, ranks, resume=resume, progress=progress)
 
 
-def refuse_different(ready: Prepared, world: World) -> None:
+def refuse_different(ready: Prepared, ranks: Ranks) -> None:
     """Every process has loaded for itself, perhaps on another machine: it must have come to the same.
 
     Raises:
         RunError: data, model, reference or numeric path differ.
     """
     for what, own in {**digests(ready), "numeric path": numeric_path(ready.policy.module)}.items():
-        found = world.gather(own)
+        found = ranks.gather(own)
         for rank, other in enumerate(found):
             if other != found[0]:
                 raise RunError(
@@ -115,10 +115,10 @@ def carry_out(
     run: RunDirectory,
     ready: Prepared,
     settings: RunSettings,
-    world: World,
+    ranks: Ranks,
     *,
     resume: bool = False,
-    progress: Progress = silent,
+    progress: ProgressCallback = silent,
     title: str | None = None,
     gold: GoldMeasure | None = None,
 ) -> TrainedRun:
@@ -130,9 +130,9 @@ def carry_out(
     """
     if not resume:  # a resumed run is what it was; the loop refuses settings that would make it another
         describe_run(run, ready, settings)
-    ensure_reference(ready.reference, ready.examples, progress, world)
-    before = world.first(lambda: take(ready, settings, "samples before", progress, trained=False))
-    with kept_whole(ready.policy.module, settings.training.parallel, aside=not ready.reference.is_live) as module:
+    ensure_reference(ready.reference, ready.examples, progress, ranks)
+    before = ranks.first(lambda: measure_policy(ready, settings, "samples before", progress, trained=False))
+    with trainable_copy(ready.policy.module, settings.training.parallel, aside=not ready.reference.is_live) as module:
         result = train_loop(
             module,
             ready.data.train,
@@ -143,10 +143,10 @@ def carry_out(
             run,
             ready.data.fingerprint,
             resume=resume,
-            world=world,
+            ranks=ranks,
             listener=listener(progress),
         )
-    return world.first(lambda: conclude(run, ready, settings, before, result, progress, title, gold))
+    return ranks.first(lambda: conclude(run, ready, settings, before, result, progress, title, gold))
 
 
 def conclude(
@@ -155,12 +155,12 @@ def conclude(
     settings: RunSettings,
     before: Measurement,
     result: TrainingResult,
-    progress: Progress,
+    progress: ProgressCallback,
     title: str | None,
     gold: GoldMeasure | None,
 ) -> TrainedRun:
     """After the last step, in the first process: measure again, save, report."""
-    after = take(ready, settings, "samples after", progress, trained=True)
+    after = measure_policy(ready, settings, "samples after", progress, trained=True)
     report = replace(
         make_report(run, ready, settings, result),
         held_out=held_out_change(ready, before, after),
@@ -176,7 +176,7 @@ def conclude(
 
 def describe_run(run: RunDirectory, ready: Prepared, settings: RunSettings) -> None:
     """Write what the run is made of, before it begins: enough to run it again."""
-    run.write_text("config.yaml", yaml.safe_dump(plain(settings), sort_keys=False, allow_unicode=True))
+    run.write_text("config.yaml", yaml.safe_dump(to_plain(settings), sort_keys=False, allow_unicode=True))
     run.write_json("versions.json", versions())
     run.write_json("data.json", {**ready.data.accounting.as_dict(), "fingerprint": ready.data.fingerprint})
     run.write_json("digests.json", digests(ready))
@@ -199,7 +199,7 @@ def make_report(run: RunDirectory, ready: Prepared, settings: RunSettings, resul
         facts=facts,
         series=series_of(result.history),
         data=ready.data.accounting.as_dict(),
-        config=plain(settings),
+        config=to_plain(settings),
         versions=versions(),
         digests=digests(ready),
         notes=(*settings.objective_notes, *ready.policy.notes, *ready.data.notes),
@@ -233,16 +233,16 @@ def model_card(report: RunReport) -> str:
     facts = "\n".join(f"- **{label}**: {text}" for label, text in report.facts.items())
     return (
         "---\nlibrary_name: transformers\ntags: [tiltlm, preference-alignment]\n---\n\n"
-        f"# {report.title}\n\n{judge(report).sentence}\n\n{facts}\n\n"
+        f"# {report.title}\n\n{verdict_of(report).sentence}\n\n{facts}\n\n"
         f"Made with tiltlm {report.versions['tiltlm']}. The full account is `report.html` beside this folder.\n"
     )
 
 
-def listener(progress: Progress) -> Listener:
+def listener(progress: ProgressCallback) -> Listener:
     """Notes to the log, steps to the progress display with the last figures beside them."""
     figures: dict[str, float] = {}
 
-    def record(line: Record) -> None:
+    def record(line: MetricsRecord) -> None:
         figures.update({name.removeprefix("rewards/"): line[name] for name in SHOWN if name in line})
 
     return Listener(note=log.info, record=record, step=lambda done, total: progress("train", done, total, **figures))

@@ -12,7 +12,7 @@ from tiltlm.reference.digests import numeric_path
 from tiltlm.reference.model import ModelReference
 from tiltlm.reference.moving import MovingReference
 from tiltlm.reference.reference import ColumnReference, Reference, no_distributions
-from tiltlm.reference.store.store import ReferenceStore, default_folder
+from tiltlm.reference.store.store import ReferenceStore, default_store_folder
 from tiltlm.reference.weights import base_weights, initial_weights, other_weights
 
 NAMES = ("auto", "initial", "base", "moving", "none", "columns")
@@ -167,7 +167,7 @@ def build_reference(
         weights = other_weights(_load(settings, policy).module)
     store = None
     if is_stored:
-        folder = Path(settings.store).expanduser() if settings.store else default_folder()
+        folder = Path(settings.store).expanduser() if settings.store else default_store_folder()
         limit = None if settings.store_limit is None else round(settings.store_limit * 1e9)
         store = ReferenceStore(folder, weights.digest, numeric_path(weights.policy), limit)
     return ModelReference(name, weights, store, LARGER * max_tokens)

@@ -13,13 +13,13 @@ import torch
 
 from tiltlm.core.errors import NumericsError
 from tiltlm.core.example import Response
-from tiltlm.core.forest import Tree, plant
+from tiltlm.core.forest import Tree, pack_trees
 from tiltlm.core.logps import ResponseLogps
 from tiltlm.logprobs.head.states import States
 from tiltlm.logprobs.modes import evaluating
 from tiltlm.reference.digests import numeric_path
-from tiltlm.reference.packs import Answer, answers, packs
-from tiltlm.reference.reference import Computed, Progress, Reference
+from tiltlm.reference.reference import Computed, CountCallback, Reference
+from tiltlm.reference.reference_packs import ContextAndResponse, contexts_and_responses, reference_packs
 from tiltlm.reference.store.shard import Entry, TokenLogps, sequence_digest
 from tiltlm.reference.store.store import ReferenceStore
 from tiltlm.reference.weights import Weights
@@ -51,7 +51,7 @@ class ModelReference(Reference):
         self._weights = weights
         self._store = store
         self._max_tokens = max_tokens
-        self._found: list[Answer] = []
+        self._found: list[ContextAndResponse] = []
         self._num_found = 0
         self._chance = random.Random()  # its own: a run's seeded generators are not for this
         self.is_live = store is None
@@ -62,7 +62,7 @@ class ModelReference(Reference):
         path = numeric_path(self._weights.policy)
         return f"{self.name} ({self._weights.how}), digest {self.digest}, {path}, {kept}"
 
-    def ensure(self, trees: Sequence[Tree], progress: Progress | None = None) -> Computed:
+    def ensure(self, trees: Sequence[Tree], progress: CountCallback | None = None) -> Computed:
         """Have the log-probabilities of all these sequences in the store, computing only what is missing.
 
         Args:
@@ -75,9 +75,9 @@ class ModelReference(Reference):
         if self._store is None:
             return Computed(0, 0)
         self._store.refresh()
-        asked = answers(trees)
+        asked = contexts_and_responses(trees)
         seen: set[bytes] = set()
-        missing: list[Answer] = []
+        missing: list[ContextAndResponse] = []
         for start in range(0, len(asked), 4096):  # a million values need not be in memory to be counted
             some = asked[start : start + 4096]
             for answer, logps in zip(some, self._store.get(some), strict=True):
@@ -92,20 +92,22 @@ class ModelReference(Reference):
             self._compute(missing, self._store, progress)
         return Computed(len(seen) - len(missing), len(missing))
 
-    def _remember(self, answer: Answer) -> None:
+    def _remember(self, answer: ContextAndResponse) -> None:
         """Keep a few of what was found for the audit; each has the same chance."""
         at = len(self._found) if len(self._found) < FOR_AUDIT else self._chance.randrange(self._num_found + 1)
         self._num_found += 1
         if at < FOR_AUDIT:
             self._found[at : at + 1] = [answer]
 
-    def _compute(self, missing: Sequence[Answer], store: ReferenceStore, progress: Progress | None) -> None:
+    def _compute(
+        self, missing: Sequence[ContextAndResponse], store: ReferenceStore, progress: CountCallback | None
+    ) -> None:
         """Run what is missing through the reference and store it as it comes, and at the end, even an early one."""
         fresh: list[Entry] = []
         num_done, num_tokens, written = 0, 0, time.monotonic()
         with self._in_place():
             try:
-                for pack in packs(missing, self._max_tokens):
+                for pack in reference_packs(missing, self._max_tokens):
                     entries = self._run(pack)
                     self.forwards += 1
                     fresh += entries
@@ -120,7 +122,7 @@ class ModelReference(Reference):
                 store.put(fresh)
 
     def attach(self, responses: ResponseLogps, trees: Sequence[Tree]) -> ResponseLogps:
-        """The responses of `plant(trees)` with the reference's log-probabilities beside the policy's.
+        """The responses of `pack_trees(trees)` with the reference's log-probabilities beside the policy's.
 
         What the store has not is computed, once; without a store, everything is, by one forward over the same forest.
 
@@ -130,25 +132,25 @@ class ModelReference(Reference):
         if self._store is None:
             with self._in_place():
                 self.forwards += 1
-                ref_token_logps = self._weights.policy(plant(trees)).token_logps
+                ref_token_logps = self._weights.policy(pack_trees(trees)).token_logps
         else:
-            known = self._store.get(answers(trees))
+            known = self._store.get(contexts_and_responses(trees))
             if any(logps is None for logps in known):
                 self.ensure(trees)
-                known = self._store.get(answers(trees))
+                known = self._store.get(contexts_and_responses(trees))
             members = [response for tree in trees for response in tree.responses]
             ref_token_logps = torch.from_numpy(np.concatenate(list(map(_scored, members, known))))
         return responses.with_reference(ref_token_logps.to(responses.token_logps.device, non_blocking=True))
 
     def states(self, trees: Sequence[Tree]) -> States:
-        """What lets the policy's forward over `plant(trees)` see the reference's whole distributions: one forward.
+        """What lets the policy's forward over `pack_trees(trees)` see the reference's whole distributions: one forward.
 
         Raises:
             RunError: the weights it needs have moved; `build_reference(..., live=True)` keeps a copy of them.
         """
         with self._in_place():
             self.forwards += 1
-            return self._weights.policy.states(plant(trees))
+            return self._weights.policy.states(pack_trees(trees))
 
     def audit(self, num: int = 8) -> int:
         """Recompute some of what `ensure` found in the store, others every time, and compare token by token.
@@ -169,7 +171,7 @@ class ModelReference(Reference):
         known = self._store.get(asked)
         stored = {_content(a): logps for a, logps in zip(asked, known, strict=True) if logps is not None}
         with self._in_place():
-            entries = [entry for pack in packs(asked, self._max_tokens) for entry in self._run(pack)]
+            entries = [entry for pack in reference_packs(asked, self._max_tokens) for entry in self._run(pack)]
         is_rounded = self._weights.policy.precision == "bf16" or next(self._weights.policy.parameters()).itemsize == 2
         for context, response, logps in entries:
             gaps = np.abs(logps - stored.get(_content((context, response)), logps))
@@ -201,7 +203,7 @@ class ModelReference(Reference):
         Raises:
             NumericsError: one of them is not finite.
         """
-        responses = self._weights.policy(plant(pack))
+        responses = self._weights.policy(pack_trees(pack))
         values = responses.token_logps.float().cpu().numpy()
         if not np.isfinite(values).all():
             raise NumericsError(
@@ -210,11 +212,11 @@ class ModelReference(Reference):
                 code="not_finite",
                 key="reference.name",
             )
-        bounds = np.cumsum([len(response) for _, response in answers(pack)])
-        return [(*a, v) for a, v in zip(answers(pack), np.split(values, bounds[:-1]), strict=True)]
+        bounds = np.cumsum([len(response) for _, response in contexts_and_responses(pack)])
+        return [(*a, v) for a, v in zip(contexts_and_responses(pack), np.split(values, bounds[:-1]), strict=True)]
 
 
-def _content(answer: Answer) -> tuple[bytes, bytes]:
+def _content(answer: ContextAndResponse) -> tuple[bytes, bytes]:
     return answer[0].tobytes(), answer[1].tobytes()
 
 

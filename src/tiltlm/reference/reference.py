@@ -15,7 +15,7 @@ from tiltlm.core.forest import Tree
 from tiltlm.core.logps import ResponseLogps
 from tiltlm.logprobs.head.states import States
 
-Progress = Callable[[int, int], None]
+CountCallback = Callable[[int, int], None]
 """Called with (sequences done, sequences in all)."""
 
 
@@ -37,7 +37,7 @@ class Reference:
     is_live = False
     """Whether it runs at every step."""
 
-    def ensure(self, trees: Sequence[Tree], progress: Progress | None = None) -> Computed:  # noqa: ARG002
+    def ensure(self, trees: Sequence[Tree], progress: CountCallback | None = None) -> Computed:  # noqa: ARG002
         """Have the log-probabilities of all these sequences at hand, computing only what is missing."""
         return Computed(0, 0)
 
@@ -103,7 +103,7 @@ class ColumnReference(Reference):
 
     name = "columns"
 
-    def ensure(self, trees: Sequence[Tree], progress: Progress | None = None) -> Computed:  # noqa: ARG002
+    def ensure(self, trees: Sequence[Tree], progress: CountCallback | None = None) -> Computed:  # noqa: ARG002
         """Check that every response has its sum.
 
         Raises:

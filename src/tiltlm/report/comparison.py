@@ -12,10 +12,10 @@ from tiltlm.core import ConfigError
 from tiltlm.diagnostics import Interval
 from tiltlm.report import plots
 from tiltlm.report.numbers import with_bounds
-from tiltlm.report.page import as_json, environment, script, write
+from tiltlm.report.page import as_json, script, template_environment, write
 from tiltlm.report.run_report import RunReport
 from tiltlm.report.tables import cell
-from tiltlm.report.verdict import judge
+from tiltlm.report.verdict import verdict_of
 
 PAGE, TWIN = "comparison.html", "comparison.json"
 SCHEMA = "tiltlm.comparison/1"
@@ -129,7 +129,7 @@ def render_comparison(title: str, runs: Sequence[ComparedRun], facts: Mapping[st
     measures = [m for m in MEASURES if any(m.key in found for found in measured)]
     source, digest = script("sort.js")
     return (
-        environment()
+        template_environment()
         .get_template("comparison.html")
         .render(
             title=title,
@@ -143,7 +143,7 @@ def render_comparison(title: str, runs: Sequence[ComparedRun], facts: Mapping[st
                 {
                     "run": run,
                     "href": quote(run.link),
-                    "verdict": judge(run.report) if run.report is not None else None,
+                    "verdict": verdict_of(run.report) if run.report is not None else None,
                     "cells": [
                         (found[m.key].estimate, cell(found[m.key], percent=m.percent, signed=m.signed))
                         if m.key in found
@@ -217,7 +217,7 @@ def write_comparison(
                 "knobs": run.knobs,
                 "link": run.link,
                 "error": run.error,
-                "verdict": judge(run.report) if run.report is not None else None,
+                "verdict": verdict_of(run.report) if run.report is not None else None,
                 "numbers": numbers(run.report) if run.report is not None else {},
             }
             for run in runs

@@ -16,7 +16,7 @@ def decimals_for(width: float) -> int:
     return min(6, max(0, digits - 1 - exponent))
 
 
-def number(value: float | None, decimals: int | None = None, *, signed: bool = False) -> str:
+def format_number(value: float | None, decimals: int | None = None, *, signed: bool = False) -> str:
     """A number with a true minus sign; without `decimals`, three significant digits. None is a dash."""
     if value is None:
         return "–"
@@ -37,7 +37,7 @@ def estimate(interval: Interval, *, percent: bool = False, signed: bool = False,
     scale = 100 if percent else 1
     unit = "" if not percent else "\N{NO-BREAK SPACE}pts" if signed else "\N{NO-BREAK SPACE}%"
     digits = supported(interval, percent=percent) if decimals is None else decimals
-    return number(interval.estimate * scale, digits, signed=signed) + unit
+    return format_number(interval.estimate * scale, digits, signed=signed) + unit
 
 
 def bounds(interval: Interval, *, percent: bool = False, signed: bool = False, decimals: int | None = None) -> str:
@@ -46,7 +46,7 @@ def bounds(interval: Interval, *, percent: bool = False, signed: bool = False, d
         return ""
     scale = 100 if percent else 1
     digits = supported(interval, percent=percent) if decimals is None else decimals
-    low, high = (number(x * scale, digits, signed=signed) for x in (interval.low, interval.high))
+    low, high = (format_number(x * scale, digits, signed=signed) for x in (interval.low, interval.high))
     return f"{low} to {high}"
 
 
@@ -59,7 +59,7 @@ def with_bounds(interval: Interval, *, percent: bool = False, signed: bool = Fal
 def share(value: float) -> str:
     """A share as a percentage: `4.2 %`; a small one is not rounded to nothing."""
     percent = 100 * value
-    text = number(percent, 1 if 0 < percent < 99.95 else 0) if percent == 0 or percent >= 0.05 else "< 0.1"
+    text = format_number(percent, 1 if 0 < percent < 99.95 else 0) if percent == 0 or percent >= 0.05 else "< 0.1"
     return f"{text}\N{NO-BREAK SPACE}%"
 
 

@@ -19,8 +19,8 @@ from markupsafe import Markup
 
 from tiltlm.core import RunError
 from tiltlm.report import plots, tables
-from tiltlm.report.run_report import SCHEMA, RunReport, from_json, plain
-from tiltlm.report.verdict import attained, judge
+from tiltlm.report.run_report import SCHEMA, RunReport, from_json, to_plain
+from tiltlm.report.verdict import attained, verdict_of
 
 PAGE, TWIN = "report.html", "report.json"
 
@@ -29,7 +29,7 @@ MAX_CHARACTERS = 1_500
 
 
 @cache
-def environment() -> Environment:
+def template_environment() -> Environment:
     """Templates, with everything escaped that is no markup of ours."""
     made = Environment(
         loader=PackageLoader("tiltlm.report", "templates"),
@@ -38,7 +38,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"clip": clip, "clip_start": clip_start, "when": when}
+    made.filters |= {"clip": shorten, "clip_start": clip_start, "when": when}
     made.globals["css"] = own("style.css")
     return made
 
@@ -54,7 +54,7 @@ def script(name: str) -> tuple[Markup, str]:
     return source, b64encode(sha256(source.encode()).digest()).decode()
 
 
-def clip(text: str, limit: int = MAX_CHARACTERS) -> str:
+def shorten(text: str, limit: int = MAX_CHARACTERS) -> str:
     """A text that fits a page."""
     return text if len(text) <= limit else f"{text[:limit]}… [{len(text) - limit:,} more characters]"
 
@@ -77,11 +77,11 @@ def render(report: RunReport) -> str:
     held_out, samples, gold = report.held_out, report.samples, report.gold
     contrast = held_out.contrast if held_out is not None else None
     return (
-        environment()
+        template_environment()
         .get_template("run.html")
         .render(
             report=report,
-            verdict=judge(report),
+            verdict=verdict_of(report),
             is_scorer=held_out is not None and held_out.learner == "reward model",
             tiles=tables.tiles(report),
             held_out_rows=tables.held_out_rows(held_out, report.training_accuracy) if held_out is not None else [],
@@ -102,7 +102,7 @@ def render(report: RunReport) -> str:
 
 def as_yaml(value: Any) -> str:
     """Settings as a user would write them."""
-    return yaml.safe_dump(plain(value), sort_keys=False, allow_unicode=True, width=100) if value else ""
+    return yaml.safe_dump(to_plain(value), sort_keys=False, allow_unicode=True, width=100) if value else ""
 
 
 def write_report(folder: Path | str, report: RunReport) -> Path:
@@ -115,7 +115,7 @@ def write_report(folder: Path | str, report: RunReport) -> Path:
         RunError: they cannot be written.
     """
     folder = Path(folder)
-    verdict = judge(report)
+    verdict = verdict_of(report)
     write(folder / TWIN, as_json({"schema": SCHEMA, "verdict": verdict, **vars(report)}))
     write(folder / PAGE, render(report))
     return folder / PAGE
@@ -139,7 +139,7 @@ def read_run(folder: Path | str) -> RunReport:
 
 def as_json(value: Any) -> str:
     """Indented JSON without NaN."""
-    return json.dumps(plain(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(to_plain(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def write(path: Path, text: str) -> None:

@@ -73,7 +73,7 @@ def accuracy_figure(held_out: HeldOut, contrast: Contrast) -> Markup:
 
 
 @dataclass(frozen=True)
-class Curve:
+class PlotLine:
     """A metric to draw, and how."""
 
     name: str
@@ -82,7 +82,7 @@ class Curve:
 
 
 def over_training(
-    series: Sequence[Series], curves: Sequence[Curve], name: str, title: str, *, zero: float | None = None
+    series: Sequence[Series], curves: Sequence[PlotLine], name: str, title: str, *, zero: float | None = None
 ) -> Markup | None:
     """Metrics over the steps of training: held-out values as dots on lines, training batches faintly beneath.
 
@@ -117,20 +117,20 @@ def training_figures(series: Sequence[Series], contrast: Contrast | None) -> lis
     """The displacement picture first: both sides beside their margin; then loss, accuracy and what else there is."""
     better, worse = SIDES[contrast.kind if contrast is not None else "pairs"]
     both = [
-        Curve("logps_per_token/chosen", better, FIRST),
-        Curve("logps_per_token/rejected", worse, SECOND),
+        PlotLine("logps_per_token/chosen", better, FIRST),
+        PlotLine("logps_per_token/rejected", worse, SECOND),
     ]
-    rewards = [Curve("rewards/chosen", better, FIRST), Curve("rewards/rejected", worse, SECOND)]
+    rewards = [PlotLine("rewards/chosen", better, FIRST), PlotLine("rewards/rejected", worse, SECOND)]
     drawn = [
         over_training(series, both, "logps", "Log-probability, nats per token"),
-        over_training(series, [Curve("rewards/margins", "margin", FIRST)], "margins", "Reward margin", zero=0),
+        over_training(series, [PlotLine("rewards/margins", "margin", FIRST)], "margins", "Reward margin", zero=0),
         over_training(series, rewards, "rewards", "Rewards", zero=0),
         over_training(
-            series, [Curve("rewards/accuracies", "accuracy", FIRST)], "accuracies", "Ranking accuracy", zero=0.5
+            series, [PlotLine("rewards/accuracies", "accuracy", FIRST)], "accuracies", "Ranking accuracy", zero=0.5
         ),
-        over_training(series, [Curve("loss", "loss", FIRST)], "loss", "Loss"),
-        over_training(series, [Curve("nll", "nll", FIRST)], "nll", "Negative log-likelihood, nats per token"),
-        over_training(series, [Curve("kl", "z0", FIRST)], "kl", "KTO's baseline z0, nats per response"),
+        over_training(series, [PlotLine("loss", "loss", FIRST)], "loss", "Loss"),
+        over_training(series, [PlotLine("nll", "nll", FIRST)], "nll", "Negative log-likelihood, nats per token"),
+        over_training(series, [PlotLine("kl", "z0", FIRST)], "kl", "KTO's baseline z0, nats per response"),
     ]
     return [made for made in drawn if made is not None]
 

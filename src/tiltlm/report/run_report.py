@@ -45,14 +45,14 @@ class RunReport:
     """When, in ISO 8601."""
 
 
-def plain(value: Any) -> Any:
+def to_plain(value: Any) -> Any:
     """JSON values: mappings, lists, strings, numbers. What is not finite is a string that `float` reads back."""
     if is_dataclass(value) and not isinstance(value, type):
-        return plain(asdict(value))
+        return to_plain(asdict(value))
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): to_plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [to_plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)

@@ -6,7 +6,7 @@ from typing import Any
 
 from tiltlm.diagnostics import Interval
 from tiltlm.evaluation import Change, Contrast, HeldOut, SampleComparison
-from tiltlm.report.numbers import bounds, estimate, number, share, supported
+from tiltlm.report.numbers import bounds, estimate, format_number, share, supported
 from tiltlm.report.run_report import RunReport
 from tiltlm.report.verdict import SIDES, gold_name
 
@@ -20,7 +20,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Row:
+class ReportRow:
     """One line of a table of numbers before and after training."""
 
     name: str
@@ -54,11 +54,11 @@ def cell(
     )
 
 
-def row(name: str, meaning: str, change: Change, *, percent: bool = False, before: Cell | None = None) -> Row:
+def row(name: str, meaning: str, change: Change, *, percent: bool = False, before: Cell | None = None) -> ReportRow:
     """A line of a change, with the same decimals throughout; `before` replaces what is so by definition."""
     measured = [change.after, change.difference] if before else [change.before, change.after, change.difference]
     decimals = max(supported(interval, percent=percent) for interval in measured)
-    return Row(
+    return ReportRow(
         name,
         meaning,
         before or cell(change.before, percent=percent, decimals=decimals),
@@ -67,7 +67,7 @@ def row(name: str, meaning: str, change: Change, *, percent: bool = False, befor
     )
 
 
-def held_out_rows(held_out: HeldOut, training_accuracy: Interval | None = None) -> list[Row]:
+def held_out_rows(held_out: HeldOut, training_accuracy: Interval | None = None) -> list[ReportRow]:
     """The numbers of the verdict, and beside them how well the policy ranks what it was trained on."""
     rows = list(_contrast_rows(held_out, held_out.contrast)) if held_out.contrast is not None else []
     if held_out.nll is not None:
@@ -77,11 +77,11 @@ def held_out_rows(held_out: HeldOut, training_accuracy: Interval | None = None) 
         meaning = (
             "ranking accuracy on examples it was trained on: far above the held-out one, it has learned them by heart"
         )
-        rows.append(Row("Training accuracy", meaning, NONE, cell(training_accuracy, percent=True), NONE))
+        rows.append(ReportRow("Training accuracy", meaning, NONE, cell(training_accuracy, percent=True), NONE))
     return rows
 
 
-def _contrast_rows(held_out: HeldOut, contrast: Contrast) -> Iterator[Row]:
+def _contrast_rows(held_out: HeldOut, contrast: Contrast) -> Iterator[ReportRow]:
     better, worse = SIDES[contrast.kind]
     by_definition = held_out.starts_at_reference
     if contrast.kind == "pairs":
@@ -112,7 +112,7 @@ def _contrast_rows(held_out: HeldOut, contrast: Contrast) -> Iterator[Row]:
     if contrast.better is not None and contrast.worse is not None:
         yield row(f"{better.capitalize()} responses", "log-probability, nats per token", contrast.better)
         yield row(f"{worse.capitalize()} responses", "log-probability, nats per token", contrast.worse)
-    yield Row(
+    yield ReportRow(
         "Length alone",
         f"accuracy of a rule that always prefers the {contrast.length_rule} response; right: what the "
         f"{held_out.learner} has more",
@@ -122,18 +122,18 @@ def _contrast_rows(held_out: HeldOut, contrast: Contrast) -> Iterator[Row]:
     )
 
 
-def sample_rows(samples: SampleComparison) -> list[Row]:
+def sample_rows(samples: SampleComparison) -> list[ReportRow]:
     """What the policy's own responses show."""
     before, after = samples.before, samples.after
     rows = []
     if after.kl is not None:
         meaning = "how far the policy went from its reference, nats a response: E[log π − log π_ref] on its own samples"
-        rows.append(Row("KL to the reference", meaning, cell(before.kl), cell(after.kl), NONE))
+        rows.append(ReportRow("KL to the reference", meaning, cell(before.kl), cell(after.kl), NONE))
     if after.kl_k3 is not None:
         meaning = "the same by an estimator that is never negative; both agree when all is well"
-        rows.append(Row("… second estimator", meaning, cell(before.kl_k3), cell(after.kl_k3), NONE))
+        rows.append(ReportRow("… second estimator", meaning, cell(before.kl_k3), cell(after.kl_k3), NONE))
     rows.append(
-        Row(
+        ReportRow(
             "Length",
             "tokens of a response, end token included",
             cell(before.length),
@@ -142,7 +142,7 @@ def sample_rows(samples: SampleComparison) -> list[Row]:
         )
     )
     rows.append(
-        Row(
+        ReportRow(
             "Cut short",
             f"responses that had not ended after {samples.max_new_tokens} tokens",
             Cell(share(before.cut_share)),
@@ -204,7 +204,7 @@ def data_rows(data: Mapping[str, Any]) -> list[DataRow]:
     total = max(int(data["total"]), 1)
 
     def line(name: str, rows: int, meaning: str = "", example: str = "", is_total: bool = False) -> DataRow:
-        return DataRow(name, number(rows, 0), share(rows / total), meaning, example, is_total)
+        return DataRow(name, format_number(rows, 0), share(rows / total), meaning, example, is_total)
 
     lines = [line("rows read", data["total"], is_total=True)]
     lines += [line("used for training", data["train"]), line("held out", data["held_out"])]
@@ -218,4 +218,4 @@ def data_rows(data: Mapping[str, Any]) -> list[DataRow]:
 def length_rows(data: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     """Tokens of prompts and responses: mean, median, 95th percentile, maximum."""
     columns = ("mean", "median", "p95", "max")
-    return [(what, [number(found[c], 0) for c in columns]) for what, found in data.get("tokens", {}).items()]
+    return [(what, [format_number(found[c], 0) for c in columns]) for what, found in data.get("tokens", {}).items()]

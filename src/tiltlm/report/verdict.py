@@ -10,23 +10,23 @@ from typing import Literal
 from tiltlm.diagnostics import Interval
 from tiltlm.diagnostics.attainment import MIN_EFFECTIVE_SAMPLES
 from tiltlm.evaluation import Change, Contrast, Gold, HeldOut, SampleComparison
-from tiltlm.report.numbers import estimate, number, share, with_bounds
+from tiltlm.report.numbers import estimate, format_number, share, with_bounds
 from tiltlm.report.run_report import RunReport
 
-Outcome = Literal["better", "worse", "unclear", "unmeasured"]
+Answer = Literal["better", "worse", "unclear", "unmeasured"]
 
 FEW_PROMPTS = 50
 LARGE_KL = 10.0
 """Nats per response beyond which a policy has little left of its reference."""
 
-SIDES = {"pairs": ("chosen", "rejected"), "labels": ("desirable", "undesirable")}
+SIDES = {"pairs": ("chosen", "rejected"), "unpaired": ("desirable", "undesirable")}
 
 
 @dataclass(frozen=True)
 class Verdict:
     """The headline of a report."""
 
-    outcome: Outcome
+    outcome: Answer
     word: str
     """The outcome in a word or two."""
     sentence: str
@@ -35,7 +35,7 @@ class Verdict:
     """What stands against it, or limits it."""
 
 
-def judge(report: RunReport) -> Verdict:
+def verdict_of(report: RunReport) -> Verdict:
     """The verdict of a run."""
     cautions = tuple(_cautions(report))
     if report.gold is not None:
@@ -54,7 +54,7 @@ def judge(report: RunReport) -> Verdict:
     )
 
 
-def direction(difference: Interval, *, less_is_better: bool = False) -> Outcome:
+def direction(difference: Interval, *, less_is_better: bool = False) -> Answer:
     """What an interval of a difference shows: it excludes 0, on one side or the other, or it does not."""
     low, high = (-difference.high, -difference.low) if less_is_better else (difference.low, difference.high)
     return "better" if low > 0 else "worse" if high < 0 else "unclear"
@@ -105,7 +105,7 @@ def _by_contrast(held_out: HeldOut, contrast: Contrast, cautions: tuple[str, ...
     ranks = {
         "pairs": f"ranks the {better} response above the {worse} one in {trained} of comparisons, the untrained "
         f"{learner} in {untrained}",
-        "labels": f"gives a {better} response more reward than an {worse} one with probability {trained}, the "
+        "unpaired": f"gives a {better} response more reward than an {worse} one with probability {trained}, the "
         f"untrained {learner} with {untrained}",
     }[contrast.kind]
     sentence = (
@@ -150,7 +150,7 @@ def _of_gold(gold: Gold) -> Iterator[str]:
     worth = gold.attainment.effective_samples
     if worth < MIN_EFFECTIVE_SAMPLES:
         yield (
-            f"At this KL the reference samples are worth only {number(worth, 0)} draws from the tilted policy "
+            f"At this KL the reference samples are worth only {format_number(worth, 0)} draws from the tilted policy "
             f"(below {MIN_EFFECTIVE_SAMPLES:.0f}): the share of the attainable gain is doubtful."
         )
 

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 from filelock import FileLock, Timeout
 
 from tiltlm.core.errors import ConfigError, RunError
-from tiltlm.distributed.wrapping import World
+from tiltlm.distributed.wrapping import Ranks
 
 LOCK, WRITER = ".lock", ".writer.json"
 
@@ -55,7 +55,7 @@ class RunDirectory:
 
     @classmethod
     def open(
-        cls, path: Path | str, *, resume: bool = False, overwrite: bool = False, world: World | None = None
+        cls, path: Path | str, *, resume: bool = False, overwrite: bool = False, ranks: Ranks | None = None
     ) -> "RunDirectory":
         """Make a run directory, or take over one, and lock it against a second writer.
 
@@ -63,7 +63,7 @@ class RunDirectory:
             path: The folder; new, empty, or a run's.
             resume: Go on with the run that is there.
             overwrite: Delete the run that is there.
-            world: The processes of the run, which all open it together; None: this one alone.
+            ranks: The processes of the run, which all open it together; None: this one alone.
 
         Raises:
             ConfigError: as `check_contents`.
@@ -71,7 +71,7 @@ class RunDirectory:
         """
         path = Path(path)
         locks: list[FileLock] = []
-        (world or World()).first(lambda: locks.append(_prepare(path, resume, overwrite)))
+        (ranks or Ranks()).first(lambda: locks.append(_prepare(path, resume, overwrite)))
         return cls(path, locks[0] if locks else None)
 
     @property

@@ -124,7 +124,7 @@ def pads_exactly(model: nn.Module, prompts: Sequence[TokenIds]) -> bool:
 
 
 @dataclass(frozen=True, eq=False)
-class Draws:
+class DecodedBatch:
     """What D rows drew, at most T tokens each; what stands beyond `num_tokens` means nothing."""
 
     tokens: Int[Tensor, "D T"]
@@ -134,7 +134,7 @@ class Draws:
     ended: Bool[Tensor, " D"]
 
     @classmethod
-    def empty(cls, num_rows: int, max_tokens: int, device: torch.device) -> "Draws":
+    def empty(cls, num_rows: int, max_tokens: int, device: torch.device) -> "DecodedBatch":
         def zeros(*shape: int, dtype: torch.dtype) -> Tensor:
             return torch.zeros(shape, dtype=dtype, device=device)
 
@@ -153,7 +153,7 @@ def decode(
     uniform: Float[Tensor, "D T"],
     end_token_ids: Int[Tensor, " E"],
     settings: SamplingSettings,
-) -> Draws:
+) -> DecodedBatch:
     """Draw up to T tokens for each of D rows; row r continues prompt r // (D / P) and uses the numbers uniform[r].
 
     Prompts of unlike length need a model that `pads_exactly`.
@@ -164,7 +164,7 @@ def decode(
     decoder, logits = Decoder.prefill(model, prompts)
     decoder.select(prompt)
     logits = logits.index_select(0, prompt)
-    draws, going = Draws.empty(num_rows, max_tokens, device), torch.ones_like(rows, dtype=torch.bool)
+    draws, going = DecodedBatch.empty(num_rows, max_tokens, device), torch.ones_like(rows, dtype=torch.bool)
     look_every = LOOK_EVERY.get(device.type, 1)
     for step in range(max_tokens):
         drawn = draw(logits, uniform[rows, step], settings)

@@ -15,7 +15,7 @@ from tiltlm.core.errors import ConfigError, NumericsError
 from tiltlm.core.example import Response, TokenIds, token_ids
 from tiltlm.logprobs import PolicyModule
 from tiltlm.logprobs.modes import evaluating
-from tiltlm.sampling.decoding import Draws, decode, pads_exactly
+from tiltlm.sampling.decoding import DecodedBatch, decode, pads_exactly
 from tiltlm.sampling.drawing import SamplingSettings, prompt_seeds, uniforms
 
 
@@ -138,7 +138,7 @@ def _batches(
             yield batch, slice(start, start + settings.max_rows)
 
 
-def _unpack(draws: Draws) -> list[Sampled]:
+def _unpack(draws: DecodedBatch) -> list[Sampled]:
     """The rows of a batch, one by one, on the host."""
     tokens, logps, behaviour = (t.cpu().numpy() for t in (draws.tokens, draws.logps, draws.behaviour_logps))
     samples = []

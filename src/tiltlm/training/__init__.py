@@ -2,14 +2,14 @@
 
 from tiltlm.training.guards import Interrupted
 from tiltlm.training.loop import TrainingResult, train_loop
-from tiltlm.training.metrics import Listener
-from tiltlm.training.settings import TrainingSettings, default_learning_rate
-from tiltlm.training.step import Outcome, Stepper
+from tiltlm.training.recorder import Listener
+from tiltlm.training.step import Stepper, StepResult
+from tiltlm.training.training_settings import TrainingSettings, default_learning_rate
 
 __all__ = [
     "Interrupted",
     "Listener",
-    "Outcome",
+    "StepResult",
     "Stepper",
     "TrainingResult",
     "TrainingSettings",

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 from tiltlm.core.errors import RunError
-from tiltlm.distributed.wrapping import World
-from tiltlm.training.metrics import Record
+from tiltlm.distributed.wrapping import Ranks
+from tiltlm.training.recorder import MetricsRecord
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -38,9 +38,9 @@ class Interrupted(RunError):
 class StopSignals:
     """While entered, SIGTERM and SIGINT are remembered instead of obeyed; a second one ends the process at once."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, ranks: Ranks) -> None:
         self.received = 0
-        self._world = world
+        self._ranks = ranks
         self._before: dict[int, Any] = {}
 
     def poll(self) -> None:
@@ -49,8 +49,8 @@ class StopSignals:
         Raises:
             Interrupted: a signal came.
         """
-        if self._world.any(self.received > 0):
-            raise Interrupted(max(self._world.gather(self.received)))
+        if self._ranks.any(self.received > 0):
+            raise Interrupted(max(self._ranks.gather(self.received)))
 
     def _remember(self, signum: int, frame: FrameType | None) -> None:
         del frame
@@ -77,7 +77,7 @@ def is_good(loss: float, grad_norm: float) -> bool:
 
 def bad_step(
     step: int, loss: float, grad_norm: float, culprits: Sequence[str], rows: Sequence[str]
-) -> tuple[Record, str]:
+) -> tuple[MetricsRecord, str]:
     """A step that was skipped, as a record for bad_steps.jsonl and as a sentence for the user.
 
     Args:

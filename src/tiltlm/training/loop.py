@@ -11,33 +11,33 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from tiltlm.core import Example, RunError
-from tiltlm.distributed.wrapping import World, wrap
+from tiltlm.distributed.wrapping import Ranks, wrap
 from tiltlm.objectives.terms import Objective
 from tiltlm.runs.directory import RunDirectory
 from tiltlm.training.allocator import keep_freed_memory
-from tiltlm.training.checkpoints.manager import Keeper
+from tiltlm.training.checkpoints.manager import CheckpointManager
 from tiltlm.training.guards import Interrupted, StopSignals, bad_step, explained_out_of_memory, is_good
-from tiltlm.training.metrics import Listener, Record, Recorder
 from tiltlm.training.optim.optimizer import (
     build_optimizer,
-    clip,
+    clip_gradients,
     learning_rate_factor,
     set_learning_rate,
     trainable,
     whole_weights,
 )
-from tiltlm.training.progress import Progress, Window, identity, pooled
-from tiltlm.training.settings import TrainingSettings, default_learning_rate
+from tiltlm.training.recorder import Listener, MetricsRecord, Recorder
 from tiltlm.training.start import check_start, measured_noise, starts_at_reference
-from tiltlm.training.step import Outcome, ReferenceLogps, Stepper
+from tiltlm.training.state import TrainingState, Window, identity, pooled
+from tiltlm.training.step import ReferenceLogps, Stepper, StepResult
 from tiltlm.training.timetable import Timetable
+from tiltlm.training.training_settings import TrainingSettings, default_learning_rate
 
 
 @dataclass(frozen=True)
 class TrainingResult:
     """What a run came to. The policy holds the weights: the last, or the best where `best_metric` is set."""
 
-    history: list[Record]
+    history: list[MetricsRecord]
     """The records of metrics.jsonl."""
     num_steps: int
     num_bad_steps: int
@@ -60,7 +60,7 @@ def train_loop(
     fingerprint: str,
     *,
     resume: bool = False,
-    world: World | None = None,
+    ranks: Ranks | None = None,
     listener: Listener | None = None,
 ) -> TrainingResult:
     """Train `policy` in place.
@@ -75,7 +75,7 @@ def train_loop(
         run: The open run directory: metrics.jsonl, bad_steps.jsonl and checkpoints/ are written there.
         fingerprint: Digest of `examples`; with seed and epoch it decides the order.
         resume: Go on from the newest checkpoint that verifies.
-        world: The processes that train together; None: this one, on a CPU.
+        ranks: The processes that train together; None: this one, on a CPU.
         listener: Told what happens.
 
     Raises:
@@ -83,11 +83,11 @@ def train_loop(
         RunError: damaged checkpoints, a full disk, several bad steps in a row, policy and reference differ at step 0.
         Interrupted: a signal; the checkpoint is committed.
     """
-    world = world or World()
-    if world.device.type == "cpu":
+    ranks = ranks or Ranks()
+    if ranks.device.type == "cpu":
         keep_freed_memory()
     trainer = Trainer(
-        policy, examples, held_out, objective, reference, settings, run, fingerprint, world,
+        policy, examples, held_out, objective, reference, settings, run, fingerprint, ranks,
         listener or Listener(),
     )  # fmt: skip
     with trainer.signals:
@@ -114,30 +114,30 @@ class Trainer:
     settings: TrainingSettings
     run: RunDirectory
     fingerprint: str
-    world: World
+    ranks: Ranks
     listener: Listener
 
     def __post_init__(self) -> None:
         settings, policy = self.settings, self.policy
         settings.check_held_out(len(self.held_out))
-        self.signals = StopSignals(self.world)
+        self.signals = StopSignals(self.ranks)
         self.timetable = Timetable.of(self.examples, self.fingerprint, settings)
         self.at_reference = starts_at_reference(policy, self.reference)
         num_all, num_trained = (sum(p.numel() for p in ps) for ps in (policy.parameters(), trainable(policy).values()))
         self.learning_rate = settings.learning_rate or default_learning_rate(num_all, lora=num_trained < num_all)
         who = identity(policy, self.objective, self.reference, settings, self.learning_rate, self.fingerprint)
-        module = wrap(policy.train(), self.world, settings.parallel)
+        module = wrap(policy.train(), self.ranks, settings.parallel)
         self.stepper = Stepper(
-            module, self.objective, self.reference, settings.max_tokens, self.world,
+            module, self.objective, self.reference, settings.max_tokens, self.ranks,
             router_aux_loss_coef=settings.router_aux_loss_coef, poll=self.signals.poll,
         )  # fmt: skip
         self.optimizer = build_optimizer(policy, settings, self.learning_rate)
         self.factor = learning_rate_factor(settings, self.timetable.num_steps)
-        self.recorder = Recorder(self.run, settings.trackers, who, self.world, self.listener)
-        self.keeper = Keeper(
-            self.run, policy, self.optimizer, self.reference, who, settings, self.world, self.recorder.note
+        self.recorder = Recorder(self.run, settings.trackers, who, self.ranks, self.listener)
+        self.keeper = CheckpointManager(
+            self.run, policy, self.optimizer, self.reference, who, settings, self.ranks, self.recorder.note
         )
-        self.progress, self.window = Progress(), Window()
+        self.progress, self.window = TrainingState(), Window()
         self.announce(num_all, num_trained)
 
     def announce(self, num_all: int, num_trained: int) -> None:
@@ -188,7 +188,7 @@ class Trainer:
         self.optimizer.zero_grad()
         with explained_out_of_memory(self.settings.max_tokens):
             outcome = self.stepper.train(rows, progress.memory)
-        grad_norm = clip(trainable(self.policy).values(), self.settings.max_grad_norm)
+        grad_norm = clip_gradients(trainable(self.policy).values(), self.settings.max_grad_norm)
         rate = self.learning_rate * self.factor(progress.step)
         good = is_good(outcome.loss, grad_norm)
         if good:
@@ -203,19 +203,19 @@ class Trainer:
         else:
             self.skip(outcome, grad_norm, rows)
         if self.timetable.logs(progress.step) and self.window.num_steps:
-            metrics = self.window.record(self.world)
+            metrics = self.window.record(self.ranks)
             self.recorder.add({**self.here(), **metrics, "learning_rate": rate, "num_tokens": progress.num_tokens})
             self.window = Window()
         self.recorder.stepped(progress.step, self.timetable.num_steps)
 
-    def skip(self, outcome: Outcome, grad_norm: float, rows: Sequence[Example]) -> None:
+    def skip(self, outcome: StepResult, grad_norm: float, rows: Sequence[Example]) -> None:
         """Write down a step that did not reach the weights.
 
         Raises:
             RunError: it was one too many in a row.
         """
         step, in_a_row = self.progress.step, self.progress.bad_in_a_row
-        culprits = sorted({id_ for ids in self.world.gather(outcome.suspects) for id_ in ids})
+        culprits = sorted({id_ for ids in self.ranks.gather(outcome.suspects) for id_ in ids})
         record, message = bad_step(step, outcome.loss, grad_norm, culprits, [row.id for row in rows])
         self.recorder.add({**self.here(), "loss": outcome.loss, "grad_norm": grad_norm, "skipped": True})
         self.recorder.add_bad_step(record)
@@ -235,12 +235,12 @@ class Trainer:
         with explained_out_of_memory(self.settings.max_tokens):
             outcome = self.stepper.evaluate(self.held_out, memory=self.progress.memory)
         record = {"eval_loss": outcome.loss}
-        record |= {f"eval_{name}": value for name, value in pooled(outcome.tally, self.world).items()}
+        record |= {f"eval_{name}": value for name, value in pooled(outcome.metric_sums, self.ranks).items()}
         improved = self.progress.judge(record, self.settings)
         self.recorder.add({**self.here(), **record, "eval_seconds": time.perf_counter() - started})
         return improved
 
-    def here(self) -> Record:
+    def here(self) -> MetricsRecord:
         """How every record begins."""
         return {"step": self.progress.step, "epoch": self.timetable.epoch(self.progress.step)}
 

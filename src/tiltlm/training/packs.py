@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from tiltlm.core import Example, Tree, grow
+from tiltlm.core import Example, Tree, build_trees
 from tiltlm.logprobs.planner import plan_ranks
 
-Part = Literal["responses", "partners"]
+ForestPart = Literal["responses", "partners"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,8 +21,8 @@ class Pack:
     """False for a forward repeated only so that every process runs as many; its weight is zero."""
 
     @classmethod
-    def of(cls, examples: Sequence[Example], part: Part = "responses", counted: bool = True) -> "Pack":
-        trees, slots = grow(examples, part)
+    def of(cls, examples: Sequence[Example], part: ForestPart = "responses", counted: bool = True) -> "Pack":
+        trees, slots = build_trees(examples, part)
         return cls(tuple(examples), trees, slots, counted)
 
     @property
@@ -36,9 +36,11 @@ class Pack:
         return sum(len(tree.responses) for tree in self.trees)
 
 
-def cut(examples: Sequence[Example], max_tokens: int, num_ranks: int, part: Part = "responses") -> list[list[Pack]]:
+def cut_into_packs(
+    examples: Sequence[Example], max_tokens: int, num_ranks: int, part: ForestPart = "responses"
+) -> list[list[Pack]]:
     """The packs of every rank, as many on each: a pure function of the examples, so no process needs to be told."""
-    trees, slots = grow(examples, part)
+    trees, slots = build_trees(examples, part)
     tree_of = [t for t, tree in enumerate(trees) for _ in tree.responses]
     members: list[list[Example]] = [[] for _ in trees]
     for example, slot in zip(examples, slots, strict=True):

@@ -18,25 +18,25 @@ from tiltlm.core import (
     DataError,
     Example,
     Forest,
-    Labelled,
     NumericsError,
     ResponseLogps,
     Tree,
+    UnpairedResponses,
     View,
-    closed,
     detached,
-    plant,
+    pack_trees,
     to_device,
+    with_score_token,
 )
 from tiltlm.core.logps import OF_REFERENCE, WITH_GRADIENT, Extra
 from tiltlm.core.views import Counts
-from tiltlm.diagnostics.metrics import Tally, tally
-from tiltlm.distributed.wrapping import World, synchronised
+from tiltlm.diagnostics.step_metrics import MetricSums, metric_sums
+from tiltlm.distributed.wrapping import Ranks, synchronised
 from tiltlm.logprobs.head.states import States
 from tiltlm.objectives.parts.statistics import Memory
 from tiltlm.objectives.terms import Objective, Term, reads_scores, reduce_terms
 from tiltlm.training.balance import Balance, routed
-from tiltlm.training.packs import Pack, cut
+from tiltlm.training.packs import Pack, cut_into_packs
 
 
 class ReferenceLogps(Protocol):
@@ -60,11 +60,11 @@ class ReferenceLogps(Protocol):
 
 
 @dataclass
-class Outcome:
-    """What a step amounts to. `loss` is that of the whole step; `tally` and `suspects` are this process's share."""
+class StepResult:
+    """What a step amounts to. `loss` is of the whole step; `metric_sums` and `suspects` are this process's share."""
 
     loss: float = 0.0
-    tally: Tally = field(default_factory=Tally)
+    metric_sums: MetricSums = field(default_factory=MetricSums)
     baseline: float = 0.0
     memory: Memory = ()
     """What the objective's statistic remembers after this step; kept once the step has reached the weights."""
@@ -76,10 +76,10 @@ class Outcome:
     suspects: list[str] = field(default_factory=list)
     """Ids of the examples whose own loss is not finite."""
 
-    def add(self, share: float, terms: Sequence[Term], examples: Sequence[Example], tallied: Tally) -> None:
+    def add(self, share: float, terms: Sequence[Term], examples: Sequence[Example], tallied: MetricSums) -> None:
         """Take in one pack."""
         self.loss += share
-        self.tally = self.tally + tallied
+        self.metric_sums = self.metric_sums + tallied
         if not math.isfinite(share):
             bad = {int(e) for term in terms for e in term.example[~term.values.detach().isfinite()]}
             self.suspects += [examples[e].id for e in sorted(bad)]
@@ -98,7 +98,7 @@ class Stepper:
     objective: Objective
     reference: ReferenceLogps | None
     max_tokens: int
-    world: World = field(default_factory=World)
+    ranks: Ranks = field(default_factory=Ranks)
     noise: float = 0.0
     """Measured difference, in nats per token, between two ways of computing the same log-probabilities."""
     router_aux_loss_coef: float = 0.0
@@ -106,11 +106,11 @@ class Stepper:
     poll: Callable[[], None] = lambda: None
     """Called before each pack, by all processes together; raises where the run has been asked to stop."""
 
-    def train(self, examples: Sequence[Example], memory: Memory = ()) -> Outcome:
+    def train(self, examples: Sequence[Example], memory: Memory = ()) -> StepResult:
         """Add the gradient of the step's loss to the policy's parameters, averaged over all processes."""
         return self._step(examples, memory, backward=True, observe=None)
 
-    def evaluate(self, examples: Sequence[Example], observe: Observer | None = None, memory: Memory = ()) -> Outcome:
+    def evaluate(self, examples: Sequence[Example], observe: Observer | None = None, memory: Memory = ()) -> StepResult:
         """The loss of all these examples as one step, without gradient; a few numbers a token are kept to its end."""
         with torch.no_grad():
             return self._step(examples, memory, backward=False, observe=observe)
@@ -134,26 +134,28 @@ class Stepper:
         return self.reference.attach(responses, trees)
 
     def _forest(self, trees: Sequence[Tree]) -> Forest:
-        return plant(closed(trees) if reads_scores(self.objective) else trees).to(self.world.device)
+        return pack_trees(with_score_token(trees) if reads_scores(self.objective) else trees).to(self.ranks.device)
 
-    def _step(self, examples: Sequence[Example], memory: Memory, backward: bool, observe: Observer | None) -> Outcome:
-        ranks = cut(examples, self.max_tokens, self.world.size)
-        packs = [pack for own in ranks for pack in own if pack.counted]
+    def _step(
+        self, examples: Sequence[Example], memory: Memory, backward: bool, observe: Observer | None
+    ) -> StepResult:
+        packs_of_rank = cut_into_packs(examples, self.max_tokens, self.ranks.size)
+        packs = [pack for own in packs_of_rank for pack in own if pack.counted]
         baseline, memory = self._statistic(examples, memory, backward)
-        outcome = Outcome(
+        outcome = StepResult(
             baseline=baseline,
             memory=memory,
             num_examples=len(examples),
             num_tokens=sum(tree.num_tokens for pack in packs for tree in pack.trees),
         )
         if self.objective.coupled and len(packs) > 1:
-            self._coupled(ranks, outcome, backward, observe)
+            self._coupled(packs_of_rank, outcome, backward, observe)
         else:
-            self._separable(ranks, outcome, backward, observe)
+            self._separable(packs_of_rank, outcome, backward, observe)
         return outcome
 
     def _view(self, pack: Pack, baseline: float) -> View:
-        view = to_device(self.objective.view.of(pack.examples, pack.slots), self.world.device)
+        view = to_device(self.objective.view.of(pack.examples, pack.slots), self.ranks.device)
         return view.with_baseline(baseline)
 
     def _counts(self, packs: Sequence[Pack]) -> Counts:
@@ -178,23 +180,25 @@ class Stepper:
                     row=example.id,
                 )
         sums: list[Tensor] = []
-        for pack in cut(examples, self.max_tokens, self.world.size, statistic.of)[self.world.rank]:
+        for pack in cut_into_packs(examples, self.max_tokens, self.ranks.size, statistic.of)[self.ranks.rank]:
             self.poll()
             with torch.no_grad():
-                labelled = to_device(Labelled.of(pack.examples, pack.slots), self.world.device)
-                part = statistic.sums(self.forward(pack.trees), labelled)
+                unpaired = to_device(UnpairedResponses.of(pack.examples, pack.slots), self.ranks.device)
+                part = statistic.sums(self.forward(pack.trees), unpaired)
             sums.append(part if pack.counted else torch.zeros_like(part))
-        pooled = self.world.sum(torch.stack(sums).sum(0).tolist())
+        pooled = self.ranks.sum(torch.stack(sums).sum(0).tolist())
         if not all(map(math.isfinite, pooled)):
             return math.nan, memory  # a clamp would hide it
         return statistic.settle(pooled, memory)
 
-    def _separable(self, ranks: list[list[Pack]], out: Outcome, backward: bool, observe: Observer | None) -> None:
+    def _separable(
+        self, packs_of_rank: list[list[Pack]], out: StepResult, backward: bool, observe: Observer | None
+    ) -> None:
         """One pass: every pack is forward, its share of the loss, backward."""
-        counts = self._counts([pack for own in ranks for pack in own])
-        own = ranks[self.world.rank]
+        counts = self._counts([pack for own in packs_of_rank for pack in own])
+        own = packs_of_rank[self.ranks.rank]
         routing, balance = self._routes(backward), None
-        if routing and (len(own) > 1 or self.world.size > 1):
+        if routing and (len(own) > 1 or self.ranks.size > 1):
             first = self._without_gradient(own, lambda pack: self.policy_logps(pack.trees, routing=True))
             balance = self._balance(own, first)
         done: list[tuple[Pack, ResponseLogps, View, tuple[Term, ...], Tensor]] = []
@@ -210,40 +214,42 @@ class Stepper:
                     whole_share = share + self.router_aux_loss_coef * balance.share(responses)
                 if backward:
                     # Gradients are averaged over ranks, the loss is a sum over them.
-                    torch.autograd.backward(whole_share * (self.world.size if pack.counted else 0))
+                    torch.autograd.backward(whole_share * (self.ranks.size if pack.counted else 0))
             if pack.counted:
                 done.append((pack, detached(responses), view, tuple(map(detached, terms)), share.detach()))
         # Numbers are read once all packs are on their way: whoever reads one waits for the device.
         for pack, responses, view, terms, share in done:
-            out.add(share.item(), terms, pack.examples, tally(self.objective, responses, view))
+            out.add(share.item(), terms, pack.examples, metric_sums(self.objective, responses, view))
             if observe is not None:
                 observe(pack, responses, view, terms)
-        (out.loss,) = self.world.sum([out.loss])
+        (out.loss,) = self.ranks.sum([out.loss])
         out.aux_loss = None if balance is None else balance.loss.item()
 
-    def _coupled(self, ranks: list[list[Pack]], out: Outcome, backward: bool, observe: Observer | None) -> None:
+    def _coupled(
+        self, packs_of_rank: list[list[Pack]], out: StepResult, backward: bool, observe: Observer | None
+    ) -> None:
         """Two passes. The first, without gradient, gives all that the objective reads of the step; the loss is
         evaluated on it as leaves, c = ∂L/∂ output. The second is, pack by pack, the backward of Σ c · output, over
         token_logps, and ref_kls where the objective reads them."""
-        own, routing = ranks[self.world.rank], self._routes(backward)
+        own, routing = packs_of_rank[self.ranks.rank], self._routes(backward)
         first = self._without_gradient(own, lambda pack: self.forward(pack.trees, routing))
-        step = Pack.of([e for packs in ranks for pack in packs if pack.counted for e in pack.examples])
-        responses = self._gather(ranks, step, first)
+        step = Pack.of([e for packs in packs_of_rank for pack in packs if pack.counted for e in pack.examples])
+        responses = self._gather(packs_of_rank, step, first)
         view = self._view(step, out.baseline)
         with torch.set_grad_enabled(backward):
             found = {name: getattr(responses, name) for name in WITH_GRADIENT}
             leaves = {name: values.requires_grad_(backward) for name, values in found.items() if values is not None}
             terms = self.objective(responses, view)
             loss = reduce_terms(terms, self._counts([step]))
-        out.add(loss.item(), terms, step.examples, Tally())
-        if self.world.is_first:  # every process holds the whole step; one of them counts it
-            out.tally = tally(self.objective, responses, view)
+        out.add(loss.item(), terms, step.examples, MetricSums())
+        if self.ranks.is_first:  # every process holds the whole step; one of them counts it
+            out.metric_sums = metric_sums(self.objective, responses, view)
             if observe is not None:
                 observe(step, responses, view, terms)
         if backward:
             slopes = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
             balance = self._balance(own, first) if routing else None
-            self._second_pass(ranks, first, dict(zip(leaves, slopes, strict=True)), balance)
+            self._second_pass(packs_of_rank, first, dict(zip(leaves, slopes, strict=True)), balance)
             out.aux_loss = None if balance is None else balance.loss.item()
 
     def _routes(self, backward: bool) -> bool:
@@ -260,12 +266,15 @@ class Stepper:
     def _balance(self, own: Sequence[Pack], first: Sequence[ResponseLogps]) -> Balance:
         """The load-balancing loss of the step, from a forward of each of this process's packs."""
         parts = [routed(responses) * pack.counted for pack, responses in zip(own, first, strict=True)]
-        return Balance.of(self.world.sum_tensor(torch.stack(parts).sum(0)))
+        return Balance.of(self.ranks.sum_tensor(torch.stack(parts).sum(0)))
 
-    def _gather(self, ranks: list[list[Pack]], step: Pack, first: Sequence[ResponseLogps]) -> ResponseLogps:
+    def _gather(self, packs_of_rank: list[list[Pack]], step: Pack, first: Sequence[ResponseLogps]) -> ResponseLogps:
         """The step's log-probabilities in every process: packs one after another, ranks one after another."""
         forest = self._forest(step.trees)
-        own, earlier = ranks[self.world.rank], [p for packs in ranks[: self.world.rank] for p in packs if p.counted]
+        own, earlier = (
+            packs_of_rank[self.ranks.rank],
+            [p for packs in packs_of_rank[: self.ranks.rank] for p in packs if p.counted],
+        )
 
         def whole(pieces: Sequence[Tensor | None], start: int, length: int) -> Tensor | None:
             mine = [
@@ -275,15 +284,15 @@ class Stepper:
             ]
             if not mine:
                 return None
-            gathered = torch.zeros(length, dtype=mine[0].dtype, device=self.world.device)
+            gathered = torch.zeros(length, dtype=mine[0].dtype, device=self.ranks.device)
             torch.cat(mine, out=gathered[start : start + sum(map(len, mine))])
-            return self.world.sum_tensor(gathered)  # everyone else has zeros there
+            return self.ranks.sum_tensor(gathered)  # everyone else has zeros there
 
         tokens = sum(p.num_targets for p in earlier), len(forest.targets)
         responses = sum(p.num_responses for p in earlier), forest.num_responses
         return ResponseLogps(
             token_logps=cast(Tensor, whole([r.token_logps for r in first], *tokens)),
-            response=forest.response,
+            response_index=forest.response_index,
             num_tokens=forest.num_tokens,
             ref_token_logps=whole([r.ref_token_logps for r in first], *tokens),
             ref_seq_logps=whole([r.ref_seq_logps for r in first], *responses),
@@ -295,13 +304,13 @@ class Stepper:
 
     def _second_pass(
         self,
-        ranks: list[list[Pack]],
+        packs_of_rank: list[list[Pack]],
         first: Sequence[ResponseLogps],
         slopes: Mapping[str, Float[Tensor, " R"]],
         balance: Balance | None,
     ) -> None:
-        own, extras = ranks[self.world.rank], self.objective.extras & set(WITH_GRADIENT)
-        start = sum(pack.num_targets for packs in ranks[: self.world.rank] for pack in packs if pack.counted)
+        own, extras = packs_of_rank[self.ranks.rank], self.objective.extras & set(WITH_GRADIENT)
+        start = sum(pack.num_targets for packs in packs_of_rank[: self.ranks.rank] for pack in packs if pack.counted)
         for i, pack in enumerate(own):
             self.poll()
             with synchronised(self.module, last=i == len(own) - 1):
@@ -314,7 +323,7 @@ class Stepper:
                     surrogates.append((part * output).sum())
                 if balance is not None:
                     surrogates.append(self.router_aux_loss_coef * pack.counted * balance.share(again))
-                torch.autograd.backward(torch.stack(surrogates).sum() * self.world.size)
+                torch.autograd.backward(torch.stack(surrogates).sum() * self.ranks.size)
             start += pack.num_targets if pack.counted else 0
 
     def _compare(self, first: Tensor, again: Tensor, pack: Pack) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tiltlm.core import Example
 from tiltlm.data.cache.fingerprints import prompt_numbers
 from tiltlm.data.order import epoch_order, grouped_order
-from tiltlm.training.settings import TrainingSettings
+from tiltlm.training.training_settings import TrainingSettings
 
 
 @dataclass(frozen=True, eq=False)

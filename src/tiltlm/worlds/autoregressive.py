@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tiltlm.core import ConfigError, ResponseLogps
 
-Tokens = tuple[int, ...]
+TokenSequence = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,13 @@ class AutoregressiveWorld:
         return self.num_letters + 1
 
     @cached_property
-    def prefixes(self) -> tuple[Tokens, ...]:
+    def prefixes(self) -> tuple[TokenSequence, ...]:
         """The P prefixes with a choice, shortest first: the rows of a table of logits."""
         lengths = range(self.limit - 1)
         return tuple(letters for n in lengths for letters in product(range(self.num_letters), repeat=n))
 
     @cached_property
-    def sequences(self) -> tuple[Tokens, ...]:
+    def sequences(self) -> tuple[TokenSequence, ...]:
         """All N responses, shortest first, each with its end token."""
         lengths = range(self.limit)
         return tuple((*s, self.end) for n in lengths for s in product(range(self.num_letters), repeat=n))
@@ -88,7 +88,7 @@ class AutoregressiveWorld:
         plain = table.detach()
         responses = ResponseLogps(
             token_logps=table[rows, tokens],
-            response=torch.repeat_interleave(torch.arange(len(self.sequences)), self.num_tokens),
+            response_index=torch.repeat_interleave(torch.arange(len(self.sequences)), self.num_tokens),
             num_tokens=self.num_tokens,
             log_collisions=torch.logsumexp(2 * plain, 1)[rows],
             entropies=_entropy(plain)[rows],

@@ -207,7 +207,7 @@ class FiniteWorld:
 
         return ResponseLogps(
             token_logps=shared(logps),
-            response=index,
+            response_index=index,
             num_tokens=self.lengths,
             ref_token_logps=shared(self.ref_logps),
             log_collisions=shared(torch.logsumexp(2 * plain, 0)),

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tiltlm.core import Comparison, Example, Labelled, Response, View, token_ids
+from tiltlm.core import Comparison, Example, Response, UnpairedResponses, View, token_ids
 from tiltlm.core.needs import Shape
 from tiltlm.objectives import Objective, reduce_terms
 from tiltlm.worlds.finite import FiniteWorld
@@ -44,7 +44,7 @@ def comparisons(world: FiniteWorld, labels: Labels = "sampled") -> Population:
     ]
 
 
-def labelled(world: FiniteWorld) -> Population:
+def unpaired(world: FiniteWorld) -> Population:
     """Every response as desirable and as undesirable, by how often a comparison's winner and loser it is."""
     answers, k = _answers(world), world.num_responses
     masses = ((True, world.chosen_mass), (False, world.rejected_mass))
@@ -95,7 +95,7 @@ def _answers(world: FiniteWorld) -> tuple[Response, ...]:
 
 NATURAL: dict[Shape, Callable[[FiniteWorld], Population]] = {
     "pairs": comparisons,
-    "labels": labelled,
+    "unpaired": unpaired,
     "lists": scored,
     "demonstrations": demonstrations,
 }
@@ -119,7 +119,7 @@ class Fit:
 def view_of(objective: Objective, population: Population, baseline: float = 0.0) -> View:
     """The objective's view of a population, with the statistic of the step (KTO's z0, BCO's δ) held at `baseline`."""
     view = objective.view.of(*population)
-    return view.with_baseline(baseline) if isinstance(view, Labelled) else view
+    return view.with_baseline(baseline) if isinstance(view, UnpairedResponses) else view
 
 
 def population_loss(
@@ -137,7 +137,7 @@ def population_loss(
     return reduce_terms(objective(world.responses(logps), shown), shown.counts())
 
 
-def fit(
+def fit_policy(
     objective: Objective, world: FiniteWorld, view: View | None = None, start: Float[Tensor, " K"] | None = None
 ) -> Fit:
     """The policy that minimises the population loss, by Newton's method on K tabular logits.

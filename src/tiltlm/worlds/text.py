@@ -54,7 +54,7 @@ COURTESY_RATES = (0.57, 0.57, 0.57, 0.57)
 Split = Literal["train", "heldout"]
 
 
-class Demonstration(TypedDict):
+class DemonstrationRow(TypedDict):
     """One row of the corpus, in the column names of the data readers."""
 
     prompt: str
@@ -176,7 +176,7 @@ class TextWorld:
             comparisons.append(Comparison(i, j) if first_wins else Comparison(j, i))
         return tuple(comparisons)
 
-    def corpus(self, seed: int, size: int) -> list[Demonstration]:
+    def corpus(self, seed: int, size: int) -> list[DemonstrationRow]:
         """`size` requests of the training split with replies whose courtesies are independent coin flips.
 
         A model trained on it by maximum likelihood is the reference: polite about half of the time in each way.

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from support.errors import raises
 from tiltlm.cli import launched
 from tiltlm.core import ConfigError, RunError
-from tiltlm.distributed import World
+from tiltlm.distributed import Ranks
 
 
 class ThisOneOf:
@@ -34,8 +34,8 @@ def store(monkeypatch):
 
 def end(monkeypatch, rank: int, error: Exception) -> None:
     """End process `rank` by an error."""
-    monkeypatch.setattr(World, "join", lambda: ThisOneOf(rank))
-    with launched.one_fate():
+    monkeypatch.setattr(Ranks, "join", lambda: ThisOneOf(rank))
+    with launched.fail_together():
         raise error
 
 
@@ -87,19 +87,19 @@ def test_without_a_store_each_tells_its_own(store, monkeypatch):
 
 @pytest.mark.parametrize(("code", "leaves"), [(0, True), (143, False)])
 def test_a_process_that_is_done_leaves_the_others(store, monkeypatch, code, leaves):
-    world = ThisOneOf(0)
-    monkeypatch.setattr(World, "join", lambda: world)
-    with pytest.raises(SystemExit), launched.one_fate():
+    ranks = ThisOneOf(0)
+    monkeypatch.setattr(Ranks, "join", lambda: ranks)
+    with pytest.raises(SystemExit), launched.fail_together():
         sys.exit(code)
-    assert world.left is leaves
+    assert ranks.left is leaves
 
 
 def test_one_process_does_nothing_of_this(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    monkeypatch.setattr(World, "join", lambda: pytest.fail("joined"))
-    with launched.one_fate():
+    monkeypatch.setattr(Ranks, "join", lambda: pytest.fail("joined"))
+    with launched.fail_together():
         pass
-    with raises(RunError, "mine"), launched.one_fate():
+    with raises(RunError, "mine"), launched.fail_together():
         raise RunError("mine", code="mine")
 
 

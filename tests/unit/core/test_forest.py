@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tiltlm.core import Example, Response, grow, plant, token_ids
+from tiltlm.core import Example, Response, build_trees, pack_trees, token_ids
 
 
 def response(*ids: int, scored: list[int] | None = None) -> Response:
@@ -17,28 +17,28 @@ def example(prompt: list[int], *responses: Response) -> Example:
 
 
 def test_one_pair_laid_out_by_hand():
-    trees, slots = grow([example([7, 8, 9], response(1, 2, 3), response(4, 5))])
-    forest = plant(trees)
+    trees, slots = build_trees([example([7, 8, 9], response(1, 2, 3), response(4, 5))])
+    forest = pack_trees(trees)
     assert slots == [[0, 1]]
     assert forest.token_ids.tolist() == [7, 8, 9, 1, 2, 4]  # last tokens are targets only
     assert forest.position_ids.tolist() == [0, 1, 2, 3, 4, 3]
     assert forest.predicts.tolist() == [2, 3, 4, 2, 5]  # both answers start from the last prompt token
     assert forest.targets.tolist() == [1, 2, 3, 4, 5]
-    assert forest.response.tolist() == [0, 0, 0, 1, 1]
+    assert forest.response_index.tolist() == [0, 0, 0, 1, 1]
     assert forest.num_tokens.tolist() == [3, 2]
     assert forest.prompt_lengths == (3,)
     assert forest.branch_lengths == ((2, 1),)
 
 
 def test_one_token_response_adds_no_input():
-    forest = plant(grow([example([7], response(1), response(2))])[0])
+    forest = pack_trees(build_trees([example([7], response(1), response(2))])[0])
     assert forest.token_ids.tolist() == [7]
     assert forest.predicts.tolist() == [0, 0]
     assert forest.branch_lengths == ((0, 0),)
 
 
 def test_only_scored_offsets_are_scored():
-    forest = plant(grow([example([7], response(1, 2, 3, 4, scored=[0, 3]))])[0])
+    forest = pack_trees(build_trees([example([7], response(1, 2, 3, 4, scored=[0, 3]))])[0])
     assert forest.token_ids.tolist() == [7, 1, 2, 3]
     assert forest.predicts.tolist() == [0, 3]
     assert forest.targets.tolist() == [1, 4]
@@ -47,16 +47,16 @@ def test_only_scored_offsets_are_scored():
 
 def test_equal_prompts_and_responses_are_laid_out_once():
     a, b, c = response(1, 2), response(3), response(1, 2)
-    trees, slots = grow([example([7], a, b), example([8], a), example([7], c, response(9))])
+    trees, slots = build_trees([example([7], a, b), example([8], a), example([7], c, response(9))])
     assert [t.prompt_ids.tolist() for t in trees] == [[7], [8]]
     assert slots == [[0, 1], [3], [0, 2]]
-    assert plant(trees).num_responses == 4
+    assert pack_trees(trees).num_responses == 4
 
 
 def test_the_same_tokens_scored_differently_stay_apart():
-    trees, slots = grow([example([7], response(1, 2), response(1, 2, scored=[1]))])
+    trees, slots = build_trees([example([7], response(1, 2), response(1, 2, scored=[1]))])
     assert slots == [[0, 1]]
-    assert plant(trees).num_tokens.tolist() == [2, 1]
+    assert pack_trees(trees).num_tokens.tolist() == [2, 1]
 
 
 tokens = st.lists(st.integers(0, 3), min_size=1, max_size=4)
@@ -66,8 +66,8 @@ tokens = st.lists(st.integers(0, 3), min_size=1, max_size=4)
 def test_every_scored_token_is_predicted_from_its_own_context(rows):
     """Walking back from each predicting row gives exactly the prompt and the response's earlier tokens."""
     examples = [example(p, *(response(*r) for r in rs)) for p, rs in rows]
-    trees, slots = grow(examples)
-    forest = plant(trees)
+    trees, slots = build_trees(examples)
+    forest = pack_trees(trees)
     starts = torch.cumsum(forest.num_tokens, 0) - forest.num_tokens
     for e, ex in enumerate(examples):
         for k, r in enumerate(ex.responses):

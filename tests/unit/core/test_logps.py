@@ -11,7 +11,7 @@ from tiltlm.core import ConfigError, ResponseLogps, segment_sum
 def logps(values: list[list[float]], dtype: torch.dtype = torch.float32) -> ResponseLogps:
     return ResponseLogps(
         token_logps=torch.tensor([v for vs in values for v in vs], dtype=dtype),
-        response=torch.tensor([n for n, vs in enumerate(values) for _ in vs]),
+        response_index=torch.tensor([n for n, vs in enumerate(values) for _ in vs]),
         num_tokens=torch.tensor([len(vs) for vs in values]),
     )
 

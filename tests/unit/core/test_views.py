@@ -3,7 +3,17 @@
 import pytest
 
 from support.errors import raises
-from tiltlm.core import Comparison, DataError, Demonstrations, Example, Labelled, Lists, Pairs, Response, token_ids
+from tiltlm.core import (
+    Comparison,
+    DataError,
+    Demonstrations,
+    Example,
+    Lists,
+    Pairs,
+    Response,
+    UnpairedResponses,
+    token_ids,
+)
 
 R = Response(token_ids([1, 2]))
 S = Response(token_ids([3, 4, 5]))
@@ -26,9 +36,9 @@ def test_weights_do_not_enter_the_divisor():
 
 
 def test_labels_count_responses():
-    labelled = Labelled.of([Example("a", token_ids([9]), (R, S), labels=(True, False))], [[0, 1]])
-    assert labelled.desirable.tolist() == [True, False]
-    assert (labelled.counts().examples, labelled.counts().responses) == (1, 2)
+    unpaired = UnpairedResponses.of([Example("a", token_ids([9]), (R, S), labels=(True, False))], [[0, 1]])
+    assert unpaired.desirable.tolist() == [True, False]
+    assert (unpaired.counts().examples, unpaired.counts().responses) == (1, 2)
 
 
 def test_a_pair_as_demonstration_is_its_chosen_response():
@@ -38,7 +48,7 @@ def test_a_pair_as_demonstration_is_its_chosen_response():
 
 
 @pytest.mark.parametrize(
-    ("view", "code"), [(Pairs, "needs_pairs"), (Labelled, "needs_unpaired"), (Lists, "needs_lists")]
+    ("view", "code"), [(Pairs, "needs_pairs"), (UnpairedResponses, "needs_unpaired"), (Lists, "needs_lists")]
 )
 def test_an_example_of_another_shape_is_refused_by_name(view, code):
     with raises(DataError, code, row="train:17", mentions=["train:17"]):

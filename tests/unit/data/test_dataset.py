@@ -152,7 +152,7 @@ def test_fingerprint_is_of_content(load):
         load([pair(0, offset=0.5), *PAIRS[1:]]),
         load([pair(0, score_chosen=1, score_rejected=0), *PAIRS[1:]]),
         load([pair(0, chosen=" yes"), *PAIRS[1:]]),
-        load(PAIRS, "labels"),
+        load(PAIRS, "unpaired"),
         load(PAIRS, eval_fraction=0.5),
     ]
     assert len({data.fingerprint, *(other.fingerprint for other in changed)}) == 1 + len(changed)
@@ -164,15 +164,15 @@ def test_fingerprint_tells_where_parts_and_responses_end(load):
 
 
 def test_pairs_as_labels_with_partners(load):
-    data = load(PAIRS, "labels", partners=True, eval_fraction=0.3)
+    data = load(PAIRS, "unpaired", partners=True, eval_fraction=0.3)
     assert all(e.labels == (True, False) and len(e.partners) == 2 for e in (*data.train, *data.held_out))
-    assert data.notes[0].startswith("pairs → labels")
-    assert data.fingerprint == load(PAIRS, "labels", eval_fraction=0.3).fingerprint
+    assert data.notes[0].startswith("pairs → unpaired")
+    assert data.fingerprint == load(PAIRS, "unpaired", eval_fraction=0.3).fingerprint
 
 
 def test_unpaired_rows(load):
     rows = [{"prompt": f"q{i}", "completion": f" a{i}", "label": i % 3 == 0} for i in range(9)]
-    data = load(rows, "labels", partners=True)
+    data = load(rows, "unpaired", partners=True)
     assert [e.labels for e in data.train] == [(i % 3 == 0,) for i in range(9)]
     with raises(DataError, "wrong_data_shape", mentions=["kto", "`chosen`", "`rejected`"]):
         load(rows)
@@ -242,7 +242,7 @@ def test_reference_columns(load):
     assert data.has_reference
     assert [r.ref_logps for r in data.train[1].responses] == [-2.0, -2.0]
     with raises(ConfigError, "conflict", key="reference.name"):
-        load(rows, "labels", reference=True, partners=True)
+        load(rows, "unpaired", reference=True, partners=True)
     with raises(DataError, "missing_column", key="reference.name", mentions=["reference=columns", "ref_chosen_logps"]):
         load(PAIRS, reference=True)
     with raises(DataError, "too_many_defects", mentions=["missing_value × 1", "data.jsonl:5"]):

@@ -71,7 +71,7 @@ def test_everything_fits_the_window(data):
 
 
 def test_as_labels_with_partners(encoder):
-    data = load_data(DataSettings(train=str(PAIRS), eval_fraction=0.1), encoder, "labels", needs_partners=True)
+    data = load_data(DataSettings(train=str(PAIRS), eval_fraction=0.1), encoder, "unpaired", needs_partners=True)
     assert data.accounting.kept == 1657
     for example in data.train:
         assert all(len(example.prompt_ids) + len(p.token_ids) <= 512 for p in example.partners)

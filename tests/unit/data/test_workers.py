@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -65,15 +66,19 @@ def test_a_script_that_guards_nothing_runs_once(tmp_path, jsonl):
     jsonl([pair(i) for i in range(40)])
     script = tmp_path / "script.py"
     script.write_text(
-        "from tests.unit.data.conftest import byte_level\n"
+        "from support.tokenizers_and_templates import byte_level\n"
         "from tiltlm.data import DataSettings, Encoder, load_data\n"
         "print('once')\n"
         "tokenizer = byte_level(bos=True)\n"
         "settings = DataSettings(train='data.jsonl', processes=2)\n"
         "print(len(load_data(settings, Encoder(tokenizer, tokenizer.eos_token_id), 'pairs').train))\n"
     )
-    root = os.fspath(workers.__file__).split("/src/")[0]
+    root = Path(__file__).parents[2]
     done = subprocess.run(
-        [sys.executable, script], cwd=tmp_path, env={**os.environ, "PYTHONPATH": root}, capture_output=True, timeout=120
+        [sys.executable, script],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.fspath(root)},
+        capture_output=True,
+        timeout=120,
     )
     assert done.stdout.decode().split() == ["once", "40"], done.stderr.decode()

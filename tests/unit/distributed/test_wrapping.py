@@ -14,7 +14,7 @@ from support import two_ranks
 from support.errors import raises
 from support.toy_training import ToyPolicy
 from tiltlm.core import ConfigError
-from tiltlm.distributed.wrapping import World, kept_whole, wrap
+from tiltlm.distributed.wrapping import Ranks, trainable_copy, wrap
 
 pytestmark = pytest.mark.slow
 NUM_RANKS = 2
@@ -68,21 +68,21 @@ def assert_same(found, expected, tolerance):
 @pytest.mark.parametrize(("name", "num"), two_ranks.STEPS)
 def test_two_ranks_have_the_gradient_of_one(together, name, num, parallel):
     """5 rows on 2 ranks: unequal shares. 1 row: one rank only repeats a forward with weight zero."""
-    assert_same(together[f"{parallel} {name} {num}"], two_ranks.step(World(), name, num), 1e-12)
+    assert_same(together[f"{parallel} {name} {num}"], two_ranks.step(Ranks(), name, num), 1e-12)
 
 
 @pytest.mark.parametrize("parallel", ["replicate", "shard"])
 @pytest.mark.parametrize(("tied", "lora"), two_ranks.MODELS)
 def test_two_ranks_have_the_gradient_of_one_with_a_real_architecture(together, tied, lora, parallel):
     """Tied or not, full or adapter, recomputed in the backward. RoPE tables are float32 whatever the weights are."""
-    assert_same(together[f"{parallel} model {tied} {lora}"], two_ranks.model_step(World(), tied, lora), 1e-7)
+    assert_same(together[f"{parallel} model {tied} {lora}"], two_ranks.model_step(Ranks(), tied, lora), 1e-7)
 
 
 @pytest.mark.parametrize("parallel", ["replicate", "shard"])
 @pytest.mark.parametrize("name", two_ranks.RUNS)
 def test_two_ranks_balance_experts_as_one(together, name, parallel):
     """Loads are those of the whole step; RoPE tables are float32 whatever the weights are."""
-    expected = two_ranks.routed_step(World(), name)
+    expected = two_ranks.routed_step(Ranks(), name)
     assert expected["loss"][1] > 2
     assert_same(together[f"{parallel} routed {name}"], expected, 1e-7)
 
@@ -90,19 +90,19 @@ def test_two_ranks_balance_experts_as_one(together, name, parallel):
 @pytest.mark.parametrize("parallel", ["replicate", "shard"])
 @pytest.mark.parametrize("name", two_ranks.RUNS)
 def test_two_ranks_end_with_the_weights_of_one(together, tmp_path, name, parallel):
-    assert_same(together[f"{parallel} run {name}"], two_ranks.train(World(), tmp_path / "run", name), 1e-9)
+    assert_same(together[f"{parallel} run {name}"], two_ranks.train(Ranks(), tmp_path / "run", name), 1e-9)
 
 
 @pytest.mark.parametrize("parallel", ["replicate", "shard"])
 @pytest.mark.parametrize("lora", [False, True])
 def test_two_ranks_have_the_gradient_of_one_for_a_reward_model(together, lora, parallel):
-    assert_same(together[f"{parallel} scorer {lora}"], two_ranks.score_step(World(), lora), 1e-7)
+    assert_same(together[f"{parallel} scorer {lora}"], two_ranks.score_step(Ranks(), lora), 1e-7)
 
 
 @pytest.mark.parametrize("parallel", ["replicate", "shard"])
 @pytest.mark.parametrize("lora", [False, True])
 def test_a_moving_reference_is_the_same_on_two_ranks(together, tmp_path, lora, parallel):
-    found, expected = together[f"{parallel} moving {lora}"], two_ranks.moving(World(), tmp_path / "run", lora)
+    found, expected = together[f"{parallel} moving {lora}"], two_ranks.moving(Ranks(), tmp_path / "run", lora)
     assert_same(found, expected, 1e-7)
     own = [name for name in found if not name.startswith("reference")]
     assert any((found[name] - found[f"reference {name}"]).abs().max() > 1e-3 for name in own), "it did not just follow"
@@ -110,7 +110,7 @@ def test_a_moving_reference_is_the_same_on_two_ranks(together, tmp_path, lora, p
 
 def test_a_call_past_the_wrapper_would_have_been_found(together):
     """The error this guards against is large: each rank then follows its own rows."""
-    expected = two_ranks.step(World(), "dpo", 5)
+    expected = two_ranks.step(Ranks(), "dpo", 5)
     with pytest.raises(AssertionError, match="gradient of"):
         assert_same(together["past the wrapper"], expected, 0.1)
 
@@ -125,21 +125,21 @@ def test_an_error_of_the_first_process_reaches_all(together):
 
 def test_one_process_needs_no_wrapper():
     policy = ToyPolicy()
-    assert wrap(policy, World(), "replicate") is policy
+    assert wrap(policy, Ranks(), "replicate") is policy
     with raises(ConfigError, "needs_several_processes", key="training.parallel"):
-        wrap(policy, World(), "shard")
+        wrap(policy, Ranks(), "shard")
 
 
 def test_one_process_joins_nobody(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    assert World.join(cpu=True) == World.alone("score") == World()
+    assert Ranks.join(cpu=True) == Ranks.single("score") == Ranks()
     assert not torch.distributed.is_initialized()
 
 
 def test_a_command_for_one_process_refuses_a_launcher(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "4")
     with raises(ConfigError, "several_processes", mentions=["4", "tiltlm score"]):
-        World.alone("score")
+        Ranks.single("score")
 
 
 @pytest.mark.parametrize("aside", [True, False])
@@ -149,7 +149,7 @@ def test_what_is_sharded_is_a_copy_whose_weights_come_back(aside):
     frozen, trained = list(policy.parameters())[:2]
     frozen.requires_grad_(False)
     before, frozen_before = trained.detach().clone(), frozen.detach().clone()
-    with kept_whole(policy, "shard", aside) as shared, torch.no_grad():
+    with trainable_copy(policy, "shard", aside) as shared, torch.no_grad():
         for parameter in shared.parameters():
             parameter.add_(1)
         assert torch.equal(trained, before)
@@ -159,15 +159,15 @@ def test_what_is_sharded_is_a_copy_whose_weights_come_back(aside):
 
 def test_replicas_are_the_policy_itself():
     policy = ToyPolicy()
-    with kept_whole(policy, "replicate", aside=True) as shared:
+    with trainable_copy(policy, "replicate", aside=True) as shared:
         assert shared is policy
 
 
 def test_one_process_sums_and_gathers_itself():
-    world = World()
-    assert world.sum([1.0, 2.0]) == [1.0, 2.0]
-    assert world.gather("a") == ["a"]
-    assert world.first(lambda: 3) == 3
-    assert world.any(True)
-    assert not world.any(False)
-    assert torch.equal(world.sum_tensor(torch.ones(2)), torch.ones(2))
+    ranks = Ranks()
+    assert ranks.sum([1.0, 2.0]) == [1.0, 2.0]
+    assert ranks.gather("a") == ["a"]
+    assert ranks.first(lambda: 3) == 3
+    assert ranks.any(True)
+    assert not ranks.any(False)
+    assert torch.equal(ranks.sum_tensor(torch.ones(2)), torch.ones(2))

@@ -5,7 +5,7 @@ import pytest
 
 from support.errors import raises
 from tiltlm.core import ConfigError
-from tiltlm.diagnostics import Curve
+from tiltlm.diagnostics import AttainmentCurve
 from tiltlm.evaluation import Line, compare_gold
 from tiltlm.evaluation.gold import win_rates
 
@@ -20,7 +20,7 @@ def test_win_rate_of_all_pairs_of_samples():
 
 def test_a_line_leaves_unknown_points_out():
     nan = np.nan
-    curve = Curve(
+    curve = AttainmentCurve(
         *(np.array(c) for c in ([1, 2, 3], [0.0, 0.5, nan], [0.0, 1.0, nan], [0, 0, 0], [1, 1, 1], [9, 9, 1]))
     )
     found = Line.of(curve)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from support.errors import raises
-from support.tables_by_hand import labelled, pair, response, rewarded
+from support.tables_by_hand import pair, response, rewarded, unpaired
 from tiltlm.core import Comparison, ConfigError, Example, Response, token_ids
 from tiltlm.diagnostics import LengthRule
 from tiltlm.evaluation import ExampleRow, compare_held_out, fit_length_rule
@@ -110,9 +110,9 @@ def test_several_comparisons_of_a_list():
 
 
 def test_labels_across_prompts_are_ranked_by_chance():
-    after = labelled([3.0, 1.0, 1.0, 0.0], [True, True, False, False])
-    found = contrast_of(labelled([0.0] * 4, [True, True, False, False]), after)
-    assert found.kind == "labels"
+    after = unpaired([3.0, 1.0, 1.0, 0.0], [True, True, False, False])
+    found = contrast_of(unpaired([0.0] * 4, [True, True, False, False]), after)
+    assert found.kind == "unpaired"
     assert found.accuracy.after.estimate == pytest.approx(3.5 / 4)
     assert found.accuracy.before.estimate == pytest.approx(0.5)
     assert found.margin.after.estimate == pytest.approx(2.0 - 0.5)
@@ -199,16 +199,16 @@ def test_without_any_preference_the_rule_is_a_convention():
 
 def test_single_labels_of_one_prompt_are_compared_within_it():
     """Rewards are known up to a constant of the prompt: 1 ≻ 0 and 11 ≻ 10 are right twice, across prompts only half."""
-    rows = labelled([11.0, 10.0, 1.0, 0.0], [True, False, True, False])
+    rows = unpaired([11.0, 10.0, 1.0, 0.0], [True, False, True, False])
     after = [replace(row, prompt="pq"[i // 2]) for i, row in enumerate(rows)]
     found = contrast_of(after, after)
     assert (found.kind, found.num_comparisons) == ("pairs", 2)
     assert found.accuracy.after.estimate == 1.0
-    assert contrast_of(rows, rows).kind == "labels"
+    assert contrast_of(rows, rows).kind == "unpaired"
     assert contrast_of(rows, rows).accuracy.after.estimate == 0.75
 
 
 def test_labels_compare_across_prompts_where_most_have_no_counterpart():
-    rows = labelled([1.0, 0.0, 3.0, 2.0, 5.0, 4.0], [True, False, True, True, False, False])
+    rows = unpaired([1.0, 0.0, 3.0, 2.0, 5.0, 4.0], [True, False, True, True, False, False])
     rows = [replace(row, prompt="p") if i < 2 else row for i, row in enumerate(rows)]
-    assert contrast_of(rows, rows).kind == "labels"
+    assert contrast_of(rows, rows).kind == "unpaired"

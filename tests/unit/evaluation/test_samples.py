@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from support.errors import raises
-from tiltlm.core import ConfigError, ResponseLogps, plant, token_ids
-from tiltlm.evaluation import compare_samples, draw, sample_texts
-from tiltlm.evaluation.samples import Draws, score_samples
+from tiltlm.core import ConfigError, ResponseLogps, pack_trees, token_ids
+from tiltlm.evaluation import compare_samples, draw_samples, sample_texts
+from tiltlm.evaluation.samples import SampleSet, score_samples
 from tiltlm.logprobs import separate_logps
 from tiltlm.reference import Reference
 from tiltlm.sampling import Sampled
@@ -22,12 +22,12 @@ class ModelAtHand(Reference):
         self.policy = policy
 
     def attach(self, responses: ResponseLogps, trees) -> ResponseLogps:
-        return responses.with_reference(self.policy(plant(trees)).token_logps)
+        return responses.with_reference(self.policy(pack_trees(trees)).token_logps)
 
 
 def drawn(policy, reference, max_tokens=200, **changes):
     settings = {"n": 6, "max_new_tokens": 5, "seed": 3, "end_token_ids": [2]} | changes
-    return draw(policy, PROMPTS, reference=reference, max_tokens=max_tokens, **settings)
+    return draw_samples(policy, PROMPTS, reference=reference, max_tokens=max_tokens, **settings)
 
 
 def test_kl_of_a_policy_to_itself_is_zero(tiny_policy):
@@ -66,7 +66,7 @@ def test_one_seed_one_set_of_samples(tiny_policy):
     assert (once.logps != other.logps).any()
 
 
-def made_up(lengths: list[list[int]], ended: list[list[bool]], gap: float | None) -> Draws:
+def made_up(lengths: list[list[int]], ended: list[list[bool]], gap: float | None) -> SampleSet:
     samples = tuple(
         tuple(
             Sampled(token_ids(range(n)), e, np.zeros(n, np.float32), np.zeros(n, np.float32))
@@ -76,7 +76,7 @@ def made_up(lengths: list[list[int]], ended: list[list[bool]], gap: float | None
     )
     logps = -np.array(lengths, dtype=np.float64)
     prompts = tuple(token_ids([1, p]) for p in range(len(lengths)))
-    return Draws(prompts, samples, logps, None if gap is None else logps - gap, 4)
+    return SampleSet(prompts, samples, logps, None if gap is None else logps - gap, 4)
 
 
 def test_lengths_cuts_and_kl_by_hand():

@@ -13,7 +13,7 @@ import transformers
 from torch.nn.parallel import DistributedDataParallel
 
 from tiltlm.core.example import Response, token_ids
-from tiltlm.core.forest import Tree, plant
+from tiltlm.core.forest import Tree, pack_trees
 from tiltlm.logprobs.policy import PolicyModule
 
 
@@ -40,7 +40,7 @@ def make_trees() -> list[Tree]:
 
 def loss(module, trees, compared: bool = False):
     """Of log-probabilities, or of divergences to a reference too."""
-    forest = plant(trees)
+    forest = pack_trees(trees)
     if not compared:
         return module(forest).seq_logps.square().sum()
     responses = module(forest, frozenset({"ref_kls"}), make_module(False, False, seed=1).states(forest))

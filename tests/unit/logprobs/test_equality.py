@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tiltlm.core.example import Response, token_ids
-from tiltlm.core.forest import Tree, plant
+from tiltlm.core.forest import Tree, pack_trees
 from tiltlm.logprobs.module import stock_attention_name
 from tiltlm.logprobs.plain import plain_logps
 from tiltlm.logprobs.policy import PolicyModule
@@ -23,7 +23,7 @@ def plain(model, trees, weights, gradients):
 
 
 def forest(model, layout, trees, weights, gradients, **settings):
-    out = PolicyModule(model, layout, **settings)(plant(trees)).token_logps
+    out = PolicyModule(model, layout, **settings)(pack_trees(trees)).token_logps
     return out.detach(), gradients(model, (out * weights.to(out)).sum())
 
 
@@ -103,7 +103,7 @@ def test_scored_tokens_only(make_model, trees):
     some = Response(tree.responses[2].token_ids, scored=token_ids([0, 3, 11]))
     with torch.no_grad():
         everything = plain_logps(model, [Tree(tree.prompt_ids, (tree.responses[2],))])
-        found = PolicyModule(model)(plant([Tree(tree.prompt_ids, (some, tree.responses[0]))])).token_logps
+        found = PolicyModule(model)(pack_trees([Tree(tree.prompt_ids, (some, tree.responses[0]))])).token_logps
     torch.testing.assert_close(found[:3], everything[[0, 3, 11]], atol=1e-6, rtol=0)
 
 
@@ -111,8 +111,8 @@ def test_packs_change_nothing(make_model, trees):
     """A tree alone, and among others."""
     module = PolicyModule(make_model("mistral"))
     with torch.no_grad():
-        together = module(plant(trees)).token_logps
-        alone = torch.cat([module(plant([tree])).token_logps for tree in trees])
+        together = module(pack_trees(trees)).token_logps
+        alone = torch.cat([module(pack_trees([tree])).token_logps for tree in trees])
     torch.testing.assert_close(together, alone, atol=1e-6, rtol=0)
 
 
@@ -133,6 +133,6 @@ def test_a_real_model(stories, layout):
     short = Tree(prompt[:1], (Response(ids("One day", False)),))
     with torch.no_grad():
         expected = plain_logps(model, [tree, short])
-        found = PolicyModule(model, layout)(plant([tree, short]))
+        found = PolicyModule(model, layout)(pack_trees([tree, short]))
     torch.testing.assert_close(found.token_logps, expected, atol=1e-6, rtol=0)
     assert float(found.mean_logps[0]) > -4, "a trained model is not at chance (−6.2)"

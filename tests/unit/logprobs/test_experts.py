@@ -5,7 +5,7 @@ import torch
 
 from support.errors import raises
 from tiltlm.core.errors import ModelError
-from tiltlm.core.forest import plant
+from tiltlm.core.forest import pack_trees
 from tiltlm.logprobs.experts import experts_per_token
 from tiltlm.logprobs.head.find import Head
 from tiltlm.logprobs.module import stock_attention_name
@@ -49,7 +49,7 @@ def test_as_separate_sequences(make_model, trees, gradients, close, family, layo
     loads, probabilities = separate_routing(model, trees)
     weights = torch.randn(loads.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     expected = gradients(model, (weights * probabilities).sum())
-    found = PolicyModule(model, layout)(plant(trees), routing=True)
+    found = PolicyModule(model, layout)(pack_trees(trees), routing=True)
     assert not found.router_loads.requires_grad
     torch.testing.assert_close(found.router_loads.double(), loads, atol=1e-4, rtol=0)
     torch.testing.assert_close(found.router_probabilities.double(), probabilities, atol=1e-5, rtol=0)
@@ -64,7 +64,7 @@ def test_layers_of_another_kind_and_padding(make_model, trees):
     """An architecture that only a padded batch serves."""
     model = make_mixture(make_model, "qwen3_next")
     loads, probabilities = separate_routing(model, trees)
-    found = PolicyModule(model, "padded")(plant(trees), routing=True)
+    found = PolicyModule(model, "padded")(pack_trees(trees), routing=True)
     torch.testing.assert_close(found.router_loads.double(), loads, atol=1e-4, rtol=0)
     torch.testing.assert_close(found.router_probabilities.double(), probabilities, atol=1e-5, rtol=0)
 
@@ -73,7 +73,7 @@ def test_layers_of_another_kind_and_padding(make_model, trees):
 def test_a_head_of_unknown_shape(make_model, trees, layout):
     model = make_mixture(make_model)
     loads, probabilities = separate_routing(model, trees)
-    found = PolicyModule(model, layout, head=Head("model"))(plant(trees), routing=True)
+    found = PolicyModule(model, layout, head=Head("model"))(pack_trees(trees), routing=True)
     torch.testing.assert_close(found.router_loads, loads, atol=1e-6, rtol=0)
     torch.testing.assert_close(found.router_probabilities, probabilities, atol=1e-6, rtol=0)
 
@@ -82,7 +82,7 @@ def test_bf16_products_do_not_round_the_counts(make_model, trees):
     """Three trees ten times over: more tokens than bf16 can count."""
     module = PolicyModule(make_mixture(make_model, dtype=torch.float32), precision="bf16")
     with torch.no_grad():
-        found = module(plant(trees * 10), routing=True)
+        found = module(pack_trees(trees * 10), routing=True)
     num_tokens = 10 * sum(len(t.prompt_ids) + len(r.token_ids) - 1 for t in trees for r in t.responses)
     assert num_tokens > 512
     assert found.router_loads.sum(1).tolist() == [2 * num_tokens] * 2
@@ -93,7 +93,7 @@ def test_bf16_products_do_not_round_the_counts(make_model, trees):
 def test_log_probabilities_are_the_same(make_model, trees):
     module = PolicyModule(make_mixture(make_model))
     with torch.no_grad():
-        plain, routed = module(plant(trees)), module(plant(trees), routing=True)
+        plain, routed = module(pack_trees(trees)), module(pack_trees(trees), routing=True)
     torch.testing.assert_close(routed.token_logps, plain.token_logps, atol=1e-12, rtol=0)
     assert plain.router_loads is plain.router_probabilities is None
 
@@ -103,11 +103,11 @@ def test_with_checkpoints(make_model, trees, gradients, close):
     """What is computed again in the backward pass is not counted again."""
     model = make_mixture(make_model)
     module = PolicyModule(model)
-    expected = module(plant(trees), routing=True)
+    expected = module(pack_trees(trees), routing=True)
     slopes = torch.randn_like(expected.router_probabilities)
     plain = gradients(model, (slopes * expected.router_probabilities).sum() + expected.token_logps.sum())
     model.train().gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    found = module(plant(trees), routing=True)
+    found = module(pack_trees(trees), routing=True)
     torch.testing.assert_close(found.router_loads, expected.router_loads)
     again = gradients(model, (slopes * found.router_probabilities).sum() + found.token_logps.sum())
     assert close(again, plain, 1e-9)
@@ -118,10 +118,10 @@ def test_with_checkpoints(make_model, trees, gradients, close):
 def test_compiled_layers(make_model, trees):
     torch._dynamo.reset()
     module = PolicyModule(make_mixture(make_model, num_hidden_layers=3))
-    expected = module(plant(trees), routing=True)
+    expected = module(pack_trees(trees), routing=True)
     module.compile_layers("eager")
     for _ in range(2):
-        found = module(plant(trees), routing=True)
+        found = module(pack_trees(trees), routing=True)
         torch.testing.assert_close(found.router_loads, expected.router_loads)
         torch.testing.assert_close(found.router_probabilities, expected.router_probabilities)
     torch._dynamo.reset()
@@ -132,4 +132,4 @@ def test_a_dense_model_is_refused(make_model, trees):
     with raises(ModelError, "not_supported", key="training.router_aux_loss_coef", mentions=["LlamaForCausalLM"]):
         experts_per_token(model)
     with raises(ModelError, "not_supported", key="training.router_aux_loss_coef"):
-        PolicyModule(model)(plant(trees), routing=True)
+        PolicyModule(model)(pack_trees(trees), routing=True)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tiltlm.core.example import Response, token_ids
-from tiltlm.core.forest import Tree, plant
+from tiltlm.core.forest import Tree, pack_trees
 from tiltlm.core.views import Pairs
 from tiltlm.logprobs.attention.routes import Case, route_of
 from tiltlm.logprobs.head.find import Head
@@ -16,7 +16,7 @@ from tiltlm.logprobs.plain import plain_logps
 from tiltlm.logprobs.policy import PolicyModule
 from tiltlm.logprobs.selfcheck import choose_layout
 from tiltlm.models.loading import load_policy
-from tiltlm.models.settings import ModelSettings
+from tiltlm.models.model_settings import ModelSettings
 
 pytestmark = [
     pytest.mark.gpu,
@@ -65,7 +65,7 @@ def test_laid_out_equals_plain(make_model, trees, weights, gradients, close, fam
     model = make_model(family, torch.float32, head_dim=16, **every).cuda()
     expected = plain_logps(model, trees)
     expected_gradients = gradients(model, (expected * weights.to(expected)).sum())
-    found = PolicyModule(model, layout, precision)(plant(trees)).token_logps
+    found = PolicyModule(model, layout, precision)(pack_trees(trees)).token_logps
     tolerance = 1e-3 if precision == "float32" else 0.1
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, expected, atol=tolerance, rtol=0)
@@ -76,10 +76,10 @@ def test_laid_out_equals_plain(make_model, trees, weights, gradients, close, fam
 def test_compiled_equals_uncompiled(make_model, trees, weights, gradients, close, family):
     model = make_model(family, torch.float32, head_dim=16, num_hidden_layers=4).cuda()
     module = PolicyModule(model)
-    expected = module(plant(trees)).token_logps
+    expected = module(pack_trees(trees)).token_logps
     expected_gradients = gradients(model, (expected * weights.to(expected)).sum())
     module.compile_layers()
-    found = module(plant(trees)).token_logps
+    found = module(pack_trees(trees)).token_logps
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
     assert close(gradients(model, (found * weights.to(found)).sum()), expected_gradients, 1e-3)
 
@@ -102,7 +102,7 @@ def test_a_forward_and_backward_never_wait_for_the_device(make_model, trees, wei
     weights = weights.float().cuda()
     for guard in (contextlib.nullcontext(), no_waiting()):
         with guard:
-            (module(plant(trees)).token_logps * weights).sum().backward()
+            (module(pack_trees(trees)).token_logps * weights).sum().backward()
 
 
 def test_a_loss_never_waits_for_the_device(make_model, trees):
@@ -120,7 +120,7 @@ def test_a_loss_never_waits_for_the_device(make_model, trees):
     pack, objective = Pack.of(examples), build("dpo", beta=0.1)
     for guard in (contextlib.nullcontext(), no_waiting()):
         with guard:
-            responses = module(plant(pack.trees))
+            responses = module(pack_trees(pack.trees))
             responses = responses.with_reference(responses.token_logps)
             view = to_device(Pairs.of(pack.examples, pack.slots), "cuda")
             (term,) = objective(responses, view)
@@ -149,7 +149,7 @@ def test_offloaded_activations_give_the_same_gradients_in_less_memory(tmp_path, 
     make_model("llama", torch.float32, **shape).save_pretrained(path)
     write_tokenizer(path, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
     rng = np.random.default_rng(0)
-    forest = plant([Tree(token_ids(rng.integers(3, 20, 64)), (Response(token_ids(rng.integers(3, 20, 4096))),))])
+    forest = pack_trees([Tree(token_ids(rng.integers(3, 20, 64)), (Response(token_ids(rng.integers(3, 20, 4096))),))])
     gradients, held = [], []
     for offload in (False, True):
         asked = ModelSettings(str(path), gradient_checkpointing=True, activation_offload=offload, precision="float32")

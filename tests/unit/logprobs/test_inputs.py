@@ -3,10 +3,10 @@
 import torch
 
 from tiltlm.core.example import Response, token_ids
-from tiltlm.core.forest import Tree, plant
+from tiltlm.core.forest import Tree, pack_trees
 from tiltlm.logprobs.inputs import arrange, separate
 
-FOREST = plant(
+FOREST = pack_trees(
     [
         Tree(token_ids([10, 11]), (Response(token_ids([1, 2, 3])), Response(token_ids([4])))),
         Tree(token_ids([12]), (Response(token_ids([5, 6]), scored=token_ids([1])),)),

@@ -8,7 +8,7 @@ import transformers
 from support.errors import raises
 from tiltlm.core.errors import ModelError
 from tiltlm.core.example import Example, Response, token_ids
-from tiltlm.core.forest import Tree, grow, plant
+from tiltlm.core.forest import Tree, build_trees, pack_trees
 from tiltlm.logprobs.attention.hook import NAME
 from tiltlm.logprobs.head.find import Head
 from tiltlm.logprobs.module import exact_positions
@@ -58,7 +58,7 @@ def test_checkpointing_changes_nothing(make_model, trees, weights, gradients, la
     module = PolicyModule(model, layout)
 
     def run():
-        logps = module(plant(trees)).token_logps
+        logps = module(pack_trees(trees)).token_logps
         return logps.detach(), gradients(model, (logps * weights).sum())
 
     logps, expected = run()
@@ -77,7 +77,7 @@ def test_lora(make_model, trees, weights, gradients, close, checkpointing):
     if checkpointing:
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     module = PolicyModule(model)
-    found = module(plant(trees)).token_logps
+    found = module(pack_trees(trees)).token_logps
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
     assert close(gradients(model, (found * weights).sum()), expected_gradients, 1e-6)
     assert module.head == Head("fused"), "all-linear leaves the head alone"
@@ -89,7 +89,7 @@ def test_lora_on_the_head_is_not_bypassed(make_model, trees, weights, gradients,
     expected_gradients = gradients(model, (expected * weights).sum())
     module = PolicyModule(model)
     assert module.head == Head("module", softcap=30.0)
-    found = module(plant(trees)).token_logps
+    found = module(pack_trees(trees)).token_logps
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
     assert close(gradients(model, (found * weights).sum()), expected_gradients, 1e-6)
 
@@ -109,20 +109,20 @@ def test_a_head_that_is_trained_beside_the_adapter_is_not_bypassed(make_model, t
         expected_on = plain_logps(base, trees)
         module = PolicyModule(model)
         assert module.head == Head("module")
-        torch.testing.assert_close(module(plant(trees)).token_logps, expected_on, atol=1e-6, rtol=0)
+        torch.testing.assert_close(module(pack_trees(trees)).token_logps, expected_on, atol=1e-6, rtol=0)
         with module.adapters_disabled():
-            torch.testing.assert_close(module(plant(trees)).token_logps, expected_off, atol=1e-6, rtol=0)
+            torch.testing.assert_close(module(pack_trees(trees)).token_logps, expected_off, atol=1e-6, rtol=0)
 
 
 def test_adapters_disabled_is_the_base(make_model, trees):
     model = make_model("llama")
     with torch.no_grad():
-        base = PolicyModule(model)(plant(trees)).token_logps
+        base = PolicyModule(model)(pack_trees(trees)).token_logps
         module = PolicyModule(with_adapter(model, ["q_proj", "v_proj", "lm_head"]))
-        adapted = module(plant(trees)).token_logps
+        adapted = module(pack_trees(trees)).token_logps
         with module.adapters_disabled():
-            disabled = module(plant(trees)).token_logps
-        enabled = module(plant(trees)).token_logps
+            disabled = module(pack_trees(trees)).token_logps
+        enabled = module(pack_trees(trees)).token_logps
     torch.testing.assert_close(disabled, base, atol=1e-12, rtol=0)
     assert not torch.allclose(adapted, base, atol=1e-3)
     assert torch.equal(adapted, enabled)
@@ -149,7 +149,7 @@ def test_stock_attention_generates_with_a_cache(make_model):
     assert model.config._attn_implementation == NAME
     response = Response(token_ids(sampled[0, prompt.shape[1] :].tolist()))
     with torch.no_grad():
-        logps = module(plant([Tree(token_ids(prompt[0].tolist()), (response,))])).token_logps
+        logps = module(pack_trees([Tree(token_ids(prompt[0].tolist()), (response,))])).token_logps
         with module.stock_attention():
             rows = torch.log_softmax(model(input_ids=sampled[:, :-1]).logits[0, prompt.shape[1] - 1 :], -1)
     torch.testing.assert_close(logps, rows.max(-1).values, atol=1e-6, rtol=0)
@@ -178,11 +178,11 @@ def test_rows_share_compute_and_never_weight(make_model, gradients, close):
         Example("0", prompt, (Response(a), Response(b))),
         Example("1", prompt, (Response(c), Response(a))),
     ]
-    trees, slots = grow(examples)
-    assert len(plant(trees).token_ids) == 6 + 3 + 2 + 4
+    trees, slots = build_trees(examples)
+    assert len(pack_trees(trees).token_ids) == 6 + 3 + 2 + 4
     model = make_model("llama")
     module = PolicyModule(model)
-    shared = module(plant(trees)).seq_logps
+    shared = module(pack_trees(trees)).seq_logps
     picked = torch.stack([shared[slots[e][k]] for e, k in ((0, 0), (0, 1), (1, 0), (1, 1))])
     apart = torch.cat([plain(module, prompt, r) for r in (a, b, c, a)])
     torch.testing.assert_close(picked, apart, atol=1e-6, rtol=0)
@@ -202,7 +202,7 @@ def test_gradients_are_deterministic(make_model):
 
     def gradient():
         model.zero_grad()
-        module(plant([tree])).token_logps.square().sum().backward()
+        module(pack_trees([tree])).token_logps.square().sum().backward()
         return model.model.layers[0].self_attn.q_proj.weight.grad.clone()
 
     first = gradient()
@@ -211,15 +211,15 @@ def test_gradients_are_deterministic(make_model):
 
 def test_no_gradient_where_none_is_wanted(make_model, trees):
     with torch.no_grad():
-        assert not PolicyModule(make_model("llama"))(plant(trees)).token_logps.requires_grad
+        assert not PolicyModule(make_model("llama"))(pack_trees(trees)).token_logps.requires_grad
 
 
 def test_sequences_beyond_learned_positions_are_refused(make_model):
     module = PolicyModule(make_model("gpt2", n_positions=16))
     tree = Tree(token_ids(range(3, 15)), (Response(token_ids([1] * 5)),))
-    module(plant([tree]))
+    module(pack_trees([tree]))
     with raises(ModelError, "too_long", key="data.max_length", mentions=["17", "16"]):
-        module(plant([Tree(tree.prompt_ids, (Response(token_ids([1] * 6)),))]))
+        module(pack_trees([Tree(tree.prompt_ids, (Response(token_ids([1] * 6)),))]))
 
 
 @pytest.mark.parametrize(
@@ -251,6 +251,6 @@ def test_a_negative_number_of_positions_is_no_limit():
 def test_padded_rows_equal_shared_rows_for_ragged_lengths(make_model, trees):
     model = make_model("gpt_neox")
     with torch.no_grad():
-        shared = PolicyModule(model, "shared")(plant(trees)).token_logps
-        padded = PolicyModule(model, "padded")(plant(trees)).token_logps
+        shared = PolicyModule(model, "shared")(pack_trees(trees)).token_logps
+        padded = PolicyModule(model, "padded")(pack_trees(trees)).token_logps
     torch.testing.assert_close(shared, padded, atol=1e-9, rtol=0)

@@ -9,7 +9,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from support.errors import raises
-from tiltlm.core import ModelError, Response, Tree, closed, grow, plant, token_ids
+from tiltlm.core import ModelError, Response, Tree, build_trees, pack_trees, token_ids, with_score_token
 from tiltlm.core.example import Example
 from tiltlm.logprobs import ScoreModule
 from tiltlm.logprobs.module import stock_attention_name
@@ -35,21 +35,21 @@ def test_a_closed_forest_has_whole_responses_and_one_row_each():
         Tree(token_ids([5, 6]), (Response(token_ids([7, 8])), Response(token_ids([9]), scored=token_ids([0])))),
         Tree(token_ids([4]), (Response(token_ids([3, 2, 1]), scored=token_ids([1])),)),
     ]
-    forest = plant(closed(trees))
+    forest = pack_trees(with_score_token(trees))
     assert forest.token_ids.tolist() == [5, 6, 7, 8, 9, 4, 3, 2, 1]
     assert forest.position_ids.tolist() == [0, 1, 2, 3, 2, 0, 1, 2, 3]
     assert forest.branch_lengths == ((2, 1), (3,))
     assert forest.predicts.tolist() == [3, 4, 8], "the last token of each response"
-    assert forest.response.tolist() == [0, 1, 2]
-    assert len(plant(trees).token_ids) == len(forest.token_ids) - 3
+    assert forest.response_index.tolist() == [0, 1, 2]
+    assert len(pack_trees(trees).token_ids) == len(forest.token_ids) - 3
 
 
 def test_closing_keeps_the_slots_of_examples():
     shared = Response(token_ids([3, 4]))
     examples = [Example(str(i), token_ids([1]), (shared, Response(token_ids([5 + i])))) for i in range(2)]
-    trees, slots = grow(examples)
+    trees, slots = build_trees(examples)
     assert slots == [[0, 1], [0, 2]]
-    assert [len(tree.responses) for tree in closed(trees)] == [3]
+    assert [len(tree.responses) for tree in with_score_token(trees)] == [3]
 
 
 @pytest.mark.parametrize("layout", ["shared", "packed", "padded"])
@@ -62,7 +62,7 @@ def test_scores_and_gradients_are_those_of_stock_forwards(family, layout, trees,
     wanted = plain_scores(model, trees)
     expected = gradients(model, (weights * wanted).sum())
     module = ScoreModule(model, layout)
-    found = module(plant(closed(trees)))
+    found = module(pack_trees(with_score_token(trees)))
     assert len(found.scores) == 6
     torch.testing.assert_close(found.scores, wanted, atol=1e-6 if family != "llama" else 1e-7, rtol=0)
     assert close(gradients(model, (weights * found.scores).sum()), expected, 1e-6)
@@ -78,7 +78,7 @@ def test_the_score_is_the_last_tokens_and_of_nothing_else(trees, make_classifier
 
     def scores(*responses):
         with torch.no_grad():
-            return module(plant(closed([Tree(prompt, responses)]))).scores
+            return module(pack_trees(with_score_token([Tree(prompt, responses)]))).scores
 
     assert (scores(one) - scores(two)).abs() > 1e-4
     torch.testing.assert_close(scores(one, two)[:1], scores(one), atol=1e-12, rtol=0)
@@ -114,9 +114,9 @@ def test_a_sequence_too_long_is_refused(make_classifier):
     module = ScoreModule(make_classifier("gpt2"))
     whole = Tree(token_ids([1] * 100), (Response(token_ids([2] * 28)),))
     longer = Tree(token_ids([1] * 100), (Response(token_ids([2] * 29)),))
-    module(plant(closed([whole])))
+    module(pack_trees(with_score_token([whole])))
     with raises(ModelError, "too_long", key="data.max_length", mentions=["129", "128", "data.max_length"]):
-        module(plant(closed([longer])))
+        module(pack_trees(with_score_token([longer])))
 
 
 @pytest.fixture
@@ -130,7 +130,7 @@ def folder(tmp_path, make_model, write_tokenizer):
 
 def scored(scorer, trees):
     with torch.no_grad():
-        return scorer.module(plant(closed(trees))).scores
+        return scorer.module(pack_trees(with_score_token(trees))).scores
 
 
 def reloaded(path, trees):
@@ -233,7 +233,9 @@ def test_a_reward_model_is_no_policy(folder, tmp_path):
 
 
 def test_in_16_bits_scores_come_close(trees, make_classifier):
-    wide = ScoreModule(make_classifier(dtype=torch.float32))(plant(closed(trees))).scores
-    narrow = ScoreModule(make_classifier(dtype=torch.float32), precision="bf16")(plant(closed(trees))).scores
+    wide = ScoreModule(make_classifier(dtype=torch.float32))(pack_trees(with_score_token(trees))).scores
+    narrow = ScoreModule(make_classifier(dtype=torch.float32), precision="bf16")(
+        pack_trees(with_score_token(trees))
+    ).scores
     assert narrow.dtype == torch.float32
     assert np.abs((wide - narrow).detach().numpy()).max() < 0.05 * wide.abs().max()

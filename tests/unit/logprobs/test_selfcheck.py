@@ -9,7 +9,7 @@ from torch import nn
 
 from support.errors import raises
 from tiltlm.core.errors import ModelError
-from tiltlm.core.forest import plant
+from tiltlm.core.forest import pack_trees
 from tiltlm.logprobs import selfcheck
 from tiltlm.logprobs.attention.layout import Layout
 from tiltlm.logprobs.module import stock_attention_name
@@ -37,7 +37,7 @@ def test_sharing_is_refused_where_the_hook_is_ignored(make_model, trees, family,
     assert all(f"{hooked} of {model.config.num_hidden_layers}" in why for _, why in choice.refused)
     assert "not shared" in choice.reason
     with torch.no_grad():
-        found = PolicyModule(model, choice.layout, head=choice.head)(plant(trees)).token_logps
+        found = PolicyModule(model, choice.layout, head=choice.head)(pack_trees(trees)).token_logps
         torch.testing.assert_close(found, plain_logps(model, trees), atol=1e-5, rtol=0)
 
 

@@ -10,13 +10,13 @@ import transformers
 from support.errors import raises
 from tiltlm.core.errors import ConfigError, ModelError, RunError
 from tiltlm.core.example import Response, token_ids
-from tiltlm.core.forest import Tree, plant
+from tiltlm.core.forest import Tree, pack_trees
 from tiltlm.logprobs.plain import plain_logps
 from tiltlm.models.loading import _checkpoint, load_policy, load_tokenizer
+from tiltlm.models.model_settings import LoraSettings, ModelSettings
 from tiltlm.models.saving import save_policy
-from tiltlm.models.settings import LoraSettings, ModelSettings
 
-FOREST = plant([Tree(token_ids([1, 5, 6, 9]), (Response(token_ids([7, 8, 2])), Response(token_ids([4]))))])
+FOREST = pack_trees([Tree(token_ids([1, 5, 6, 9]), (Response(token_ids([7, 8, 2])), Response(token_ids([4]))))])
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from tiltlm.objectives import (
     pl_dpo,
     sft,
 )
-from tiltlm.objectives.composing import compose, describe, notes_on, spell_out
+from tiltlm.objectives.composing import compose, describe_spec, notes_on, spell_out
 from tiltlm.rewards import LogRatio, MeanLogp
 
 RATIO = {"name": "log_ratio", "beta": 0.1}
@@ -58,8 +58,8 @@ BUILT = {
             strength=0.7,
         ),
     ),
-    "labels": (
-        {"data": "labels", "reward": RATIO, "link": "sigmoid", "statistic": "mismatched_kl"},
+    "unpaired": (
+        {"data": "unpaired", "reward": RATIO, "link": "sigmoid", "statistic": "mismatched_kl"},
         Unpaired(LogRatio(0.1), Sigmoid(), MismatchedKL(LogRatio(0.1))),
     ),
     "lists": ({"data": "lists", "reward": RATIO, "loss": "plackett_luce"}, Listwise(LogRatio(0.1), PlackettLuce())),
@@ -90,12 +90,12 @@ def test_spelt_out_and_through_yaml_it_is_the_same(name):
 
 def test_methods_are_their_parts():
     assert compose({"data": "lists", "reward": RATIO, "loss": "plackett_luce"}) == pl_dpo(0.1)
-    assert compose({"data": "labels", "reward": RATIO, "link": "sigmoid", "statistic": "mismatched_kl"}) == kto(0.1)
+    assert compose({"data": "unpaired", "reward": RATIO, "link": "sigmoid", "statistic": "mismatched_kl"}) == kto(0.1)
 
 
 def test_descriptions_are_readable():
-    assert describe(spell_out(BUILT["a sum"][0])) == "0.8 dpo + 0.2 sft"
-    assert describe(spell_out(BUILT["the parts of dpo"][0])) == "log_ratio × logistic on pairs"
+    assert describe_spec(spell_out(BUILT["a sum"][0])) == "0.8 dpo + 0.2 sft"
+    assert describe_spec(spell_out(BUILT["the parts of dpo"][0])) == "log_ratio × logistic on pairs"
 
 
 @pytest.mark.parametrize(
@@ -124,10 +124,10 @@ def test_descriptions_are_readable():
         ),
         ({"reward": RATIO, "link": "logistic"}, "missing_setting", "objective.data", ["pairs"]),
         (
-            {"data": "labels", "reward": RATIO, "link": "sigmoid", "adjustments": []},
+            {"data": "unpaired", "reward": RATIO, "link": "sigmoid", "adjustments": []},
             "unknown_setting",
             "objective.adjustments",
-            ["labels"],
+            ["unpaired"],
         ),
         (
             {"data": "pairs", "reward": {**RATIO, "beta": -0.1}, "link": "logistic"},
@@ -182,7 +182,7 @@ def test_what_cannot_be_or_does_nothing_is_refused(spec, code, key, mentions):
 )
 def test_names_of_peers_say_what_they_are_here(name, ours, note):
     objective = compose({"name": name})
-    assert describe(spell_out({"name": name})) == ours
+    assert describe_spec(spell_out({"name": name})) == ours
     assert note in " ".join(notes_on({"name": name}))
     assert objective == compose(spell_out({"name": name}))
 

@@ -5,7 +5,7 @@ import pytest
 from support.errors import has_event
 from tiltlm.core import Example, Response, token_ids
 from tiltlm.data import assign_partners
-from tiltlm.distributed import World
+from tiltlm.distributed import Ranks
 from tiltlm.recipes import prepare
 from tiltlm.recipes.prepare import all_trees, chunks, ensure_reference
 from tiltlm.recipes.progress import silent
@@ -39,7 +39,7 @@ def test_every_sequence_once_and_prompts_together(monkeypatch, partners, caplog)
     examples = assign_partners(examples, 10) if partners else examples
     reference, told = Recording(), []
     caplog.set_level("INFO")
-    ensure_reference(reference, examples, lambda *args: told.append(args), World())
+    ensure_reference(reference, examples, lambda *args: told.append(args), Ranks())
     asked = [sequence for call in reference.calls for sequence in call]
     everything = [(t.prompt_ids.tobytes(), r.token_ids.tobytes()) for t in all_trees(examples) for r in t.responses]
     assert sorted(asked) == sorted(everything)
@@ -55,5 +55,5 @@ def test_few_examples_are_one_part():
     examples = examples_of([0, 1, 0])
     assert list(chunks(examples)) == [examples]
     reference = Recording()
-    ensure_reference(reference, examples, silent, World())
+    ensure_reference(reference, examples, silent, Ranks())
     assert len(reference.calls) == 1

@@ -12,9 +12,9 @@ from transformers import PreTrainedTokenizerFast
 from support.errors import raises
 from tiltlm.core.errors import ConfigError, DataError, ModelError
 from tiltlm.core.example import Response, token_ids
-from tiltlm.core.forest import Tree, plant
+from tiltlm.core.forest import Tree, pack_trees
 from tiltlm.core.logps import ResponseLogps
-from tiltlm.models.settings import ModelSettings
+from tiltlm.models.model_settings import ModelSettings
 from tiltlm.reference import ReferenceSettings, base_digest, build_reference
 from tiltlm.reference.reference import Reference
 
@@ -55,7 +55,7 @@ def test_auto_is_initial_where_needed_and_none_elsewhere(policy, trees):
     assert reference.digest == base_digest(policy.module)
     none = build(policy, is_needed=False)
     assert (none.name, none.digest, str(none)) == ("none", "", "none")
-    responses = policy.module(plant(trees))
+    responses = policy.module(pack_trees(trees))
     assert none.ensure(trees) == (0, 0)
     assert none.attach(responses, trees) is responses
     assert none.audit() == 0
@@ -70,7 +70,7 @@ def test_the_store_is_where_it_was_said(policy, trees, tmp_path):
 
 def test_without_cache_nothing_is_written(policy, trees, tmp_path):
     reference = build(policy, cache=False)
-    reference.attach(policy.module(plant(trees)), trees)
+    reference.attach(policy.module(pack_trees(trees)), trees)
     assert reference.forwards == 1
     assert not (tmp_path / "default").exists()
 
@@ -89,9 +89,9 @@ def test_another_model_is_a_reference(policy, make, trees, tmp_path):
     reference = build(policy, name=path)
     assert reference.name == path
     assert reference.digest == base_digest(make(seed=5))
-    responses = reference.attach(policy.module(plant(trees)), trees)
+    responses = reference.attach(policy.module(pack_trees(trees)), trees)
     with torch.no_grad():
-        other = make(seed=5)(plant(trees)).token_logps
+        other = make(seed=5)(pack_trees(trees)).token_logps
     torch.testing.assert_close(responses.ref_token_logps, other, atol=1e-5, rtol=0)
 
 
@@ -177,8 +177,10 @@ def test_columns_are_taken_as_they_are(policy):
     tree = Tree(token_ids([1]), (Response(token_ids([2]), ref_logps=-3.5), Response(token_ids([3]), ref_logps=-4.25)))
     reference = build(policy, name="columns")
     assert reference.ensure([tree]) == (2, 0)
-    forest = plant([tree])
-    responses = reference.attach(ResponseLogps(torch.tensor([-1.0, -2.0]), forest.response, forest.num_tokens), [tree])
+    forest = pack_trees([tree])
+    responses = reference.attach(
+        ResponseLogps(torch.tensor([-1.0, -2.0]), forest.response_index, forest.num_tokens), [tree]
+    )
     assert responses.log_ratios.tolist() == [2.5, 2.25]
     assert reference.forwards == 0
     incomplete = Tree(token_ids([1]), (*tree.responses, Response(token_ids([4]))))

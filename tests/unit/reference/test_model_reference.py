@@ -7,12 +7,12 @@ import torch
 from support.errors import raises
 from tiltlm.core.errors import ConfigError, NumericsError, RunError
 from tiltlm.core.example import Response, token_ids
-from tiltlm.core.forest import Tree, plant
+from tiltlm.core.forest import Tree, pack_trees
 from tiltlm.logprobs.plain import plain_logps
 from tiltlm.logprobs.policy import PolicyModule
 from tiltlm.reference import Computed, ReferenceStore, model, numeric_path
 from tiltlm.reference.model import ModelReference
-from tiltlm.reference.packs import answers
+from tiltlm.reference.reference_packs import contexts_and_responses
 from tiltlm.reference.weights import Weights, base_weights, initial_weights
 
 BUDGET = 60
@@ -34,7 +34,7 @@ def in_loop(weights: Weights) -> ModelReference:
 
 
 def attached(reference: ModelReference, policy: PolicyModule, trees: list[Tree]) -> torch.Tensor:
-    values = reference.attach(policy(plant(trees)), trees).ref_token_logps
+    values = reference.attach(policy(pack_trees(trees)), trees).ref_token_logps
     assert values is not None
     assert not values.requires_grad
     return values
@@ -65,7 +65,7 @@ def test_values_are_those_of_plain_forwards(make, trees, is_kept):
 
 def test_an_unmoved_policy_has_margin_zero(make, trees):
     policy = make()
-    responses = in_store(initial_weights(policy, False)).attach(policy(plant(trees)), trees)
+    responses = in_store(initial_weights(policy, False)).attach(policy(pack_trees(trees)), trees)
     torch.testing.assert_close(responses.log_ratios, torch.zeros_like(responses.log_ratios), atol=1e-5, rtol=0)
 
 
@@ -155,7 +155,7 @@ def test_a_step_of_the_optimiser_is_noticed(make, trees, is_fused):
     policy = make()
     reference = in_store(initial_weights(policy, keep_copy=False))
     optimiser = torch.optim.AdamW(policy.parameters(), lr=1e-6, fused=is_fused)
-    policy(plant(trees)).token_logps.sum().backward()
+    policy(pack_trees(trees)).token_logps.sum().backward()
     reference.ensure(trees[:1])
     optimiser.step()
     with raises(RunError, "weights_moved"):
@@ -209,7 +209,7 @@ def test_a_policy_trains_on_after_the_reference_ran(make, trees):
     pytest.importorskip("peft")
 
     def gradients(policy: PolicyModule, reference: ModelReference | None) -> list[torch.Tensor]:
-        responses = policy(plant(trees))
+        responses = policy(pack_trees(trees))
         if reference is not None:
             responses = reference.attach(responses, trees)
         responses.seq_logps.sum().backward()
@@ -298,7 +298,7 @@ def test_of_many_found_a_few_are_kept_for_the_audit_with_equal_chances(make, tre
     """2000 passes over 12 sequences, 3 kept: each 500 times, give or take (standard deviation 19)."""
     monkeypatch.setattr(model, "FOR_AUDIT", 3)
     weights = initial_weights(make(), False)
-    asked = answers(trees)[:12]
+    asked = contexts_and_responses(trees)[:12]
     counts = [0] * len(asked)
     for _ in range(2000):
         reference = in_store(weights)

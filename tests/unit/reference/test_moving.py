@@ -10,10 +10,10 @@ from torch import Tensor
 
 from support.errors import raises
 from tiltlm.core.errors import ConfigError, RunError
-from tiltlm.core.forest import Tree, plant
+from tiltlm.core.forest import Tree, pack_trees
 from tiltlm.logprobs.plain import plain_logps
 from tiltlm.logprobs.policy import PolicyModule
-from tiltlm.models.settings import ModelSettings
+from tiltlm.models.model_settings import ModelSettings
 from tiltlm.reference import Computed, ReferenceSettings, base_digest, build_reference
 from tiltlm.reference.moving import MovingReference
 
@@ -54,7 +54,7 @@ def logps_with(policy: PolicyModule, weights: dict[str, Tensor], trees: list[Tre
 
 
 def attached(reference: MovingReference, policy: PolicyModule, trees: list[Tree]) -> Tensor:
-    values = reference.attach(policy(plant(trees)), trees).ref_token_logps
+    values = reference.attach(policy(pack_trees(trees)), trees).ref_token_logps
     assert values is not None
     assert not values.requires_grad
     return values
@@ -76,7 +76,7 @@ def policy(make, request) -> PolicyModule:
 
 def test_it_starts_as_the_policy(policy, trees):
     reference = build(policy, rate=0.6, period=4)
-    responses = reference.attach(policy(plant(trees)), trees)
+    responses = reference.attach(policy(pack_trees(trees)), trees)
     assert responses.log_ratios.abs().max() < 1e-5
     start = {name: tensor.clone() for name, tensor in trained(policy).items()}
     move(policy)
@@ -104,7 +104,7 @@ def test_a_hard_update_is_the_policy_to_the_last_bit(policy, trees):
     weights = move(policy)
     assert reference.after_step(2, weights.items())
     assert all(torch.equal(tensor, weights[name]) for name, tensor in reference.tensors().items())
-    responses = reference.attach(policy(plant(trees)), trees)
+    responses = reference.attach(policy(pack_trees(trees)), trees)
     assert torch.equal(responses.ref_token_logps, responses.token_logps)
     move(policy, seed=1)
     assert_equal(attached(reference, policy, trees), logps_with(policy, weights, trees))
@@ -136,7 +136,7 @@ def test_only_what_trains_is_copied(make):
 def test_gradients_are_those_without_a_reference(make, trees):
     def gradients(with_reference: bool) -> list[Tensor]:
         policy = make().train()
-        responses = policy(plant(trees))
+        responses = policy(pack_trees(trees))
         if with_reference:
             reference = build(policy, rate=1, period=1)
             reference.after_step(1, [(n, torch.zeros_like(p)) for n, p in trained(policy).items()])
@@ -155,7 +155,7 @@ def test_it_lends_its_distributions(policy, trees):
 
     def divergence() -> float:
         with torch.no_grad():
-            return float(policy(plant(trees), READ, reference.states(trees)).extra("ref_kls").max())
+            return float(policy(pack_trees(trees), READ, reference.states(trees)).extra("ref_kls").max())
 
     assert divergence() > 0.01
     reference.after_step(1, trained(policy).items())

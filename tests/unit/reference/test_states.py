@@ -8,9 +8,9 @@ import torch
 
 from support.errors import raises
 from tiltlm.core.errors import ConfigError, RunError
-from tiltlm.core.forest import Tree, plant
+from tiltlm.core.forest import Tree, pack_trees
 from tiltlm.logprobs.policy import PolicyModule
-from tiltlm.models.settings import ModelSettings
+from tiltlm.models.model_settings import ModelSettings
 from tiltlm.reference import ReferenceSettings, build_reference
 from tiltlm.reference.model import ModelReference
 from tiltlm.reference.moving import MovingReference
@@ -35,7 +35,7 @@ def build(policy: PolicyModule, **settings: object) -> Reference:
 def step(policy: PolicyModule, trees: list[Tree]) -> None:
     """A step of an optimiser, large enough to see."""
     optimiser = torch.optim.AdamW([p for p in policy.parameters() if p.requires_grad], lr=0.05)
-    policy(plant(trees)).token_logps.sum().backward()
+    policy(pack_trees(trees)).token_logps.sum().backward()
     optimiser.step()
 
 
@@ -44,7 +44,7 @@ def assert_is(reference: Reference, wanted: PolicyModule, policy: PolicyModule, 
 
     Distributions are the same where no token's divergence from one to the other is above 0.
     """
-    forest = plant(trees)
+    forest = pack_trees(trees)
     beside = reference.states(trees)
     with torch.no_grad():
         found = policy(forest, READ, beside)
@@ -57,7 +57,7 @@ def assert_is(reference: Reference, wanted: PolicyModule, policy: PolicyModule, 
 def moved_by(reference: Reference, policy: PolicyModule, trees: list[Tree]) -> float:
     """Largest divergence of a token's distribution from the reference's."""
     with torch.no_grad():
-        return float(policy(plant(trees), READ, reference.states(trees)).extra("ref_kls").max())
+        return float(policy(pack_trees(trees), READ, reference.states(trees)).extra("ref_kls").max())
 
 
 def test_initial_is_the_untrained_model_after_full_fine_tuning(make, trees):
@@ -147,7 +147,7 @@ def test_a_policy_trains_on_beside_its_own_states(make, trees):
     reference = build(policy, name="base")
     beside = reference.states(trees)
     assert policy.training
-    policy(plant(trees), READ, beside).extra("ref_kls").sum().backward()
+    policy(pack_trees(trees), READ, beside).extra("ref_kls").sum().backward()
     adapters = {n: p for n, p in policy.named_parameters() if p.requires_grad}
     assert all("lora_" in n for n in adapters)
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in adapters.values())

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from tiltlm.diagnostics import Interval
-from tiltlm.report.numbers import bounds, decimals_for, estimate, number, share, with_bounds
+from tiltlm.report.numbers import bounds, decimals_for, estimate, format_number, share, with_bounds
 
 NAN = math.nan
 
@@ -18,13 +18,13 @@ NAN = math.nan
     ],
 )  # fmt: skip
 def test_number(value, text):
-    assert number(value) == text
+    assert format_number(value) == text
 
 
 def test_a_rounded_zero_has_no_sign():
-    assert number(-0.001, 2) == "0.00"
-    assert number(-0.001, 2, signed=True) == "0.00"
-    assert number(0.5, 1, signed=True) == "+0.5"
+    assert format_number(-0.001, 2) == "0.00"
+    assert format_number(-0.001, 2, signed=True) == "0.00"
+    assert format_number(0.5, 1, signed=True) == "+0.5"
 
 
 @pytest.mark.parametrize(("width", "decimals"), [(62, 0), (6.2, 0), (1.4, 1), (0.29, 2), (0.31, 1), (0.015, 3), (0, 2)])

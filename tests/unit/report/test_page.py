@@ -155,13 +155,13 @@ def test_a_run_of_which_nothing_is_known():
     [
         quick(samples=samples(kl=None)),
         quick(gold=None, held_out=held_out(nll=change(2.0, 1.5))),
-        quick(gold=None, held_out=held_out(contrast(kind="labels", seq_accuracy=None, mean_accuracy=None))),
+        quick(gold=None, held_out=held_out(contrast(kind="unpaired", seq_accuracy=None, mean_accuracy=None))),
         quick(held_out=held_out(contrast(), starts_at_reference=False)),
         whole(series=series_of([{"step": 1, "loss": 0.5}])),
         quick(gold=replace(gold(), tilt=replace(gold().tilt, **dict.fromkeys(vars(gold().tilt), ())))),
         quick(held_out=held_out(contrast(accuracy=replace(change(0.5, 0.7), after=interval(0.7, math.nan))))),
     ],
-    ids=["no reference", "sft", "labels", "no anchor", "one step", "no frontier", "one prompt"],
+    ids=["no reference", "sft", "unpaired", "no anchor", "one step", "no frontier", "one prompt"],
 )
 def test_every_kind_of_run_has_a_page(report, tmp_path):
     write_report(tmp_path, report)

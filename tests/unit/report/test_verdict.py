@@ -7,12 +7,12 @@ import pytest
 
 from support.made_up_reports import change, contrast, gold, held_out, interval, samples, whole
 from tiltlm.diagnostics import Interval
-from tiltlm.report import RunReport, judge
+from tiltlm.report import RunReport, verdict_of
 from tiltlm.report.verdict import direction
 
 
 def verdict(**parts):
-    return judge(RunReport("a run", **parts))
+    return verdict_of(RunReport("a run", **parts))
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_the_sentence_names_both_policies():
 
 
 def test_labels_are_told_as_chances():
-    labels = contrast(kind="labels", seq_accuracy=None, mean_accuracy=None, displacement=None)
+    labels = contrast(kind="unpaired", seq_accuracy=None, mean_accuracy=None, displacement=None)
     sentence = verdict(held_out=held_out(labels)).sentence.replace("\N{NO-BREAK SPACE}", " ")
     assert "gives a desirable response more reward than an undesirable one with probability 70 %" in sentence
 
@@ -63,10 +63,10 @@ def test_demonstrations_go_by_likelihood():
 
 
 def test_a_gold_reward_goes_before_held_out_data():
-    found = judge(whole(gold=gold(gain=-1.0)))
+    found = verdict_of(whole(gold=gold(gain=-1.0)))
     assert found.outcome == "worse"
-    assert judge(whole()).outcome == "better"
-    assert "80 % (70 to 90) of the gain attainable" in judge(whole()).sentence.replace("\N{NO-BREAK SPACE}", " ")
+    assert verdict_of(whole()).outcome == "better"
+    assert "80 % (70 to 90) of the gain attainable" in verdict_of(whole()).sentence.replace("\N{NO-BREAK SPACE}", " ")
 
 
 def test_nothing_measured_is_said_with_a_way_out():
@@ -77,7 +77,7 @@ def test_nothing_measured_is_said_with_a_way_out():
 
 
 def test_a_good_run_has_nothing_said_against_it():
-    assert judge(whole()).cautions == ()
+    assert verdict_of(whole()).cautions == ()
 
 
 @pytest.mark.parametrize(
@@ -96,13 +96,13 @@ def test_a_good_run_has_nothing_said_against_it():
     ],
 )
 def test_each_caution(parts, said):
-    (caution,) = judge(replace(whole(), **parts)).cautions
+    (caution,) = verdict_of(replace(whole(), **parts)).cautions
     assert said in caution
 
 
 def test_displacement_of_labels_has_no_share_of_prompts():
     labels = contrast(
-        kind="labels", better=change(-2.0, -2.3), seq_accuracy=None, mean_accuracy=None, displacement=None
+        kind="unpaired", better=change(-2.0, -2.3), seq_accuracy=None, mean_accuracy=None, displacement=None
     )
     (caution,) = verdict(held_out=held_out(labels)).cautions
     assert "the desirable responses" in caution

@@ -12,9 +12,9 @@ from tiltlm.reference import Reference
 from tiltlm.runs.directory import RunDirectory
 from tiltlm.training.balance import Balance, routed
 from tiltlm.training.loop import train_loop
-from tiltlm.training.metrics import Listener
-from tiltlm.training.settings import TrainingSettings
+from tiltlm.training.recorder import Listener
 from tiltlm.training.step import Stepper
+from tiltlm.training.training_settings import TrainingSettings
 
 WHOLE = 10**6
 

@@ -5,6 +5,7 @@ import torch
 from safetensors.torch import load_file
 
 from support.errors import raises
+from support.small_run import Run as StillRun
 from support.toy_training import Killed, rows, without_times
 from support.two_ranks import language_model
 from tiltlm.core import ConfigError, RunError
@@ -14,8 +15,8 @@ from tiltlm.reference.moving import MovingReference
 from tiltlm.runs.directory import RunDirectory
 from tiltlm.training.checkpoints.files import folder_of
 from tiltlm.training.loop import train_loop
-from tiltlm.training.metrics import Listener
-from tiltlm.training.settings import TrainingSettings
+from tiltlm.training.recorder import Listener
+from tiltlm.training.training_settings import TrainingSettings
 
 TRAIN, HELD_OUT = rows(10), rows(4, seed=1)
 RATE = 0.4
@@ -140,8 +141,6 @@ def test_a_policy_that_is_not_the_start_is_found(tmp_path):
 
 def test_a_reference_that_stands_still_leaves_no_file(tmp_path):
     """`tensors` of every other reference is empty."""
-    from test_loop import Run as Still
-
-    run = Still(tmp_path / "run")
+    run = StillRun(tmp_path / "run")
     assert not list(run.path.checkpoints.rglob("reference.safetensors"))
     assert ReferenceSettings().rate is None

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from tiltlm.core import Example, Response, grow, token_ids
-from tiltlm.training.packs import cut
+from tiltlm.core import Example, Response, build_trees, token_ids
+from tiltlm.training.packs import cut_into_packs
 
 
 def some_examples(seed: int) -> list[Example]:
@@ -22,12 +22,12 @@ def some_examples(seed: int) -> list[Example]:
 @pytest.mark.parametrize("num_ranks", [1, 2, 7])
 def test_a_pack_is_what_its_examples_grow_into(seed, num_ranks):
     examples = some_examples(seed)
-    ranks = cut(examples, 60, num_ranks)
+    ranks = cut_into_packs(examples, 60, num_ranks)
     assert len({len(packs) for packs in ranks}) == 1
     counted = [pack for packs in ranks for pack in packs if pack.counted]
     assert sorted(e.id for pack in counted for e in pack.examples) == sorted(e.id for e in examples)
     for pack in (pack for packs in ranks for pack in packs):
-        trees, slots = grow(pack.examples)
+        trees, slots = build_trees(pack.examples)
         assert slots == pack.slots
         assert [(t.prompt_ids.tolist(), [r.key for r in t.responses]) for t in trees] == [
             (t.prompt_ids.tolist(), [r.key for r in t.responses]) for t in pack.trees

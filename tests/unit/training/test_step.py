@@ -10,7 +10,7 @@ from support.toy_training import SortedMargins, ToyPolicy, ToyReference, ToyScor
 from tiltlm.core import DataError, NumericsError
 from tiltlm.objectives import CATALOG, WeightedSum, aot, aot_unpaired, bco, build, dpo, knobs, kto, sft
 from tiltlm.objectives.terms import reads_scores
-from tiltlm.training.packs import cut
+from tiltlm.training.packs import cut_into_packs
 from tiltlm.training.step import Stepper
 
 CATALOGUE = {name: build(name, **{k.name: 0.5 for k in knobs(name) if k.is_required}) for name in CATALOG}
@@ -72,7 +72,7 @@ def test_cutting_a_step_into_packs_changes_nothing(name, max_tokens):
     assert cut_up.loss == pytest.approx(whole.loss, rel=1e-12)
     assert (found - expected).abs().max() <= 1e-12 * expected.abs().max()
     assert expected.abs().max() > 1e-4
-    assert cut_up.tally.means() == pytest.approx(whole.tally.means(), rel=1e-12)
+    assert cut_up.metric_sums.means() == pytest.approx(whole.metric_sums.means(), rel=1e-12)
 
 
 def test_dpo_loss_by_hand():
@@ -158,7 +158,7 @@ def test_evaluation_is_the_same_step_without_gradient():
             examples, observe=lambda pack, responses, view, terms, seen=seen: seen.extend(pack.examples)
         )
         assert found.loss == pytest.approx(expected.loss, rel=1e-12), name
-        assert found.tally.means() == pytest.approx(expected.tally.means(), rel=1e-12)
+        assert found.metric_sums.means() == pytest.approx(expected.metric_sums.means(), rel=1e-12)
         assert sorted(e.id for e in seen) == sorted(e.id for e in examples)
         assert all(p.grad is None for p in policy.parameters())
 
@@ -172,7 +172,7 @@ def test_no_gradient_reaches_the_reference():
 
 def test_rows_with_the_same_prompt_share_a_pack_and_keep_their_weight():
     examples = rows(8)
-    packs = cut(examples, max_tokens=1, num_ranks=1)[0]
+    packs = cut_into_packs(examples, max_tokens=1, num_ranks=1)[0]
     assert len(packs) < len(examples)
     assert sum(len(pack.trees) for pack in packs) == len({e.prompt_ids.tobytes() for e in examples})
     one, once, _ = step(dpo(), examples[:1], WHOLE)
@@ -185,7 +185,7 @@ def test_rows_with_the_same_prompt_share_a_pack_and_keep_their_weight():
 def test_packs_of_ranks_cover_each_example_once_and_are_as_many():
     for num, num_ranks in [(5, 2), (1, 2), (2, 4), (9, 3)]:
         examples = rows(num, shared_prompts=False)
-        ranks = cut(examples, max_tokens=20, num_ranks=num_ranks)
+        ranks = cut_into_packs(examples, max_tokens=20, num_ranks=num_ranks)
         assert len({len(packs) for packs in ranks}) == 1
         counted = [e.id for packs in ranks for pack in packs if pack.counted for e in pack.examples]
         assert sorted(counted) == sorted(e.id for e in examples)
@@ -195,7 +195,7 @@ def test_a_row_whose_loss_is_not_finite_is_named():
     policy, reference = moved_policy()
     policy.poisoned = {2}
     outcome = Stepper(policy, dpo(), reference, max_tokens=1).train(rows(6))
-    poisoned = [e.id for e in cut(rows(6), 1, 1)[0][1].examples]
+    poisoned = [e.id for e in cut_into_packs(rows(6), 1, 1)[0][1].examples]
     assert not math.isfinite(outcome.loss)
     assert outcome.suspects == poisoned
 

@@ -37,7 +37,7 @@ class Reading:
 
     def __call__(self, responses, pairs, /):
         def of_tokens(name):
-            return segment_sum(responses.extra(name), responses.response, len(responses.num_tokens))
+            return segment_sum(responses.extra(name), responses.response_index, len(responses.num_tokens))
 
         values = self.reward(responses)
         for name in sorted(self.extras):

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from tiltlm.core import Example, Response, grow, token_ids
-from tiltlm.training.settings import TrainingSettings
+from tiltlm.core import Example, Response, build_trees, token_ids
 from tiltlm.training.timetable import Timetable
+from tiltlm.training.training_settings import TrainingSettings
 
 
 def table(num_examples=10, **settings):
@@ -62,7 +62,7 @@ def test_examples_of_a_prompt_share_a_step_and_cost_their_prompt_once():
     assert grouped.num_steps == plain.num_steps == 12
 
     def cost(plan, step):
-        return sum(tree.num_tokens for tree in grow([examples[i] for i in plan.rows(step)])[0])
+        return sum(tree.num_tokens for tree in build_trees([examples[i] for i in plan.rows(step)])[0])
 
     assert [cost(grouped, step) for step in range(12)] == [2 * 21 + 8] * 12
     assert sum(cost(plain, step) for step in range(12)) > 1.5 * 12 * 50

@@ -42,7 +42,7 @@ def test_all_responses_and_their_tokens(letters, limit):
     assert len(world.sequences) == sum(letters**n for n in range(limit))
     np.testing.assert_allclose(responses.token_logps.numpy(), np.concatenate(list(expected.values())), atol=1e-12)
     assert responses.num_tokens.tolist() == [len(s) for s in world.sequences]
-    assert responses.response.tolist() == [k for k, s in enumerate(world.sequences) for _ in s]
+    assert responses.response_index.tolist() == [k for k, s in enumerate(world.sequences) for _ in s]
 
 
 @pytest.mark.parametrize(("letters", "limit"), SIZES)

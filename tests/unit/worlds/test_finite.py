@@ -84,7 +84,7 @@ def test_extras_are_those_of_the_one_decision():
         "ref_entropy_shares": -(P0 * np.log(P0)).sum() / np.log(4),
     }
     for name, value in sums.items():
-        of_two = responses.extra(name)[responses.response == 2]
+        of_two = responses.extra(name)[responses.response_index == 2]
         assert len(of_two) == 7
         assert float(of_two.sum()) == pytest.approx(value, abs=1e-12), name
 

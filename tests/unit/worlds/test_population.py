@@ -13,11 +13,11 @@ from tiltlm.worlds.finite import FiniteWorld, product_sampler, total_variation
 from tiltlm.worlds.population import (
     comparisons,
     demonstrations,
-    fit,
-    labelled,
+    fit_policy,
     population_loss,
     rankings,
     scored,
+    unpaired,
     view_of,
 )
 
@@ -50,7 +50,7 @@ def test_labels_are_the_two_sides_of_comparisons():
     good = 1 / (1 + np.exp(0.5 * (rho - 0.2)))
     expected = 0.5 * (WORLD.chosen_mass.numpy() @ good + WORLD.rejected_mass.numpy() @ (1 - good))
     objective = build("kto", beta=0.5)
-    found = population_loss(objective, WORLD, LOGPS, view_of(objective, labelled(WORLD), baseline=0.2))
+    found = population_loss(objective, WORLD, LOGPS, view_of(objective, unpaired(WORLD), baseline=0.2))
     assert float(found) == pytest.approx(expected, rel=1e-12)
 
 
@@ -87,7 +87,7 @@ def test_a_scored_list_is_the_world_itself():
 
 def test_a_fit_starts_where_it_is_told_and_ends_at_the_same_place():
     objective = build("dpo", beta=0.5)
-    ends = [fit(objective, WORLD, start=start) for start in (None, tensor([3.0, -2.0, 0.0, 1.0]).double())]
+    ends = [fit_policy(objective, WORLD, start=start) for start in (None, tensor([3.0, -2.0, 0.0, 1.0]).double())]
     for end in ends:
         assert end.finite
         assert end.minimum.gradient_norm < 1e-10

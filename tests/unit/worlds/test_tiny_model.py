@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tiltlm.core.example import Response, token_ids
-from tiltlm.core.forest import Tree, plant
+from tiltlm.core.forest import Tree, pack_trees
 from tiltlm.models import ModelSettings, Policy, load_policy
 from tiltlm.sampling import SamplingSettings, sample
 from tiltlm.worlds import LEVELS, TextWorld
@@ -65,7 +65,7 @@ def test_the_best_level_has_three_percent_at_each_heldout_prompt(policy):
         encoded = policy.tokenizer(replies, add_special_tokens=False)["input_ids"]
         responses = tuple(Response(token_ids([*ids, policy.end_token_id])) for ids in encoded)
         with torch.no_grad():
-            logps = policy.module(plant([Tree(prompt_ids(policy, prompt), responses)])).seq_logps
+            logps = policy.module(pack_trees([Tree(prompt_ids(policy, prompt), responses)])).seq_logps
         assert logps.exp().sum() >= 0.03, prompt
 
 

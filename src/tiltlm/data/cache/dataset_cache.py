@@ -27,10 +27,10 @@ from tiltlm.core.errors import ConfigError, DataError, RunError
 from tiltlm.core.needs import Need, Shape
 from tiltlm.data.cache.fingerprints import fingerprint
 from tiltlm.data.cache.table import ExampleTable, table_writer
+from tiltlm.data.data_settings import DataSettings
 from tiltlm.data.files.sources import Rows
 from tiltlm.data.findings import Findings, Settled
-from tiltlm.data.loader import Block
-from tiltlm.data.settings import DataSettings
+from tiltlm.data.loader import RowBlock
 from tiltlm.data.tokens.encoder import Encoder
 from tiltlm.data.tokens.length_limit import longest_allowed
 
@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 DEFINITION = "1"
 """Moves when the same rows become other examples, or the files have another form."""
 
-NO_MATTER = frozenset(
+NOT_IN_KEY = frozenset(
     {
         "train", "eval", "revision", "chat_template", "max_length", "max_bad", "on_bad", "cache", "cache_limit",
         "processes",
@@ -55,7 +55,7 @@ ABOUT = "about.json"
 
 
 @dataclass(frozen=True)
-class Kept:
+class CachedData:
     """What the rows of a data set became."""
 
     train: ExampleTable
@@ -66,7 +66,7 @@ class Kept:
     fingerprint: str
 
 
-def default_folder() -> Path:
+def default_cache_folder() -> Path:
     """`$TILTLM_CACHE`, or the folder `tiltlm/tokens` of the user's cache."""
     if folder := os.environ.get("TILTLM_CACHE"):
         return Path(folder)
@@ -99,11 +99,11 @@ def place_of(
         "end": encoder.end_token_id,
         "template": _template_facts(encoder),
         "max_length": longest_allowed(settings.max_length, encoder.window),
-        "settings": {name: value for name, value in vars(settings).items() if name not in NO_MATTER},
+        "settings": {name: value for name, value in vars(settings).items() if name not in NOT_IN_KEY},
         "objective": [shape, sorted(needs), needs_reference],
     }
     key = hashlib.blake2b(json.dumps(facts, sort_keys=True, default=dict).encode(), digest_size=16).hexdigest()
-    return (default_folder() if settings.cache is True else Path(settings.cache).expanduser()) / key
+    return (default_cache_folder() if settings.cache is True else Path(settings.cache).expanduser()) / key
 
 
 def _tokenizer_digest(encoder: Encoder) -> str | None:
@@ -126,7 +126,7 @@ def _template_facts(encoder: Encoder) -> list[str]:
     return [template.digest, date.today().isoformat() if template.writes_date else ""]
 
 
-def open_kept(folder: Path) -> Kept | None:
+def open_cache(folder: Path) -> CachedData | None:
     """What is kept in this folder; None where there is nothing, or nothing whole, which is said and removed."""
     if not folder.is_dir():
         return None
@@ -146,9 +146,9 @@ def open_kept(folder: Path) -> Kept | None:
         return None
 
 
-def keep(
-    folder: Path | None, blocks: Callable[[], Iterable[Block]], columns: Mapping[str, str], limit: int | None = None
-) -> Kept:
+def write_cache(
+    folder: Path | None, blocks: Callable[[], Iterable[RowBlock]], columns: Mapping[str, str], limit: int | None = None
+) -> CachedData:
     """Write what the rows become, and open it.
 
     Args:
@@ -156,7 +156,7 @@ def keep(
             which the system takes back when nobody reads it any more.
         blocks: begins to load them.
         columns: of the rows, for who opens it next.
-        limit: bytes that all entries may have together afterwards, see `make_room`.
+        limit: bytes that all entries may have together afterwards, see `evict_entries`.
 
     Raises:
         ConfigError: the folder cannot be made.
@@ -177,7 +177,7 @@ def keep(
             key="data.cache",
         ) from error
     try:
-        if (kept := open_kept(folder)) is not None:
+        if (kept := open_cache(folder)) is not None:
             return kept
         unfinished = folder.with_suffix(".tmp")
         shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
@@ -191,11 +191,11 @@ def keep(
     finally:
         lock.release()
     if limit is not None:
-        make_room(folder, limit)
+        evict_entries(folder, limit)
     return kept
 
 
-def make_room(used: Path, limit: int) -> None:
+def evict_entries(used: Path, limit: int) -> None:
     """Remove the entries beside `used` that were not used for longest, until all have at most `limit` bytes together.
 
     What another process has open stays readable for it. What killed processes left unfinished is removed too.
@@ -245,7 +245,7 @@ def _locked(folder: Path) -> FileLock:
     return lock
 
 
-def _write(folder: Path, blocks: Iterable[Block], columns: Mapping[str, str]) -> None:
+def _write(folder: Path, blocks: Iterable[RowBlock], columns: Mapping[str, str]) -> None:
     findings = Findings()
     try:
         with table_writer(folder / TABLES[0]) as train, table_writer(folder / TABLES[1]) as held_out:
@@ -269,13 +269,13 @@ def _write(folder: Path, blocks: Iterable[Block], columns: Mapping[str, str]) ->
         ) from error
 
 
-def _open(folder: Path) -> Kept:
+def _open(folder: Path) -> CachedData:
     about = json.loads((folder / ABOUT).read_bytes())
     for name in TABLES:
         if _checksum(folder / name) != about["checksums"][name]:
             raise ValueError(f"the checksum of {name} does not fit")
     train, held_out = (ExampleTable(folder / name) for name in TABLES)
-    return Kept(train, held_out, about["columns"], Settled.from_plain(about["findings"]), about["fingerprint"])
+    return CachedData(train, held_out, about["columns"], Settled.from_plain(about["findings"]), about["fingerprint"])
 
 
 def _checksum(path: Path) -> int:

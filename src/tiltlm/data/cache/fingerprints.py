@@ -46,7 +46,7 @@ def distinct(digests: bytes | bytearray) -> NDArray[np.bytes_]:
     return np.unique(np.frombuffer(digests, "S16"))
 
 
-def verdicts(example: Example) -> Iterator[tuple[bytes, bool]]:
+def comparison_digests(example: Example) -> Iterator[tuple[bytes, bool]]:
     """What each comparison says of two answers to a prompt: a digest of the three, and which answer is preferred."""
     for c in example.comparisons:
         chosen, rejected = (digest(*example.responses[k].key) for k in (c.chosen, c.rejected))

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from tiltlm.core.errors import ConfigError, DataError
+from tiltlm.data.data_settings import DataSettings
 from tiltlm.data.files.text_files import Row, read_csv, read_json, read_jsonl
-from tiltlm.data.settings import DataSettings
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -59,7 +59,7 @@ class Rows(Iterable[Row]):
         return None if None in contents else [content for content in contents if content is not None]
 
 
-def read(names: str | tuple[str, ...], settings: DataSettings, split: str) -> Rows:
+def read_rows(names: str | tuple[str, ...], settings: DataSettings, split: str) -> Rows:
     """The rows of these sources, at most `settings.limit`.
 
     Raises:

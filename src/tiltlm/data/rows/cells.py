@@ -17,7 +17,7 @@ Conversation = tuple[Message, ...]
 
 
 @dataclass(frozen=True)
-class Tokens:
+class TokenContent:
     """A prompt or a response that was tokenised before."""
 
     ids: tuple[int, ...]
@@ -25,7 +25,7 @@ class Tokens:
     """Whether a response ended by itself; None where the row does not say."""
 
 
-Content = str | Conversation | Tokens
+Content = str | Conversation | TokenContent
 """A prompt or a response: text as it stands, turns for a chat template, or token ids."""
 
 
@@ -35,7 +35,7 @@ def wrong(column: str, value: object, wanted: str) -> Defect:
 
 def content(column: str, value: object) -> Content:
     """Text, a conversation, or tokens that were read before."""
-    if isinstance(value, Tokens):
+    if isinstance(value, TokenContent):
         return value
     if isinstance(value, str):
         return text(column, value)

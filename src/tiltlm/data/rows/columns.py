@@ -5,12 +5,11 @@ A prompt column of an unexpected name would otherwise be thrown away and the mod
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from tiltlm.core.errors import ConfigError, DataError
-from tiltlm.data.settings import DataSettings
-
-Shape = Literal["pairs", "labelled", "lists", "demonstrations"]
+from tiltlm.core.needs import Shape
+from tiltlm.data.data_settings import DataSettings
 
 COMMON = frozenset({"id", "source", "prompt", "weight", "tools", "chat_template_kwargs"})
 PAIR_ONLY = frozenset(
@@ -32,15 +31,15 @@ ENDED = {"chosen": "chosen_ended", "rejected": "rejected_ended", "completion": "
 TEXTUAL = frozenset({*TOKENS.values(), "messages", "text", "tools", "chat_template_kwargs"})
 """Columns that have no use where token ids are given."""
 
-ROLES: dict[Shape, frozenset[str]] = {
+ROLES_OF_SHAPE: dict[Shape, frozenset[str]] = {
     "pairs": COMMON | PAIR_ONLY | {"chosen", "rejected"},
-    "labelled": COMMON | {"completion", "messages", "label", "ref_logps"},
+    "unpaired": COMMON | {"completion", "messages", "label", "ref_logps"},
     "lists": COMMON | {"completions", "ranks", "scores", "comparisons", "ref_logps"},
     "demonstrations": COMMON | {"completion", "messages", "text"},
 }
 """The columns each shape of data can use, where it is text."""
 
-ALL_ROLES = frozenset({*TOKENS, *ENDED.values()}).union(*ROLES.values())
+ALL_ROLES = frozenset({*TOKENS, *ENDED.values()}).union(*ROLES_OF_SHAPE.values())
 REFERENCE = frozenset({"ref_chosen_logps", "ref_rejected_logps", "ref_logps"})
 
 METADATA = frozenset(
@@ -155,8 +154,8 @@ def _usable(shape: Shape, roles: Collection[str]) -> frozenset[str]:
         DataError: a prompt or response has no ids while another has.
     """
     if not TOKENS.keys() & set(roles):
-        return ROLES[shape]
-    ids = {column for column, role in TOKENS.items() if role in ROLES[shape]}
+        return ROLES_OF_SHAPE[shape]
+    ids = {column for column, role in TOKENS.items() if role in ROLES_OF_SHAPE[shape]}
     lacking = ", ".join(sorted(ids - set(roles)))
     if lacking:
         given = ", ".join(sorted(TOKENS.keys() & set(roles)))
@@ -164,7 +163,9 @@ def _usable(shape: Shape, roles: Collection[str]) -> frozenset[str]:
             f"{given} without {lacking}: give prompt and responses as token ids, or all of them as text",
             code="text_and_token_ids",
         )
-    return frozenset((ROLES[shape] - TEXTUAL) | ids | {ENDED[TOKENS[column]] for column in ids - {"prompt_ids"}})
+    return frozenset(
+        (ROLES_OF_SHAPE[shape] - TEXTUAL) | ids | {ENDED[TOKENS[column]] for column in ids - {"prompt_ids"}}
+    )
 
 
 def _check_settings(first_seen: Collection[str], settings: DataSettings) -> None:
@@ -225,4 +226,4 @@ def _shape(roles: Collection[str], first_seen: Mapping[str, str]) -> Shape:
     demand(len(answers) > 0, "no_responses", rule)
     rule = f"{' and '.join(sorted(answers))} are two places for the response; ignore one of them"
     demand(len(answers) == 1, "several_responses", rule)
-    return "labelled" if "label" in roles else "demonstrations"
+    return "unpaired" if "label" in roles else "demonstrations"

@@ -11,7 +11,7 @@ from tiltlm.data.rows.records import Record
 
 USES: dict[Shape, frozenset[Use]] = {
     "pairs": frozenset({"weight", "offset", "preference"}),
-    "labels": frozenset({"weight"}),
+    "unpaired": frozenset({"weight"}),
     "lists": frozenset({"weight"}),
     "demonstrations": frozenset({"weight"}),
 }
@@ -21,33 +21,33 @@ DIRECT = {
     ("pairs", "pairs"),
     ("lists", "pairs"),
     ("lists", "lists"),
-    ("labelled", "labels"),
+    ("unpaired", "unpaired"),
     ("demonstrations", "demonstrations"),
 }
 
 ANNOUNCED = {
-    ("pairs", "labels"): "pairs → labels: each pair is one desirable and one undesirable response of the same example",
+    ("pairs", "unpaired"): "pairs → unpaired: each pair gives one desirable and one undesirable response",
     ("pairs", "lists"): "pairs → lists: each pair is a list of two, the chosen response before the rejected one",
     ("pairs", "demonstrations"): "pairs → demonstrations: chosen responses are learnt, rejected ones are not",
     ("lists", "demonstrations"): "lists → demonstrations: the best response of each list is learnt",
 }
 
 REFUSED = {
-    ("labelled", "pairs"): "the data has single responses with a label; this objective compares two responses. "
+    ("unpaired", "pairs"): "the data has single responses with a label; this objective compares two responses. "
     "Use an objective of labels (kto), or give `chosen` and `rejected`",
     ("demonstrations", "pairs"): "the data has single responses and nothing known about them; this objective compares "
     "two responses. Use sft, or give `chosen` and `rejected`",
-    ("lists", "labels"): "the data has ranked or scored lists; this objective needs a label on every response. "
+    ("lists", "unpaired"): "the data has ranked or scored lists; this objective needs a label on every response. "
     "Use an objective of pairs (dpo), or give `completion` and `label`",
     (
         "demonstrations",
-        "labels",
+        "unpaired",
     ): "the data has single responses without a `label` (true or false); add one, or use sft",
-    ("labelled", "lists"): "the data has single responses with a label; this objective compares the responses of a "
+    ("unpaired", "lists"): "the data has single responses with a label; this objective compares the responses of a "
     "list. Use an objective of labels (kto), or give `completions` with `ranks` or `scores`",
     ("demonstrations", "lists"): "the data has single responses and nothing known about them; this objective compares "
     "the responses of a list. Use sft, or give `completions` with `ranks` or `scores`",
-    ("labelled", "demonstrations"): "the data has labelled responses, of which some are undesirable; sft would imitate "
+    ("unpaired", "demonstrations"): "the data has labelled responses, of which some are undesirable; sft would imitate "
     "them. Keep the desirable rows and leave the label out: data.ignore=[label]",
 }
 
@@ -130,7 +130,7 @@ def convert(
         record = _as_list(record, schema, needs)
     elif schema.shape == "lists" and not record.comparisons:
         raise Defect("no_comparison")
-    if shape == "labels" and schema.shape == "pairs":
+    if shape == "unpaired" and schema.shape == "pairs":
         return replace(record, labels=(True, False))
     if shape == "demonstrations" and record.comparisons and not held_out:
         return _only(record, _best(record))

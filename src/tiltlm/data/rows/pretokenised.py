@@ -10,7 +10,7 @@ from typing import Any
 from tiltlm.core.example import Response, TokenIds, token_ids
 from tiltlm.data.accounting import Defect
 from tiltlm.data.rows import cells
-from tiltlm.data.rows.cells import Content, Tokens
+from tiltlm.data.rows.cells import Content, TokenContent
 from tiltlm.data.rows.columns import ENDED, TOKENS
 
 
@@ -28,7 +28,7 @@ def read_tokens(values: Mapping[str, Any]) -> dict[str, Any]:
             flags = cells.each(values, ENDED[role], len(lists)) or [None] * len(lists)
             read[role] = [_tokens(column, ids, ENDED[role], e) for ids, e in zip(lists, flags, strict=True)]
         elif role == "prompt":
-            read[role] = Tokens(cells.ids(column, values[column]))
+            read[role] = TokenContent(cells.ids(column, values[column]))
         else:
             read[role] = _tokens(column, values[column], ENDED[role], values.get(ENDED[role]))
     if "prompt" not in read or not read["prompt"].ids:
@@ -36,8 +36,8 @@ def read_tokens(values: Mapping[str, Any]) -> dict[str, Any]:
     return read
 
 
-def _tokens(column: str, ids: object, ended_column: str, ended: object) -> Tokens:
-    return Tokens(cells.ids(column, ids), None if ended is None else cells.label(ended_column, ended))
+def _tokens(column: str, ids: object, ended_column: str, ended: object) -> TokenContent:
+    return TokenContent(cells.ids(column, ids), None if ended is None else cells.label(ended_column, ended))
 
 
 def prompt_as_given(content: Content, vocabulary: int) -> TokenIds:
@@ -46,7 +46,7 @@ def prompt_as_given(content: Content, vocabulary: int) -> TokenIds:
     Raises:
         Defect: an id is not the tokenizer's.
     """
-    assert isinstance(content, Tokens), "prompt and responses are all token ids, or none is"
+    assert isinstance(content, TokenContent), "prompt and responses are all token ids, or none is"
     strange = [i for i in content.ids if not 0 <= i < vocabulary]
     if strange:
         raise Defect("unknown_token", f"id {strange[0]} with a vocabulary of {vocabulary}")
@@ -69,7 +69,7 @@ def response_as_given(
         Defect: an id is not the tokenizer's, the end contradicts the row's flag, or tokens follow the end token.
     """
     ids = prompt_as_given(content, vocabulary)
-    assert isinstance(content, Tokens)
+    assert isinstance(content, TokenContent)
     last = content.ids[-1]
     ended = last in specials if content.ended is None else content.ended
     if ended and last not in specials:

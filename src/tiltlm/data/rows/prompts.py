@@ -5,7 +5,7 @@ prompt "The sky is bl".
 """
 
 from tiltlm.data.accounting import Defect, excerpt
-from tiltlm.data.rows.cells import Content, Conversation, Message, Tokens
+from tiltlm.data.rows.cells import Content, Conversation, Message, TokenContent
 
 HUMAN = "\n\nHuman:"
 """What opens a user's turn in Anthropic's transcripts."""
@@ -19,7 +19,7 @@ def join(prompt: Content, response: Content) -> tuple[Content, Content]:
     A text prompt of a conversation is the user's turn; a text response to a conversation is the assistant's. A
     response that repeats the prompt's turns (UltraFeedback) is what follows them.
     """
-    if isinstance(prompt, Tokens) or isinstance(response, Tokens):
+    if isinstance(prompt, TokenContent) or isinstance(response, TokenContent):
         assert type(prompt) is type(response), "columns of ids come together"
         return prompt, response
     if isinstance(prompt, str) and isinstance(response, str):
@@ -42,8 +42,8 @@ def split_pair(chosen: Content, rejected: Content) -> tuple[Content, Content, Co
     Raises:
         Defect: they do not agree up to their last assistant turn.
     """
-    assert not isinstance(chosen, Tokens), "columns of ids have one of prompts"
-    assert not isinstance(rejected, Tokens)
+    assert not isinstance(chosen, TokenContent), "columns of ids have one of prompts"
+    assert not isinstance(rejected, TokenContent)
     if isinstance(chosen, str) and isinstance(rejected, str):
         prompt, chosen_answer = split_transcript(chosen)
         other, rejected_answer = split_transcript(rejected)
@@ -94,7 +94,7 @@ def shorter_prompts(prompt: Content) -> list[Content]:
 
     System turns at the start stay. Transcripts in Anthropic's form have turns too; other text and token ids have none.
     """
-    if isinstance(prompt, Tokens):
+    if isinstance(prompt, TokenContent):
         return []
     if isinstance(prompt, str):
         if not (prompt.startswith(HUMAN) and prompt.endswith(ASSISTANT)):
@@ -108,7 +108,7 @@ def shorter_prompts(prompt: Content) -> list[Content]:
 
 def is_blank(response: Content) -> bool:
     """Whether a response says and calls nothing."""
-    if isinstance(response, Tokens):
+    if isinstance(response, TokenContent):
         return not response.ids
     if isinstance(response, str):
         return not response.strip()

@@ -13,7 +13,7 @@ from tiltlm.core.example import Comparison
 from tiltlm.data.accounting import Defect, excerpt
 from tiltlm.data.files.text_files import Row
 from tiltlm.data.rows import cells
-from tiltlm.data.rows.cells import Content, Tokens
+from tiltlm.data.rows.cells import Content, TokenContent
 from tiltlm.data.rows.columns import Schema
 from tiltlm.data.rows.pretokenised import read_tokens
 from tiltlm.data.rows.prompts import is_blank, join, split_conversation, split_pair, split_transcript
@@ -47,14 +47,14 @@ class Record:
     @property
     def form(self) -> Form:
         """What the prompt and the responses are."""
-        if isinstance(self.prompt, Tokens):
+        if isinstance(self.prompt, TokenContent):
             return "tokens"
         return "text" if isinstance(self.prompt, str) else "turns"
 
     @property
     def prompt_key(self) -> str:
         """Equal for equal prompts; rows of equal key are held out together. Bare text is its own prompt."""
-        if isinstance(self.prompt, Tokens):
+        if isinstance(self.prompt, TokenContent):
             return json.dumps(self.prompt.ids)
         if self.prompt:
             return self.prompt if isinstance(self.prompt, str) else json.dumps(self.prompt, sort_keys=True, default=str)
@@ -78,7 +78,7 @@ def to_record(row: Row, schema: Schema, *, every_turn: bool = False) -> Record:
     values = {role: value for role, value in values.items() if value is not None}
     if schema.is_tokenised:
         values = read_tokens(values)
-    known = {"pairs": _pair, "labelled": _labelled, "lists": _list, "demonstrations": _demonstration}[schema.shape]
+    known = {"pairs": _pair, "unpaired": _unpaired, "lists": _list, "demonstrations": _demonstration}[schema.shape]
     record = known(values, {"location": row.location, **_common(row, values)}, every_turn)
     for k, response in enumerate(record.responses):
         if is_blank(response):
@@ -168,7 +168,7 @@ def _preference(values: Mapping[str, Any]) -> float:
     return cells.probability("preference", values["preference"]) if _given(values, "preference") else 1.0
 
 
-def _labelled(values: Mapping[str, Any], common: dict[str, Any], _: bool) -> Record:
+def _unpaired(values: Mapping[str, Any], common: dict[str, Any], _: bool) -> Record:
     prompt, response = _prompt_and_response(values)
     ref = (cells.number("ref_logps", values["ref_logps"]),) if _given(values, "ref_logps") else ()
     label = cells.label("label", _needs(values, "label"))
@@ -190,7 +190,7 @@ def _prompt_and_response(values: Mapping[str, Any]) -> tuple[Content, Content]:
     response = _response(values, role)
     if "prompt" in values:
         return join(_prompt(values), response)
-    assert not isinstance(response, Tokens), "columns of ids have one of prompts"
+    assert not isinstance(response, TokenContent), "columns of ids have one of prompts"
     if isinstance(response, str):
         return split_transcript(response)
     return split_conversation(response)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from tiltlm.core.errors import DataError, ModelError
 from tiltlm.core.example import Response, TokenIds, token_ids
 from tiltlm.data.accounting import Defect, excerpt
-from tiltlm.data.rows.cells import Content, Conversation, Tokens
+from tiltlm.data.rows.cells import Content, Conversation, TokenContent
 from tiltlm.data.rows.pretokenised import prompt_as_given, response_as_given
 from tiltlm.data.rows.records import Record
 from tiltlm.data.tokens.templates import ChatTemplate, Segment
@@ -180,7 +180,7 @@ class Encoder:
 
     def _draft(self, record: Record) -> Draft | Encoded:
         """The text of a record, in segments; or its tokens, where it brings them along."""
-        if isinstance(record.prompt, Tokens):
+        if isinstance(record.prompt, TokenContent):
             return self._as_given(record)
         if isinstance(record.prompt, str):
             return Draft(record, record.prompt, tuple((Segment(text_of(r), scored=True),) for r in record.responses))

@@ -12,9 +12,9 @@ import numpy as np
 from tiltlm.core.errors import DataError
 from tiltlm.core.example import Example, Response, TokenIds, token_ids
 from tiltlm.data.accounting import Defect
+from tiltlm.data.data_settings import LONGEST, Truncation
 from tiltlm.data.rows.prompts import shorter_prompts
 from tiltlm.data.rows.records import Record
-from tiltlm.data.settings import LONGEST, Truncation
 from tiltlm.data.tokens.encoder import Encoded, Encoder
 
 
@@ -68,7 +68,7 @@ def to_example(
         Defect: the row cannot be used, or does not fit.
         DataError: the row does not fit, under `truncation="error"`.
     """
-    prompt_ids, responses, cut = fit(record.location, encoded, max_length, truncation, begin)
+    prompt_ids, responses, cut = fit_length(record.location, encoded, max_length, truncation, begin)
     changes = [*record.changes, *encoded.changes, *cut]
     lost = [*cut, *(change for change in encoded.changes if change == "turns_cut")]
     if lost and record.ref_logps:
@@ -92,7 +92,7 @@ def to_example(
     return example, changes
 
 
-def fit(
+def fit_length(
     location: str, encoded: Encoded, max_length: int, truncation: Truncation, begin: int | None
 ) -> tuple[TokenIds, tuple[Response, ...], list[str]]:
     """Prompt and responses within `max_length` tokens, by the policy, and what was cut."""

@@ -21,7 +21,7 @@ BLOCK = 128
 """Tokens on a side of a block, the kernel's own."""
 
 
-def attend(
+def attend_flex(
     query: Float[Tensor, "1 H T D"],
     key: Float[Tensor, "1 G T D"],
     value: Float[Tensor, "1 G T E"],

@@ -18,7 +18,7 @@ WHOLE_TREE = 256
 """Trees up to so many tokens are one masked attention call, longer ones a call for the prompt and one a clump.
 On CPUs the two cost the same near 250 tokens: below, calls dominate; above, the masked-out half of the square does."""
 
-CLUMP = 128
+MAX_GROUP_TOKENS = 128
 """Neighbouring responses of a longer tree share a masked call while they have no more than so many tokens together."""
 
 
@@ -34,7 +34,7 @@ class Span(NamedTuple):
     """Its own tokens; their positions continue from the trunk's."""
 
 
-class Block(NamedTuple):
+class AttentionBlock(NamedTuple):
     """One attention call: the queries of a segment (a tree, prompt or clump of responses) against keys of segments."""
 
     keys: tuple[int, ...]
@@ -56,10 +56,10 @@ class Gathered(NamedTuple):
 
 
 def clumps(branches: Sequence[int]) -> list[tuple[int, ...]]:
-    """Branches in order, neighbours together up to `CLUMP` tokens; a longer one is alone."""
+    """Branches in order, neighbours together up to `MAX_GROUP_TOKENS` tokens; a longer one is alone."""
     grouped: list[tuple[int, ...]] = []
     for branch in branches:
-        if grouped and sum(grouped[-1]) + branch <= CLUMP:
+        if grouped and sum(grouped[-1]) + branch <= MAX_GROUP_TOKENS:
             grouped[-1] += (branch,)
         else:
             grouped.append((branch,))
@@ -149,25 +149,25 @@ class Layout:
             self._made[key] = make()
         return self._made[key]  # type: ignore[return-value]
 
-    def blocks(self, window: int | None, device: torch.device) -> list[Block]:
+    def blocks(self, window: int | None, device: torch.device) -> list[AttentionBlock]:
         """One block per segment, in order."""
         return self.once(("blocks", window, device), lambda: self._blocks(window, device))
 
-    def _blocks(self, window: int | None, device: torch.device) -> list[Block]:
+    def _blocks(self, window: int | None, device: torch.device) -> list[AttentionBlock]:
         def mask(prompt: int, branches: tuple[int, ...], first: int = 0) -> Tensor | None:
             longest = prompt + max(branches, default=0)
             bound = window if window is not None and window < longest else None
             return sent(visible(prompt, branches, bound, first), device) if branches or bound else None
 
-        blocks: list[Block] = []
+        blocks: list[AttentionBlock] = []
         for prompt, branches in self.trees:
             root = len(blocks)
             if prompt + sum(branches) <= WHOLE_TREE:
-                blocks.append(Block((root,), mask(prompt, branches)))
+                blocks.append(AttentionBlock((root,), mask(prompt, branches)))
                 continue
-            blocks.append(Block((root,), mask(prompt, ())))
+            blocks.append(AttentionBlock((root,), mask(prompt, ())))
             for clump in clumps(branches):
-                blocks.append(Block((root, len(blocks)), mask(prompt, clump, first=prompt)))
+                blocks.append(AttentionBlock((root, len(blocks)), mask(prompt, clump, first=prompt)))
         return blocks
 
     def read(self, device: torch.device) -> Int[Tensor, " U"]:

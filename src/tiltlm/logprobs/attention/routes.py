@@ -76,13 +76,16 @@ class Route:
 def route_of(case: Case) -> Route:
     """The route of a case, decided once: the first that can compute it and agrees with attention by segment."""
     passed: list[str] = []
-    candidates = (("one variable-length call", varlen.attend, not_varlen), ("one flex call", flex.attend, not_flex))
+    candidates = (
+        ("one variable-length call", varlen.attend_varlen, not_varlen),
+        ("one flex call", flex.attend_flex, not_flex),
+    )
     for name, attend, refusal in candidates:
         wrong = refusal(case) or disagreement(attend, case)
         if not wrong:
             return Route(name, attend, "; ".join([*passed, "its probe equals attention segment by segment"]))
         passed.append(f"not {name}, {wrong}")
-    return Route("segment by segment", segments.attend, "; ".join(passed))
+    return Route("segment by segment", segments.attend_segments, "; ".join(passed))
 
 
 def not_varlen(case: Case) -> str:
@@ -124,7 +127,7 @@ def disagreement(attend: Attend, case: Case) -> str:
             except Exception as failure:  # whatever a compiler or a kernel raises is a reason, not a crash
                 return f"{type(failure).__name__}: {(str(failure).strip() or '?').splitlines()[0]}"
             wide = [t.float() for t in inputs]
-            expected = _value_and_gradients(segments.attend, case, wide, layout, window)
+            expected = _value_and_gradients(segments.attend_segments, case, wide, layout, window)
             pairs = zip(found, expected, strict=True)
             error = float(torch.stack([(one - other).abs().max() / other.abs().max() for one, other in pairs]).max())
             if not error <= allowed:

@@ -25,7 +25,7 @@ class Scores(NamedTuple):
     """One more logit a head, in the softmax but not in the sum."""
 
 
-def attend(
+def attend_segments(
     query: Float[Tensor, "1 H T D"],
     key: Float[Tensor, "1 G T D"],
     value: Float[Tensor, "1 G T E"],

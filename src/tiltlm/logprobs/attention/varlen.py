@@ -16,7 +16,7 @@ from tiltlm.logprobs.attention.layout import Layout
 from tiltlm.logprobs.attention.segments import Scores
 
 
-def attend(
+def attend_varlen(
     query: Float[Tensor, "1 H T D"],
     key: Float[Tensor, "1 G T D"],
     value: Float[Tensor, "1 G T D"],

@@ -138,7 +138,7 @@ class PositionKL(Adjustment):
         not_negative(weight=self.weight)
 
     def __call__(self, margin: Float[Tensor, " B"], responses: ResponseLogps, pairs: Pairs, /) -> Float[Tensor, " B"]:
-        sums = segment_sum(responses.extra("ref_kls"), responses.response, len(responses.num_tokens))
+        sums = segment_sum(responses.extra("ref_kls"), responses.response_index, len(responses.num_tokens))
         chosen = sums[pairs.chosen]
         return margin - self.weight * (sums[pairs.rejected] - (chosen.detach() if self.holds_chosen else chosen))
 
@@ -159,7 +159,7 @@ class Dispersion(Adjustment):
         positive(scale=self.scale)
 
     def __call__(self, margin: Float[Tensor, " B"], responses: ResponseLogps, pairs: Pairs, /) -> Float[Tensor, " B"]:
-        sums = segment_sum(responses.extra("ref_entropy_shares"), responses.response, len(responses.num_tokens))
+        sums = segment_sum(responses.extra("ref_entropy_shares"), responses.response_index, len(responses.num_tokens))
         lengths = responses.num_tokens[pairs.chosen] + responses.num_tokens[pairs.rejected]
         share = (sums[pairs.chosen] + sums[pairs.rejected]) / lengths
         return -self.scale * torch.log(share.detach().clamp(min=1e-12)) * margin

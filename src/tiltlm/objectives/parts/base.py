@@ -16,11 +16,11 @@ class Part:
     """What the data must bring: `scores`, or `strict_scores` (the chosen response has the higher one)."""
 
 
-def needed(parts: tuple[Part, ...]) -> frozenset[Need]:
+def needs_of(parts: tuple[Part, ...]) -> frozenset[Need]:
     """What all of these need of the data."""
     return frozenset().union(*(part.needs for part in parts))
 
 
-def read(parts: tuple[Part, ...]) -> frozenset[Extra]:
+def extras_read(parts: tuple[Part, ...]) -> frozenset[Extra]:
     """All the numbers per token that these read."""
     return frozenset().union(*(part.extras for part in parts))

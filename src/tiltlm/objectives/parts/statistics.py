@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tiltlm.core import Labelled, ResponseLogps
+from tiltlm.core import ResponseLogps, UnpairedResponses
 from tiltlm.rewards import LogRatio, Reward
 
 Memory = tuple[float, ...]
@@ -31,7 +31,7 @@ class Statistic:
     """From which it is subtracted."""
 
     @abstractmethod
-    def sums(self, responses: ResponseLogps, labelled: Labelled) -> Float[Tensor, " S"]:
+    def sums(self, responses: ResponseLogps, unpaired: UnpairedResponses) -> Float[Tensor, " S"]:
         """Sums over one pack, float64; packs and ranks are added up."""
 
     @abstractmethod
@@ -55,8 +55,8 @@ class MismatchedKL(Statistic):
     of: ClassVar[Literal["responses", "partners"]] = "partners"
     metric: ClassVar[str] = "kl"
 
-    def sums(self, responses: ResponseLogps, labelled: Labelled) -> Float[Tensor, " S"]:
-        ratios = responses.log_ratios[labelled.response]
+    def sums(self, responses: ResponseLogps, unpaired: UnpairedResponses) -> Float[Tensor, " S"]:
+        ratios = responses.log_ratios[unpaired.response]
         return torch.stack([ratios.sum(), torch.ones_like(ratios).sum()])
 
     def settle(self, sums: Sequence[float], memory: Memory) -> tuple[float, Memory]:
@@ -81,9 +81,9 @@ class BalancedMean(Statistic):
     of: ClassVar[Literal["responses", "partners"]] = "responses"
     metric: ClassVar[str] = "delta"
 
-    def sums(self, responses: ResponseLogps, labelled: Labelled) -> Float[Tensor, " S"]:
-        rewards = self.reward(responses)[labelled.response]
-        good = labelled.desirable.to(rewards.dtype)
+    def sums(self, responses: ResponseLogps, unpaired: UnpairedResponses) -> Float[Tensor, " S"]:
+        rewards = self.reward(responses)[unpaired.response]
+        good = unpaired.desirable.to(rewards.dtype)
         return torch.stack([(rewards * good).sum(), good.sum(), (rewards * (1 - good)).sum(), (1 - good).sum()])
 
     def settle(self, sums: Sequence[float], memory: Memory) -> tuple[float, Memory]:

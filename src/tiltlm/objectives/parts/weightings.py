@@ -34,5 +34,5 @@ class OnPolicy(Weighting):
 
     def __call__(self, responses: ResponseLogps, pairs: Pairs, /) -> Float[Tensor, " B"]:
         ratios = responses.token_logps.detach() - responses.extra("log_collisions").detach()
-        means = segment_sum(ratios, responses.response, len(responses.num_tokens)) / responses.num_tokens
+        means = segment_sum(ratios, responses.response_index, len(responses.num_tokens)) / responses.num_tokens
         return torch.exp((means[pairs.chosen] + means[pairs.rejected]).clamp(max=0))

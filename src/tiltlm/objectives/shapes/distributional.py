@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tiltlm.core import Labelled, Pairs, ResponseLogps
+from tiltlm.core import Pairs, ResponseLogps, UnpairedResponses
 from tiltlm.core.checks import positive
 from tiltlm.core.logps import Extra
 from tiltlm.core.needs import Need, Shape, Use
@@ -67,8 +67,8 @@ class DominantRewards:
 
     reward: LogRatio
     link: Link
-    view: ClassVar[type[Labelled]] = Labelled
-    shape: ClassVar[Shape] = "labels"
+    view: ClassVar[type[UnpairedResponses]] = UnpairedResponses
+    shape: ClassVar[Shape] = "unpaired"
     coupled: ClassVar[bool] = True
     statistic: ClassVar[None] = None
     needs_reference: ClassVar[bool] = True
@@ -76,17 +76,17 @@ class DominantRewards:
     uses: ClassVar[frozenset[Use]] = frozenset({"weight"})
     extras: ClassVar[frozenset[Extra]] = frozenset()
 
-    def __call__(self, responses: ResponseLogps, labelled: Labelled, /) -> tuple[Term, ...]:
-        rewards = self.reward(responses)[labelled.response]
-        good, bad = labelled.desirable, ~labelled.desirable
-        masses = [(labelled.weight * side).sum() for side in (good, bad)]
+    def __call__(self, responses: ResponseLogps, unpaired: UnpairedResponses, /) -> tuple[Term, ...]:
+        rewards = self.reward(responses)[unpaired.response]
+        good, bad = unpaired.desirable, ~unpaired.desirable
+        masses = [(unpaired.weight * side).sum() for side in (good, bad)]
         if not all(masses):
-            return (Term(0.0 * rewards, labelled.example, Divisor.RESPONSES),)
+            return (Term(0.0 * rewards, unpaired.example, Divisor.RESPONSES),)
         i, j, width = coupling(
-            rewards[good], labelled.weight[good] / masses[0], rewards[bad], labelled.weight[bad] / masses[1]
+            rewards[good], unpaired.weight[good] / masses[0], rewards[bad], unpaired.weight[bad] / masses[1]
         )
         values = sum(masses) * width * self.link(rewards[good].index_select(0, i) - rewards[bad].index_select(0, j))
-        return (Term(values, labelled.example[good][i], Divisor.RESPONSES),)
+        return (Term(values, unpaired.example[good][i], Divisor.RESPONSES),)
 
 
 def _margin(values: Float[Tensor, " N"], pairs: Pairs) -> Float[Tensor, " B"]:

@@ -13,7 +13,7 @@ from tiltlm.core.logps import Extra
 from tiltlm.core.needs import Need, Shape, Use
 from tiltlm.links import Link, Sigmoid
 from tiltlm.objectives.parts.adjustments import Adjustment, gaps
-from tiltlm.objectives.parts.base import Part, needed, read
+from tiltlm.objectives.parts.base import Part, extras_read, needs_of
 from tiltlm.objectives.parts.regularisers import Anchor, Regulariser
 from tiltlm.objectives.parts.weightings import Weighting
 from tiltlm.objectives.terms import Divisor, Term
@@ -58,7 +58,7 @@ class Pairwise:
                 code="zero_loss",
                 key="link",
             )
-        if self.labels_from_scores and needed(self.adjustments):
+        if self.labels_from_scores and needs_of(self.adjustments):
             raise ConfigError(
                 "labels_from_scores reads each comparison both ways round, and an adjustment reads the same scores one "
                 "way only; leave out one of them",
@@ -101,7 +101,7 @@ class Pairwise:
     @property
     def needs(self) -> frozenset[Need]:
         own: frozenset[Need] = frozenset({"scores"}) if self.labels_from_scores else frozenset()
-        return needed(self.parts) | own
+        return needs_of(self.parts) | own
 
     @property
     def uses(self) -> frozenset[Use]:
@@ -112,7 +112,7 @@ class Pairwise:
 
     @property
     def extras(self) -> frozenset[Extra]:
-        return read(self.parts)
+        return extras_read(self.parts)
 
     def __call__(self, responses: ResponseLogps, pairs: Pairs, /) -> tuple[Term, ...]:
         if self.labels_from_scores:

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import torch
 
-from tiltlm.core import ConfigError, Labelled, ResponseLogps
+from tiltlm.core import ConfigError, ResponseLogps, UnpairedResponses
 from tiltlm.core.checks import not_negative
 from tiltlm.core.logps import Extra
 from tiltlm.core.needs import Need, Shape, Use
@@ -28,8 +28,8 @@ class Unpaired:
     statistic: Statistic | None = None
     desirable_weight: float = 1.0
     undesirable_weight: float = 1.0
-    view: ClassVar[type[Labelled]] = Labelled
-    shape: ClassVar[Shape] = "labels"
+    view: ClassVar[type[UnpairedResponses]] = UnpairedResponses
+    shape: ClassVar[Shape] = "unpaired"
     coupled: ClassVar[bool] = False
     needs: ClassVar[frozenset[Need]] = frozenset()
     uses: ClassVar[frozenset[Use]] = frozenset({"weight"})
@@ -55,10 +55,10 @@ class Unpaired:
     def needs_reference(self) -> bool:
         return self.reward.needs_reference
 
-    def __call__(self, responses: ResponseLogps, labelled: Labelled, /) -> tuple[Term, ...]:
-        shift = self.statistic.shift(labelled.baseline) if self.statistic is not None else 0.0
-        advantage = self.reward(responses)[labelled.response] - shift
-        signed = torch.where(labelled.desirable, advantage, -advantage)
+    def __call__(self, responses: ResponseLogps, unpaired: UnpairedResponses, /) -> tuple[Term, ...]:
+        shift = self.statistic.shift(unpaired.baseline) if self.statistic is not None else 0.0
+        advantage = self.reward(responses)[unpaired.response] - shift
+        signed = torch.where(unpaired.desirable, advantage, -advantage)
         desirable, undesirable = advantage.new_tensor([self.desirable_weight, self.undesirable_weight])
-        weight = torch.where(labelled.desirable, desirable, undesirable)
-        return (Term(labelled.weight * weight * self.link(signed), labelled.example, Divisor.RESPONSES),)
+        weight = torch.where(unpaired.desirable, desirable, undesirable)
+        return (Term(unpaired.weight * weight * self.link(signed), unpaired.example, Divisor.RESPONSES),)

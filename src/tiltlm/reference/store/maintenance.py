@@ -69,7 +69,7 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
 
 
 @contextlib.contextmanager
-def alone(folder: Path) -> Iterator[bool]:
+def try_lock(folder: Path) -> Iterator[bool]:
     """Inside, no other process keeps this folder; False where one is at it already, and has what is to do."""
     lock = FileLock(folder / "upkeep.lock", blocking=False)
     try:
@@ -83,7 +83,7 @@ def alone(folder: Path) -> Iterator[bool]:
         lock.release()
 
 
-def stamp(path: Path) -> None:
+def mark_used(path: Path) -> None:
     """Say that a file is used now. Its modification time holds that: files are never written again, and the time of
     access is not kept on many disks."""
     with contextlib.suppress(OSError):  # removed meanwhile, or another user's

@@ -24,7 +24,7 @@ TokenLogps = NDArray[np.float32]
 Entry = tuple[TokenIds, TokenIds, TokenLogps]
 """Context, response, and the natural-log probability of every token of the response."""
 
-Row = tuple[bytes, bytes]
+StoredRow = tuple[bytes, bytes]
 """An entry as it is stored: context digest and response tokens, which rows are sorted by; log-probabilities."""
 
 DIGEST = 16
@@ -69,7 +69,7 @@ def sequence_digest(context: TokenIds, response: TokenIds) -> bytes:
     return hashlib.blake2b(key, digest_size=DIGEST).digest()
 
 
-def rows_of(entries: Iterable[Entry]) -> Iterator[Row]:
+def rows_of(entries: Iterable[Entry]) -> Iterator[StoredRow]:
     """Entries as rows; a context that several of them share is digested once."""
     digests: dict[bytes, bytes] = {}
     for context, response, logps in entries:
@@ -80,7 +80,7 @@ def rows_of(entries: Iterable[Entry]) -> Iterator[Row]:
         yield digests[content] + token_bytes(response), logps.astype(LOGP, copy=False).tobytes()
 
 
-def write_shard(rows: Iterable[Row], metadata: Mapping[str, str], sink: IO[bytes] | pa.NativeFile) -> None:
+def write_shard(rows: Iterable[StoredRow], metadata: Mapping[str, str], sink: IO[bytes] | pa.NativeFile) -> None:
     """Write a shard: an uncompressed Arrow IPC file with one record batch.
 
     A row that another one says too is left out: the same sequence, or one that goes on from it.
@@ -172,7 +172,7 @@ class Shard:
         full = self._response(low)
         return self._checked(low, full, seed)[: len(response)] if full.startswith(response) else None
 
-    def sound_rows(self) -> Iterator[Row]:
+    def sound_rows(self) -> Iterator[StoredRow]:
         """All rows, in order, but for those whose checksum does not fit."""
         for row in range(len(self)):
             digest, response = self.digest(row), self._response(row)

@@ -22,13 +22,13 @@ import pyarrow as pa
 from tiltlm.core.errors import ConfigError, RunError
 from tiltlm.core.example import TokenIds
 from tiltlm.reference.store.index import Index
-from tiltlm.reference.store.maintenance import alone, evict, files, stamp, to_merge, whole_file
+from tiltlm.reference.store.maintenance import evict, files, mark_used, to_merge, try_lock, whole_file
 from tiltlm.reference.store.shard import (
     LOGP,
     DamagedError,
     Entry,
-    Row,
     Shard,
+    StoredRow,
     TokenLogps,
     context_digest,
     rows_of,
@@ -42,7 +42,7 @@ DEFINITION = "1"
 """Moves when the meaning of a stored number does: what is summed, softmaxed or counted."""
 
 
-def default_folder() -> Path:
+def default_store_folder() -> Path:
     """`$TILTLM_STORE`, or the folder `tiltlm/reference` of the user's cache."""
     if folder := os.environ.get("TILTLM_STORE"):
         return Path(folder)
@@ -154,11 +154,11 @@ class ReferenceStore:
         """
         if self.folder is None or self._limit is None:
             return
-        with alone(self.folder.parent) as is_ours:
+        with try_lock(self.folder.parent) as is_ours:
             if is_ours:
                 evict(self.folder.parent, self._limit, {self.folder / name for name in self._used})
 
-    def _write(self, rows: Iterable[Row]) -> None:
+    def _write(self, rows: Iterable[StoredRow]) -> None:
         """Rows as a new shard."""
         name = f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.arrow"
         if self.folder is None:
@@ -183,7 +183,7 @@ class ReferenceStore:
 
     def _merge(self, folder: Path) -> None:
         """Make few files of many. Where the disk is full, they stay many."""
-        with alone(folder) as is_ours:
+        with try_lock(folder) as is_ours:
             self.refresh()
             while is_ours and (names := to_merge(_sizes(folder, self._shards.keys()))):
                 rows = [row for name in names for row in self._sound_rows(self._shards[name])]
@@ -201,7 +201,7 @@ class ReferenceStore:
                         self._ignored.add(name)
                 self._index = None
 
-    def _sound_rows(self, shard: Shard) -> list[Row]:
+    def _sound_rows(self, shard: Shard) -> list[StoredRow]:
         rows = list(shard.sound_rows())
         if num_damaged := len(shard) - len(rows):
             error = DamagedError(f"{num_damaged} rows with a wrong checksum", code="wrong_checksum")
@@ -216,7 +216,7 @@ class ReferenceStore:
         """Stamp files that this run uses, once."""
         if self.folder is not None:
             for name in names - self._used:
-                stamp(self.folder / name)
+                mark_used(self.folder / name)
         self._used |= names
 
     def _say(self, name: str, error: Exception, what: str, rows: int | None = None) -> None:

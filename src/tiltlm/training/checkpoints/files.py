@@ -22,7 +22,7 @@ from torch import Tensor
 
 from tiltlm.core.errors import RunError
 
-FORMAT = 1
+FORMAT = 2
 POLICY, OPTIMIZER, STATE, MANIFEST = "policy.safetensors", "optimizer.safetensors", "state.json", "manifest.json"
 REFERENCE = "reference.safetensors"
 """Only of a reference that moves."""
@@ -43,7 +43,7 @@ class Checkpoint:
     """Weights of a reference that moves, by parameter name; empty of any other."""
 
 
-def environment() -> dict[str, Any]:
+def numeric_environment() -> dict[str, Any]:
     """What bit-for-bit equality depends on beside the run itself."""
     return {
         "python": python_version(),
@@ -88,7 +88,7 @@ def commit(folder: Path, step: int, checkpoint: Checkpoint, setting: Mapping[str
             save_file(_plain(content), temporary / name)
         (temporary / STATE).write_text(json.dumps(checkpoint.state, indent=1), encoding="utf-8")
         files = {name: _seal(temporary / name) for name in (*tensors, STATE)}
-        here = environment() | dict(setting or {})
+        here = numeric_environment() | dict(setting or {})
         manifest = {"format": FORMAT, "step": step, "files": files, "environment": here}
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
         flush(temporary / MANIFEST)
@@ -212,7 +212,7 @@ def newest_valid(folder: Path, note: Callable[[str], None]) -> Path | None:
 def changes(path: Path, setting: Mapping[str, Any] | None = None) -> list[str]:
     """Where this machine and setting are not those that wrote a checkpoint: resuming is then equal to rounding only."""
     then = json.loads((path / MANIFEST).read_text(encoding="utf-8"))["environment"]
-    now = environment() | dict(setting or {})
+    now = numeric_environment() | dict(setting or {})
     return [f"{k} {then.get(k)} → {now.get(k)}" for k in sorted({*then, *now}) if then.get(k) != now.get(k)]
 
 

@@ -13,19 +13,19 @@ from torch import nn
 from torch.optim import Optimizer
 
 from tiltlm.core.errors import RunError
-from tiltlm.diagnostics.metrics import Tally
-from tiltlm.distributed.wrapping import World
+from tiltlm.diagnostics.step_metrics import MetricSums
+from tiltlm.distributed.wrapping import Ranks
 from tiltlm.runs.directory import RunDirectory
 from tiltlm.training.checkpoints import files as checkpoint
 from tiltlm.training.checkpoints.files import Checkpoint
 from tiltlm.training.optim.optimizer import optimizer_tensors, policy_tensors, restore_optimizer, restore_policy
-from tiltlm.training.progress import ROUNDING, Progress, Window, refuse_other_run
-from tiltlm.training.settings import TrainingSettings
+from tiltlm.training.state import ROUNDING, TrainingState, Window, refuse_other_run
 from tiltlm.training.step import ReferenceLogps
+from tiltlm.training.training_settings import TrainingSettings
 
 
 @dataclass
-class Keeper:
+class CheckpointManager:
     """Commits and restores. Every method is for all processes together; the first writes."""
 
     run: RunDirectory
@@ -34,15 +34,15 @@ class Keeper:
     reference: ReferenceLogps | None
     identity: Mapping[str, Any]
     settings: TrainingSettings
-    world: World
+    ranks: Ranks
     note: Callable[[str], None]
-    committed: Progress | None = None
+    committed: TrainingState | None = None
     """What the newest checkpoint holds."""
 
     @property
     def setting(self) -> dict[str, Any]:
         """What may change between two resumptions at the price of bit-for-bit equality."""
-        return {"num_processes": self.world.size} | {name: getattr(self.settings, name) for name in sorted(ROUNDING)}
+        return {"num_processes": self.ranks.size} | {name: getattr(self.settings, name) for name in sorted(ROUNDING)}
 
     def newest(self) -> str:
         """What there is to go back to, as half a sentence."""
@@ -52,7 +52,7 @@ class Keeper:
             else "there is no checkpoint yet"
         )
 
-    def commit(self, progress: Progress, window: Window) -> None:
+    def commit(self, progress: TrainingState, window: Window) -> None:
         """Write a checkpoint, unless the newest one holds just this; then remove what is not kept any more."""
         if progress == self.committed:
             return
@@ -60,7 +60,7 @@ class Keeper:
             "progress": asdict(progress),
             "window": asdict(window),
             "identity": self.identity,
-            "rng": self.world.gather(rng_state()),
+            "rng": self.ranks.gather(rng_state()),
         }
         content = Checkpoint(
             policy_tensors(self.policy),
@@ -75,17 +75,17 @@ class Keeper:
             checkpoint.commit(folder, step, content, self.setting)
             checkpoint.rotate(folder, step, self.settings.keep_checkpoints, protect)
 
-        self.world.first(write)
+        self.ranks.first(write)
         self.committed = replace(progress)
 
-    def restore(self) -> tuple[Progress, Window] | None:
+    def restore(self) -> tuple[TrainingState, Window] | None:
         """Weights, the optimiser's memory and counters of the newest checkpoint that verifies; None: there is none.
 
         Raises:
             ConfigError: it is another run's.
             RunError: all are damaged.
         """
-        path = self.world.first(lambda: checkpoint.newest_valid(self.run.checkpoints, self.note))
+        path = self.ranks.first(lambda: checkpoint.newest_valid(self.run.checkpoints, self.note))
         if path is None:
             self.note("no checkpoint was written before the run ended; beginning at the first step")
             return None
@@ -95,12 +95,12 @@ class Keeper:
         refuse_other_run(content.state["identity"], self.identity)
         self._restore_weights(content)
         restore_optimizer(self.policy, self.optimizer, content.optimizer)
-        if len(content.state["rng"]) == self.world.size:
-            restore_rng(content.state["rng"][self.world.rank])
-        progress, window = Progress(**content.state["progress"]), dict(content.state["window"])
+        if len(content.state["rng"]) == self.ranks.size:
+            restore_rng(content.state["rng"][self.ranks.rank])
+        progress, window = TrainingState(**content.state["progress"]), dict(content.state["window"])
         self.committed = replace(progress)
         self.note(f"resuming after step {progress.step} from {path}")
-        return progress, Window(**{**window, "tally": Tally(**window["tally"])})
+        return progress, Window(**{**window, "metric_sums": MetricSums(**window["metric_sums"])})
 
     def restore_weights(self, step: int) -> None:
         """The policy, and a reference that moves, as they were after `step`.
@@ -109,7 +109,7 @@ class Keeper:
             RunError: its checkpoint is damaged.
         """
         path: Path = checkpoint.folder_of(self.run.checkpoints, step)
-        if reason := self.world.first(lambda: checkpoint.damage(path)):
+        if reason := self.ranks.first(lambda: checkpoint.damage(path)):
             raise RunError(f"{path}: the best checkpoint cannot be restored: {reason}", code="damaged")
         self._restore_weights(checkpoint.load(path))
 

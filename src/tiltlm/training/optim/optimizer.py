@@ -13,9 +13,9 @@ from torch.optim import AdamW, Optimizer
 from transformers import get_scheduler
 
 from tiltlm.core.errors import RunError
-from tiltlm.distributed.wrapping import forget_gathered, like, whole
+from tiltlm.distributed.wrapping import full_tensor, laid_out_as, reshard
 from tiltlm.training.optim.quantised import allocate, build_quantised
-from tiltlm.training.settings import TrainingSettings
+from tiltlm.training.training_settings import TrainingSettings
 
 FUSED = {"cpu", "cuda", "mps", "xpu"}
 CONSTANTS = {"qmap1", "qmap2"}
@@ -71,17 +71,17 @@ def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
         group["lr"] = rate
 
 
-def clip(parameters: Iterable[nn.Parameter], max_norm: float | None) -> float:
+def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float | None) -> float:
     """Scale the gradient down to `max_norm` where it is longer; its Euclidean norm before that, over all processes."""
     norm = torch.nn.utils.clip_grad_norm_(parameters, float("inf") if max_norm is None else max_norm)
-    return float(whole(norm).item())
+    return float(full_tensor(norm).item())
 
 
 def optimizer_tensors(policy: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
     """The optimiser's memory as `parameter.moment` → whole tensor on the CPU; empty before the first step."""
-    forget_gathered(policy)  # it is kept by shard
+    reshard(policy)  # it is kept by shard
     return {
-        f"{name}.{moment}": whole(torch.as_tensor(state[moment])).cpu()
+        f"{name}.{moment}": full_tensor(torch.as_tensor(state[moment])).cpu()
         for name, _, state, moment in _kept(policy, optimizer)
     }
 
@@ -115,16 +115,16 @@ def restore_optimizer(policy: nn.Module, optimizer: Optimizer, tensors: dict[str
         )
     for name, (p, state, moment) in kept.items():
         if isinstance(state[moment], Tensor):
-            state[moment].copy_(like(tensors[name], p) if state[moment].shape == p.shape else tensors[name])
+            state[moment].copy_(laid_out_as(tensors[name], p) if state[moment].shape == p.shape else tensors[name])
         else:  # a count of steps
             state[moment] = int(tensors[name])
 
 
 def whole_weights(policy: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """The trainable weights by name, one whole tensor after another; all processes must read on together."""
-    forget_gathered(policy)
+    reshard(policy)
     for name, p in trainable(policy).items():
-        yield name, whole(p.detach())
+        yield name, full_tensor(p.detach())
 
 
 def policy_tensors(policy: nn.Module) -> dict[str, Tensor]:
@@ -139,7 +139,7 @@ def restore_policy(policy: nn.Module, tensors: dict[str, Tensor]) -> None:
     Raises:
         RunError: the tensors are those of another model.
     """
-    forget_gathered(policy)  # the gathered weights are copies: what is written there does not last
+    reshard(policy)  # the gathered weights are copies: what is written there does not last
     parameters = trainable(policy)
     if odd := sorted(set(parameters) ^ set(tensors)):
         raise RunError(
@@ -153,4 +153,4 @@ def restore_policy(policy: nn.Module, tensors: dict[str, Tensor]) -> None:
                 "the run was of another model",
                 code="other_model",
             )
-        p.copy_(like(tensors[name], p))
+        p.copy_(laid_out_as(tensors[name], p))

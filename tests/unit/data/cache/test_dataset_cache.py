@@ -86,7 +86,7 @@ def test_whatever_matters_misses(load, tokenised, folder, encoder):
         {"eval_fraction": 0.5},
         {"eval_fraction": 0.5, "eval_seed": 1},
         {"limit": 30},
-        {"shape": "labels"},
+        {"shape": "unpaired"},
         {"encoder": replace(encoder, end_token_id=3)},
         {"encoder": replace(encoder, tokenizer=byte_level(bos=False))},
         {"chat_template": CHATML},
@@ -242,12 +242,12 @@ def test_few_rows_are_kept_only_in_a_folder_that_is_named(load, folder, monkeypa
 def test_the_default_folder_is_the_users_cache(monkeypatch, tmp_path):
     monkeypatch.delenv("TILTLM_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert kept.default_folder() == tmp_path / "tiltlm" / "tokens"
+    assert kept.default_cache_folder() == tmp_path / "tiltlm" / "tokens"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert kept.default_folder() == tmp_path / ".cache" / "tiltlm" / "tokens"
+    assert kept.default_cache_folder() == tmp_path / ".cache" / "tiltlm" / "tokens"
     monkeypatch.setenv("TILTLM_CACHE", str(tmp_path / "mine"))
-    assert kept.default_folder() == Path(tmp_path / "mine")
+    assert kept.default_cache_folder() == Path(tmp_path / "mine")
 
 
 def test_a_folder_that_cannot_be_made(load, tmp_path):

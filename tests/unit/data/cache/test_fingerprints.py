@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tiltlm.core.example import Comparison, Example, Response, token_ids
-from tiltlm.data.cache.fingerprints import digest, distinct, prompt_numbers, verdicts
+from tiltlm.data.cache.fingerprints import comparison_digests, digest, distinct, prompt_numbers
 
 
 def example_of(prompt, answers, comparisons):
@@ -32,7 +32,7 @@ def test_contradictions_as_by_comparing_all(rows):
     said = {(p, a[i], a[j]) for p, a, comparisons in rows for i, j in comparisons if a[i] != a[j]}
     sides = {True: b"", False: b""}
     for example in examples:
-        for about, preferred in verdicts(example):
+        for about, preferred in comparison_digests(example):
             sides[preferred] += about
     found = np.intersect1d(distinct(sides[True]), distinct(sides[False]))
     assert len(found) == sum((p, b, a) in said for p, a, b in said) // 2

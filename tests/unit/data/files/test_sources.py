@@ -12,8 +12,8 @@ import zstandard
 from support.errors import raises
 from support.tokenizers_and_templates import pair
 from tiltlm.core.errors import ConfigError, DataError
-from tiltlm.data.files.sources import check_hub_settings, read
-from tiltlm.data.settings import DataSettings
+from tiltlm.data.data_settings import DataSettings
+from tiltlm.data.files.sources import check_hub_settings, read_rows
 
 ROWS = [pair(i) for i in range(6)]
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
@@ -21,7 +21,7 @@ LINES = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
 
 def load(path, **more):
     settings = DataSettings(train=str(path), **more)
-    return list(read(settings.train, settings, settings.split))
+    return list(read_rows(settings.train, settings, settings.split))
 
 
 def values(rows):
@@ -107,7 +107,7 @@ def test_a_folder_is_its_files_and_several_sources_are_one(tmp_path):
     rows = load(tmp_path / "folder")
     assert [row.location for row in rows][::6] == ["a.jsonl:1", "b.jsonl:1"]
     both = DataSettings(train=(str(tmp_path / "folder" / "a.jsonl"), str(tmp_path / "folder" / "b.jsonl")))
-    assert values(read(both.train, both, "train")) == ROWS * 2
+    assert values(read_rows(both.train, both, "train")) == ROWS * 2
     (tmp_path / "empty").mkdir()
     with raises(DataError, "no_data_file", mentions=[str(tmp_path / "empty"), ".jsonl"]):
         load(tmp_path / "empty")
@@ -247,7 +247,7 @@ def test_hub_settings_without_a_hub_dataset(tmp_path):
 def test_content_is_that_of_the_files_and_their_names(tmp_path, monkeypatch):
     def content(**more):
         settings = DataSettings(train=str(tmp_path / "data"), **more)
-        return read(settings.train, settings, settings.split).content()
+        return read_rows(settings.train, settings, settings.split).content()
 
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "a.jsonl").write_bytes(LINES)
@@ -261,16 +261,16 @@ def test_content_is_that_of_the_files_and_their_names(tmp_path, monkeypatch):
     rows = datasets.Dataset.from_list(ROWS)
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: rows)
     hub = DataSettings(train="owner/pairs")
-    before = read(hub.train, hub, "train").content()
+    before = read_rows(hub.train, hub, "train").content()
     rows = datasets.Dataset.from_list(ROWS[:3])
     assert before is not None
-    assert read(hub.train, hub, "train").content() != before
+    assert read_rows(hub.train, hub, "train").content() != before
 
 
 def test_a_file_that_is_gone_when_it_is_read(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(LINES)
     settings = DataSettings(train=str(tmp_path / "a.jsonl"))
-    rows = read(settings.train, settings, "train")
+    rows = read_rows(settings.train, settings, "train")
     (tmp_path / "a.jsonl").unlink()
     for act in (rows.content, lambda: list(rows)):
         with raises(DataError, "not_readable", mentions=[str(tmp_path / "a.jsonl")]):

@@ -4,8 +4,8 @@ import pytest
 
 from support.errors import raises
 from tiltlm.core.errors import ConfigError, DataError
+from tiltlm.data.data_settings import DataSettings
 from tiltlm.data.rows.columns import ALIASES, ALL_ROLES, METADATA, detect
-from tiltlm.data.settings import DataSettings
 
 
 def find(*columns, reference=False, **settings):
@@ -19,8 +19,8 @@ def find(*columns, reference=False, **settings):
         (("prompt", "chosen", "rejected"), "pairs"),
         (("chosen", "rejected"), "pairs"),
         (("prompt", "chosen", "rejected", "score_chosen", "score_rejected", "weight", "offset", "votes"), "pairs"),
-        (("prompt", "completion", "label"), "labelled"),
-        (("messages", "label"), "labelled"),
+        (("prompt", "completion", "label"), "unpaired"),
+        (("messages", "label"), "unpaired"),
         (("prompt", "completions", "ranks"), "lists"),
         (("prompt", "completions", "scores", "id", "source"), "lists"),
         (("prompt", "completions", "comparisons"), "lists"),

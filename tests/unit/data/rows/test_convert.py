@@ -10,11 +10,11 @@ from tiltlm.core.errors import DataError
 from tiltlm.core.example import Comparison
 from tiltlm.core.needs import Shape, Use
 from tiltlm.data.accounting import Defect
+from tiltlm.data.data_settings import DataSettings
 from tiltlm.data.files.text_files import Row
 from tiltlm.data.rows.columns import detect
 from tiltlm.data.rows.convert import ANNOUNCED, DIRECT, PURPOSE, REFUSED, USES, announce, convert
 from tiltlm.data.rows.records import to_record
-from tiltlm.data.settings import DataSettings
 
 LIST = {"prompt": "q", "completions": [" a", " b", " c"]}
 
@@ -36,7 +36,7 @@ def cause(row, shape, *needs, columns=()):
 
 def test_every_route_is_decided_once():
     routes = [
-        (data, objective) for data in ("pairs", "lists", "labelled", "demonstrations") for objective in get_args(Shape)
+        (data, objective) for data in ("pairs", "lists", "unpaired", "demonstrations") for objective in get_args(Shape)
     ]
     for route in routes:
         assert [route in known for known in (DIRECT, ANNOUNCED, REFUSED)].count(True) == 1, route
@@ -47,8 +47,8 @@ def test_every_route_is_decided_once():
     [
         (("prompt", "completion", "label"), "pairs", ["kto"]),
         (("prompt", "completion"), "pairs", ["sft"]),
-        (("prompt", "completion"), "labels", ["`label`"]),
-        (("prompt", "completions", "scores"), "labels", ["dpo"]),
+        (("prompt", "completion"), "unpaired", ["`label`"]),
+        (("prompt", "completions", "scores"), "unpaired", ["dpo"]),
         (("prompt", "completion", "label"), "demonstrations", ["data.ignore=[label]"]),
         (("prompt", "completion", "label"), "lists", ["kto"]),
         (("prompt", "completion"), "lists", ["`completions`", "`ranks`", "`scores`"]),
@@ -63,7 +63,7 @@ def test_refusals_hold_the_way_out(columns, shape, mentions):
 @pytest.mark.parametrize(
     ("columns", "shape"),
     [
-        (("offset", "votes"), "labels"),
+        (("offset", "votes"), "unpaired"),
         (("preference",), "demonstrations"),
         (("offset",), "lists"),
     ],
@@ -76,14 +76,14 @@ def test_columns_of_pairs_that_another_shape_cannot_use(columns, shape):
 def test_announcements():
     pairs = schema_of("prompt", "chosen", "rejected")
     assert announce(pairs, "pairs") == []
-    assert announce(pairs, "labels")[0].startswith("pairs → labels")
+    assert announce(pairs, "unpaired")[0].startswith("pairs → unpaired")
     assert announce(pairs, "demonstrations")[0].startswith("pairs → demonstrations")
     assert announce(schema_of("prompt", "completions", "ranks"), "pairs")[0].startswith("lists → comparisons")
     assert announce(schema_of("prompt", "completions", "comparisons"), "pairs") == []
 
 
 def test_pairs_become_two_labels_of_one_example():
-    record = converted(pair(weight=2), "labels")
+    record = converted(pair(weight=2), "unpaired")
     assert record.responses == (" yes 0", " no 0")
     assert record.labels == (True, False)
     assert record.weight == 2

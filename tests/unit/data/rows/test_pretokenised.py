@@ -171,7 +171,7 @@ def test_text_and_ids_do_not_mix(columns, code, mentions):
     ("columns", "shape"),
     [
         (("prompt_ids", "chosen_ids", "rejected_ids", "score_chosen", "score_rejected", "messages"), "pairs"),
-        (("prompt_ids", "completion_ids", "ended", "label"), "labelled"),
+        (("prompt_ids", "completion_ids", "ended", "label"), "unpaired"),
         (("prompt_ids", "completions_ids", "ended", "ranks"), "lists"),
         (("prompt_ids", "completion_ids", "ended"), "demonstrations"),
     ],

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tiltlm.data.accounting import Defect
-from tiltlm.data.rows.cells import Tokens
+from tiltlm.data.rows.cells import TokenContent
 from tiltlm.data.rows.prompts import ASSISTANT, is_blank, join, shorter_prompts, split_conversation, split_pair
 
 
@@ -147,7 +147,7 @@ def test_shorter_transcripts():
         "\n\nHuman: a\n\nAssistant:",
         "\n\nHuman: a\n\nHuman: b",
         "x\n\nHuman: a\n\nAssistant:",
-        Tokens((1, 2)),
+        TokenContent((1, 2)),
     ],
 )
 def test_without_turns_nothing_is_shorter(prompt):

@@ -7,10 +7,10 @@ import pytest
 from support.tokenizers_and_templates import pair
 from tiltlm.core.example import Comparison
 from tiltlm.data.accounting import Defect
+from tiltlm.data.data_settings import DataSettings
 from tiltlm.data.files.text_files import Row
 from tiltlm.data.rows.columns import detect
 from tiltlm.data.rows.records import to_record
-from tiltlm.data.settings import DataSettings
 
 REFERENCE = {"ref_chosen_logps", "ref_rejected_logps", "ref_logps"}
 

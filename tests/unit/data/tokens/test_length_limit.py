@@ -9,8 +9,8 @@ from support.tokenizers_and_templates import TEMPLATES
 from tiltlm.core.errors import DataError
 from tiltlm.core.example import Comparison, Response, token_ids
 from tiltlm.data.accounting import Defect
+from tiltlm.data.data_settings import LONGEST
 from tiltlm.data.rows.records import Record
-from tiltlm.data.settings import LONGEST
 from tiltlm.data.tokens.length_limit import cut_left, cut_right, longest_allowed, to_example, without_oldest_turns
 
 PROMPT, CHOSEN, REJECTED = "the sky is the sky", " blue and black", " black"

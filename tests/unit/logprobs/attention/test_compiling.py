@@ -14,11 +14,11 @@ from torch._dynamo.utils import counters
 from support.errors import raises
 from tiltlm.core.errors import ModelError
 from tiltlm.core.example import Response
-from tiltlm.core.forest import Tree, plant
+from tiltlm.core.forest import Tree, pack_trees
 from tiltlm.logprobs.attention.last_layer import decoder_layers
 from tiltlm.logprobs.policy import PolicyModule
 from tiltlm.models.loading import load_policy
-from tiltlm.models.settings import ModelSettings
+from tiltlm.models.model_settings import ModelSettings
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf"),
@@ -46,7 +46,7 @@ def drawn(number):
 
 def measure(module, number):
     """Values and gradients of one forest."""
-    logps = module(plant(drawn(number))).token_logps
+    logps = module(pack_trees(drawn(number))).token_logps
     trained = [p for p in module.parameters() if p.requires_grad]
     gradients = torch.autograd.grad(logps.square().sum(), trained, allow_unused=True)
     return [logps.detach(), *(g for g in gradients if g is not None)]

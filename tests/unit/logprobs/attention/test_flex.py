@@ -106,7 +106,7 @@ def test_value_and_gradients_equal_attention_by_segment(case):
     weights = torch.randn(1, layout.num_tokens, 4, value_width, generator=generator)
     found, expected = (
         [out, *torch.autograd.grad((out * weights).sum(), leaves)]
-        for attend in (flex.attend, segments.attend)
+        for attend in (flex.attend_flex, segments.attend_segments)
         for out in [attend(*leaves[:3], layout, 20, scores)]
     )
     for one, other in zip(found, expected, strict=True):
@@ -120,7 +120,9 @@ def test_layouts_lengths_and_windows_compile_nothing_again(scores):
         layout = drawn(number)
         query, key, value = (torch.randn(1, heads, layout.num_tokens, 16) for heads in (4, 2, 2))
         for window in (None, 20, 3 + number):
-            found, expected = (a(query, key, value, layout, window, scores) for a in (flex.attend, segments.attend))
+            found, expected = (
+                a(query, key, value, layout, window, scores) for a in (flex.attend_flex, segments.attend_segments)
+            )
             torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
     assert counters["stats"]["unique_graphs"] == 1
 
@@ -129,5 +131,7 @@ def test_a_row_of_one_block_and_a_row_of_one_token():
     """The smallest shapes, which compilers like to treat apart."""
     for layout in (layout_of(TREES), Layout((1,), ((),))):
         query, key, value = (torch.randn(1, 2, layout.num_tokens, 16) for _ in range(3))
-        found, expected = (a(query, key, value, layout, None, Scores(0.25)) for a in (flex.attend, segments.attend))
+        found, expected = (
+            a(query, key, value, layout, None, Scores(0.25)) for a in (flex.attend_flex, segments.attend_segments)
+        )
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)

@@ -117,7 +117,7 @@ def test_one_variable_length_call_equals_dense_attention(monkeypatch, window, gr
     monkeypatch.setattr(varlen.varlen, "varlen_attn", varlen_on_cpu)
     leaves = draw(4, groups)
     layout = Layout(*LAYOUT)
-    out = varlen.attend(*leaves, layout, window, Scores(0.3))
+    out = varlen.attend_varlen(*leaves, layout, window, Scores(0.3))
     same(out, dense(*leaves, layout, 0.3, window), leaves)
 
 
@@ -148,14 +148,14 @@ def unasked(q, k, v, cu_q, cu_k, max_q, max_k, *, scale, window_size):
 )
 def test_the_probe_accepts_the_right_alignment_and_refuses_another(monkeypatch, kernel, wrong):
     monkeypatch.setattr(varlen.varlen, "varlen_attn", kernel)
-    found = disagreement(varlen.attend, CASE)
+    found = disagreement(varlen.attend_varlen, CASE)
     assert wrong in found
     assert bool(found) == bool(wrong)
 
 
 def test_the_probe_feels_a_wrong_gradient():
     def attend(query, *rest):
-        return segments.attend(query.detach() * 0.5 + query * 0.5, *rest)
+        return segments.attend_segments(query.detach() * 0.5 + query * 0.5, *rest)
 
     assert "off by" in disagreement(attend, CASE)
 
@@ -166,9 +166,9 @@ def test_the_probe_feels_what_a_case_is_about(case):
     changed = dataclasses.replace(CASE, **case)
 
     def ignorant(query, key, value, layout, window, scores):
-        return segments.attend(query, key, value, layout, window, Scores(CASE.scale))
+        return segments.attend_segments(query, key, value, layout, window, Scores(CASE.scale))
 
-    assert not disagreement(segments.attend, changed)
+    assert not disagreement(segments.attend_segments, changed)
     assert bool(disagreement(ignorant, changed)) == (case != {"value_width": 8})
 
 

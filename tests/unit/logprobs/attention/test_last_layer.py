@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
-from tiltlm.core.forest import plant
+from tiltlm.core.forest import pack_trees
 from tiltlm.logprobs.attention.layout import Layout
 from tiltlm.logprobs.policy import PolicyModule
 from tiltlm.logprobs.selfcheck import choose_layout
@@ -49,7 +49,7 @@ def test_the_mlp_sees_only_what_is_read(make_model, trees, family):
     module = PolicyModule(make_model(family))
     layers = layers_of(module)
     first, last = Seen(mlp_of(layers[0])), Seen(mlp_of(layers[-1]))
-    forest = plant(trees)
+    forest = pack_trees(trees)
     with torch.no_grad():
         module(forest)
     inner = sum(p - 1 for p, b in zip(forest.prompt_lengths, forest.branch_lengths, strict=True) if any(b))
@@ -65,7 +65,7 @@ def test_recomputation_skips_as_well(make_model, trees):
     module = PolicyModule(model)
     seen = Seen(mlp_of(layers_of(module)[-1]))
     for _ in range(2):
-        module(plant(trees)).seq_logps.sum().backward()
+        module(pack_trees(trees)).seq_logps.sum().backward()
     assert len(seen.counts) == 4
     assert len(set(seen.counts)) == 1
 
@@ -76,10 +76,10 @@ def test_stock_attention_is_whole(make_model, trees, checkpointing):
     model = make_model("llama").train()
     if checkpointing:
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
-    ids = torch.arange(len(plant(trees).token_ids))[None] % 61
+    ids = torch.arange(len(pack_trees(trees).token_ids))[None] % 61
     expected = model(input_ids=ids, use_cache=False).logits
     module = PolicyModule(model)
-    module(plant(trees)).seq_logps.sum().backward()  # checkpointing leaves the state of a recomputation behind
+    module(pack_trees(trees)).seq_logps.sum().backward()  # checkpointing leaves the state of a recomputation behind
     with module.stock_attention():
         again = model(input_ids=ids, use_cache=False).logits
     assert torch.equal(again, expected)
@@ -89,9 +89,9 @@ def test_other_layouts_are_whole(make_model, trees):
     """A model may be wrapped twice; where prompts are repeated every token may be read."""
     model = make_model("llama")
     with torch.no_grad():
-        expected = PolicyModule(model, "padded")(plant(trees)).token_logps
-        shared = PolicyModule(model, "shared")(plant(trees)).token_logps
-        packed = PolicyModule(model, "packed")(plant(trees)).token_logps
+        expected = PolicyModule(model, "padded")(pack_trees(trees)).token_logps
+        shared = PolicyModule(model, "shared")(pack_trees(trees)).token_logps
+        packed = PolicyModule(model, "packed")(pack_trees(trees)).token_logps
     torch.testing.assert_close(shared, expected)
     torch.testing.assert_close(packed, expected)
 
@@ -100,10 +100,10 @@ def test_a_copy_is_on_its_own(make_model, trees):
     """What a reference keeps is a copy, hooks included; neither hears of the other's rows."""
     module = PolicyModule(make_model("llama"))
     with torch.no_grad():
-        expected = [module(plant(part)).token_logps for part in (trees, trees[:2])]
+        expected = [module(pack_trees(part)).token_logps for part in (trees, trees[:2])]
         copied = copy.deepcopy(module)
         seen = Seen(mlp_of(layers_of(copied)[-1]))
-        again = [copied(plant(trees)).token_logps, module(plant(trees[:2])).token_logps]
+        again = [copied(pack_trees(trees)).token_logps, module(pack_trees(trees[:2])).token_logps]
     assert len(seen.counts) == 1
     assert all(torch.equal(a, e) for a, e in zip(again, expected, strict=True))
 
@@ -122,8 +122,8 @@ def test_hooks_go_where_another_layout_is_tried(make_model, trees):
     seen = Seen(mlp_of(layers_of(shared)[-1]))
     whole = PolicyModule(model, trims=False)
     with torch.no_grad():
-        whole(plant(trees))
-    assert seen.counts[-1] == len(plant(trees).token_ids)
+        whole(pack_trees(trees))
+    assert seen.counts[-1] == len(pack_trees(trees).token_ids)
     assert sum(len(m._forward_pre_hooks) for m in model.modules()) == before + 1
 
 
@@ -147,7 +147,7 @@ def test_a_layer_that_attends_twice_shares_whole(make_model):
 def test_hooks_keep_no_model_alive(make_model, trees):
     """A copy that served as a reference is gone when it is dropped, without the garbage collector."""
     module = PolicyModule(make_model("llama"))
-    module(plant(trees)).seq_logps.sum().backward()
+    module(pack_trees(trees)).seq_logps.sum().backward()
     attention = weakref.ref(layers_of(module)[-1].self_attn)
     gc.disable()
     try:

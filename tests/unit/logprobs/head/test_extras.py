@@ -7,7 +7,7 @@ from torch import nn
 
 from support.errors import raises
 from tiltlm.core.errors import ConfigError, ModelError
-from tiltlm.core.forest import plant
+from tiltlm.core.forest import pack_trees
 from tiltlm.logprobs.head import token_values as chunked
 from tiltlm.logprobs.head.find import Head
 from tiltlm.logprobs.head.states import States, affine
@@ -300,7 +300,7 @@ def test_every_layout_equals_separate_dense_forwards(make_model, trees, weights,
     """Tied, soft-capped, scaled, with bias (gptj, which ignores the attention hook)."""
     model = make_model(family)
     other = other_than(model, make_model, family)
-    forest = plant(trees)
+    forest = pack_trees(trees)
     targets = forest.targets
     own, theirs = dense_logits(model, trees), dense_logits(other, trees)
     _, kls = dense(own, theirs, targets)
@@ -318,7 +318,7 @@ def test_every_layout_equals_separate_dense_forwards(make_model, trees, weights,
 
 
 def test_extras_are_absent_where_nobody_asks(make_model, trees):
-    responses = PolicyModule(make_model("llama"))(plant(trees))
+    responses = PolicyModule(make_model("llama"))(pack_trees(trees))
     assert {getattr(responses, name) for name in (*ALL, "ref_token_logps")} == {None}
 
 
@@ -328,7 +328,7 @@ def test_heads_of_unknown_shape_on_either_side(make_model, trees, gradients, clo
     """By the models' own logits; a row that predicts several responses repeats."""
     model = make_model("llama")
     reference = PolicyModule(other_than(model, make_model, "llama"), head=Head(ref_route))
-    forest = plant(trees)
+    forest = pack_trees(trees)
     fused = PolicyModule(model)(forest, ALL, PolicyModule(reference.model).states(forest))
     found = PolicyModule(model, head=Head(own_route))(forest, ALL, reference.states(forest))
     for name in ALL:
@@ -343,13 +343,13 @@ def test_adapters_on_the_head_are_off_on_the_references_side(make_model, trees, 
     peft = pytest.importorskip("peft")
     adapter = peft.LoraConfig(r=2, target_modules=["q_proj", "lm_head"], init_lora_weights=False, task_type="CAUSAL_LM")
     model = peft.get_peft_model(base, adapter).double()
-    _, kls = dense(dense_logits(base, trees), theirs, plant(trees).targets)
+    _, kls = dense(dense_logits(base, trees), theirs, pack_trees(trees).targets)
     expected = gradients(model, (kls * weights).sum())
     module = PolicyModule(model)
     assert module.head.route == "module"
     with module.adapters_disabled():
-        beside = module.states(plant(trees))
-    found = module(plant(trees), frozenset({"ref_kls"}), beside).extra("ref_kls")
+        beside = module.states(pack_trees(trees))
+    found = module(pack_trees(trees), frozenset({"ref_kls"}), beside).extra("ref_kls")
     torch.testing.assert_close(found, kls.detach(), atol=1e-6, rtol=0)
     assert kls.min() > 1e-4
     assert close(gradients(model, (found * weights).sum()), expected, 1e-6)
@@ -357,6 +357,6 @@ def test_adapters_on_the_head_are_off_on_the_references_side(make_model, trees, 
 
 def test_states_carry_no_gradient(make_model, trees):
     module = PolicyModule(make_model("llama"))
-    states = module.states(plant(trees))
+    states = module.states(pack_trees(trees))
     assert not any(t.requires_grad for t in (states.rows, states.weight))
     assert states.weight.data_ptr() == module.get_output_embeddings().weight.data_ptr(), "no copy of the head"

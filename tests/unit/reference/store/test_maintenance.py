@@ -266,9 +266,9 @@ def test_one_process_at_a_time_merges(tmp_path, few):
     kept = store(tmp_path)
     for number in range(4):
         kept.put([entry(number)])
-    with upkeep.alone(kept.folder) as is_ours:
+    with upkeep.try_lock(kept.folder) as is_ours:
         assert is_ours
-        with upkeep.alone(kept.folder) as is_ours_too:
+        with upkeep.try_lock(kept.folder) as is_ours_too:
             assert not is_ours_too
         for number in range(4, 8):
             kept.put([entry(number)])

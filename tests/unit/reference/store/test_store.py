@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from support.errors import has_event, raises
 from tiltlm.core.errors import ConfigError, RunError
 from tiltlm.core.example import TokenIds, token_ids
-from tiltlm.reference import ReferenceStore, default_folder
+from tiltlm.reference import ReferenceStore, default_store_folder
 from tiltlm.reference.store import maintenance as upkeep
 from tiltlm.reference.store import shard as shard_module
 from tiltlm.reference.store import store as store_module
@@ -257,10 +257,10 @@ def test_a_folder_that_cannot_be_is_an_error_with_a_way_out(tmp_path):
 def test_the_default_folder_is_the_users_cache(monkeypatch, tmp_path):
     monkeypatch.delenv("TILTLM_STORE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert default_folder() == tmp_path / "tiltlm" / "reference"
+    assert default_store_folder() == tmp_path / "tiltlm" / "reference"
     monkeypatch.setenv("TILTLM_STORE", str(tmp_path / "mine"))
-    assert default_folder() == tmp_path / "mine"
+    assert default_store_folder() == tmp_path / "mine"
     monkeypatch.delenv("TILTLM_STORE")
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert default_folder() == tmp_path / ".cache" / "tiltlm" / "reference"
+    assert default_store_folder() == tmp_path / ".cache" / "tiltlm" / "reference"

@@ -8,14 +8,14 @@ from support.toy_training import ToyPolicy
 from tiltlm.core import RunError
 from tiltlm.training.optim.optimizer import (
     build_optimizer,
-    clip,
+    clip_gradients,
     learning_rate_factor,
     optimizer_tensors,
     policy_tensors,
     restore_optimizer,
     restore_policy,
 )
-from tiltlm.training.settings import TrainingSettings
+from tiltlm.training.training_settings import TrainingSettings
 
 
 def test_only_matrices_decay():
@@ -91,7 +91,7 @@ def test_another_model_is_refused():
 def test_clipping_returns_the_norm_before_it():
     p = torch.nn.Parameter(torch.zeros(2))
     p.grad = torch.tensor([3.0, 4.0])
-    assert clip([p], None) == 5
+    assert clip_gradients([p], None) == 5
     assert p.grad.tolist() == [3, 4]
-    assert clip([p], 1.0) == 5
+    assert clip_gradients([p], 1.0) == 5
     assert p.grad.norm().item() == pytest.approx(1, rel=1e-5)

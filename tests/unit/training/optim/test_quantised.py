@@ -17,7 +17,7 @@ from tiltlm.training.optim.optimizer import (
     restore_optimizer,
     restore_policy,
 )
-from tiltlm.training.settings import TrainingSettings
+from tiltlm.training.training_settings import TrainingSettings
 
 KINDS = [
     "adamw_8bit",

@@ -14,18 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from tiltlm.core.errors import ConfigError, RunError
-from tiltlm.distributed.wrapping import World
+from tiltlm.distributed.wrapping import Ranks
 from tiltlm.runs.directory import RunDirectory, write_atomic
 
-Record = dict[str, Any]
+MetricsRecord = dict[str, Any]
 
 
-def strict(value: Any) -> Any:
+def finite_json(value: Any) -> Any:
     """A JSON value without NaN or infinities, through mappings and lists."""
     if isinstance(value, Mapping):
-        return {key: strict(item) for key, item in value.items()}
+        return {key: finite_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [strict(item) for item in value]
+        return [finite_json(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     return value
@@ -37,7 +37,7 @@ def append_line(path: Path, record: Mapping[str, Any]) -> None:
     Raises:
         RunError: the disk is full or the file cannot be written.
     """
-    line = (json.dumps(strict(record), ensure_ascii=False) + "\n").encode()
+    line = (json.dumps(finite_json(record), ensure_ascii=False) + "\n").encode()
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
@@ -50,14 +50,14 @@ def append_line(path: Path, record: Mapping[str, Any]) -> None:
         raise RunError(f"{path} could not be written ({error})", code="not_writable") from error
 
 
-def read_lines(path: Path) -> list[Record]:
+def read_lines(path: Path) -> list[MetricsRecord]:
     """The records of a JSON Lines file; a last line torn by a kill is left out.
 
     Raises:
         RunError: a line before the last is no JSON.
     """
     lines = path.read_bytes().splitlines() if path.exists() else []
-    records: list[Record] = []
+    records: list[MetricsRecord] = []
     for number, line in enumerate(lines, start=1):
         try:
             records.append(json.loads(line))
@@ -71,7 +71,7 @@ def read_lines(path: Path) -> list[Record]:
     return records
 
 
-def keep_lines(path: Path, keep: Callable[[Record], bool]) -> list[Record]:
+def keep_lines(path: Path, keep: Callable[[MetricsRecord], bool]) -> list[MetricsRecord]:
     """Rewrite a JSON Lines file with the records to keep, whole; those records."""
     records = [record for record in read_lines(path) if keep(record)]
     write_atomic(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode())
@@ -94,7 +94,7 @@ class Listener:
 
     note: Callable[[str], None] = to_stderr
     """A sentence for the user."""
-    record: Callable[[Record], None] = ignore
+    record: Callable[[MetricsRecord], None] = ignore
     """A line of metrics.jsonl."""
     step: Callable[[int, int], None] = ignore
     """Steps done, of how many."""
@@ -105,13 +105,13 @@ class Recorder:
     nowhere."""
 
     def __init__(
-        self, run: RunDirectory, trackers: Sequence[str], config: Mapping[str, Any], world: World, listener: Listener
+        self, run: RunDirectory, trackers: Sequence[str], config: Mapping[str, Any], ranks: Ranks, listener: Listener
     ) -> None:
-        self.history: list[Record] = []
+        self.history: list[MetricsRecord] = []
         self._run = run
-        self._writes = world.is_first
+        self._writes = ranks.is_first
         self._listener = listener
-        self._accelerator = open_trackers(trackers, run.path, config, world) if trackers and world.is_first else None
+        self._accelerator = open_trackers(trackers, run.path, config, ranks) if trackers and ranks.is_first else None
 
     def note(self, message: str) -> None:
         """Tell the user."""
@@ -123,9 +123,9 @@ class Recorder:
         if self._writes:
             self._listener.step(done, total)
 
-    def add(self, record: Record) -> None:
+    def add(self, record: MetricsRecord) -> None:
         """Write a record and pass it on."""
-        record = strict(record)
+        record = finite_json(record)
         self.history.append(record)
         if not self._writes:
             return
@@ -135,7 +135,7 @@ class Recorder:
             self._accelerator.log(numbers, step=record["step"])
         self._listener.record(record)
 
-    def add_bad_step(self, record: Record) -> None:
+    def add_bad_step(self, record: MetricsRecord) -> None:
         """Write down the rows of a step that was skipped."""
         if self._writes:
             append_line(self._run.bad_steps, record)
@@ -148,7 +148,7 @@ class Recorder:
             evaluated_at: Step of its last evaluation.
         """
 
-        def is_past(record: Record) -> bool:
+        def is_past(record: MetricsRecord) -> bool:
             is_evaluation = "loss" not in record
             return bool(record["step"] <= (evaluated_at if is_evaluation else step))
 
@@ -163,7 +163,7 @@ class Recorder:
             tracker.finish()
 
 
-def open_trackers(names: Sequence[str], folder: Path, config: Mapping[str, Any], world: World) -> Any:
+def open_trackers(names: Sequence[str], folder: Path, config: Mapping[str, Any], ranks: Ranks) -> Any:
     """TensorBoard, trackio or W&B, through Accelerate.
 
     Raises:
@@ -171,7 +171,7 @@ def open_trackers(names: Sequence[str], folder: Path, config: Mapping[str, Any],
     """
     from accelerate import Accelerator  # imported here: nothing else of a run needs it
 
-    accelerator = Accelerator(cpu=world.device.type == "cpu", log_with=list(names), project_dir=str(folder))
+    accelerator = Accelerator(cpu=ranks.device.type == "cpu", log_with=list(names), project_dir=str(folder))
     if missing := {*names} - {str(found) for found in accelerator.log_with}:
         raise ConfigError(
             f"training.trackers: {', '.join(sorted(missing))} is not installed; install it or drop it",

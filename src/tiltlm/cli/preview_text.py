@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.text import Text
 
-from tiltlm.data.preview import Piece, Preview
+from tiltlm.data.token_preview import Piece, Preview
 
 STYLES = {"prompt": "dim", "response": "green", "end": "bold black on green", "unscored": "dim italic"}
 LEGEND = (("prompt", "context"), ("response", "scored"), ("end", "end token, scored"), ("unscored", "not scored"))
 
 
-def show(previews: Sequence[Preview], console: Console | None = None) -> None:
+def print_preview(previews: Sequence[Preview], console: Console | None = None) -> None:
     """Print these rows on stdout."""
     console = console or Console()
     legend = Text("  ").join(Text(words, style=STYLES[role]) for role, words in LEGEND)

@@ -33,7 +33,7 @@ class Preview:
     """What is known about the row."""
 
 
-def preview(examples: Iterable[Example], encoder: Encoder, end_token_id: int) -> list[Preview]:
+def preview_examples(examples: Iterable[Example], encoder: Encoder, end_token_id: int) -> list[Preview]:
     """These examples in pieces. `end_token_id` is `PreferenceData.end_token_id`."""
     return [
         Preview(

@@ -22,9 +22,9 @@ from tiltlm.core import (
     ResponseLogps,
     ResponseScores,
     Tree,
-    closed,
-    grow,
-    plant,
+    build_trees,
+    pack_trees,
+    with_score_token,
 )
 from tiltlm.logprobs import plan
 from tiltlm.logprobs.modes import evaluating
@@ -75,19 +75,19 @@ def sequence_logps(
     """Forwards over trees in packs of at most `max_tokens` input tokens.
 
     Yields:
-        Which of the N responses of `plant(trees)` a pack holds, and their log-probabilities, the reference's beside
-        them where there is one.
+        Which of the N responses of `pack_trees(trees)` a pack holds, and their log-probabilities, the reference's
+        beside them where there is one.
     """
     first = np.concatenate([[0], np.cumsum([len(tree.responses) for tree in trees])])
     for pack in plan([tree.num_tokens for tree in trees], max_tokens):
         own = [trees[t] for t in pack]
-        responses: ResponseLogps = module(plant(own))
+        responses: ResponseLogps = module(pack_trees(own))
         if reference is not None:
             responses = reference.attach(responses, own)
         yield np.concatenate([np.arange(first[t], first[t + 1]) for t in pack]), responses
 
 
-def measure(
+def measure_examples(
     module: nn.Module, examples: Sequence[Example], objective: Objective, reference: Reference | None, max_tokens: int
 ) -> tuple[ExampleRow, ...]:
     """Every response of these examples under a policy, in the order of the examples.
@@ -110,11 +110,11 @@ def measure(
             code="needs_held_out",
             key="data.eval_fraction",
         )
-    trees, slots = grow(examples)
+    trees, slots = build_trees(examples)
     is_policy = not reads_scores(objective)
     num_responses = sum(len(tree.responses) for tree in trees)
     table = np.full((3, num_responses), np.nan)
-    read = trees if is_policy else closed(trees)
+    read = trees if is_policy else with_score_token(trees)
     with evaluating(module), torch.no_grad():
         for index, responses in sequence_logps(module, read, reference, max_tokens):
             table[:, index] = _columns(responses, objective)

@@ -9,14 +9,14 @@ from typing import Any
 from torch import nn
 
 from tiltlm.core.errors import ConfigError
-from tiltlm.diagnostics.metrics import Tally
-from tiltlm.distributed.wrapping import World
+from tiltlm.diagnostics.step_metrics import MetricSums
+from tiltlm.distributed.wrapping import Ranks
 from tiltlm.objectives.parts.statistics import Memory
 from tiltlm.objectives.terms import Objective
-from tiltlm.training.metrics import Record
 from tiltlm.training.optim.optimizer import trainable
-from tiltlm.training.settings import TrainingSettings
-from tiltlm.training.step import Outcome, ReferenceLogps
+from tiltlm.training.recorder import MetricsRecord
+from tiltlm.training.step import ReferenceLogps, StepResult
+from tiltlm.training.training_settings import TrainingSettings
 
 CADENCE = {"eval_every", "save_every", "keep_checkpoints", "log_every", "trackers", "max_bad_steps"}
 """Settings that may change when a run is resumed: what is watched and kept, not what is computed."""
@@ -25,7 +25,7 @@ ROUNDING = {"max_tokens", "parallel"}
 
 
 @dataclass
-class Progress:
+class TrainingState:
     """Counters of a run. Everything resuming needs beside weights, the optimiser's memory and the data."""
 
     step: int = 0
@@ -57,7 +57,7 @@ class Progress:
         self.bad_in_a_row = 0 if good else self.bad_in_a_row + 1
         self.num_bad += not good
 
-    def judge(self, evaluation: Record, settings: TrainingSettings) -> bool:
+    def judge(self, evaluation: MetricsRecord, settings: TrainingSettings) -> bool:
         """Take in an evaluation; whether it is the best so far.
 
         Raises:
@@ -94,9 +94,9 @@ class Window:
     aux_loss: float | None = None
     """Where training has one beside the objective's."""
     seconds: float = 0.0
-    tally: Tally = field(default_factory=Tally)
+    metric_sums: MetricSums = field(default_factory=MetricSums)
 
-    def add(self, outcome: Outcome, grad_norm: float, seconds: float) -> None:
+    def add(self, outcome: StepResult, grad_norm: float, seconds: float) -> None:
         """Take in a step that reached the weights."""
         self.num_steps += 1
         self.loss += outcome.loss
@@ -104,22 +104,22 @@ class Window:
             self.aux_loss = (self.aux_loss or 0.0) + outcome.aux_loss
         self.grad_norm += grad_norm
         self.seconds += seconds
-        self.tally = self.tally + outcome.tally
+        self.metric_sums = self.metric_sums + outcome.metric_sums
 
-    def record(self, world: World) -> Record:
+    def record(self, ranks: Ranks) -> MetricsRecord:
         """Means over the steps and, for what is counted in rows, over their rows; all processes must ask together."""
         return {
             "loss": self.loss / self.num_steps,
             **({} if self.aux_loss is None else {"aux_loss": self.aux_loss / self.num_steps}),
             "grad_norm": self.grad_norm / self.num_steps,
-            **pooled(self.tally, world),
+            **pooled(self.metric_sums, ranks),
             "seconds": self.seconds,
         }
 
 
-def pooled(tally: Tally, world: World) -> dict[str, float]:
+def pooled(sums: MetricSums, ranks: Ranks) -> dict[str, float]:
     """Metrics over the rows of all processes."""
-    total: Tally = sum(world.gather(tally), start=Tally())
+    total: MetricSums = sum(ranks.gather(sums), start=MetricSums())
     return total.means()
 
 

@@ -7,9 +7,9 @@ import pytest
 
 from support.errors import raises
 from tiltlm.core import RunError
-from tiltlm.distributed.wrapping import World
+from tiltlm.distributed.wrapping import Ranks
 from tiltlm.runs.directory import RunDirectory
-from tiltlm.training.metrics import Listener, Recorder, append_line, read_lines, strict
+from tiltlm.training.recorder import Listener, Recorder, append_line, finite_json, read_lines
 
 
 def refuse(constant):
@@ -36,7 +36,7 @@ def test_a_torn_last_line_is_left_out_and_a_torn_middle_one_is_an_error(tmp_path
 
 def test_rewinding_keeps_what_the_checkpoint_knows(tmp_path):
     with RunDirectory.open(tmp_path / "run") as run:
-        recorder = Recorder(run, (), {}, World(), Listener())
+        recorder = Recorder(run, (), {}, Ranks(), Listener())
         for record in [
             {"step": 0, "eval_loss": 3.0}, {"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.5},
             {"step": 2, "eval_loss": 1.6}, {"step": 3, "loss": 1.0},
@@ -50,7 +50,7 @@ def test_rewinding_keeps_what_the_checkpoint_knows(tmp_path):
 def test_only_the_first_process_writes_and_speaks(tmp_path):
     heard = []
     with RunDirectory.open(tmp_path / "run") as run:
-        recorder = Recorder(run, (), {}, World(rank=1, size=2), Listener(heard.append, heard.append, heard.append))
+        recorder = Recorder(run, (), {}, Ranks(rank=1, size=2), Listener(heard.append, heard.append, heard.append))
         recorder.note("hello")
         recorder.add({"step": 1, "loss": 1.0})
         recorder.add_bad_step({"step": 1})
@@ -63,7 +63,7 @@ def test_tensorboard_gets_the_numbers(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     with RunDirectory.open(tmp_path / "run") as run:
-        recorder = Recorder(run, ("tensorboard",), {"seed": 0, "reference": None}, World(), Listener())
+        recorder = Recorder(run, ("tensorboard",), {"seed": 0, "reference": None}, Ranks(), Listener())
         recorder.add({"step": 1, "loss": 0.5, "skipped": True})
         recorder.add({"step": 2, "loss": math.nan})
         recorder.close()
@@ -73,4 +73,4 @@ def test_tensorboard_gets_the_numbers(tmp_path):
 
 
 def test_strict_leaves_good_values_alone():
-    assert strict({"a": 1, "b": [True, None, "x", 0.25]}) == {"a": 1, "b": [True, None, "x", 0.25]}
+    assert finite_json({"a": 1, "b": [True, None, "x", 0.25]}) == {"a": 1, "b": [True, None, "x", 0.25]}

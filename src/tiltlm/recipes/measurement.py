@@ -15,22 +15,22 @@ from tiltlm.core import Example, TokenIds
 from tiltlm.data.cache.fingerprints import prompt_numbers
 from tiltlm.diagnostics import Interval
 from tiltlm.evaluation import (
-    Draws,
     ExampleRow,
     HeldOut,
     SampleComparison,
+    SampleSet,
     compare_held_out,
     compare_samples,
-    draw,
+    draw_samples,
     fit_length_rule,
-    measure,
+    measure_examples,
     sample_texts,
 )
 from tiltlm.models import Policy, Scorer, load_policy
 from tiltlm.objectives import Demonstration
 from tiltlm.recipes.prepare import Prepared, window_of
-from tiltlm.recipes.progress import Progress
-from tiltlm.recipes.settings import RunSettings
+from tiltlm.recipes.progress import ProgressCallback
+from tiltlm.recipes.run_settings import RunSettings
 from tiltlm.reference import Reference, ReferenceSettings, build_reference
 from tiltlm.reference.model import ModelReference
 from tiltlm.reference.weights import other_weights
@@ -47,11 +47,13 @@ class Measurement:
 
     rows: tuple[ExampleRow, ...]
     """Held-out examples; empty where nothing was held out."""
-    draws: Draws | None
+    draws: SampleSet | None
     """Samples on held-out prompts; None where there are none to sample for."""
 
 
-def take(ready: Prepared, settings: RunSettings, label: str, progress: Progress, *, trained: bool) -> Measurement:
+def measure_policy(
+    ready: Prepared, settings: RunSettings, label: str, progress: ProgressCallback, *, trained: bool
+) -> Measurement:
     """Measure the policy as it is now.
 
     Args:
@@ -61,11 +63,11 @@ def take(ready: Prepared, settings: RunSettings, label: str, progress: Progress,
     max_tokens = settings.training.max_tokens
     if ready.data.held_out:
         reference = margin_reference(ready, settings, trained=trained)
-        rows = measure(ready.policy.module, ready.data.held_out, ready.objective, reference, max_tokens)
+        rows = measure_examples(ready.policy.module, ready.data.held_out, ready.objective, reference, max_tokens)
     prompts = sampled_prompts(ready, settings)
     if not prompts or isinstance(ready.policy, Scorer):  # a reward model says nothing itself
         return Measurement(rows, None)
-    draws = draw(
+    draws = draw_samples(
         ready.policy.module,
         prompts,
         n=settings.evaluation.num_samples,
@@ -159,6 +161,6 @@ def training_accuracy(ready: Prepared, settings: RunSettings) -> Interval | None
     """Ranking accuracy on training examples, evenly chosen; None where the data tells nothing of better and worse."""
     chosen = every_other_prompt(ready.data.train, max(1, len(ready.data.train) // TRAINING_ROWS))
     reference = margin_reference(ready, settings, trained=True)
-    rows = measure(ready.policy.module, chosen, ready.objective, reference, settings.training.max_tokens)
+    rows = measure_examples(ready.policy.module, chosen, ready.objective, reference, settings.training.max_tokens)
     contrast = compare_held_out(rows, rows, fit_length_rule(chosen)).contrast
     return None if contrast is None else contrast.accuracy.after

@@ -4,7 +4,7 @@ import pytest
 
 from support.errors import raises
 from tiltlm.core import ConfigError
-from tiltlm.training.settings import TrainingSettings, default_learning_rate
+from tiltlm.training.training_settings import TrainingSettings, default_learning_rate
 
 
 @pytest.mark.parametrize(

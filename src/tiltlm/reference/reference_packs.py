@@ -10,16 +10,16 @@ from tiltlm.core.example import Response, TokenIds
 from tiltlm.core.forest import Tree
 from tiltlm.reference.store.shard import context_digest, token_bytes
 
-Answer = tuple[TokenIds, TokenIds]
+ContextAndResponse = tuple[TokenIds, TokenIds]
 """A context and a response to it."""
 
 
-def answers(trees: Sequence[Tree]) -> list[Answer]:
+def contexts_and_responses(trees: Sequence[Tree]) -> list[ContextAndResponse]:
     """Every response with its context, in the order of `plant(trees)`."""
     return [(tree.prompt_ids, response.token_ids) for tree in trees for response in tree.responses]
 
 
-def packs(asked: Sequence[Answer], max_tokens: int) -> Iterator[list[Tree]]:
+def reference_packs(asked: Sequence[ContextAndResponse], max_tokens: int) -> Iterator[list[Tree]]:
     """Trees in packs of at most `max_tokens` input tokens; a longer sequence is a pack of its own.
 
     Every token of a response is scored, whatever counts in the row that it comes from. Largest trees first: what does
@@ -37,9 +37,9 @@ def packs(asked: Sequence[Answer], max_tokens: int) -> Iterator[list[Tree]]:
         yield pack
 
 
-def _trees(asked: Sequence[Answer], max_tokens: int) -> Iterator[Tree]:
+def _trees(asked: Sequence[ContextAndResponse], max_tokens: int) -> Iterator[Tree]:
     """One tree a context, or several where its responses exceed `max_tokens`."""
-    members: dict[bytes, list[Answer]] = {}
+    members: dict[bytes, list[ContextAndResponse]] = {}
     for context, response in asked:
         members.setdefault(context_digest(token_bytes(context)), []).append((context, response))
     for group in members.values():

@@ -9,7 +9,7 @@ from pathlib import Path
 from tiltlm.core import ConfigError
 from tiltlm.data import DataSettings
 from tiltlm.models import ModelSettings
-from tiltlm.objectives import Objective, Spec, compose, describe, notes_on, spell_out
+from tiltlm.objectives import Objective, Spec, compose, describe_spec, notes_on, spell_out
 from tiltlm.reference import ReferenceSettings
 from tiltlm.training import TrainingSettings
 
@@ -64,12 +64,12 @@ class RunSettings:
     @property
     def objective_title(self) -> str:
         """The objective in a few words, without its settings."""
-        return describe(spell_out(self.objective))
+        return describe_spec(spell_out(self.objective))
 
     @property
     def objective_text(self) -> str:
         """The objective in words, with all its settings."""
-        return describe(spell_out(self.objective), with_numbers=True)
+        return describe_spec(spell_out(self.objective), with_numbers=True)
 
     @property
     def objective_notes(self) -> tuple[str, ...]:

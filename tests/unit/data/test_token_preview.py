@@ -4,8 +4,8 @@ import pytest
 
 from support.tokenizers_and_templates import CHATML, sentencepiece
 from tiltlm.core.example import Comparison, Example
-from tiltlm.data.preview import preview
 from tiltlm.data.rows.records import Record
+from tiltlm.data.token_preview import preview_examples
 from tiltlm.data.tokens.encoder import Encoder
 from tiltlm.data.tokens.length_limit import to_example
 
@@ -16,7 +16,7 @@ def example_of(row, encoder, max_length, policy):
 
 def shown(encoder: Encoder, record: Record, end: int, max_length: int = 1000):
     example, _ = example_of(record, encoder, max_length, "right_response")
-    return preview([example], encoder, end)[0]
+    return preview_examples([example], encoder, end)[0]
 
 
 def text(pieces, *roles):
@@ -73,6 +73,8 @@ def test_a_cut_answer_and_soft_labels_are_told(encoder):
 )
 def test_titles(encoder, known, titles):
     example, _ = example_of(pair("a", " b", " c"), encoder, 1000, "error")
-    row = preview([Example("1", example.prompt_ids, example.responses, **known)], encoder, encoder.end_token_id)[0]
+    row = preview_examples(
+        [Example("1", example.prompt_ids, example.responses, **known)], encoder, encoder.end_token_id
+    )[0]
     assert row.titles == titles
     assert row.notes == (("weight 2",) if "weight" in known else ())

@@ -4,7 +4,7 @@ import pytest
 
 from support.errors import raises
 from tiltlm.core.errors import ConfigError
-from tiltlm.data.settings import DataSettings
+from tiltlm.data.data_settings import DataSettings
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from tiltlm.core import (
     ResponseScores,
     token_ids,
 )
-from tiltlm.evaluation import measure
+from tiltlm.evaluation import measure_examples
 from tiltlm.logprobs import separate_logps
 from tiltlm.objectives import dpo, orpo, reward_model, simpo
 from tiltlm.reference import Reference
@@ -47,7 +47,7 @@ class PlainReference(Reference):
 @pytest.mark.parametrize("max_tokens", [1, 8, 1000])
 def test_every_response_as_a_separate_forward_has_it(tiny_policy, max_tokens):
     policy, reference = tiny_policy(0), tiny_policy(1)
-    found = measure(policy, examples(), dpo(beta=0.5), PlainReference(reference), max_tokens)
+    found = measure_examples(policy, examples(), dpo(beta=0.5), PlainReference(reference), max_tokens)
     assert [row.id for row in found] == ["a", "b", "c"]
     for row, example in zip(found, examples(), strict=True):
         assert (row.comparisons, row.labels) == (example.comparisons, example.labels)
@@ -65,23 +65,23 @@ def test_every_response_as_a_separate_forward_has_it(tiny_policy, max_tokens):
 
 
 def test_prompts_are_told_apart_by_their_tokens(tiny_policy):
-    a, b, c = measure(tiny_policy(0), examples(), simpo(), None, 100)
+    a, b, c = measure_examples(tiny_policy(0), examples(), simpo(), None, 100)
     assert a.prompt == c.prompt != b.prompt
 
 
 def test_no_reference_no_reference_values(tiny_policy):
-    rows = measure(tiny_policy(0), examples(), orpo(), None, 100)
+    rows = measure_examples(tiny_policy(0), examples(), orpo(), None, 100)
     assert all(r.ref_logps is None for row in rows for r in row.responses)
 
 
 def test_an_objective_that_needs_a_reference_says_so(tiny_policy):
     with raises(ConfigError, "needs_reference", key="reference.name"):
-        measure(tiny_policy(0), examples(), dpo(), None, 100)
+        measure_examples(tiny_policy(0), examples(), dpo(), None, 100)
 
 
 def test_the_module_is_left_as_it_was(tiny_policy):
     policy = tiny_policy(0).train()
-    measure(policy, examples(), simpo(), None, 100)
+    measure_examples(policy, examples(), simpo(), None, 100)
     assert policy.training
     assert all(p.grad is None for p in policy.parameters())
 
@@ -91,13 +91,13 @@ def test_a_diverged_policy_is_named_and_not_averaged(tiny_policy):
     with torch.no_grad():
         policy.get_output_embeddings().weight[7] = torch.nan
     with raises(NumericsError, "not_finite", row="a", mentions=["a: response 0"]) as caught:
-        measure(policy, examples(), simpo(), None, 100)
+        measure_examples(policy, examples(), simpo(), None, 100)
     assert str(caught.value).count("nan") == 2, "its log-probability and its reward"
 
 
 def test_nothing_held_out(tiny_policy):
     with raises(ConfigError, "needs_held_out", key="data.eval_fraction", mentions=["data.eval_fraction"]):
-        measure(tiny_policy(0), [], simpo(), None, 100)
+        measure_examples(tiny_policy(0), [], simpo(), None, 100)
 
 
 class LastToken(torch.nn.Module):
@@ -109,7 +109,7 @@ class LastToken(torch.nn.Module):
 
 @pytest.mark.parametrize("max_tokens", [1, 1000])
 def test_a_reward_model_is_measured_at_the_last_token(max_tokens):
-    found = measure(LastToken(), examples(), reward_model(), None, max_tokens)
+    found = measure_examples(LastToken(), examples(), reward_model(), None, max_tokens)
     for row, example in zip(found, examples(), strict=True):
         for measured, response in zip(row.responses, example.responses, strict=True):
             assert measured.reward == response.token_ids[-1]
@@ -124,5 +124,5 @@ def test_a_broken_reward_model_is_named():
             return ResponseScores.of(responses.scores * torch.nan, forest.num_tokens)
 
     with raises(NumericsError, "not_finite", row="a", mentions=["a: response 0"]) as caught:
-        measure(Broken(), examples(), reward_model(), None, 100)
+        measure_examples(Broken(), examples(), reward_model(), None, 100)
     assert str(caught.value).count("nan") == 1, "its reward"

@@ -11,34 +11,34 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tiltlm.core import Demonstrations, Labelled, Lists, Pairs, ResponseLogps, ResponseScores, View, Views
+from tiltlm.core import Demonstrations, Lists, Pairs, ResponseLogps, ResponseScores, UnpairedResponses, View, Views
 from tiltlm.core.logps import segment_sum
 from tiltlm.objectives import Objective
 
 
 @dataclass(frozen=True)
-class Tally:
+class MetricSums:
     """Sums and weights of metrics; `a + b` is the tally of both. A pack's names depend on its view alone."""
 
     sums: Mapping[str, float] = field(default_factory=dict)
     weights: Mapping[str, float] = field(default_factory=dict)
 
-    def __add__(self, other: "Tally") -> "Tally":
+    def __add__(self, other: "MetricSums") -> "MetricSums":
         names = [*self.sums, *(name for name in other.sums if name not in self.sums)]
 
         def added(a: Mapping[str, float], b: Mapping[str, float]) -> dict[str, float]:
             return {name: a.get(name, 0.0) + b.get(name, 0.0) for name in names}
 
-        return Tally(added(self.sums, other.sums), added(self.weights, other.weights))
+        return MetricSums(added(self.sums, other.sums), added(self.weights, other.weights))
 
     def vector(self) -> Float[Tensor, " M2"]:
         """Sums, then weights, float64: what an all-reduce adds up over ranks. `with_vector` reads it back."""
         return torch.tensor([*self.sums.values(), *self.weights.values()], dtype=torch.float64)
 
-    def with_vector(self, vector: Float[Tensor, " M2"]) -> "Tally":
+    def with_vector(self, vector: Float[Tensor, " M2"]) -> "MetricSums":
         """The same names with the sums and weights of `vector`."""
         numbers, size = vector.tolist(), len(self.sums)
-        return Tally(
+        return MetricSums(
             dict(zip(self.sums, numbers[:size], strict=True)), dict(zip(self.sums, numbers[size:], strict=True))
         )
 
@@ -54,14 +54,14 @@ class Tally:
         return means
 
 
-def tally(objective: Objective, responses: ResponseLogps, view: View) -> Tally:
+def metric_sums(objective: Objective, responses: ResponseLogps, view: View) -> MetricSums:
     """Metrics of one pack, no gradient.
 
     Comparisons (`Pairs`): `rewards/chosen`, `rewards/rejected`, `rewards/accuracies` (expected agreement with the
     label, p·[m > 0] + (1−p)·[m < 0], a tie ½), `rewards/ties` (share with m = 0 exactly), `logps/chosen`,
     `logps/rejected` (nats per response), `logps_per_token/chosen`, `logps_per_token/rejected`.
-    Single labels (`Labelled`): the same without accuracies and ties, chosen being the desirable ones, and the statistic
-    of the step where the objective has one: `kl` (KTO's z0, nats) or `delta` (BCO's δ, in units of the reward).
+    Single labels (`UnpairedResponses`): the same without accuracies and ties; chosen are the desirable ones; and the
+    statistic of the step, if the objective has one: `kl` (KTO's z0, nats) or `delta` (BCO's δ, reward units).
     Lists: as for comparisons, of every two responses of different rank, equally weighted within a list. Demonstrations:
     `nll`, nats per token. A reward model has no `logps`. A sum of objectives: those of its first part, and of others
     what it does not have.
@@ -69,21 +69,21 @@ def tally(objective: Objective, responses: ResponseLogps, view: View) -> Tally:
     match view:
         case Pairs():
             return _pairs(objective, responses, view)
-        case Labelled():
-            return _labelled(objective, responses, view)
+        case UnpairedResponses():
+            return _unpaired(objective, responses, view)
         case Lists():
             return _pairs(objective, responses, comparisons_of(view))
         case Demonstrations():
             return _demonstrations(responses, view)
         case Views():
-            tallies = [tally(objective, responses, part) for part in reversed(view.parts)]
-            return Tally(
+            tallies = [metric_sums(objective, responses, part) for part in reversed(view.parts)]
+            return MetricSums(
                 {name: value for t in tallies for name, value in t.sums.items()},
                 {name: value for t in tallies for name, value in t.weights.items()},
             )
 
 
-def _pairs(objective: Objective, responses: ResponseLogps, pairs: Pairs) -> Tally:
+def _pairs(objective: Objective, responses: ResponseLogps, pairs: Pairs) -> MetricSums:
     rewards = _rewards(objective, responses)
     chosen, rejected, p = pairs.chosen.cpu(), pairs.rejected.cpu(), pairs.preference.cpu()
     margin = rewards[chosen] - rewards[rejected]
@@ -117,24 +117,24 @@ def comparisons_of(lists: Lists) -> Pairs:
     )
 
 
-def _labelled(objective: Objective, responses: ResponseLogps, labelled: Labelled) -> Tally:
+def _unpaired(objective: Objective, responses: ResponseLogps, unpaired: UnpairedResponses) -> MetricSums:
     per_response = {"rewards": _rewards(objective, responses), **_logps(responses)}
-    good = labelled.desirable.cpu().double()
+    good = unpaired.desirable.cpu().double()
     columns, weights = {}, {}
     for side, weight in (("chosen", good), ("rejected", 1 - good)):
         for name, values in per_response.items():
-            columns[f"{name}/{side}"], weights[f"{name}/{side}"] = values[labelled.response.cpu()], weight
+            columns[f"{name}/{side}"], weights[f"{name}/{side}"] = values[unpaired.response.cpu()], weight
     if objective.statistic is not None:
         name = objective.statistic.metric
-        columns[name], weights[name] = torch.full_like(good, labelled.baseline), torch.ones_like(good)
+        columns[name], weights[name] = torch.full_like(good, unpaired.baseline), torch.ones_like(good)
     return _weighted(columns, weights)
 
 
-def _demonstrations(responses: ResponseLogps, demonstrations: Demonstrations) -> Tally:
+def _demonstrations(responses: ResponseLogps, demonstrations: Demonstrations) -> MetricSums:
     index = demonstrations.response.cpu()
     tokens = responses.num_tokens.cpu()[index].double()
     nll = -responses.seq_logps.detach().cpu()[index]
-    return Tally({"nll": nll.sum().item()}, {"nll": tokens.sum().item()})
+    return MetricSums({"nll": nll.sum().item()}, {"nll": tokens.sum().item()})
 
 
 def _rewards(objective: Objective, responses: ResponseLogps) -> Float[Tensor, " N"]:
@@ -158,8 +158,8 @@ def _shares(pairs: Pairs) -> Float[Tensor, " B"]:
     return torch.where(totals > 0, weight / totals, 0.0)
 
 
-def _weighted(columns: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> Tally:
-    return Tally(
+def _weighted(columns: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> MetricSums:
+    return MetricSums(
         {name: (values * weights[name]).sum().item() for name, values in columns.items()},
         {name: weight.sum().item() for name, weight in weights.items()},
     )
