@@ -5,8 +5,9 @@ import signal
 from support.toy_training import ToyPolicy, ToyReference, rows
 from tiltlm.objectives import dpo
 from tiltlm.runs.directory import RunDirectory
+from tiltlm.storage.files import read_lines
 from tiltlm.training.loop import train_loop
-from tiltlm.training.recorder import Listener, read_lines
+from tiltlm.training.recorder import Listener
 from tiltlm.training.training_settings import TrainingSettings
 
 SETTINGS = TrainingSettings(num_epochs=2, batch_size=4, max_tokens=40, learning_rate=0.02, save_every=100, eval_every=2)

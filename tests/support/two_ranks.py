@@ -16,7 +16,8 @@ from safetensors.torch import save_file
 from support.toy_experts import make_policy
 from support.toy_training import VOCABULARY, SortedMargins, ToyPolicy, ToyReference, rows
 from tiltlm.core import ConfigError
-from tiltlm.distributed.wrapping import Ranks, full_tensor, trainable_copy, wrap
+from tiltlm.distributed.ranks import Ranks
+from tiltlm.distributed.wrapping import full_tensor, trainable_copy, wrap
 from tiltlm.logprobs import PolicyModule, ScoreModule
 from tiltlm.objectives import aot, aot_unpaired, bco, dpo, kto, reward_model, sft
 from tiltlm.reference.moving import MovingReference

@@ -1,6 +1,6 @@
 """Processes and devices of a run."""
 
-from tiltlm.distributed.wrapping import Ranks
+from tiltlm.distributed.ranks import Ranks
 
 __all__ = [
     "Ranks",

@@ -10,7 +10,7 @@ from tiltlm.objectives import Objective, Term, example_losses
 from tiltlm.recipes.prepare import ensure_reference, prepare
 from tiltlm.recipes.progress import ProgressCallback, silent
 from tiltlm.recipes.run_settings import RunSettings
-from tiltlm.runs.directory import write_atomic
+from tiltlm.storage.files import write_bytes
 from tiltlm.training import Stepper
 from tiltlm.training.packs import Pack
 
@@ -75,7 +75,7 @@ def score(
     if per_example is not None:
         order = {e.id: i for i, e in enumerate(examples)}
         rows.sort(key=lambda row: order[row["id"]])
-        write_atomic(per_example, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
+        write_bytes(per_example, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
     metrics = dict(outcome.metric_sums.means())
     return {
         "objective": settings.objective_title,

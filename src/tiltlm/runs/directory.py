@@ -18,28 +18,10 @@ from typing import Any, ClassVar
 from filelock import FileLock, Timeout
 
 from tiltlm.core.errors import ConfigError, RunError
-from tiltlm.distributed.wrapping import Ranks
+from tiltlm.distributed.ranks import Ranks
+from tiltlm.storage.files import write_json, write_text
 
 LOCK, WRITER = ".lock", ".writer.json"
-
-
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file so that a reader sees all of it or what was there before."""
-    temporary = path.with_name(f".{path.name}.writing")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise RunError(f"{path} could not be written ({error})", code="not_writable") from error
-
-
-def write_json_atomic(path: Path, value: Any) -> None:
-    """Write a JSON file, indented, whole or not at all."""
-    write_atomic(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 @dataclass(frozen=True)
@@ -92,13 +74,13 @@ class RunDirectory:
     def write_json(self, name: str, value: Any) -> Path:
         """Write `name` in this directory, whole or not at all, in the run's first process."""
         if self._lock is not None:
-            write_json_atomic(self.path / name, value)
+            write_json(self.path / name, value)
         return self.path / name
 
     def write_text(self, name: str, text: str) -> Path:
         """Write `name` in this directory, whole or not at all, in the run's first process."""
         if self._lock is not None:
-            write_atomic(self.path / name, text.encode())
+            write_text(self.path / name, text)
         return self.path / name
 
     def close(self) -> None:
@@ -160,7 +142,7 @@ def _prepare(path: Path, resume: bool, overwrite: bool) -> FileLock:
         _empty(path)
     marker = path / RunDirectory.MARKER
     if not marker.exists():
-        write_json_atomic(marker, {"format": 1, "created": _now()})
+        write_json(marker, {"format": 1, "created": _now()})
     return lock
 
 
@@ -179,7 +161,7 @@ def _locked(path: Path) -> FileLock:
             code="in_use",
             key="output",
         ) from error
-    write_json_atomic(path / WRITER, {"pid": os.getpid(), "host": socket.gethostname(), "since": _now()})
+    write_json(path / WRITER, {"pid": os.getpid(), "host": socket.gethostname(), "since": _now()})
     return lock
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from tiltlm.core.errors import RunError
-from tiltlm.distributed.wrapping import Ranks
+from tiltlm.distributed.ranks import Ranks
 from tiltlm.training.recorder import MetricsRecord
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from tiltlm.core import Example, RunError
-from tiltlm.distributed.wrapping import Ranks, wrap
+from tiltlm.distributed.ranks import Ranks
+from tiltlm.distributed.wrapping import wrap
 from tiltlm.objectives.terms import Objective
 from tiltlm.runs.directory import RunDirectory
 from tiltlm.training.allocator import keep_freed_memory

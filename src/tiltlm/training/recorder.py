@@ -4,78 +4,18 @@ Names follow TRL. JSON has no NaN, so a number that is not finite is written as 
 "-Infinity", which Python's `float` reads back: a bad value is never shown as 0.
 """
 
-import json
-import math
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tiltlm.core.errors import ConfigError, RunError
-from tiltlm.distributed.wrapping import Ranks
-from tiltlm.runs.directory import RunDirectory, write_atomic
+from tiltlm.core.errors import ConfigError
+from tiltlm.distributed.ranks import Ranks
+from tiltlm.runs.directory import RunDirectory
+from tiltlm.storage.files import append_line, finite_json, keep_lines
 
 MetricsRecord = dict[str, Any]
-
-
-def finite_json(value: Any) -> Any:
-    """A JSON value without NaN or infinities, through mappings and lists."""
-    if isinstance(value, Mapping):
-        return {key: finite_json(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite_json(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    return value
-
-
-def append_line(path: Path, record: Mapping[str, Any]) -> None:
-    """Append one JSON line in one write, so that lines never interleave.
-
-    Raises:
-        RunError: the disk is full or the file cannot be written.
-    """
-    line = (json.dumps(finite_json(record), ensure_ascii=False) + "\n").encode()
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            written = os.write(descriptor, line)
-        finally:
-            os.close(descriptor)
-        if written != len(line):
-            raise OSError("only part of a line was written")
-    except OSError as error:
-        raise RunError(f"{path} could not be written ({error})", code="not_writable") from error
-
-
-def read_lines(path: Path) -> list[MetricsRecord]:
-    """The records of a JSON Lines file; a last line torn by a kill is left out.
-
-    Raises:
-        RunError: a line before the last is no JSON.
-    """
-    lines = path.read_bytes().splitlines() if path.exists() else []
-    records: list[MetricsRecord] = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            records.append(json.loads(line))
-        except ValueError as error:
-            if number < len(lines):
-                raise RunError(
-                    f"{path}:{number}: not JSON ({error}); the file was changed by hand or damaged",
-                    code="damaged",
-                    row=f"{path.name}:{number}",
-                ) from error
-    return records
-
-
-def keep_lines(path: Path, keep: Callable[[MetricsRecord], bool]) -> list[MetricsRecord]:
-    """Rewrite a JSON Lines file with the records to keep, whole; those records."""
-    records = [record for record in read_lines(path) if keep(record)]
-    write_atomic(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode())
-    return records
 
 
 def to_stderr(message: str) -> None:

@@ -10,7 +10,7 @@ from torch import nn
 
 from tiltlm.core.errors import ConfigError
 from tiltlm.diagnostics.step_metrics import MetricSums
-from tiltlm.distributed.wrapping import Ranks
+from tiltlm.distributed.ranks import Ranks
 from tiltlm.objectives.parts.statistics import Memory
 from tiltlm.objectives.terms import Objective
 from tiltlm.training.optim.optimizer import trainable

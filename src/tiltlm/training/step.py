@@ -31,7 +31,8 @@ from tiltlm.core import (
 from tiltlm.core.logps import OF_REFERENCE, WITH_GRADIENT, Extra
 from tiltlm.core.views import Counts
 from tiltlm.diagnostics.step_metrics import MetricSums, metric_sums
-from tiltlm.distributed.wrapping import Ranks, synchronised
+from tiltlm.distributed.ranks import Ranks
+from tiltlm.distributed.wrapping import synchronised
 from tiltlm.logprobs.head.states import States
 from tiltlm.objectives.parts.statistics import Memory
 from tiltlm.objectives.terms import Objective, Term, reads_scores, reduce_terms

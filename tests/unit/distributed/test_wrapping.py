@@ -14,7 +14,8 @@ from support import two_ranks
 from support.errors import raises
 from support.toy_training import ToyPolicy
 from tiltlm.core import ConfigError
-from tiltlm.distributed.wrapping import Ranks, trainable_copy, wrap
+from tiltlm.distributed.ranks import Ranks
+from tiltlm.distributed.wrapping import trainable_copy, wrap
 
 pytestmark = pytest.mark.slow
 NUM_RANKS = 2

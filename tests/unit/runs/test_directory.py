@@ -8,7 +8,8 @@ import sys
 
 from support.errors import raises
 from tiltlm.core import ConfigError, RunError
-from tiltlm.runs.directory import LOCK, RunDirectory, write_json_atomic
+from tiltlm.runs.directory import LOCK, RunDirectory
+from tiltlm.storage.files import write_json
 
 
 def test_a_run_in_the_way_is_refused_and_the_ways_out_are_named(tmp_path):
@@ -79,13 +80,13 @@ def test_a_killed_writer_holds_no_lock(tmp_path):
 
 def test_a_file_is_whole_or_what_it_was(tmp_path, monkeypatch):
     path = tmp_path / "report.json"
-    write_json_atomic(path, {"a": 1})
+    write_json(path, {"a": 1})
 
     def full(descriptor):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("tiltlm.runs.directory.os.fsync", full)
     with raises(RunError, "not_writable", mentions=[str(path), "No space left on device"]):
-        write_json_atomic(path, {"a": 2})
+        write_json(path, {"a": 2})
     assert json.loads(path.read_text()) == {"a": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["report.json"]

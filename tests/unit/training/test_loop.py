@@ -13,9 +13,10 @@ from support.toy_training import Killed, SortedMargins, ToyPolicy, ToyReference,
 from tiltlm.core import ConfigError, RunError
 from tiltlm.objectives import bco, dpo, ipo, kto
 from tiltlm.runs.directory import RunDirectory
+from tiltlm.storage.files import read_lines
 from tiltlm.training.checkpoints.files import folder_of, load, steps_in
 from tiltlm.training.loop import train_loop
-from tiltlm.training.recorder import Listener, read_lines
+from tiltlm.training.recorder import Listener
 from tiltlm.training.training_settings import TrainingSettings, default_learning_rate
 
 

@@ -7,9 +7,10 @@ import pytest
 
 from support.errors import raises
 from tiltlm.core import RunError
-from tiltlm.distributed.wrapping import Ranks
+from tiltlm.distributed.ranks import Ranks
 from tiltlm.runs.directory import RunDirectory
-from tiltlm.training.recorder import Listener, Recorder, append_line, finite_json, read_lines
+from tiltlm.storage.files import append_line, finite_json, read_lines
+from tiltlm.training.recorder import Listener, Recorder
 
 
 def refuse(constant):

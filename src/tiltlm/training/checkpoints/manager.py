@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from tiltlm.core.errors import RunError
 from tiltlm.diagnostics.step_metrics import MetricSums
-from tiltlm.distributed.wrapping import Ranks
+from tiltlm.distributed.ranks import Ranks
 from tiltlm.runs.directory import RunDirectory
 from tiltlm.training.checkpoints import files as checkpoint
 from tiltlm.training.checkpoints.files import Checkpoint

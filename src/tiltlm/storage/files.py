@@ -1,0 +1,160 @@
+"""Files that are complete or absent: atomic writes, JSON without NaN, and JSON Lines."""
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from tiltlm.core.errors import RunError
+
+
+def sync(path: Path) -> None:
+    """Have the system write a file, or the names in a folder, to the disk (fsync)."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file for writing that gets its name at the end: a reader sees the complete file or the one before.
+
+    The content and the name are on the disk when the block ends. If the block raises, nothing changes.
+
+    Yields:
+        A binary file under a temporary name in the same folder, open for reading and writing.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("w+b") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync(path.parent)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Make a folder that gets its name at the end: a reader sees the complete folder or none.
+
+    If the block raises, nothing is left. Files are not synchronised to the disk; the caller does it where it matters.
+
+    Yields:
+        A new, empty folder beside `path`. What an interrupted process left there is deleted first.
+
+    Raises:
+        OSError: the folder cannot be made, or `path` exists and is not empty.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file atomically.
+
+    Raises:
+        RunError: the disk is full or the file cannot be written. The file before it, if any, is unchanged.
+    """
+    try:
+        with atomic_file(path) as file:
+            file.write(content)
+    except OSError as error:
+        raise RunError(f"{path} could not be written ({error})", code="not_writable") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 file atomically.
+
+    Raises:
+        RunError: as `write_bytes`.
+    """
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write an indented JSON file atomically.
+
+    Raises:
+        RunError: as `write_bytes`.
+    """
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def finite_json(value: Any) -> Any:
+    """Return a JSON value without NaN or infinities, through mappings and lists.
+
+    JSON has no such numbers. They become the strings "NaN", "Infinity" and "-Infinity", which `float` reads back: a bad
+    value is never shown as 0.
+    """
+    if isinstance(value, Mapping):
+        return {key: finite_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite_json(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value
+
+
+def append_line(path: Path, record: Mapping[str, Any]) -> None:
+    """Append one line of JSON in one write, so that lines of several writers do not mix.
+
+    Raises:
+        RunError: the disk is full or the file cannot be written.
+    """
+    line = (json.dumps(finite_json(record), ensure_ascii=False) + "\n").encode()
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            written = os.write(descriptor, line)
+        finally:
+            os.close(descriptor)
+        if written != len(line):
+            raise OSError("only part of a line was written")
+    except OSError as error:
+        raise RunError(f"{path} could not be written ({error})", code="not_writable") from error
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the records of a JSON Lines file. An incomplete last line, left by a killed process, is skipped.
+
+    Raises:
+        RunError: a line before the last is not JSON.
+    """
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    records: list[dict[str, Any]] = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            records.append(json.loads(line))
+        except ValueError as error:
+            if number < len(lines):
+                raise RunError(
+                    f"{path}:{number}: not JSON ({error}); the file was edited by hand or is damaged",
+                    code="damaged",
+                    row=f"{path}:{number}",
+                ) from error
+    return records
+
+
+def keep_lines(path: Path, keep: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
+    """Rewrite a JSON Lines file atomically with the records for which `keep` is true, and return them."""
+    records = [record for record in read_lines(path) if keep(record)]
+    write_text(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+    return records
