@@ -30,7 +30,7 @@ DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 BRANCH = "main"
 VERSION = metadata("tiltlm")["Version"]
-REPOSITORY = "https://github.com/tiltlm/tiltlm"
+REPOSITORY = dict(url.split(", ") for url in metadata("tiltlm").get_all("Project-URL"))["Repository"]
 
 INTERNAL = {"cli", "config", "recipes"}
 """Packages whose names are not promised to anyone; `tiltlm` itself exports what is meant of them."""
