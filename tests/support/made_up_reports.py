@@ -1,4 +1,4 @@
-"""Reports of runs that never were, small and with numbers that are easy to follow."""
+"""Small made-up reports with numbers that are easy to follow."""
 
 from collections import Counter
 from dataclasses import replace
@@ -21,15 +21,17 @@ HOSTILE = "<script>alert('x')</script><img src=x onerror=alert(1)>\"'&{{ 7*7 }}{
 
 
 def interval(estimate: float, half: float = 0.1, n: int = 100) -> Interval:
+    """Return an interval of this half-width."""
     return Interval(estimate, estimate - half, estimate + half, 0.95, n)
 
 
 def change(before: float, after: float, half: float = 0.1) -> Change:
+    """Return a change whose three intervals have this half-width."""
     return Change(interval(before, half), interval(after, half), interval(after - before, half))
 
 
 def contrast(accuracy: Change | None = None, margin: Change | None = None, **changes) -> Contrast:
-    """Helped, without displacement, better than length."""
+    """Return a contrast of pairs that improved, is not displaced and beats the length rule."""
     made = Contrast(
         kind="pairs",
         num_comparisons=100,
@@ -40,7 +42,7 @@ def contrast(accuracy: Change | None = None, margin: Change | None = None, **cha
         worse=change(-2.0, -2.5),
         seq_accuracy=change(0.51, 0.55, 0.05),
         mean_accuracy=change(0.52, 0.6, 0.05),
-        displacement=Displacement(*(interval(x) for x in (3.0, -5.0, 0.2, -0.5, 0.3))),
+        displacement=Displacement(*(interval(x) for x in (3.0, -5.0, 0.3))),
         length_rule="longer",
         length_accuracy=interval(0.53, 0.05),
         length_advantage=interval(0.17, 0.05),
@@ -49,11 +51,14 @@ def contrast(accuracy: Change | None = None, margin: Change | None = None, **cha
 
 
 def held_out(made: Contrast | None = None, nll: Change | None = None, **changes) -> HeldOut:
+    """Return held-out numbers of 100 rows with 100 prompts."""
     settings = {"num_examples": 100, "num_prompts": 100, "starts_at_reference": True} | changes
     return HeldOut(contrast=made, nll=nll, **settings)
 
 
 def samples(kl: float | None = 1.5, length: float = 24.0, cut_share: float = 0.0, texts=()) -> SampleComparison:
+    """Return samples whose length before training is 23 tokens."""
+
     def numbers(kl: float | None, length: float) -> SampleNumbers:
         estimate = None if kl is None else interval(kl)
         return SampleNumbers(estimate, estimate, interval(length, 1.0), cut_share)
@@ -64,6 +69,7 @@ def samples(kl: float | None = 1.5, length: float = 24.0, cut_share: float = 0.0
 
 
 def gold(gain: float = 1.0, policy: float = 3.0, attainable: float = 3.2, effective_samples: float = 120.0) -> Gold:
+    """Return gold rewards of a policy that has 80 % of the attainable gain."""
     return Gold(
         reward_name="courtesies",
         levels=(0.0, 1.0, 2.0, 3.0, 4.0),
@@ -86,7 +92,7 @@ def gold(gain: float = 1.0, policy: float = 3.0, attainable: float = 3.2, effect
 
 
 def history(num_steps: int = 6) -> list[dict[str, object]]:
-    """Records as in metrics.jsonl."""
+    """Return records as in metrics.jsonl."""
     records: list[dict[str, object]] = []
     for step in range(1, num_steps + 1):
         metrics = {"rewards/margins": 0.1 * step, "logps_per_token/chosen": -2.0, "logps_per_token/rejected": -2.1}
@@ -107,7 +113,7 @@ DATA = {
 
 
 def whole(**changes) -> RunReport:
-    """A report with every part."""
+    """Return a report with every part."""
     parts = {
         "title": "dpo on some pairs",
         "facts": {"Model": "tiny-lm", "Objective": "dpo (beta 0.1)"},
@@ -127,12 +133,12 @@ def whole(**changes) -> RunReport:
 
 
 def quick(**changes) -> RunReport:
-    """All but the curves, which take the longest to draw."""
+    """Return a report without curves, which take the longest to draw."""
     return whole(**{"series": ()} | changes)
 
 
 class Page(HTMLParser):
-    """A strict reader: every element closed in order, and all that a page could load or run."""
+    """A strict parser: it requires that elements are closed in order, and collects tags, attributes and text."""
 
     VOID = frozenset({"meta", "link", "br", "img", "input", "hr"})
 
@@ -144,7 +150,7 @@ class Page(HTMLParser):
         self.text: list[str] = []
         self.feed(html)
         self.close()
-        assert self.open == [], f"never closed: {self.open}"
+        assert self.open == [], f"not closed: {self.open}"
 
     def handle_starttag(self, tag, attrs):
         self.tags[tag] += 1
@@ -164,11 +170,15 @@ class Page(HTMLParser):
         if self.open[-1:] not in (["style"], ["script"]):
             self.text.append(data)
 
-    def said(self) -> str:
-        """All that a reader sees, with single spaces."""
+    def visible_text(self) -> str:
+        """Return all text that a reader sees, with single spaces; no-break spaces count as spaces."""
         return " ".join(" ".join(self.text).split())
 
+    def named(self, attribute: str) -> list[str]:
+        """Return the values of an attribute in the order of the page, such as `id` or `data-caution`."""
+        return [value for _, name, value in self.attributes if name == attribute]
+
     def loads(self) -> list[str]:
-        """Addresses that a browser would fetch or follow, but for places within the page."""
+        """Return the addresses that a browser would load or follow, without those within the page."""
         names = {"href", "src", "srcset", "action", "data", "poster", "background", "formaction"}
         return [v for tag, name, v in self.attributes if name in names and not v.startswith("#") and v != "data:,"]

@@ -18,7 +18,7 @@ from tiltlm.core.forest import Tree
 
 @pytest.fixture
 def make_model() -> Callable[..., Any]:
-    """`make_model(family, dtype=…, **changes)`: a tiny random model without dropout."""
+    """Return `make_model(family, dtype=…, **changes)`, which makes a tiny random model without dropout."""
 
     def make(family: str, dtype: torch.dtype = torch.float64, **changes: Any) -> Any:
         name, keywords = FAMILIES[family]
@@ -34,7 +34,7 @@ def make_model() -> Callable[..., Any]:
 
 @pytest.fixture
 def make_classifier() -> Callable[..., Any]:
-    """`make_classifier(family, dtype=…, **changes)`: the same body with a score head, whose scores are of size 1."""
+    """Return `make_classifier(family, dtype=…, **changes)`: the same body with a score head; scores are of size 1."""
 
     def make(family: str = "llama", dtype: torch.dtype = torch.float64, **changes: Any) -> Any:
         name, keywords = FAMILIES[family]
@@ -52,7 +52,7 @@ def make_classifier() -> Callable[..., Any]:
 
 @pytest.fixture
 def write_tokenizer() -> Callable[..., None]:
-    """`write_tokenizer(folder, eos_token=…, …)`: one of words, into a model's folder."""
+    """Return `write_tokenizer(folder, eos_token=…, …)`, which writes a word tokenizer into a model's folder."""
 
     def write(folder: Path, **special: str) -> None:
         vocabulary = {token: i for i, token in enumerate(["<pad>", "<s>", "</s>", *(f"w{i}" for i in range(50))])}
@@ -65,7 +65,7 @@ def write_tokenizer() -> Callable[..., None]:
 
 @pytest.fixture
 def trees() -> list[Tree]:
-    """Ragged: a one-token response between longer ones, a prompt of one token, prompts longer than the window."""
+    """Return trees with a one-token response between longer ones, a one-token prompt, and prompts beyond the window."""
     rng = np.random.default_rng(0)
     lengths = [(9, (5, 1, 12)), (1, (4,)), (17, (3, 8))]
     return [Tree(draw(rng, p), tuple(Response(draw(rng, r)) for r in responses)) for p, responses in lengths]
@@ -73,14 +73,14 @@ def trees() -> list[Tree]:
 
 @pytest.fixture
 def weights(trees: list[Tree]) -> Tensor:
-    """A random weight for every scored token: the loss Σ w·logp feels every one of them."""
+    """Return a random weight for every scored token: the loss Σ w·logp depends on each of them."""
     count = sum(r.num_tokens for tree in trees for r in tree.responses)
     return torch.randn(count, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
 
 
 @pytest.fixture
 def gradients() -> Callable[[Any, Tensor], list[Tensor]]:
-    """`gradients(model, loss)`: of all trainable parameters; zeros where one takes no part."""
+    """Return `gradients(model, loss)`: of all trainable parameters, zeros where the loss does not depend on one."""
 
     def measure(model: Any, loss: Tensor) -> list[Tensor]:
         parameters = [p for p in model.parameters() if p.requires_grad]
@@ -92,7 +92,7 @@ def gradients() -> Callable[[Any, Tensor], list[Tensor]]:
 
 @pytest.fixture
 def close() -> Callable[..., bool]:
-    """`close(gradients, expected, tolerance)`: largest deviation against the largest gradient of all."""
+    """Return `close(gradients, expected, tolerance)`: the deviation is relative to the largest gradient of all."""
 
     def compare(found: list[Tensor], expected: list[Tensor], tolerance: float) -> bool:
         scale = max(float(e.abs().max()) for e in expected)

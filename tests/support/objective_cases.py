@@ -1,7 +1,8 @@
-"""One line a method: its name, knobs and its loss worked out in numpy, straight from the paper's formula.
+"""One line per method: its name, knobs and its loss in numpy, from the paper's formula.
 
-A case's oracle knows nothing of the package. `Answer` holds what a formula needs of one response: log-probabilities of
-its T tokens under policy and reference, their sums S and S0, and what is known of whole next-token distributions.
+A case's loss uses no code of the package. `Answer` has the numbers of one response that formulas read:
+log-probabilities of its T tokens under policy and reference, their sums S and S0, and numbers of whole next-token
+distributions.
 """
 
 from collections.abc import Callable, Sequence
@@ -54,7 +55,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Duel:
-    """A comparison as the formula sees it; a soft label is the battery's business."""
+    """A comparison as a formula reads it; the battery handles soft labels."""
 
     w: Answer
     r: Answer
@@ -93,7 +94,7 @@ class Case:
     pair: PairLoss | None = None
     """Loss of one comparison."""
     single: Callable[[Answer, bool, float], float] | None = None
-    """(response, desirable, statistic of the step) → loss of one labelled response."""
+    """(response, desirable, statistic of the step) → loss of one response."""
     demonstration: Callable[[Answer], float] | None = None
     """(response) → its share of the numerator; the denominator is the step's tokens."""
     ranked: Callable[[Sequence[Answer], Sequence[int], Sequence[float]], float] | None = None
@@ -103,11 +104,11 @@ class Case:
     bags: Callable[[Sequence[tuple[Answer, bool, float]]], float] | None = None
     """(response, desirable, mass) of a whole step → numerator of its loss."""
     holds: bool = False
-    """Something of the policy is held without gradient, so finite differences see more than autograd may."""
+    """True: a part of the policy is held without gradient, so autograd differs from finite differences."""
 
     @property
     def id(self) -> str:
-        """The name, and what sets this case apart from another of the same method."""
+        """The name, and the difference from other cases of the same method."""
         words = [str(v) for v in self.knobs.values() if isinstance(v, str)]
         return " ".join([self.name, *words, *(["lists"] if self.ranked else [])])
 
@@ -214,7 +215,7 @@ def nca_list(ys: Sequence[Answer], ranks: Sequence[int], scores: Sequence[float]
 
 
 def plackett_luce(ys: Sequence[Answer], ranks: Sequence[int], scores: Sequence[float]) -> float:
-    """Every order that agrees with the ranks, one by one."""
+    """Return every order that agrees with the ranks."""
     del scores
     u = [0.3 * y.rho for y in ys]
     total = 0.0

@@ -1,4 +1,4 @@
-"""Loaded data as values that `==` compares."""
+"""Turn loaded data into values that `==` compares."""
 
 import dataclasses
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def plain(value):
-    """Values that `==` compares, arrays included."""
+    """Return a value with arrays and data classes as tuples and mappings."""
     if isinstance(value, np.ndarray):
         return value.dtype, value.tolist()
     if isinstance(value, tuple | list):
@@ -17,10 +17,11 @@ def plain(value):
 
 
 def everything(data):
+    """Return all of a `PreferenceData` as plain values."""
     return {
         "train": list(map(plain, data.train)),
         "held_out": list(map(plain, data.held_out)),
-        "books": data.accounting.to_plain(),
+        "accounting": data.accounting.to_plain(),
         "table": data.accounting.lines(),
         "rest": (data.fingerprint, data.notes, data.end_token_id, data.max_length),
     }

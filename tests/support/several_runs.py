@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from tiltlm.cli import launched
-from tiltlm.cli.console import begin_notes
+from tiltlm.cli.console import start_logging
 from tiltlm.cli.main import app
 from tiltlm.core import RunError
 from tiltlm.distributed import Ranks
@@ -33,8 +33,8 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    begin_notes()
-    launched.PATIENCE = 1.0
+    start_logging()
+    launched.WAIT_FOR_OTHERS = 1.0
     try:
         with launched.fail_together():
             main(Path(sys.argv[1]))

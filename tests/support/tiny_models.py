@@ -70,4 +70,5 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def draw(rng: np.random.Generator, length: int) -> TokenIds:
+    """Draw random token ids without the special tokens."""
     return token_ids(rng.integers(3, VOCABULARY, length))

@@ -1,4 +1,4 @@
-"""Tiny tokenizers of the three families that differ at boundaries, chat templates of four kinds, and rows."""
+"""Tiny tokenizers of three families that differ at boundaries, four chat templates, and a row of data."""
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
@@ -32,7 +32,7 @@ TEMPLATES = {"chatml": CHATML, "llama": LLAMA, "plain": PLAIN_TURNS, "forgetful"
 
 
 def byte_level(*, bos: bool) -> PreTrainedTokenizerFast:
-    """Byte-level BPE as of GPT-2; with `bos` it puts `<s>` before every text, as Llama 3 does."""
+    """Make a byte-level BPE as GPT-2 has; with `bos` it puts `<s>` before every text, as Llama 3 does."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -49,7 +49,7 @@ def byte_level(*, bos: bool) -> PreTrainedTokenizerFast:
 
 
 def sentencepiece() -> PreTrainedTokenizerFast:
-    """What conversion makes of a Llama 2 tokenizer: a space before every text, bytes for unknown characters."""
+    """Make a tokenizer like a converted one of Llama 2: a space before every text, bytes for unknown characters."""
     pieces = ["<unk>", "<s>", "</s>", *(f"<0x{b:02X}>" for b in range(256)), "▁"]
     pieces += [chr(c) for c in range(33, 127)] + MARKS
     merges = [("t", "h"), ("th", "e"), ("▁", "the"), ("▁", "a"), ("i", "s"), ("▁", "is"), ("l", "l"), (":", "▁a")]
@@ -72,5 +72,5 @@ FAMILIES = {
 
 
 def pair(i: int = 0, **more: object) -> dict[str, object]:
-    """A good row."""
+    """Return a valid row of pairs."""
     return {"prompt": f"question {i}", "chosen": f" yes {i}", "rejected": f" no {i}", **more}

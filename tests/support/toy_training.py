@@ -75,14 +75,14 @@ class ToyScorer(ToyPolicy):
 
     def forward(self, forest: Forest) -> ResponseScores:
         self.num_forwards += 1
-        return ResponseScores.of(self.logits(forest)[:, 0], forest.num_tokens)
+        return ResponseScores(self.logits(forest)[:, 0], forest.num_tokens)
 
 
 class ToyReference(Reference):
     """A frozen copy of a policy."""
 
     def __init__(self, policy: nn.Module, name: str = "initial") -> None:
-        self.name, self.digest = name, "0" * 8
+        self.name, self.digest, self.starts_as_policy = name, "0" * 8, True
         self._frozen = copy.deepcopy(policy).requires_grad_(False)
 
     def attach(self, responses: ResponseLogps, trees: Sequence[Tree]) -> ResponseLogps:

@@ -1,4 +1,4 @@
-"""From files to examples: preference data read, checked, converted, tokenised and accounted for."""
+"""Load preference data: read, check, convert and tokenise files, and count what happened to every row."""
 
 from tiltlm.data.accounting import Accounting
 from tiltlm.data.data_settings import DataSettings

@@ -1,6 +1,6 @@
-"""What became of every row: kept, changed or lost, by cause, with examples of each.
+"""Count what happened to every row: kept, changed or left out, by cause, with the first rows of each cause.
 
-Nothing is left out in silence. The table is printed, kept in the run directory, and decides whether a run starts.
+The table is printed, written to the run directory, and decides whether a run starts.
 """
 
 from collections import Counter
@@ -16,56 +16,70 @@ from tiltlm.core.example import Example
 from tiltlm.data.data_settings import OnBad
 
 LOSSES = {
-    "malformed_json": "the line is no JSON value, or the compressed file ends early",
-    "malformed_csv": "the row has more or fewer fields than the header",
-    "invalid_unicode": "the bytes are no UTF-8, or the text holds half a surrogate pair",
-    "wrong_type": "a value has another type than its column's role; see the columns in the documentation",
-    "missing_value": "a value that this kind of row needs is absent or null",
-    "empty_response": "a response is null, empty or blank",
-    "identical_responses": "chosen and rejected are the same, so there is nothing to prefer",
-    "no_common_prompt": "chosen and rejected do not agree up to their last assistant turn; give a `prompt` column",
-    "no_comparison": "fewer than two responses, or all of them tie, so there is nothing to prefer",
-    "score_tie": "the chosen response scores no higher than the rejected one, and this objective reads how much "
-    "higher; repair the scores, or use an objective without them (dpo)",
-    "soft_label": "only a certain preference (1 or 0) or a tie (0.5) is an order of two responses; leave the column "
-    "out with data.ignore, or use an objective of pairs (dpo)",
-    "no_answer": "the conversation does not end in an assistant's turn",
-    "template_rewrites": "the chat template renders the prompt differently once the answer follows; "
+    "malformed_json": "the line is not valid JSON; repair or delete it",
+    "malformed_csv": "the row has more or fewer fields than the header; check its quotes and commas",
+    "ends_early": "the compressed file ends early, so the rows after this place are lost; copy or download it again",
+    "damaged_compression": "the compressed data are damaged, or the file is not compressed although its name says so. "
+    "The rows after this place are lost; make the file again, or correct the ending of its name",
+    "invalid_unicode": "the bytes are not UTF-8, or the text has half of a surrogate pair; convert the text to UTF-8",
+    "wrong_type": "a value has the wrong type for its column; the documentation of data lists the columns",
+    "missing_value": "a required value is missing or null; add it, or delete the row",
+    "empty_response": "a response is missing, empty or only white space",
+    "identical_responses": "chosen and rejected are equal, so the row has no preference",
+    "no_common_prompt": "chosen and rejected differ before their last assistant turn, so the prompt cannot be found; "
+    "add a `prompt` column",
+    "no_comparison": "the row has fewer than two responses, or all of them are tied, so it has no preference",
+    "score_tie": "the score of the chosen response is not above the score of the rejected one, and this objective "
+    "needs the difference; correct the scores, or use an objective without scores (dpo)",
+    "soft_label": "this objective needs the order of the two responses, so `preference` must be 1, 0 or 0.5 (a tie); "
+    "leave the column out with data.ignore, or use an objective of pairs (dpo)",
+    "no_answer": "the conversation must end with an assistant turn",
+    "template_rewrites": "the chat template changes the text of the prompt when the response is added; "
     "set data.chat_template or data.chat_template_kwargs",
-    "template_error": "the chat template refuses this conversation",
-    "boundary": "no tokens for the answer continue the prompt's tokens and spell the same text",
+    "template_error": "the chat template raises an error for this conversation; set data.chat_template, or correct "
+    "the row",
+    "boundary": "the response cannot be tokenised after its prompt without changing the prompt's tokens or the text",
     "unknown_token": "a token id is not in the tokenizer's vocabulary; were the ids made by another tokenizer?",
-    "wrong_end": "a response of token ids ends otherwise than its row says; correct the flag or the ids",
-    "end_inside": "a response goes on after its end token; give `messages`, or one response a row",
-    "answer_too_long": "an answer does not fit data.max_length, even with its prompt cut; raise it, or cut "
-    "answers: data.truncation=right_response",
-    "prompt_too_long": "the prompt alone fills data.max_length",
-    "reference_of_other_tokens": "the row was cut, so its reference column is about other tokens",
-    "too_long": "longer than data.max_length, and data.truncation=drop",
+    "wrong_end": "the last token id of a response contradicts the row's `ended` value; correct one of them",
+    "end_inside": "the response has text after an end token; give `messages`, or one response per row",
+    "answer_too_long": "the response does not fit in data.max_length, even with a shortened prompt; raise "
+    "data.max_length, or shorten responses: data.truncation=right_response",
+    "prompt_too_long": "the prompt leaves no room for a response in data.max_length; raise data.max_length",
+    "reference_of_other_tokens": "the row was shortened, so its reference log-probabilities belong to other tokens; "
+    "raise data.max_length, or choose another reference than reference=columns",
+    "too_long": "the row is longer than data.max_length, and data.truncation=drop leaves such rows out",
 }
-"""Why a row is left out, and what can be done."""
+"""Causes for leaving a row out, and what the user can do."""
 
 BY_POLICY = frozenset({"too_long"})
-"""Losses that a setting asks for; they are no defects."""
+"""Causes that a setting asks for; they are not defects."""
 
 CHANGES = {
-    "turns_cut": "the oldest turns of a conversation are left out to fit data.max_length",
-    "prompt_cut_left": "the start of the prompt is cut to fit data.max_length",
-    "answer_cut_right": "an answer is cut to fit data.max_length and has no end token",
-    "boundary_merge": "a token would have spanned prompt and answer; the answer is tokenised on its own",
-    "empty_prompt": "the prompt is empty; the beginning token stands for it",
-    "identical_comparison": "a comparison between two equal responses is left out",
+    "turns_cut": "the oldest turns of the conversation were removed to fit data.max_length",
+    "prompt_cut_left": "the first tokens of the prompt were removed to fit data.max_length",
+    "answer_cut_right": "the last tokens of a response were removed to fit data.max_length; it has no end token",
+    "boundary_merge": "a token would have covered the end of the prompt and the start of the response, so the response "
+    "was tokenised separately",
+    "empty_prompt": "the prompt is empty; the beginning token (or else the end token) takes its place",
+    "identical_comparison": "a comparison of two equal responses was left out",
     "tie": "responses of equal rank or score are not compared",
 }
-"""What was changed in a row that is kept."""
+"""Changes to rows that are kept."""
 
 SHOWN = 5
+"""Rows named for each cause."""
 
 
 class Defect(Exception):
-    """A single row that cannot be used; `code` is a key of `LOSSES`."""
+    """A row that cannot be used."""
 
     def __init__(self, code: str, detail: str = "") -> None:
+        """Make a defect.
+
+        Args:
+            code: A key of `LOSSES`.
+            detail: What was seen in the row, shown after its location.
+        """
         assert code in LOSSES, code
         super().__init__(code, detail)
         self.code = code
@@ -73,32 +87,33 @@ class Defect(Exception):
 
 
 def excerpt(value: object, width: int = 60) -> str:
-    """A short, one-line picture of a value."""
+    """Return a value as one line of at most `width` characters."""
     text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
 @dataclass
 class RowCounts:
-    """How many rows, and the first few of them."""
+    """The number of rows with one cause, and the first `SHOWN` of them."""
 
     count: int = 0
     examples: list[str] = field(default_factory=list)
 
     def add(self, location: str, detail: str) -> None:
+        """Count a row."""
         self.count += 1
         if len(self.examples) < SHOWN:
             self.examples.append(f"{location}: {detail}" if detail else location)
 
     def merge(self, later: "RowCounts") -> None:
-        """Take in the count of later rows."""
+        """Add the count of later rows."""
         self.count += later.count
         self.examples = [*self.examples, *later.examples][:SHOWN]
 
 
 @dataclass
 class Accounting:
-    """The books of one data set. `total == kept_train + held_out + dropped` once loading is done."""
+    """Row counts of one data set. After loading, `total == kept_train + held_out + dropped`."""
 
     total: int = 0
     """Rows read."""
@@ -107,33 +122,35 @@ class Accounting:
     losses: dict[str, RowCounts] = field(default_factory=dict)
     changes: dict[str, RowCounts] = field(default_factory=dict)
     lengths: dict[str, Counter[int]] = field(default_factory=dict)
-    """How many prompts and responses kept have so many tokens, by what they are."""
+    """Histograms of token counts of the kept rows: role (prompt, chosen, …) → number of tokens → how many."""
 
     @property
     def kept(self) -> int:
+        """Rows kept, training and held out."""
         return self.kept_train + self.held_out
 
     @property
     def dropped(self) -> int:
+        """Rows left out, for any cause."""
         return sum(t.count for t in self.losses.values())
 
     @property
     def defects(self) -> int:
-        """Rows dropped for what is wrong with them, not by a policy."""
+        """Rows left out because they are defective, not because a setting says so."""
         return sum(t.count for cause, t in self.losses.items() if cause not in BY_POLICY)
 
     def drop(self, location: str, defect: Defect) -> None:
-        """Book a row as lost."""
+        """Count a row that is left out."""
         self.losses.setdefault(defect.code, RowCounts()).add(location, defect.detail)
 
     def change(self, location: str, causes: Iterable[str]) -> None:
-        """Book what was changed in a row, each cause once a row."""
+        """Count the changes to a row, each cause at most once per row."""
         for cause in sorted(set(causes)):
             assert cause in CHANGES, cause
             self.changes.setdefault(cause, RowCounts()).add(location, "")
 
     def keep(self, example: Example, held_out: bool) -> None:
-        """Book a row as kept, with the lengths of its parts."""
+        """Count a kept row and the lengths of its prompt and responses."""
         if held_out:
             self.held_out += 1
         else:
@@ -142,53 +159,53 @@ class Accounting:
         for role, response in zip(example.roles, example.responses, strict=True):
             self._measure(role, len(response.token_ids))
 
-    def _measure(self, what: str, length: int) -> None:
-        self.lengths.setdefault(what, Counter())[length] += 1
+    def _measure(self, role: str, length: int) -> None:
+        self.lengths.setdefault(role, Counter())[length] += 1
 
     def merge(self, later: "Accounting") -> None:
-        """Take in the books of later rows: as if all had been booked here, one after another."""
+        """Add the counts of later rows. The result is as if all rows had been counted here in order."""
         self.total += later.total
         self.kept_train += later.kept_train
         self.held_out += later.held_out
         for own, others in ((self.losses, later.losses), (self.changes, later.changes)):
-            for cause, tally in others.items():
-                own.setdefault(cause, RowCounts()).merge(tally)
-        for what, lengths in later.lengths.items():
-            self.lengths.setdefault(what, Counter()).update(lengths)
+            for cause, counts in others.items():
+                own.setdefault(cause, RowCounts()).merge(counts)
+        for role, lengths in later.lengths.items():
+            self.lengths.setdefault(role, Counter()).update(lengths)
 
     def check_limit(self, max_bad: float, on_bad: OnBad) -> None:
-        """Stop where defects are more than the settings allow.
+        """Raise if there are more defects than the settings allow.
 
         Raises:
-            DataError: any defect under `on_bad="error"`, or a share of defects above `max_bad`; names causes and rows.
+            DataError: There is a defect under `on_bad="error"`, or the share of defects is above `max_bad`.
         """
         if not self.defects or (on_bad == "drop" and self.defects <= max_bad * self.total):
             return
-        rule = "data.on_bad=error allows none"
+        rule = "data.on_bad=error allows no defective row"
         if on_bad == "drop":
-            rule = f"data.max_bad={max_bad:g} allows {max_bad:.1%}"
+            rule = f"data.max_bad={max_bad:g} allows at most {max_bad:.1%}"
         lines = [f"{self.defects} of {self.total} rows ({self.defects / self.total:.1%}) cannot be used; {rule}."]
-        for cause, tally in self._by_count(self.losses):
+        for cause, counts in self._by_count(self.losses):
             if cause not in BY_POLICY:
-                lines.append(f"  {cause} × {tally.count}: {LOSSES[cause]}")
-                lines += [f"    {example}" for example in tally.examples]
-        way_out = "Repair the rows, or leave them out: data.on_bad=drop"
+                lines.append(f"  {cause} × {counts.count}: {LOSSES[cause]}")
+                lines += [f"    {example}" for example in counts.examples]
+        way_out = "Correct the rows, or leave them out: data.on_bad=drop"
         if on_bad == "drop":
-            way_out = f"Repair the rows, or raise data.max_bad to {ceil(100 * self.defects / self.total) / 100:.2f}"
+            way_out = f"Correct the rows, or raise data.max_bad to {ceil(100 * self.defects / self.total) / 100:.2f}"
         key = "data.max_bad" if on_bad == "drop" else "data.on_bad"
         raise DataError("\n".join([*lines, way_out + "."]), code="too_many_defects", key=key)
 
     @staticmethod
-    def _by_count(tallies: dict[str, RowCounts]) -> list[tuple[str, RowCounts]]:
-        return sorted(tallies.items(), key=lambda item: (-item[1].count, item[0]))
+    def _by_count(causes: dict[str, RowCounts]) -> list[tuple[str, RowCounts]]:
+        return sorted(causes.items(), key=lambda item: (-item[1].count, item[0]))
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for the run directory's JSON, with the meaning of each cause."""
 
-        def plain(tallies: dict[str, RowCounts], meaning: dict[str, str]) -> dict[str, Any]:
+        def plain(causes: dict[str, RowCounts], meaning: dict[str, str]) -> dict[str, Any]:
             return {
-                cause: {"rows": t.count, "meaning": meaning[cause], "examples": list(t.examples)}
-                for cause, t in self._by_count(tallies)
+                cause: {"rows": counts.count, "meaning": meaning[cause], "examples": list(counts.examples)}
+                for cause, counts in self._by_count(causes)
             }
 
         return {
@@ -199,44 +216,44 @@ class Accounting:
             "dropped": self.dropped,
             "losses": plain(self.losses, LOSSES),
             "changes": plain(self.changes, CHANGES),
-            "tokens": {what: summary(lengths) for what, lengths in self.lengths.items()},
+            "tokens": {role: summary(lengths) for role, lengths in self.lengths.items()},
         }
 
     def to_plain(self) -> dict[str, Any]:
-        """Everything, as values for JSON that `from_plain` reads."""
+        """Return everything as plain values for JSON; `from_plain` reads them."""
         return {
             "total": self.total,
             "kept_train": self.kept_train,
             "held_out": self.held_out,
-            "losses": {cause: vars(tally) for cause, tally in self.losses.items()},
-            "changes": {cause: vars(tally) for cause, tally in self.changes.items()},
-            "lengths": {what: sorted(lengths.items()) for what, lengths in self.lengths.items()},
+            "losses": {cause: vars(counts) for cause, counts in self.losses.items()},
+            "changes": {cause: vars(counts) for cause, counts in self.changes.items()},
+            "lengths": {role: sorted(lengths.items()) for role, lengths in self.lengths.items()},
         }
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> "Accounting":
-        """Undo `to_plain`."""
-        tallies = {part: {cause: RowCounts(**t) for cause, t in plain[part].items()} for part in ("losses", "changes")}
-        lengths = {what: Counter(dict(pairs)) for what, pairs in plain["lengths"].items()}
-        return cls(plain["total"], plain["kept_train"], plain["held_out"], **tallies, lengths=lengths)
+        """Read what `to_plain` returned."""
+        causes = {part: {cause: RowCounts(**c) for cause, c in plain[part].items()} for part in ("losses", "changes")}
+        lengths = {role: Counter(dict(pairs)) for role, pairs in plain["lengths"].items()}
+        return cls(plain["total"], plain["kept_train"], plain["held_out"], **causes, lengths=lengths)
 
     def lines(self) -> list[str]:
-        """The books as a plain table."""
-        share = max(self.total, 1)
+        """Return the counts as a plain-text table."""
+        total = max(self.total, 1)
         rows = [("rows read", self.total, ""), ("train", self.kept_train, ""), ("held out", self.held_out, "")]
-        for title, tallies in (("dropped", self.losses), ("changed", self.changes)):
-            for cause, tally in self._by_count(tallies):
-                rows.append((f"{title}: {cause}", tally.count, tally.examples[0]))
-        lines = [f"{name:<32} {n:>9,} {n / share:>7.1%}  {example}".rstrip() for name, n, example in rows]
-        for what, lengths in self.lengths.items():
+        for title, causes in (("dropped", self.losses), ("changed", self.changes)):
+            for cause, counts in self._by_count(causes):
+                rows.append((f"{title}: {cause}", counts.count, counts.examples[0]))
+        lines = [f"{name:<32} {n:>9,} {n / total:>7.1%}  {example}".rstrip() for name, n, example in rows]
+        for role, lengths in self.lengths.items():
             s = summary(lengths)
             tokens = f"mean {s['mean']:.0f}, median {s['median']:.0f}, 95 % {s['p95']:.0f}, max {s['max']:.0f}"
-            lines.append(f"{'tokens: ' + what:<32} {tokens}")
+            lines.append(f"{'tokens: ' + role:<32} {tokens}")
         return lines
 
 
 def summary(lengths: Mapping[int, int]) -> dict[str, float]:
-    """Mean, median, 95th percentile and maximum of lengths, each with how many there are."""
+    """Return mean, median, 95th percentile and maximum of a histogram (length → how many)."""
     values = np.repeat(list(lengths.keys()), list(lengths.values()))
     median, p95 = np.percentile(values, [50, 95])
     return {"mean": float(values.mean()), "median": float(median), "p95": float(p95), "max": float(values.max())}

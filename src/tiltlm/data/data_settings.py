@@ -1,4 +1,4 @@
-"""What a run is told about its data. Every default of the data layer is written here and nowhere else."""
+"""Settings of the data layer. All of its defaults are here."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,66 +11,67 @@ OnBad = Literal["drop", "error"]
 AssistantTurns = Literal["last", "all"]
 
 CACHE_LIMIT = 20.0
-"""Default of `cache_limit`: some twenty million pairs of ordinary length."""
+"""Default of `cache_limit`, in gigabytes: room for about twenty million pairs of usual length."""
 
 LONGEST = 2048
-"""Length that `max_length=None` never exceeds: windows of 128k tokens are no reason to spend memory on them."""
+"""Upper bound of `max_length=None`, in tokens. It saves memory with models whose window is 128k tokens."""
 
 
 @dataclass(frozen=True)
 class DataSettings:
-    """Where preference data comes from and what may be done to it."""
+    """Sources of preference data, and how rows are read, split, shortened and cached."""
 
     train: str | tuple[str, ...]
-    """A file (JSONL, also .gz or .zst; JSON, CSV, Parquet, Arrow), a folder, a dataset on the Hub; or several."""
+    """A file (JSONL, also .gz or .zst; JSON, CSV, Parquet, Arrow), a folder, a dataset on the Hub; or a list."""
     eval: str | tuple[str, ...] | None = None
-    """Held-out data of its own, named as `train` is. Not together with `eval_fraction`."""
+    """Separate held-out data, named as for `train`. Not together with `eval_fraction`."""
     eval_fraction: float = 0.0
-    """Share of prompts held out of `train`. A prompt's side depends on its text and `eval_seed` alone."""
+    """Share of the prompts of `train` to hold out. A prompt's text and `eval_seed` decide if it is held out."""
     eval_seed: int = 0
-    """Chooses another set of held-out prompts."""
+    """Another seed holds out other prompts."""
     split: str = "train"
-    """Split that `train` means, where it is a Hugging Face dataset."""
+    """Split to read for `train`, if it is a Hugging Face dataset."""
     eval_split: str = "test"
-    """Split that `eval` means, where it is a Hugging Face dataset."""
+    """Split to read for `eval`, if it is a Hugging Face dataset."""
     subset: str | None = None
-    """Configuration of a dataset on the Hub."""
+    """Configuration name of a dataset on the Hub."""
     revision: str | None = None
-    """Commit or tag of a dataset on the Hub; without one its newest version is read, and said so."""
+    """Commit or tag of a dataset on the Hub. None: the newest version, with a note."""
     limit: int | None = None
-    """Read only the first rows of `train`, and as many of `eval`."""
+    """Read at most this many rows of `train`, and at most this many of `eval`."""
     columns: Mapping[str, str] = field(default_factory=dict)
-    """Roles played by columns of another name: `{prompt: question}`."""
+    """Columns that have another name: role → column, such as `{prompt: question}`."""
     ignore: tuple[str, ...] = ()
-    """Columns to leave out."""
+    """Columns to ignore."""
     max_length: int | None = None
-    """Longest prompt with one response, in tokens. None: the model's window, at most 2,048."""
+    """Most tokens of a prompt with one response. None: the model's window, but at most 2,048."""
     truncation: Truncation = "left_prompt"
-    """What happens to longer rows; the same for all responses of a prompt.
+    """What to do with longer rows; the same for all responses of a prompt.
 
-    `left_prompt` keeps whole answers and leaves out the prompt's oldest turns or, where it has none or the last alone
-    is too long, its first tokens behind the beginning token; a row whose answer fits not even so is a defect. `drop`
-    leaves long rows out. `right_response` cuts answers, which lose their end token. `error` stops.
+    `left_prompt` keeps responses whole and removes the prompt's oldest turns. If there are no turns, or the last one
+    is too long by itself, it removes the prompt's first tokens but keeps the beginning token. A row whose response
+    still does not fit is defective. `drop` leaves long rows out. `right_response` removes the last tokens of
+    responses, which then have no end token. `error` stops the run.
     """
     on_bad: OnBad = "drop"
-    """Whether a defective row is left out and counted, or stops the run."""
+    """`drop` leaves defective rows out and counts them; with `error`, one defective row stops the run."""
     max_bad: float = 0.05
-    """Share of defective rows beyond which the run stops all the same."""
+    """Largest share of defective rows under `on_bad="drop"`. Above it, the run stops."""
     assistant_turns: AssistantTurns = "last"
-    """Which turns of a conversation `sft` learns. Everything else is about the last answer."""
+    """Assistant turns of a conversation that `sft` learns. All other objectives use only the last one."""
     chat_template: str | None = None
-    """Jinja text, or a file of it, in place of the tokenizer's own chat template."""
+    """Jinja text, or a file with it. None: the tokenizer's own chat template."""
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
-    """Variables given to the chat template; a row's own column of this name goes before them."""
+    """Variables for the chat template. A row's `chat_template_kwargs` column overrides them."""
 
     cache: bool | str = True
-    """Whether tokenised data is kept for later runs, by content. True: from 20,000 rows on, in `$TILTLM_CACHE` or the
-    user's cache folder. A folder: there, however few rows. False: never."""
+    """Where to cache tokenised data for later runs. True: in `$TILTLM_CACHE` or else the user's cache folder, if there
+    are at least 20,000 rows. A folder: in this folder, for any number of rows. False: no cache."""
     cache_limit: float | None = CACHE_LIMIT
-    """Gigabytes (10⁹ bytes) of that folder. Beyond, what was not used for longest is removed, but never what this run
-    uses; null: no limit."""
+    """Largest size of the cache folder, in gigabytes (10⁹ bytes). Above it, the least recently used entries are
+    removed, but not the one this run uses. None: no limit."""
     processes: int | None = None
-    """Processes that tokenise. None: one a core from 20,000 rows on, else one."""
+    """Number of processes that tokenise. None: one per core for 20,000 rows or more, else one."""
 
     def __post_init__(self) -> None:
         def demand(holds: bool, code: str, name: str, rule: str) -> None:
@@ -79,22 +80,30 @@ class DataSettings:
 
         for name, known in (("truncation", Truncation), ("on_bad", OnBad), ("assistant_turns", AssistantTurns)):
             choices = get_args(known)
-            demand(getattr(self, name) in choices, "unknown_name", name, f"one of {', '.join(choices)}")
-        demand(bool(self.train), "missing_setting", "train", "name a file, a folder or a dataset")
+            demand(getattr(self, name) in choices, "unknown_name", name, f"must be one of {', '.join(choices)}")
+        demand(bool(self.train), "missing_setting", "train", "must name a file, a folder or a dataset on the Hub")
         demand(
-            0 <= self.eval_fraction < 1, "out_of_range", "eval_fraction", "a share of prompts, at least 0 and below 1"
+            0 <= self.eval_fraction < 1,
+            "out_of_range",
+            "eval_fraction",
+            "must be a share of the prompts: 0 ≤ value < 1",
         )
-        demand(0 <= self.max_bad <= 1, "out_of_range", "max_bad", "a share of rows, from 0 to 1")
-        demand(self.limit is None or self.limit >= 1, "not_positive", "limit", "at least 1 row")
+        demand(0 <= self.max_bad <= 1, "out_of_range", "max_bad", "must be a share of the rows: 0 ≤ value ≤ 1")
+        demand(self.limit is None or self.limit >= 1, "not_positive", "limit", "must be at least 1 row")
         limit = self.cache_limit
-        demand(limit is None or limit > 0, "not_positive", "cache_limit", "gigabytes, above 0 (null: no limit)")
+        demand(
+            limit is None or limit > 0, "not_positive", "cache_limit", "must be gigabytes above 0, or null for no limit"
+        )
         unused = self.cache is False and limit != CACHE_LIMIT
         demand(
-            not unused, "no_effect", "cache_limit", "it has no effect, because data.cache is false; remove one of them"
+            not unused,
+            "no_effect",
+            "cache_limit",
+            "has no effect, because data.cache is false; remove one of the two settings",
         )
-        demand(self.processes is None or self.processes >= 1, "not_positive", "processes", "at least 1")
+        demand(self.processes is None or self.processes >= 1, "not_positive", "processes", "must be at least 1")
         fits = self.max_length is None or self.max_length >= 2
-        demand(fits, "out_of_range", "max_length", "at least 2: a prompt and an answer")
+        demand(fits, "out_of_range", "max_length", "must be at least 2 tokens, for a prompt and a response")
         both = self.eval is not None and self.eval_fraction > 0
-        rule = f"data.eval={self.eval!r} is held-out data already; give one of the two"
+        rule = f"data.eval={self.eval!r} already names held-out data; remove one of the two settings"
         demand(not both, "conflict", "eval_fraction", rule)

@@ -1,4 +1,4 @@
-"""Preference data, loaded: read, checked, converted, tokenised, split by prompt, and fully accounted for."""
+"""Load preference data: read, check, convert, tokenise, split by prompt, and count what happened to every row."""
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -9,7 +9,7 @@ from tiltlm.core.errors import ConfigError, DataError
 from tiltlm.core.example import Example
 from tiltlm.core.needs import Need, Shape, Use
 from tiltlm.data.accounting import Accounting, Defect
-from tiltlm.data.cache.dataset_cache import CachedData, open_cache, place_of, write_cache
+from tiltlm.data.cache.dataset_cache import CachedData, entry_folder, open_cache, write_cache
 from tiltlm.data.data_settings import DataSettings
 from tiltlm.data.files.sources import Rows, check_hub_settings, read_rows
 from tiltlm.data.files.text_files import Row
@@ -18,30 +18,31 @@ from tiltlm.data.partners import assign_partners
 from tiltlm.data.rows.columns import REFERENCE, Schema, detect
 from tiltlm.data.rows.convert import announce
 from tiltlm.data.tokens.encoder import Encoder
-from tiltlm.data.workers import MANY, load_blocks, num_cores
+from tiltlm.data.workers import MANY_ROWS, load_blocks, num_cores
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class PreferenceData:
-    """What a run trains on and what it is measured on."""
+    """Training and held-out examples of a run, with the encoder that made them."""
 
     train: Sequence[Example]
-    """Made on demand where they come from files: what is asked for twice is made twice."""
+    """Examples from files are made on each access."""
     held_out: Sequence[Example]
     accounting: Accounting
     fingerprint: str
-    """sha256 over the tokens of both parts and all that is known about them; ids and sources do not enter."""
+    """sha256 of the examples of both parts, without their ids and sources."""
     notes: tuple[str, ...]
-    """What a reader must be told: conversions, unused columns, the end token."""
+    """Facts that the user must know, as sentences: conversions, unused columns, the end token."""
     encoder: Encoder
-    """With the chat template that was used."""
+    """Includes the chat template that was used."""
     end_token_id: int
-    """What ends a response in this data, and where a sampler stops."""
+    """The token that ends responses in this data. Samplers stop at it."""
     max_length: int
+    """Most tokens of a prompt with one response."""
     has_reference: bool = False
-    """Whether every response carries a reference log-probability from the data's own columns."""
+    """True if every response has a reference log-probability from the data's columns."""
 
 
 def load_data(
@@ -57,99 +58,109 @@ def load_data(
     """Load the data of a run.
 
     Args:
-        objective_shape: what the objective is about; other data is converted where that is possible, and announced.
-        needs: what the objective cannot do without beside responses; data that lacks it is refused.
-        uses: the optional columns it can use, where others of its shape can use more or less; another is refused.
-        needs_partners: give every response a partner of another prompt (KTO's baseline).
-        use_reference_columns: the reference is named to be the data's own columns.
+        settings: Sources, and how to read them.
+        encoder: Tokenises the rows. The template settings are added to it.
+        objective_shape: Shape that the objective needs. Data of another shape is converted if possible, with a note.
+        needs: What the objective needs beside responses. Data without it is refused.
+        uses: Optional columns that the objective uses; others are refused. None: those usual for its shape.
+        needs_partners: Give every response a partner of another prompt (KTO's baseline).
+        use_reference_columns: True with `reference=columns`.
 
     Raises:
-        DataError: a source is missing, columns are unknown or contradictory, defects exceed `settings.max_bad`, or
-            nothing is left to train on.
+        ConfigError: Settings contradict each other, or one has no effect.
+        DataError: A source is missing, columns are unknown or contradict each other, the share of defects is above
+            `settings.max_bad`, or no row is left to train on.
     """
     encoder = encoder.with_template(settings.chat_template, settings.chat_template_kwargs)
     check_turns(settings, objective_shape)
     hub_notes = check_hub_settings(settings)
-    rows = read_rows(settings.train, settings, settings.split)
-    eval_rows = read_rows(settings.eval, settings, settings.eval_split) if settings.eval is not None else None
-    parts = [rows] if eval_rows is None else [rows, eval_rows]
-    place = place_of(settings, encoder, objective_shape, needs, use_reference_columns, parts)
-    kept = None if place is None else open_cache(place)
-    columns, num_rows = (kept.columns, kept.findings.books.total) if kept else survey(parts)
+    parts = [read_rows(settings)]
+    if settings.eval is not None:
+        parts.append(read_rows(settings, held_out=True))
+    folder = entry_folder(settings, encoder, objective_shape, needs, use_reference_columns, parts)
+    cached = None if folder is None else open_cache(folder)
+    columns, num_rows = (cached.columns, cached.facts.accounting.total) if cached else survey(parts)
     if not columns:
-        refuse_unreadable(rows)
+        refuse_unreadable(parts[0])
     schema = detect(columns, settings, use_reference_columns=use_reference_columns)
     if use_reference_columns:
         check_reference_columns(schema, needs_partners)
     notes = [*announce(schema, objective_shape, needs, uses), *hub_notes]
     loader = Loader(settings, encoder, schema, objective_shape, needs, needs_reference=use_reference_columns)
-    if kept is not None:
-        facts = {"event": "data_from_cache", "rows": num_rows, "folder": place}
-        log.info("%d rows were tokenised before: %s", num_rows, place, extra=facts)
-    else:
-        kept = tokenise(loader, parts, columns, num_rows, place)
-    kept.findings.check(settings, encoder)
-    train: Sequence[Example] = kept.train
-    held_out: Sequence[Example] = kept.held_out
+    if cached is not None:
+        extra = {"event": "data_from_cache", "rows": num_rows, "folder": folder}
+        log.info("read %d tokenised rows from the cache: %s", num_rows, folder, extra=extra)
+    data = cached or tokenise(loader, parts, columns, num_rows, folder)
+    facts = data.facts
+    facts.check(settings, encoder)
+    train: Sequence[Example] = data.train
+    held_out: Sequence[Example] = data.held_out
     if needs_partners:
         train = assign_partners(train, loader.max_length, part="training")
         held_out = assign_partners(held_out, loader.max_length, part="held-out")
     return PreferenceData(
         train=train,
         held_out=held_out,
-        accounting=kept.findings.books,
-        fingerprint=kept.fingerprint,
-        notes=(*notes, *kept.findings.notes(encoder, schema.unused)),
+        accounting=facts.accounting,
+        fingerprint=data.fingerprint,
+        notes=(*notes, *facts.notes(encoder, schema.unused)),
         encoder=encoder,
-        end_token_id=kept.findings.end_token_id(encoder),
+        end_token_id=facts.end_token_id(encoder),
         max_length=loader.max_length,
         has_reference=use_reference_columns,
     )
 
 
 def check_turns(settings: DataSettings, objective_shape: Shape) -> None:
-    """Refuse to learn every assistant turn where the objective is about the last."""
+    """Raise if every assistant turn should be learned, but the objective uses only the last one."""
     if settings.assistant_turns == "all" and objective_shape != "demonstrations":
         raise ConfigError(
-            "data.assistant_turns=all: only sft learns every turn; this objective is about the last answer",
+            "data.assistant_turns=all: only sft learns all turns, but this objective uses only the last one. Set "
+            "data.assistant_turns=last",
             code="conflict",
             key="data.assistant_turns",
         )
 
 
 def check_reference_columns(schema: Schema, needs_partners: bool) -> None:
-    """Refuse the data's own columns as a reference where they cannot be one."""
+    """Raise if the columns of the data cannot be the reference."""
     if needs_partners:
         raise ConfigError(
-            "reference=columns: this objective also needs the reference on mismatched pairs; name another",
+            "reference=columns: this objective also needs reference log-probabilities of mismatched pairs, which the "
+            "data does not have. Choose another reference",
             code="conflict",
             key="reference.name",
         )
     if not schema.roles & REFERENCE:
         raise DataError(
-            f"reference=columns: the data has none of {', '.join(sorted(REFERENCE))}; name another reference",
+            f"reference=columns: the data has none of {', '.join(sorted(REFERENCE))}. Add them, or choose another "
+            "reference",
             code="missing_column",
             key="reference.name",
         )
 
 
 def tokenise(
-    loader: Loader, parts: Sequence[Rows], columns: Mapping[str, str], num_rows: int, place: Path | None
+    loader: Loader, parts: Sequence[Rows], columns: Mapping[str, str], num_rows: int, folder: Path | None
 ) -> CachedData:
-    """Load all rows: training data, then held-out data of its own where there is any.
+    """Load all rows: the training data, then the separate held-out data if there is any.
 
     Args:
-        place: where it may be kept; few rows are kept there only if the settings name the folder.
+        loader: Turns rows into examples.
+        parts: Training rows, and held-out rows.
+        columns: Each column of the rows → location of the first row that has it.
+        num_rows: Rows of all parts.
+        folder: The cache entry to write. Few rows are cached only if the settings name the cache folder.
     """
     settings = loader.settings
-    is_kept = place is not None and (num_rows >= MANY or isinstance(settings.cache, str))
-    num_processes = settings.processes or (num_cores() if num_rows >= MANY else 1)
-    if num_rows >= MANY:
+    is_cached = folder is not None and (num_rows >= MANY_ROWS or isinstance(settings.cache, str))
+    num_processes = settings.processes or (num_cores() if num_rows >= MANY_ROWS else 1)
+    if num_rows >= MANY_ROWS:
         log.info(
             "tokenising %d rows, processes: %d; %s",
             num_rows,
             num_processes,
-            f"kept in {place}" if is_kept else "kept for this run only",
+            f"cached in {folder}" if is_cached else "not cached for later runs",
         )
 
     def blocks() -> Iterator[RowBlock]:
@@ -157,26 +168,26 @@ def tokenise(
             yield from load_blocks(loader, rows, from_eval, num_processes)
 
     limit = None if settings.cache_limit is None else round(settings.cache_limit * 1e9)
-    return write_cache(place if is_kept else None, blocks, columns, limit)
+    return write_cache(folder if is_cached else None, blocks, columns, limit)
 
 
 def survey(parts: Iterable[Rows]) -> tuple[dict[str, str], int]:
-    """Every column and where it first appears, and how many rows there are."""
-    seen: dict[str, str] = {}
+    """Return each column with the location of the first row that has it, and the number of rows."""
+    first_seen: dict[str, str] = {}
     num_rows = 0
     for rows in parts:
         for row in rows:
             num_rows += 1
             for column in row.values:
-                if column not in seen:
-                    seen[column] = row.location
-    return seen, num_rows
+                if column not in first_seen:
+                    first_seen[column] = row.location
+    return first_seen, num_rows
 
 
 def refuse_unreadable(rows: Iterable[Row]) -> None:
-    """Stop where no row could even be read, whatever share of defects is allowed."""
-    books = Accounting()
+    """Raise if no row can be read, whatever share of defects is allowed."""
+    accounting = Accounting()
     for row in rows:
-        books.total += 1
-        books.drop(row.location, row.defect or Defect("missing_value", "the row is empty"))
-    books.check_limit(0.0, "error")
+        accounting.total += 1
+        accounting.drop(row.location, row.defect or Defect("missing_value", "the row is empty"))
+    accounting.check_limit(0.0, "error")

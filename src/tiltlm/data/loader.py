@@ -1,6 +1,6 @@
-"""From rows to examples, a block at a time: every row ends as an example or under a cause.
+"""Turn rows into examples, a block at a time: every row becomes an example or is counted under a cause.
 
-A block depends on nothing but its rows and the loader's own settings, so blocks may be taken by any process.
+A block depends only on its rows and the loader's settings, so any process can load it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,17 +26,17 @@ from tiltlm.data.tokens.length_limit import longest_allowed, to_example, without
 
 @dataclass(frozen=True)
 class RowBlock:
-    """What became of some rows."""
+    """The examples of some rows, and findings about the rows."""
 
     train: pa.RecordBatch
-    """Examples, as `tiltlm.data.cache.table` keeps them."""
+    """Examples as columns (`tiltlm.data.cache.table`)."""
     held_out: pa.RecordBatch
     findings: Findings
 
 
 @dataclass(frozen=True)
 class Loader:
-    """Everything that decides what a row becomes."""
+    """Everything that decides which example a row becomes."""
 
     settings: DataSettings
     encoder: Encoder
@@ -44,48 +44,49 @@ class Loader:
     shape: Shape
     needs: frozenset[Need] = frozenset()
     needs_reference: bool = False
-    """Rows without reference log-probabilities are defects."""
+    """True: rows without reference log-probabilities are defective."""
 
     @property
     def max_length(self) -> int:
+        """Most tokens of a prompt with one response."""
         return longest_allowed(self.settings.max_length, self.encoder.window)
 
     def load(self, rows: Sequence[Row], from_eval: bool) -> RowBlock:
-        """Take every row to its example, or book why not. Rows are tokenised together.
+        """Turn every row into an example, or count its defect. All rows are tokenised in one call.
 
         Args:
-            rows: of a source, in order.
-            from_eval: whether they are held-out data of their own.
+            rows: Rows of a source, in order.
+            from_eval: True for separate held-out data.
 
         Raises:
-            DataError: a row that the settings do not allow to be left out or cut.
+            DataError: A row is too long under `truncation="error"`, or a conversation without a chat template.
         """
         findings = Findings(Accounting(total=len(rows)))
         examples: tuple[list[Example], list[Example]] = ([], [])
         records = []
         for row in rows:
-            with booking(findings.books, row.location):
+            with count_defect(findings.accounting, row.location):
                 records.append(self._record(row, from_eval))
         encoded = self.encoder.encode_many([record for record, _ in records])
         for (record, held_out), result in zip(records, encoded, strict=True):
-            with booking(findings.books, record.location):
+            with count_defect(findings.accounting, record.location):
                 example, changes = self._example(record, result)
-                findings.books.change(record.location, changes)
+                findings.accounting.change(record.location, changes)
                 findings.keep(record, example, held_out)
                 examples[held_out].append(example)
         train, held_out = map(to_batch, examples)
         return RowBlock(train, held_out, findings)
 
     def _record(self, row: Row, from_eval: bool) -> tuple[Record, bool]:
-        """The row as the objective needs it, and whether it is held out."""
+        """Return the row in the shape that the objective needs, and True if it is held out."""
         record = to_record(row, self.schema, every_turn=self.settings.assistant_turns == "all")
         if self.needs_reference and not record.ref_logps:
-            raise Defect("missing_value", "no reference log-probability")
+            raise Defect("missing_value", "the row has no reference log-probability")
         held_out = from_eval or is_held_out(record.prompt_key, self.settings.eval_fraction, self.settings.eval_seed)
         return convert(record, self.schema, self.shape, self.needs, held_out=held_out), held_out
 
     def _example(self, record: Record, encoded: Encoded | Defect) -> tuple[Example, list[str]]:
-        """The record as tokens that fit, and what was changed."""
+        """Return the example of a record, within the length limit, and what was changed."""
         if isinstance(encoded, Defect):
             raise encoded
         if self.settings.truncation == "left_prompt" and encoded.num_tokens > self.max_length:
@@ -95,9 +96,9 @@ class Loader:
 
 
 @contextmanager
-def booking(books: Accounting, location: str) -> Iterator[None]:
-    """Book the defect that ends what is done inside."""
+def count_defect(accounting: Accounting, location: str) -> Iterator[None]:
+    """Count a row as left out if the block raises `Defect`."""
     try:
         yield
     except Defect as defect:
-        books.drop(location, defect)
+        accounting.drop(location, defect)

@@ -1,4 +1,4 @@
-"""The order of examples: a pure function of (data fingerprint, seed, epoch), so that resuming needs one counter."""
+"""Shuffle examples as a pure function of (data fingerprint, seed, epoch), so that resuming needs only one counter."""
 
 import hashlib
 from collections import deque
@@ -8,9 +8,10 @@ from numpy.typing import NDArray
 
 
 def epoch_order(num_examples: int, fingerprint: str, seed: int, epoch: int) -> NDArray[np.int64]:
-    """A permutation of 0 … num_examples − 1.
+    """Return a permutation of 0 … num_examples − 1.
 
-    Sorts raw Philox output: that stream is fixed across numpy versions, the shuffles of numpy's Generator are not.
+    It sorts raw Philox output, because that is the same in all numpy versions. The shuffles of numpy's Generator are
+    not.
     """
     digest = hashlib.sha256(f"{fingerprint}:{seed}:{epoch}".encode()).digest()
     keys = np.random.Philox(key=int.from_bytes(digest[:16], "little")).random_raw(num_examples)
@@ -20,24 +21,25 @@ def epoch_order(num_examples: int, fingerprint: str, seed: int, epoch: int) -> N
 def grouped_order(
     prompts: NDArray[np.int64], batch_size: int, fingerprint: str, seed: int, epoch: int
 ) -> NDArray[np.int64]:
-    """A permutation in which the rows of a prompt are neighbours, and in one step of `batch_size` rows where they fit.
+    """Return a permutation that puts rows with the same prompt together, and into the same step if they fit.
 
-    Prompts are shuffled. Every step begins with the next one; then comes, again and again, the next one whose rows all
-    fit into what is left of the step. Where none does, the next one is cut and goes on in the following step: steps are
-    always full, and their number is what it is without grouping.
+    Prompts are shuffled. Each step starts with the next prompt. Then it repeatedly takes the next prompt whose rows all
+    fit into the rest of the step. If none fits, the next prompt is split and continues in the following step. So steps
+    are always full, and there are as many as without grouping.
 
     Args:
-        prompts: for each row the number of its prompt, from 0 (`tiltlm.data.cache.fingerprints.prompt_numbers`).
-        batch_size: rows of a step.
-        fingerprint: of the data; with `seed` and `epoch` it decides how prompts are shuffled.
-        seed: chooses another order.
-        epoch: each has an order of its own.
+        prompts: For each row the number of its prompt, from 0 (`tiltlm.data.cache.fingerprints.prompt_numbers`).
+        batch_size: Rows of a step.
+        fingerprint: Fingerprint of the data; with `seed` and `epoch` it decides the order of prompts.
+        seed: Another seed gives another order.
+        epoch: Each epoch has another order.
     """
     sizes = np.bincount(prompts)
     shuffled = epoch_order(len(sizes), fingerprint, seed, epoch)
-    waiting: dict[int, deque[int]] = {}  # number of rows → prompts of so many, as places in the shuffled order
-    for place, size in enumerate(sizes[shuffled].tolist()):
-        waiting.setdefault(size, deque()).append(place)
+    # Number of rows → prompts with this many rows that are not taken yet, as positions in the shuffled order.
+    waiting: dict[int, deque[int]] = {}
+    for position, size in enumerate(sizes[shuffled].tolist()):
+        waiting.setdefault(size, deque()).append(position)
     taken: list[int] = []
     filled = 0
     while waiting:
@@ -48,6 +50,6 @@ def grouped_order(
         filled = (filled + size) % batch_size
         if not waiting[size]:
             del waiting[size]
-    turn = np.empty_like(shuffled)
-    turn[shuffled[taken]] = np.arange(len(taken))
-    return np.argsort(turn[prompts], kind="stable")
+    position_of_prompt = np.empty_like(shuffled)
+    position_of_prompt[shuffled[taken]] = np.arange(len(taken))
+    return np.argsort(position_of_prompt[prompts], kind="stable")

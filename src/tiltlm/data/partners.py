@@ -1,7 +1,8 @@
-"""KTO's mismatched pairs: every response meets the prompt of another row, the same one in every epoch and run.
+"""Make KTO's mismatched pairs: each response gets a partner, a response to another prompt.
 
-The map is a permutation without fixed points, a pure function of the rows' tokens, so the reference store can keep its
-log-probabilities; it never depends on seed, batch size, packs or order of rows.
+The map from responses to partners is a permutation without fixed points and a pure function of the rows' tokens. It
+does not depend on the seed, the batch size, the packs or the order of rows, so it is the same in every epoch and run,
+and the reference store can keep the log-probabilities.
 """
 
 import hashlib
@@ -17,19 +18,24 @@ from tiltlm.data.cache.lazy import OnDemand
 from tiltlm.data.tokens.length_limit import cut_right
 
 DIGEST = 16
-"""Bytes of a prompt and of a response to sort by."""
+"""Bytes of a digest of a prompt or a response."""
 
 
 def assign_partners(examples: Sequence[Example], max_length: int, *, part: str = "training") -> Sequence[Example]:
-    """The examples with, for each response, a partner: a whole response to a different prompt.
+    """Return the examples with a partner for each response: a whole response to a different prompt.
 
-    All responses are sorted by a digest of (prompt, response), which puts those of one prompt side by side, and moved
-    on by the size of the largest such group; so no response lands on its own prompt, and each is used once. An
-    appended row changes the partners of its neighbours in that order only, as long as the largest group stays.
-    A partner that does not fit `max_length` behind its new prompt is cut on the right.
+    All responses are sorted by a digest of (prompt, response), so that those of one prompt are neighbours. Then they
+    are shifted by the size of the largest such group. So no response gets a partner of its own prompt, and each is a
+    partner once. If the size of the largest group stays the same, an appended row changes only the partners of its
+    neighbours in that order.
+
+    Args:
+        examples: The rows.
+        max_length: Most tokens of a prompt with a partner. A longer partner loses its last tokens.
+        part: Name of this part of the data, for the error message.
 
     Raises:
-        DataError: one prompt has more than half of the responses, so some must meet their own.
+        DataError: One prompt has more than half of the responses.
     """
     first = np.cumsum([0, *(len(example.responses) for example in examples)])
     digests = b"".join(digest for example in examples for digest in _digests(example))
@@ -39,8 +45,8 @@ def assign_partners(examples: Sequence[Example], max_length: int, *, part: str =
     largest = int(np.unique(prompts, return_counts=True)[1].max(initial=0))
     if 2 * largest > len(order):
         raise DataError(
-            f"one prompt has {largest} of the {len(order)} {part} responses; KTO's baseline sets each response against "
-            f"another prompt, so none may have more than half. Add {part} rows of other prompts",
+            f"one prompt has {largest} of the {len(order)} {part} responses, but at most half are allowed: KTO's "
+            f"baseline puts each response after another prompt. Add {part} rows with other prompts",
             code="prompt_above_half",
         )
     partner = np.empty_like(order)
@@ -49,18 +55,18 @@ def assign_partners(examples: Sequence[Example], max_length: int, *, part: str =
 
 
 class WithPartners(OnDemand):
-    """Examples that meet their partners when they are asked for."""
+    """Examples whose partners are added on each access."""
 
     def __init__(
         self, examples: Sequence[Example], first: NDArray[np.int64], partner: NDArray[np.int64], max_length: int
     ) -> None:
-        """Put examples and partners together.
+        """Combine examples and partners.
 
         Args:
-            examples: the rows.
-            first: number of each example's first response among all responses; one more at the end.
-            partner: for each response the number of its partner.
-            max_length: of a prompt with a partner.
+            examples: The rows.
+            first: For each example, the number of its first response among all responses; then the number of responses.
+            partner: For each response, the number of its partner.
+            max_length: Most tokens of a prompt with a partner.
         """
         self._examples, self._first, self._partner, self._max_length = examples, first, partner, max_length
 
@@ -72,7 +78,9 @@ class WithPartners(OnDemand):
         numbers = self._partner[self._first[row] : self._first[row + 1]]
         return replace(
             example,
-            partners=tuple(_whole(self._response(number), example.prompt_ids, self._max_length) for number in numbers),
+            partners=tuple(
+                _as_partner(self._response(number), example.prompt_ids, self._max_length) for number in numbers
+            ),
         )
 
     def _response(self, number: int) -> Response:
@@ -82,7 +90,7 @@ class WithPartners(OnDemand):
 
 
 def _digests(example: Example) -> Iterator[bytes]:
-    """For each response, its prompt and itself in a few bytes."""
+    """Yield the digest of the prompt followed by that of the response, for each response."""
     prompt = _digest(example.prompt_ids)
     for response in example.responses:
         yield prompt + _digest(response.token_ids)
@@ -92,7 +100,7 @@ def _digest(ids: TokenIds) -> bytes:
     return hashlib.sha256(ids.tobytes()).digest()[:DIGEST]
 
 
-def _whole(response: Response, prompt_ids: TokenIds, max_length: int) -> Response:
-    """The response with every token scored and no reference value: that was for its own prompt."""
+def _as_partner(response: Response, prompt_ids: TokenIds, max_length: int) -> Response:
+    """Return the response with all tokens scored. Its reference value belonged to its own prompt, so it is removed."""
     bare = replace(response, scored=None, ref_logps=None)
     return cut_right(bare, max_length - len(prompt_ids))

@@ -1,4 +1,4 @@
-"""Rows as the model will see them: every token with the part it plays, for a reader to check the mask by eye."""
+"""Show examples token by token with the role of each token, so that a user can check the mask."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,24 +17,24 @@ class Piece:
     text: str
     token_id: int
     role: Role
-    """`prompt` is context; `response` and `end` (the end token) are scored; `unscored` is a later turn that is not."""
+    """`response` and `end` (the end token) are scored; `prompt` and `unscored` (later turns) are not."""
 
 
 @dataclass(frozen=True)
 class Preview:
-    """One example in pieces."""
+    """One example, token by token."""
 
     id: str
     prompt: tuple[Piece, ...]
     responses: tuple[tuple[Piece, ...], ...]
     titles: tuple[str, ...]
-    """What is known about each response, in words."""
+    """Role, rank, score and cut of each response, as text."""
     notes: tuple[str, ...]
-    """What is known about the row."""
+    """Weight and comparisons of the row, as text."""
 
 
 def preview_examples(examples: Iterable[Example], encoder: Encoder, end_token_id: int) -> list[Preview]:
-    """These examples in pieces. `end_token_id` is `PreferenceData.end_token_id`."""
+    """Return these examples token by token. `end_token_id` is `PreferenceData.end_token_id`."""
     return [
         Preview(
             id=example.id,
@@ -50,7 +50,7 @@ def preview_examples(examples: Iterable[Example], encoder: Encoder, end_token_id
 
 
 def response_roles(response: Response, end_token_id: int) -> list[Role]:
-    """The part each token of a response plays."""
+    """Return the role of each token of a response."""
     length = len(response.token_ids)
     scored = set(range(length)) if response.scored is None else set(response.scored.tolist())
     roles: list[Role] = ["response" if i in scored else "unscored" for i in range(length)]
@@ -65,7 +65,10 @@ def _pieces(encoder: Encoder, ids: Sequence[int], roles: Sequence[Role]) -> tupl
 
 
 def _inner_text(encoder: Encoder, token_id: int) -> str:
-    """The text of a token inside a text: twice the token less once, since a decoder may strip the very first space."""
+    """Return the text of a token in the middle of a text.
+
+    A decoder may strip the first space of a text. So the token is decoded twice in a row, and the text of one removed.
+    """
     return encoder.decode([token_id, token_id])[len(encoder.decode([token_id])) :]
 
 

@@ -1,7 +1,7 @@
-"""Blocks of rows through the loader, one after another or in several processes; what comes out is the same.
+"""Load blocks of rows in one or several processes, with the same result.
 
-Processes come from a fork server that imports this module and nothing that starts threads: to fork a process that has
-run torch would copy locks in whatever state they are in.
+Processes come from a fork server that imports this module and nothing that starts threads. A fork of a process that
+has run torch would copy locks that threads hold, and could deadlock.
 """
 
 import os
@@ -20,19 +20,19 @@ from tiltlm.core.errors import RunError
 from tiltlm.data.files.text_files import Row
 from tiltlm.data.loader import Loader, RowBlock
 
-ROWS = 1024
-"""Rows of a block, tokenised together."""
+BLOCK_ROWS = 1024
+"""Rows of a block, which are tokenised in one call."""
 
-MANY = 20_000
-"""Rows from which on several processes are worth starting, and what is tokenised is worth keeping."""
+MANY_ROWS = 20_000
+"""From this many rows on, tokenise in several processes and cache the result."""
 
 
 def load_blocks(loader: Loader, rows: Iterable[Row], from_eval: bool, num_processes: int) -> Iterator[RowBlock]:
-    """The rows as blocks of examples, in order; only a few blocks are in memory at a time.
+    """Yield the rows as blocks of examples, in order. Only a few blocks are in memory at a time.
 
     Raises:
-        DataError: a row that the settings do not allow to be left out or cut.
-        RunError: a process ended without a word.
+        DataError: A row is too long under `truncation="error"`, or a conversation without a chat template.
+        RunError: A process was killed.
     """
     blocks = _blocks(rows)
     if num_processes == 1:
@@ -42,7 +42,7 @@ def load_blocks(loader: Loader, rows: Iterable[Row], from_eval: bool, num_proces
     context = get_context("forkserver")
     context.set_forkserver_preload([__name__, type(loader.encoder.tokenizer).__module__])
     pending: deque[Future[RowBlock]] = deque()
-    bare = replace(loader, encoder=replace(loader.encoder))  # without what an encoder derives from its tokenizer
+    bare = replace(loader, encoder=replace(loader.encoder))  # a copy without cached properties, which need not be sent
     with ProcessPoolExecutor(num_processes, context, _begin, (bare,)) as pool:
         try:
             for block in blocks:
@@ -54,27 +54,27 @@ def load_blocks(loader: Loader, rows: Iterable[Row], from_eval: bool, num_proces
                 yield pending.popleft().result()
         except BrokenProcessPool as error:
             raise RunError(
-                "a process that tokenises ended without a word; it was killed, perhaps for its memory. Set "
-                "data.processes to fewer",
+                "a process that tokenises was killed, perhaps because the machine had too little memory. Set "
+                "data.processes to a smaller number",
                 code="process_ended",
                 key="data.processes",
             ) from error
 
 
 def num_cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _blocks(rows: Iterable[Row]) -> Iterator[list[Row]]:
     iterator = iter(rows)
-    while block := list(islice(iterator, ROWS)):
+    while block := list(islice(iterator, BLOCK_ROWS)):
         yield block
 
 
 @contextmanager
 def _without_main() -> Iterator[None]:
-    """New processes need nothing of the caller's script. They would import it, and so run it, were it to be found."""
+    """Hide the main script while processes start: they do not need it, and would import it and so run it again."""
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
     try:
@@ -84,12 +84,12 @@ def _without_main() -> Iterator[None]:
 
 
 _loader: Loader
-"""Of a worker process: sent once, and not with every block."""
+"""The loader of a worker process. It is sent once, not with every block."""
 
 
 def _begin(loader: Loader) -> None:
     global _loader
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes themselves are the parallelism
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes already use all cores
     _loader = loader
 
 

@@ -1,4 +1,4 @@
-"""Tiny tokenizers of the three families that behave differently at boundaries, and chat templates of four kinds."""
+"""Fixtures: encoders with tiny tokenizers, and data files."""
 
 import json
 from pathlib import Path
@@ -11,21 +11,21 @@ from tiltlm.data.tokens.encoder import Encoder
 
 @pytest.fixture(scope="session", params=FAMILIES)
 def any_encoder(request: pytest.FixtureRequest) -> Encoder:
-    """An encoder of each family."""
+    """Return an encoder of each family."""
     tokenizer = FAMILIES[request.param]()
     return Encoder(tokenizer, tokenizer.eos_token_id)
 
 
 @pytest.fixture(scope="session")
 def encoder() -> Encoder:
-    """Byte-level with a beginning token; plain English words are few tokens."""
+    """Return a byte-level encoder with a beginning token. Plain English words are few tokens."""
     tokenizer = byte_level(bos=True)
     return Encoder(tokenizer, tokenizer.eos_token_id)
 
 
 @pytest.fixture
 def jsonl(tmp_path: Path):
-    """Writes rows (or raw lines) to a file and returns its path."""
+    """Return a function that writes rows (or raw lines) to a file and returns its path."""
 
     def write(rows: list[object], name: str = "data.jsonl") -> str:
         lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]

@@ -1,4 +1,4 @@
-"""The books: sums that must hold, limits that stop a run, and what a reader sees."""
+"""Row counts: their sums, limits that stop a run, and the table."""
 
 import json
 
@@ -16,7 +16,7 @@ def example(prompt=3, chosen=2, rejected=4):
     return Example("1", token_ids([1] * prompt), responses, (Comparison(0, 1),))
 
 
-def books(good=0, **causes):
+def counted(good=0, **causes):
     accounting = Accounting(total=good + sum(causes.values()))
     for _ in range(good):
         accounting.keep(example(), held_out=False)
@@ -27,45 +27,45 @@ def books(good=0, **causes):
 
 
 @given(st.lists(st.sampled_from([None, True, *LOSSES]), max_size=40))
-def test_rows_add_up(fates):
+def test_rows_add_up(outcomes):
     accounting = Accounting()
-    for fate in fates:
+    for outcome in outcomes:
         accounting.total += 1
-        if isinstance(fate, str):
-            accounting.drop("a:1", Defect(fate))
+        if isinstance(outcome, str):
+            accounting.drop("a:1", Defect(outcome))
         else:
-            accounting.keep(example(), held_out=bool(fate))
+            accounting.keep(example(), held_out=bool(outcome))
     plain = accounting.as_dict()
-    assert accounting.total == accounting.kept + accounting.dropped == len(fates)
+    assert accounting.total == accounting.kept + accounting.dropped == len(outcomes)
     assert plain["total"] == plain["train"] + plain["held_out"] + sum(x["rows"] for x in plain["losses"].values())
     assert all(len(x["examples"]) <= SHOWN for x in plain["losses"].values())
-    assert accounting.defects == sum(isinstance(f, str) and f not in BY_POLICY for f in fates)
+    assert accounting.defects == sum(isinstance(f, str) and f not in BY_POLICY for f in outcomes)
     assert json.loads(json.dumps(plain)) == plain
 
 
 def test_five_percent_pass_and_more_do_not():
-    books(95, malformed_json=5).check_limit(0.05, "drop")
+    counted(95, malformed_json=5).check_limit(0.05, "drop")
     facts = ["100", "6.0%", "5.0%", "malformed_json × 4", "empty_response × 2", "a.jsonl:4: seen", "0.06"]
     with raises(DataError, "too_many_defects", key="data.max_bad", mentions=facts):
-        books(94, malformed_json=4, empty_response=2).check_limit(0.05, "drop")
-    books(94, malformed_json=4, empty_response=2).check_limit(0.06, "drop")
+        counted(94, malformed_json=4, empty_response=2).check_limit(0.05, "drop")
+    counted(94, malformed_json=4, empty_response=2).check_limit(0.06, "drop")
 
 
 def test_on_bad_error_allows_none():
-    books(99).check_limit(0.05, "error")
+    counted(99).check_limit(0.05, "error")
     facts = ["1.0%", "wrong_type × 1", "data.on_bad=error"]
     with raises(DataError, "too_many_defects", key="data.on_bad", mentions=facts):
-        books(99, wrong_type=1).check_limit(0.05, "error")
+        counted(99, wrong_type=1).check_limit(0.05, "error")
 
 
 def test_what_a_policy_drops_is_no_defect():
-    accounting = books(1, too_long=9)
+    accounting = counted(1, too_long=9)
     accounting.check_limit(0.0, "error")
     assert (accounting.dropped, accounting.defects) == (9, 0)
 
 
 def test_lines_show_every_cause_and_the_lengths():
-    accounting = books(8, malformed_json=2)
+    accounting = counted(8, malformed_json=2)
     accounting.change("a.jsonl:9", ["prompt_cut_left", "boundary_merge", "boundary_merge"])
     text = "\n".join(accounting.lines())
     for part in ("rows read", "train", "held out", "dropped: malformed_json", "a.jsonl:1: seen", "tokens: chosen"):
@@ -81,19 +81,19 @@ def test_excerpts_are_short_and_on_one_line():
 
 
 @given(st.lists(st.lists(st.sampled_from([None, *LOSSES]), max_size=8), max_size=5))
-def test_books_merge_as_if_kept_in_one(blocks):
-    """And come back whole from JSON."""
+def test_counts_merge_as_if_counted_in_one(blocks):
+    """They are equal after a round trip through JSON too."""
     whole, merged = Accounting(), Accounting()
     for i, block in enumerate(blocks):
         part = Accounting()
-        for j, fate in enumerate(block):
+        for j, outcome in enumerate(block):
             for accounting in (whole, part):
                 accounting.total += 1
                 accounting.change(f"a:{i}.{j}", ["tie"])
-                if fate is None:
+                if outcome is None:
                     accounting.keep(example(prompt=1 + j), held_out=j % 2 == 1)
                 else:
-                    accounting.drop(f"a:{i}.{j}", Defect(fate, "seen"))
+                    accounting.drop(f"a:{i}.{j}", Defect(outcome, "seen"))
         merged.merge(part)
     assert merged == whole
     assert Accounting.from_plain(json.loads(json.dumps(whole.to_plain()))) == whole

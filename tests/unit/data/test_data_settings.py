@@ -1,4 +1,4 @@
-"""Settings that cannot be meant are refused when they are made."""
+"""Impossible settings are refused when they are made."""
 
 import pytest
 
@@ -30,3 +30,20 @@ def test_impossible_settings(settings, code):
     name, value = next(iter(settings.items()))
     with raises(ConfigError, code, key=f"data.{name}", mentions=[f"data.{name}={value!r}"]):
         DataSettings(**{"train": "a.jsonl", **settings})
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"eval_fraction": 0.0, "eval": "b.jsonl"},
+        {"max_bad": 0.0},
+        {"max_bad": 1.0},
+        {"limit": 1},
+        {"max_length": 2},
+        {"cache_limit": None},
+        {"processes": 1},
+    ],
+)
+def test_bounds_are_allowed(settings):
+    made = DataSettings(train="a.jsonl", **settings)
+    assert {name: getattr(made, name) for name in settings} == settings

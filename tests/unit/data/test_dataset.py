@@ -1,4 +1,4 @@
-"""Files to examples, end to end: splits, books, fingerprints, notes and refusals."""
+"""From files to examples: splits, row counts, fingerprints, notes and refusals."""
 
 import json
 
@@ -18,7 +18,7 @@ PAIRS = [pair(i) for i in range(40)]
 
 @pytest.fixture
 def load(encoder, jsonl):
-    """Loads rows (or raw lines) as the file `data.jsonl`."""
+    """Return a function that loads rows (or raw lines) from the file `data.jsonl`."""
 
     def run(rows, shape="pairs", *, needs=(), uses=None, partners=False, reference=False, **settings):
         return load_data(
@@ -60,12 +60,12 @@ BAD = st.sampled_from(
 @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.one_of(GOOD, BAD), max_size=12))
 def test_every_row_is_accounted_for(load, rows):
-    """total = train + held out + dropped, whatever the rows; and the books agree with the examples."""
+    """total = train + held out + dropped for any rows, and the counts agree with the examples."""
     data = load([*PAIRS[:8], *rows], max_bad=1.0, eval_fraction=0.3, max_length=200)
-    books = data.accounting
-    assert books.total == 8 + len(rows) == books.kept + books.dropped
-    assert (books.kept_train, books.held_out) == (len(data.train), len(data.held_out))
-    assert books.lengths["prompt"].total() == books.kept
+    accounting = data.accounting
+    assert accounting.total == 8 + len(rows) == accounting.kept + accounting.dropped
+    assert (accounting.kept_train, accounting.held_out) == (len(data.train), len(data.held_out))
+    assert accounting.lengths["prompt"].total() == accounting.kept
 
 
 def test_defects_are_named_by_line(load):
@@ -138,11 +138,11 @@ def test_an_evaluation_file_of_its_own(load, jsonl):
     assert [e.id for e in data.held_out] == ["held.jsonl:1", "held.jsonl:2"]
     assert (data.accounting.total, data.accounting.kept_train, data.accounting.held_out) == (42, 40, 2)
     (note,) = {*data.notes} - {*load(PAIRS, eval=jsonl([pair(99)], "held.jsonl")).notes}
-    assert "1" in note  # prompt of both
+    assert "1" in note  # the number of prompts in both parts
 
 
 def test_fingerprint_is_of_content(load):
-    """Names and places do not enter; order, tokens and everything known about them do."""
+    """Ids and locations do not change it; order, tokens and all other fields do."""
     data = load(PAIRS)
     assert data.fingerprint == load([{**row, "id": str(i), "source": "lab"} for i, row in enumerate(PAIRS)]).fingerprint
     changed = [
@@ -158,7 +158,7 @@ def test_fingerprint_is_of_content(load):
     assert len({data.fingerprint, *(other.fingerprint for other in changed)}) == 1 + len(changed)
 
 
-def test_fingerprint_tells_where_parts_and_responses_end(load):
+def test_fingerprint_depends_on_where_parts_and_responses_end(load):
     a, b = load(PAIRS).train[:2]
     assert fingerprint([a, b], []) != fingerprint([a], [b]) != fingerprint([], [a, b])
 
@@ -197,7 +197,7 @@ def test_lists_for_an_objective_of_lists(load):
 
 
 def test_pairs_for_an_objective_of_lists_stay_apart(load):
-    """Two pairs of one prompt are two lists: nothing orders their responses among each other."""
+    """Two pairs of one prompt are two lists, because the order between their responses is unknown."""
     rows = [pair(0, score_chosen=2, score_rejected=1), pair(0, chosen=" maybe", score_chosen=1, score_rejected=1)]
     data = load(rows, "lists", needs=["scores"])
     assert [(e.ranks, e.scores) for e in data.train] == [((1, 2), (2.0, 1.0)), ((1, 2), (1.0, 1.0))]
@@ -255,7 +255,7 @@ def test_conversations(load, encoder):
     data = load(rows, chat_template=CHATML)
     assert data.encoder.decode(data.train[0].prompt_ids) == "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n"
     assert data.end_token_id == encoder.tokenizer.convert_tokens_to_ids("<|im_end|>")
-    assert any("'</s>'" in note for note in data.notes)  # the model's own end is another
+    assert any("'</s>'" in note for note in data.notes)  # not the model's own end token
     with raises(DataError, "no_chat_template", key="data.chat_template", row="data.jsonl:1"):
         load(rows)
     with raises(DataError, "text_and_conversations"):
@@ -263,7 +263,7 @@ def test_conversations(load, encoder):
 
 
 def test_long_conversations_are_cut_at_turns_and_counted(load):
-    """Turns go first; where the last question alone is too long, its tokens; and each has its own line in the books."""
+    """Oldest turns are removed first, then tokens of a too long last question; both are counted separately."""
     history = [{"role": r, "content": c} for i in range(6) for r, c in (("user", f"q {i}"), ("assistant", f"a {i}"))]
     blue, black = ([{"role": "assistant", "content": c}] for c in ("blue", "black"))
     short = {"prompt": [{"role": "user", "content": "the sky?"}], "chosen": blue, "rejected": black}
@@ -294,7 +294,7 @@ def test_long_transcripts_are_cut_at_turns(load):
     assert list(data.accounting.changes) == ["turns_cut"]
 
 
-def test_a_template_with_todays_date_is_told(load):
+def test_a_template_with_todays_date_gives_a_note(load):
     rows = [{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}]
     dated = "{% if date_string is not defined %}{% set date_string = strftime_now('%d %b') %}{% endif %}" + CHATML
     notes = load(rows, "demonstrations", chat_template=dated).notes
@@ -328,12 +328,12 @@ def test_contradictions_and_unused_columns_are_noted(load):
     notes = load(rows).notes
     assert any("metadata" in note for note in notes)
     (note,) = {*notes} - {*load([rows[0], *rows[2:]]).notes}
-    assert "1" in note  # pair of rows that contradict each other
+    assert "1" in note  # the number of contradictions
 
 
-def test_books_are_json(load):
-    books = load(PAIRS, eval_fraction=0.3).accounting.as_dict()
-    assert json.loads(json.dumps(books)) == books
+def test_counts_are_json(load):
+    accounting = load(PAIRS, eval_fraction=0.3).accounting.as_dict()
+    assert json.loads(json.dumps(accounting)) == accounting
 
 
 def test_a_limit_beyond_the_window(encoder, jsonl):

@@ -1,4 +1,4 @@
-"""Orders: permutations that depend on fingerprint, seed and epoch, and on nothing else."""
+"""Orders are permutations that depend only on fingerprint, seed and epoch."""
 
 from itertools import pairwise
 
@@ -23,19 +23,19 @@ def test_each_argument_matters(other):
 
 
 def test_the_order_is_written_down():
-    """A new numpy must not change the order of runs that are to be resumed."""
+    """A new numpy version must not change the order of runs that are resumed."""
     assert epoch_order(8, "f", 0, 0).tolist() == [0, 6, 7, 4, 5, 1, 3, 2]
 
 
 def test_positions_are_uniform():
-    """χ² of where example 0 lands among 8 places over 800 epochs; 7 degrees, 99.9 % below 24.3."""
+    """χ² of the position of example 0 among 8 over 800 epochs: 7 degrees of freedom, 99.9 % is below 24.3."""
     places = [int(np.flatnonzero(epoch_order(8, "f", 0, epoch) == 0)[0]) for epoch in range(800)]
     counts = np.bincount(places, minlength=8)
     assert ((counts - 100) ** 2 / 100).sum() < 24.3
 
 
 def steps_of(order, prompts, batch_size):
-    """The prompts of each step's rows."""
+    """Return the prompts of each step's rows."""
     rows = np.asarray(prompts)[order].tolist()
     return [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
 
@@ -51,7 +51,7 @@ def test_grouped_rows_are_neighbours_and_whole_where_they_fit(labels, batch_size
     sizes = np.bincount(prompts).tolist()
     steps = steps_of(order, prompts, batch_size)
     for i, (step, following) in enumerate(pairwise(steps)):
-        if step[-1] == following[0] and step.index(step[-1]) > 0:  # a prompt was cut: no later one would have fitted
+        if step[-1] == following[0] and step.index(step[-1]) > 0:  # a prompt was split: no later one fitted
             room = batch_size - step.index(step[-1])
             later = {p for s in steps[i + 1 :] for p in s}
             assert all(sizes[p] > room for p in later if p not in step)
@@ -64,7 +64,7 @@ def test_prompts_of_equal_size_are_never_cut_where_the_step_is_a_multiple():
 
 
 def test_grouped_orders_differ_by_epoch_and_are_shuffled():
-    """Without ties of size the order is that of shuffled prompts; a large prompt is not left to the end."""
+    """If every prompt has one row, the order is the shuffled one; a large prompt does not always come last."""
     prompts = np.repeat(np.arange(20), [9, *[1] * 19])
     firsts = [int(np.flatnonzero(prompts[grouped_order(prompts, 4, "f", 0, e)] == 0)[0]) for e in range(200)]
     assert len(set(firsts)) > 3

@@ -1,4 +1,4 @@
-"""KTO's partners: a permutation that sets every response against another prompt."""
+"""KTO's partners: a permutation that gives every response to another prompt."""
 
 import hashlib
 from collections import Counter
@@ -14,7 +14,7 @@ from tiltlm.data.partners import assign_partners
 
 
 def examples_of(prompts):
-    """One labelled example per entry: its prompt, and a response that no other example has."""
+    """Return one unpaired example per entry: its prompt, and a response that no other example has."""
     return [
         Example(str(i), token_ids([1, p]), (Response(token_ids([100 + i, 2])),), labels=(True,))
         for i, p in enumerate(prompts)
@@ -27,7 +27,7 @@ def pairing(examples):
 
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 5), min_size=2, max_size=30))
-def test_a_permutation_that_never_meets_its_own_prompt(prompts):
+def test_no_partner_has_the_same_prompt(prompts):
     examples = examples_of(prompts)
     if max(Counter(prompts).values()) * 2 > len(prompts):
         with raises(DataError, "prompt_above_half", mentions=["training", str(max(Counter(prompts).values()))]):
@@ -59,7 +59,7 @@ def test_order_of_rows_does_not_matter():
 
 
 def test_an_appended_row_moves_only_its_neighbour():
-    """So a store of reference log-probabilities stays nearly as good as it was."""
+    """So most stored reference log-probabilities stay valid."""
     before = pairing(assign_partners(examples_of(range(20)), 100))
     after = pairing(assign_partners(examples_of(range(21)), 100))
     assert sum(before[key].key != after[key].key for key in before) == 1
@@ -87,7 +87,7 @@ def test_the_message_names_the_part():
 
 
 def test_the_map_is_the_definition():
-    """Stored log-probabilities are of these pairs: digests sorted, and moved on by the largest group."""
+    """Digests are sorted and shifted by the largest group; stored log-probabilities depend on this."""
     rng = np.random.default_rng(0)
     examples = [
         Example(

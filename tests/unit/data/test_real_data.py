@@ -1,4 +1,4 @@
-"""Real preference pairs and a real tokenizer, where the checkout has them."""
+"""Tests on real preference pairs with a real tokenizer, if the checkout has them."""
 
 import gzip
 import json
@@ -32,18 +32,21 @@ def data(encoder):
 
 
 def test_all_1700_rows_are_accounted_for(data):
-    books = data.accounting
-    assert books.total == 1700 == books.kept_train + books.held_out + books.dropped
-    counts = {cause: tally.count for cause, tally in books.losses.items()}
+    accounting = data.accounting
+    assert accounting.total == 1700 == accounting.kept_train + accounting.held_out + accounting.dropped
+    counts = {cause: tally.count for cause, tally in accounting.losses.items()}
     assert counts == {"answer_too_long": 37, "empty_response": 4, "no_common_prompt": 2}
-    assert [x.split(":")[1] for x in books.losses["empty_response"].examples] == ["87", "517", "926", "1104"]
-    assert [x.split(":")[1] for x in books.losses["no_common_prompt"].examples] == ["1255", "1689"]
-    assert {cause: tally.count for cause, tally in books.changes.items()} == {"turns_cut": 448, "prompt_cut_left": 22}
-    assert 120 <= books.held_out <= 220
+    assert [x.split(":")[1] for x in accounting.losses["empty_response"].examples] == ["87", "517", "926", "1104"]
+    assert [x.split(":")[1] for x in accounting.losses["no_common_prompt"].examples] == ["1255", "1689"]
+    assert {cause: tally.count for cause, tally in accounting.changes.items()} == {
+        "turns_cut": 448,
+        "prompt_cut_left": 22,
+    }
+    assert 120 <= accounting.held_out <= 220
 
 
 def test_prompt_and_answers_read_as_the_file_has_them(data, encoder):
-    """Decoding gives the transcript, less what was cut from its start, with one beginning and one end.
+    """Decoding gives the transcript without what was cut from its start, and with one beginning and one end token.
 
     What is left opens with a user's turn, or fills the window to the last token.
     """
@@ -58,7 +61,7 @@ def test_prompt_and_answers_read_as_the_file_has_them(data, encoder):
             assert full
         assert transcript.endswith(kept.lstrip("\ufffd") if full else kept[1:])
         for response, column in zip(example.responses, ("chosen", "rejected"), strict=True):
-            answer = encoder.answer_text(example.prompt_ids, response.token_ids)
+            answer = encoder.response_text(example.prompt_ids, response.token_ids)
             assert answer == row[column].rpartition(ASSISTANT)[2] + "</s>"
             assert [*example.prompt_ids, *response.token_ids].count(1) == 1
             assert response.token_ids.tolist().count(2) == 1

@@ -1,4 +1,4 @@
-"""What a reader checks by eye: pieces that spell the row, each with its part."""
+"""Previews: pieces with roles that join to the text of the row."""
 
 import pytest
 
@@ -54,7 +54,7 @@ def test_later_turns_are_unscored(encoder):
     assert row.titles == ("response",)
 
 
-def test_a_cut_answer_and_soft_labels_are_told(encoder):
+def test_a_cut_response_and_soft_labels_are_shown(encoder):
     row = pair("the sky", " is blue and black and blue", " black", preference=0.75, offset=0.5)
     prompt = len(example_of(row, encoder, 1000, "error")[0].prompt_ids)
     cut = shown(encoder, row, encoder.end_token_id, prompt + 3)

@@ -1,4 +1,4 @@
-"""Several processes: the same examples, books and errors as one, whatever script asks."""
+"""Several processes give the same examples, counts and errors as one, from any script."""
 
 import os
 import subprocess
@@ -24,7 +24,7 @@ ROWS = [
 
 @pytest.fixture
 def load(encoder, jsonl, monkeypatch):
-    monkeypatch.setattr(workers, "ROWS", 16)
+    monkeypatch.setattr(workers, "BLOCK_ROWS", 16)
 
     def run(processes, rows=ROWS, **more):
         settings = DataSettings(
@@ -40,9 +40,9 @@ def test_processes_change_nothing(load, monkeypatch):
     assert everything(several) == everything(one)
     assert several.accounting.losses["malformed_json"].examples[0].startswith("data.jsonl:91: ")
     (note,) = {*several.notes} - {*load(1, [row for row in ROWS if row is not OPPOSED]).notes}
-    assert "1" in note  # pair of rows that contradict each other
-    monkeypatch.setattr(workers, "ROWS", 1000)
-    assert everything(load(1)) == everything(one)  # nor do blocks
+    assert "1" in note  # the number of contradictions
+    monkeypatch.setattr(workers, "BLOCK_ROWS", 1000)
+    assert everything(load(1)) == everything(one)  # the size of blocks changes nothing either
 
 
 def test_an_error_in_a_process_is_the_error(load):
@@ -61,7 +61,7 @@ def test_a_process_that_dies(load, monkeypatch):
 SUBMIT = workers.ProcessPoolExecutor.submit
 
 
-def test_a_script_that_guards_nothing_runs_once(tmp_path, jsonl):
+def test_a_script_without_a_main_guard_runs_once(tmp_path, jsonl):
     """New processes must not run the caller's script again."""
     jsonl([pair(i) for i in range(40)])
     script = tmp_path / "script.py"

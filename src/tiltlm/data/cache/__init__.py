@@ -1,1 +1,1 @@
-"""Tokenised data on disk, and sequences that are read from it."""
+"""Cache tokenised data on disk, and read it as sequences of examples."""

@@ -1,20 +1,19 @@
-"""Tokenised data on the disk: what rows became, kept by content, so that a second run opens it and tokenises nothing.
+"""Cache tokenised data on disk: a second run over the same rows opens it and tokenises nothing.
 
-An entry is a folder named by a digest of all that decides what rows become: the sources' bytes, the tokenizer, the chat
-template, the settings and the objective's needs. It is written under another name and renamed when it is whole, and
-checked when it is opened.
+An entry is a folder named by a digest of everything that decides the examples: the bytes of the sources, the tokenizer,
+the chat template, the settings and the needs of the objective. It is written under a temporary name, renamed when it is
+complete, and checked when it is opened.
 """
 
 import contextlib
 import hashlib
 import json
 import logging
-import os
 import re
 import shutil
 import tempfile
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
 from importlib.metadata import version
@@ -29,15 +28,17 @@ from tiltlm.data.cache.fingerprints import fingerprint
 from tiltlm.data.cache.table import ExampleTable, table_writer
 from tiltlm.data.data_settings import DataSettings
 from tiltlm.data.files.sources import Rows
-from tiltlm.data.findings import Findings, Settled
+from tiltlm.data.findings import DataFacts, Findings
 from tiltlm.data.loader import RowBlock
 from tiltlm.data.tokens.encoder import Encoder
 from tiltlm.data.tokens.length_limit import longest_allowed
+from tiltlm.storage.cache import Entry, cache_folder, evict, mark_used, try_lock
+from tiltlm.storage.files import atomic_folder
 
 log = logging.getLogger(__name__)
 
-DEFINITION = "1"
-"""Moves when the same rows become other examples, or the files have another form."""
+DEFINITION = "2"
+"""Change this when the same rows become other examples, or the files have another form."""
 
 NOT_IN_KEY = frozenset(
     {
@@ -45,35 +46,29 @@ NOT_IN_KEY = frozenset(
         "processes",
     }
 )  # fmt: skip
-"""Settings that change no example, or whose effect is in the key already: the content behind a name, a template."""
+"""Settings that change no example, or whose effect is in the key already (a template's text, the content of a file)."""
 
-_ENTRY = re.compile(r"[0-9a-f]{32}(\.tmp)?")
-"""Names of entries, and of those that are being written."""
+_ENTRY = re.compile(r"[0-9a-f]{32}|\.[0-9a-f]{32}\.tmp")
+"""Names of entries, and temporary names of entries that are being written (`atomic_folder`)."""
 
 TABLES = ("train.arrow", "held_out.arrow")
 ABOUT = "about.json"
+"""Everything about an entry that is not in its tables. Its modification time is the time of the last use."""
 
 
 @dataclass(frozen=True)
 class CachedData:
-    """What the rows of a data set became."""
+    """The examples of a data set, and facts about its rows."""
 
     train: ExampleTable
     held_out: ExampleTable
     columns: dict[str, str]
-    """Every column of the rows, and where it first appears."""
-    findings: Settled
+    """Each column of the rows → location of the first row that has it."""
+    facts: DataFacts
     fingerprint: str
 
 
-def default_cache_folder() -> Path:
-    """`$TILTLM_CACHE`, or the folder `tiltlm/tokens` of the user's cache."""
-    if folder := os.environ.get("TILTLM_CACHE"):
-        return Path(folder)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tiltlm" / "tokens"
-
-
-def place_of(
+def entry_folder(
     settings: DataSettings,
     encoder: Encoder,
     shape: Shape,
@@ -81,9 +76,9 @@ def place_of(
     needs_reference: bool,
     parts: Iterable[Rows],
 ) -> Path | None:
-    """The folder of what these rows become, named by a digest of all that decides it.
+    """Return the folder of the cache entry for these rows, or None if they cannot be cached.
 
-    None where nothing is to be kept, or where a tokenizer or a data set has no content that could be digested.
+    They cannot with `cache=False`, and if the content of the tokenizer or of a source cannot be digested.
     """
     if settings.cache is False:
         return None
@@ -103,15 +98,16 @@ def place_of(
         "objective": [shape, sorted(needs), needs_reference],
     }
     key = hashlib.blake2b(json.dumps(facts, sort_keys=True, default=dict).encode(), digest_size=16).hexdigest()
-    return (default_cache_folder() if settings.cache is True else Path(settings.cache).expanduser()) / key
+    parent = cache_folder("tokens", "TILTLM_CACHE") if settings.cache is True else Path(settings.cache).expanduser()
+    return parent / key
 
 
 def _tokenizer_digest(encoder: Encoder) -> str | None:
-    """Of all that a tokenizer of the tokenizers library is; others cannot be read like this."""
+    """Return a digest of everything in the tokenizer, or None if it is not from the tokenizers library."""
     backend = getattr(encoder.tokenizer, "backend_tokenizer", None)
     if backend is None:
         return None
-    encoder.tokens(["a"])  # a call sets padding and cutting aside, which are part of what is digested
+    encoder.tokens(["a"])  # a call resets padding and truncation, which are in `to_str`
     facts = [type(encoder.tokenizer).__name__, backend.to_str(), sorted(encoder.tokenizer.special_tokens_map.items())]
     return hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()
 
@@ -119,7 +115,7 @@ def _tokenizer_digest(encoder: Encoder) -> str | None:
 def _template_facts(encoder: Encoder) -> list[str]:
     try:
         template = encoder.template
-    except DataError as error:  # no matter for text; conversations will raise it again
+    except DataError as error:  # plain text needs no template; a conversation raises the error again
         return [str(error)]
     if template is None:
         return []
@@ -127,116 +123,123 @@ def _template_facts(encoder: Encoder) -> list[str]:
 
 
 def open_cache(folder: Path) -> CachedData | None:
-    """What is kept in this folder; None where there is nothing, or nothing whole, which is said and removed."""
+    """Open a cache entry. Return None if there is none; remove it, with a warning, if it is damaged."""
     if not folder.is_dir():
         return None
     try:
-        kept = _open(folder)
-        with contextlib.suppress(OSError):  # another user's
-            (folder / ABOUT).touch()  # it was used now: `make_room` goes by that
-        return kept
+        data = _open(folder)
     except (OSError, ValueError, LookupError, TypeError, pa.ArrowException) as error:
         log.warning(
-            "tokenised data: %s is damaged (%s); it is removed, and its rows are tokenised again",
+            "tokenised data: %s is damaged (%s). It is removed, and its rows are tokenised again",
             folder,
             error,
             extra={"event": "cache_damaged", "folder": folder},
         )
         shutil.rmtree(folder, ignore_errors=True)
         return None
+    mark_used(folder / ABOUT)
+    return data
 
 
 def write_cache(
     folder: Path | None, blocks: Callable[[], Iterable[RowBlock]], columns: Mapping[str, str], limit: int | None = None
 ) -> CachedData:
-    """Write what the rows become, and open it.
+    """Write a cache entry and open it.
+
+    If another process is writing the same entry, wait for it and open what it wrote.
 
     Args:
-        folder: its place; another process that has been quicker is waited for. None: a place for this process alone,
-            which the system takes back when nobody reads it any more.
-        blocks: begins to load them.
-        columns: of the rows, for who opens it next.
-        limit: bytes that all entries may have together afterwards, see `evict_entries`.
+        folder: The entry's folder. None: a temporary folder, whose files the system deletes when they are closed.
+        blocks: Starts to load the rows.
+        columns: `CachedData.columns`.
+        limit: Bytes that all entries together may have afterwards, see `evict_entries`. None: no limit.
 
     Raises:
-        ConfigError: the folder cannot be made.
-        RunError: it cannot be written.
+        ConfigError: The cache folder cannot be made.
+        RunError: The entry cannot be written.
     """
     if folder is None:
-        with tempfile.TemporaryDirectory(prefix="tiltlm-") as place:
-            _write(Path(place), blocks(), columns)
-            return _open(Path(place))  # what is mapped outlives its name
+        with tempfile.TemporaryDirectory(prefix="tiltlm-") as temporary:
+            with _report_failed_write(Path(temporary)):
+                _write(Path(temporary), blocks(), columns)
+            return _open(Path(temporary))  # files that are memory-mapped stay readable after they are deleted
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = _locked(folder)
+        lock = _wait_for_lock(folder)
     except OSError as error:
         raise ConfigError(
-            f"tokenised data: {folder.parent}: {error.strerror}. Name another folder (data.cache=FOLDER), or keep "
-            "nothing: data.cache=false",
+            f"tokenised data: the cache folder {folder.parent} cannot be used: {error.strerror}. Name another folder "
+            "(data.cache=FOLDER), or use no cache: data.cache=false",
             code="not_writable",
             key="data.cache",
         ) from error
     try:
-        if (kept := open_cache(folder)) is not None:
-            return kept
-        unfinished = folder.with_suffix(".tmp")
-        shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
-        unfinished.mkdir()
-        try:
+        if (data := open_cache(folder)) is not None:
+            return data
+        # No fsync: after a crash of the machine, the checksums show whether the entry is complete.
+        with _report_failed_write(folder), atomic_folder(folder) as unfinished:
             _write(unfinished, blocks(), columns)
-            unfinished.rename(folder)  # no fsync: should the machine stop here, the checksums will tell
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
-        kept = _open(folder)
+        data = _open(folder)
     finally:
         lock.release()
     if limit is not None:
         evict_entries(folder, limit)
-    return kept
+    return data
 
 
 def evict_entries(used: Path, limit: int) -> None:
-    """Remove the entries beside `used` that were not used for longest, until all have at most `limit` bytes together.
+    """Remove the least recently used entries beside `used` until all have at most `limit` bytes together.
 
-    What another process has open stays readable for it. What killed processes left unfinished is removed too.
+    Files that another process has open stay readable for it. Unfinished entries of killed processes are removed first.
     """
-    entries = []
-    for folder in used.parent.iterdir():
-        with contextlib.suppress(OSError):  # removed meanwhile, or not of our making
-            if _ENTRY.fullmatch(folder.name) and folder.is_dir():
-                seconds = 0.0 if folder.suffix else (folder / ABOUT).stat().st_mtime
-                entries.append((seconds, sum(file.stat().st_size for file in folder.iterdir()), folder))
-    left = sum(size for _, size, _ in entries)
-    removed = 0
-    for _, size, folder in sorted(entries):
-        if folder == used or (left <= limit and not folder.suffix):
-            continue
-        try:
-            with FileLock(folder.with_suffix(".lock"), blocking=False):
-                unfinished = folder.with_suffix(".tmp")
-                if folder != unfinished:
-                    folder.rename(unfinished)  # nobody shall find half an entry
-                shutil.rmtree(unfinished)
-        except (OSError, Timeout):  # being written, another user's, or another process is quicker
-            continue
-        left, removed = left - size, removed + size
+    for unfinished in used.parent.glob(".*.tmp"):
+        if _ENTRY.fullmatch(unfinished.name):
+            _remove(unfinished)
+    entries = [entry for folder in used.parent.iterdir() if (entry := _entry(folder)) is not None]
+    removed, left = evict(entries, limit, {used}, _remove)
     if removed:
         log.info(
-            "tokenised data: removed %.3g GB from %s that were not used for longest, %.3g GB are left",
+            "tokenised data: removed %.3g GB of least recently used entries from %s; %.3g GB are left",
             removed / 1e9, used.parent, left / 1e9,
             extra={"event": "cache_shrunk", "folder": used.parent, "removed": removed, "left": left},
         )  # fmt: skip
     if left > limit:
         log.warning(
-            "tokenised data: %s has %.3g GB that are in use, more than data.cache_limit (%.3g GB)",
+            "tokenised data: the entries in use in %s have %.3g GB, more than data.cache_limit (%.3g GB)",
             used.parent, left / 1e9, limit / 1e9,
             extra={"event": "cache_over_limit", "folder": used.parent, "left": left, "limit": limit},
         )  # fmt: skip
 
 
-def _locked(folder: Path) -> FileLock:
-    """A lock that is held: alone among those who tokenise the same data. It goes with the process, whatever ends it."""
-    lock = FileLock(folder.with_suffix(".lock"))
+def _entry(folder: Path) -> Entry | None:
+    """Return the size and last use of an entry, complete or being written; None for any other file or folder."""
+    with contextlib.suppress(OSError):  # removed meanwhile, or another user's
+        if _ENTRY.fullmatch(folder.name) and folder.is_dir():
+            last_used = 0.0 if folder.suffix else (folder / ABOUT).stat().st_mtime
+            return Entry(last_used, sum(file.stat().st_size for file in folder.iterdir()), folder)
+    return None
+
+
+def _remove(folder: Path) -> bool:
+    """Remove an entry unless a process is writing it or it is another user's; return whether it is gone."""
+    key = folder.name.removeprefix(".").removesuffix(".tmp")
+    unfinished = folder.with_name(f".{key}.tmp")
+    with contextlib.suppress(OSError), try_lock(_lock_of(folder.with_name(key))) as is_free:
+        if is_free:
+            if folder != unfinished:
+                folder.rename(unfinished)  # so that no process opens half of an entry
+            shutil.rmtree(unfinished)
+            return True
+    return False
+
+
+def _lock_of(folder: Path) -> Path:
+    return folder.with_suffix(".lock")
+
+
+def _wait_for_lock(folder: Path) -> FileLock:
+    """Take the lock for writing an entry. The system releases it when the process ends, however it ends."""
+    lock = FileLock(_lock_of(folder))
     try:
         lock.acquire(blocking=False)
     except Timeout:
@@ -245,37 +248,42 @@ def _locked(folder: Path) -> FileLock:
     return lock
 
 
-def _write(folder: Path, blocks: Iterable[RowBlock], columns: Mapping[str, str]) -> None:
-    findings = Findings()
+@contextlib.contextmanager
+def _report_failed_write(folder: Path) -> Iterator[None]:
     try:
-        with table_writer(folder / TABLES[0]) as train, table_writer(folder / TABLES[1]) as held_out:
-            for block in blocks:
-                train.write_batch(block.train)
-                held_out.write_batch(block.held_out)
-                findings.merge(block.findings)
-        about = {
-            "fingerprint": fingerprint(*(ExampleTable(folder / name) for name in TABLES)),
-            "columns": columns,
-            "findings": findings.settle().to_plain(),
-            "checksums": {name: _checksum(folder / name) for name in TABLES},
-        }
-        (folder / ABOUT).write_text(json.dumps(about))
+        yield
     except OSError as error:
         raise RunError(
-            f"tokenised data: cannot write {folder}: {error.strerror or error}. Make room, or name another folder: "
-            "data.cache=FOLDER",
+            f"tokenised data: cannot write {folder}: {error.strerror or error}. Free disk space, or name another "
+            "folder: data.cache=FOLDER",
             code="not_writable",
             key="data.cache",
         ) from error
+
+
+def _write(folder: Path, blocks: Iterable[RowBlock], columns: Mapping[str, str]) -> None:
+    findings = Findings()
+    with table_writer(folder / TABLES[0]) as train, table_writer(folder / TABLES[1]) as held_out:
+        for block in blocks:
+            train.write_batch(block.train)
+            held_out.write_batch(block.held_out)
+            findings.merge(block.findings)
+    about = {
+        "fingerprint": fingerprint(*(ExampleTable(folder / name) for name in TABLES)),
+        "columns": columns,
+        "facts": findings.to_facts().to_plain(),
+        "checksums": {name: _checksum(folder / name) for name in TABLES},
+    }
+    (folder / ABOUT).write_text(json.dumps(about))
 
 
 def _open(folder: Path) -> CachedData:
     about = json.loads((folder / ABOUT).read_bytes())
     for name in TABLES:
         if _checksum(folder / name) != about["checksums"][name]:
-            raise ValueError(f"the checksum of {name} does not fit")
+            raise ValueError(f"the checksum of {name} is wrong")
     train, held_out = (ExampleTable(folder / name) for name in TABLES)
-    return CachedData(train, held_out, about["columns"], Settled.from_plain(about["findings"]), about["fingerprint"])
+    return CachedData(train, held_out, about["columns"], DataFacts.from_plain(about["facts"]), about["fingerprint"])
 
 
 def _checksum(path: Path) -> int:

@@ -1,4 +1,4 @@
-"""Functions of content alone: the fingerprint of a data set, the side of a prompt, rows that contradict each other."""
+"""Hash content: fingerprints of data sets, the choice of held-out prompts, digests to find equal or opposite rows."""
 
 import hashlib
 import json
@@ -11,13 +11,13 @@ from tiltlm.core.example import Example
 
 
 def is_held_out(prompt: str, fraction: float, seed: int) -> bool:
-    """Whether a prompt is held out: decided by its text alone, so that added rows move no other."""
+    """Decide from a prompt's text if it is held out, so that added rows change no decision for others."""
     digest = hashlib.sha256(f"{seed}\0{prompt}".encode()).digest()
     return int.from_bytes(digest[:8], "big") < fraction * 2**64
 
 
 def fingerprint(*parts: Sequence[Example]) -> str:
-    """sha256 over tokens and everything known about them, in order; not over ids, sources or partners."""
+    """Return the sha256 of all examples in order, in hexadecimal, without their ids, sources and partners."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(f"part {len(part)}".encode())
@@ -37,24 +37,32 @@ def _pieces(example: Example) -> Iterator[bytes]:
 
 
 def digest(*pieces: bytes) -> bytes:
-    """BLAKE2b-128 over these pieces: 16 bytes to know a text or a sequence by, where millions must be compared."""
+    """Return the BLAKE2b-128 of these pieces: 16 bytes stand for a text when millions are compared."""
     return hashlib.blake2b(b"".join(len(p).to_bytes(8, "big") + p for p in pieces), digest_size=16).digest()
 
 
 def distinct(digests: bytes | bytearray) -> NDArray[np.bytes_]:
-    """Those of these digests, one after another, that differ, sorted."""
+    """Return the distinct digests, sorted.
+
+    Args:
+        digests: Digests of 16 bytes, joined.
+    """
     return np.unique(np.frombuffer(digests, "S16"))
 
 
 def comparison_digests(example: Example) -> Iterator[tuple[bytes, bool]]:
-    """What each comparison says of two answers to a prompt: a digest of the three, and which answer is preferred."""
+    """Yield a digest of (prompt, two responses) for each comparison, and which of the two is preferred.
+
+    The digest does not depend on the preference, so two rows that contradict each other give the same digest with
+    different preferences.
+    """
     for c in example.comparisons:
         chosen, rejected = (digest(*example.responses[k].key) for k in (c.chosen, c.rejected))
         yield digest(example.prompt_ids.tobytes(), *sorted((chosen, rejected))), chosen < rejected
 
 
 def prompt_numbers(examples: Iterable[Example]) -> NDArray[np.int64]:
-    """For each example the number of its prompt, equal for equal prompts, counted by first appearance."""
+    """Return the number of each example's prompt. Distinct prompts are numbered from 0 in order of appearance."""
     numbers: dict[bytes, int] = {}
-    found = (numbers.setdefault(digest(e.prompt_ids.tobytes()), len(numbers)) for e in examples)
-    return np.fromiter(found, np.int64)
+    of_examples = (numbers.setdefault(digest(e.prompt_ids.tobytes()), len(numbers)) for e in examples)
+    return np.fromiter(of_examples, np.int64)

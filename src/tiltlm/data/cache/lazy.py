@@ -1,6 +1,6 @@
-"""Sequences of examples that hold none: each is fetched or made when it is asked for.
+"""Sequences of examples that hold no examples: each one is fetched or made when it is asked for.
 
-Whoever reads examples takes a `Sequence[Example]`; with these, a million of them cost what is at hand.
+Code that reads examples takes a `Sequence[Example]`. With these sequences, only the examples in use need memory.
 """
 
 from abc import abstractmethod
@@ -13,11 +13,11 @@ from tiltlm.core.example import Example
 
 
 class OnDemand(Sequence[Example]):
-    """What the sequences below and `tiltlm.data.cache.table.ExampleTable` share."""
+    """Base of the sequences below and of `tiltlm.data.cache.table.ExampleTable`."""
 
     @abstractmethod
     def _example(self, row: int) -> Example:
-        """The example of a row, 0 ≤ row < len."""
+        """Return the example of a row, 0 ≤ row < len."""
 
     @overload
     def __getitem__(self, index: int) -> Example: ...
@@ -29,7 +29,7 @@ class OnDemand(Sequence[Example]):
 
 
 class Selection(OnDemand):
-    """Some examples of a sequence, in an order of their own."""
+    """Some examples of a sequence, in any order."""
 
     def __init__(self, examples: Sequence[Example], rows: Sequence[int]) -> None:
         self._examples, self._rows = examples, rows
@@ -42,7 +42,7 @@ class Selection(OnDemand):
 
 
 class Joined(OnDemand):
-    """Sequences one after another."""
+    """Several sequences as one, in order."""
 
     def __init__(self, *parts: Sequence[Example]) -> None:
         self._parts = parts

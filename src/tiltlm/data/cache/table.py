@@ -1,7 +1,7 @@
-"""Examples at rest: an immutable Arrow file of tokens, read in place, with the face of a sequence.
+"""Store examples in an immutable Arrow file that is memory-mapped and read as a sequence.
 
-A million examples as objects are gigabytes and slow every garbage collection; as columns they are their token ids, in
-memory that the system may take back. An `Example` is made when it is asked for, and its arrays are views of the file.
+A million `Example` objects need gigabytes and slow down every garbage collection. As columns they need only their token
+ids, and the system can free that memory. An `Example` is made when it is asked for; its arrays are views of the file.
 """
 
 import json
@@ -22,18 +22,21 @@ from tiltlm.data.cache.lazy import OnDemand
 _TOKENS = pa.list_(pa.field("item", pa.int32(), nullable=False))
 SCHEMA = pa.schema(
     [
-        pa.field("id", pa.binary(), nullable=False),  # UTF-8, but for half surrogate pairs, which JSON can hold
+        pa.field("id", pa.binary(), nullable=False),  # UTF-8, and half surrogate pairs, which JSON can contain
         pa.field("source", pa.binary(), nullable=False),
         pa.field("prompt_ids", _TOKENS, nullable=False),
         pa.field("responses", pa.list_(pa.field("item", _TOKENS, nullable=False)), nullable=False),
         pa.field("known", pa.binary(), nullable=False),
     ]
 )
-"""`known` is JSON of everything that is no token: `_known`. Most rows of a file know the same, so it is read once."""
+"""Columns of the file. `known` is `_known`: JSON of everything that is not a token.
+
+Most rows of a file have the same `known`, so its parsed values are cached.
+"""
 
 
 class Known(NamedTuple):
-    """What an example knows beside its tokens, in the words of `Example` and `Response`."""
+    """The fields of an `Example` and its `Response`s that are not tokens."""
 
     ended: tuple[bool, ...]
     scored: tuple[TokenIds | None, ...]
@@ -46,7 +49,7 @@ class Known(NamedTuple):
 
 
 def _known(example: Example) -> bytes:
-    assert not example.partners, "partners follow from the whole data and are not kept"
+    assert not example.partners, "partners depend on all examples and are not stored"
     responses = example.responses
     known = Known(
         tuple(r.ended for r in responses),
@@ -77,7 +80,7 @@ def _read_known(known: bytes) -> Known:
 
 
 def to_batch(examples: Sequence[Example]) -> pa.RecordBatch:
-    """These examples as rows of `SCHEMA`."""
+    """Return these examples as rows of `SCHEMA`."""
     responses = [response.token_ids for example in examples for response in example.responses]
     columns = [
         pa.array([_to_utf8(example.id) for example in examples], pa.binary()),
@@ -105,7 +108,7 @@ def _offsets(lengths: Iterable[int]) -> pa.Array:
 
 
 class _Batch:
-    """Views of one record batch, without Arrow's cost for every cell."""
+    """Views of one record batch. Reading them is faster than Arrow's access to single cells."""
 
     def __init__(self, batch: pa.RecordBatch) -> None:
         ids, sources, prompts, responses, known = batch.columns
@@ -115,12 +118,13 @@ class _Batch:
         self._responses = _Lists(responses.values)
 
     def example(self, row: int) -> Example:
+        """Make the example of a row."""
         known = _read_known(self._known.row(row))
-        answers = map(self._responses.row, range(self._first[row], self._first[row + 1]))
+        responses = map(self._responses.row, range(self._first[row], self._first[row + 1]))
         return Example(
             id=self._ids.row(row).decode("utf-8", "surrogatepass"),
             prompt_ids=self._prompts.row(row),
-            responses=tuple(map(Response, answers, known.ended, known.scored, known.ref_logps)),
+            responses=tuple(map(Response, responses, known.ended, known.scored, known.ref_logps)),
             comparisons=known.comparisons,
             labels=known.labels,
             ranks=known.ranks,
@@ -131,36 +135,39 @@ class _Batch:
 
 
 class _Lists:
-    """A column of lists of token ids as one array and where its rows begin."""
+    """A column of lists of token ids: one array of values, and the offsets of its rows."""
 
     def __init__(self, column: pa.ListArray) -> None:
         self._offsets = memoryview(column.offsets.to_numpy())
         self._values = column.values.to_numpy()
 
     def row(self, row: int) -> TokenIds:
+        """Return the token ids of a row, a view of the file."""
         tokens: TokenIds = self._values[self._offsets[row] : self._offsets[row + 1]]
         return tokens
 
 
 class _Cells:
-    """A column of bytes, likewise."""
+    """A column of bytes: one buffer of values, and the offsets of its rows."""
 
     def __init__(self, column: pa.BinaryArray) -> None:
         _, offsets, values = column.buffers()
         self._offsets, self._values = memoryview(offsets).cast("i"), memoryview(values or b"")
 
     def row(self, row: int) -> bytes:
+        """Return the bytes of a row."""
         return bytes(self._values[self._offsets[row] : self._offsets[row + 1]])
 
 
 class ExampleTable(OnDemand):
-    """The examples of a file written with `SCHEMA`. An example is made anew each time it is asked for."""
+    """The examples of a file with columns `SCHEMA`. Each access makes a new `Example`."""
 
     def __init__(self, path: Path) -> None:
-        """Map the file.
+        """Memory-map the file.
 
         Raises:
-            pyarrow.ArrowException, OSError: it is missing, torn, or no Arrow file.
+            OSError: The file is missing.
+            pyarrow.ArrowException: It is incomplete, or not an Arrow file.
         """
         reader = pa.ipc.open_file(pa.memory_map(str(path)))
         batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
@@ -177,6 +184,6 @@ class ExampleTable(OnDemand):
 
 @contextmanager
 def table_writer(path: Path) -> Iterator[pa.RecordBatchFileWriter]:
-    """A file that takes record batches of `SCHEMA`."""
+    """Open a new file for record batches of `SCHEMA`."""
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
         yield writer

@@ -1,1 +1,1 @@
-"""Files: names become rows, one line of a file after another."""
+"""Find files and datasets by name, and read their rows."""

@@ -1,7 +1,7 @@
-"""Readers: a name becomes rows, each with the place it stands, so that every later message can point at it.
+"""Find files and datasets by name, and read their rows with the location of each, for later messages.
 
-Rows are streamed, and read anew each time they are iterated: a file larger than memory is no matter. A file that cannot
-be opened, or a container format that is damaged, stops; text formats (`text_files`) survive a damaged line.
+Rows are streamed, and read again on each iteration, so a file may be larger than memory. A file that cannot be opened,
+or a damaged container (Parquet, Arrow), stops the run. Text formats (`text_files`) lose only the damaged line.
 """
 
 import hashlib
@@ -10,39 +10,40 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tiltlm.core.errors import ConfigError, DataError
 from tiltlm.data.data_settings import DataSettings
 from tiltlm.data.files.text_files import Row, read_csv, read_json, read_jsonl
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+"""Names of datasets on the Hub: owner/name."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A file, a folder or a dataset, found but not read."""
+    """A file, a folder or a dataset that was found but not read."""
 
     name: str
     rows: Callable[[], Iterator[Row]]
-    """Begins to read its rows."""
+    """Starts to read its rows."""
     content: Callable[[], list[str] | None]
-    """What its rows depend on, their names among it; None where that cannot be said without reading them."""
+    """Returns names and digests of everything its rows depend on; None if only reading the rows would show it."""
 
 
 @dataclass(frozen=True)
 class Rows(Iterable[Row]):
-    """The rows of several sources, one after another."""
+    """The rows of several sources, in order."""
 
     sources: tuple[Source, ...]
     limit: int | None = None
-    """How many rows, over all sources."""
+    """Most rows to read, over all sources. None: all."""
 
     def __iter__(self) -> Iterator[Row]:
-        """Read them from the start.
+        """Read the rows from the start.
 
         Raises:
-            DataError: a source is unreadable or holds no row.
+            DataError: A source cannot be read or has no rows.
         """
         left = self.limit
         for source in self.sources:
@@ -50,33 +51,38 @@ class Rows(Iterable[Row]):
             for count, row in enumerate(islice(source.rows(), left), start=1):  # noqa: B007
                 yield row
             if count == 0 and left != 0:
-                raise DataError(f"{source.name}: no rows; the file is empty", code="no_rows")
+                raise DataError(f"{source.name}: the source has no rows", code="no_rows")
             left = None if left is None else left - count
 
     def content(self) -> list[list[str]] | None:
-        """What these rows depend on; None where a source cannot say."""
+        """Return `Source.content` of all sources; None if it is None for one of them."""
         contents = [source.content() for source in self.sources]
         return None if None in contents else [content for content in contents if content is not None]
 
 
-def read_rows(names: str | tuple[str, ...], settings: DataSettings, split: str) -> Rows:
-    """The rows of these sources, at most `settings.limit`.
+class Split(NamedTuple):
+    """A split of a Hugging Face dataset, and the setting that names it."""
+
+    name: str
+    key: str
+
+
+def read_rows(settings: DataSettings, *, held_out: bool = False) -> Rows:
+    """Return the rows of `settings.train`, or those of `settings.eval`, at most `settings.limit`.
 
     Raises:
-        DataError: a source is missing, or of an unknown kind.
+        DataError: A source is missing or has an unknown format.
     """
-    sources = (names,) if isinstance(names, str) else tuple(names)
-    return Rows(tuple(_find(name, settings, split) for name in sources), settings.limit)
+    names = settings.eval if held_out else settings.train
+    split = Split(settings.eval_split, "data.eval_split") if held_out else Split(settings.split, "data.split")
+    return Rows(tuple(_find(name, settings, split) for name in _as_tuple(names)), settings.limit)
 
 
-def files_and_hub(names: str | tuple[str, ...] | None) -> tuple[bool, bool]:
-    """Whether any of these names is a path, and whether any is a dataset on the Hub."""
-    sources = () if names is None else (names,) if isinstance(names, str) else tuple(names)
-    local = [Path(name).exists() for name in sources]
-    return any(local), not all(local)
+def _as_tuple(names: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    return () if names is None else (names,) if isinstance(names, str) else tuple(names)
 
 
-def _find(name: str, settings: DataSettings, split: str) -> Source:
+def _find(name: str, settings: DataSettings, split: Split) -> Source:
     path = Path(name)
     if path.is_dir():
         return _folder(path, split)
@@ -85,7 +91,7 @@ def _find(name: str, settings: DataSettings, split: str) -> Source:
     if HUB_NAME.fullmatch(name) and not _reader(path) and not path.parent.exists():
         return _dataset(name, _hub(name, settings, split))
     raise DataError(
-        f"{name}: no such file or folder, and no name of a dataset on the Hub (owner/name)", code="no_such_path"
+        f"{name}: no such file or folder, and not the name of a dataset on the Hub (owner/name)", code="no_such_path"
     )
 
 
@@ -117,7 +123,8 @@ def _file(path: Path) -> Iterator[Row]:
     reader = _reader(path)
     if reader is None:
         raise DataError(
-            f"{path}: unknown kind of file; known endings: {', '.join(READERS)}", code="unknown_file_format"
+            f"{path}: unknown file format; the name must end with one of {', '.join(READERS)}",
+            code="unknown_file_format",
         )
     try:
         yield from reader(path)
@@ -125,19 +132,19 @@ def _file(path: Path) -> Iterator[Row]:
         raise DataError(f"{path}: cannot be read: {error}", code="not_readable") from error
 
 
-def _folder(path: Path, split: str) -> Source:
+def _folder(path: Path, split: Split) -> Source:
     if (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists():
         return _dataset(path.name, _saved_dataset(path, split))
     files = [p for p in sorted(path.iterdir()) if p.is_file() and _reader(p)]
     if not files:
         raise DataError(
-            f"{path}: a folder without a data file; known endings: {', '.join(READERS)}", code="no_data_file"
+            f"{path}: the folder has no data file, which ends with one of {', '.join(READERS)}", code="no_data_file"
         )
     return _of_files(str(path), files)
 
 
 def _dataset(name: str, data: Any) -> Source:
-    """A Hugging Face dataset: Arrow files under its own fingerprint, which moves when rows or their order do."""
+    """Return a Hugging Face dataset as a source. Its own fingerprint changes when rows or their order change."""
     fingerprint = getattr(data, "_fingerprint", None)
     return Source(
         name,
@@ -154,11 +161,11 @@ def _parquet(path: Path) -> Iterator[Row]:
         with pq.ParquetFile(path) as file:
             yield from _numbered(path.name, (row for batch in file.iter_batches(1024) for row in batch.to_pylist()))
     except pa.ArrowException as error:
-        raise DataError(f"{path}: no Parquet file, or a damaged one: {error}", code="damaged") from error
+        raise DataError(f"{path}: not a Parquet file, or damaged: {error}", code="damaged") from error
 
 
 def _arrow(path: Path) -> Iterator[Row]:
-    """An Arrow file, or the Arrow stream that Hugging Face datasets write; mapped, so only rows at hand are objects."""
+    """Read an Arrow file, or an Arrow stream as Hugging Face datasets write it. The file is memory-mapped."""
     import pyarrow as pa
 
     try:
@@ -171,48 +178,56 @@ def _arrow(path: Path) -> Iterator[Row]:
             batches = table.to_batches(max_chunksize=1024)
             yield from _numbered(path.name, (row for batch in batches for row in batch.to_pylist()))
     except pa.ArrowException as error:
-        raise DataError(f"{path}: no Arrow file, or a damaged one: {error}", code="damaged") from error
+        raise DataError(f"{path}: not an Arrow file, or damaged: {error}", code="damaged") from error
 
 
 def _numbered(name: str, values: Iterator[dict[str, Any]]) -> Iterator[Row]:
     return (Row(f"{name}[{index}]", dict(row)) for index, row in enumerate(values))
 
 
-def _saved_dataset(path: Path, split: str) -> Any:
+def _saved_dataset(path: Path, split: Split) -> Any:
     import datasets
 
     data = datasets.load_from_disk(str(path))
     if isinstance(data, datasets.DatasetDict):
-        if split not in data:
+        if split.name not in data:
             raise DataError(
-                f"{path}: no split {split!r}; it has {', '.join(data)}. Set data.split", code="unknown_split"
+                f"{path}: no split {split.name!r}; the dataset has {', '.join(data)}. Set {split.key}",
+                code="unknown_split",
+                key=split.key,
             )
-        data = data[split]
+        data = data[split.name]
     return data
 
 
-def _hub(name: str, settings: DataSettings, split: str) -> Any:
+def _hub(name: str, settings: DataSettings, split: Split) -> Any:
     import datasets
 
     try:
-        return datasets.load_dataset(name, settings.subset, split=split, revision=settings.revision)
+        return datasets.load_dataset(name, settings.subset, split=split.name, revision=settings.revision)
     except (OSError, ValueError) as error:  # offline, unknown name, subset, split or revision
         raise DataError(
-            f"{name}: no such file or folder here, and as a dataset on the Hub (split {split!r}, subset "
-            f"{settings.subset!r}, revision {settings.revision!r}) it cannot be loaded: {error}",
+            f"{name}: no such file or folder, and it cannot be loaded from the Hub: {error}. Check the name, the "
+            f"network, {split.key}={split.name!r}, data.subset={settings.subset!r} and "
+            f"data.revision={settings.revision!r}",
             code="not_readable",
         ) from error
 
 
 def check_hub_settings(settings: DataSettings) -> list[str]:
-    """Refuse settings of Hub datasets where there is none; say when a version is not pinned."""
-    hub = files_and_hub(settings.train)[1] or files_and_hub(settings.eval)[1]
-    if hub:
-        return [] if settings.revision else ["data.revision is not set: the newest version on the Hub was read"]
+    """Return a note if the version of a Hub dataset is not fixed.
+
+    Raises:
+        ConfigError: A setting for Hub datasets is given, but no source is one.
+    """
+    if not all(Path(name).exists() for name in (*_as_tuple(settings.train), *_as_tuple(settings.eval))):
+        return [] if settings.revision else ["data.revision is not set, so the newest version on the Hub was read"]
     for name in ("subset", "revision"):
         if getattr(settings, name) is not None:
             raise ConfigError(
-                f"data.{name} has no effect: no source is a dataset on the Hub", code="no_effect", key=f"data.{name}"
+                f"data.{name} has no effect, because no source is a dataset on the Hub; remove it",
+                code="no_effect",
+                key=f"data.{name}",
             )
     return []
 
@@ -228,3 +243,4 @@ READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
     ".parquet": _parquet,
     ".arrow": _arrow,
 }
+"""End of a file name → the function that reads such files."""

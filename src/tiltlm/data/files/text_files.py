@@ -1,4 +1,4 @@
-"""Text formats, read line by line: a damaged line is a defect of one row and never of the file."""
+"""Read text formats line by line: a damaged line is a defect of one row, and the rest of the file is used."""
 
 import csv
 import json
@@ -14,11 +14,12 @@ from tiltlm.core.errors import DataError
 from tiltlm.data.accounting import Defect, excerpt
 
 BUFFER = 1 << 16
+"""Bytes read from a file at a time."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row as it was found: its values, or what is wrong with it."""
+    """One row of a file: its values, or its defect."""
 
     location: str
     """`file.jsonl:17` (line, from 1) or `file.parquet[17]` (row, from 0)."""
@@ -27,17 +28,17 @@ class Row:
 
 
 def _lines(path: Path) -> Iterator[bytes]:
-    """Lines of a plain or compressed file, also those before a damaged end.
+    """Yield the lines of a plain or compressed file. If its end is damaged, yield all complete lines before it.
 
     Raises:
-        EOFError: the compressed data end early or are damaged; every whole line before it has been yielded.
+        Defect: The compressed data end early or are damaged.
     """
-    rest = b""
+    unfinished = b""
     for block in _blocks(path):
-        *whole, rest = (rest + block).split(b"\n")
-        yield from whole
-    if rest:
-        yield rest
+        *lines, unfinished = (unfinished + block).split(b"\n")
+        yield from lines
+    if unfinished:
+        yield unfinished
 
 
 def _blocks(path: Path) -> Iterator[bytes]:
@@ -56,19 +57,17 @@ def _blocks(path: Path) -> Iterator[bytes]:
                 try:
                     yield stream.decompress(block)
                 except (zlib.error, zstandard.ZstdError) as error:
-                    raise EOFError(
-                        f"the compressed data are damaged ({error}); the rest of the file is lost"
-                    ) from error
+                    raise Defect("damaged_compression", str(error)) from error
                 inside = not stream.eof
                 if inside:
                     break
                 block, stream = stream.unused_data, new()
         if inside:
-            raise EOFError("the compressed data end early; the rest of the file is lost")
+            raise Defect("ends_early")
 
 
 def read_jsonl(path: Path) -> Iterator[Row]:
-    """One JSON object a line, plain or compressed; blank lines are skipped."""
+    """Read one JSON object per line, plain or compressed. Blank lines are skipped."""
     lines = enumerate(_lines(path), start=1)
     number = 0
     while True:
@@ -77,8 +76,8 @@ def read_jsonl(path: Path) -> Iterator[Row]:
             number, line = next(lines)
         except StopIteration:
             return
-        except EOFError as error:
-            yield Row(location, {}, Defect("malformed_json", str(error)))
+        except Defect as defect:
+            yield Row(location, {}, defect)
             return
         line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
         if line.strip():
@@ -89,16 +88,16 @@ def _parse(location: str, line: bytes) -> Row:
     try:
         values = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
-        return Row(location, {}, Defect("invalid_unicode", f"byte {error.start} of the line is no UTF-8"))
+        return Row(location, {}, Defect("invalid_unicode", f"byte {error.start} of the line is not UTF-8"))
     except (ValueError, RecursionError) as error:
         return Row(location, {}, Defect("malformed_json", f"{error}: {excerpt(line[-40:].decode())}"))
     if not isinstance(values, dict):
-        return Row(location, {}, Defect("wrong_type", f"the line is no JSON object but {excerpt(values)}"))
+        return Row(location, {}, Defect("wrong_type", f"the line must be a JSON object, but is {excerpt(values)}"))
     return Row(location, values)
 
 
 def read_json(path: Path) -> Iterator[Row]:
-    """A JSON array of objects; a `.json` file of one object a line is read as such."""
+    """Read a JSON array of objects, or else one object per line."""
     data = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
     if not data.lstrip().startswith(b"["):
         yield from read_jsonl(path)
@@ -107,15 +106,20 @@ def read_json(path: Path) -> Iterator[Row]:
         values = json.loads(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise DataError(
-            f"{path}: no JSON array: {error}. One object a line (.jsonl) survives such damage", code="damaged"
+            f"{path}: not a valid JSON array: {error}. Correct it, or use .jsonl, which loses only the damaged row",
+            code="damaged",
         ) from error
     for index, value in enumerate(values):
-        wrong = None if isinstance(value, dict) else Defect("wrong_type", f"no JSON object but {excerpt(value)}")
-        yield Row(f"{path.name}[{index}]", {} if wrong else value, wrong)
+        location = f"{path.name}[{index}]"
+        if isinstance(value, dict):
+            yield Row(location, value)
+        else:
+            seen = f"the entry must be a JSON object, but is {excerpt(value)}"
+            yield Row(location, {}, Defect("wrong_type", seen))
 
 
 def read_csv(path: Path) -> Iterator[Row]:
-    """Comma-separated text under a header. A row's place is its last line."""
+    """Read comma-separated text with a header. A row's location is its last line."""
     csv.field_size_limit(2**31 - 1)
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -123,7 +127,7 @@ def read_csv(path: Path) -> Iterator[Row]:
             header = next(reader, [])
             if len(set(header)) < len(header):
                 raise DataError(
-                    f"{path}:1: a column name stands twice in the header {header}",
+                    f"{path}:1: the header {header} has a column name twice; rename one of the columns",
                     code="duplicate",
                     row=f"{path.name}:1",
                 )
@@ -134,9 +138,11 @@ def read_csv(path: Path) -> Iterator[Row]:
                 if len(fields) == len(header):
                     yield Row(location, dict(zip(header, fields, strict=True)))
                 else:
-                    wrong = f"{len(fields)} fields under a header of {len(header)}"
-                    yield Row(location, {}, Defect("malformed_csv", wrong))
+                    seen = f"the row has {len(fields)} fields, the header {len(header)}"
+                    yield Row(location, {}, Defect("malformed_csv", seen))
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: no UTF-8 at byte {error.start}; convert the file", code="not_utf8") from error
+        raise DataError(
+            f"{path}: byte {error.start} is not UTF-8; convert the file to UTF-8", code="not_utf8"
+        ) from error
     except csv.Error as error:
-        raise DataError(f"{path}: no CSV: {error}", code="damaged") from error
+        raise DataError(f"{path}: not valid CSV: {error}", code="damaged") from error

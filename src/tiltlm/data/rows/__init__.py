@@ -1,1 +1,1 @@
-"""Rows: a line of a file becomes a record."""
+"""Turn rows of files into records."""

@@ -1,6 +1,6 @@
-"""What a column is for. Names follow TRL; a column that no role claims is refused, never dropped in silence.
+"""Find the role of each column and the shape of the data. Names follow TRL. An unknown column is an error.
 
-A prompt column of an unexpected name would otherwise be thrown away and the model trained on the wrong context.
+If it were ignored instead, a prompt column of unexpected name would be lost, and the model trained on wrong context.
 """
 
 from collections.abc import Collection, Mapping
@@ -25,11 +25,11 @@ TOKENS = {
     "completion_ids": "completion",
     "completions_ids": "completions",
 }
-"""Columns of token ids, and the text each stands for."""
+"""Column of token ids → the role it replaces."""
 ENDED = {"chosen": "chosen_ended", "rejected": "rejected_ended", "completion": "ended", "completions": "ended"}
-"""Columns that say whether a response given as token ids ended by itself."""
+"""Role of a response → column that says if the response, given as token ids, ended by itself."""
 TEXTUAL = frozenset({*TOKENS.values(), "messages", "text", "tools", "chat_template_kwargs"})
-"""Columns that have no use where token ids are given."""
+"""Columns that are useless beside token ids."""
 
 ROLES_OF_SHAPE: dict[Shape, frozenset[str]] = {
     "pairs": COMMON | PAIR_ONLY | {"chosen", "rejected"},
@@ -37,7 +37,7 @@ ROLES_OF_SHAPE: dict[Shape, frozenset[str]] = {
     "lists": COMMON | {"completions", "ranks", "scores", "comparisons", "ref_logps"},
     "demonstrations": COMMON | {"completion", "messages", "text"},
 }
-"""The columns each shape of data can use, where it is text."""
+"""Columns that each shape of data can use, if it is text."""
 
 ALL_ROLES = frozenset({*TOKENS, *ENDED.values()}).union(*ROLES_OF_SHAPE.values())
 REFERENCE = frozenset({"ref_chosen_logps", "ref_rejected_logps", "ref_logps"})
@@ -63,7 +63,7 @@ METADATA = frozenset(
         *("question_id", "user_id", "__index_level_0__"),
     }
 )
-"""Identifiers and remarks under common names: listed as unused, not refused."""
+"""Common names of identifiers and remarks: they are noted as unused, not refused."""
 
 ALIASES = {
     **dict.fromkeys(("question", "instruction", "query", "input", "context", "user", "problem"), "prompt"),
@@ -78,26 +78,27 @@ ALIASES = {
     **dict.fromkeys(("rank", "ranking"), "ranks"),
     **dict.fromkeys(("rating", "ratings", "score", "rewards"), "scores"),
 }
-"""What a refused column may have been meant as; only used in messages."""
+"""Column name → the role that its author probably meant; used in messages only."""
 
 
 @dataclass(frozen=True)
 class Schema:
-    """Which shape the rows have, and which of their columns play a role."""
+    """The shape of the rows, and the roles of their columns."""
 
     shape: Shape
     roles: frozenset[str]
     unused: tuple[str, ...]
+    """Columns without a role."""
     renamed: Mapping[str, str]
     """Column name → role."""
 
     @property
     def is_tokenised(self) -> bool:
-        """Whether prompts and responses are token ids."""
+        """True if prompts and responses are token ids."""
         return bool(self.roles & TOKENS.keys())
 
     def values(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """The values of a row by role."""
+        """Return the values of a row by role."""
         named = {self.renamed.get(column, column): value for column, value in row.items()}
         return {role: value for role, value in named.items() if role in self.roles}
 
@@ -106,12 +107,13 @@ def detect(first_seen: Mapping[str, str], settings: DataSettings, *, use_referen
     """Find the shape of the data from its columns.
 
     Args:
-        first_seen: every column of the data, and the place of the first row that has it.
-        settings: `columns` and `ignore` are applied here.
-        use_reference_columns: whether the reference is named to be the data's own columns.
+        first_seen: Each column of the data → location of the first row that has it.
+        settings: Of these, `columns` and `ignore` are used.
+        use_reference_columns: True with `reference=columns`.
 
     Raises:
-        DataError: a column no role claims, roles that do not go together, or no responses at all.
+        ConfigError: `columns` names an unknown role.
+        DataError: A column is unknown or useless, columns contradict each other, or no column has responses.
     """
     _check_settings(first_seen, settings)
     renamed = {column: role for role, column in settings.columns.items()}
@@ -125,21 +127,21 @@ def detect(first_seen: Mapping[str, str], settings: DataSettings, *, use_referen
         )
     shape = _shape({TOKENS.get(role, role) for role in roles}, first_seen)
     if shape == "pairs":
-        redundant = roles & {"messages", "text"}  # the chosen conversation once more, as UltraFeedback has it
+        redundant = roles & {"messages", "text"}  # UltraFeedback repeats the chosen conversation
         roles, unused = roles - redundant, unused | redundant
     usable = _usable(shape, roles)
     for role in sorted(roles - usable):
         raise DataError(
-            f"{first_seen[present[role]]}: column {present[role]!r} has no use beside "
-            f"{', '.join(sorted(roles & usable))}; leave it out: data.ignore=[{present[role]}]",
+            f"{first_seen[present[role]]}: column {present[role]!r} cannot be used together with "
+            f"{', '.join(sorted(roles & usable))}. Ignore it: data.ignore=[{present[role]}]",
             code="column_without_use",
             row=first_seen[present[role]],
         )
     if not use_reference_columns and roles & REFERENCE:
         named = ", ".join(sorted(roles & REFERENCE))
         raise DataError(
-            f"{named}: reference log-probabilities in the data are used only where the reference is named so: "
-            f"reference=columns. Otherwise leave them out: data.ignore=[{named}]",
+            f"{named}: reference log-probabilities in the data are used only with reference=columns. Set it, or ignore "
+            f"the columns: data.ignore=[{named}]",
             code="unused_reference_columns",
             key="reference.name",
         )
@@ -148,19 +150,19 @@ def detect(first_seen: Mapping[str, str], settings: DataSettings, *, use_referen
 
 
 def _usable(shape: Shape, roles: Collection[str]) -> frozenset[str]:
-    """The columns that data of this shape can use: of text, or of token ids where any are given.
+    """Return the columns that data of this shape can use, as text or, if there is a column of token ids, as ids.
 
     Raises:
-        DataError: a prompt or response has no ids while another has.
+        DataError: Some prompts or responses are token ids, and others are not.
     """
     if not TOKENS.keys() & set(roles):
         return ROLES_OF_SHAPE[shape]
     ids = {column for column, role in TOKENS.items() if role in ROLES_OF_SHAPE[shape]}
-    lacking = ", ".join(sorted(ids - set(roles)))
-    if lacking:
+    missing = ", ".join(sorted(ids - set(roles)))
+    if missing:
         given = ", ".join(sorted(TOKENS.keys() & set(roles)))
         raise DataError(
-            f"{given} without {lacking}: give prompt and responses as token ids, or all of them as text",
+            f"the data has {given} but not {missing}. Give prompt and responses all as token ids, or all as text",
             code="text_and_token_ids",
         )
     return frozenset(
@@ -169,30 +171,32 @@ def _usable(shape: Shape, roles: Collection[str]) -> frozenset[str]:
 
 
 def _check_settings(first_seen: Collection[str], settings: DataSettings) -> None:
-    has = f"the data has {', '.join(sorted(first_seen))}"
+    columns = f"the data has {', '.join(sorted(first_seen))}"
     for role, column in settings.columns.items():
         if role not in ALL_ROLES:
             raise ConfigError(
-                f"data.columns.{role}: no such role; known: {', '.join(sorted(ALL_ROLES))}",
+                f"data.columns.{role}: unknown role; the roles are {', '.join(sorted(ALL_ROLES))}",
                 code="unknown_name",
                 key=f"data.columns.{role}",
             )
         if column not in first_seen:
             raise DataError(
-                f"data.columns.{role}={column}: no such column; {has}",
+                f"data.columns.{role}={column}: no such column; {columns}",
                 code="no_such_column",
                 key=f"data.columns.{role}",
             )
         if role in first_seen and role != column and role not in settings.ignore:
             raise DataError(
-                f"data.columns.{role}={column}: the data has a column {role!r} too; "
-                f"leave out one of the two: data.ignore=[{role}]",
+                f"data.columns.{role}={column}: the data has a column named {role!r} too. Ignore that one "
+                f"(data.ignore=[{role}]), or remove this setting",
                 code="conflict",
                 key=f"data.columns.{role}",
             )
     for column in settings.ignore:
         if column not in first_seen:
-            raise DataError(f"data.ignore=[{column}]: no such column; {has}", code="no_such_column", key="data.ignore")
+            raise DataError(
+                f"data.ignore=[{column}]: no such column; {columns}", code="no_such_column", key="data.ignore"
+            )
 
 
 def _unknown(column: str, first_seen: Mapping[str, str], roles: Collection[str]) -> str:
@@ -201,9 +205,8 @@ def _unknown(column: str, first_seen: Mapping[str, str], roles: Collection[str])
         role = "ROLE"
     known = f" (roles: {', '.join(sorted(ALL_ROLES))})" if role == "ROLE" else ""
     return (
-        f"{first_seen[column]}: column {column!r} is none that preference data has, and dropping it unasked could "
-        f"train on the wrong context. If it plays a role: data.columns.{role}={column}{known}; "
-        f"if not: data.ignore=[{column}]"
+        f"{first_seen[column]}: unknown column {column!r}. If it has a role, name it: "
+        f"data.columns.{role}={column}{known}. If not, ignore it: data.ignore=[{column}]"
     )
 
 
@@ -214,16 +217,16 @@ def _shape(roles: Collection[str], first_seen: Mapping[str, str]) -> Shape:
 
     if "chosen" in roles or "rejected" in roles:
         both = "chosen" in roles and "rejected" in roles
-        demand(both, "missing_column", "`chosen` and `rejected` go together")
+        demand(both, "missing_column", "`chosen` and `rejected` must both be given")
         return "pairs"
     if "completions" in roles:
         known = {"ranks", "scores", "comparisons"} & set(roles)
-        rule = "`completions` need exactly one of `ranks`, `scores` and `comparisons` beside them"
+        rule = "`completions` needs exactly one of `ranks`, `scores` and `comparisons`"
         demand(len(known) == 1, "needs_one_order", rule)
         return "lists"
-    answers = {"completion", "messages", "text"} & set(roles)
-    rule = "no column holds responses: chosen and rejected, completion, completions, messages or text"
-    demand(len(answers) > 0, "no_responses", rule)
-    rule = f"{' and '.join(sorted(answers))} are two places for the response; ignore one of them"
-    demand(len(answers) == 1, "several_responses", rule)
+    responses = {"completion", "messages", "text"} & set(roles)
+    rule = "no column has responses: chosen and rejected, completion, completions, messages or text"
+    demand(len(responses) > 0, "no_responses", rule)
+    rule = f"each of {' and '.join(sorted(responses))} gives the response; keep one of them and ignore the others"
+    demand(len(responses) == 1, "several_responses", rule)
     return "unpaired" if "label" in roles else "demonstrations"

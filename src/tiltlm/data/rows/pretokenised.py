@@ -1,7 +1,7 @@
-"""Rows that bring their own token ids: what a sampler drew goes into training as the very tokens that were drawn.
+"""Read rows of token ids: training uses exactly the tokens that were sampled.
 
-Nothing is tokenised, added or taken away; what is checked is that the ids can be this tokenizer's and that a response
-ends as its row says.
+Nothing is tokenised, added or removed. The ids must be in the tokenizer's vocabulary, and a response must end as its
+row says.
 """
 
 from collections.abc import Collection, Mapping
@@ -15,10 +15,10 @@ from tiltlm.data.rows.columns import ENDED, TOKENS
 
 
 def read_tokens(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a row with its token ids in the place of the text that they stand for.
+    """Return the values of a row with its token ids under the roles that they replace.
 
     Raises:
-        Defect: ids that are none, or no prompt.
+        Defect: A value is not a list of token ids, or the prompt is missing or empty.
     """
     read = {role: value for role, value in values.items() if role not in TOKENS}
     for column in TOKENS.keys() & values.keys():
@@ -32,7 +32,7 @@ def read_tokens(values: Mapping[str, Any]) -> dict[str, Any]:
         else:
             read[role] = _tokens(column, values[column], ENDED[role], values.get(ENDED[role]))
     if "prompt" not in read or not read["prompt"].ids:
-        raise Defect("missing_value", "prompt_ids holds no token")
+        raise Defect("missing_value", "prompt_ids is missing or empty")
     return read
 
 
@@ -41,42 +41,49 @@ def _tokens(column: str, ids: object, ended_column: str, ended: object) -> Token
 
 
 def prompt_as_given(content: Content, vocabulary: int) -> TokenIds:
-    """These ids, all of which are below `vocabulary`.
+    """Return the ids of a prompt.
+
+    Args:
+        content: The prompt.
+        vocabulary: Number of tokens of the tokenizer.
 
     Raises:
-        Defect: an id is not the tokenizer's.
+        Defect: An id is not below `vocabulary`.
     """
-    assert isinstance(content, TokenContent), "prompt and responses are all token ids, or none is"
-    strange = [i for i in content.ids if not 0 <= i < vocabulary]
-    if strange:
-        raise Defect("unknown_token", f"id {strange[0]} with a vocabulary of {vocabulary}")
+    assert isinstance(content, TokenContent), "prompt and responses are all token ids, or none of them"
+    unknown = [i for i in content.ids if not 0 <= i < vocabulary]
+    if unknown:
+        raise Defect("unknown_token", f"id {unknown[0]}, vocabulary of {vocabulary}")
     return token_ids(content.ids)
 
 
 def response_as_given(
     content: Content, ref_logps: float | None, vocabulary: int, end: int, specials: Collection[int]
 ) -> Response:
-    """A response of these ids.
+    """Return a response with exactly the ids of the row.
 
-    Where the row does not say whether it ended by itself, it did if its last token is a special one: which of them end
-    a response depends on the model and on the sampler.
+    If the row does not say whether the response ended by itself, it did if its last token is a special token. Any
+    special token counts, because the model and the sampler decide which of them end a response.
 
     Args:
-        end: the model's end token.
-        specials: all special tokens, `end` among them.
+        content: The response.
+        ref_logps: Its reference log-probability, summed, in nats.
+        vocabulary: Number of tokens of the tokenizer.
+        end: The model's end token.
+        specials: All special tokens, including `end`.
 
     Raises:
-        Defect: an id is not the tokenizer's, the end contradicts the row's flag, or tokens follow the end token.
+        Defect: An id is not in the vocabulary, the last token contradicts the row, or tokens follow the end token.
     """
     ids = prompt_as_given(content, vocabulary)
     assert isinstance(content, TokenContent)
     last = content.ids[-1]
     ended = last in specials if content.ended is None else content.ended
     if ended and last not in specials:
-        raise Defect("wrong_end", f"it ended by itself, and its last token {last} is no special token")
+        raise Defect("wrong_end", f"it ended by itself, but its last token {last} is not a special token")
     if not ended and last == end:
-        raise Defect("wrong_end", f"it did not end by itself, and its last token {last} is the end token")
+        raise Defect("wrong_end", f"it did not end by itself, but its last token {last} is the end token")
     closing = last if ended else end
     if closing in content.ids[:-1]:
-        raise Defect("end_inside", f"token {content.ids.index(closing)} of {len(ids)}")
+        raise Defect("end_inside", f"end token at position {content.ids.index(closing)} of {len(ids)}")
     return Response(ids, ended, ref_logps=ref_logps)

@@ -1,26 +1,29 @@
-"""Where the prompt ends: explicit prompts, transcripts, and conversations that share their first turns.
+"""Find where the prompt ends: explicit prompts, transcripts, and conversations that share their first turns.
 
-The cut falls between turns and never between characters: "The sky is blue" and "The sky is black" have no common
-prompt "The sky is bl".
+Texts are split between turns only, never between characters: "The sky is blue" and "The sky is black" do not have the
+common prompt "The sky is bl".
 """
 
 from tiltlm.data.accounting import Defect, excerpt
 from tiltlm.data.rows.cells import Content, Conversation, Message, TokenContent
 
 HUMAN = "\n\nHuman:"
-"""What opens a user's turn in Anthropic's transcripts."""
+"""Start of a user turn in Anthropic's transcripts."""
 ASSISTANT = "\n\nAssistant:"
-"""What opens an assistant's turn in Anthropic's transcripts; the prompt ends with it."""
+"""Start of an assistant turn in Anthropic's transcripts. The prompt ends with it."""
 
 
 def join(prompt: Content, response: Content) -> tuple[Content, Content]:
-    """An explicit prompt and a response in one form: both text, both turns, or both token ids.
+    """Return an explicit prompt and a response in the same form: both text, both turns, or both token ids.
 
-    A text prompt of a conversation is the user's turn; a text response to a conversation is the assistant's. A
-    response that repeats the prompt's turns (UltraFeedback) is what follows them.
+    If only one of them is text, it becomes a turn: a prompt the user's, a response the assistant's. If a response
+    repeats the turns of the prompt (UltraFeedback), they are removed from it.
+
+    Raises:
+        Defect: The response does not start and end with an assistant turn.
     """
     if isinstance(prompt, TokenContent) or isinstance(response, TokenContent):
-        assert type(prompt) is type(response), "columns of ids come together"
+        assert type(prompt) is type(response), "`detect` accepts token ids only for prompt and responses together"
         return prompt, response
     if isinstance(prompt, str) and isinstance(response, str):
         return prompt, response
@@ -32,43 +35,44 @@ def join(prompt: Content, response: Content) -> tuple[Content, Content]:
         response = response[len(prompt) :]
     if not response or response[0]["role"] != "assistant" or response[-1]["role"] != "assistant":
         roles = ", ".join(turn["role"] for turn in response) or "nothing"
-        raise Defect("no_answer", f"the prompt is followed by {roles}")
+        raise Defect("no_answer", f"the turns after the prompt are: {roles}")
     return prompt, response
 
 
 def split_pair(chosen: Content, rejected: Content) -> tuple[Content, Content, Content]:
-    """Prompt, chosen and rejected of two whole texts or conversations.
+    """Split two whole texts or conversations into prompt, chosen response and rejected response.
 
     Raises:
-        Defect: they do not agree up to their last assistant turn.
+        Defect: The two differ before their last assistant turn.
     """
-    assert not isinstance(chosen, TokenContent), "columns of ids have one of prompts"
+    assert not isinstance(chosen, TokenContent), "token ids have a column of prompts"
     assert not isinstance(rejected, TokenContent)
     if isinstance(chosen, str) and isinstance(rejected, str):
-        prompt, chosen_answer = split_transcript(chosen)
-        other, rejected_answer = split_transcript(rejected)
+        prompt, chosen_response = split_transcript(chosen)
+        other, rejected_response = split_transcript(rejected)
         if prompt != other:
-            raise Defect("no_common_prompt", f"chosen has {excerpt(prompt[-40:])}, rejected {excerpt(other[-40:])}")
-        return prompt, chosen_answer, rejected_answer
+            seen = f"chosen: {excerpt(prompt[-40:])}, rejected: {excerpt(other[-40:])}"
+            raise Defect("no_common_prompt", f"the prompts end differently; {seen}")
+        return prompt, chosen_response, rejected_response
     if isinstance(chosen, str) or isinstance(rejected, str):
-        raise Defect("wrong_type", "one of chosen and rejected is text, the other a conversation")
+        raise Defect("wrong_type", "one of chosen and rejected is text, the other is a conversation")
     common = _common_turns(chosen, rejected)
     return chosen[:common], chosen[common:], rejected[common:]
 
 
 def split_transcript(text: str) -> tuple[str, str]:
-    """A transcript up to and with its last `\\n\\nAssistant:`, and what follows it."""
+    """Split a transcript after its last `ASSISTANT` into prompt and response."""
     start = text.rfind(ASSISTANT)
     if start < 0:
-        raise Defect("no_common_prompt", f"no turn opens with {ASSISTANT!r} in {excerpt(text)}")
+        raise Defect("no_common_prompt", f"no turn starts with {ASSISTANT!r} in {excerpt(text)}")
     return text[: start + len(ASSISTANT)], text[start + len(ASSISTANT) :]
 
 
 def split_conversation(turns: Conversation, *, first: bool = False) -> tuple[Conversation, Conversation]:
-    """A conversation before and from its last (or first) assistant turn."""
+    """Split a conversation before its last assistant turn, or before its first one."""
     if not turns or turns[-1]["role"] != "assistant":
-        role = turns[-1]["role"] if turns else "nothing"
-        raise Defect("no_answer", f"the last turn is the {role}'s" if turns else "there are no turns")
+        seen = f"the role of the last turn is {turns[-1]['role']}" if turns else "there are no turns"
+        raise Defect("no_answer", seen)
     start = len(turns) - 1
     if first:
         start = next(i for i, turn in enumerate(turns) if turn["role"] == "assistant")
@@ -76,23 +80,24 @@ def split_conversation(turns: Conversation, *, first: bool = False) -> tuple[Con
 
 
 def _common_turns(chosen: Conversation, rejected: Conversation) -> int:
-    """How many leading turns are the prompt: what follows has no user turn and starts with the assistant."""
+    """Return how many first turns are the prompt. The turns after it start with the assistant and have no user turn."""
     common = 0
     for a, b in zip(chosen[:-1], rejected[:-1], strict=False):
         if a != b:
             break
         common += 1
-    for answer in (chosen[common:], rejected[common:]):
-        roles = [turn["role"] for turn in answer]
+    for response in (chosen[common:], rejected[common:]):
+        roles = [turn["role"] for turn in response]
         if not roles or roles[0] != "assistant" or "user" in roles or common == 0:
-            raise Defect("no_common_prompt", f"the conversations differ from turn {common + 1} on")
+            raise Defect("no_common_prompt", f"the conversations differ at turn {common + 1}")
     return common
 
 
 def shorter_prompts(prompt: Content) -> list[Content]:
-    """The prompt without its oldest turns, longest first; each opens with a user's turn, the last one with the last.
+    """Return all shorter prompts made by removing the oldest turns, longest first.
 
-    System turns at the start stay. Transcripts in Anthropic's form have turns too; other text and token ids have none.
+    Each starts with a user turn, the shortest with the last user turn. System turns at the start stay. Anthropic's
+    transcripts have turns too. Other text and token ids have none, so the list is empty.
     """
     if isinstance(prompt, TokenContent):
         return []
@@ -107,15 +112,15 @@ def shorter_prompts(prompt: Content) -> list[Content]:
 
 
 def is_blank(response: Content) -> bool:
-    """Whether a response says and calls nothing."""
+    """Return True if a response has no text and no tool call."""
     if isinstance(response, TokenContent):
         return not response.ids
     if isinstance(response, str):
         return not response.strip()
-    return not any(_says_something(turn) for turn in response if turn["role"] == "assistant")
+    return not any(_has_content(turn) for turn in response if turn["role"] == "assistant")
 
 
-def _says_something(turn: Message) -> bool:
+def _has_content(turn: Message) -> bool:
     content = turn["content"]
     text = content if isinstance(content, str) else "".join(part["text"] for part in content)
     return bool(turn.get("tool_calls") or text.strip())

@@ -1,4 +1,4 @@
-"""Rows become records: a prompt and its responses as text, turns or token ids, and what is known about them.
+"""Turn rows into records: a prompt and its responses as text, turns or token ids, with labels, ranks or scores.
 
 A record is the last form before tokens; `tiltlm.data.tokens.length_limit` turns it into an `Example`.
 """
@@ -23,14 +23,14 @@ Form = Literal["text", "turns", "tokens"]
 
 @dataclass(frozen=True)
 class Record:
-    """One row, checked. Fields mean what they mean in `tiltlm.core.example.Example`."""
+    """One checked row. Fields have the meaning they have in `tiltlm.core.example.Example`."""
 
     location: str
     id: str
     prompt: Content
-    """Text, turns or token ids; empty where there is none."""
+    """Text, turns or token ids; empty if the row has no prompt."""
     responses: tuple[Content, ...]
-    """Each in the form of the prompt."""
+    """All in the same form as the prompt."""
     comparisons: tuple[Comparison, ...] = ()
     labels: tuple[bool, ...] = ()
     ranks: tuple[int, ...] = ()
@@ -46,14 +46,14 @@ class Record:
 
     @property
     def form(self) -> Form:
-        """What the prompt and the responses are."""
+        """The form of the prompt and the responses."""
         if isinstance(self.prompt, TokenContent):
             return "tokens"
         return "text" if isinstance(self.prompt, str) else "turns"
 
     @property
     def prompt_key(self) -> str:
-        """Equal for equal prompts; rows of equal key are held out together. Bare text is its own prompt."""
+        """A key of the prompt, or of the responses if there is none. Rows with equal keys are held out together."""
         if isinstance(self.prompt, TokenContent):
             return json.dumps(self.prompt.ids)
         if self.prompt:
@@ -65,21 +65,23 @@ def to_record(row: Row, schema: Schema, *, every_turn: bool = False) -> Record:
     """Check a row and read it by the roles of its columns.
 
     Args:
-        every_turn: take a conversation apart at its first assistant turn, so that all of them are learnt.
+        row: A row of a file.
+        schema: Shape and roles of the data.
+        every_turn: Split demonstrations before their first assistant turn, so that all of them are learned.
 
     Raises:
-        Defect: the row cannot be used.
+        Defect: The row cannot be used.
     """
     if row.defect:
         raise row.defect
     values = schema.values(row.values)
-    if values.get("prompt", "") is None:  # absent is another matter: the prompt may be implicit
+    if values.get("prompt", "") is None:  # a missing column is allowed: the prompt may be part of the responses
         raise Defect("missing_value", "prompt is null")
     values = {role: value for role, value in values.items() if value is not None}
     if schema.is_tokenised:
         values = read_tokens(values)
-    known = {"pairs": _pair, "unpaired": _unpaired, "lists": _list, "demonstrations": _demonstration}[schema.shape]
-    record = known(values, {"location": row.location, **_common(row, values)}, every_turn)
+    read = {"pairs": _pair, "unpaired": _unpaired, "lists": _list, "demonstrations": _demonstration}[schema.shape]
+    record = read(values, {"location": row.location, **_common(row, values)}, every_turn)
     for k, response in enumerate(record.responses):
         if is_blank(response):
             raise Defect("empty_response", f"{_name(schema, k)} is {excerpt(response)}")
@@ -102,24 +104,24 @@ def _common(row: Row, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _given(values: Mapping[str, Any], role: str) -> bool:
-    """Whether there is a value; an empty CSV cell is none."""
+    """Return True if the row has this value. An empty CSV cell is no value."""
     return role in values and values[role] != ""
 
 
-def _needs(values: Mapping[str, Any], role: str) -> Any:
+def _required(values: Mapping[str, Any], role: str) -> Any:
     if role not in values:
-        raise Defect("missing_value", f"no {role}")
+        raise Defect("missing_value", f"{role} is missing")
     return values[role]
 
 
 def _response(values: Mapping[str, Any], role: str) -> Content:
     if role not in values:
-        raise Defect("empty_response", f"{role} is null or absent")
+        raise Defect("empty_response", f"{role} is null or missing")
     return cells.content(role, values[role])
 
 
 def _prompt(values: Mapping[str, Any]) -> Content:
-    return cells.content("prompt", _needs(values, "prompt"))
+    return cells.content("prompt", _required(values, "prompt"))
 
 
 def _pair(values: Mapping[str, Any], common: dict[str, Any], _: bool) -> Record:
@@ -131,7 +133,7 @@ def _pair(values: Mapping[str, Any], common: dict[str, Any], _: bool) -> Record:
         prompt, chosen = join(raw, chosen)
         other, rejected = join(raw, rejected)
         if isinstance(prompt, str) != isinstance(other, str):
-            raise Defect("wrong_type", "one of chosen and rejected is text, the other a conversation")
+            raise Defect("wrong_type", "one of chosen and rejected is text, the other is a conversation")
     else:
         prompt, chosen, rejected = split_pair(chosen, rejected)
     comparison = Comparison(
@@ -153,17 +155,17 @@ def _pair(values: Mapping[str, Any], common: dict[str, Any], _: bool) -> Record:
 def _both(values: Mapping[str, Any], chosen: str, rejected: str) -> tuple[float, ...]:
     if not _given(values, chosen) and not _given(values, rejected):
         return ()
-    return tuple(cells.number(role, _needs(values, role)) for role in (chosen, rejected))
+    return tuple(cells.number(role, _required(values, role)) for role in (chosen, rejected))
 
 
 def _preference(values: Mapping[str, Any]) -> float:
-    """The soft label p = P(chosen ≻ rejected); of votes [a, b] it is a / (a + b)."""
+    """Return the soft label p = P(chosen ≻ rejected). For votes [a, b] it is a / (a + b)."""
     if _given(values, "votes"):
         if _given(values, "preference"):
-            raise Defect("wrong_type", "both preference and votes are given")
+            raise Defect("wrong_type", "both preference and votes are given; give one of them")
         a, b = (cells.at_least_zero("votes", v) for v in cells.items("votes", values["votes"], 2))
         if a + b == 0:
-            raise cells.wrong("votes", values["votes"], "at least one vote")
+            raise cells.wrong_type("votes", values["votes"], "two numbers with a sum above 0")
         return a / (a + b)
     return cells.probability("preference", values["preference"]) if _given(values, "preference") else 1.0
 
@@ -171,7 +173,7 @@ def _preference(values: Mapping[str, Any]) -> float:
 def _unpaired(values: Mapping[str, Any], common: dict[str, Any], _: bool) -> Record:
     prompt, response = _prompt_and_response(values)
     ref = (cells.number("ref_logps", values["ref_logps"]),) if _given(values, "ref_logps") else ()
-    label = cells.label("label", _needs(values, "label"))
+    label = cells.label("label", _required(values, "label"))
     return Record(prompt=prompt, responses=(response,), labels=(label,), ref_logps=ref, **common)
 
 
@@ -185,12 +187,12 @@ def _demonstration(values: Mapping[str, Any], common: dict[str, Any], every_turn
 
 
 def _prompt_and_response(values: Mapping[str, Any]) -> tuple[Content, Content]:
-    """One answer with its prompt: `prompt` and `completion`, `messages`, or a transcript under `completion`."""
+    """Read one response and its prompt from `prompt` and `completion`, `messages`, or a transcript in `completion`."""
     role = "messages" if "messages" in values else "completion"
     response = _response(values, role)
     if "prompt" in values:
         return join(_prompt(values), response)
-    assert not isinstance(response, TokenContent), "columns of ids have one of prompts"
+    assert not isinstance(response, TokenContent), "token ids have a column of prompts"
     if isinstance(response, str):
         return split_transcript(response)
     return split_conversation(response)
@@ -200,7 +202,7 @@ def _list(values: Mapping[str, Any], common: dict[str, Any], _: bool) -> Record:
     joined = [join(_prompt(values), cells.content("completions", c)) for c in _completions(values)]
     prompt = joined[0][0]
     if any(isinstance(p, str) != isinstance(prompt, str) for p, _ in joined):
-        raise Defect("wrong_type", "some completions are text, others conversations")
+        raise Defect("wrong_type", "some completions are text, others are conversations")
     responses = tuple(response for _, response in joined)
     k = len(responses)
     ranks = tuple(_rank(r) for r in cells.each(values, "ranks", k))
@@ -211,7 +213,7 @@ def _list(values: Mapping[str, Any], common: dict[str, Any], _: bool) -> Record:
     if (ranks or scores) and len(comparisons) < k * (k - 1) // 2:
         changes.append("tie")
     if not (ranks or scores or comparisons):
-        raise Defect("missing_value", "no ranks, scores or comparisons")
+        raise Defect("missing_value", "the row has no ranks, scores or comparisons")
     ref = tuple(cells.number("ref_logps", r) for r in cells.each(values, "ref_logps", k))
     return Record(
         prompt=prompt,
@@ -226,7 +228,7 @@ def _list(values: Mapping[str, Any], common: dict[str, Any], _: bool) -> Record:
 
 
 def _completions(values: Mapping[str, Any]) -> list[Any]:
-    completions = cells.items("completions", _needs(values, "completions"))
+    completions = cells.items("completions", _required(values, "completions"))
     if not completions or any(c is None for c in completions):
         raise Defect("empty_response", f"completions is {excerpt(completions)}")
     return completions
@@ -235,20 +237,20 @@ def _completions(values: Mapping[str, Any]) -> list[Any]:
 def _rank(value: object) -> int:
     rank = cells.number("ranks", value)
     if rank != int(rank):
-        raise cells.wrong("ranks", value, "a whole number; 1 is best")
+        raise cells.wrong_type("ranks", value, "a whole number, where 1 is best")
     return int(rank)
 
 
 def _explicit(value: object, k: int) -> tuple[Comparison, ...]:
-    """`[[winner, loser], …]` or `[[winner, loser, weight], …]`, as positions among the completions."""
+    """Read `[[winner, loser], …]` or `[[winner, loser, weight], …]`; both are positions in `completions`."""
     comparisons = []
     for item in cells.items("comparisons", value):
         entry = cells.items("comparisons", item)
         if len(entry) not in (2, 3):
-            raise cells.wrong("comparisons", item, "[winner, loser] or [winner, loser, weight]")
+            raise cells.wrong_type("comparisons", item, "[winner, loser] or [winner, loser, weight]")
         winner, loser = (cells.number("comparisons", index) for index in entry[:2])
         if winner == loser or {winner, loser} - set(range(k)):
-            raise cells.wrong("comparisons", item, f"two different positions from 0 to {k - 1}")
+            raise cells.wrong_type("comparisons", item, f"a pair of different positions from 0 to {k - 1}")
         weight = cells.at_least_zero("comparisons", entry[2]) if len(entry) == 3 else 1.0
         if weight > 0:
             comparisons.append(Comparison(int(winner), int(loser), weight=weight))
@@ -256,7 +258,7 @@ def _explicit(value: object, k: int) -> tuple[Comparison, ...]:
 
 
 def _implied(ranks: tuple[int, ...], scores: tuple[float, ...]) -> tuple[Comparison, ...]:
-    """Every two responses of different rank or score, with equal weight; ties say nothing."""
-    worth = scores or tuple(-r for r in ranks)
-    ordered = [(i, j) if worth[i] > worth[j] else (j, i) for i, j in combinations(range(len(worth)), 2)]
-    return tuple(Comparison(i, j) for i, j in ordered if worth[i] != worth[j])
+    """Compare all responses of different rank or score two by two, with equal weight. Ties give no comparison."""
+    values = scores or tuple(-r for r in ranks)
+    ordered = [(i, j) if values[i] > values[j] else (j, i) for i, j in combinations(range(len(values)), 2)]
+    return tuple(Comparison(i, j) for i, j in ordered if values[i] != values[j])

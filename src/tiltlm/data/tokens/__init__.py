@@ -1,1 +1,1 @@
-"""Tokens: a record becomes an example."""
+"""Turn records into examples of token ids."""

@@ -1,8 +1,8 @@
-"""Text to tokens: one beginning token, one end token, and one rule for the boundary between prompt and answer.
+"""Turn text into tokens: one beginning token, one end token, and one rule for the boundary of prompt and response.
 
-The rule: the prompt is tokenised alone, as it will be at inference. The answer takes the tokens that follow when both
-are tokenised together; where that would put a token across the boundary, the answer is tokenised on its own as a
-continuation that spells the same text. So prompt ids are always a prefix, and always the prompt's own.
+The rule: the prompt is tokenised by itself, as at inference. The response gets the tokens that follow the prompt's when
+both are tokenised together. If a token would cover the boundary, the response is tokenised by itself, as a continuation
+with the same text. So the ids of prompt and response always start with the prompt's own ids.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,26 +25,27 @@ if TYPE_CHECKING:  # a tokenizer is passed in; importing transformers takes seco
 T = TypeVar("T")
 
 ANCHORS = ("", "\n", ".", "a")
-"""What a continuation may be tokenised behind, so that the tokenizer adds no start-of-text mark to it."""
+"""Texts before a continuation that is tokenised by itself, so that it gets no mark for the start of a text."""
 
 
 @dataclass(frozen=True)
 class Draft:
-    """A record as text: what is given, and each response in segments."""
+    """A record as text: the rendered prompt, and each response in segments."""
 
     record: Record
     context: str
-    answers: tuple[tuple[Segment, ...], ...]
+    """The prompt's text."""
+    responses: tuple[tuple[Segment, ...], ...]
 
     @property
     def texts(self) -> list[str]:
         """The context, and the context with the first segment of each response."""
-        return [self.context, *(self.context + segments[0].text for segments in self.answers)]
+        return [self.context, *(self.context + segments[0].text for segments in self.responses)]
 
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
-    """A record as tokens, whole."""
+    """A record as tokens, before the length limit."""
 
     prompt_ids: TokenIds
     responses: tuple[Response, ...]
@@ -53,33 +54,34 @@ class Encoded:
 
     @property
     def num_tokens(self) -> int:
-        """The prompt with its longest response."""
+        """Tokens of the prompt with its longest response."""
         return len(self.prompt_ids) + max(len(r.token_ids) for r in self.responses)
 
 
 @dataclass(frozen=True, eq=False)
 class Encoder:
-    """A tokenizer with every decision about beginnings, ends and boundaries made."""
+    """A tokenizer with rules for beginning tokens, end tokens and boundaries."""
 
     tokenizer: "PreTrainedTokenizerBase"
     end_token_id: int
-    """What ends a plain-text response: the model's own, from its tokenizer or generation configuration."""
+    """End token of plain-text responses, from the tokenizer or the generation configuration."""
     window: int | None = None
-    """Longest sequence the model takes; None where it has no limit."""
+    """Longest sequence that the model accepts, in tokens. None: no limit."""
     chat_template: str | None = None
-    """Jinja text or a file in place of the tokenizer's own."""
+    """Jinja text or a file. None: the tokenizer's own template."""
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    """Variables for the chat template."""
 
     def __post_init__(self) -> None:
         if self.end_token_id is None:
             raise ModelError(
-                "the tokenizer has no end token, so no response could be taught to stop; "
-                "set eos_token in tokenizer_config.json or eos_token_id in generation_config.json",
+                "the model has no end token, so it cannot learn where a response ends. Set eos_token in "
+                "tokenizer_config.json or eos_token_id in generation_config.json",
                 code="no_end_token",
             )
 
     def with_template(self, chat_template: str | None, template_kwargs: Mapping[str, Any]) -> "Encoder":
-        """The same encoder with another chat template or variables for it, where any are given."""
+        """Return this encoder with another chat template (None: the same) and more variables for it."""
         return replace(
             self,
             chat_template=chat_template or self.chat_template,
@@ -88,29 +90,30 @@ class Encoder:
 
     @cached_property
     def template(self) -> ChatTemplate | None:
+        """The chat template with its variables. None: the tokenizer has none, and none is given."""
         return ChatTemplate.of(self.tokenizer, self.chat_template, self.template_kwargs)
 
     @cached_property
     def begin_token_id(self) -> int | None:
-        """What the tokenizer itself puts before plain text; None where it puts nothing."""
+        """The beginning token, if the tokenizer puts it before plain text; else None."""
         begin = self.tokenizer.bos_token_id
         first = self.tokenizer("a").input_ids[:1]
         return begin if begin is not None and first == [begin] else None
 
     @property
     def empty_prompt_id(self) -> int:
-        """What stands for a prompt without text: the beginning token, or the end token where there is none."""
+        """The token that replaces an empty prompt: the beginning token, else the end token."""
         begin = self.tokenizer.bos_token_id
         return self.end_token_id if begin is None else begin
 
     @cached_property
     def turn_end_token_id(self) -> int:
-        """What ends the answer of a conversation."""
+        """End token of the responses of conversations."""
         end = self.template.end_token_id if self.template else None
         return self.end_token_id if end is None else end
 
     def tokens(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text, with nothing added."""
+        """Return the token ids of each text, without special tokens added."""
         if not texts:
             return []
         engine = self._engine
@@ -121,27 +124,27 @@ class Encoder:
 
     @cached_property
     def _engine(self) -> "Tokenizer | None":
-        """What transformers' own class asks, a third faster where offsets and masks are not wanted.
+        """The Rust tokenizer inside transformers' own class. Without offsets and masks it is a third faster.
 
-        None for a class that does more than to ask it.
+        None for a tokenizer class that does more than call it.
         """
         from transformers import PreTrainedTokenizerFast
 
         own = type(self.tokenizer)
         if getattr(own, "_encode_plus", None) is not PreTrainedTokenizerFast._encode_plus:
             return None
-        self.tokenizer(["a"])  # settles padding, cutting, and whether special tokens are read in text
+        self.tokenizer(["a"])  # sets padding, truncation and the treatment of special tokens in text
         engine: Tokenizer = self.tokenizer.backend_tokenizer
         return engine
 
     def decode(self, ids: Sequence[int] | TokenIds) -> str:
-        """The text of these ids, special tokens shown."""
+        """Return the text of these ids, with special tokens."""
         text = self.tokenizer.decode([int(i) for i in ids], clean_up_tokenization_spaces=False)
         assert isinstance(text, str)
         return text
 
     def plain_text(self, ids: Sequence[int] | TokenIds) -> str:
-        """The text of these ids without special tokens: what a reader of responses wants to see."""
+        """Return the text of these ids without special tokens, for people to read."""
         text = self.tokenizer.decode(
             [int(i) for i in ids], skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
@@ -149,19 +152,19 @@ class Encoder:
         return text
 
     def prompt_ids(self, text: str) -> TokenIds:
-        """A plain-text prompt on its own, as it is tokenised at inference."""
+        """Return the ids of a plain-text prompt, as at inference."""
         return self._prompt(self.tokens([text])[0], chat=False)[0]
 
-    def answer_text(self, prompt_ids: Sequence[int] | TokenIds, ids: Sequence[int] | TokenIds) -> str:
-        """The text of a response where it stands; alone, a decoder may strip its first space."""
+    def response_text(self, prompt_ids: Sequence[int] | TokenIds, ids: Sequence[int] | TokenIds) -> str:
+        """Return the text of a response after its prompt. Without the prompt, a decoder may strip its first space."""
         prompt = [int(i) for i in prompt_ids]
         return self.decode([*prompt, *(int(i) for i in ids)])[len(self.decode(prompt)) :]
 
     def encode(self, record: Record) -> Encoded:
-        """One record as tokens.
+        """Return one record as tokens.
 
         Raises:
-            Defect: the record cannot be tokenised.
+            Defect: The record cannot be tokenised.
         """
         (result,) = self.encode_many([record])
         if isinstance(result, Defect):
@@ -169,7 +172,7 @@ class Encoder:
         return result
 
     def encode_many(self, records: Sequence[Record]) -> list[Encoded | Defect]:
-        """Each record as tokens, or why not. Tokenizers work on many texts in parallel, so all are given at once."""
+        """Return each record as tokens, or its defect. One call for all lets the tokenizer work in parallel."""
         drafts = [caught(self._draft, record) for record in records]
         texts = [text for draft in drafts if isinstance(draft, Draft) for text in draft.texts]
         ids = iter(self.tokens(texts))
@@ -179,15 +182,15 @@ class Encoder:
         ]
 
     def _draft(self, record: Record) -> Draft | Encoded:
-        """The text of a record, in segments; or its tokens, where it brings them along."""
+        """Return the text of a record in segments, or its tokens if the row has token ids."""
         if isinstance(record.prompt, TokenContent):
             return self._as_given(record)
         if isinstance(record.prompt, str):
             return Draft(record, record.prompt, tuple((Segment(text_of(r), scored=True),) for r in record.responses))
         if self.template is None:
             raise DataError(
-                f"{record.location}: the row is a conversation, and the tokenizer has no chat template. "
-                "Give one: data.chat_template=FILE.jinja, or use plain text",
+                f"{record.location}: the row is a conversation, but the tokenizer has no chat template. Set "
+                "data.chat_template=FILE.jinja, or use plain text",
                 code="no_chat_template",
                 key="data.chat_template",
                 row=record.location,
@@ -199,7 +202,7 @@ class Encoder:
         return Draft(record, rendered[0][0], tuple(segments for _, segments in rendered))
 
     def _as_given(self, record: Record) -> Encoded:
-        """A record of token ids as it stands."""
+        """Return a record of token ids unchanged, after checks."""
         vocabulary = len(self.tokenizer)
         refs = record.ref_logps or (None,) * len(record.responses)
         responses = tuple(
@@ -214,32 +217,36 @@ class Encoder:
         return frozenset({self.end_token_id, *(i for i, token in added.items() if token.special)})
 
     def _assemble(self, draft: Draft, ids: list[list[int]]) -> Encoded:
-        """Tokens of a draft, from those of its `texts`."""
+        """Return the tokens of a draft, given the tokens of its `texts`."""
         chat = not isinstance(draft.record.prompt, str)
         end = self.turn_end_token_id if chat else self.end_token_id
         context_ids, *joints = ids
         prompt_ids, changes = self._prompt(context_ids, chat)
         refs = draft.record.ref_logps or (None,) * len(joints)
         responses = []
-        for segments, joint, ref in zip(draft.answers, joints, refs, strict=True):
-            answer, scored, merged = self._follow(draft.context, context_ids, segments, joint)
-            if not chat and not context_ids:  # bare text may bring the beginning token that now is the prompt
-                answer = answer[_leading(answer, self.tokenizer.bos_token_id) :]
-            answer = end_once(answer, end)
-            if len(answer) == 1:
-                raise Defect("empty_response", "nothing but special tokens")
-            if len(segments) == 1 and end in answer[:-1]:
-                raise Defect("end_inside", f"token {answer.index(end)} of {len(answer)}")
+        for segments, joint, ref in zip(draft.responses, joints, refs, strict=True):
+            response, scored, merged = self._follow(draft.context, context_ids, segments, joint)
+            if not chat and not context_ids:  # the text may start with a beginning token, which is the prompt now
+                response = response[_leading(response, self.tokenizer.bos_token_id) :]
+            response = end_once(response, end)
+            if len(response) == 1:
+                raise Defect("empty_response", "the response has only special tokens")
+            if len(segments) == 1 and end in response[:-1]:
+                raise Defect("end_inside", f"end token at position {response.index(end)} of {len(response)}")
             if scored is not None:
-                scored = [*(i for i in scored if i < len(answer) - 1), len(answer) - 1]
-            responses.append(Response(token_ids(answer), True, None if scored is None else token_ids(scored), ref))
+                scored = [*(i for i in scored if i < len(response) - 1), len(response) - 1]
+            responses.append(Response(token_ids(response), True, None if scored is None else token_ids(scored), ref))
             changes += ["boundary_merge"] * merged
         return Encoded(prompt_ids, tuple(responses), tuple(changes))
 
     def _prompt(self, ids: list[int], chat: bool) -> tuple[TokenIds, list[str]]:
-        """The prompt's ids with exactly one beginning token, where the tokenizer or the template has one.
+        """Return the prompt's ids with exactly one beginning token if the tokenizer or the template uses one.
 
-        A chat template is trusted: it renders the beginning token, or the model has none. Doubled ones become one.
+        For a conversation, none is added: a chat template renders the beginning token if the model needs one. Several
+        become one.
+
+        Returns:
+            The ids, and keys of `tiltlm.data.accounting.CHANGES`.
         """
         begin = self.tokenizer.bos_token_id if chat else self.begin_token_id
         lead = _leading(ids, begin)
@@ -252,9 +259,16 @@ class Encoder:
     def _follow(
         self, context: str, context_ids: list[int], segments: Sequence[Segment], joint: list[int]
     ) -> tuple[list[int], list[int] | None, bool]:
-        """Segments one after another: ids, the offsets that are scored (None: all), whether a boundary merged.
+        """Return the tokens of segments that follow a context.
 
-        `joint` are the tokens of the context and the first segment together.
+        Args:
+            context: The text before.
+            context_ids: Its tokens.
+            segments: Texts that follow, in order.
+            joint: Tokens of the context and the first segment, tokenised together.
+
+        Returns:
+            The ids, the offsets that are scored (None: all), and True if a token would have covered a boundary.
         """
         ids: list[int] = []
         scored: list[int] = []
@@ -269,24 +283,24 @@ class Encoder:
         return ids, None if all(segment.scored for segment in segments) else scored, merged
 
     def _continue(self, context_ids: list[int], text: str, joint: list[int]) -> tuple[list[int], bool]:
-        """Tokens of a text after a context, and whether joint tokenising would have merged across the boundary.
+        """Return the tokens of a text after a context, and True if a joint token would have covered the boundary.
 
         Raises:
-            Defect: no tokens continue the context's and spell the text.
+            Defect: No tokens after the context's own give the same text.
         """
         if joint[: len(context_ids)] == context_ids:
             return joint[len(context_ids) :], False
-        spelled = self.decode(joint)
+        wanted = self.decode(joint)
         for anchor in ANCHORS:
             before, both = self.tokens([anchor, anchor + text])
             ids = both[len(before) :]
-            if ids and both[: len(before)] == before and self.decode(context_ids + ids) == spelled:
+            if ids and both[: len(before)] == before and self.decode(context_ids + ids) == wanted:
                 return ids, True
         raise Defect("boundary", excerpt(text))
 
 
 def caught(function: Callable[..., T], *args: Any) -> T | Defect:
-    """What the function returns, or the defect it raises."""
+    """Return what the function returns, or the defect it raises."""
     try:
         return function(*args)
     except Defect as defect:
@@ -294,22 +308,24 @@ def caught(function: Callable[..., T], *args: Any) -> T | Defect:
 
 
 def _leading(ids: Sequence[int], token: int | None) -> int:
-    """How many of the first ids are this token."""
+    """Count how many ids at the start are this token."""
     return next((i for i, t in enumerate(ids) if t != token), len(ids))
 
 
 def end_once(ids: list[int], end: int) -> list[int]:
-    """These ids with the end token at their end exactly once."""
+    """Return the ids with exactly one end token at the end."""
     while ids and ids[-1] == end:
         ids = ids[:-1]
     return [*ids, end]
 
 
 def text_of(response: Content) -> str:
+    """Return a response that is text."""
     assert isinstance(response, str), "a response has the form of its prompt"
     return response
 
 
 def turns_of(response: Content) -> Conversation:
+    """Return a response that is turns."""
     assert isinstance(response, tuple), "a response has the form of its prompt"
     return response

@@ -1,9 +1,9 @@
-"""Chat templates: turns become text, cut into what is given and what is scored, and the token that ends an answer.
+"""Render conversations with chat templates, split them into prompt and scored text, and find the end token.
 
-Rendering is transformers' own. What is decided here, once per template: an answer ends with the first special token
-that the template writes after it (`<|im_end|>`, `<|eot_id|>`), because that is where a sampler stops; what the
-template writes after that token (often a line break) opens the next turn and is no part of the answer. A template that
-writes no special token there gets the tokenizer's end token.
+Rendering is transformers' own. This module decides, once per template, where a response ends: with the first special
+token that the template writes after it (`<|im_end|>`, `<|eot_id|>`), because samplers stop there. Text after that token
+(often a line break) belongs to the next turn. If a template writes no special token there, the tokenizer's end token is
+used.
 """
 
 import hashlib
@@ -23,15 +23,15 @@ if TYPE_CHECKING:  # a tokenizer is passed in; importing transformers takes seco
     from transformers import PreTrainedTokenizerBase
 
 PROBE = "tiltlm"
-"""The answer of the conversation that shows how the template ends a turn."""
+"""The response in the conversation that is rendered to see how the template ends a turn."""
 
 UNRENDERABLE = (TemplateError, ValueError, TypeError, LookupError, AttributeError)
-"""What templates raise on turns they were not written for."""
+"""Exceptions that templates raise for turns they do not support."""
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of text after the prompt."""
+    """A part of the text after the prompt."""
 
     text: str
     scored: bool
@@ -39,7 +39,7 @@ class Segment:
 
 @dataclass(frozen=True, eq=False)
 class ChatTemplate:
-    """One chat template with its variables."""
+    """A chat template with its variables."""
 
     tokenizer: "PreTrainedTokenizerBase"
     source: str
@@ -50,13 +50,22 @@ class ChatTemplate:
     def of(
         cls, tokenizer: "PreTrainedTokenizerBase", template: str | None, kwargs: Mapping[str, Any]
     ) -> "ChatTemplate | None":
-        """The template given (as text or file), else the tokenizer's own, else none."""
+        """Return the given template, else the tokenizer's own, else None.
+
+        Args:
+            tokenizer: Renders the template.
+            template: Jinja text or a file.
+            kwargs: Variables for the template.
+
+        Raises:
+            DataError: The file is missing, or the tokenizer has several templates and none is the default.
+        """
         if template is None:
             template = _own(tokenizer)
         elif "{" not in template:
             if not Path(template).is_file():
                 raise DataError(
-                    f"data.chat_template={template}: neither Jinja text nor a file",
+                    f"data.chat_template={template}: not a file, and not Jinja text (which has a '{{')",
                     code="no_such_path",
                     key="data.chat_template",
                 )
@@ -65,28 +74,35 @@ class ChatTemplate:
 
     @property
     def digest(self) -> str:
-        """Equal for templates that render the same."""
+        """16 hexadecimal digits of the sha256 of text and variables."""
         return hashlib.sha256(f"{self.source}\0{sorted(self.kwargs.items())}".encode()).hexdigest()[:16]
 
     @property
     def writes_date(self) -> bool:
-        """Whether it renders something else tomorrow, unless a variable fixes the date."""
+        """True if the template can write today's date, so that it renders other text tomorrow."""
         return "strftime_now" in self.source
 
     def render(
         self,
         turns: Sequence[Message],
         *,
-        open_answer: bool,
+        open_response: bool,
         tools: Sequence[dict[str, Any]] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> str:
-        """These turns as text; `open_answer` adds what opens the assistant's next turn."""
+        """Return these turns as text.
+
+        Args:
+            turns: The conversation.
+            open_response: Add the start of the assistant's next turn.
+            tools: Tools for the template.
+            kwargs: Variables that override those of the template.
+        """
         text = self.tokenizer.apply_chat_template(
             list(turns),
             tools=list(tools) or None,
             chat_template=self.source,
-            add_generation_prompt=open_answer,
+            add_generation_prompt=open_response,
             tokenize=False,
             **{**self.kwargs, **(kwargs or {})},
         )
@@ -95,20 +111,20 @@ class ChatTemplate:
 
     @cached_property
     def _closing(self) -> str:
-        """What the template writes after an answer that nothing follows."""
+        """The text that the template writes after the last response."""
         turns = ({"role": "user", "content": "?"}, {"role": "assistant", "content": PROBE})
         try:
-            rendered = self.render(turns, open_answer=False)
+            rendered = self.render(turns, open_response=False)
         except UNRENDERABLE as error:
             raise DataError(
-                f"the chat template cannot render a question and its answer: {error}",
+                f"the chat template cannot render a user turn and an assistant turn: {error}. Set data.chat_template",
                 code="template_error",
                 key="data.chat_template",
             ) from error
         _, found, closing = rendered.rpartition(PROBE)
         if not found:
             raise DataError(
-                "the chat template leaves out the assistant's answer; set data.chat_template",
+                "the chat template does not write the text of the assistant's turn. Set data.chat_template",
                 code="template_without_answer",
                 key="data.chat_template",
             )
@@ -116,51 +132,59 @@ class ChatTemplate:
 
     @cached_property
     def end_token_id(self) -> int | None:
-        """The first special token (one with a name of its own) written after an answer; None where there is none."""
-        added = self.tokenizer.added_tokens_decoder  # Gemma adds line breaks and runs of spaces too: those end nothing
+        """The first special token that the template writes after a response. None: it writes none."""
+        added = self.tokenizer.added_tokens_decoder  # Gemma adds line breaks and spaces too: they end nothing
         ids = self.tokenizer(self._closing, add_special_tokens=False).input_ids
         return next((i for i in ids if i in added and added[i].content.strip(" \t\n▁")), None)
 
     @cached_property
     def _after_end(self) -> str:
-        """The part of the closing that is no part of the answer."""
+        """The text after the end token, which does not belong to the response."""
         if self.end_token_id is None:
             return self._closing
         token = str(self.tokenizer.convert_ids_to_tokens(self.end_token_id))
         _, found, after = self._closing.partition(token)
-        assert found, "the end token was found in this text"
+        assert found, "`end_token_id` was found in this text"
         return after
 
     def split(
         self,
         prompt: Conversation,
-        answer: Conversation,
+        response: Conversation,
         *,
         tools: Sequence[dict[str, Any]] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> tuple[str, tuple[Segment, ...]]:
-        """The prompt as it stands at inference, and the answer's text cut by what is scored.
+        """Return the prompt's text as at inference, and the response's text in scored and unscored segments.
 
-        Every assistant turn of `answer` is scored, from after its opening to its end token. Before each of them the
-        text must be what the template renders when that turn is still to come.
+        Every assistant turn of `response` is scored, from the end of its opening to its end token. The text before each
+        of them must equal what the template renders without this turn.
+
+        Args:
+            prompt: Turns before the response.
+            response: Turns from an assistant turn on.
+            tools: Tools for the template.
+            kwargs: Variables that override those of the template.
 
         Raises:
-            Defect: the template refuses the turns, or renders earlier turns differently once later ones follow.
+            Defect: The template raises an error, or renders earlier turns differently when later turns are added.
         """
-        turns = (*prompt, *answer)
+        turns = (*prompt, *response)
         ends = [i + 1 for i, turn in enumerate(turns) if i >= len(prompt) and turn["role"] == "assistant"]
         try:
-            contexts = [self.render(turns[: e - 1], open_answer=True, tools=tools, kwargs=kwargs) for e in ends]
-            wholes = [self.render(turns[:e], open_answer=False, tools=tools, kwargs=kwargs) for e in ends]
+            contexts = [self.render(turns[: e - 1], open_response=True, tools=tools, kwargs=kwargs) for e in ends]
+            rendered = [self.render(turns[:e], open_response=False, tools=tools, kwargs=kwargs) for e in ends]
         except UNRENDERABLE as error:
             raise Defect("template_error", excerpt(str(error))) from error
-        answered = [whole.removesuffix(self._after_end) for whole in wholes]
-        final = answered[-1]
+        with_response = [text.removesuffix(self._after_end) for text in rendered]
+        final = with_response[-1]
         segments: list[Segment] = []
         position = len(contexts[0])
-        for context, whole in zip(contexts, answered, strict=True):
+        for context, whole in zip(contexts, with_response, strict=True):
             if not (final.startswith(context) and final.startswith(whole)):
-                raise Defect("template_rewrites", f"rendered alone, the prompt ends {excerpt(context[-30:])}")
+                raise Defect(
+                    "template_rewrites", f"without the response, the prompt ends with {excerpt(context[-30:])}"
+                )
             if len(context) > position:
                 segments.append(Segment(final[position : len(context)], scored=False))
             segments.append(Segment(final[len(context) : len(whole)], scored=True))
@@ -175,7 +199,7 @@ def _own(tokenizer: "PreTrainedTokenizerBase") -> str | None:
         return tokenizer.get_chat_template()
     except ValueError as error:  # several named templates and none called default
         raise DataError(
-            f"the tokenizer's chat template: {error}; choose one: data.chat_template=FILE.jinja",
+            f"the tokenizer has several chat templates ({error}). Choose one: data.chat_template=FILE.jinja",
             code="several_templates",
             key="data.chat_template",
         ) from error

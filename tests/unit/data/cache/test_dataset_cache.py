@@ -1,11 +1,10 @@
-"""Tokenised data on the disk: found again by content, missed when anything that matters changed, never trusted."""
+"""Tokenised data on disk: found again by content, not found if anything relevant changed, checked when opened."""
 
 import json
 import logging
 import shutil
 import threading
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -14,7 +13,7 @@ from support.plain_data import everything
 from support.tokenizers_and_templates import CHATML, LLAMA, byte_level, pair
 from tiltlm.core.errors import ConfigError, DataError, RunError
 from tiltlm.data import DataSettings, dataset, load_data
-from tiltlm.data.cache import dataset_cache as kept
+from tiltlm.data.cache import dataset_cache
 from tiltlm.data.loader import Loader
 
 ROWS = [*(pair(i) for i in range(30)), pair(chosen=""), pair(chosen=" yes" * 30)]
@@ -22,12 +21,12 @@ ROWS = [*(pair(i) for i in range(30)), pair(chosen=""), pair(chosen=" yes" * 30)
 
 @pytest.fixture
 def folder(tmp_path):
-    return tmp_path / "kept"
+    return tmp_path / "cache"
 
 
 @pytest.fixture
 def load(encoder, jsonl, folder):
-    """Loads rows, keeping what they become."""
+    """Return a function that loads rows with a cache."""
 
     def run(rows=ROWS, shape="pairs", *, encoder=encoder, name="data.jsonl", needs=(), partners=False, **settings):
         settings = {"max_bad": 0.2, "max_length": 40, "cache": str(folder), **settings}
@@ -41,7 +40,7 @@ def load(encoder, jsonl, folder):
 
 @pytest.fixture
 def tokenised(monkeypatch):
-    """How many blocks were tokenised so far."""
+    """Return a list with one entry for each block that was tokenised."""
     blocks = []
     load = Loader.load
     monkeypatch.setattr(Loader, "load", lambda self, *args: blocks.append(1) or load(self, *args))
@@ -52,7 +51,7 @@ def entries(folder):
     return sorted(path.name for path in folder.iterdir() if path.is_dir())
 
 
-def test_a_second_run_is_told_the_same_and_tokenises_nothing(load, tokenised, folder, caplog):
+def test_a_second_run_gives_the_same_and_tokenises_nothing(load, tokenised, folder, caplog):
     first = load(eval_fraction=0.3)
     assert tokenised == [1]
     caplog.set_level(logging.INFO)
@@ -101,8 +100,8 @@ def test_whatever_matters_misses(load, tokenised, folder, encoder):
         assert len(tokenised) == num, change
 
 
-def test_a_template_that_writes_the_date_is_kept_for_a_day(load, tokenised, monkeypatch):
-    class Tomorrow(kept.date):
+def test_a_template_that_writes_the_date_is_cached_for_a_day(load, tokenised, monkeypatch):
+    class Tomorrow(dataset_cache.date):
         @classmethod
         def today(cls):
             return cls(2199, 1, 1)
@@ -111,12 +110,12 @@ def test_a_template_that_writes_the_date_is_kept_for_a_day(load, tokenised, monk
     load(**dated)
     load(**dated)
     assert tokenised == [1]
-    monkeypatch.setattr(kept, "date", Tomorrow)
+    monkeypatch.setattr(dataset_cache, "date", Tomorrow)
     load(**dated)
     assert tokenised == [1, 1]
 
 
-def test_refusals_are_the_same_from_what_is_kept(load, tokenised):
+def test_refusals_are_the_same_from_the_cache(load, tokenised):
     rows = [pair(i, score_chosen=1, score_rejected=0) for i in range(9)] + [pair(chosen="")]
     for _ in range(2):
         facts = ["10.0%", "empty_response × 1", "data.jsonl:10"]
@@ -130,7 +129,7 @@ def test_refusals_are_the_same_from_what_is_kept(load, tokenised):
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "about", "missing", "other"])
-def test_damage_is_said_and_mended(load, tokenised, folder, caplog, damage):
+def test_damage_is_reported_and_repaired(load, tokenised, folder, caplog, damage):
     good = everything(load())
     (entry,) = (path for path in folder.iterdir() if path.is_dir())
     table = entry / "train.arrow"
@@ -162,18 +161,18 @@ def test_a_run_that_fails_leaves_nothing(load, folder, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(kept, "fingerprint", full)
+    monkeypatch.setattr(dataset_cache, "fingerprint", full)
     facts = ["No space left on device", str(folder), "data.cache=FOLDER"]
     with raises(RunError, "not_writable", key="data.cache", mentions=facts):
         load()
     assert entries(folder) == []
 
 
-def test_what_a_killed_run_left_is_no_hindrance(load, folder, tokenised):
+def test_leftovers_of_a_killed_run_are_replaced(load, folder, tokenised):
     load()
     (entry,) = (path for path in folder.iterdir() if path.is_dir())
-    entry.rename(entry.with_suffix(".tmp"))
-    (entry.with_suffix(".tmp") / "about.json").unlink()
+    unfinished = entry.rename(entry.with_name(f".{entry.name}.tmp"))
+    (unfinished / "about.json").unlink()
     load()
     assert entries(folder) == [entry.name]
     assert tokenised == [1, 1]
@@ -191,19 +190,21 @@ def test_two_at_once_tokenise_once(load, tokenised, jsonl, folder):
     assert results[0] == results[1] == results[2]
 
 
-def test_what_was_not_used_for_longest_makes_room(load, folder, tokenised, caplog):
+def test_least_recently_used_entries_are_evicted(load, folder, tokenised, caplog):
     for length in (37, 38, 39):
         load(max_length=length)
-    first, second, third = sorted(entries(folder), key=lambda name: (folder / name / kept.ABOUT).stat().st_mtime_ns)
+    first, second, third = sorted(
+        entries(folder), key=lambda name: (folder / name / dataset_cache.ABOUT).stat().st_mtime_ns
+    )
     size = {name: sum(file.stat().st_size for file in (folder / name).iterdir()) for name in (first, second, third)}
-    (folder / f"{'0' * 32}.tmp").mkdir()  # left by a process that was killed
-    (folder / "notes").mkdir()  # not ours
+    (folder / f".{'0' * 32}.tmp").mkdir()  # left by a process that was killed
+    (folder / "notes").mkdir()  # not an entry
     load(max_length=37)  # a use
     assert len(tokenised) == 3
     caplog.set_level(logging.INFO)
     load(max_length=40, cache_limit=2.5 * size[first] / 1e9)
     assert {*entries(folder)} > {first, "notes"}
-    assert {second, third, f"{'0' * 32}.tmp"}.isdisjoint(entries(folder))
+    assert {second, third, f".{'0' * 32}.tmp"}.isdisjoint(entries(folder))
     (event,) = events(caplog, "cache_shrunk")
     assert event.removed == size[second] + size[third]
     assert event.left <= 2.5 * size[first]
@@ -212,12 +213,13 @@ def test_what_was_not_used_for_longest_makes_room(load, folder, tokenised, caplo
     assert len(tokenised) == 4
 
 
-def test_room_is_never_made_of_what_is_in_use(load, folder, caplog):
-    """The run's own entry stays whatever the limit; so does one that another process is writing."""
+def test_entries_in_use_are_never_evicted(load, folder, caplog):
+    """The run's own entry stays for any limit, and so does one that another process is writing."""
     other = folder / ("0" * 32)
-    other.with_suffix(".tmp").mkdir(parents=True)
-    (other.with_suffix(".tmp") / "train.arrow").write_bytes(b"0" * 1000)
-    with kept._locked(other):
+    unfinished = folder / f".{other.name}.tmp"
+    unfinished.mkdir(parents=True)
+    (unfinished / "train.arrow").write_bytes(b"0" * 1000)
+    with dataset_cache._wait_for_lock(other):
         assert len(load(cache_limit=1e-9).train)
     assert len(entries(folder)) == 2
     (event,) = events(caplog, "cache_over_limit")
@@ -225,11 +227,11 @@ def test_room_is_never_made_of_what_is_in_use(load, folder, caplog):
     assert event.left > 1000
 
 
-def test_few_rows_are_kept_only_in_a_folder_that_is_named(load, folder, monkeypatch, tmp_path, tokenised):
+def test_few_rows_are_cached_only_in_a_named_folder(load, folder, monkeypatch, tmp_path, tokenised):
     monkeypatch.setenv("TILTLM_CACHE", str(tmp_path / "default"))
     load(cache=True)
     assert not (tmp_path / "default").exists()
-    monkeypatch.setattr(dataset, "MANY", 20)
+    monkeypatch.setattr(dataset, "MANY_ROWS", 20)
     load(cache=True, processes=1)
     load(cache=True, processes=1)
     assert len(entries(tmp_path / "default")) == 1
@@ -239,15 +241,12 @@ def test_few_rows_are_kept_only_in_a_folder_that_is_named(load, folder, monkeypa
     assert tokenised == [1, 1, 1, 1]
 
 
-def test_the_default_folder_is_the_users_cache(monkeypatch, tmp_path):
+def test_the_default_folder_is_the_users_cache(load, monkeypatch, tmp_path):
+    monkeypatch.setattr(dataset, "MANY_ROWS", 20)
     monkeypatch.delenv("TILTLM_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert kept.default_cache_folder() == tmp_path / "tiltlm" / "tokens"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert kept.default_cache_folder() == tmp_path / ".cache" / "tiltlm" / "tokens"
-    monkeypatch.setenv("TILTLM_CACHE", str(tmp_path / "mine"))
-    assert kept.default_cache_folder() == Path(tmp_path / "mine")
+    load(cache=True, processes=1)
+    assert len(entries(tmp_path / "tiltlm" / "tokens")) == 1
 
 
 def test_a_folder_that_cannot_be_made(load, tmp_path):

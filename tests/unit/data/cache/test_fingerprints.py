@@ -1,4 +1,4 @@
-"""Digests of content: prompts numbered, verdicts that contradict each other found as by comparing every two rows."""
+"""Digests of content: numbers of prompts, and opposite preferences found as by comparing every two rows."""
 
 import numpy as np
 from hypothesis import given, settings
@@ -44,6 +44,6 @@ def test_prompts_are_numbered_by_first_appearance():
     assert prompt_numbers([]).tolist() == []
 
 
-def test_digests_tell_where_pieces_end():
+def test_digests_depend_on_where_pieces_end():
     assert len({digest(b"ab", b"c"), digest(b"a", b"bc"), digest(b"abc"), digest(b"abc", b"")}) == 4
     assert len(distinct(digest(b"a") + digest(b"b") + digest(b"a"))) == 2

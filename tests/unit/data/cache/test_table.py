@@ -1,4 +1,4 @@
-"""Examples at rest: what is read back is what was written, and views of many examples hold none of them."""
+"""Tables return the examples that were written, and sequences of many examples hold none of them."""
 
 import numpy as np
 import pytest
@@ -12,13 +12,13 @@ from tiltlm.data.cache.table import ExampleTable, table_writer, to_batch
 
 numbers = st.floats(allow_nan=False, allow_infinity=False)
 tokens = st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=5)
-names = st.text(st.characters(), max_size=4)  # half surrogate pairs too, which JSON can hold
+names = st.text(st.characters(), max_size=4)  # half surrogate pairs too, which JSON can contain
 answers = st.tuples(tokens, st.booleans(), st.booleans(), st.none() | numbers)
 
 
 @st.composite
 def facts(draw):
-    """What `example_of` makes an example of; shape checks of examples draw random numbers, which strategies may not."""
+    """Draw arguments of `example_of`. Shape checks of examples draw random numbers, which strategies may not."""
     responses = draw(st.lists(answers, min_size=1, max_size=3))
     k = len(responses)
 

@@ -1,4 +1,4 @@
-"""What a column is for: the shapes of data, and the refusal of what no role claims."""
+"""Roles of columns, shapes of data, and refusal of unknown columns."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""From the data's shape to the objective's: what is announced, what is refused, what comes out."""
+"""Conversion from the shape of the data to the shape of the objective: notes, refusals and results."""
 
 from typing import get_args
 
@@ -13,7 +13,7 @@ from tiltlm.data.accounting import Defect
 from tiltlm.data.data_settings import DataSettings
 from tiltlm.data.files.text_files import Row
 from tiltlm.data.rows.columns import detect
-from tiltlm.data.rows.convert import ANNOUNCED, DIRECT, PURPOSE, REFUSED, USES, announce, convert
+from tiltlm.data.rows.convert import ANNOUNCED, PURPOSE, REFUSED, USES, announce, convert
 from tiltlm.data.rows.records import to_record
 
 LIST = {"prompt": "q", "completions": [" a", " b", " c"]}
@@ -35,11 +35,9 @@ def cause(row, shape, *needs, columns=()):
 
 
 def test_every_route_is_decided_once():
-    routes = [
-        (data, objective) for data in ("pairs", "lists", "unpaired", "demonstrations") for objective in get_args(Shape)
-    ]
-    for route in routes:
-        assert [route in known for known in (DIRECT, ANNOUNCED, REFUSED)].count(True) == 1, route
+    routes = {(data, objective) for data in get_args(Shape) for objective in get_args(Shape) if data != objective}
+    assert ANNOUNCED.keys() | REFUSED.keys() == routes
+    assert ANNOUNCED.keys() & REFUSED.keys() == set()
 
 
 @pytest.mark.parametrize(
@@ -103,7 +101,7 @@ def test_the_best_of_a_list_is_learnt():
 
 @pytest.mark.parametrize("shape", ["pairs", "demonstrations", "lists"])
 @pytest.mark.parametrize("known", [{"scores": [1, 1, 1]}, {"ranks": [2, 2, 2]}])
-def test_a_list_of_ties_says_nothing(shape, known):
+def test_a_list_of_ties_is_a_defect(shape, known):
     assert cause({**LIST, **known}, shape) == "no_comparison"
 
 
@@ -122,7 +120,7 @@ def test_a_list_of_one_is_none():
     [([1, 2, 3], (1, 2, 3)), ([2, 0, 2], (2, 1, 2)), ([1, 1, 2], (1, 1, 3)), ([-1, 5, 3], (1, 3, 2))],
 )
 def test_ranks_of_a_list_start_at_1(ranks, expected):
-    """Each is one more than the number of better ones, however they were numbered."""
+    """Each rank is one more than the number of better responses, for any numbering."""
     record = converted({**LIST, "ranks": ranks}, "lists", "ranks")
     assert record.ranks == expected
     assert record.scores == ()
@@ -204,10 +202,12 @@ def test_optional_columns_an_objective_cannot_use_are_refused_by_name():
 
 
 def test_scores_and_ranks_may_go_unused():
-    announce(schema_of("prompt", "chosen", "rejected", "score_chosen", "score_rejected"), "pairs", uses=frozenset())
-    announce(schema_of("prompt", "completions", "ranks"), "pairs", uses=frozenset())
+    scored = schema_of("prompt", "chosen", "rejected", "score_chosen", "score_rejected")
+    assert announce(scored, "pairs", uses=frozenset()) == []
+    ranked = schema_of("prompt", "completions", "ranks")
+    assert announce(ranked, "pairs", uses=frozenset()) == [ANNOUNCED["lists", "pairs"]]
 
 
-def test_every_shape_says_what_it_can_use():
+def test_every_shape_has_its_uses():
     assert set(USES) == set(get_args(Shape))
     assert set(PURPOSE.values()) == set(get_args(Use))

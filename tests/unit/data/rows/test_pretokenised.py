@@ -1,4 +1,4 @@
-"""Token ids in the place of text: taken as they stand, or refused with the place and the reason."""
+"""Token ids instead of text: used unchanged, or refused with location and reason."""
 
 import pytest
 
@@ -67,7 +67,7 @@ def test_no_beginning_token_is_added(encoder):
 
 
 def test_text_and_its_own_ids_are_the_same_example(load, encoder):
-    """What was tokenised before gives the very tokens, and what is known about a row goes with it."""
+    """Token ids give the same example as their text, with the same weight and offset."""
     rows = [{"prompt": "the sky", "chosen": " is blue", "rejected": " is", "weight": 2, "offset": 0.5}]
     text = load(rows).train[0]
     chosen, rejected = (r.token_ids.tolist() for r in text.responses)
@@ -83,7 +83,7 @@ def test_text_and_its_own_ids_are_the_same_example(load, encoder):
 
 @pytest.mark.parametrize(("flag", "ids"), [(False, [31, 32]), (None, [31, 32]), (False, [31, TURN_END])])
 def test_what_did_not_end_gets_no_end_token(encoder, flag, ids):
-    """The last case is a plain-text model that happened to write another's end of turn."""
+    """In the last case, a plain-text model wrote the end-of-turn token of another model."""
     (response,) = encode(encoder, single(completion_ids=ids, ended=flag)).responses
     assert response.token_ids.tolist() == ids
     assert not response.ended
@@ -182,7 +182,7 @@ def test_shapes(columns, shape):
 
 
 def test_the_end_of_the_data_is_what_ends_most_responses(load):
-    """A sampler stops where the responses that were drawn before it did."""
+    """Samplers stop at the token that ends most responses in the data."""
     rows = [{"prompt_ids": [30 + i], "completion_ids": [31, TURN_END]} for i in range(3)]
     data = load([*rows, {"prompt_ids": [40], "completion_ids": [31, END]}], "demonstrations")
     assert data.end_token_id == TURN_END
@@ -203,8 +203,8 @@ def test_prompts_are_held_out_whole(load):
     assert held.isdisjoint(e.prompt_ids.tobytes() for e in data.train)
 
 
-def test_a_chat_template_is_not_asked(load):
-    """A template that cannot render is no matter where nothing is rendered."""
+def test_a_chat_template_is_not_rendered(load):
+    """A broken template raises no error if nothing is rendered."""
     assert load([ids_pair()], chat_template="{{ raise_exception('never') }}").train
     with raises(ConfigError, "no_effect", key="data.assistant_turns"):
         load(

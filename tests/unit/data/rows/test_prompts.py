@@ -1,4 +1,4 @@
-"""Where the prompt ends: at turns, never inside words."""
+"""The prompt ends between turns, never inside words."""
 
 import pytest
 from hypothesis import given
@@ -25,7 +25,7 @@ def test_transcripts_split_at_the_last_assistant_turn():
 
 @given(st.text(max_size=20), st.text(max_size=20), st.text(max_size=20))
 def test_a_shared_start_of_the_answers_stays_in_them(question, chosen, rejected):
-    """However much the two answers share, the prompt ends with the assistant's opening."""
+    """The prompt ends with the start of the assistant turn, however much of the two responses is equal."""
     start = f"\n\nHuman: {question}{ASSISTANT}"
     if ASSISTANT in chosen + rejected or ASSISTANT in question:
         return
@@ -122,7 +122,7 @@ LAST = turns(("user", "f"))
 
 @pytest.mark.parametrize("head", [(), SYSTEM, turns(("developer", "x"), ("system", "y"))])
 def test_shorter_conversations_keep_the_system_and_open_with_the_user(head):
-    """An answer, or what a tool returned, never stands without the turn that it answers."""
+    """No response and no tool result is left without the turn before it."""
     assert shorter_prompts(head + FIRST + SECOND + LAST) == [head + SECOND + LAST, head + LAST]
     assert shorter_prompts(head + LAST) == []
 

@@ -57,7 +57,7 @@ def test_a_row_without_an_id_is_called_by_its_place():
 
 
 @pytest.mark.parametrize("votes", [[0, 0], [1], [1, -1], "3", [1, None], [True, False]])
-def test_votes_that_are_none(votes):
+def test_invalid_votes(votes):
     assert cause(pair(votes=votes)) == "wrong_type"
 
 
@@ -132,7 +132,7 @@ def test_defects(row, expected):
     assert cause(row) == expected
 
 
-def test_a_row_that_lacks_what_others_have():
+def test_a_row_without_a_value_that_others_have():
     assert cause({"prompt": "q", "chosen": "a"}, columns=("rejected",)) == "empty_response"
     assert cause({"chosen": "a", "rejected": "b"}, columns=("prompt",)) == "no_common_prompt"
     assert cause({"prompt": None, "chosen": "a", "rejected": "b"}) == "missing_value"

@@ -1,4 +1,4 @@
-"""The boundary, the beginning and the end: theorems over three families of tokenizers."""
+"""Boundaries, beginning tokens and end tokens: properties that hold for three families of tokenizers."""
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ def spelled(encoder: Encoder, text: str) -> str:
 @PROPERTY
 @given(prompt=PLAIN, first=PLAIN.filter(str.strip), second=PLAIN.filter(str.strip))
 def test_prompt_is_a_prefix_and_the_whole_spells_the_text(any_encoder, prompt, first, second):
-    """Prompt ids depend on the prompt alone, and prompt + response reads as the text, then one end token."""
+    """Prompt ids depend only on the prompt, and prompt + response decodes to the text and one end token."""
     prompt_ids, responses, _ = encode(any_encoder, record(prompt, first, second))
     alone, _, _ = encode(any_encoder, record(prompt, "x"))
     assert np.array_equal(prompt_ids, alone)
@@ -50,7 +50,7 @@ def test_prompt_is_a_prefix_and_the_whole_spells_the_text(any_encoder, prompt, f
 @PROPERTY
 @given(prompt=PLAIN, text=PLAIN.filter(str.strip))
 def test_one_beginning_and_one_end(any_encoder, prompt, text):
-    """Where the tokenizer has a beginning token it stands first and nowhere else; the end token stands last."""
+    """A beginning token, if there is one, comes first and nowhere else; the end token comes last."""
     prompt_ids, (response,), _ = encode(any_encoder, record(prompt, text))
     end, begin = any_encoder.end_token_id, any_encoder.begin_token_id
     assert response.token_ids.tolist().count(end) == 1
@@ -77,8 +77,8 @@ def test_beginning_and_end_in_the_text_are_not_doubled(any_encoder):
             assert ids[0] == any_encoder.begin_token_id
 
 
-def test_a_token_across_the_boundary_goes_to_nobody(encoder):
-    """`Answer: Yes` holds the token ` Yes`; behind the prompt `Answer: ` the answer is `Yes`, as it is generated."""
+def test_no_token_covers_the_boundary(encoder):
+    """`Answer: Yes` has the token ` Yes`. After the prompt `Answer: ` the response is `Yes`, as when sampled."""
     joint = encoder.tokens(["Answer: Yes"])[0]
     prompt = encoder.tokens(["Answer: "])[0]
     assert joint[: len(prompt)] != prompt, "the tokenizer of this test must merge here"
@@ -89,7 +89,7 @@ def test_a_token_across_the_boundary_goes_to_nobody(encoder):
 
 
 def test_sentencepiece_adds_no_space_at_the_boundary():
-    """Alone, `the` gets a space in front; behind a prompt it must not. `:▁a` is one token and crosses."""
+    """By itself, `the` gets a space before it; after a prompt it must not. `:▁a` is one token over the boundary."""
     tokenizer = sentencepiece()
     encoder = Encoder(tokenizer, tokenizer.eos_token_id)
     prompt_ids, (response,), changes = encode(encoder, record("x:", " a"))
@@ -124,10 +124,10 @@ def test_an_answer_that_goes_on_after_its_end_is_a_defect(encoder):
     with pytest.raises(Defect) as caught:
         encode(encoder, record("the sky", " is blue</s> and"))
     assert caught.value.code == "end_inside"
-    assert all(number in caught.value.detail for number in ("2", "5"))  # its place, and the length
+    assert all(number in caught.value.detail for number in ("2", "5"))  # its position, and the length
 
 
-def test_many_at_once_are_each_as_alone(any_encoder):
+def test_many_at_once_are_as_one_by_one(any_encoder):
     rows = [record("the sky", " is blue", " is black"), record("a", "</s>"), record("Answer: ", "Yes")]
     first, defect, last = any_encoder.encode_many(rows)
     assert defect.code == "empty_response"
@@ -139,7 +139,7 @@ def test_many_at_once_are_each_as_alone(any_encoder):
 
 
 def test_a_tokenizer_that_cannot_continue_is_a_defect(encoder):
-    """A tokenizer that lower-cases what it sees alone but not in company has no honest continuation."""
+    """A tokenizer that lower-cases a text only at its start cannot tokenise the continuation separately."""
 
     class Fickle(Encoder):
         def tokens(self, texts):
@@ -165,24 +165,24 @@ def test_end_once(ids):
     assert ended[:-1] == ids[: len(ended) - 1]
 
 
-def test_answer_text_keeps_its_first_space():
+def test_response_text_keeps_its_first_space():
     tokenizer = sentencepiece()
     encoder = Encoder(tokenizer, tokenizer.eos_token_id)
     prompt_ids, (response,), _ = encode(encoder, record("x", " is it"))
     assert encoder.decode(response.token_ids) == "is it</s>"
-    assert encoder.answer_text(prompt_ids, response.token_ids) == " is it</s>"
+    assert encoder.response_text(prompt_ids, response.token_ids) == " is it</s>"
 
 
 @PROPERTY
 @given(texts=st.lists(PLAIN | st.just("a <s> b</s>"), max_size=4))
 def test_tokens_are_those_of_the_tokenizers_own_call(any_encoder, texts):
-    """The engine is asked directly, for speed alone."""
+    """Calling the Rust tokenizer directly changes only the speed."""
     assert any_encoder._engine is not None
     own = any_encoder.tokenizer(texts, add_special_tokens=False).input_ids if texts else []
     assert any_encoder.tokens(texts) == own
 
 
-def test_padding_that_somebody_asked_for_stays_out():
+def test_padding_set_on_the_tokenizer_is_not_used():
     tokenizer = sentencepiece()
     tokenizer.pad_token = "</s>"
     encoder = Encoder(tokenizer, tokenizer.eos_token_id)
@@ -191,7 +191,7 @@ def test_padding_that_somebody_asked_for_stays_out():
     assert encoder.tokens(["a", "the sky"]) == alone
 
 
-def test_a_tokenizer_with_a_mind_of_its_own_is_asked_itself():
+def test_a_tokenizer_class_with_its_own_call_is_called():
     class Shouting(PreTrainedTokenizerFast):
         def _encode_plus(self, text, **kwargs):
             return super()._encode_plus([t.upper() for t in text], **kwargs)

@@ -1,4 +1,4 @@
-"""Lengths: one cut for a whole row, by the policy that was asked for."""
+"""Length limit: the same cut for a whole row, by `data.truncation`."""
 
 import pytest
 from hypothesis import given, settings
@@ -44,7 +44,7 @@ def test_what_fits_is_left_alone(encoder, whole, policy):
 @settings(deadline=None)
 @given(st.data())
 def test_left_prompt_keeps_beginning_and_answers(encoder, whole, data):
-    """Whatever the limit: answers whole, the beginning token first, the prompt's end last, nothing too long."""
+    """For any limit: responses are whole, the beginning token is first, the end of the prompt stays, and all fits."""
     prompt, chosen, rejected = lengths(whole)
     limit = data.draw(st.integers(max(chosen, rejected) + 1, prompt + chosen - 1))
     example, changes = example_of(record(), encoder, limit, "left_prompt")
@@ -159,7 +159,7 @@ def conversation(history, **more) -> Record:
 
 @pytest.mark.parametrize("template", ["chatml", "llama"])
 def test_conversations_lose_whole_turns(encoder, template):
-    """Whatever the limit: the longest of the shortened conversations that fits, as the template renders it."""
+    """For any limit: the longest shortened conversation that fits, as the template renders it."""
     chat = encoder.with_template(TEMPLATES[template], {})
     whole = [chat.encode(conversation(HISTORY[k:])) for k in range(len(HISTORY) + 1)]
     lengths = [w.num_tokens for w in whole]

@@ -1,4 +1,4 @@
-"""Chat templates of four kinds: where the answer starts, where it ends, what is scored."""
+"""Chat templates of four kinds: start and end of the response, and scored tokens."""
 
 import numpy as np
 import pytest
@@ -41,7 +41,7 @@ def encode(encoder: Encoder, row: Record):
     ids=["chatml", "llama", "plain"],
 )  # fmt: skip
 def test_prompt_and_answer_read_as_the_template_has_them(encoder, template, prompt, answer):
-    """One end token, nothing after it (chatml writes a line break there); what is given ends where a model starts."""
+    """One end token with nothing after it (chatml writes a line break there); the prompt ends where sampling starts."""
     chat = encoder.with_template(template, {})
     prompt_ids, (response,), _ = encode(chat, record(QUESTION, ANSWER))
     assert chat.decode(prompt_ids) == prompt
@@ -54,7 +54,7 @@ def test_prompt_and_answer_read_as_the_template_has_them(encoder, template, prom
 
 @pytest.mark.parametrize("template", ["chatml", "llama"])
 def test_tokens_are_those_of_transformers(encoder, template):
-    """Prompt and answer together are what `apply_chat_template` makes of the conversation, less the closing break."""
+    """Prompt + response is the output of `apply_chat_template` without its last line break."""
     chat = encoder.with_template(TEMPLATES[template], {})
     prompt_ids, (response,), _ = encode(chat, record(QUESTION, ANSWER))
     whole = encoder.tokenizer.apply_chat_template(
@@ -105,7 +105,7 @@ def test_a_tool_turn_inside_an_answer_is_not_scored(encoder):
 
 
 def test_context_of_each_turn_is_the_context_at_inference(encoder):
-    """The tokens before the second answer are the template's own prompt for it."""
+    """The tokens before the second response are those of its prompt at inference."""
     chat = encoder.with_template(CHATML, {})
     later = (*ANSWER, turn("user", "and?"))
     prompt_ids, (response,), _ = encode(chat, record(QUESTION, (*later, turn("assistant", "black"))))
@@ -116,7 +116,7 @@ def test_context_of_each_turn_is_the_context_at_inference(encoder):
 
 
 def test_a_template_that_rewrites_history_is_a_defect_only_where_it_matters(encoder):
-    """Thoughts are stripped from earlier turns: the last answer is well defined, every turn at once is not."""
+    """The template removes thoughts from earlier turns, so only the last response can be learned."""
     chat = encoder.with_template(FORGETFUL, {})
     thoughtful = turn("assistant", "<think>the sky</think>it is blue")
     history = (*QUESTION, thoughtful, turn("user", "and?"))
@@ -148,7 +148,7 @@ def test_a_refusing_template_is_a_defect_of_the_row(encoder):
     with pytest.raises(Defect) as caught:
         encode(chat, record(QUESTION, ANSWER))
     assert caught.value.code == "template_error"
-    assert "no system" in caught.value.detail  # the template's own words
+    assert "no system" in caught.value.detail  # the template's own message
     assert encode(chat, record(QUESTION[1:], ANSWER))
 
 
@@ -165,14 +165,14 @@ def test_a_template_that_cannot_serve_is_refused(encoder, template, code):
 
 
 def test_two_tokens_after_an_answer_the_first_ends_it(encoder):
-    """Phi-3 writes its end of turn and then the end of text; a sampler stops at the first."""
+    """Phi-3 writes its end of turn, then the end of text. Samplers stop at the first."""
     template = CHATML.replace("<|im_end|>\n{% endfor %}", "<|im_end|>{% endfor %}</s>")
     chat = encoder.with_template(template, {})
     assert chat.decode([chat.turn_end_token_id]) == "<|im_end|>"
 
 
 def test_an_added_line_break_ends_nothing(encoder):
-    """Gemma's added tokens hold line breaks; a template that closes turns with one has no end token of its own."""
+    """Gemma's added tokens include line breaks. A template that ends turns with one has no end token."""
     from copy import deepcopy
 
     tokenizer = deepcopy(encoder.tokenizer)
