@@ -1,4 +1,4 @@
-"""Functions of log-probabilities and samples that say what training did; no model is run here."""
+"""Diagnostics of training from log-probabilities and samples. No model runs here."""
 
 from tiltlm.diagnostics.attainment import (
     MIN_EFFECTIVE_SAMPLES,

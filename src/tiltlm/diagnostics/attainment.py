@@ -1,7 +1,7 @@
-"""How a policy compares with what is possible: the frontier with its bands, and the share of the attainable gain.
+"""A policy beside the reward–KL frontier: the frontier with bands, and the policy's share of the attainable gain.
 
-Level masses come from a finite number of reference samples, so everything here carries a bootstrap over prompts and,
-within a prompt, over its samples. Where a reweighting of the samples is worth too few of them, nothing is shown.
+Level masses come from a finite number of reference samples, so all intervals are a bootstrap over prompts and, within a
+prompt, over its samples. Points with too few effective samples are NaN.
 """
 
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ _CHUNK = 4_000_000  # numbers of one array held at once: 32 MB
 
 @dataclass(frozen=True, eq=False)
 class AttainmentCurve:
-    """Policies of one family, from the reference on. NaN where the samples are too few to say."""
+    """Policies of one family, starting at the reference. NaN where the effective samples are too few."""
 
     setting: Floats
     """[G] β of the tilt (∞ first), or n of best-of-n (1 first)."""
@@ -39,10 +39,11 @@ class AttainmentCurve:
     kl: Floats
     """[G] nats per response."""
     low: Floats
-    """[G] lower end of the reward's band at this KL (tilt) or at this n (best-of-n)."""
+    """[G] lower end of the band of the reward at this KL (tilt) or at this n (best-of-n)."""
     high: Floats
+    """[G] upper end of that band."""
     effective_samples: Floats
-    """[G] what the reference samples of a prompt are worth here."""
+    """[G] effective sample size of a prompt's reference samples after reweighting."""
 
 
 @dataclass(frozen=True)
@@ -51,19 +52,18 @@ class Frontier:
 
     tilt: AttainmentCurve
     best_of_n: AttainmentCurve
-    num_prompts: int
-    samples_per_prompt: int
 
 
 @dataclass(frozen=True)
 class Attainment:
-    """A policy beside the best that any policy could do at the KL it spent. Rewards are means over prompts."""
+    """A policy beside the best policy at the same KL. Rewards are means over prompts."""
 
     reference: Interval
     """Gold reward of the reference."""
     policy: Interval
+    """Gold reward of the policy."""
     gain: Interval
-    """Policy minus reference, on the same prompts."""
+    """Reward of the policy − reward of the reference, on the same prompts."""
     kl: Interval
     """Sequence KL(π‖π_ref), nats per response."""
     attainable: Interval
@@ -71,7 +71,8 @@ class Attainment:
     share: Interval
     """gain / (attainable − reference); 1 on the frontier."""
     effective_samples: float
-    """What the reference samples of a prompt are worth at this tilt; below `MIN_EFFECTIVE_SAMPLES` doubt the share."""
+    """Effective sample size of a prompt's reference samples at this KL. Below `MIN_EFFECTIVE_SAMPLES` the share is
+    unreliable."""
 
 
 def measure_frontier(
@@ -83,9 +84,17 @@ def measure_frontier(
     seed: int = 0,
     draws: int = _DRAWS,
 ) -> Frontier:
-    """Both curves with bands from the counts [P, L] of reference samples at each reward level [L].
+    """Return the frontier and the best-of-n curve with bootstrap bands.
 
-    A point is NaN where its effective samples fall below `MIN_EFFECTIVE_SAMPLES`.
+    A point is NaN where its effective samples are below `MIN_EFFECTIVE_SAMPLES`.
+
+    Args:
+        counts: [P, L] reference samples at each reward level.
+        levels: [L] rewards in ascending order.
+        ns: The n of best-of-n.
+        level: Share of repetitions in which the bands hold the truth.
+        seed: Seed of the bootstrap.
+        draws: Number of bootstrap draws.
     """
     numbers, steps = np.asarray(counts), np.asarray(levels, dtype=np.float64)
     base, betas, sizes = masses_of(numbers), beta_grid(steps), np.asarray(ns, dtype=np.float64)
@@ -101,7 +110,7 @@ def measure_frontier(
     reward, kl = reward_and_kl(bests, base, steps)
     at_n = (best_of_n_masses(resampled, sizes) @ steps).mean(-1)
     best = _curve(sizes, reward, kl, np.quantile(at_n, ends, axis=0), effective_samples(numbers, bests))
-    return Frontier(tilt, best, len(numbers), int(numbers.sum(-1).min()))
+    return Frontier(tilt, best)
 
 
 def measure_attainment(
@@ -114,22 +123,26 @@ def measure_attainment(
     seed: int = 0,
     draws: int = _DRAWS,
 ) -> Attainment:
-    """The policy's reward, gain and KL, and the share of the gain that was to be had at that KL.
+    """Return the reward, gain and KL of a policy, and its share of the gain that is attainable at that KL.
 
     Args:
         policy_rewards: [P] mean reward of the policy's samples at each prompt.
-        policy_kl: [P] estimate of the sequence KL at each prompt, nats; single prompts may be negative.
+        policy_kl: [P] estimate of the sequence KL at each prompt, nats. At single prompts it may be negative.
         counts: [P, L] reference samples at each reward level, the same prompts in the same order.
         levels: [L] rewards in ascending order.
+        level: Share of repetitions in which the intervals hold the truth.
+        seed: Seed of the bootstrap.
+        draws: Number of bootstrap draws.
 
     Raises:
-        ConfigError: the shapes do not name the same prompts.
+        ConfigError: the numbers of prompts differ.
     """
     rewards, spent = np.asarray(policy_rewards, dtype=np.float64), np.asarray(policy_kl, dtype=np.float64)
     numbers, steps = np.asarray(counts), np.asarray(levels, dtype=np.float64)
     if not rewards.shape == spent.shape == numbers.shape[:1]:
         raise ConfigError(
-            f"policy rewards {rewards.shape}, KL {spent.shape} and counts {numbers.shape} are not of the same prompts",
+            f"policy rewards of shape {rewards.shape}, KL {spent.shape}, counts {numbers.shape}: "
+            "all must be of the same prompts",
             code="other_rows",
         )
     base = masses_of(numbers)
@@ -162,16 +175,16 @@ def measure_attainment(
 
 
 def _resample(counts: NDArray[np.int64], seed: int, draws: int) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
-    """Bootstrap draws of prompts [D, P], and of the samples of each [D, P, L]."""
+    """Draw prompts [D, P] and, for each drawn prompt, counts of its samples [D, P, L]."""
     rng = np.random.default_rng(seed)
     picks = rng.integers(len(counts), size=(draws, len(counts)))
     return picks, rng.multinomial(counts.sum(-1)[picks], masses_of(counts)[picks])
 
 
 def _at_kl(masses: Floats, steps: Floats, kl: Floats) -> Floats:
-    """The frontier's reward at given KL for each of D draws: masses [D, P, L], kl [K] or [D, K] → [D, K].
+    """Return the frontier's reward at given KL for each of D draws: masses [D, P, L], kl [K] or [D, K] → [D, K].
 
-    Linear between the points of the β grid, which lies below the concave curve by some thousandths of the gain.
+    Between the points of the β grid it is linear. It is then below the concave curve by some thousandths of the gain.
     """
     betas = beta_grid(steps)
     wanted = np.broadcast_to(kl, (len(masses), np.shape(kl)[-1]))

@@ -1,7 +1,7 @@
-"""Intervals: how far an estimate may be from the truth, given the units that were drawn independently.
+"""Intervals: how far an estimate may be from the truth, from units that were drawn independently.
 
 The unit is the prompt (or a cluster of prompts), never the row: several responses to one prompt are dependent, and
-resampling rows would make every interval too narrow. Everything is seeded and can be repeated.
+resampling rows would make every interval too narrow. All functions are seeded: the same seed gives the same numbers.
 """
 
 import math
@@ -22,31 +22,40 @@ _CHUNK = 2_000_000  # resampled values held at once: 16 MB of float64
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with the range that holds the truth in `level` of all repetitions."""
+    """An estimate and the range that holds the truth in the share `level` of all repetitions."""
 
     estimate: float
     low: float
-    """NaN, like `high`, where a single unit leaves the spread unknown."""
+    """Lower end; NaN, like `high`, where there is one unit and so no known spread."""
     high: float
     level: float
     n: int
-    """Independent units behind it."""
+    """Number of independent units."""
+
+    @property
+    def excludes_zero(self) -> bool:
+        """True if the whole interval lies above 0 or below 0; False if it is unknown."""
+        return self.low > 0 or self.high < 0
 
     def __str__(self) -> str:
         return f"{self.estimate:.3g} [{self.low:.3g}, {self.high:.3g}]"
 
 
 def unit_means(values: ArrayLike, units: ArrayLike | None = None) -> Floats:
-    """Mean of the values of each unit, in the order of the sorted units; without units each value is its own.
+    """Return the mean of the values of each unit, in the order of the sorted units.
 
     Args:
         values: [B] numbers.
-        units: [B] the unit (prompt, cluster) each belongs to, of any sortable type.
+        units: [B] the unit (prompt, cluster) that each value belongs to, of any sortable type. None means that each
+            value is a unit.
+
+    Raises:
+        ConfigError: there are no values, or not one unit per value.
     """
     numbers = np.asarray(values, dtype=np.float64)
     if numbers.ndim != 1 or numbers.size == 0:
         raise ConfigError(
-            f"values of shape {numbers.shape} have no mean by unit; give at least one, as a flat array",
+            f"values of shape {numbers.shape}: means by unit need a flat array with at least one value",
             code="wrong_shape",
             key="values",
         )
@@ -55,13 +64,22 @@ def unit_means(values: ArrayLike, units: ArrayLike | None = None) -> Floats:
     names, index = np.unique(np.asarray(units), return_inverse=True)
     if index.shape != numbers.shape:
         raise ConfigError(
-            f"{numbers.size} values but {index.size} units; give one unit a value", code="unequal_lengths", key="units"
+            f"{numbers.size} values but {index.size} units; give one unit per value",
+            code="unequal_lengths",
+            key="units",
         )
     return np.bincount(index, numbers, len(names)) / np.bincount(index, minlength=len(names))
 
 
 def percentile_interval(estimate: float, draws: ArrayLike, n: int, level: float = 0.95) -> Interval:
-    """The interval between the (1±level)/2 quantiles of bootstrap draws, around an estimate made from all the data."""
+    """Return the interval between the (1±level)/2 quantiles of bootstrap draws.
+
+    Args:
+        estimate: The estimate from all the data.
+        draws: [D] the same statistic of each bootstrap draw. Draws that are not finite are left out.
+        n: Number of units. With fewer than 2 the ends are NaN.
+        level: Share of repetitions in which the interval holds the truth.
+    """
     values = np.asarray(draws, dtype=np.float64)
     values = values[np.isfinite(values)]
     if n < 2 or values.size == 0:
@@ -78,15 +96,21 @@ def bootstrap(
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> Interval:
-    """Percentile bootstrap of any statistic of n exchangeable units.
+    """Return an interval of any statistic of n exchangeable units, by percentile bootstrap.
 
     Args:
-        statistic: From indices [D, n] of the units in each of D draws to the D values of the statistic.
-        n: How many units there are.
+        statistic: Function from indices [D, n] of the units in each of D draws to the D values of the statistic.
+        n: Number of units.
+        level: Share of repetitions in which the interval holds the truth.
+        seed: Seed of the draws.
+        resamples: Number of draws.
+
+    Raises:
+        ConfigError: `level`, `n` or `resamples` is out of range.
     """
     _require(
         {"level": 0 < level < 1, "n": n >= 1, "resamples": resamples >= 1},
-        f"level={level}, n={n}, resamples={resamples}: level lies in (0, 1), the others are ≥ 1",
+        f"level={level}, n={n}, resamples={resamples}: level must lie in (0, 1), the others must be ≥ 1",
     )
     estimate = statistic(np.arange(n)[None, :])[0]
     rng = np.random.default_rng(seed)
@@ -106,11 +130,14 @@ def bootstrap_mean(
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> Interval:
-    """Mean over units of the means within units, with a percentile bootstrap interval over units.
+    """Return the mean over units of the means within units, with a percentile bootstrap interval over units.
 
     Args:
-        values: [B] numbers, in any unit of measure; the interval is in the same.
-        units: [B] the unit each value belongs to; without it each value stands for itself.
+        values: [B] numbers, in any unit of measure; the interval has the same.
+        units: [B] the unit that each value belongs to. None means that each value is a unit.
+        level: Share of repetitions in which the interval holds the truth.
+        seed: Seed of the draws.
+        resamples: Number of draws.
     """
     means = unit_means(values, units)
     return bootstrap(lambda draw: means[draw].mean(1), len(means), level=level, seed=seed, resamples=resamples)
@@ -125,27 +152,46 @@ def paired_difference(
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> Interval:
-    """Mean of `after − before` on the same rows: what both share cancels, so it is narrower than two intervals."""
+    """Return the mean of `after − before` on the same rows, with a bootstrap interval over units.
+
+    Variation that both measurements share cancels, so this interval is narrower than the two separate ones suggest.
+
+    Args:
+        after: [B] numbers after training.
+        before: [B] numbers of the same rows before training.
+        units: [B] the unit that each row belongs to. None means that each row is a unit.
+        level: Share of repetitions in which the interval holds the truth.
+        seed: Seed of the draws.
+        resamples: Number of draws.
+
+    Raises:
+        ConfigError: the two arrays differ in shape.
+    """
     late, early = np.asarray(after, dtype=np.float64), np.asarray(before, dtype=np.float64)
     if late.shape != early.shape:
         raise ConfigError(
-            f"after is {late.shape}, before is {early.shape}; a paired difference needs the same rows",
+            f"`after` has shape {late.shape}, `before` has {early.shape}; a paired difference needs the same rows",
             code="other_rows",
         )
     return bootstrap_mean(late - early, units, level=level, seed=seed, resamples=resamples)
 
 
 def wilson(successes: float, n: int, level: float = 0.95) -> Interval:
-    """A share of n independent yes-or-no units with Wilson's score interval; good near 0 and 1 and for few units.
+    """Return a share of n independent units with Wilson's score interval.
+
+    It holds near 0 and 1 and for few units, too.
 
     With p = successes/n and z the normal quantile: centre (p + z²/2n)/(1 + z²/n), half-width
-    z·√(p(1−p)/n + z²/4n²)/(1 + z²/n). Ties may count ½, which makes it conservative.
+    z·√(p(1−p)/n + z²/4n²)/(1 + z²/n). Ties may count ½, which makes the interval conservative.
 
     Source: Wilson 1927, J. Am. Stat. Assoc. 22:209.
+
+    Raises:
+        ConfigError: an argument is out of range.
     """
     _require(
         {"n": n >= 1, "successes": 0 <= successes <= n, "level": 0 < level < 1},
-        f"{successes} of {n} at level {level} is no share; needs 0 ≤ successes ≤ n, n ≥ 1, level < 1",
+        f"{successes} of {n} at level {level}: a share needs 0 ≤ successes ≤ n, n ≥ 1 and 0 < level < 1",
     )
     share, z = successes / n, NormalDist().inv_cdf((1 + level) / 2)
     scale = 1 + z * z / n
@@ -155,10 +201,10 @@ def wilson(successes: float, n: int, level: float = 0.95) -> Interval:
 
 
 def _require(in_range: Mapping[str, bool], message: str) -> None:
-    """Raise with the first argument that is out of its range.
+    """Raise an error that names the first argument out of its range.
 
     Raises:
-        ConfigError: there is one.
+        ConfigError: an argument is out of its range.
     """
     for name, is_in_range in in_range.items():
         if not is_in_range:

@@ -1,7 +1,7 @@
-"""How far the policy went: KL(π‖π_ref) over whole responses, measured on the policy's own samples.
+"""Sequence KL: how far a policy moved from its reference, KL(π‖π_ref) over whole responses.
 
-Log-ratios on the pairs of a data set are no KL: they can be negative and fall while the true KL rises. Samples drawn at
-another temperature are samples of another distribution. So both are refused here.
+It is measured on the policy's own samples. Log-ratios on the pairs of a data set are no KL: they can be negative, and
+they can fall while the true KL rises. Samples at another temperature come from another distribution. Both are refused.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tiltlm.core.errors import ConfigError
-from tiltlm.diagnostics.intervals import Floats, Interval, bootstrap_mean, unit_means
+from tiltlm.diagnostics.intervals import Interval, bootstrap_mean
 
 
 @dataclass(frozen=True)
@@ -18,12 +18,10 @@ class SequenceKL:
     """Two estimates of one divergence, in nats per response, with intervals over prompts."""
 
     k1: Interval
-    """Mean of log π − log π_ref: unbiased, the headline; single prompts may be negative."""
+    """Mean of log π − log π_ref: unbiased, the main estimate. At single prompts it may be negative."""
     k3: Interval
     """Mean of e^{−d} − 1 + d, d = log π − log π_ref: unbiased and never negative, but heavy-tailed where π ≪ π_ref.
-    The two agree when all is well."""
-    per_prompt: Floats
-    """[P] k1 of each prompt, in the order of the sorted prompts."""
+    If the two estimates differ much, the samples are too few."""
     cut_share: float
     """Share of samples that were cut before their end. Above 0, this is the KL of the texts up to the cut: a lower
     bound of the sequence KL."""
@@ -40,22 +38,25 @@ def sequence_kl(
     level: float = 0.95,
     seed: int = 0,
 ) -> SequenceKL:
-    """KL(π‖π_ref) = E_{y~π}[log π(y|x) − log π_ref(y|x)], averaged over prompts.
+    """Estimate KL(π‖π_ref) = E_{y~π}[log π(y|x) − log π_ref(y|x)], averaged over prompts.
 
     Args:
         logps: [M] log-probability of each sample under the policy that drew it, nats per response.
         ref_logps: [M] the same responses under the reference.
-        prompts: [M] which prompt each sample answers: the unit of the intervals.
-        temperature: At which they were drawn, from the full vocabulary; only 1 will do.
-        ended: [M] whether each sample ended by itself.
-        allow_cut: Take samples that were cut, for what they are (`cut_share`).
+        prompts: [M] the prompt of each sample. Intervals are over prompts.
+        temperature: The temperature at which the samples were drawn from the full vocabulary; it must be 1.
+        ended: [M] True where a sample ended by itself.
+        allow_cut: Accept samples that were cut; `cut_share` says how many.
+        level: Share of repetitions in which the intervals hold the truth.
+        seed: Seed of the bootstrap over prompts.
 
     Raises:
-        ConfigError: samples at another temperature, or cut without `allow_cut`.
+        ConfigError: samples were drawn at another temperature, or were cut and `allow_cut` is off, or the arrays
+            differ in length.
     """
     if temperature != 1.0:
         raise ConfigError(
-            f"samples drawn at temperature {temperature} are of another distribution than the log-probabilities say; "
+            f"samples at temperature {temperature} do not come from the distribution of the log-probabilities; "
             "draw them at temperature 1, without top-k or top-p",
             code="wrong_temperature",
             key="temperature",
@@ -64,20 +65,19 @@ def sequence_kl(
     if cut.any() and not allow_cut:
         raise ConfigError(
             f"{cut.sum()} of {cut.size} samples were cut before their end, so their KL is only a lower bound; "
-            "raise the limit on new tokens, or pass allow_cut=True to have that bound",
+            "raise the limit on new tokens, or pass allow_cut=True to get that bound",
             code="cut_samples",
             key="allow_cut",
         )
     gap = np.asarray(logps, dtype=np.float64) - np.asarray(ref_logps, dtype=np.float64)
     if gap.shape != cut.shape:
         raise ConfigError(
-            f"{gap.size} log-ratios but {cut.size} samples in `ended`; give one of each a sample",
+            f"there are {gap.size} log-ratios and {cut.size} values of `ended`; both must have one value per sample",
             code="unequal_lengths",
             key="ended",
         )
     return SequenceKL(
         k1=bootstrap_mean(gap, prompts, level=level, seed=seed),
         k3=bootstrap_mean(np.expm1(-gap) + gap, prompts, level=level, seed=seed),
-        per_prompt=unit_means(gap, prompts),
         cut_share=float(cut.mean()),
     )

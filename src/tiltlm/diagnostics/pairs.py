@@ -1,4 +1,4 @@
-"""What the diagnostics of held-out pairs read: log-probabilities of both sides, once before and once after training."""
+"""Log-probabilities of both sides of comparisons under one policy, for the diagnostics of held-out pairs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,33 +13,28 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class PairLogps:
-    """B comparisons under one policy, as plain arrays."""
+    """B comparisons under one policy, as numpy arrays."""
 
     chosen: Floats
     """[B] S(chosen), nats per response."""
     rejected: Floats
-    chosen_tokens: Floats
-    """[B] scored tokens."""
-    rejected_tokens: Floats
+    """[B] S(rejected), nats per response."""
     unit: NDArray[np.int64]
-    """[B] which example each comparison belongs to: the unit of every interval."""
+    """[B] number of the example that each comparison belongs to. Intervals are over these units."""
 
     @classmethod
     def of(cls, responses: ResponseLogps, pairs: Pairs) -> "PairLogps":
-        """The comparisons of one pack."""
-        sums, tokens = responses.seq_logps.detach().cpu().double(), responses.num_tokens.cpu().double()
-        chosen, rejected = pairs.chosen.cpu(), pairs.rejected.cpu()
+        """Return the comparisons of one pack."""
+        sums = responses.seq_logps.detach().cpu().double()
         return cls(
-            chosen=sums[chosen].numpy(),
-            rejected=sums[rejected].numpy(),
-            chosen_tokens=tokens[chosen].numpy(),
-            rejected_tokens=tokens[rejected].numpy(),
+            chosen=sums[pairs.chosen.cpu()].numpy(),
+            rejected=sums[pairs.rejected.cpu()].numpy(),
             unit=pairs.example.cpu().numpy(),
         )
 
     @classmethod
     def join(cls, packs: "Sequence[PairLogps]") -> "PairLogps":
-        """Several packs as one; the units of each stay distinct from those of the others."""
+        """Return several packs as one. The units of each pack stay distinct from those of the others."""
         units, start = [], 0
         for pack in packs:
             units.append(pack.unit + start)
@@ -47,7 +42,5 @@ class PairLogps:
         return cls(
             chosen=np.concatenate([pack.chosen for pack in packs]),
             rejected=np.concatenate([pack.rejected for pack in packs]),
-            chosen_tokens=np.concatenate([pack.chosen_tokens for pack in packs]),
-            rejected_tokens=np.concatenate([pack.rejected_tokens for pack in packs]),
             unit=np.concatenate(units),
         )

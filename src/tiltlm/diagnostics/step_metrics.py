@@ -1,7 +1,7 @@
-"""Batch metrics of an objective, under the names that TRL's users know.
+"""Batch metrics of an objective, under the names that TRL uses.
 
-A metric is kept as a sum and a weight, so that packs, ranks and steps add up exactly; the division comes last. All
-comparisons of one example share one vote: an example with 28 of them counts as much as one with a single pair.
+A metric is stored as a sum and a weight, so that packs, ranks and steps add up exactly; the division comes last. The
+comparisons of one example share one vote: an example with 28 comparisons counts as much as one with a single pair.
 """
 
 from collections.abc import Mapping
@@ -11,14 +11,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tiltlm.core import Demonstrations, Lists, Pairs, ResponseLogps, ResponseScores, UnpairedResponses, View, Views
+from tiltlm.core import Demonstrations, Lists, Pairs, Responses, ResponseScores, UnpairedResponses, View, Views
 from tiltlm.core.logps import segment_sum
 from tiltlm.objectives import Objective
 
 
 @dataclass(frozen=True)
 class MetricSums:
-    """Sums and weights of metrics; `a + b` is the tally of both. A pack's names depend on its view alone."""
+    """Sums and weights of metrics; `a + b` adds both. The names depend only on the view and the objective."""
 
     sums: Mapping[str, float] = field(default_factory=dict)
     weights: Mapping[str, float] = field(default_factory=dict)
@@ -32,21 +32,21 @@ class MetricSums:
         return MetricSums(added(self.sums, other.sums), added(self.weights, other.weights))
 
     def vector(self) -> Float[Tensor, " M2"]:
-        """Sums, then weights, float64: what an all-reduce adds up over ranks. `with_vector` reads it back."""
+        """Return the sums, then the weights, as float64 for an all-reduce over ranks. `with_vector` reads it back."""
         return torch.tensor([*self.sums.values(), *self.weights.values()], dtype=torch.float64)
 
     def with_vector(self, vector: Float[Tensor, " M2"]) -> "MetricSums":
-        """The same names with the sums and weights of `vector`."""
+        """Return the same names with the sums and weights of `vector`."""
         numbers, size = vector.tolist(), len(self.sums)
         return MetricSums(
             dict(zip(self.sums, numbers[:size], strict=True)), dict(zip(self.sums, numbers[size:], strict=True))
         )
 
     def means(self) -> dict[str, float]:
-        """Each metric as its weighted mean; those that nothing was seen of are absent.
+        """Return the weighted mean of each metric. Metrics of weight 0 are absent.
 
-        `rewards/margins` is `rewards/chosen` − `rewards/rejected`: for comparisons the mean margin, for single labels
-        the difference of the two means.
+        `rewards/margins` is `rewards/chosen` − `rewards/rejected`: for comparisons the mean margin, for unpaired
+        responses the difference of the two means.
         """
         means = {name: total / self.weights[name] for name, total in self.sums.items() if self.weights[name] > 0}
         if "rewards/chosen" in means and "rewards/rejected" in means:
@@ -54,17 +54,17 @@ class MetricSums:
         return means
 
 
-def metric_sums(objective: Objective, responses: ResponseLogps, view: View) -> MetricSums:
-    """Metrics of one pack, no gradient.
+def metric_sums(objective: Objective, responses: Responses, view: View) -> MetricSums:
+    """Return the metrics of one pack, without gradient.
 
     Comparisons (`Pairs`): `rewards/chosen`, `rewards/rejected`, `rewards/accuracies` (expected agreement with the
-    label, p·[m > 0] + (1−p)·[m < 0], a tie ½), `rewards/ties` (share with m = 0 exactly), `logps/chosen`,
+    label, p·[m > 0] + (1−p)·[m < 0]; a tie counts ½), `rewards/ties` (share with m = 0 exactly), `logps/chosen`,
     `logps/rejected` (nats per response), `logps_per_token/chosen`, `logps_per_token/rejected`.
-    Single labels (`UnpairedResponses`): the same without accuracies and ties; chosen are the desirable ones; and the
-    statistic of the step, if the objective has one: `kl` (KTO's z0, nats) or `delta` (BCO's δ, reward units).
-    Lists: as for comparisons, of every two responses of different rank, equally weighted within a list. Demonstrations:
-    `nll`, nats per token. A reward model has no `logps`. A sum of objectives: those of its first part, and of others
-    what it does not have.
+    Unpaired responses (`UnpairedResponses`): the same without accuracies and ties, where `chosen` means desirable. If
+    the objective has a statistic of the step, it is added: `kl` (KTO's z0, nats) or `delta` (BCO's δ, reward units).
+    Lists: as for comparisons, over every two responses of different rank, equally weighted within a list.
+    Demonstrations: `nll`, nats per token. A reward model has no `logps`. A sum of objectives has the metrics of its
+    first part, and from the other parts those that the first does not have.
     """
     match view:
         case Pairs():
@@ -76,14 +76,14 @@ def metric_sums(objective: Objective, responses: ResponseLogps, view: View) -> M
         case Demonstrations():
             return _demonstrations(responses, view)
         case Views():
-            tallies = [metric_sums(objective, responses, part) for part in reversed(view.parts)]
+            parts = [metric_sums(objective, responses, part) for part in reversed(view.parts)]
             return MetricSums(
-                {name: value for t in tallies for name, value in t.sums.items()},
-                {name: value for t in tallies for name, value in t.weights.items()},
+                {name: value for part in parts for name, value in part.sums.items()},
+                {name: value for part in parts for name, value in part.weights.items()},
             )
 
 
-def _pairs(objective: Objective, responses: ResponseLogps, pairs: Pairs) -> MetricSums:
+def _pairs(objective: Objective, responses: Responses, pairs: Pairs) -> MetricSums:
     rewards = _rewards(objective, responses)
     chosen, rejected, p = pairs.chosen.cpu(), pairs.rejected.cpu(), pairs.preference.cpu()
     margin = rewards[chosen] - rewards[rejected]
@@ -100,7 +100,7 @@ def _pairs(objective: Objective, responses: ResponseLogps, pairs: Pairs) -> Metr
 
 
 def comparisons_of(lists: Lists) -> Pairs:
-    """Every two responses of different rank, the better one chosen; a list's comparisons share its weight."""
+    """Return every two responses of different rank as a comparison; the comparisons of a list share its weight."""
     rank, present = lists.rank, lists.present
     ahead = (rank[:, :, None] < rank[:, None, :]) & present[:, :, None] & present[:, None, :]
     row, better, worse = ahead.nonzero(as_tuple=True)
@@ -117,7 +117,7 @@ def comparisons_of(lists: Lists) -> Pairs:
     )
 
 
-def _unpaired(objective: Objective, responses: ResponseLogps, unpaired: UnpairedResponses) -> MetricSums:
+def _unpaired(objective: Objective, responses: Responses, unpaired: UnpairedResponses) -> MetricSums:
     per_response = {"rewards": _rewards(objective, responses), **_logps(responses)}
     good = unpaired.desirable.cpu().double()
     columns, weights = {}, {}
@@ -130,21 +130,21 @@ def _unpaired(objective: Objective, responses: ResponseLogps, unpaired: Unpaired
     return _weighted(columns, weights)
 
 
-def _demonstrations(responses: ResponseLogps, demonstrations: Demonstrations) -> MetricSums:
+def _demonstrations(responses: Responses, demonstrations: Demonstrations) -> MetricSums:
     index = demonstrations.response.cpu()
     tokens = responses.num_tokens.cpu()[index].double()
     nll = -responses.seq_logps.detach().cpu()[index]
     return MetricSums({"nll": nll.sum().item()}, {"nll": tokens.sum().item()})
 
 
-def _rewards(objective: Objective, responses: ResponseLogps) -> Float[Tensor, " N"]:
-    """Reward of each response, float64 on the CPU."""
+def _rewards(objective: Objective, responses: Responses) -> Float[Tensor, " N"]:
+    """Return the reward of each response, float64 on the CPU."""
     with torch.no_grad():
         return objective.reward(responses).double().cpu()
 
 
-def _logps(responses: ResponseLogps) -> dict[str, Float[Tensor, " N"]]:
-    """S and A of each response, float64 on the CPU; nothing of a reward model's scores."""
+def _logps(responses: Responses) -> dict[str, Float[Tensor, " N"]]:
+    """Return S and A of each response, float64 on the CPU; nothing for the scores of a reward model."""
     if isinstance(responses, ResponseScores):
         return {}
     with torch.no_grad():
@@ -152,7 +152,7 @@ def _logps(responses: ResponseLogps) -> dict[str, Float[Tensor, " N"]]:
 
 
 def _shares(pairs: Pairs) -> Float[Tensor, " B"]:
-    """Each comparison's share of its example's one vote; an example of weight 0 has none."""
+    """Return the share of each comparison in its example's vote. An example of weight 0 has no vote."""
     weight, example = pairs.weight.cpu(), pairs.example.cpu()
     totals = segment_sum(weight, example, pairs.num_examples)[example]
     return torch.where(totals > 0, weight / totals, 0.0)

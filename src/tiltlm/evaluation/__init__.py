@@ -1,4 +1,4 @@
-"""Whether training helped: held-out data, the policy's own samples, and a gold reward where the world has one."""
+"""Measure whether training helped: held-out data, samples of the policy, and a gold reward where there is one."""
 
 from tiltlm.evaluation.change import Change
 from tiltlm.evaluation.contrast import Contrast, fit_length_rule

@@ -1,7 +1,7 @@
-"""A number before and after training, with intervals by prompt: the unit of every verdict.
+"""A number before and after training, with intervals over prompts.
 
-Both measurements are of the same rows, so they share every bootstrap draw; what prompts have in common cancels in the
-difference, whose interval is narrower than the two others suggest.
+Both measurements are of the same rows, so they share every bootstrap draw. Variation between prompts cancels in the
+difference, so its interval is narrower than the two others suggest.
 """
 
 from collections.abc import Callable
@@ -14,11 +14,11 @@ from tiltlm.diagnostics import Interval, bootstrap, unit_means
 
 Floats = NDArray[np.float64]
 IndexStatistic = Callable[[NDArray[np.intp]], Floats]
-"""From indices [D, P] of the prompts in each of D draws to the statistic of each draw, [D]."""
+"""Function from indices [D, P] of the prompts in each of D draws to the statistic of each draw, [D]."""
 
 RESAMPLES = 10_000
 SORTED_RESAMPLES = 2_000
-"""For statistics that rank all responses in every draw, which cost far more than a mean."""
+"""For statistics that rank all responses in every draw: each costs far more than a mean."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,15 @@ class Change:
     def of(
         cls, before: IndexStatistic, after: IndexStatistic, num_prompts: int, *, seed: int, resamples: int = RESAMPLES
     ) -> "Change":
-        """The same statistic of two measurements."""
+        """Return one statistic of two measurements, and its paired difference.
+
+        Args:
+            before: Statistic of the measurement before training.
+            after: The same statistic of the measurement after training.
+            num_prompts: P, the number of prompts to draw from.
+            seed: Seed of the draws.
+            resamples: Number of draws, D.
+        """
 
         def interval(statistic: IndexStatistic) -> Interval:
             return bootstrap(statistic, num_prompts, seed=seed, resamples=resamples)
@@ -42,13 +50,26 @@ class Change:
 
 
 def mean_by_prompt(values: ArrayLike, prompt: NDArray[np.intp]) -> IndexStatistic:
-    """Mean over prompts of the mean of the values [B] that belong to each."""
+    """Return a statistic: the mean over prompts of the mean of each prompt's values.
+
+    Args:
+        values: [B] numbers.
+        prompt: [B] number of the prompt of each value.
+    """
     means = unit_means(values, prompt)
     return lambda draw: means[draw].mean(1)
 
 
 def ratio_by_prompt(numerators: ArrayLike, denominators: ArrayLike, prompt: NDArray[np.intp]) -> IndexStatistic:
-    """Σ numerators / Σ denominators over the rows [B] of the drawn prompts; NaN for a draw whose denominators are 0."""
+    """Return a statistic: Σ numerators / Σ denominators over the rows of the drawn prompts.
+
+    It is NaN for a draw whose denominators sum to 0.
+
+    Args:
+        numerators: [B] numbers.
+        denominators: [B] numbers, at least 0.
+        prompt: [B] number of the prompt of each row.
+    """
     top, bottom = np.bincount(prompt, numerators), np.bincount(prompt, denominators)
     return lambda draw: _ratio(top[draw].sum(1), bottom[draw].sum(1))
 
@@ -59,15 +80,20 @@ def _ratio(top: Floats, bottom: Floats) -> Floats:
 
 
 def area_by_prompt(values: ArrayLike, desirable: NDArray[np.bool_], prompt: NDArray[np.intp]) -> IndexStatistic:
-    """Chance that a desirable row has the higher value than an undesirable one, a tie ½, among the drawn prompts.
+    """Return a statistic: the chance that a desirable row has a higher value than an undesirable one.
 
-    This is the area under the ROC curve, Σ_{i∈D, j∈U} [v_i > v_j] + ½[v_i = v_j] over |D|·|U|. NaN for a draw without
-    one of the two kinds.
+    This is the area under the ROC curve, Σ_{i∈D, j∈U} ([v_i > v_j] + ½[v_i = v_j]) / (|D|·|U|), over the rows of the
+    drawn prompts. It is NaN for a draw without desirable or without undesirable rows.
+
+    Args:
+        values: [B] numbers.
+        desirable: [B] True for desirable rows.
+        prompt: [B] number of the prompt of each row.
     """
     numbers = np.asarray(values, dtype=np.float64)
     order = np.argsort(numbers, kind="stable")
     good, unit, ordered = desirable[order], prompt[order], numbers[order]
-    groups = np.flatnonzero(np.concatenate([[True], ordered[1:] > ordered[:-1]]))  # where equal values begin
+    groups = np.flatnonzero(np.concatenate([[True], ordered[1:] > ordered[:-1]]))  # start of each run of equal values
     num_prompts = int(prompt.max()) + 1
 
     def statistic(draw: NDArray[np.intp]) -> Floats:

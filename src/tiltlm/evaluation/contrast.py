@@ -1,8 +1,8 @@
-"""How well a policy tells better responses from worse ones, before and after training, with intervals by prompt.
+"""Accuracy of ranking better responses above worse ones, before and after training, with intervals over prompts.
 
-Comparisons are ranked within their prompt; single labels, whose prompts differ, by the chance that a desirable response
-has a higher reward than an undesirable one. Both are accuracies: a coin scores ½, a tie counts ½. A rule that looks at
-nothing but lengths is measured beside the policy, since a policy may have learned no more than that.
+Comparisons are within one prompt. Unpaired responses have different prompts; their accuracy is the chance that a
+desirable response has a higher reward than an undesirable one. Guessing at random scores ½, and a tie counts ½. A rule
+that sees only the lengths is measured beside the policy, because a policy may have learned only that.
 """
 
 from collections.abc import Callable, Sequence
@@ -38,51 +38,63 @@ ExampleRows = Sequence[ExampleRow]
 Prompts = NDArray[np.str_]
 ResponseValue = Callable[[ResponseRow], float]
 
+SIDES = {"pairs": ("chosen", "rejected"), "unpaired": ("desirable", "undesirable")}
+"""Names of the better and the worse responses, by the kind of contrast."""
+
+SIDES = {"pairs": ("chosen", "rejected"), "unpaired": ("desirable", "undesirable")}
+"""Names of the better and the worse responses, by the kind of contrast."""
+
 
 @dataclass(frozen=True)
 class Contrast:
-    """Better against worse responses: chosen and rejected, or desirable and undesirable ones."""
+    """Better responses against worse ones: chosen against rejected, or desirable against undesirable."""
 
     kind: Literal["pairs", "unpaired"]
     num_comparisons: int
-    """Comparisons; with single labels, desirable times undesirable responses."""
+    """Number of comparisons; of unpaired responses the number of desirable times that of undesirable ones."""
     accuracy: Change
-    """Share in which the better response has the higher reward."""
+    """Share of comparisons in which the better response has the higher reward."""
     margin: Change
     """Mean reward of the better responses minus that of the worse ones, in units of the reward."""
     ties: float
-    """Share of comparisons with equal rewards after training; they count ½."""
+    """Share of comparisons with equal rewards after training. A tie counts ½."""
     better: Change | None
-    """Log-probability of the better responses, nats per token. None of a reward model, as whatever else is about
-    likelihood."""
+    """Log-probability of the better responses, nats per token. None for a reward model, like all numbers of
+    likelihood below."""
     worse: Change | None
+    """Log-probability of the worse responses, nats per token."""
     seq_accuracy: Change | None
-    """Share in which the better response is the likelier one, by S(y), no reference. None across prompts, where
-    likelihoods do not compare."""
+    """Share of comparisons in which the better response has the higher S(y), without a reference. None for unpaired
+    responses, whose likelihoods are of different prompts."""
     mean_accuracy: Change | None
-    """The same by log-probability per token, A(y)."""
+    """The same by A(y), the log-probability per token."""
     displacement: Displacement | None
-    """Shifts of both sides; with single labels `better` and `worse` say it."""
+    """Shifts of both sides, nats per response. None for unpaired responses."""
     length_rule: Literal["longer", "shorter"]
-    """The response that a rule of length alone picks, as fitted on the training data."""
+    """The response that the length rule picks, as fitted on the training data."""
     length_accuracy: Interval
-    """Share in which that rule is right."""
+    """Share of comparisons in which the length rule is right."""
     length_advantage: Interval
-    """Accuracy after training minus that of the rule, on the same prompts."""
+    """Accuracy after training − accuracy of the length rule, on the same prompts."""
+
+    @property
+    def sides(self) -> tuple[str, str]:
+        """Names of the better and the worse responses."""
+        return SIDES[self.kind]
 
     @property
     def is_displaced(self) -> bool:
-        """Whether the better responses themselves became less likely, with the whole interval."""
+        """True if the better responses became less likely and the whole interval says so."""
         return self.better is not None and self.better.difference.high < 0
 
 
 def is_policy(rows: ExampleRows) -> bool:
-    """Whether these were measured under a policy; a reward model has rewards and no log-probabilities."""
+    """Return whether the rows were measured under a policy. A reward model has rewards and no log-probabilities."""
     return all(response.logps is not None for row in rows for response in row.responses)
 
 
 def compared_responses(row: ExampleRow) -> tuple[Comparison, ...]:
-    """What a row says about its own responses: its comparisons, else desirable over undesirable ones."""
+    """Return the comparisons of a row; without any, each desirable response over each undesirable one."""
     if row.comparisons or len(set(row.labels)) < 2:
         return row.comparisons
     good = [k for k, label in enumerate(row.labels) if label]
@@ -91,7 +103,7 @@ def compared_responses(row: ExampleRow) -> tuple[Comparison, ...]:
 
 
 def fit_length_rule(examples: Sequence[Example]) -> LengthRule:
-    """Whether longer or shorter responses are preferred in training data: the rule a policy has to beat."""
+    """Fit the length rule on training data: it prefers longer or shorter responses, whichever is right more often."""
     pairs = [(e, c) for e, example in enumerate(examples) for c in example.comparisons]
     if pairs:
         chosen, rejected = ([examples[e].responses[k].num_tokens for e, k in side] for side in _ends(pairs))
@@ -105,19 +117,19 @@ def fit_length_rule(examples: Sequence[Example]) -> LengthRule:
 
 
 def _ends(pairs: Sequence[tuple[int, Comparison]]) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
-    """(row, response) of the better and of the worse side of each comparison."""
+    """Return (row, response) of the better side and of the worse side of each comparison."""
     return [(e, c.chosen) for e, c in pairs], [(e, c.rejected) for e, c in pairs]
 
 
 def contrast_pairs(before: ExampleRows, after: ExampleRows, prompt: Prompts, rule: LengthRule, seed: int) -> Contrast:
-    """All comparisons within the rows. Comparisons of one prompt share one vote.
+    """Return the contrast of all comparisons within the rows. The comparisons of one prompt share one vote.
 
     Args:
         before: The rows under the untrained policy.
         after: The same rows under the trained one.
-        prompt: [E] each row's prompt: the unit of the intervals.
-        rule: Fitted on training data.
-        seed: Of the bootstrap.
+        prompt: [E] the prompt of each row. Intervals are over prompts.
+        rule: The length rule, fitted on training data.
+        seed: Seed of the bootstrap.
     """
     pairs = [(e, c) for e, row in enumerate(after) for c in compared_responses(row)]
     better, worse = _ends(pairs)
@@ -141,7 +153,7 @@ def contrast_pairs(before: ExampleRows, after: ExampleRows, prompt: Prompts, rul
         return change(statistic) if is_policy(after) else None
 
     def pair_logps(rows: ExampleRows) -> PairLogps:
-        return PairLogps(*sides(rows, logps_of), *sides(rows, _num_tokens), unit=unit)
+        return PairLogps(*sides(rows, logps_of), unit=unit)
 
     rewards = sides(after, _reward)
     length = measure_length_bias(rule, *sides(after, _num_tokens), np.subtract(*rewards), unit, seed=seed)
@@ -165,7 +177,10 @@ def contrast_pairs(before: ExampleRows, after: ExampleRows, prompt: Prompts, rul
 
 
 def contrast_labels(before: ExampleRows, after: ExampleRows, prompt: Prompts, rule: LengthRule, seed: int) -> Contrast:
-    """Desirable against undesirable responses, whatever their prompts. Arguments as for `contrast_pairs`."""
+    """Return the contrast of desirable against undesirable responses of all prompts.
+
+    The arguments are those of `contrast_pairs`.
+    """
     members = [(e, k) for e, row in enumerate(after) for k in range(len(row.labels))]
     desirable = np.array([after[e].labels[k] for e, k in members])
     unit = _numbered(prompt[[e for e, _ in members]])
@@ -178,8 +193,8 @@ def contrast_labels(before: ExampleRows, after: ExampleRows, prompt: Prompts, ru
         return area_by_prompt(values(rows, value), desirable, unit)
 
     def mean_of(rows: ExampleRows, value: ResponseValue, side: bool) -> IndexStatistic:
-        own = (desirable == side).astype(np.float64)
-        return ratio_by_prompt(values(rows, value) * own, own, unit)
+        is_side = (desirable == side).astype(np.float64)
+        return ratio_by_prompt(values(rows, value) * is_side, is_side, unit)
 
     def margin(rows: ExampleRows) -> IndexStatistic:
         good, bad = mean_of(rows, _reward, True), mean_of(rows, _reward, False)
@@ -214,7 +229,7 @@ def contrast_labels(before: ExampleRows, after: ExampleRows, prompt: Prompts, ru
 
 
 def _numbered(prompts: Prompts) -> NDArray[np.intp]:
-    """Prompts as numbers from 0 on, without a gap."""
+    """Return each prompt as a number from 0 on, without gaps."""
     return np.unique(prompts, return_inverse=True)[1]
 
 
@@ -223,13 +238,14 @@ def _reward(row: ResponseRow) -> float:
 
 
 def logps_of(row: ResponseRow) -> float:
-    """S(y) under a policy."""
-    assert row.logps is not None, "only asked of a policy"
+    """Return S(y) under a policy, nats."""
+    assert row.logps is not None, "a reward model has no log-probabilities"
     return row.logps
 
 
 def mean_logps_of(row: ResponseRow) -> float:
-    assert row.mean_logps is not None, "only asked of a policy"
+    """Return A(y) under a policy, nats per token."""
+    assert row.mean_logps is not None, "a reward model has no log-probabilities"
     return row.mean_logps
 
 

@@ -1,7 +1,6 @@
-"""Rewards of every response of a data set, and a policy's log-probabilities, without gradient: all held-out numbers
-read them.
+"""Tables of rewards and log-probabilities of the responses of a data set, computed without gradient.
 
-A measurement before training and one after it are two tables of the same rows; `held_out` says what changed.
+All held-out numbers are computed from two such tables of the same rows, one before and one after training (`held_out`).
 """
 
 import math
@@ -19,7 +18,7 @@ from tiltlm.core import (
     ConfigError,
     Example,
     NumericsError,
-    ResponseLogps,
+    Responses,
     ResponseScores,
     Tree,
     build_trees,
@@ -27,7 +26,7 @@ from tiltlm.core import (
     with_score_token,
 )
 from tiltlm.logprobs import plan
-from tiltlm.logprobs.modes import evaluating
+from tiltlm.logprobs.module import evaluating
 from tiltlm.objectives import Objective
 from tiltlm.objectives.terms import reads_scores
 from tiltlm.reference import Reference
@@ -35,70 +34,68 @@ from tiltlm.reference import Reference
 
 @dataclass(frozen=True)
 class ResponseRow:
-    """One response under a policy."""
+    """One response under a policy or reward model."""
 
     logps: float | None
-    """S(y): log-probability of its scored tokens, summed, in nats; None of a reward model."""
-    ref_logps: float | None
-    """The same under the reference; None where there is none."""
+    """S(y): summed log-probability of the scored tokens, nats. None for a reward model."""
     num_tokens: int
-    """Scored tokens, at least 1."""
+    """Number of scored tokens, at least 1."""
     reward: float
-    """The objective's reward, in its units."""
+    """The reward of the objective, in its units."""
 
     @property
     def mean_logps(self) -> float | None:
-        """A(y), nats per token."""
+        """A(y): log-probability per token, nats. None for a reward model."""
         return None if self.logps is None else self.logps / self.num_tokens
 
 
 @dataclass(frozen=True)
 class ExampleRow:
-    """One example under a policy, with what the data says about it."""
+    """One example under a policy or reward model, with the comparisons and labels of the data."""
 
     id: str
     prompt: str
-    """Digest of the prompt's tokens: rows with the same prompt are not independent."""
+    """Digest of the prompt's tokens. Rows with the same prompt are not independent."""
     responses: tuple[ResponseRow, ...]
     comparisons: tuple[Comparison, ...] = ()
     labels: tuple[bool, ...] = ()
 
 
 def prompt_key(prompt_ids: NDArray[np.int32]) -> str:
-    """A short digest of a prompt's tokens, equal for equal prompts."""
+    """Return a short digest of a prompt's tokens, equal for equal prompts."""
     return blake2b(prompt_ids.tobytes(), digest_size=8).hexdigest()
 
 
 def sequence_logps(
     module: nn.Module, trees: Sequence[Tree], reference: Reference | None, max_tokens: int
-) -> Iterator[tuple[NDArray[np.intp], ResponseLogps]]:
-    """Forwards over trees in packs of at most `max_tokens` input tokens.
+) -> Iterator[tuple[NDArray[np.intp], Responses]]:
+    """Run the forward over trees in packs of at most `max_tokens` input tokens.
 
     Yields:
-        Which of the N responses of `pack_trees(trees)` a pack holds, and their log-probabilities, the reference's
-        beside them where there is one.
+        The indices of a pack's responses among the N of `pack_trees(trees)`, and the module's result for them, with
+        the log-probabilities of the reference attached where there is one.
     """
     first = np.concatenate([[0], np.cumsum([len(tree.responses) for tree in trees])])
     for pack in plan([tree.num_tokens for tree in trees], max_tokens):
-        own = [trees[t] for t in pack]
-        responses: ResponseLogps = module(pack_trees(own))
-        if reference is not None:
-            responses = reference.attach(responses, own)
+        pack_of_trees = [trees[t] for t in pack]
+        responses: Responses = module(pack_trees(pack_of_trees))
+        if reference is not None and not isinstance(responses, ResponseScores):
+            responses = reference.attach(responses, pack_of_trees)
         yield np.concatenate([np.arange(first[t], first[t + 1]) for t in pack]), responses
 
 
 def measure_examples(
     module: nn.Module, examples: Sequence[Example], objective: Objective, reference: Reference | None, max_tokens: int
 ) -> tuple[ExampleRow, ...]:
-    """Every response of these examples under a policy, in the order of the examples.
+    """Measure every response of the examples under a policy or reward model, in the order of the examples.
 
     Args:
-        module: Forest → ResponseLogps, or ResponseScores where the objective reads those; with several processes the
-            wrapped root, called by all of them alike.
-        examples: Each prompt, and each response to it, is computed once.
-        objective: Whose reward is reported.
-        reference: None where the objective needs none and none is wanted.
-        max_tokens: Input tokens of a forward.
+        module: From a forest to ResponseLogps, or to ResponseScores if the objective reads those. With several
+            processes this is the wrapped module, and all processes must call it with the same examples.
+        examples: The examples. Each distinct prompt and response is computed once.
+        objective: The objective whose reward is measured.
+        reference: The reference of that reward; None if the objective needs none.
+        max_tokens: Most input tokens of one forward.
 
     Raises:
         ConfigError: there are no examples, or the objective needs a reference.
@@ -113,41 +110,34 @@ def measure_examples(
     trees, slots = build_trees(examples)
     is_policy = not reads_scores(objective)
     num_responses = sum(len(tree.responses) for tree in trees)
-    table = np.full((3, num_responses), np.nan)
-    read = trees if is_policy else with_score_token(trees)
+    table = np.full((2, num_responses), np.nan)
+    read_trees = trees if is_policy else with_score_token(trees)
     with evaluating(module), torch.no_grad():
-        for index, responses in sequence_logps(module, read, reference, max_tokens):
+        for index, responses in sequence_logps(module, read_trees, reference, max_tokens):
             table[:, index] = _columns(responses, objective)
-    return tuple(_row(example, own, table, is_policy) for example, own in zip(examples, slots, strict=True))
+    return tuple(_row(example, places, table, is_policy) for example, places in zip(examples, slots, strict=True))
 
 
-def _columns(responses: ResponseLogps, objective: Objective) -> NDArray[np.float64]:
-    """[3, N]: log-probability, the reference's, reward; NaN what is not known."""
+def _columns(responses: Responses, objective: Objective) -> NDArray[np.float64]:
+    """Return [2, N]: log-probability (NaN for a reward model) and reward of each response."""
     rewards = objective.reward(responses)
-    if isinstance(responses, ResponseScores):
-        unknown = torch.full_like(rewards, torch.nan)
-        return torch.stack([unknown, unknown, rewards]).detach().cpu().double().numpy()
-    logps = responses.seq_logps
-    has_reference = responses.ref_seq_logps is not None or responses.ref_token_logps is not None
-    ref_logps = responses.ref_sums if has_reference else torch.full_like(logps, torch.nan)
-    columns = torch.stack([logps, ref_logps.to(logps), rewards.to(logps)])
-    return columns.detach().cpu().double().numpy()
+    logps = torch.full_like(rewards, torch.nan) if isinstance(responses, ResponseScores) else responses.seq_logps
+    return torch.stack([logps, rewards.to(logps)]).detach().cpu().double().numpy()
 
 
 def _row(example: Example, slots: Sequence[int], table: NDArray[np.float64], is_policy: bool) -> ExampleRow:
     responses = []
     for k, (slot, response) in enumerate(zip(slots, example.responses, strict=True)):
-        logps, ref_logps, reward = table[:, slot].tolist()
+        logps, reward = table[:, slot].tolist()
         if not math.isfinite(reward) or (is_policy and not math.isfinite(logps)):
-            likely = f"log-probability {logps} and " if is_policy else ""
+            log_probability = f"log-probability {logps} and " if is_policy else ""
             raise NumericsError(
-                f"{example.id}: response {k} has {likely}reward {reward} under this model; its weights are damaged, or "
-                "training diverged",
+                f"{example.id}: response {k} has {log_probability}reward {reward} under this model; its weights are "
+                "damaged, or training diverged",
                 code="not_finite",
                 row=example.id,
             )
-        known = None if math.isnan(ref_logps) else ref_logps
-        responses.append(ResponseRow(logps if is_policy else None, known, response.num_tokens, reward))
+        responses.append(ResponseRow(logps if is_policy else None, response.num_tokens, reward))
     return ExampleRow(
         id=example.id,
         prompt=prompt_key(example.prompt_ids),

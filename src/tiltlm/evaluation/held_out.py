@@ -1,7 +1,7 @@
-"""What held-out data says about a trained policy beside the untrained one: the verdict of a run without a gold reward.
+"""Compare the trained policy with the untrained one on held-out data.
 
-Two tables of the same rows go in, one measured before training and one after it; out come the numbers of the verdict,
-each with an interval by prompt.
+The input is two tables of the same rows, one measured before training and one after it. The result is the numbers of a
+run's verdict, each with an interval over prompts.
 """
 
 from collections.abc import Sequence
@@ -31,15 +31,16 @@ class HeldOut:
 
     num_examples: int
     num_prompts: int
-    """Distinct prompts: the independent units behind every interval."""
+    """Distinct prompts: the independent units of every interval."""
     contrast: Contrast | None
-    """Better against worse responses; None where the data says nothing about which is better."""
+    """Better against worse responses; None if the data does not say which is better."""
     nll: Change | None
-    """−log π(y) per token of the responses to imitate, all tokens counting alike; for objectives of demonstrations."""
+    """−log π(y) per token of the demonstrated responses, every token with equal weight. None unless the objective is of
+    demonstrations."""
     starts_at_reference: bool
-    """Whether the untrained policy is the reference, so that its margins are 0 by definition."""
+    """True if the untrained policy is the reference, so that its margins are 0 by definition."""
     learner: Literal["policy", "reward model"] = "policy"
-    """What was trained."""
+    """The kind of model that was trained."""
 
 
 def compare_held_out(
@@ -51,24 +52,28 @@ def compare_held_out(
     imitates: bool = False,
     seed: int = 0,
 ) -> HeldOut:
-    """The numbers of the verdict.
+    """Compare two measurements of the same held-out rows.
 
     Args:
-        before: Rows under the untrained policy (`measure`).
-        after: The same rows, in the same order, under the trained one.
-        rule: The length-only rule fitted on the training data (`fit_length_rule`).
-        starts_at_reference: The objective compares with a reference, and the untrained policy is that reference. What
-            is left of its rewards is rounding, which would rank pairs at random; it is taken as the 0 it stands for.
-        imitates: The objective is about demonstrations.
-        seed: Of the bootstrap.
+        before: The rows under the untrained policy (`measure_examples`).
+        after: The same rows, in the same order, under the trained policy.
+        rule: The length rule, fitted on the training data (`fit_length_rule`).
+        starts_at_reference: The objective compares with a reference, and the untrained policy is that reference. Its
+            rewards are then rounding errors around 0, which would rank pairs at random; they are set to 0.
+        imitates: The objective is of demonstrations.
+        seed: Seed of the bootstrap.
 
     Raises:
-        ConfigError: the tables are not of the same rows.
+        ConfigError: there are no rows, or the tables are not of the same rows.
     """
-    if not after or [row.id for row in before] != [row.id for row in after]:
+    if not before and not after:
         raise ConfigError(
-            f"{len(before)} rows before and {len(after)} after training are not the same held-out rows; "
-            "measure the same examples twice",
+            "no held-out rows to compare; hold some out (data.eval_fraction, data.eval)", code="empty", key="after"
+        )
+    if [row.id for row in before] != [row.id for row in after]:
+        raise ConfigError(
+            f"the {len(before)} rows before and the {len(after)} rows after training are not the same held-out rows "
+            "in the same order; measure the same examples twice",
             code="other_rows",
         )
     if starts_at_reference:
@@ -86,10 +91,10 @@ def compare_held_out(
 
 
 def together(rows: Sequence[ExampleRow]) -> Sequence[ExampleRow]:
-    """Rows of single labels with the same prompt as one row, where most of them have a counterpart of the other label.
+    """Merge unpaired rows of one prompt into one row, if most labels have an opposite label at the same prompt.
 
-    A reward read off a policy is known up to a constant of the prompt, so that responses compare within a prompt;
-    across prompts they do so only for want of better.
+    The reward of a policy is known up to a constant per prompt, so responses are best compared within a prompt. They
+    are compared across prompts only if most prompts have one kind of label.
     """
     groups: dict[str, list[ExampleRow]] = {}
     for row in rows:
@@ -123,7 +128,7 @@ def _contrast(
 
 
 def _nll(before: Sequence[ExampleRow], after: Sequence[ExampleRow], prompt: NDArray[np.str_], seed: int) -> Change:
-    """Negative log-likelihood of the demonstrated responses, nats per token, as the loss of `sft` counts it."""
+    """Return the negative log-likelihood of the demonstrated responses, nats per token, weighted as in `sft`."""
     numbers = np.unique(prompt, return_inverse=True)[1]
     shown = [(e, k) for e, row in enumerate(after) for k in _demonstrated(row)]
     tokens = np.array([after[e].responses[k].num_tokens for e, k in shown], dtype=np.float64)
@@ -137,5 +142,5 @@ def _nll(before: Sequence[ExampleRow], after: Sequence[ExampleRow], prompt: NDAr
 
 
 def _demonstrated(row: ExampleRow) -> Sequence[int]:
-    """The responses to imitate: chosen ones, or all where nothing is compared."""
+    """Return the indices of the demonstrated responses: the chosen ones, or all where there is no comparison."""
     return sorted({c.chosen for c in row.comparisons}) or range(len(row.responses))

@@ -1,7 +1,7 @@
-"""The policy's own responses to held-out prompts, before and after training: how far it went, and how long it talks.
+"""Samples of the policy at held-out prompts, before and after training: their KL to the reference and their length.
 
-Log-ratios on the pairs of a data set are no KL. Here the policy is sampled at temperature 1 with nothing cut off its
-distribution, and its samples are scored under policy and reference by the same forward.
+Log-ratios on the pairs of a data set are no KL. Here the policy is sampled at temperature 1 from its full distribution,
+and the same forward scores its samples under the policy and the reference.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -10,48 +10,49 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
 from tiltlm.core import ConfigError, Response, TokenIds, Tree
 from tiltlm.diagnostics import Interval, SequenceKL, bootstrap_mean, paired_difference, sequence_kl
 from tiltlm.evaluation.example_rows import sequence_logps
 from tiltlm.logprobs import PolicyModule
-from tiltlm.logprobs.modes import evaluating
+from tiltlm.logprobs.module import evaluating
 from tiltlm.reference import Reference
 from tiltlm.sampling import Sampled, SamplingSettings, sample
 
 
 @dataclass(frozen=True, eq=False)
 class SampleSet:
-    """n samples of one policy to each of P prompts."""
+    """n samples of one policy at each of P prompts."""
 
     prompts: tuple[TokenIds, ...]
     samples: tuple[tuple[Sampled, ...], ...]
-    """[P][n]"""
+    """[P][n] samples of each prompt."""
     logps: NDArray[np.float64]
     """[P, n] log-probability of each sample under the policy that drew it, nats per response."""
     ref_logps: NDArray[np.float64] | None
-    """[P, n] the same under the reference."""
+    """[P, n] the same under the reference; None if there was no reference."""
     max_new_tokens: int
+    """Length at which samples were cut."""
 
     @cached_property
     def num_tokens(self) -> NDArray[np.int64]:
-        """[P, n] tokens of each sample, its end token included."""
-        return np.array([[len(s.token_ids) for s in own] for own in self.samples])
+        """[P, n] tokens of each sample, end token included."""
+        return np.array([[len(s.token_ids) for s in of_prompt] for of_prompt in self.samples])
 
     @cached_property
     def ended(self) -> NDArray[np.bool_]:
-        """[P, n] whether each ended by itself."""
-        return np.array([[s.ended for s in own] for own in self.samples])
+        """[P, n] True where a sample ended by itself."""
+        return np.array([[s.ended for s in of_prompt] for of_prompt in self.samples])
 
     @cached_property
     def prompt(self) -> NDArray[np.intp]:
-        """[P, n] which prompt each answers."""
+        """[P, n] number of each sample's prompt."""
         return np.broadcast_to(np.arange(len(self.prompts))[:, None], self.logps.shape)
 
     def sequence_kl(self, seed: int = 0) -> SequenceKL | None:
-        """KL(π‖π_ref); None where the samples were not scored under a reference."""
+        """Estimate KL(π‖π_ref) with bootstrap intervals; None if there was no reference."""
         if self.ref_logps is None:
             return None
         return sequence_kl(
@@ -72,32 +73,33 @@ def draw_samples(
     max_tokens: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> SampleSet:
-    """Sample a policy as it is now, and score what it says.
+    """Sample a policy with its present weights, and score the samples under the policy and a reference.
 
-    Call it before training and after: full fine-tuning leaves no untrained weights behind. With one seed both share
-    their uniform numbers, so that their difference is less noisy.
+    Call it before and after training, because full fine-tuning overwrites the untrained weights. With the same seed
+    both calls use the same uniform random numbers, which makes their difference less noisy.
 
     Args:
-        policy: The policy, not a wrapper around it.
+        policy: The policy itself, not a wrapper around it.
         prompts: Distinct prompts.
-        n: Samples a prompt.
-        max_new_tokens: Where a sample that has not ended is cut.
-        seed: Another seed, other samples.
+        n: Samples per prompt.
+        max_new_tokens: Length at which a sample that has not ended is cut.
+        seed: Seed of the samples.
         end_token_ids: A sample ends with the first of these.
-        reference: Policy and reference score the samples by the same forward; it must be able to compute (a copy,
-            another model, or adapters off). None: nothing is scored, there is no KL.
-        max_tokens: Input tokens of a scoring forward.
-        progress: Called with (samples done, samples in all).
+        reference: The reference for the KL. It must be able to compute log-probabilities of new texts (a copy, another
+            model, or the policy with its adapters off). None means that nothing is scored and there is no KL.
+        max_tokens: Most input tokens of one scoring forward.
+        progress: Called with (samples done, all samples).
 
     Raises:
-        ConfigError: a prompt leaves no room for `max_new_tokens`.
+        ConfigError: a prompt leaves no room for `max_new_tokens` in the model's window.
     """
     settings = SamplingSettings(max_new_tokens)
     samples = sample(policy, prompts, n, settings, seed=seed, end_token_ids=end_token_ids, progress=progress)
+    ref_logps = None
     if reference is None:
-        logps = np.array([[s.token_logps.sum(dtype=np.float64) for s in own] for own in samples])
-        return SampleSet(tuple(prompts), tuple(map(tuple, samples)), logps, None, max_new_tokens)
-    logps, ref_logps = score_samples(policy, prompts, samples, reference, max_tokens)
+        logps = np.array([[s.token_logps.sum(dtype=np.float64) for s in of_prompt] for of_prompt in samples])
+    else:
+        logps, ref_logps = score_samples(policy, prompts, samples, reference, max_tokens)
     return SampleSet(tuple(prompts), tuple(map(tuple, samples)), logps, ref_logps, max_new_tokens)
 
 
@@ -108,11 +110,11 @@ def score_samples(
     reference: Reference,
     max_tokens: int,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Log-probability of n samples a prompt under a policy and under the reference, [P, n] each, nats per response.
+    """Return the log-probabilities of samples under a policy and a reference, [P, n] each, nats per response.
 
-    By the forward of training and not as the sampler saw them, so that both sides of a KL are rounded alike.
+    Both are computed by the forward of training, not taken from the sampler, so that both have the same rounding.
     """
-    trees = [tree for p, own in zip(prompts, samples, strict=True) for tree in _trees(p, own, max_tokens)]
+    trees = [tree for p, of_prompt in zip(prompts, samples, strict=True) for tree in _trees(p, of_prompt, max_tokens)]
     shape = len(prompts), len(samples[0])
     logps, ref_logps = np.empty(shape), np.empty(shape)
     with evaluating(module), torch.no_grad():
@@ -123,7 +125,7 @@ def score_samples(
 
 
 def _trees(prompt: TokenIds, samples: Sequence[Sampled], max_tokens: int) -> Iterator[Tree]:
-    """The samples of a prompt, in order, as one tree or as several that fit a forward."""
+    """Yield the samples of a prompt, in order, as one tree or as several trees that fit into a forward."""
     branches: list[Response] = []
     room = max_tokens - len(prompt)
     for sampled in samples:
@@ -137,33 +139,36 @@ def _trees(prompt: TokenIds, samples: Sequence[Sampled], max_tokens: int) -> Ite
 
 @dataclass(frozen=True)
 class SampleNumbers:
-    """What a policy's samples amount to."""
+    """Numbers of one policy's samples, with intervals over prompts."""
 
     kl: Interval | None
-    """Sequence KL(π‖π_ref), nats per response, mean of log π − log π_ref; None without a reference."""
+    """Sequence KL(π‖π_ref), nats per response: the mean of log π − log π_ref. None without a reference."""
     kl_k3: Interval | None
-    """The same by the estimator that is never negative; the two agree when all is well."""
+    """The same by an estimator that is never negative. If the two differ much, the samples are too few."""
     length: Interval
     """Tokens of a response, end token included."""
     cut_share: float
-    """Share of samples cut at `max_new_tokens`: above 0, KL and length are those of the texts up to the cut."""
+    """Share of samples cut at `max_new_tokens`. Above 0, KL and length are those of the texts up to the cut."""
 
 
 @dataclass(frozen=True)
 class SampleText:
-    """What the policy said to one prompt before and after, sample by sample with the same luck."""
+    """Responses to one prompt before and after training; sample i of both used the same random numbers."""
 
     prompt: str
     before: tuple[str, ...]
+    """Responses of the untrained policy."""
     after: tuple[str, ...]
+    """Responses of the trained policy."""
     gold_before: tuple[float, ...] | None = None
-    """Gold reward of each, in a world that has one."""
+    """Gold reward of each response of the untrained policy; None if there is no gold reward."""
     gold_after: tuple[float, ...] | None = None
+    """Gold reward of each response of the trained policy."""
 
 
 @dataclass(frozen=True)
 class SampleComparison:
-    """Samples on held-out prompts before and after training."""
+    """Samples at held-out prompts before and after training."""
 
     num_prompts: int
     samples_per_prompt: int
@@ -171,8 +176,9 @@ class SampleComparison:
     before: SampleNumbers
     after: SampleNumbers
     length_difference: Interval
-    """Tokens after − before, paired by prompt."""
+    """Mean tokens of a response after − before, paired by prompt."""
     texts: tuple[SampleText, ...]
+    """Some of the samples, to be shown."""
 
 
 def compare_samples(
@@ -183,33 +189,33 @@ def compare_samples(
     starts_at_reference: bool = False,
     seed: int = 0,
 ) -> SampleComparison:
-    """KL and length before and after, with intervals by prompt.
+    """Compare KL and length before and after training, with intervals over prompts.
 
     Args:
         before: Samples of the untrained policy.
         after: Samples of the trained one.
-        texts: Some of them to show.
-        starts_at_reference: The untrained policy is the reference: its KL is 0, and its samples need no scoring.
-        seed: Of the bootstrap.
+        texts: Some of the samples, to be shown.
+        starts_at_reference: The untrained policy is the reference, so its KL is 0 and its samples need no scoring.
+        seed: Seed of the bootstrap.
 
     Raises:
-        ConfigError: the two are not of the same prompts.
+        ConfigError: the prompts differ.
     """
     if len(before.prompts) != len(after.prompts) or any(map(_differ, before.prompts, after.prompts)):
         raise ConfigError(
-            "the samples before and after training are not of the same prompts; draw both for the same",
+            "the samples before and after training have different prompts; draw both at the same prompts",
             code="other_rows",
         )
-    early, late = _numbers(before, seed), _numbers(after, seed)
-    if starts_at_reference and late.kl is not None:
-        zero = replace(late.kl, estimate=0.0, low=0.0, high=0.0)
-        early = replace(early, kl=zero, kl_k3=zero)
+    numbers_before, numbers_after = _numbers(before, seed), _numbers(after, seed)
+    if starts_at_reference and numbers_after.kl is not None:
+        zero = replace(numbers_after.kl, estimate=0.0, low=0.0, high=0.0)
+        numbers_before = replace(numbers_before, kl=zero, kl_k3=zero)
     return SampleComparison(
         num_prompts=len(after.prompts),
         samples_per_prompt=after.logps.shape[1],
         max_new_tokens=after.max_new_tokens,
-        before=early,
-        after=late,
+        before=numbers_before,
+        after=numbers_after,
         length_difference=paired_difference(after.num_tokens.mean(1), before.num_tokens.mean(1), seed=seed),
         texts=tuple(texts),
     )
@@ -236,22 +242,25 @@ def sample_texts(
     *,
     num_prompts: int = 8,
     samples_per_prompt: int = 1,
-    gold: Callable[[str, str], float] | None = None,
+    gold: tuple[ArrayLike, ArrayLike] | None = None,
 ) -> tuple[SampleText, ...]:
-    """The first samples of the first prompts as text.
+    """Return the first samples of the first prompts as text.
 
     Args:
         before: Samples of the untrained policy.
-        after: Samples of the trained one, to the same prompts.
-        decode: From token ids to text; special tokens are the caller's choice.
-        num_prompts: How many prompts to show.
-        samples_per_prompt: How many samples of each, where both have as many.
-        gold: (prompt, response) → gold reward, where there is one.
+        after: Samples of the trained one, at the same prompts.
+        decode: Function from token ids to text.
+        num_prompts: Most prompts to return.
+        samples_per_prompt: Most samples of each prompt to return.
+        gold: [P, n] gold rewards of the samples in `before` and in `after`. None means that there is no gold reward.
     """
-    texts, num_samples = [], min(samples_per_prompt, before.logps.shape[1], after.logps.shape[1])
+    num_samples = min(samples_per_prompt, before.logps.shape[1], after.logps.shape[1])
+    rewards = None if gold is None else [np.asarray(side, dtype=np.float64)[:, :num_samples] for side in gold]
+    texts = []
     for i in range(min(num_prompts, len(after.prompts))):
-        prompt = decode(after.prompts[i])
-        early, late = (tuple(decode(s.token_ids) for s in draws.samples[i][:num_samples]) for draws in (before, after))
-        rewards = [None if gold is None else tuple(gold(prompt, text) for text in side) for side in (early, late)]
-        texts.append(SampleText(prompt, early, late, rewards[0], rewards[1]))
+        text_before, text_after = (
+            tuple(decode(s.token_ids) for s in side.samples[i][:num_samples]) for side in (before, after)
+        )
+        gold_before, gold_after = (None, None) if rewards is None else (tuple(side[i].tolist()) for side in rewards)
+        texts.append(SampleText(decode(after.prompts[i]), text_before, text_after, gold_before, gold_after))
     return tuple(texts)

@@ -1,4 +1,4 @@
-"""A run, or several side by side, as one page that can be shown to others, and the same numbers as JSON."""
+"""Reports: a run, or several runs side by side, as one HTML page, and the same numbers as JSON."""
 
 from tiltlm.report.comparison import ComparedRun, write_comparison
 from tiltlm.report.page import read_run, render, write_report

@@ -1,4 +1,4 @@
-"""Runs side by side on one page: what was varied, what each came to, and how far the intervals tell them apart."""
+"""Runs side by side on one page: the settings that were varied, the numbers of each run, and which run is best."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,15 +26,15 @@ class ComparedRun:
     """One run of a comparison."""
 
     name: str
-    """Short and distinct, such as `objective.beta=0.2`."""
+    """Short name, different from those of the other runs, such as `objective.beta=0.2`."""
     knobs: Mapping[str, Any]
-    """What was varied, and this run's values."""
+    """The settings that were varied, with the values of this run."""
     report: RunReport | None
-    """None where the run failed."""
+    """None if the run failed."""
     link: str = ""
-    """Path of its page, relative to the comparison's folder."""
+    """Path of the run's page, relative to the folder of the comparison."""
     error: str = ""
-    """Why it failed."""
+    """The error, if the run failed."""
 
 
 @dataclass(frozen=True)
@@ -46,31 +46,31 @@ class Measure:
     percent: bool = False
     signed: bool = False
     reference: float | None = None
-    """Where a dashed line stands: what a coin, or a policy that has not moved, would have."""
+    """Value of a random guess or of the untrained policy, drawn as a dashed line."""
     higher_is_better: bool | None = None
-    """None: neither is better in itself."""
+    """None means that neither is better in itself."""
 
 
 MEASURES = (
     Measure("gold_reward", "gold reward", higher_is_better=True),
     Measure("share_attained", "share of the attainable gain", percent=True, reference=1.0),
-    Measure("win_rate", "win rate over untrained", percent=True, reference=0.5),
+    Measure("win_rate", "win rate against untrained", percent=True, reference=0.5),
     Measure("nll", "held-out nll, nats per token", higher_is_better=False),
     Measure("accuracy", "held-out ranking accuracy", percent=True, reference=0.5, higher_is_better=True),
     Measure("margin", "held-out margin", reference=0.0),
-    Measure("kl", "KL, nats a response", reference=0.0),
-    Measure("better_shift", "better responses, nats per token", signed=True, reference=0.0),
-    Measure("length", "tokens a response"),
+    Measure("kl", "KL, nats per response", reference=0.0),
+    Measure("better_shift", "change of better responses, nats per token", signed=True, reference=0.0),
+    Measure("length", "tokens per response"),
 )
-"""In the order of the table; the first that all runs have and that can be better decides which run is named first."""
+"""Measures in the order of the table. The first that all runs have and that can be better decides the best run."""
 
-WORDS = {"better": "yes", "worse": "no, it did harm", "unclear": "not clearly", "unmeasured": "not measured"}
+OUTCOMES = {"better": "yes", "worse": "no, it did harm", "unclear": "not clearly", "unmeasured": "not measured"}
 
 PANELS = ("gold_reward", "nll", "accuracy", "margin", "kl")
 
 
 def numbers(report: RunReport) -> dict[str, Interval]:
-    """What a run is compared by, by the keys of `MEASURES`."""
+    """Return the numbers of a run, by the keys of `MEASURES`."""
     found: dict[str, Interval] = {}
     if report.gold is not None:
         attainment = report.gold.attainment
@@ -90,41 +90,53 @@ def numbers(report: RunReport) -> dict[str, Interval]:
     return found
 
 
-def headline(runs: Sequence[ComparedRun]) -> str:
-    """Which run came out first, by what, and how surely."""
+@dataclass(frozen=True)
+class Headline:
+    """The best run of a comparison."""
+
+    sentence: str
+    best: str | None = None
+    """Name of the best run; None if no measure decides."""
+    measure: str | None = None
+    """Key of the measure that decides."""
+    within_reach: tuple[str, ...] = ()
+    """Other runs whose intervals reach the estimate of the best run."""
+
+
+def headline(runs: Sequence[ComparedRun]) -> Headline:
+    """Return which run is best, by which measure, and which other runs may be as good."""
     measured = {run.name: numbers(run.report) for run in runs if run.report is not None}
     deciding = [m for m in MEASURES if m.higher_is_better is not None]
     by = next((m for m in deciding if measured and all(m.key in found for found in measured.values())), None)
     if by is None:
-        return "There is no held-out number that all of these runs have, so none of them can be called the best."
+        return Headline("No held-out number was measured in all of these runs, so none of them can be called the best.")
     sign = 1 if by.higher_is_better else -1
     name = max(measured, key=lambda n: sign * measured[n][by.key].estimate)
     best = measured[name][by.key]
-    close = [
+    within_reach = tuple(
         n
         for n, found in measured.items()
         if n != name and not sign * (best.estimate - _nearest(found[by.key], sign)) > 0
-    ]
-    sentence = f"By {by.title}, {name} comes out first: {with_bounds(best, percent=by.percent)}."
-    if len(measured) == 1:
-        return sentence
-    if close:
-        return (
-            f"{sentence} The intervals of {len(close)} of the {len(measured) - 1} others reach its estimate, so it "
-            "cannot be told from them; and the best of several looks better than it is."
-        )
-    return (
-        f"{sentence} No other run's interval reaches its estimate; still, the best of several looks better than it is."
     )
+    sentence = f"Best by {by.title}: {name} with {with_bounds(best, percent=by.percent)}."
+    others = len(measured) - 1
+    if within_reach:
+        sentence += f" The intervals of {len(within_reach)} of the {others} other runs reach this value, so these runs "
+        sentence += "may be as good."
+    elif others:
+        sentence += " The interval of no other run reaches this value."
+    if others:
+        sentence += " The best of several results is usually an overestimate."
+    return Headline(sentence, name, by.key, within_reach)
 
 
 def _nearest(interval: Interval, sign: int) -> float:
-    """The end of an interval on the good side."""
+    """Return the better end of an interval."""
     return interval.high if sign > 0 else interval.low
 
 
 def render_comparison(title: str, runs: Sequence[ComparedRun], facts: Mapping[str, str], notes: Sequence[str]) -> str:
-    """The page of a comparison."""
+    """Return the page of a comparison as HTML."""
     measured = [numbers(run.report) if run.report is not None else {} for run in runs]
     measures = [m for m in MEASURES if any(m.key in found for found in measured)]
     source, digest = script("sort.js")
@@ -138,7 +150,7 @@ def render_comparison(title: str, runs: Sequence[ComparedRun], facts: Mapping[st
             headline=headline(runs),
             knobs=list(dict.fromkeys(knob for run in runs for knob in run.knobs)),
             measures=measures,
-            words=WORDS,
+            outcomes=OUTCOMES,
             rows=[
                 {
                     "run": run,
@@ -164,7 +176,7 @@ def render_comparison(title: str, runs: Sequence[ComparedRun], facts: Mapping[st
 def _figure(
     runs: Sequence[ComparedRun], measured: Sequence[Mapping[str, Interval]], measures: Sequence[Measure]
 ) -> Markup | None:
-    """Up to three numbers of the runs that have them all, one panel each."""
+    """Draw up to three numbers of the runs that have all of them, one panel per number."""
     shown = [m for m in measures if m.key in PANELS][:3]
     rows = [(run, found) for run, found in zip(runs, measured, strict=True) if all(m.key in found for m in shown)]
     if not shown or not rows:
@@ -186,31 +198,36 @@ def write_comparison(
     """Write comparison.html and comparison.json.
 
     Args:
-        folder: Where to; links of the runs are relative to it.
-        runs: In the order of the table.
-        title: Of the page.
-        facts: What all runs share, as label → text.
-        notes: What a reader must be told.
+        folder: Folder of the two files. Links to the runs are relative to it.
+        runs: The runs, in the order of the table.
+        title: Title of the page.
+        facts: Facts that all runs share, as label → text.
+        notes: Notes for the reader.
 
     Returns:
-        Where the page is.
+        The path of comparison.html.
 
     Raises:
-        ConfigError: there are no runs, or two of one name.
-        RunError: the files cannot be written.
+        ConfigError: there are no runs, or two runs have the same name.
+        RunError: a file cannot be written.
     """
     names = [run.name for run in runs]
     if not runs:
-        raise ConfigError("no runs to compare; give at least one", code="empty", key="runs")
+        raise ConfigError("there are no runs to compare; give at least one", code="empty", key="runs")
     if len(set(names)) < len(names):
-        raise ConfigError(f"runs to compare: {names}; give each a name of its own", code="duplicate", key="runs")
-    folder = Path(folder)
+        raise ConfigError(
+            f"two of the runs {names} have the same name; give each run its own", code="duplicate", key="runs"
+        )
+    folder, first = Path(folder), headline(runs)
     content = {
         "schema": SCHEMA,
         "title": title,
         "facts": facts or {},
         "notes": notes,
-        "headline": headline(runs),
+        "headline": first.sentence,
+        "best": first.best,
+        "decided_by": first.measure,
+        "within_reach": first.within_reach,
         "runs": [
             {
                 "name": run.name,

@@ -1,4 +1,4 @@
-"""Numbers as a reader wants them: as many digits as the interval supports, with units, and never a silent 0 for NaN."""
+"""Numbers as text: as many digits as the interval supports, with units; NaN is never shown as 0."""
 
 import math
 
@@ -8,7 +8,7 @@ MINUS = "\N{MINUS SIGN}"
 
 
 def decimals_for(width: float) -> int:
-    """Decimals that an interval of this half-width supports: one digit of it, two where it begins with 1 or 2."""
+    """Return the decimals that show one digit of this half-width of an interval, two if it begins with 1 or 2."""
     if not math.isfinite(width) or width <= 0:
         return 2
     exponent = math.floor(math.log10(width))
@@ -17,7 +17,7 @@ def decimals_for(width: float) -> int:
 
 
 def format_number(value: float | None, decimals: int | None = None, *, signed: bool = False) -> str:
-    """A number with a true minus sign; without `decimals`, three significant digits. None is a dash."""
+    """Return a number with a true minus sign; without `decimals`, three significant digits. None is a dash."""
     if value is None:
         return "–"
     if math.isnan(value):
@@ -28,12 +28,12 @@ def format_number(value: float | None, decimals: int | None = None, *, signed: b
         decimals = 0 if abs(value) >= 100 else min(6, 2 - math.floor(math.log10(abs(value)))) if value else 0
     text = f"{value:+,.{decimals}f}" if signed else f"{value:,.{decimals}f}"
     if float(text.replace(",", "")) == 0:
-        text = text.lstrip("+-")  # −0.0 would claim a sign
+        text = text.lstrip("+-")  # "−0.0" would claim a sign
     return text.replace("-", MINUS)
 
 
 def estimate(interval: Interval, *, percent: bool = False, signed: bool = False, decimals: int | None = None) -> str:
-    """The estimate alone: `63 %`, `0.31`; a signed share is a difference of shares, in points: `+13 pts`."""
+    """Return the estimate: `63 %`, `0.31`. A signed share is a difference of shares, in points: `+13 pts`."""
     scale = 100 if percent else 1
     unit = "" if not percent else "\N{NO-BREAK SPACE}pts" if signed else "\N{NO-BREAK SPACE}%"
     digits = supported(interval, percent=percent) if decimals is None else decimals
@@ -41,7 +41,7 @@ def estimate(interval: Interval, *, percent: bool = False, signed: bool = False,
 
 
 def bounds(interval: Interval, *, percent: bool = False, signed: bool = False, decimals: int | None = None) -> str:
-    """The interval alone: `57 to 69`; empty where one prompt leaves it unknown, or where nothing varies."""
+    """Return the interval: `57 to 69`. It is empty if the interval is unknown or has no width."""
     if math.isnan(interval.low) or math.isnan(interval.high) or interval.low == interval.high:
         return ""
     scale = 100 if percent else 1
@@ -51,20 +51,20 @@ def bounds(interval: Interval, *, percent: bool = False, signed: bool = False, d
 
 
 def with_bounds(interval: Interval, *, percent: bool = False, signed: bool = False) -> str:
-    """Estimate and interval in a sentence: `63 % (57 to 69)`."""
+    """Return estimate and interval for a sentence: `63 % (57 to 69)`."""
     inner = bounds(interval, percent=percent, signed=signed)
     return estimate(interval, percent=percent, signed=signed) + (f" ({inner})" if inner else "")
 
 
 def share(value: float) -> str:
-    """A share as a percentage: `4.2 %`; a small one is not rounded to nothing."""
+    """Return a share as a percentage: `4.2 %`. A small share is not rounded to 0."""
     percent = 100 * value
     text = format_number(percent, 1 if 0 < percent < 99.95 else 0) if percent == 0 or percent >= 0.05 else "< 0.1"
     return f"{text}\N{NO-BREAK SPACE}%"
 
 
 def supported(interval: Interval, *, percent: bool = False) -> int:
-    """Decimals that an interval supports, and enough that a bound does not round to the 0 that it excludes."""
+    """Return the decimals that an interval supports, and enough that no bound other than 0 is shown as 0."""
     scale = 100 if percent else 1
     low, high = interval.low * scale, interval.high * scale
     if not (high > low or math.isnan(high - low)):

@@ -1,4 +1,4 @@
-"""The figures of a report. Each says one thing, and none is drawn of what was not measured."""
+"""The figures of a report."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,17 +10,17 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from tiltlm.diagnostics import Interval
-from tiltlm.evaluation import Contrast, Gold, HeldOut
-from tiltlm.evaluation.gold import Line
+from tiltlm.evaluation import Contrast, Gold, HeldOut, Line
+from tiltlm.evaluation.contrast import SIDES
 from tiltlm.report.series import Series
 from tiltlm.report.svg import CARD, FIRST, GRID, INK, MUTED, SECOND, THIRD, figure, inline, styled
-from tiltlm.report.verdict import SIDES, gold_name
 
 HALF = 4.55
-"""Width in inches of a figure that shares its row with another."""
+"""Width in inches of a figure that has half of the page's width."""
 FULL = 9.2
+"""Width in inches of a figure that has the full width."""
 STEPS = (1, 2, 5, 10)
-"""Between ticks."""
+"""Distances between ticks, times a power of ten."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,14 @@ class Whisker:
 
 
 def whiskers(axes: Axes, rows: Sequence[Whisker], *, reference: float | None = None, percent: bool = False) -> None:
-    """Estimates as dots with their intervals as bars, one below the other, in the order given."""
+    """Draw estimates as dots with their intervals as bars, one below the other, in the order given.
+
+    Args:
+        axes: Where to draw.
+        rows: Estimates and labels.
+        reference: Position of a dashed line, if there is one.
+        percent: Show shares as percentages.
+    """
     scale = 100 if percent else 1
     for y, row in enumerate(rows):
         low, mid, high = (scale * x for x in (row.interval.low, row.interval.estimate, row.interval.high))
@@ -56,25 +63,25 @@ def whiskers(axes: Axes, rows: Sequence[Whisker], *, reference: float | None = N
 
 
 def accuracy_figure(held_out: HeldOut, contrast: Contrast) -> Markup:
-    """Ranking accuracies of everything that ranks: policies, likelihoods, and the rule that only looks at lengths."""
+    """Draw the ranking accuracies of the policies, of likelihoods and of the length rule."""
     rows = [Whisker(f"trained {held_out.learner}", contrast.accuracy.after)]
     if not held_out.starts_at_reference:
         rows.append(Whisker(f"untrained {held_out.learner}", contrast.accuracy.before, is_filled=False))
     if contrast.mean_accuracy is not None:
         rows.append(Whisker("likelihood per token, trained", contrast.mean_accuracy.after, THIRD))
         rows.append(Whisker("likelihood per token, untrained", contrast.mean_accuracy.before, THIRD, False))
-    rows.append(Whisker(f"length alone ({contrast.length_rule} wins)", contrast.length_accuracy, SECOND))
+    rows.append(Whisker(f"length rule ({contrast.length_rule} wins)", contrast.length_accuracy, SECOND))
     with styled():
         made = figure(FULL, 0.55 + 0.32 * len(rows))
         axes = made.subplots()
         whiskers(axes, rows, reference=0.5, percent=True)
-        axes.set_xlabel("comparisons ranked as the data has them; dashed: a coin")
+        axes.set_xlabel("share of comparisons ranked as in the data; dashed line: guessing at random")
         return inline(made, "accuracy", "Ranking accuracies with intervals")
 
 
 @dataclass(frozen=True)
 class PlotLine:
-    """A metric to draw, and how."""
+    """A metric to draw, with its label and colour."""
 
     name: str
     label: str
@@ -84,9 +91,17 @@ class PlotLine:
 def over_training(
     series: Sequence[Series], curves: Sequence[PlotLine], name: str, title: str, *, zero: float | None = None
 ) -> Markup | None:
-    """Metrics over the steps of training: held-out values as dots on lines, training batches faintly beneath.
+    """Draw metrics over the steps of training: held-out values as dots on lines, training batches as faint lines.
 
-    None where none of them was measured.
+    Args:
+        series: Curves of the run.
+        curves: Metrics to draw.
+        name: Name of the figure, unique on the page.
+        title: Title of the figure.
+        zero: Position of a dashed line, if there is one.
+
+    Returns:
+        The figure; None if none of the metrics was measured.
     """
     found = {(s.name, s.part): s for s in series}
     if not any(curve.name == s.name for curve in curves for s in series):
@@ -114,15 +129,15 @@ def over_training(
 
 
 def training_figures(series: Sequence[Series], contrast: Contrast | None) -> list[Markup]:
-    """The displacement picture first: both sides beside their margin; then loss, accuracy and what else there is."""
-    better, worse = SIDES[contrast.kind if contrast is not None else "pairs"]
-    both = [
+    """Draw all metrics that were measured. Log-probabilities and margin come first, because they show displacement."""
+    better, worse = SIDES["pairs"] if contrast is None else contrast.sides
+    logps = [
         PlotLine("logps_per_token/chosen", better, FIRST),
         PlotLine("logps_per_token/rejected", worse, SECOND),
     ]
     rewards = [PlotLine("rewards/chosen", better, FIRST), PlotLine("rewards/rejected", worse, SECOND)]
     drawn = [
-        over_training(series, both, "logps", "Log-probability, nats per token"),
+        over_training(series, logps, "logps", "Log-probability, nats per token"),
         over_training(series, [PlotLine("rewards/margins", "margin", FIRST)], "margins", "Reward margin", zero=0),
         over_training(series, rewards, "rewards", "Rewards", zero=0),
         over_training(
@@ -136,50 +151,49 @@ def training_figures(series: Sequence[Series], contrast: Contrast | None) -> lis
 
 
 def frontier_figure(gold: Gold) -> Markup:
-    """Reward over KL: what is possible, what best-of-n gives, and where the policy is."""
+    """Draw reward over KL: the frontier, best-of-n, the untrained and the trained policy."""
     found = gold.attainment
     with styled():
         made = figure(FULL, 4.2)
         axes = made.subplots()
         limit = _visible_kl(gold)
-        _line(axes, gold.tilt, limit, FIRST, "frontier: the most reward at each KL", band=True)
+        _line(axes, gold.tilt, limit, FIRST, "frontier: highest reward at each KL")
         best = _line(axes, gold.best_of_n, limit, SECOND, "best of n untrained responses", marker="s")
         for n, kl, reward in best:
             axes.annotate(f"n = {n:.0f}", (kl, reward), (5, -10), textcoords="offset points", color=MUTED, fontsize=8)
         axes.plot([0], [found.reference.estimate], "D", color=INK, markersize=6, label="untrained policy", zorder=4)
         _cross(axes, found.kl, found.policy)
         axes.set_xlabel("KL from the untrained policy, nats per response")
-        axes.set_ylabel(gold_name(gold))
+        axes.set_ylabel(gold.label)
         axes.set_xlim(-0.02 * limit, limit)
         axes.legend(loc="lower right")
-        return inline(made, "frontier", f"{gold_name(gold)} over KL: frontier, best of n, the policy")
+        return inline(made, "frontier", f"{gold.label} over KL: frontier, best of n, the policy")
 
 
 def _visible_kl(gold: Gold) -> float:
-    """The policy and the curves up to twice its KL: the rest of the frontier would squeeze what matters."""
+    """Return the largest KL to draw: about twice that of the policy, so that the policy is not at the edge."""
     high = gold.attainment.kl.high
-    spent = max(gold.attainment.kl.estimate, high if np.isfinite(high) else 0.0)
-    longest = max([*gold.tilt.kl, *gold.best_of_n.kl, 0.1])
-    return float(max(1.1 * spent, min(1.05 * longest, max(2 * spent, 1.0))))
+    of_policy = max(gold.attainment.kl.estimate, high if np.isfinite(high) else 0.0)
+    of_curves = max([*gold.tilt.kl, *gold.best_of_n.kl, 0.1])
+    return float(max(1.1 * of_policy, min(1.05 * of_curves, max(2 * of_policy, 1.0))))
 
 
 def _line(
-    axes: Axes, line: Line, limit: float, colour: str, label: str, *, band: bool = False, marker: str = ""
+    axes: Axes, line: Line, limit: float, colour: str, label: str, *, marker: str = ""
 ) -> list[tuple[float, float, float]]:
-    """Draw the visible part of a line; (setting, KL, reward) of its points that are visible."""
+    """Draw a line with its band, and return (setting, KL, reward) of its points up to the KL `limit`."""
     setting, kl, reward, low, high = (np.array(c) for c in (line.setting, line.kl, line.reward, line.low, line.high))
     if not kl.size:
         return []
     order = np.argsort(kl, kind="stable")
     setting, kl, reward, low, high = (c[order] for c in (setting, kl, reward, low, high))
-    if band:
-        axes.fill_between(kl, low, high, color=colour, alpha=0.16, linewidth=0)
+    axes.fill_between(kl, low, high, color=colour, alpha=0.16, linewidth=0)
     axes.plot(kl, reward, marker=marker, markersize=4, color=colour, label=label)
     return [(float(s), float(k), float(r)) for s, k, r in zip(setting, kl, reward, strict=True) if 0 < k < limit]
 
 
 def _cross(axes: Axes, kl: Interval, reward: Interval) -> None:
-    """The policy with both of its intervals."""
+    """Draw the trained policy with the intervals of its KL and its reward."""
     style: dict[str, Any] = {"color": THIRD, "linewidth": 2, "zorder": 5}
     axes.plot([kl.low, kl.high], [reward.estimate] * 2, **style)
     axes.plot([kl.estimate] * 2, [reward.low, reward.high], **style)
@@ -187,10 +201,10 @@ def _cross(axes: Axes, kl: Interval, reward: Interval) -> None:
 
 
 def comparison_figure(panels: Sequence[tuple[str, Sequence[Whisker], float | None, bool]]) -> Markup:
-    """Runs side by side: one panel a number, one row a run.
+    """Draw runs side by side: one panel per number, one row per run.
 
     Args:
-        panels: Title, rows, where a dashed line stands, and whether values are shares.
+        panels: Title, rows, position of a dashed line, and whether the values are shares.
     """
     labels = [row.label for row in panels[0][1]]
     with styled():

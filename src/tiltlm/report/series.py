@@ -1,4 +1,4 @@
-"""Curves of a run, from the records of metrics.jsonl: thinned to what a plot can show, so that a page stays small."""
+"""Curves of a run from the records of metrics.jsonl, averaged down to few points so that a page stays small."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 MAX_POINTS = 240
+"""Most points of one curve."""
 
 SHOWN = (
     *("loss", "nll", "rewards/accuracies", "rewards/margins", "rewards/chosen", "rewards/rejected"),
     *("logps_per_token/chosen", "logps_per_token/rejected", "kl"),
 )
-"""Metrics that a report plots, where they were measured."""
+"""Metrics that a report plots if they were measured."""
 
 
 @dataclass(frozen=True)
@@ -19,15 +20,15 @@ class Series:
     """One metric over training."""
 
     name: str
-    """As in metrics.jsonl, without `eval_`."""
+    """Name as in metrics.jsonl, without `eval_`."""
     part: Literal["train", "held_out"]
-    """`train`: the batches of each step. `held_out`: all held-out rows, at a cadence."""
+    """`train`: the batches of each step. `held_out`: all held-out rows, at some of the steps."""
     steps: tuple[float, ...]
     values: tuple[float, ...]
 
 
 def series_of(records: Iterable[Mapping[str, Any]]) -> tuple[Series, ...]:
-    """The curves of a run, thinned by averaging neighbours. Values that are not finite have no place in a plot."""
+    """Return the curves of a run. Neighbouring points are averaged; values that are not finite are left out."""
     points: dict[tuple[str, Literal["train", "held_out"]], list[tuple[float, float]]] = {}
     for record in records:
         for key, value in record.items():

@@ -1,6 +1,6 @@
-"""matplotlib figures as inline SVG that belongs to its page: the page's fonts, its colours in light and dark, no URLs.
+"""Matplotlib figures as inline SVG with the fonts and colours of the page, in light and dark mode, without URLs.
 
-A figure is drawn in placeholder colours, each of which becomes a CSS variable; text stays text.
+A figure is drawn in placeholder colours. Each of them becomes a CSS variable. Text stays text.
 """
 
 import io
@@ -22,7 +22,7 @@ COLOURS = {
     "third": "#060606",
     "card": "#070707",
 }
-"""Placeholder of each CSS variable that style.css defines."""
+"""Placeholder colour of each CSS variable that style.css defines."""
 INK, MUTED, GRID, FIRST, SECOND, THIRD, CARD = COLOURS.values()
 
 STYLE: Any = {
@@ -64,24 +64,24 @@ STYLE: Any = {
 
 
 def styled() -> AbstractContextManager[None]:
-    """While it is entered, what is drawn looks like the page."""
+    """Return a context in which figures are drawn in the style of the page."""
     return mpl.rc_context(STYLE)
 
 
 def figure(width: float, height: float) -> Figure:
-    """An empty figure of this size in inches, 72 SVG units each. Draw on it inside `styled()`."""
+    """Return an empty figure of this size in inches, 72 SVG units each. Draw on it inside `styled()`."""
     made = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasSVG(made)
     return made
 
 
 def inline(made: Figure, name: str, description: str) -> Markup:
-    """The figure as an `<svg>` element.
+    """Return the figure as an `<svg>` element.
 
     Args:
-        made: Drawn inside `styled()` in the placeholder colours.
-        name: Unique on its page: keeps the ids of figures apart.
-        description: What it shows, for those who cannot see it.
+        made: A figure drawn inside `styled()` in the placeholder colours.
+        name: A name that is unique on the page. It is a prefix of all ids in the figure.
+        description: Text for readers who cannot see the figure.
     """
     buffer = io.StringIO()
     with styled():

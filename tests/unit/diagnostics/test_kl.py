@@ -31,7 +31,6 @@ def test_prompts_are_the_units():
     prompts = np.repeat(["d", "c", "b", "a"], 10)
     result = sequence_kl(np.log(POLICY)[y], np.log(REFERENCE)[y], prompts, temperature=1, ended=np.ones(40))
     assert result.k1.n == 4
-    assert result.per_prompt == pytest.approx(np.full(4, EXACT))
     assert (result.k1.low, result.k1.high) == pytest.approx((EXACT, EXACT))
 
 
@@ -56,7 +55,7 @@ def test_other_temperatures_are_refused():
         sequence_kl([-1.0], [-1.0], [0], temperature=0.7, ended=[True])
 
 
-def test_cut_samples_are_refused_or_named():
+def test_cut_samples_are_refused_or_counted():
     arguments = ([-1.0, -2.0], [-1.5, -2.5], [0, 1])
     with raises(ConfigError, "cut_samples", key="allow_cut", mentions=["1 of 2"]):
         sequence_kl(*arguments, temperature=1.0, ended=[True, False])

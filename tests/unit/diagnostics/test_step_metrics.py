@@ -20,7 +20,7 @@ from tiltlm.core.example import token_ids
 from tiltlm.diagnostics import MetricSums, metric_sums
 from tiltlm.links import Logistic
 from tiltlm.objectives import Unpaired, build
-from tiltlm.rewards import Learned
+from tiltlm.rewards import Learned, Reward
 
 TOKENS = [2, 4, 1, 3]
 LOGPS = [-1.0, -0.5, -3.0, -1.0]  # per token, so S = −2, −2, −3, −3
@@ -124,7 +124,7 @@ def test_packs_and_ranks_add_up_to_the_whole():
 
 def test_metrics_carry_no_gradient():
     @dataclass(frozen=True)
-    class Watching:
+    class Watching(Reward):
         seen: ClassVar[list[bool]] = []
         needs_reference: ClassVar[bool] = False
 
@@ -141,7 +141,7 @@ def test_metrics_carry_no_gradient():
 
 @pytest.mark.parametrize("kind", ["pairs", "unpaired"])
 def test_a_reward_model_has_rewards_and_no_log_probabilities(kind):
-    scored = ResponseScores.of(torch.tensor([1.0, 0.0, -2.0, 0.0]), torch.ones(4, dtype=torch.long))
+    scored = ResponseScores(torch.tensor([1.0, 0.0, -2.0, 0.0]), torch.ones(4, dtype=torch.long))
     if kind == "pairs":
         means = metric_sums(build("reward_model"), scored, pairs()).means()
         # As worked out above for rewards twice as large.

@@ -74,7 +74,8 @@ def test_log_probabilities_per_token_and_displacement():
     assert found.better.after.estimate == pytest.approx(-3.0)
     assert found.worse.difference.estimate == pytest.approx(((-15 + 9) / 3 + (-8 + 4) / 2) / 2)
     assert found.is_displaced
-    assert found.displacement.verdict == "displaced"
+    assert (found.displacement.chosen.estimate, found.displacement.rejected.estimate) == (-2.5, -5.0)
+    assert found.displacement.share_chosen_fell.estimate == 1.0
     assert not contrast_of(after, before).is_displaced
 
 
@@ -140,7 +141,7 @@ def test_two_labels_in_one_row_are_a_comparison():
 
 
 @pytest.mark.parametrize("labels", [(), (True,)])
-def test_nothing_to_tell_apart(labels):
+def test_without_comparisons_and_opposite_labels_there_is_no_contrast(labels):
     rows = [ExampleRow("a", "a", (response(0.0),), (), labels), ExampleRow("b", "b", (response(1.0),), (), labels)]
     assert compare_held_out(rows, rows, LONGER).contrast is None
 
@@ -165,7 +166,12 @@ def test_tables_of_other_rows_are_refused():
     rows = rewarded((1.0, 0.0), (0.0, 1.0))
     with raises(ConfigError, "other_rows", mentions=["2"]):
         compare_held_out(rows, rows[::-1], LONGER)
-    with raises(ConfigError, "other_rows", mentions=["0"]):
+    with raises(ConfigError, "other_rows", mentions=["2", "0"]):
+        compare_held_out(rows, [], LONGER)
+
+
+def test_without_held_out_rows_nothing_is_compared():
+    with raises(ConfigError, "empty", key="after", mentions=["data.eval_fraction"]):
         compare_held_out([], [], LONGER)
 
 

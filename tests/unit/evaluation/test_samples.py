@@ -113,10 +113,11 @@ def test_texts_side_by_side():
     def decode(ids):
         return "".join("abcd"[i] for i in ids)
 
-    found = sample_texts(before, after, decode, num_prompts=1, samples_per_prompt=5, gold=lambda p, y: len(p + y))
+    gold = [[3, 4], [0, 0]], [[4, 5, 6], [0, 0, 0]]
+    found = sample_texts(before, after, decode, num_prompts=1, samples_per_prompt=5, gold=gold)
     assert len(found) == 1
     assert (found[0].prompt, found[0].before, found[0].after) == ("ba", ("a", "ab"), ("ab", "ab"))
-    assert (found[0].gold_before, found[0].gold_after) == ((3, 4), (4, 4))
+    assert (found[0].gold_before, found[0].gold_after) == ((3, 4), (4, 5))
     assert sample_texts(before, after, decode)[1].gold_after is None
 
 

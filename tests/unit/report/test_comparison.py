@@ -25,9 +25,10 @@ def page_of(tmp_path, runs, **settings) -> tuple[str, Page]:
 
 def test_runs_side_by_side(tmp_path):
     html, page = page_of(tmp_path, [run("a", 0.6), run("b", 0.75)], title="Two", facts={"Model": "tiny"})
-    said = page.said().replace("\N{NO-BREAK SPACE}", " ")
-    for text in ("Two", "tiny", "objective.beta", "60 % 55 to 65", "75 % 70 to 80", "By held-out ranking accuracy, b"):
-        assert text in said, text
+    visible = page.visible_text()
+    for text in ("Two", "tiny", "objective.beta", "60 % 55 to 65", "75 % 70 to 80"):
+        assert text in visible, text
+    assert page.named("data-best") == ["b"]
     assert [v for tag, name, v in page.attributes if tag == "a" and name == "href"] == [
         "a/report.html",
         "b/report.html",
@@ -57,7 +58,8 @@ def test_links_stay_within_the_folder_of_the_page(tmp_path):
 def test_a_failed_run_is_shown_as_failed(tmp_path):
     failed = ComparedRun("bad", {"objective.beta": 9}, None, error="3 steps in a row could not be taken")
     _, page = page_of(tmp_path, [run("good", 0.6), failed])
-    assert "failed 3 steps in a row" in page.said()
+    assert "failed" in page.named("data-value")
+    assert "3 steps in a row could not be taken" in page.visible_text()
     twin = json.loads((tmp_path / "comparison.json").read_text())
     assert twin["runs"][1]["verdict"] is None
     assert twin["runs"][1]["error"].startswith("3 steps")
@@ -65,7 +67,7 @@ def test_a_failed_run_is_shown_as_failed(tmp_path):
 
 def test_only_failed_runs_still_make_a_page(tmp_path):
     _, page = page_of(tmp_path, [ComparedRun("bad", {}, None, error="no")])
-    assert "none of them can be called the best" in page.said()
+    assert page.named("data-best") == []
     assert page.tags["svg"] == 0
 
 
@@ -74,33 +76,42 @@ def test_the_twin_holds_the_same_numbers(tmp_path):
     write_comparison(tmp_path, runs)
     twin = json.loads((tmp_path / "comparison.json").read_text())
     assert twin["schema"] == "tiltlm.comparison/1"
-    for told, given in zip(twin["runs"], runs, strict=True):
-        assert told["numbers"]["accuracy"]["estimate"] == given.report.held_out.contrast.accuracy.after.estimate
-        assert told["knobs"] == given.knobs
-    assert twin["headline"] == headline(runs)
+    for written, run_ in zip(twin["runs"], runs, strict=True):
+        assert written["numbers"]["accuracy"]["estimate"] == run_.report.held_out.contrast.accuracy.after.estimate
+        assert written["knobs"] == run_.knobs
+    found = headline(runs)
+    assert (twin["headline"], twin["best"], twin["decided_by"]) == (found.sentence, found.best, found.measure)
+    assert twin["within_reach"] == list(found.within_reach)
 
 
-def test_the_headline_tells_a_lead_from_a_tie():
-    assert "b comes out first" in headline([run("a", 0.6), run("b", 0.75)])
-    assert "No other run's interval reaches" in headline([run("a", 0.6), run("b", 0.75)])
-    assert "1 of the 2 others" in headline([run("a", 0.6), run("c", 0.74), run("b", 0.75)])
-    assert headline([run("a", 0.6)]).endswith(").")
+def test_the_headline_names_the_best_run_and_those_within_reach():
+    clear = headline([run("a", 0.6), run("b", 0.75)])
+    assert (clear.best, clear.measure, clear.within_reach) == ("b", "accuracy", ())
+    close = headline([run("a", 0.6), run("c", 0.74), run("b", 0.75)])
+    assert (close.best, close.within_reach) == ("b", ("c",))
+    assert headline([run("a", 0.6)]).best == "a"
+    assert headline([]).best is None
 
 
-def test_what_decides_is_what_all_runs_have():
+def test_the_deciding_measure_is_one_that_all_runs_have():
     by_nll = [
         run(n, 0.6, held_out=held_out(contrast(), change(2.0, x, 0.01))) for n, x in (("low", 1.5), ("high", 1.9))
     ]
-    assert "By held-out nll, nats per token, low comes" in headline(by_nll)
-    assert "By held-out ranking accuracy" in headline([*by_nll, run("b", 0.75)])
+    assert (headline(by_nll).measure, headline(by_nll).best) == ("nll", "low")
+    assert headline([*by_nll, run("b", 0.75)]).measure == "accuracy"
     both = [run("x", 0.6, gold=gold(policy=3.0)), run("y", 0.9, gold=gold(policy=2.0))]
-    assert "By gold reward, x" in headline(both)
+    assert (headline(both).measure, headline(both).best) == ("gold_reward", "x")
 
 
 def test_numbers_of_a_bare_report():
     assert numbers(RunReport("bare")) == {}
     assert numbers(RunReport("bare", samples=samples(kl=None))).keys() == {"length"}
     assert numbers(RunReport("gold", samples=samples(kl=9.0), gold=gold()))["kl"].estimate == 0.9
+
+
+def test_cautions_of_a_run_are_on_the_page(tmp_path):
+    _, page = page_of(tmp_path, [run("a", 0.6), run("far", 0.7, samples=samples(kl=25.0))])
+    assert page.named("data-caution") == ["large_kl"]
 
 
 def test_names_are_needed_and_distinct(tmp_path):

@@ -1,4 +1,4 @@
-"""The page of a run: what it says, that it stands alone, and that nothing in it can run."""
+"""The page of a run: its content, and that it loads and runs nothing."""
 
 import json
 import math
@@ -26,8 +26,12 @@ from support.made_up_reports import (
 from tiltlm.core import RunError
 from tiltlm.diagnostics import Interval
 from tiltlm.evaluation import SampleText
-from tiltlm.report import RunReport, read_run, render, series_of, write_report
-from tiltlm.report.page import when
+from tiltlm.report import RunReport, page, read_run, render, series_of, verdict, write_report
+from tiltlm.report.sections import SECTIONS, Remark, Section
+from tiltlm.report.tables import Cell, Table, TableRow
+from tiltlm.report.texts import date_text
+
+KEYS = [section.key for section in SECTIONS]
 
 
 @cache
@@ -35,14 +39,19 @@ def whole_page() -> str:
     return render(whole())
 
 
-def test_the_page_says_what_the_report_holds():
-    said = Page(whole_page()).said().replace("\N{NO-BREAK SPACE}", " ")
+def test_the_page_shows_what_the_report_holds():
+    shown = Page(whole_page())
     for text in (
-        "dpo on some pairs", "tiny-lm", "Yes, it helped", "Ranking accuracy", "70 %", "65 to 75", "+20 pts", "KL",
-        "In the hall.", "Hello, in the hall!", "reward 3", "empty_response", "rows.jsonl:7", "5.0 %", "beta: 0.1",
-        "2.13.0", "abc123", "layout shared", "tiltlm train run.yaml", "What was possible", "80 % (70 to 90)",
+        "dpo on some pairs", "tiny-lm", "70 %", "65 to 75", "+20 pts", "In the hall.", "Hello, in the hall!",
+        "reward 3", "empty_response", "rows.jsonl:7", "5.0 %", "beta: 0.1", "2.13.0", "abc123", "layout shared",
+        "tiltlm train run.yaml", "80 % (70 to 90)",
     ):  # fmt: skip
-        assert text in said, text
+        assert text in shown.visible_text(), text
+    assert shown.named("data-outcome") == ["better"]
+    assert [i for i in shown.named("id") if i in KEYS] == KEYS
+    assert {"accuracy", "margin", "better_total", "share_fell", "length_rule", "kl", "length"} <= set(
+        shown.named("data-row")
+    )
 
 
 def test_the_twin_holds_the_same_numbers(tmp_path):
@@ -57,7 +66,7 @@ def test_the_twin_holds_the_same_numbers(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["report.html", "report.json"]
 
 
-def test_numbers_that_are_none_survive_the_twin(tmp_path):
+def test_numbers_that_are_not_finite_survive_the_twin(tmp_path):
     nan = Interval(math.nan, math.nan, math.inf, 0.95, 1)
     report = quick(held_out=held_out(contrast(length_accuracy=nan)))
     write_report(tmp_path, report)
@@ -65,11 +74,11 @@ def test_numbers_that_are_none_survive_the_twin(tmp_path):
     found = read_run(tmp_path).held_out.contrast.length_accuracy
     assert math.isnan(found.estimate)
     assert found.high == math.inf
-    assert "not a number" in Page((tmp_path / "report.html").read_text()).said()
+    assert "not a number" in Page((tmp_path / "report.html").read_text()).visible_text()
 
 
 def hostile_report() -> RunReport:
-    """Hostile text wherever a stranger's text can be."""
+    """Return a report with hostile text wherever text of users can be."""
     data = json.loads(json.dumps(DATA).replace("rows.jsonl:7: ''", json.dumps(HOSTILE)[1:-1]))
     return whole(
         title=HOSTILE,
@@ -88,31 +97,31 @@ def hostile_report() -> RunReport:
 
 def test_hostile_text_is_shown_and_nothing_else():
     html = render(hostile_report())
-    page = Page(html)
-    assert page.tags["script"] == page.tags["img"] == 0
-    assert not [name for _, name, _ in page.attributes if name.startswith("on")]
-    assert page.said().count("<script>alert('x')</script>") >= 10
-    assert "49" not in re.findall(r"\d+", page.said().split("Versions")[1])
-    assert page.tags["style"] == page.tags["main"] == 1
+    shown = Page(html)
+    assert shown.tags["script"] == shown.tags["img"] == 0
+    assert not [name for _, name, _ in shown.attributes if name.startswith("on")]
+    visible = shown.visible_text()
+    assert visible.count("<script>alert('x')</script>") == visible.count("{{ 7*7 }}") >= 10
+    assert shown.tags["style"] == shown.tags["main"] == 1
 
 
 def test_the_page_stands_alone():
     html = whole_page()
-    page = Page(html)
-    assert page.loads() == []
-    assert page.tags["script"] == 0
+    shown = Page(html)
+    assert shown.loads() == []
+    assert shown.tags["script"] == 0
     assert not re.search(r"https?:|//[a-z]|@import|xmlns", html)
-    assert set(re.findall(r"url\(([^)]*)\)", html)) <= {f"#{i}" for _, name, i in page.attributes if name == "id"}
-    policy = next(v for tag, name, v in page.attributes if tag == "meta" and "default-src" in v)
+    assert set(re.findall(r"url\(([^)]*)\)", html)) <= {f"#{i}" for i in shown.named("id")}
+    policy = next(v for tag, name, v in shown.attributes if tag == "meta" and "default-src" in v)
     assert policy.startswith("default-src 'none'")
     assert "script-src" not in policy
 
 
 def test_ids_are_unique_and_every_use_finds_its_own():
-    page = Page(render(whole(held_out=held_out(contrast(), change(2.0, 1.5)))))
-    ids = [value for _, name, value in page.attributes if name == "id"]
+    shown = Page(render(whole(held_out=held_out(contrast(), change(2.0, 1.5)))))
+    ids = shown.named("id")
     assert len(ids) == len(set(ids)) > 20
-    assert {v[1:] for tag, name, v in page.attributes if tag == "use" and name == "href"} <= set(ids)
+    assert {v[1:] for tag, name, v in shown.attributes if tag == "use" and name == "href"} <= set(ids)
 
 
 def test_a_large_run_makes_a_small_page():
@@ -126,28 +135,22 @@ def test_a_large_run_makes_a_small_page():
     assert len(render(report).encode()) < 1_000_000
 
 
-@pytest.mark.parametrize(
-    ("missing", "sentence"),
-    [
-        ("held_out", "Nothing was held out"),
-        ("samples", "The policy was not sampled"),
-        ("data", "No accounting of the data was kept"),
-    ],
-)
-def test_a_missing_part_is_said(missing, sentence):
-    assert sentence not in Page(whole_page()).said()
-    assert sentence in Page(render(replace(quick(), **{missing: None}))).said()
+@pytest.mark.parametrize(("missing", "key"), [("held_out", "held_out"), ("samples", "no_samples"), ("data", "data")])
+def test_a_missing_part_is_named_on_the_page(missing, key):
+    assert Page(whole_page()).named("data-absent") == []
+    assert Page(render(replace(whole(), **{missing: None}))).named("data-absent") == [key]
 
 
 def test_without_a_gold_reward_there_is_no_frontier():
-    assert "What was possible" in Page(whole_page()).said()
-    assert "What was possible" not in Page(render(quick(gold=None))).said()
+    assert "possible" in Page(whole_page()).named("id")
+    assert "possible" not in Page(render(quick(gold=None))).named("id")
 
 
 def test_a_run_of_which_nothing_is_known():
-    said = Page(render(RunReport("bare"))).said()
-    for text in ("bare", "Not measured", "No metrics were recorded", "The policy was not sampled"):
-        assert text in said
+    shown = Page(render(RunReport("bare")))
+    assert "bare" in shown.visible_text()
+    assert shown.named("data-outcome") == ["unmeasured"]
+    assert shown.named("data-absent") == ["held_out", "training", "no_samples", "data"]
 
 
 @pytest.mark.parametrize(
@@ -169,22 +172,49 @@ def test_every_kind_of_run_has_a_page(report, tmp_path):
     assert "NaN" not in re.sub(r"<[^>]*>", "", (tmp_path / "report.html").read_text(encoding="utf-8"))
 
 
-def test_without_a_reference_the_page_says_there_is_no_kl():
-    assert "there is no KL" in Page(render(quick(samples=samples(kl=None)))).said()
+def test_without_a_reference_there_is_no_kl():
+    shown = Page(render(quick(samples=samples(kl=None))))
+    assert "no_kl" in shown.named("data-absent")
+    assert "kl" not in shown.named("data-row")
+    assert "length" in shown.named("data-row")
+
+
+def test_training_accuracy_is_shown_even_if_nothing_was_held_out():
+    shown = Page(render(quick(held_out=None, training_accuracy=interval(0.93, 0.01))))
+    assert "held_out" in shown.named("data-absent")
+    assert "training_accuracy" in shown.named("data-row")
+    assert "93.0 %" in shown.visible_text()
+
+
+def test_a_new_section_needs_only_its_entry_in_the_list(monkeypatch):
+    """A section in the list is shown, and its cautions are beside the verdict; nothing else names it."""
+    extra = Section[str](
+        "extra",
+        "Extra",
+        measure=lambda report: report.title,
+        rows=lambda title: [Table(("value",), (TableRow("extra_row", title, (Cell("42"),)),))],
+        cautions=lambda title: [Remark("extra_caution", f"{title} is new.")],
+    )
+    for module in (page, verdict):
+        monkeypatch.setattr(module, "SECTIONS", (*SECTIONS, extra))
+    shown = Page(render(quick()))
+    assert "extra" in shown.named("id")
+    assert "extra_row" in shown.named("data-row")
+    assert shown.named("data-caution") == ["extra_caution"]
 
 
 def test_long_prompts_keep_their_end():
     prompt = "old " * 500 + "and the question?"
-    said = Page(render(quick(samples=samples(texts=(SampleText(prompt, ("a",), ("b",)),))))).said()
-    assert "and the question?" in said
-    assert "more characters]" in said
+    visible = Page(render(quick(samples=samples(texts=(SampleText(prompt, ("a",), ("b",)),))))).visible_text()
+    assert "and the question?" in visible
+    assert prompt not in visible
 
 
 @pytest.mark.parametrize(
     ("created", "shown"), [("2026-11-20T12:34:56+00:00", "2026-11-20 12:34 UTC"), ("", ""), ("yesterday", "yesterday")]
 )
-def test_when(created, shown):
-    assert when(created) == shown
+def test_dates(created, shown):
+    assert date_text(created) == shown
 
 
 def test_the_same_report_is_the_same_page():
@@ -194,9 +224,9 @@ def test_the_same_report_is_the_same_page():
 def test_empty_and_broken_texts(tmp_path):
     texts = (SampleText("", ("",), ("\ud800 half a pair\x00",)),)
     write_report(tmp_path, quick(samples=samples(texts=texts)))
-    said = Page((tmp_path / "report.html").read_text(encoding="utf-8")).said()
-    assert "(nothing)" in said
-    assert "half a pair" in said
+    shown = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert shown.named("class").count("response before") == 1
+    assert "half a pair" in shown.visible_text()
 
 
 def test_writing_where_nothing_can_be_written(tmp_path):
@@ -220,7 +250,7 @@ def test_writing_where_nothing_can_be_written(tmp_path):
         ),
     ],
 )
-def test_what_is_no_report_is_refused(tmp_path, content, code, seen):
+def test_other_files_are_refused(tmp_path, content, code, seen):
     if content is not None:
         (tmp_path / "report.json").write_text(content)
     with raises(RunError, code, mentions=[str(tmp_path / "report.json"), seen]):

@@ -11,7 +11,7 @@ def named(series):
     return {(s.name, s.part): s for s in series}
 
 
-def test_training_and_held_out_values_are_told_apart():
+def test_training_and_held_out_values_are_separate():
     found = named(series_of(history(3)))
     assert found["loss", "train"].values == pytest.approx((1, 1 / 2, 1 / 3))
     assert found["loss", "held_out"].values == pytest.approx((1.1, 0.55, 1.1 / 3))
@@ -20,7 +20,7 @@ def test_training_and_held_out_values_are_told_apart():
     assert not any(name in ("grad_norm", "seconds") for name, _ in found)
 
 
-def test_what_is_not_finite_has_no_place_in_a_plot():
+def test_values_that_are_not_finite_are_left_out():
     found = series_of([{"step": 1, "loss": "NaN"}, {"step": 2, "loss": "Infinity"}, {"step": 3, "loss": 0.5}])
     assert [(s.steps, s.values) for s in found] == [((3,), (0.5,))]
     assert series_of([{"step": 1, "loss": "NaN"}]) == ()

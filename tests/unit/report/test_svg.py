@@ -1,4 +1,4 @@
-"""Figures that belong to their page."""
+"""Figures with the colours and fonts of their page."""
 
 import re
 
@@ -24,9 +24,9 @@ def test_colours_become_variables_of_the_page():
 
 
 def test_every_variable_is_defined_in_light_and_dark():
-    from tiltlm.report.page import own
+    from tiltlm.report.page import template_file
 
-    light, dark = own("style.css").split("prefers-color-scheme: dark")
+    light, dark = template_file("style.css").split("prefers-color-scheme: dark")
     for variable in COLOURS:
         assert f"--{variable}:" in light
         assert f"--{variable}:" in dark

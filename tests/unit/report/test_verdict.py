@@ -1,4 +1,4 @@
-"""The headline: every outcome, and what is said against it."""
+"""The verdict: every outcome, and the cautions that limit it."""
 
 import math
 from dataclasses import replace
@@ -43,17 +43,18 @@ def test_held_out_pairs(accuracy, margin, outcome, word):
 
 
 def test_the_sentence_names_both_policies():
-    assert "the untrained policy in 50 % by definition" in verdict(held_out=held_out(contrast())).sentence
+    assert "50 %" in verdict(held_out=held_out(contrast())).sentence
     free = held_out(contrast(change(0.58, 0.7, 0.05), change(0.1, 0.4)), starts_at_reference=False)
     sentence = verdict(held_out=free).sentence.replace("\N{NO-BREAK SPACE}", " ")
-    assert "in 70 % (65 to 75) of comparisons, the untrained policy in 58 %" in sentence
-    assert "the mean margin is 0.40 (0.30 to 0.50) (untrained 0.10)" in sentence
+    for number in ("70 % (65 to 75)", "58 %", "0.40 (0.30 to 0.50)", "0.10"):
+        assert number in sentence, number
 
 
-def test_labels_are_told_as_chances():
+def test_unpaired_responses_have_names_of_their_own():
     labels = contrast(kind="unpaired", seq_accuracy=None, mean_accuracy=None, displacement=None)
     sentence = verdict(held_out=held_out(labels)).sentence.replace("\N{NO-BREAK SPACE}", " ")
-    assert "gives a desirable response more reward than an undesirable one with probability 70 %" in sentence
+    for text in ("desirable", "undesirable", "70 %"):
+        assert text in sentence, text
 
 
 def test_demonstrations_go_by_likelihood():
@@ -62,42 +63,43 @@ def test_demonstrations_go_by_likelihood():
     assert verdict(held_out=held_out(contrast(), nll=change(1.5, 1.51))).outcome == "unclear"
 
 
-def test_a_gold_reward_goes_before_held_out_data():
+def test_a_gold_reward_overrides_held_out_data():
     found = verdict_of(whole(gold=gold(gain=-1.0)))
     assert found.outcome == "worse"
     assert verdict_of(whole()).outcome == "better"
-    assert "80 % (70 to 90) of the gain attainable" in verdict_of(whole()).sentence.replace("\N{NO-BREAK SPACE}", " ")
+    assert "80 % (70 to 90)" in verdict_of(whole()).sentence.replace("\N{NO-BREAK SPACE}", " ")
 
 
-def test_nothing_measured_is_said_with_a_way_out():
+def test_without_a_measurement_the_verdict_names_the_setting_to_change():
     for parts in ({}, {"held_out": held_out()}, {"samples": samples()}):
         found = verdict(**parts)
         assert found.outcome == "unmeasured"
         assert "data.eval_fraction" in found.sentence
 
 
-def test_a_good_run_has_nothing_said_against_it():
+def test_a_good_run_has_no_cautions():
     assert verdict_of(whole()).cautions == ()
 
 
 @pytest.mark.parametrize(
-    ("parts", "said"),
+    ("parts", "key", "seen"),
     [
-        ({"held_out": held_out(contrast(better=change(-2.0, -2.3)))}, "Displacement: the chosen responses themselves"),
-        ({"held_out": held_out(contrast(length_advantage=interval(0.05)))}, "only prefers the longer response"),
-        ({"held_out": held_out(contrast(ties=0.2))}, "are ties"),
-        ({"held_out": held_out(contrast(), num_prompts=12)}, "Only 12 held-out prompts"),
-        ({"samples": samples(kl=25.0)}, "moved far"),
-        ({"samples": samples(cut_share=0.5)}, "were cut at 64 tokens"),
-        ({"samples": samples(length=40.0)}, "became longer"),
-        ({"samples": samples(length=10.0)}, "became shorter"),
-        ({"gold": gold(policy=4.0, attainable=3.2)}, "above the frontier"),
-        ({"gold": gold(effective_samples=20.0)}, "worth only 20 draws"),
+        ({"held_out": held_out(contrast(better=change(-2.0, -2.3)))}, "displaced", "30.0 % of prompts"),
+        ({"held_out": held_out(contrast(length_advantage=interval(0.05)))}, "length_rule", "longer"),
+        ({"held_out": held_out(contrast(ties=0.2))}, "ties", "20.0 %"),
+        ({"held_out": held_out(contrast(), num_prompts=12)}, "few_prompts", "12"),
+        ({"samples": samples(kl=25.0)}, "large_kl", "25.0"),
+        ({"samples": samples(cut_share=0.5)}, "cut", "64"),
+        ({"samples": samples(length=40.0)}, "length_changed", "longer"),
+        ({"samples": samples(length=10.0)}, "length_changed", "shorter"),
+        ({"gold": gold(policy=4.0, attainable=3.2)}, "above_frontier", ""),
+        ({"gold": gold(effective_samples=20.0)}, "few_effective_samples", "20"),
     ],
 )
-def test_each_caution(parts, said):
+def test_each_caution(parts, key, seen):
     (caution,) = verdict_of(replace(whole(), **parts)).cautions
-    assert said in caution
+    assert caution.key == key
+    assert seen in caution.text.replace("\N{NO-BREAK SPACE}", " ")
 
 
 def test_displacement_of_labels_has_no_share_of_prompts():
@@ -105,8 +107,9 @@ def test_displacement_of_labels_has_no_share_of_prompts():
         kind="unpaired", better=change(-2.0, -2.3), seq_accuracy=None, mean_accuracy=None, displacement=None
     )
     (caution,) = verdict(held_out=held_out(labels)).cautions
-    assert "the desirable responses" in caution
-    assert "of prompts)" not in caution
+    assert caution.key == "displaced"
+    assert "desirable" in caution.text
+    assert "%" not in caution.text
 
 
 def test_an_unknown_interval_is_no_success():

@@ -1,0 +1,515 @@
+"""The sections of a run's page. `SECTIONS` lists them in order; to add one, write it here and list it there.
+
+A section takes what it needs from the report (`measure`) and turns it into tables, figures and texts. The template
+shows these in a fixed order and knows no section by name.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from markupsafe import Markup
+
+from tiltlm.diagnostics import MIN_EFFECTIVE_SAMPLES
+from tiltlm.evaluation import Contrast, Gold, SampleComparison, SampleText
+from tiltlm.report import plots
+from tiltlm.report.numbers import estimate, format_number, share, with_bounds
+from tiltlm.report.run_report import RunReport
+from tiltlm.report.tables import BEFORE_AFTER, NONE, Cell, Table, TableRow, cell, change_row
+from tiltlm.report.texts import as_yaml, shorten
+
+FEW_PROMPTS = 50
+LARGE_KL = 10.0
+"""Nats per response. Beyond this a policy has little left of its reference."""
+SMALL_PRINT = "Small print: 95 % intervals, by bootstrap over prompts."
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Remark:
+    """A sentence with a stable name, so that its words can change."""
+
+    key: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Detail:
+    """A part of a section that can be folded: a text, a list, or terms with their descriptions."""
+
+    title: str
+    text: str = ""
+    items: tuple[str, ...] = ()
+    facts: Mapping[str, str] = field(default_factory=dict)
+    """Short facts, shown side by side."""
+    glossary: Mapping[str, str] = field(default_factory=dict)
+    """Terms and their descriptions, shown one below the other."""
+    is_folded: bool = True
+    """False: shown under a heading, without a way to fold it."""
+    is_open: bool = False
+
+
+def _none(_: Any) -> tuple[()]:
+    return ()
+
+
+def _no_text(_: Any) -> str:
+    return ""
+
+
+@dataclass(frozen=True)
+class SectionView:
+    """What the page shows of a section."""
+
+    key: str
+    title: str
+    absent: Remark | None
+    lead: str = ""
+    tables: Sequence[Table] = ()
+    figures: Sequence[Markup] = ()
+    text: str = ""
+    samples: Sequence[SampleText] = ()
+    details: Sequence[Detail] = ()
+
+
+@dataclass(frozen=True)
+class Section(Generic[T]):
+    """One section of the page of a run."""
+
+    key: str
+    """Stable name: the `id` of the section on the page."""
+    title: str
+    measure: Callable[[RunReport], T | None]
+    """Takes from the report what the section shows; None if that was not measured."""
+    lead: Callable[[T], str] = _no_text
+    """Says what is shown and how to read it."""
+    rows: Callable[[T], Sequence[Table]] = _none
+    figure: Callable[[T], Sequence[Markup]] = _none
+    text: Callable[[T], str] = _no_text
+    """A paragraph beneath tables and figures."""
+    samples: Callable[[T], Sequence[SampleText]] = _none
+    """Responses before and after training, shown side by side."""
+    details: Callable[[T], Sequence[Detail]] = _none
+    cautions: Callable[[T], Iterable[Remark]] = _none
+    """What limits or contradicts the verdict; shown beside the verdict."""
+    absent: Callable[[RunReport], Remark | None] = lambda _: None
+    """Says what was not measured. Without it, a section that was not measured is left out."""
+
+    def show(self, report: RunReport) -> SectionView | None:
+        """Return what the page shows of this section; None if the page leaves it out."""
+        measured, absent = self.measure(report), self.absent(report)
+        if measured is None:
+            return None if absent is None else SectionView(self.key, self.title, absent)
+        return SectionView(
+            self.key,
+            self.title,
+            absent,
+            self.lead(measured),
+            self.rows(measured),
+            self.figure(measured),
+            self.text(measured),
+            self.samples(measured),
+            self.details(measured),
+        )
+
+    def cautions_of(self, report: RunReport) -> Iterator[Remark]:
+        """Yield the cautions of this section."""
+        measured = self.measure(report)
+        if measured is not None:
+            yield from self.cautions(measured)
+
+
+# What was possible
+
+
+def _possible_lead(gold: Gold) -> str:
+    levels = [f"{level:g}" for level in gold.levels]
+    values = ", ".join(levels) if len(levels) <= 10 else f"{len(levels)} values from {levels[0]} to {levels[-1]}"
+    return (
+        "At a given KL, no policy can have a higher reward than the untrained policy tilted by the reward, "
+        "π ∝ π_ref · exp(reward / β). This is the frontier. Best of n takes the best of n untrained responses, at n "
+        f"times the cost. Both are computed from {gold.reference_samples} untrained responses per prompt, with "
+        "bootstrap bands; where these are too few, nothing is drawn. The reward of the trained policy is the mean over "
+        f"{gold.policy_samples} responses per prompt. Possible rewards: {values}."
+    )
+
+
+def _attained(gold: Gold) -> str:
+    found = gold.attainment
+    return (
+        f"The trained policy has a KL of {with_bounds(found.kl)} nats per response. At this KL a policy can have a "
+        f"reward of at most {with_bounds(found.attainable)}. The trained policy has {with_bounds(found.policy)}, the "
+        f"untrained policy {with_bounds(found.reference)}. That is {with_bounds(found.share, percent=True)} of the "
+        f"attainable gain. At this KL the {gold.reference_samples} untrained responses of a prompt are as precise as "
+        f"{format_number(found.effective_samples, 0)} responses of the best policy."
+    )
+
+
+def _possible_cautions(gold: Gold) -> Iterator[Remark]:
+    if gold.is_above_frontier:
+        yield Remark(
+            "above_frontier",
+            "The policy lies above the frontier, which is impossible: the reward or the KL is measured wrongly, or "
+            "there are too few untrained responses.",
+        )
+    effective = gold.attainment.effective_samples
+    if effective < MIN_EFFECTIVE_SAMPLES:
+        yield Remark(
+            "few_effective_samples",
+            f"At this KL the untrained responses of a prompt are as precise as only {format_number(effective, 0)} "
+            f"responses of the best policy (below {MIN_EFFECTIVE_SAMPLES:.0f}), so the share of the attainable gain is "
+            "unreliable.",
+        )
+
+
+# On held-out data
+
+
+def _held_out(report: RunReport) -> RunReport | None:
+    held_out = report.held_out
+    is_compared = held_out is not None and (held_out.contrast is not None or held_out.nll is not None)
+    return report if is_compared or report.training_accuracy is not None else None
+
+
+def _held_out_lead(report: RunReport) -> str:
+    held_out = report.held_out
+    if held_out is None:
+        return ""
+    counts = f"{held_out.num_examples:,} rows with {held_out.num_prompts:,} distinct prompts, not used for training"
+    if held_out.contrast is not None:
+        pairs = held_out.contrast.kind == "pairs"
+        kind = "comparisons" if pairs else "pairings of a desirable with an undesirable response"
+        counts += f"; {held_out.contrast.num_comparisons:,} {kind}"
+    return f"{counts}. {SMALL_PRINT}"
+
+
+def _held_out_rows(report: RunReport) -> Sequence[Table]:
+    rows: list[TableRow] = []
+    held_out = report.held_out
+    if held_out is not None:
+        if held_out.nll is not None:
+            meaning = "−log-probability of the demonstrated responses, nats per token; lower is better"
+            rows.append(change_row("nll", "Negative log-likelihood", meaning, held_out.nll))
+        if held_out.contrast is not None:
+            rows += _contrast_rows(held_out.contrast, held_out.learner, by_definition=held_out.starts_at_reference)
+    if report.training_accuracy is not None:
+        learner = "policy" if held_out is None else held_out.learner
+        meaning = (
+            "ranking accuracy on examples that were used for training; if this is far above held-out accuracy, the "
+            f"{learner} has memorised its training data"
+        )
+        accuracy = cell(report.training_accuracy, percent=True)
+        rows.append(TableRow("training_accuracy", "Training accuracy", (NONE, accuracy, NONE), meaning))
+    return [Table(BEFORE_AFTER, tuple(rows))]
+
+
+def _contrast_rows(contrast: Contrast, learner: str, *, by_definition: bool) -> Iterator[TableRow]:
+    better, worse = contrast.sides
+    if contrast.kind == "pairs":
+        accuracy = f"share of comparisons in which the {better} response has the higher reward"
+    else:
+        accuracy = f"chance that a {better} response has a higher reward than an {worse} one"
+    yield change_row(
+        "accuracy",
+        "Ranking accuracy",
+        f"{accuracy}; guessing at random gives 50 %",
+        contrast.accuracy,
+        percent=True,
+        before=Cell("50 %", "by definition") if by_definition else None,
+    )
+    yield change_row(
+        "margin",
+        "Margin",
+        f"reward of the {better} response minus reward of the {worse} one, in units of the reward",
+        contrast.margin,
+        before=Cell("0", "by definition") if by_definition else None,
+    )
+    if contrast.seq_accuracy is not None and contrast.mean_accuracy is not None:
+        yield change_row(
+            "seq_accuracy",
+            "Ranking by likelihood",
+            f"share of comparisons in which the {better} response is the more likely one; this favours short responses",
+            contrast.seq_accuracy,
+            percent=True,
+        )
+        yield change_row(
+            "mean_accuracy",
+            "Ranking by likelihood per token",
+            f"share of comparisons in which the {better} response has the higher log-probability per token",
+            contrast.mean_accuracy,
+            percent=True,
+        )
+    if contrast.better is not None and contrast.worse is not None:
+        meaning = "log-probability, nats per token"
+        yield change_row("better", f"{better.capitalize()} responses", meaning, contrast.better)
+        yield change_row("worse", f"{worse.capitalize()} responses", meaning, contrast.worse)
+    if (moved := contrast.displacement) is not None:
+        meaning = "log-probability of the whole response, nats"
+        for key, side, shift in (("better_total", better, moved.chosen), ("worse_total", worse, moved.rejected)):
+            name = f"{side.capitalize()} responses, in total"
+            yield TableRow(key, name, (NONE, NONE, cell(shift, signed=True)), meaning)
+        fell = cell(moved.share_chosen_fell, percent=True)
+        name = f"{better.capitalize()} responses less likely"
+        meaning = f"share of prompts whose {better} responses became less likely in training"
+        yield TableRow("share_fell", name, (NONE, NONE, fell), meaning)
+    yield TableRow(
+        "length_rule",
+        "Length rule",
+        (
+            NONE,
+            cell(contrast.length_accuracy, percent=True),
+            cell(contrast.length_advantage, percent=True, signed=True),
+        ),
+        f"accuracy of a rule that always prefers the {contrast.length_rule} response; last column: how much better the "
+        f"{learner} does than this rule",
+    )
+
+
+def _held_out_figure(report: RunReport) -> Sequence[Markup]:
+    held_out = report.held_out
+    if held_out is None or held_out.contrast is None:
+        return ()
+    return [plots.accuracy_figure(held_out, held_out.contrast)]
+
+
+def _held_out_cautions(report: RunReport) -> Iterator[Remark]:
+    held_out = report.held_out
+    if held_out is None:
+        return
+    if held_out.num_prompts < FEW_PROMPTS:
+        yield Remark(
+            "few_prompts",
+            f"There are only {held_out.num_prompts} held-out prompts: the intervals are wide, and with so few prompts "
+            "bootstrap intervals are still narrower than they should be.",
+        )
+    contrast = held_out.contrast
+    if contrast is None:
+        return
+    better, worse = contrast.sides
+    if contrast.is_displaced and contrast.better is not None and contrast.worse is not None:
+        fell = contrast.displacement
+        at_prompts = f" (less likely at {share(fell.share_chosen_fell.estimate)} of prompts)" if fell else ""
+        yield Remark(
+            "displaced",
+            f"Displacement: the {better} responses themselves became less likely. Their log-probability changed by "
+            f"{with_bounds(contrast.better.difference, signed=True)} nats per token{at_prompts}, that of the {worse} "
+            f"ones by {with_bounds(contrast.worse.difference, signed=True)}. The lost probability went to responses "
+            "that are not in the data: read samples before you trust the margin.",
+        )
+    if held_out.nll is None and not contrast.length_advantage.low > 0:
+        yield Remark(
+            "length_rule",
+            f"A rule that always prefers the {contrast.length_rule} response is right in "
+            f"{with_bounds(contrast.length_accuracy, percent=True)} of comparisons. The {held_out.learner} is not "
+            "clearly better than this rule, and may have learned little more than length.",
+        )
+    if contrast.ties > 0.01:
+        yield Remark(
+            "ties",
+            f"In {share(contrast.ties)} of comparisons both responses have the same reward. A tie counts one half.",
+        )
+
+
+def _held_out_absent(report: RunReport) -> Remark | None:
+    held_out = report.held_out
+    if held_out is not None and (held_out.contrast is not None or held_out.nll is not None):
+        return None
+    return Remark(
+        "held_out",
+        "Nothing was held out, or the data does not say which response is better, so held-out data gives no verdict.",
+    )
+
+
+# Over training
+
+
+def _is_scorer(report: RunReport) -> bool:
+    return report.held_out is not None and report.held_out.learner == "reward model"
+
+
+def _training_lead(report: RunReport) -> str:
+    has_held_out = any(series.part == "held_out" for series in report.series)
+    lead = "Dots: held-out rows. Faint lines: training batches." if has_held_out else "Lines: training batches."
+    if _is_scorer(report):
+        return lead
+    return (
+        f"{lead} If the margin grows while both log-probabilities fall, the policy is displaced: it avoids the "
+        "rejected responses, but the probability goes to texts that are not in the data."
+    )
+
+
+def _training_figures(report: RunReport) -> Sequence[Markup]:
+    contrast = report.held_out.contrast if report.held_out is not None else None
+    return plots.training_figures(report.series, contrast)
+
+
+# The policy's own responses
+
+
+def _samples_lead(samples: SampleComparison) -> str:
+    return (
+        f"{samples.samples_per_prompt} responses to each of {samples.num_prompts:,} held-out prompts, sampled at "
+        "temperature 1 from the full distribution (no top-k, no top-p)."
+    )
+
+
+def _sample_rows(samples: SampleComparison) -> Sequence[Table]:
+    before, after = samples.before, samples.after
+    rows = []
+    if after.kl is not None:
+        meaning = (
+            "how far the policy is from the reference, nats per response: E[log π − log π_ref] over its own responses"
+        )
+        rows.append(TableRow("kl", "KL to the reference", (cell(before.kl), cell(after.kl), NONE), meaning))
+    if after.kl_k3 is not None:
+        meaning = "the same by an estimator that is never negative; if the two differ much, there are too few responses"
+        rows.append(TableRow("kl_k3", "KL, second estimator", (cell(before.kl_k3), cell(after.kl_k3), NONE), meaning))
+    lengths = cell(before.length), cell(after.length), cell(samples.length_difference, signed=True)
+    rows.append(TableRow("length", "Length", lengths, "tokens per response, end token included"))
+    shares = Cell(share(before.cut_share)), Cell(share(after.cut_share)), NONE
+    meaning = f"share of responses that had not ended after {samples.max_new_tokens} tokens"
+    rows.append(TableRow("cut_share", "Cut short", shares, meaning))
+    return [Table(BEFORE_AFTER, tuple(rows))]
+
+
+def _sample_cautions(samples: SampleComparison) -> Iterator[Remark]:
+    before, after = samples.before, samples.after
+    if after.kl is not None and after.kl.estimate > LARGE_KL:
+        yield Remark(
+            "large_kl",
+            f"The policy moved far from its reference: the KL is {with_bounds(after.kl)} nats per response. Its gains "
+            "may not hold on texts unlike the data. A lower learning rate or a larger beta keeps it closer.",
+        )
+    if after.cut_share > 0.05:
+        yield Remark(
+            "cut",
+            f"{share(after.cut_share)} of the responses were cut at {samples.max_new_tokens} tokens, so their KL and "
+            "length are lower bounds.",
+        )
+    ratio = after.length.estimate / before.length.estimate
+    if not 0.8 <= ratio <= 1.25 and samples.length_difference.excludes_zero:
+        yield Remark(
+            "length_changed",
+            f"Responses became {'longer' if ratio > 1 else 'shorter'}: {estimate(before.length)} → "
+            f"{estimate(after.length)} tokens on average.",
+        )
+
+
+def _samples_absent(report: RunReport) -> Remark | None:
+    if report.samples is None and _is_scorer(report):
+        return Remark("no_samples", "A reward model generates no text, so there are no responses and no KL.")
+    if report.samples is None:
+        return Remark("no_samples", "The policy was not sampled.")
+    if report.samples.after.kl is None:
+        return Remark("no_kl", "The responses were not scored under a reference, so there is no KL.")
+    return None
+
+
+# Data
+
+ROLES = {"both": "chosen and rejected"}
+"""Names of roles of a text, where the name in the data is not clear enough."""
+
+
+def _data_rows(data: Mapping[str, Any]) -> Sequence[Table]:
+    total = max(int(data["total"]), 1)
+
+    def row(key: str, name: str, count: int, **more: Any) -> TableRow:
+        return TableRow(key, name, (Cell(format_number(count, 0)), Cell(share(count / total))), **more)
+
+    rows = [row("total", "rows read", data["total"], is_total=True)]
+    rows += [row("train", "used for training", data["train"]), row("held_out", "held out", data["held_out"])]
+    for word, key in (("dropped", "losses"), ("changed", "changes")):
+        for cause, found in data.get(key, {}).items():
+            example = str((found.get("examples") or [""])[0])
+            texts = {"meaning": found.get("meaning", ""), "example": shorten(example, 200)}
+            rows.append(row(cause, f"{word}: {cause}", found["rows"], **texts))
+    tables = [Table(("rows", "share"), tuple(rows), row_heading="what happened to the rows")]
+    if data.get("tokens"):
+        columns = {"mean": "mean", "median": "median", "p95": "95th percentile", "max": "longest"}
+        lengths = [
+            TableRow(role, ROLES.get(role, role), tuple(Cell(format_number(found[column], 0)) for column in columns))
+            for role, found in data["tokens"].items()
+        ]
+        tables.append(Table(tuple(columns.values()), tuple(lengths), title="Tokens"))
+    return tables
+
+
+# How this was made
+
+GLOSSARY = {
+    "Policy, reference": "The policy is the model that is trained. The reference is the frozen model that it is "
+    "compared with, usually the same model before training.",
+    "Reward": "The quantity that the objective raises for better responses. For DPO it is β times the log-probability "
+    "that a response gained over the reference. It does not measure quality by itself.",
+    "Margin": "The reward of the better response of a comparison minus the reward of the worse one.",
+    "Nat": "The unit of log-probability with the natural logarithm. One nat less means 2.7 times less likely.",
+    "KL": "How far the policy is from its reference, measured on the policy's own responses. 0 means not at all; "
+    "beyond about 10 nats per response little of the reference is left.",
+    "Displacement": "The margin grows while the better responses themselves become less likely.",
+    "Interval": "If other prompts had been held out, 95 of 100 such intervals would contain the true value. It does "
+    "not cover the variation between training seeds.",
+}
+
+
+def _details(report: RunReport) -> Sequence[Detail]:
+    details = [
+        Detail("Command", text=shorten(report.command), is_folded=False),
+        Detail("Notes of the run", items=tuple(shorten(note, 500) for note in report.notes), is_open=True),
+        Detail("Configuration", text=shorten(as_yaml(report.config), 20_000)),
+        Detail("Versions", facts=report.versions),
+        Detail("Digests", facts=report.digests),
+        Detail("Glossary", glossary=GLOSSARY),
+    ]
+    return [d for d in details if d.text or d.items or d.facts or d.glossary]
+
+
+SECTIONS: tuple[Section[Any], ...] = (
+    Section[Gold](
+        "possible",
+        "What was possible",
+        measure=lambda report: report.gold,
+        lead=_possible_lead,
+        figure=lambda gold: [plots.frontier_figure(gold)],
+        text=_attained,
+        cautions=_possible_cautions,
+    ),
+    Section[RunReport](
+        "held_out",
+        "On held-out data",
+        measure=_held_out,
+        lead=_held_out_lead,
+        rows=_held_out_rows,
+        figure=_held_out_figure,
+        cautions=_held_out_cautions,
+        absent=_held_out_absent,
+    ),
+    Section[RunReport](
+        "training",
+        "Over training",
+        measure=lambda report: report if report.series else None,
+        lead=_training_lead,
+        figure=_training_figures,
+        absent=lambda report: None if report.series else Remark("training", "No metrics were recorded."),
+    ),
+    Section[SampleComparison](
+        "responses",
+        "The policy's own responses",
+        measure=lambda report: report.samples,
+        lead=_samples_lead,
+        rows=_sample_rows,
+        samples=lambda samples: samples.texts,
+        cautions=_sample_cautions,
+        absent=_samples_absent,
+    ),
+    Section[Mapping[str, Any]](
+        "data",
+        "Data",
+        measure=lambda report: report.data,
+        rows=_data_rows,
+        absent=lambda report: None if report.data is not None else Remark("data", "No counts of rows were recorded."),
+    ),
+    Section[RunReport]("made", "How this was made", measure=lambda report: report, details=_details),
+)
+"""All sections of a run's page, in order."""
