@@ -1,6 +1,6 @@
-"""Every causal language model of transformers: none is silently wrong, and the page says what each one gets.
+"""Every causal language model of transformers: none is wrong without an error, and the page lists all layouts.
 
-The walk itself is the test marked `architectures`; the others see to it that it would find what it is there to find.
+The test marked `architectures` examines all of them. The other tests check that it would find an error.
 """
 
 import json
@@ -16,7 +16,7 @@ import torch
 import transformers
 
 from tiltlm.logprobs import Choice
-from tiltlm.logprobs.head.find import Head
+from tiltlm.logprobs.head.states import Head
 
 HERE = Path(__file__).parent
 SCRIPT = HERE.parents[1] / "scripts" / "make_architecture_table.py"
@@ -41,7 +41,7 @@ def tools(monkeypatch):
 
 @pytest.mark.architectures
 def test_no_architecture_is_silently_wrong(script):
-    """All of them, a process each, two at a time; and each as it is recorded."""
+    """All of them, each in its own process, two at a time; each must be as recorded."""
     done = subprocess.run([sys.executable, HERE / "walk.py"], stdout=subprocess.PIPE, text=True, check=True)
     found = {record["model_type"]: record for record in map(json.loads, done.stdout.splitlines())}
     wrong = {name: record["reason"] for name, record in found.items() if record["route"] == "wrong"}
@@ -66,24 +66,24 @@ def test_the_page_says_what_is_recorded(script):
 @pytest.mark.parametrize(
     ("model_type", "layout", "what"),
     [
-        ("mamba", "packed", "packed: values off by"),  # the row runs through
-        ("gpt_neo", "shared", "shared: values off by"),  # the hook is not asked
-        ("xlm", "padded", "padded: later tokens move earlier ones"),  # it looks both ways, and masks padding by itself
-        ("gemma2", "shared", "shared: values off by"),  # with a head that forgets the soft cap
+        ("mamba", "packed", "packed: values off by"),  # its state runs through the whole row
+        ("gpt_neo", "shared", "shared: values off by"),  # it ignores the hook
+        ("xlm", "padded", "padded: later tokens move earlier ones"),  # it is bidirectional, and masks padding itself
+        ("gemma2", "shared", "shared: values off by"),  # with a head without soft cap
     ],
 )
 def test_a_wrong_choice_is_found(tools, monkeypatch, model_type, layout, what):
     tiny, verify, _ = tools
     verify.quiet()
     monkeypatch.delitem(tiny.OVERRIDES, "xlm")
-    monkeypatch.setattr(verify, "choose_layout", lambda model: Choice(layout, Head(), "", 0.0, 1.0))
+    monkeypatch.setattr(verify, "choose_layout", lambda model: Choice(layout, Head(), 0.0, 1.0))
     record = verify.examine(model_type)
     assert record.route == "wrong"
     assert record.reason.startswith(what)
 
 
 def test_a_gradient_is_compared_parameter_by_parameter(tools):
-    """A small parameter's wrong gradient is not measured by a large one's."""
+    """The error of a small parameter's gradient is relative to that parameter's own gradient."""
     _, verify, _ = tools
     wanted = (torch.tensor([1.0, -2.0]), torch.tensor([0.1]), None)
     assert verify.gradient_error(wanted, wanted) == 0
@@ -106,7 +106,7 @@ def test_what_is_too_large_is_not_built(tools, monkeypatch):
 )
 def test_a_hang_and_a_crash_are_recorded(tools, limit, target, reason, capfd):
     _, _, walk = tools
-    record = walk.alone(walk.forked_from_imported(), "llama", limit, target)
+    record = walk.in_own_process(walk.forked_from_imported(), "llama", limit, target)
     assert record["route"] == "wrong"
     assert record["reason"].startswith(reason)
 

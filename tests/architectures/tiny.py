@@ -1,7 +1,7 @@
-"""A tiny configuration of any causal language model: the defaults of its class with every size cut down.
+"""A tiny configuration of any causal language model: the defaults of its class with every size made small.
 
-One table of sizes serves nearly all, since transformers names them alike; what does not fit together stands by model
-type in `OVERRIDES`. Lists with an entry a layer are cut at the same layers, so that each kind of layer is met once.
+One table of sizes is enough for nearly all, since transformers uses the same names. `OVERRIDES` has the exceptions by
+model type. Lists with one entry per layer are cut at the same layers, so that each kind of layer occurs once.
 """
 
 from typing import Any
@@ -10,7 +10,7 @@ from transformers import AutoConfig, PreTrainedConfig
 
 VOCABULARY = 61
 REACH = 6
-"""Windows, chunks and selections of keys of a configuration that is `near`: a probe of a few tokens feels them."""
+"""Windows, chunks and selections of keys in a configuration that is `near`: they change the result for a few tokens."""
 
 SIZES: dict[str, int] = {
     **dict.fromkeys(("vocab_size", "decoder_vocab_size", "unpadded_vocab_size"), VOCABULARY),
@@ -26,7 +26,7 @@ SIZES: dict[str, int] = {
     **dict.fromkeys(("num_attention_heads", "n_head", "n_heads", "num_heads", "attention_heads"), 4),
     **dict.fromkeys(("decoder_attention_heads", "encoder_attention_heads"), 4),
     **dict.fromkeys(("num_encoder_attention_heads", "num_decoder_attention_heads", "swa_num_attention_heads"), 4),
-    "index_n_heads": 16,  # a selection by few heads has ties, which rounding decides
+    "index_n_heads": 16,  # a selection by few heads has equal scores, and rounding decides
     **dict.fromkeys(("num_key_value_heads", "num_kv_heads", "swa_num_key_value_heads"), 2),
     **dict.fromkeys(("head_dim", "swa_head_dim", "dim_head", "d_head", "kv_channels", "attention_head_size"), 8),
     **dict.fromkeys(("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "index_head_dim", "linear_head_dim"), 8),
@@ -73,17 +73,17 @@ REACHES: dict[str, int] = {
     "rel_extent": REACH,
     "indexer_budget": 4,
 }
-"""From where on a model does something else. At its defaults a short example does not feel it."""
+"""Numbers of tokens beyond which a model computes something else. Their defaults do not change short examples."""
 
 UNSET = ("head_dim", "num_key_value_heads", "n_routed_experts", "n_shared_experts", "num_experts_per_tok")
-"""Sizes that are given where a class leaves them open, too: some classes cannot do without."""
+"""Sizes that are also set where a class leaves them None: some classes need them."""
 
 WINDOWED = {
     "use_sliding_window": True,
     "sliding_window": 4096,
     "layer_types": ["full_attention", "sliding_attention"],
 }
-"""For classes that have windows only where asked."""
+"""For classes that have windows only on request."""
 
 OVERRIDES: dict[str, dict[str, Any]] = {
     "cohere_compass_text": {
@@ -143,17 +143,17 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         "attention_head_dim": 16,
     },
 }
-"""By model type: what the tables get wrong. The value None leaves a key to the class."""
+"""Corrections of the tables by model type. The value None leaves a key to the class."""
 
 
 def tiny_config(model_type: str, near: bool) -> PreTrainedConfig:
-    """The configuration with small sizes, and with small reaches too where `near`."""
+    """Return the configuration with small sizes, and with `near` also with small reaches."""
     changes = _changes(AutoConfig.for_model(model_type), near)
     return AutoConfig.for_model(model_type, **changes)
 
 
 def _changes(config: PreTrainedConfig, near: bool) -> dict[str, Any]:
-    """What to construct a configuration with instead of its defaults; of those inside it, too."""
+    """Return the keywords that replace a configuration's defaults, and those of the configurations inside it."""
     given = vars(config)
     changes: dict[str, Any] = {}
     for key, value in given.items():
@@ -176,7 +176,7 @@ def _changes(config: PreTrainedConfig, near: bool) -> dict[str, Any]:
 
 
 def _cut(config: PreTrainedConfig) -> dict[str, Any]:
-    """The lists with an entry a layer, at the first layer of each kind, and how many layers those are."""
+    """Return the lists with one entry per layer, cut to the first layer of each kind, and the number of layers."""
     count = getattr(config, "num_hidden_layers", None)
     lists = {key: value for key, value in vars(config).items() if isinstance(value, list) and len(value) == count}
     if not lists:

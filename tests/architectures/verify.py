@@ -1,11 +1,11 @@
-"""One architecture: which layout the self-check gives it, and whether that layout is right.
+"""Check of one architecture: the layout that the self-check chooses, and whether that layout is correct.
 
     python tests/architectures/verify.py MODEL_TYPE ...
 
-prints a line of JSON for each. What is right is found out here a second time, by other code on other examples than the
-self-check's: forwards of the model's own class, one a sequence, no padding; values and the gradient of every parameter;
-weights far larger than fresh ones, whose mistakes would be as small as they are. The layout is chosen on a model whose
-windows and chunks reach as far as its class says, where short examples feel none, and has to hold where they are short.
+prints a line of JSON for each. The layout is checked by other code and other examples than the self-check's: forwards
+of the model's own class, one per sequence, no padding. Values and the gradient of every parameter are compared. Weights
+are much larger than fresh ones: with small weights, errors are small too. The layout is chosen on a model with the long
+windows and chunks of its class, which do not change short examples. It must also be correct where they are short.
 """
 
 import copy
@@ -32,16 +32,16 @@ LARGEST = 50_000_000
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3}
 """Largest deviation: of log-probabilities in nats, of a parameter's gradient relative to its largest entry."""
 FAINT = 1e-2
-"""Gradients are compared with at least this share of the largest of all parameters: below lies rounding."""
+"""Errors are relative to at least this share of the largest gradient of all parameters, because of rounding."""
 
 
 class TooLarge(Exception):
-    """Not built for its size."""
+    """The model is too large to be built."""
 
 
 @dataclass
 class Record:
-    """What was found out about one architecture."""
+    """The result for one architecture."""
 
     model_type: str
     name: str = ""
@@ -50,23 +50,23 @@ class Record:
     """shared, packed, padded; refused; wrong; skipped; unbuildable."""
     head: str = ""
     reason: str = ""
-    """Why not faster, not taken, or not built."""
+    """Why the model was refused, not built, or wrong."""
     refused: dict[str, str] = field(default_factory=dict)
     """Faster layouts and why they were refused."""
     num_parameters: int = 0
     dtype: str = ""
-    """What layouts were compared in."""
+    """The dtype in which layouts were compared."""
     error: float | None = None
-    """Largest deviation of the self-check's own examples."""
+    """Largest deviation on the self-check's own examples."""
     value_error: float | None = None
     gradient_error: float | None = None
 
 
 def examine(model_type: str) -> Record:
-    """Build, choose, compare.
+    """Build the model, choose its layout, and compare.
 
-    Whatever transformers raises is part of the record, and so is a refusal; a choice that fails in another way is not
-    caught, and ends the process.
+    Errors of transformers and refusals are part of the record. Any other error of the choice is not caught and ends the
+    process.
     """
     record = Record(model_type)
     try:
@@ -75,33 +75,33 @@ def examine(model_type: str) -> Record:
         record.route, record.reason = "skipped", str(refusal)
         return record
     except Exception as failure:
-        record.route, record.reason = "unbuildable", told(failure)
+        record.route, record.reason = "unbuildable", summary(failure)
         return record
     try:
         choice = choose_layout(far)
     except ModelError as refusal:
-        record.route, record.reason = "refused", told(refusal)
+        record.route, record.reason = "refused", summary(refusal)
         return record
     record.route, record.head = choice.layout, choice.head.route if choice.head else ""
-    record.error, record.refused = choice.max_error, dict(choice.refused)
+    record.error, record.refused = choice.max_error, {name: str(why) for name, why in choice.refused}
     try:
         compare(near, choice, record)
     except Exception as failure:
-        record.route, record.reason = "wrong", told(failure)
+        record.route, record.reason = "wrong", summary(failure)
     return record
 
 
-def told(failure: Exception) -> str:
-    """The first line of a failure, with its kind."""
+def summary(failure: Exception) -> str:
+    """Return the type and the first two lines of an error."""
     lines = [line.strip() for line in str(failure).splitlines() if line.strip()]
     return f"{type(failure).__name__}: {' '.join(lines[:2])}"
 
 
 def build(model_type: str, near: bool, record: Record) -> Any:
-    """A model with large random weights, without dropout.
+    """Build a model with large random weights, without dropout.
 
     Raises:
-        TooLarge: more than `LARGEST` parameters, counted before anything is allocated.
+        TooLarge: it has more than `LARGEST` parameters, counted before anything is allocated.
     """
     config = tiny_config(model_type, near)
     with torch.device("meta"):
@@ -120,7 +120,7 @@ def build(model_type: str, near: bool, record: Record) -> Any:
 
 
 def compare(model: Any, choice: Choice, record: Record) -> None:
-    """The chosen layout against separate forwards, in float64 where the class can run in it."""
+    """Compare the chosen layout with separate forwards, in float64 where the class can run in it."""
     trees = ragged_trees()
     wide = copy.deepcopy(model).double()
     if getattr(wide.config, "_experts_implementation", None) is not None:
@@ -148,9 +148,10 @@ def compare(model: Any, choice: Choice, record: Record) -> None:
 
 
 def ragged_trees() -> list[Tree]:
-    """Three responses, one of a single token; a prompt and a response beyond the reach; single tokens alone.
+    """Return trees of different lengths: responses of one token, and prompts and responses longer than the reach.
 
-    No sequence has a token twice: where keys are selected by score, equal tokens tie, and rounding decides.
+    No sequence has a token twice: where keys are selected by score, equal tokens have equal scores, and rounding
+    decides.
     """
     rng = np.random.default_rng(11)
     lengths = [(2, (3,)), (11, (6, 1, 14)), (2 * REACH + 5, (4, 2 * REACH + 1)), (1, (1, 2)), (4, (1,))]
@@ -163,7 +164,7 @@ def ragged_trees() -> list[Tree]:
 
 
 def separate(model: Any, trees: list[Tree]) -> Tensor:
-    """Log-probability of every response token, one forward of the model's own class a sequence."""
+    """Return the log-probability of every response token, with one forward of the model's own class per sequence."""
     values = []
     for tree in trees:
         for response in tree.responses:
@@ -175,7 +176,7 @@ def separate(model: Any, trees: list[Tree]) -> Tensor:
 
 @torch.no_grad()
 def leak(model: Any, tree: Tree) -> float:
-    """What the end of a response changes about the log-probabilities before it: nothing, of a causal model."""
+    """Return how much the end of a response changes the log-probabilities before it; 0 for a causal model."""
     whole = tree.responses[-1].token_ids
     half = len(whole) // 2
     long, short = (separate(model, [Tree(tree.prompt_ids, (Response(ids),))]) for ids in (whole, whole[:half]))
@@ -183,7 +184,7 @@ def leak(model: Any, tree: Tree) -> float:
 
 
 def gradient_error(wanted: tuple[Tensor | None, ...], given: tuple[Tensor | None, ...]) -> float:
-    """The worst parameter's: its largest deviation over its largest entry."""
+    """Return the largest error of any parameter's gradient, relative to the largest entry of that gradient."""
     zero = torch.zeros(())
     pairs = [(zero if w is None else w, zero if g is None else g) for w, g in zip(wanted, given, strict=True)]
     faint = FAINT * max(float(w.abs().max()) for w, _ in pairs)
@@ -192,13 +193,14 @@ def gradient_error(wanted: tuple[Tensor | None, ...], given: tuple[Tensor | None
 
 
 def quiet() -> None:
-    """One thread, and none of the advice that transformers has for configurations nobody runs."""
+    """Use one thread, and silence warnings of transformers about unusual configurations."""
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
     warnings.simplefilter("ignore")
 
 
 def main(model_types: list[str]) -> None:
+    """Print a line of JSON for each model type."""
     quiet()
     for model_type in model_types:
         print(json.dumps(asdict(examine(model_type))), flush=True)

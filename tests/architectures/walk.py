@@ -1,8 +1,8 @@
-"""Many architectures, each in a process of its own and with a time limit: a crash or a hang is a line of the record.
+"""Check of many architectures, each in its own process with a time limit: a crash or a timeout is recorded too.
 
-    python tests/architectures/walk.py [MODEL_TYPE ...]      all of transformers', or these; a line of JSON for each
+    python tests/architectures/walk.py [MODEL_TYPE ...]      these, or all of transformers; a line of JSON for each
 
-Processes are forked from one that has imported torch and transformers already, so that each costs its own work only.
+Processes are forked from one that has imported torch and transformers already, so that none imports them again.
 """
 
 import json
@@ -19,39 +19,39 @@ LIMIT = 90
 
 
 def all_model_types() -> list[str]:
-    """Every configuration that the installed transformers makes a causal language model of."""
+    """Return the type of every configuration that has a causal language model in the installed transformers."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     return list(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 
 
 def walk(model_types: Sequence[str], workers: int = 2, limit: float = LIMIT) -> Iterator[dict[str, Any]]:
-    """Records, in the order in which they come."""
+    """Yield records, in the order in which they are finished."""
     context = forked_from_imported()
     with ThreadPoolExecutor(workers) as pool:
-        tasks = [pool.submit(alone, context, model_type, limit) for model_type in model_types]
+        tasks = [pool.submit(in_own_process, context, model_type, limit) for model_type in model_types]
         for task in as_completed(tasks):
             yield task.result()
 
 
 def forked_from_imported() -> Any:
-    """Where processes come from. Once its server runs, all of this process's come from the same."""
+    """Return the multiprocessing context: processes are forked from a server that has imported the libraries."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tiltlm.logprobs", "transformers.models.auto.modeling_auto"])
     return context
 
 
-def alone(
+def in_own_process(
     context: Any, model_type: str, limit: float, examine: Callable[[str, Connection], None] | None = None
 ) -> dict[str, Any]:
-    """The record of one architecture, examined in a process of its own (by `report`, if nothing else is given)."""
-    here, there = context.Pipe(duplex=False)
-    process = context.Process(target=examine or report, args=(model_type, there))
+    """Return the record of one architecture, examined by `examine` (None: `report`) in its own process."""
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=examine or report, args=(model_type, sender))
     process.start()
-    there.close()
+    sender.close()
     record: dict[str, Any]
     try:
-        record = here.recv() if here.poll(limit) else lost(model_type, f"not done after {limit:g} s")
+        record = receiver.recv() if receiver.poll(limit) else lost(model_type, f"not done after {limit:g} s")
     except EOFError:
         process.join()
         record = lost(model_type, f"its process ended with exit code {process.exitcode}")
@@ -61,18 +61,20 @@ def alone(
 
 
 def lost(model_type: str, reason: str) -> dict[str, Any]:
+    """Return the record of an architecture whose process gave no result."""
     return {"model_type": model_type, "route": "wrong", "reason": reason}
 
 
-def report(model_type: str, to: Connection) -> None:
-    """In the other process: examine, and send what was found."""
+def report(model_type: str, sender: Connection) -> None:
+    """Examine an architecture and send its record; it runs in the other process."""
     import verify
 
     verify.quiet()
-    to.send(asdict(verify.examine(model_type)))
+    sender.send(asdict(verify.examine(model_type)))
 
 
 def main() -> None:
+    """Print a line of JSON for each architecture."""
     for found in walk(sys.argv[1:] or all_model_types()):
         print(json.dumps(found), flush=True)
 

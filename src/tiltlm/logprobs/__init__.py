@@ -1,4 +1,4 @@
-"""The forward: from trees of prompts and responses to one log-probability per scored token, exact and shared."""
+"""The forward: from trees of prompts and responses to one exact log-probability per scored token."""
 
 from tiltlm.logprobs.inputs import LayoutName
 from tiltlm.logprobs.module import ForestModule

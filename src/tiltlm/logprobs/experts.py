@@ -1,8 +1,7 @@
-"""Where the routers of a mixture of experts send tokens: what its load-balancing loss is made of.
+"""Counts of the tokens that the routers of a mixture of experts send to each expert, for its load-balancing loss.
 
-transformers models give the logits of their routers on request. Here they are counted as separate sequences would have
-them, however a forest is laid out; the loss itself, which is one of a whole step, is made of these counts in
-`training/balance.py`.
+transformers models return the logits of their routers on request. Here they are counted as for separate sequences,
+whatever the layout of the forest. `training/balance.py` computes the loss of a whole step from these counts.
 """
 
 from collections.abc import Sequence
@@ -20,25 +19,25 @@ from tiltlm.logprobs.inputs import LayoutName
 
 
 class Routing(NamedTuple):
-    """L routers of E experts over the T tokens of some sequences. A prompt counts once for each of its responses."""
+    """Counts of L routers of E experts over the T tokens of some sequences; a prompt counts once per response."""
 
     loads: Float[Tensor, "L E"]
-    """How many tokens chose each expert; a row sums to k·T. No gradient."""
+    """Number of tokens that chose each expert; a row sums to k·T. No gradient."""
     probabilities: Float[Tensor, "L E"]
     """Sum over the tokens of the router's softmax; a row sums to T. Carries gradient."""
 
 
 def experts_per_token(model: Any) -> int:
-    """k, how many experts a token chooses, of a transformers model that has a load-balancing loss.
+    """Return k, the number of experts per token, of a transformers model with a load-balancing loss.
 
     Raises:
-        ModelError: it has none.
+        ModelError: the model has no such loss.
     """
     chosen: int | None = getattr(model, "num_experts_per_tok", None)
     if chosen is None:
         raise ModelError(
-            f"training.router_aux_loss_coef: {type(model).__name__} has no routers whose load transformers would "
-            "balance; leave it at 0",
+            f"training.router_aux_loss_coef: {type(model).__name__} has no routers with a load-balancing loss in "
+            "transformers; leave it at 0",
             code="not_supported",
             key="training.router_aux_loss_coef",
         )
@@ -46,7 +45,7 @@ def experts_per_token(model: Any) -> int:
 
 
 def sequence_counts(forest: Forest, layout: LayoutName) -> Float[np.ndarray, " S"]:
-    """Of every token of the flattened model call, how many separate sequences it stands for; 0 is padding."""
+    """Return for every token of the flattened model call how many sequences it belongs to; 0 is padding."""
     trees = list(zip(forest.prompt_lengths, forest.branch_lengths, strict=True))
     if layout == "shared":
         return np.concatenate([np.repeat([len(own), 1.0], [prompt, sum(own)]) for prompt, own in trees])
@@ -57,23 +56,23 @@ def sequence_counts(forest: Forest, layout: LayoutName) -> Float[np.ndarray, " S
 
 
 def count(router_logits: Sequence[Tensor], counts: Float[np.ndarray, " S"], chosen: int) -> Routing:
-    """What the routers did, from their logits on every token of a model call.
+    """Count the tokens of each expert, from the routers' logits on every token of a model call.
 
-    The experts of a token are the `chosen` with the largest logits, as transformers' own load-balancing loss has it.
+    The experts of a token are the `chosen` with the largest logits, as in transformers' own load-balancing loss.
 
     Args:
-        router_logits: Of each router, [S E] or [B N E] with B·N = S.
-        counts: `sequence_counts`.
-        chosen: `experts_per_token`.
+        router_logits: Logits of each router, [S E] or [B N E] with B·N = S.
+        counts: The result of `sequence_counts`.
+        chosen: The result of `experts_per_token`.
 
     Raises:
-        ModelError: the routers did not see these tokens, or differ in their number of experts.
+        ModelError: the routers read other tokens, or differ in their number of experts.
     """
     shapes = sorted({(logits.shape[:-1].numel(), logits.shape[-1]) for logits in router_logits})
     if len(shapes) != 1 or shapes[0][0] != len(counts):
         raise ModelError(
-            f"training.router_aux_loss_coef: the model's routers gave logits of tokens × experts {shapes} where "
-            f"{len(counts)} tokens went in; leave it at 0 for this model",
+            f"training.router_aux_loss_coef: the model's routers returned logits of tokens × experts {shapes} for "
+            f"{len(counts)} tokens; leave it at 0 for this model",
             code="wrong_shape",
             key="training.router_aux_loss_coef",
         )

@@ -1,7 +1,7 @@
-"""From a forest to the inputs of a model call, in each of the three layouts.
+"""The inputs of a model call for a forest, in each of the three layouts.
 
-`shared` is the forest as it lies. `packed` and `padded` give every response its own copy of its prompt, in one row or
-in a batch: fallbacks for models that cannot share, and what sharing is compared with.
+`shared` is the forest itself. `packed` and `padded` give every response its own copy of its prompt, in one row or in a
+batch. They are fallbacks for models that cannot share prompts, and sharing is compared with them.
 """
 
 from typing import Any, Literal, NamedTuple
@@ -18,7 +18,7 @@ LayoutName = Literal["shared", "packed", "padded"]
 
 
 class Inputs(NamedTuple):
-    """A model call and where its scored states are."""
+    """The keywords of a model call, and the places of the states that predict scored tokens."""
 
     keywords: dict[str, Any]
     """Keyword arguments of the model call."""
@@ -26,36 +26,32 @@ class Inputs(NamedTuple):
     """Index into the flattened batch of the token that predicts scored token r."""
 
     def read(self, hidden: Float[Tensor, "B N D"]) -> Float[Tensor, "R D"]:
-        """The hidden states that predict."""
+        """Select the hidden states that predict scored tokens."""
         # `index_select`: the backward of plain indexing is not deterministic on a CPU once a row repeats.
         return hidden.flatten(0, 1).index_select(0, self.predicts)
 
 
 def arrange(forest: Forest, layout: LayoutName, whole: bool = False) -> Inputs:
-    """The inputs of the model call for this forest under this layout.
+    """Return the inputs of the model call for this forest in this layout.
 
     Args:
         forest: The responses.
-        layout: Which of the three.
-        whole: The last layer too computes every token of a shared row (`last_layer.py` leaves out what nobody reads).
+        layout: One of the three layouts.
+        whole: In the shared layout, the last layer computes every token too (`last_layer.py` skips unread ones).
     """
-    if layout == "shared":
-        trees = Layout(forest.prompt_lengths, forest.branch_lengths, whole=whole)
-        return _row(forest.token_ids, forest.position_ids, trees, forest.predicts)
-    apart = separate(forest)
+    if layout == "padded":
+        return pad(separate(forest))
+    row: Forest | Sequences = forest
+    trees = Layout(forest.prompt_lengths, forest.branch_lengths, whole)
     if layout == "packed":
-        alone = Layout(apart.lengths, ((),) * len(apart.lengths))
-        return _row(apart.token_ids, apart.position_ids, alone, apart.predicts)
-    return pad(apart)
-
-
-def _row(token_ids: Tensor, position_ids: Tensor, layout: Layout, predicts: Tensor) -> Inputs:
-    keywords = {"input_ids": token_ids[None], "position_ids": position_ids[None], "layout": layout}
-    return Inputs(keywords, predicts)
+        row = separate(forest)
+        trees = Layout(row.lengths, ((),) * len(row.lengths))
+    keywords = {"input_ids": row.token_ids[None], "position_ids": row.position_ids[None], "layout": trees}
+    return Inputs(keywords, row.predicts)
 
 
 class Sequences(NamedTuple):
-    """N separate sequences, a prompt and its response each, one after another."""
+    """N separate sequences one after another, each a prompt and its response."""
 
     token_ids: Int[Tensor, " S"]
     position_ids: Int[Tensor, " S"]
@@ -65,7 +61,7 @@ class Sequences(NamedTuple):
 
 
 def separate(forest: Forest) -> Sequences:
-    """One sequence a response, in the order of the forest's responses."""
+    """Return one sequence per response, in the order of the forest's responses."""
     source: list[np.ndarray] = []
     prompts: list[int] = []
     branch_starts: list[int] = []
@@ -81,26 +77,26 @@ def separate(forest: Forest) -> Sequences:
     lengths = tuple(len(s) for s in source)
     device = forest.token_ids.device
 
-    def of_response(numbers: list[int] | np.ndarray) -> Tensor:
-        return sent(np.asarray(numbers), device).index_select(0, forest.response_index)
+    def per_token(of_responses: list[int] | np.ndarray) -> Tensor:
+        return sent(np.asarray(of_responses), device).index_select(0, forest.response_index)
 
-    # A response's first token is predicted by the last prompt token, which lies before the response's own.
-    own = forest.predicts - of_response(branch_starts)
-    column = of_response(prompts) + torch.where(own >= 0, own, -1)
+    # A response's first token is predicted by the last prompt token, which comes before the response's own tokens.
+    own = forest.predicts - per_token(branch_starts)
+    column = per_token(prompts) + torch.where(own >= 0, own, -1)
     first = np.cumsum([0, *lengths[:-1]])
     return Sequences(
         token_ids=forest.token_ids.index_select(0, sent(np.concatenate(source), device)),
         position_ids=sent(np.concatenate([np.arange(n) for n in lengths]), device),
         lengths=lengths,
-        predicts=of_response(first) + column,
+        predicts=per_token(first) + column,
     )
 
 
 def pad(sequences: Sequences) -> Inputs:
-    """Sequences as a right-padded batch.
+    """Return the sequences as a right-padded batch.
 
-    There is no attention mask: nothing causal sees what follows it, and rows of padding that may look nowhere are
-    where explicit attention turns into NaN.
+    It has no attention mask. In a causal model no token sees the padding after it. With a mask, rows of padding could
+    attend to nothing, and explicit attention would return NaN for them.
     """
     width = max(sequences.lengths)
     token_ids, num_sequences = sequences.token_ids, len(sequences.lengths)

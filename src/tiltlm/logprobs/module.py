@@ -1,8 +1,8 @@
-"""`ForestModule`: a loaded transformers model that reads forests, whatever head it has.
+"""`ForestModule`: a loaded transformers model that reads forests, with any head.
 
-Here is what policies and reward models share: the layout of the model call, its attention, precision and limits. It is
-what data parallelism wraps, and it is called always through the wrapped root: a call past the wrapper leaves ranks
-unsynchronised without a word. Saving and `generate` go to the child.
+It holds what policies and reward models share: the layout of the model call, its attention, precision and limits. Data
+parallelism wraps this module. Always call the wrapped root: a call to the module inside leaves ranks unsynchronised
+without any error. Saving and `generate` use the child `model`.
 """
 
 from collections.abc import Iterator
@@ -18,15 +18,14 @@ from tiltlm.logprobs.attention import hook as attention
 from tiltlm.logprobs.attention.compiling import compile_layers
 from tiltlm.logprobs.attention.last_layer import trim_last_layer
 from tiltlm.logprobs.inputs import Inputs, LayoutName, arrange
-from tiltlm.logprobs.modes import evaluating
 from tiltlm.logprobs.precision import Precision
 
 
 class ForestModule(nn.Module):
-    """A transformers model whose body runs on forests. Subclasses are final and say what its head reads."""
+    """A transformers model whose body runs on forests. Subclasses are final and define what its head reads."""
 
     def __init__(self, model: Any, layout: LayoutName, precision: Precision, trims: bool) -> None:
-        """Wrap a loaded model; `_lay_out` switches its attention implementation to what the layout needs."""
+        """Wrap a loaded model with its stock attention; `_lay_out` sets the attention that the layout needs."""
         super().__init__()
         self.model = model
         self.layout = layout
@@ -43,11 +42,12 @@ class ForestModule(nn.Module):
         trim_last_layer(self.bare_model, self.trims and self.layout == "shared")
 
     def compile_layers(self, backend: str = "inductor") -> None:
-        """Compile the decoder layers (`compiling.py`); a copy of this module will have its own compiled."""
+        """Compile the decoder layers (`compiling.py`); a copy of this module compiles its own layers."""
         self._compiler = backend
         compile_layers(self.bare_model, backend)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore a copy; compile its layers where the original's were compiled."""
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         if self._compiler is not None:
             self.compile_layers(self._compiler)
@@ -59,11 +59,13 @@ class ForestModule(nn.Module):
 
     @property
     def device(self) -> torch.device:
+        """The device of the parameters."""
         device: torch.device = next(self.model.parameters()).device
         return device
 
     @property
     def config(self) -> Any:
+        """The configuration of the transformers model."""
         return self.bare_model.config
 
     @property
@@ -71,44 +73,49 @@ class ForestModule(nn.Module):
         return self.bare_model._no_split_modules
 
     def tie_weights(self, *args: Any, **kwargs: Any) -> Any:
+        """Tie the weights of the transformers model, as the wrappers of data parallelism ask for."""
         return self.bare_model.tie_weights(*args, **kwargs)
 
     def get_input_embeddings(self) -> Any:
+        """Return the input embeddings of the transformers model."""
         return self.bare_model.get_input_embeddings()
 
     def get_output_embeddings(self) -> Any:
+        """Return the output head of the transformers model."""
         return self.bare_model.get_output_embeddings()
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
-    def _body(self, inputs: Inputs, **asked: bool) -> Any:
-        """What the model computes below its head; `asked` are its own `output_…` options."""
-        return self.bare_model.base_model(**inputs.keywords, use_cache=False, **asked)
+    def _body(self, inputs: Inputs, **options: bool) -> Any:
+        """Run the model without its head; `options` are its own `output_…` options."""
+        return self.bare_model.base_model(**inputs.keywords, use_cache=False, **options)
 
     @torch.no_grad()
     def attention_routes(self, forest: Forest) -> list[str]:
-        """Which routes compute attention in a forward of this module, and why; none where attention is the stock's."""
-        inputs = arrange(forest.to(self.device), self.layout)
+        """Return the routes that compute attention in a forward, with reasons; empty for stock attention."""
+        if self.layout == "padded":
+            return []
+        inputs, record = arrange(forest.to(self.device), self.layout), attention.AttentionRecord()
+        inputs.keywords["attention_record"] = record
         with evaluating(self), self._autocast():
             self._body(inputs)
-        layout = inputs.keywords.get("layout")
-        return [] if layout is None else layout.routes
+        return [str(route) for route in record.routes]
 
     def _refuse_too_long(self, forest: Forest) -> None:
         pairs = zip(forest.prompt_lengths, forest.branch_lengths, strict=True)
         longest = max(prompt + max(branches, default=0) for prompt, branches in pairs)
         if self.max_positions is not None and longest > self.max_positions:
             raise ModelError(
-                f"a sequence of {longest} tokens, and {type(self.bare_model).__name__} places {self.max_positions} "
-                "exactly; shorten prompts and responses (data.max_length)",
+                f"a sequence has {longest} tokens, and {type(self.bare_model).__name__} has {self.max_positions} "
+                "exact positions; shorten prompts and responses (data.max_length)",
                 code="too_long",
                 key="data.max_length",
             )
 
     @contextmanager
     def stock_attention(self) -> Iterator[None]:
-        """Inside, the model has its stock attention and nothing is compiled: for `generate`, decoding with a cache."""
+        """Use the model's stock attention, uncompiled, inside the block: for `generate` and decoding with a cache."""
         before = self.config._attn_implementation
         self.bare_model.set_attn_implementation(self._stock)
         try:
@@ -119,27 +126,42 @@ class ForestModule(nn.Module):
 
     @contextmanager
     def adapters_disabled(self) -> Iterator[None]:
-        """Inside, the model is its base, without adapters.
+        """Disable the adapters inside the block, so that the model is its base.
 
         Raises:
-            ModelError: the model has none.
+            ModelError: the model has no adapter.
         """
         if not hasattr(self.model, "peft_config"):
             raise ModelError(
-                "the model has no adapter to switch off; a reference `base` needs one: name a path instead",
+                "the model has no adapter to disable; reference.name=base needs one. Name a model folder instead",
                 code="no_adapter",
             )
         with self.model.disable_adapter():
             yield
 
 
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Set evaluation mode inside the block, and restore the mode of every submodule afterwards.
+
+    It is for forwards that are not part of training: the reference, sampling, measuring.
+    """
+    training = [m for m in module.modules() if m.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for m in training:
+            m.training = True
+
+
 def bare_model_of(model: Any) -> Any:
-    """The transformers model inside a PEFT model, or the model itself."""
+    """Return the transformers model inside a PEFT model, or the model itself."""
     return model.get_base_model() if hasattr(model, "peft_config") else model
 
 
 def stock_attention_name(model: Any) -> str:
-    """The attention a model runs with outside packed rows: as loaded, but explicit where scores are capped.
+    """Return the attention of a model outside packed rows: as loaded, but `eager` where scores are capped.
 
     The fused kernels of transformers do not cap scores.
     """
@@ -151,10 +173,10 @@ def stock_attention_name(model: Any) -> str:
 
 
 def exact_positions(config: Any) -> int | None:
-    """How many positions separate and packed rows place alike; None: no limit.
+    """Return the number of positions that are the same in separate and packed rows; None means no limit.
 
     Learned positions end with their table. Rotary embeddings of kind `dynamic` or `longrope` change for the whole row
-    once its longest sequence is longer than the original length: a long neighbour would change a short one.
+    when its longest sequence exceeds the original length. There a long sequence would change a short one.
     """
     config = config.get_text_config()
     rope = getattr(config, "rope_parameters", None) or {}

@@ -1,7 +1,6 @@
-"""The oracle: one unpadded forward a sequence with the model's stock attention and full logits.
+"""The plain way: one unpadded forward per sequence with the model's stock attention and full logits.
 
-Slow, obvious, and what every layout must equal, in values and gradients. Tests, the self-check and anyone who doubts a
-number use it.
+It is slow and simple. Values and gradients of every layout must equal it. Tests and the self-check compare with it.
 """
 
 from collections.abc import Sequence
@@ -16,21 +15,21 @@ from tiltlm.core.forest import Tree
 
 
 def select_logps(logits: Float[Tensor, "R V"], targets: Int[Tensor, " R"]) -> Float[Tensor, " R"]:
-    """log softmax of each row at its target, in float32 at least."""
+    """Return the log softmax of each row at its target, in float32 at least."""
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return torch.log_softmax(logits, dim=-1).gather(1, targets[:, None])[:, 0]
 
 
 def separate_logps(model: Any, prompt_ids: TokenIds, response: Response) -> Float[Tensor, " r"]:
-    """Log-probability of each scored token of one response to one prompt, in nats, with gradient.
+    """Return the log-probability of each scored token of one response to one prompt, in nats, with gradient.
 
     Args:
         model: A causal language model with its stock attention active.
         prompt_ids: The prompt.
-        response: The response; its `scored` tokens, or all.
+        response: The response; its `scored` tokens are read, or all where it names none.
 
     Returns:
-        float32, or float64 for a float64 model.
+        One value per token, float32, or float64 for a float64 model.
     """
     ids = torch.tensor([*prompt_ids, *response.token_ids], device=model.device)
     logits = model(input_ids=ids[None, :-1], use_cache=False).logits[0, len(prompt_ids) - 1 :]
@@ -41,19 +40,22 @@ def separate_logps(model: Any, prompt_ids: TokenIds, response: Response) -> Floa
 
 
 def plain_logps(model: Any, trees: Sequence[Tree]) -> Float[Tensor, " R"]:
-    """`separate_logps` of all responses of these trees, in the order of `plant(trees)`."""
+    """Return `separate_logps` of all responses of these trees, in the order of `pack_trees(trees)`."""
     return torch.cat([separate_logps(model, tree.prompt_ids, r) for tree in trees for r in tree.responses])
 
 
 def plain_scores(model: Any, trees: Sequence[Tree]) -> Float[Tensor, " N"]:
-    """The stock classifier's score of each response, one unpadded forward a sequence, with gradient.
+    """Return the stock classifier's score of each response, one unpadded forward per sequence, with gradient.
 
-    Without padding there is no padding token: a response may well end in the one that the configuration names, and the
-    classifier would read the score before it.
+    The configuration's padding token is removed for the call: a response may end in that token, and the classifier
+    would read the score before it.
 
     Args:
         model: A sequence classifier with one label and its stock attention active.
-        trees: Prompts and responses, in the order of `plant(trees)`.
+        trees: Prompts and responses.
+
+    Returns:
+        One score per response, in the order of `pack_trees(trees)`.
     """
     config = model.config.get_text_config()
     pad_token_id, config.pad_token_id = config.pad_token_id, None

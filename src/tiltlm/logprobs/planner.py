@@ -1,6 +1,6 @@
-"""Which trees go into which pack: a step of training, or a pass over data, cut into forwards under a token budget.
+"""Plans: a training step, or a pass over data, split into packs of trees under a token budget, one forward each.
 
-A tree is never cut and a prompt never computed twice, so what a plan changes is memory and time, never a number beyond
+A tree is never split and a prompt is never computed twice. So a plan changes memory and time, and numbers only by
 rounding. Plans are pure functions of the sizes.
 """
 
@@ -8,14 +8,15 @@ from collections.abc import Sequence
 
 
 def plan(sizes: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Packs of whole trees, each at most `max_tokens`, by best-fit decreasing.
+    """Split trees into packs of at most `max_tokens` by best-fit decreasing.
 
     Args:
         sizes: Tokens of each tree (`Tree.num_tokens`).
-        max_tokens: Budget of a pack. A tree larger than that is a pack of its own.
+        max_tokens: Budget of a pack. A larger tree is a pack of its own.
 
     Returns:
-        Indices into `sizes` per pack: every index once, ascending within a pack, packs by their first index.
+        Indices into `sizes` per pack. Every index occurs once. Indices ascend within a pack, and packs are
+        sorted by their first index.
     """
     packs: list[list[int]] = []
     room: list[int] = []
@@ -32,7 +33,7 @@ def plan(sizes: Sequence[int], max_tokens: int) -> list[list[int]]:
 
 
 def balance(costs: Sequence[int], num_parts: int) -> list[list[int]]:
-    """Indices dealt to parts of nearly equal total cost: largest first, each to the cheapest part so far."""
+    """Assign indices to parts of nearly equal total cost: largest first, each to the cheapest part so far."""
     parts: list[list[int]] = [[] for _ in range(num_parts)]
     totals = [0] * num_parts
     for index in sorted(range(len(costs)), key=lambda i: (-costs[i], i)):
@@ -43,15 +44,15 @@ def balance(costs: Sequence[int], num_parts: int) -> list[list[int]]:
 
 
 def plan_ranks(sizes: Sequence[int], max_tokens: int, num_ranks: int) -> list[list[list[int]]]:
-    """Packs for each rank, the same number on every rank: `[rank][pack][tree]`.
+    """Plan packs for each rank, the same number on every rank: `[rank][pack][tree]`.
 
-    Every rank must run the same number of forwards, or the collectives of data parallelism wait for ever. Trees are
-    dealt to ranks by size, each rank plans its own, and ranks with fewer packs split their largest until all have as
-    many. Only a rank with fewer trees than packs is left with empty packs: it repeats a forward it has, with weight
-    zero.
+    Every rank must run the same number of forwards; otherwise the collectives of data parallelism deadlock. Trees are
+    assigned to ranks by size, and each rank plans its own. Ranks with fewer packs split their largest pack until all
+    have the same number. Only a rank with fewer trees than packs keeps empty packs: there it repeats one of its
+    forwards with weight zero.
     """
-    dealt = balance(sizes, num_ranks)
-    ranks = [[[own[i] for i in pack] for pack in plan([sizes[t] for t in own], max_tokens)] for own in dealt]
+    shares = balance(sizes, num_ranks)
+    ranks = [[[own[i] for i in pack] for pack in plan([sizes[t] for t in own], max_tokens)] for own in shares]
     num_packs = max((len(packs) for packs in ranks), default=0)
     for packs in ranks:
         while len(packs) < num_packs and any(len(pack) > 1 for pack in packs):

@@ -1,7 +1,6 @@
 """`PolicyModule`: the one forward, from a forest to one log-probability per scored token.
 
-It is what data parallelism wraps and what trainer, reference, scoring and evaluation call, always through the wrapped
-root: a call past the wrapper leaves ranks unsynchronised without a word. Saving and `generate` go to the child.
+Trainer, reference, scoring and evaluation all call it, through the root that data parallelism wraps (see `module.py`).
 """
 
 import inspect
@@ -14,8 +13,8 @@ from torch import Tensor
 from tiltlm.core.forest import Forest
 from tiltlm.core.logps import Extra, ResponseLogps
 from tiltlm.logprobs.experts import count, experts_per_token, sequence_counts
-from tiltlm.logprobs.head.find import Head, find_head
-from tiltlm.logprobs.head.states import States, affine
+from tiltlm.logprobs.head.find import find_head
+from tiltlm.logprobs.head.states import Head, States, affine
 from tiltlm.logprobs.head.token_values import TokenValues, token_values
 from tiltlm.logprobs.inputs import Inputs, LayoutName, arrange
 from tiltlm.logprobs.module import ForestModule
@@ -33,14 +32,14 @@ class PolicyModule(ForestModule):
         head: Head | None = None,
         trims: bool = True,
     ) -> None:
-        """Wrap a loaded model; its attention implementation is switched to what the layout needs.
+        """Wrap a loaded model and switch its attention implementation to the one that the layout needs.
 
         Args:
             model: A transformers causal language model, or a PEFT model around one.
             layout: `shared`: each prompt once. `packed`: one row, prompts repeated. `padded`: a batch, stock attention.
             precision: `float32`: the dtype of the weights, no autocast. `bf16`: matrix products under autocast.
-            head: How hidden states become log-probabilities; None: found by a probe.
-            trims: In a shared row, the last layer leaves out what nobody reads (`last_layer.py`).
+            head: How hidden states become log-probabilities; None means that a probe finds it.
+            trims: In a shared row, the last layer skips what is not read (`last_layer.py`).
         """
         super().__init__(model, layout, precision, trims)
         self.head = head or find_head(self.bare_model)
@@ -53,58 +52,51 @@ class PolicyModule(ForestModule):
         beside: States | None = None,
         routing: bool = False,
     ) -> ResponseLogps:
-        """Log-probability of every scored token, float32 (float64 for a float64 model), with gradient.
+        """Return the log-probability of every scored token, in nats, with gradient.
 
-        Values and gradients are those of separate, unpadded forwards.
+        Values and gradients are those of separate, unpadded forwards. Values are float32, or float64 for a float64
+        model.
 
         Args:
             forest: The responses.
-            extras: What else is wanted of every scored token.
-            beside: The reference's states for this forest, where an extra reads them; its log-probabilities are then
-                part of the result.
-            routing: Also count what the routers of a mixture of experts do; the last layer is then computed whole.
+            extras: Further numbers to compute per scored token.
+            beside: The reference's states for this forest, where an extra reads them. The result then contains the
+                reference's log-probabilities too.
+            routing: Also count what the routers of a mixture of experts do. The last layer then computes every token.
 
         Raises:
-            ModelError: a sequence is too long, the reference's vocabulary is of another size, or there are no routers.
-            ConfigError: an extra reads the reference's states and there are none.
+            ModelError: a sequence is too long, the reference's vocabulary has another size, or there are no routers.
+            ConfigError: an extra reads the reference's states and `beside` is None.
         """
         forest = forest.to(self.device)
         self._refuse_too_long(forest)
         chosen = experts_per_token(self.bare_model) if routing else 0
-        asked = {"output_router_logits": True} if routing else {}
+        options = {"output_router_logits": True} if routing else {}
         with self._autocast():
-            rows, output = self._rows(arrange(forest, self.layout, whole=routing), **asked)
-            values = self._values(rows, forest.targets, extras, beside)
+            rows, output = self._rows(arrange(forest, self.layout, whole=routing), **options)
+            values = token_values(self.head, rows, self.get_output_embeddings(), forest.targets, extras, beside)
         routers = count(output.router_logits, sequence_counts(forest, self.layout), chosen) if routing else None
         return ResponseLogps(
             values.logps,
             forest.response_index,
             forest.num_tokens,
             ref_token_logps=values.ref_logps,
-            log_collisions=values.log_collisions,
-            entropies=values.entropies,
-            ref_kls=values.ref_kls,
-            ref_entropy_shares=values.ref_entropy_shares,
+            extras=values.extras,
             router_loads=None if routers is None else routers.loads,
             router_probabilities=None if routers is None else routers.probabilities,
         )
 
     def values_of(self, inputs: Inputs, targets: Int[Tensor, " R"]) -> TokenValues:
-        """The forward on arranged inputs, for the self-check; everyone else calls the module."""
+        """Run the forward on arranged inputs, for the self-check; all others call the module."""
         rows, _ = self._rows(inputs)
-        return self._values(rows, targets, frozenset(), None)
-
-    def _values(
-        self, rows: Tensor, targets: Int[Tensor, " R"], extras: frozenset[Extra], beside: States | None
-    ) -> TokenValues:
-        return token_values(self.head, rows, self.get_output_embeddings(), targets, extras, beside)
+        return token_values(self.head, rows, self.get_output_embeddings(), targets)
 
     @torch.no_grad()
     def states(self, forest: Forest) -> States:
-        """What this policy, as a reference, lends to the forward of another over the same forest: no gradient.
+        """Return what the forward of another policy over the same forest needs of this reference; no gradient.
 
-        Of its head it holds the tensors themselves where it is plain, and a copy where an adapter is part of it. A head
-        of unknown shape lends its logits, rows × vocabulary.
+        It contains the tensors of a plain head themselves, and a copy of a head with an adapter. For a head of unknown
+        shape it contains the logits, rows × vocabulary.
         """
         forest = forest.to(self.device)
         self._refuse_too_long(forest)
@@ -121,23 +113,25 @@ class PolicyModule(ForestModule):
             case "model":
                 return States(rows, None, None, self.head)
 
-    def _rows(self, inputs: Inputs, **asked: bool) -> tuple[Float[Tensor, "R D"], Any]:
-        """What the head reads for each scored token; of a head of unknown shape, the model's own logits. And all that
-        the model returned."""
+    def _rows(self, inputs: Inputs, **options: bool) -> tuple[Float[Tensor, "R D"], Any]:
+        """Return the state that the head reads for each scored token, and the model's output.
+
+        For a head of unknown shape, return the model's own logits instead of states.
+        """
         if self.head.route == "model":
-            return own_logits(self.bare_model, inputs, **asked)
-        output = self._body(inputs, **asked)
+            return own_logits(self.bare_model, inputs, **options)
+        output = self._body(inputs, **options)
         return inputs.read(output[0]), output
 
 
-def own_logits(model: Any, inputs: Inputs, **asked: bool) -> tuple[Float[Tensor, "R V"], Any]:
-    """The model's own logits at the rows that predict, for heads of unknown shape; and all that it returned.
+def own_logits(model: Any, inputs: Inputs, **options: bool) -> tuple[Float[Tensor, "R V"], Any]:
+    """Return the model's own logits at the rows that predict, for heads of unknown shape, and the model's output.
 
-    Rows are named once each; a 1-D index serves every model that takes one, and repeats follow afterwards.
+    The model computes each of these rows once; rows that predict several tokens are repeated afterwards.
     """
     rows, repeat = torch.unique(inputs.predicts, return_inverse=True)
     keep = {"logits_to_keep": rows} if _keeps_rows(model, inputs) else {}
-    output = model(**inputs.keywords, use_cache=False, **keep, **asked)
+    output = model(**inputs.keywords, use_cache=False, **keep, **options)
     logits: Tensor = output.logits.flatten(0, 1)
     if not keep:
         logits = logits.index_select(0, rows)
@@ -145,6 +139,9 @@ def own_logits(model: Any, inputs: Inputs, **asked: bool) -> tuple[Float[Tensor,
 
 
 def _keeps_rows(model: Any, inputs: Inputs) -> bool:
-    """A 1-D index names columns, which are rows of the flattened batch only where the batch is one row."""
+    """Return whether the model can compute logits at these rows only.
+
+    Its option selects columns. They are rows of the flattened batch only where the batch has one row.
+    """
     one_row = len(inputs.keywords["input_ids"]) == 1
     return one_row and "logits_to_keep" in inspect.signature(model.forward).parameters

@@ -1,7 +1,7 @@
 """`ScoreModule`: the forward of a reward model, from a forest to one score per response.
 
-The model is transformers' own sequence classifier with one label, on the same forest as a policy: each prompt once,
-values and gradients equal to separate forwards. So what is saved is what `AutoModelForSequenceClassification` loads.
+The model is transformers' own sequence classifier with one label. It reads the same forests as a policy: each prompt
+once, with values and gradients equal to separate forwards. `AutoModelForSequenceClassification` loads what is saved.
 """
 
 from typing import Any
@@ -25,7 +25,7 @@ class ScoreModule(ForestModule):
     def __init__(
         self, model: Any, layout: LayoutName = "shared", precision: Precision = "float32", trims: bool = True
     ) -> None:
-        """Wrap a loaded model; its attention implementation is switched to what the layout needs.
+        """Wrap a loaded model and switch its attention implementation to the one that the layout needs.
 
         Args:
             model: A transformers sequence classifier on a causal body, or a PEFT model around one.
@@ -34,39 +34,41 @@ class ScoreModule(ForestModule):
             trims: As for `PolicyModule`.
 
         Raises:
-            ModelError: it has no head of one label that reads the last token's state.
+            ModelError: the model has no head with one label that reads the last token's state.
         """
         super().__init__(model, layout, precision, trims)
         self._head()
         self._lay_out()
 
     def forward(self, forest: Forest) -> ResponseScores:
-        """Score of every response of `plant(closed(trees))`, float32 (float64 for a float64 model), with gradient.
+        """Return the score of every response of `pack_trees(with_score_token(trees))`, with gradient.
+
+        Scores are float32, or float64 for a float64 model.
 
         Raises:
             ModelError: a sequence is too long.
         """
-        assert len(forest.targets) == forest.num_responses, "one row a response: plant(closed(trees))"
+        assert len(forest.targets) == forest.num_responses, "one row per response: pack_trees(with_score_token(trees))"
         forest = forest.to(self.device)
         self._refuse_too_long(forest)
         with self._autocast():
             scores = self.scores_of(arrange(forest, self.layout))
-        return ResponseScores.of(scores, forest.num_tokens)
+        return ResponseScores(scores, forest.num_tokens)
 
     def scores_of(self, inputs: Inputs) -> Float[Tensor, " N"]:
-        """The forward on arranged inputs. For `forward` and the self-check; everyone else calls the module."""
+        """Run the forward on arranged inputs, for `forward` and the self-check; all others call the module."""
         hidden, head = inputs.read(self._body(inputs)[0]), self._head()
         with torch.autocast(hidden.device.type, enabled=False):
             scores: Tensor = head(hidden.to(float_dtype(head)))[:, 0]
         return scores.to(torch.promote_types(scores.dtype, torch.float32))
 
     def _head(self) -> nn.Module:
-        """The linear layer on the last token's state, called `score` in every causal classifier of transformers."""
+        """Return the linear layer on the last token's state, `score` in every causal classifier of transformers."""
         head = getattr(self.bare_model, "score", None)
         if not isinstance(head, nn.Module) or self.config.get_text_config().num_labels != 1:
             raise ModelError(
-                f"{type(self.bare_model).__name__} has no head `score` of one label on its last token; a reward model "
-                "is a causal model of transformers as a sequence classifier with num_labels=1",
+                f"{type(self.bare_model).__name__} has no head `score` with one label on its last token; a reward "
+                "model must be a causal sequence classifier of transformers with num_labels=1",
                 code="no_score_head",
             )
         return head

@@ -1,8 +1,8 @@
-"""Which layout a model can have: decided once at start, by computing a few examples the plain way and comparing.
+"""The choice of a model's layout: once at start, by comparing a few examples with separate forwards.
 
-Some architectures ignore the attention hook and still return numbers; recurrent layers run from one response into the
-next; chunk rules live in masks that a packed row never builds. Nothing may be silently wrong, so every layout that is
-used has been compared here, in values and gradients, and the choice and its reason are there to print.
+Some architectures ignore the attention hook and still return numbers. Recurrent layers carry a state from one response
+into the next. Chunked attention is defined by masks that a packed row does not build. No layout may be wrong without an
+error, so every layout that is used was compared here in values and gradients. The choice and its reason are printed.
 """
 
 import copy
@@ -19,49 +19,56 @@ from torch import Tensor, nn
 from tiltlm.core.errors import ModelError
 from tiltlm.core.example import Response, TokenIds, token_ids
 from tiltlm.core.forest import Forest, Tree, pack_trees, with_score_token
-from tiltlm.logprobs.attention.layout import Layout
-from tiltlm.logprobs.head.find import Head, find_head
+from tiltlm.core.notes import Note
+from tiltlm.logprobs.attention.hook import AttentionRecord
+from tiltlm.logprobs.head.find import find_head
+from tiltlm.logprobs.head.states import Head
 from tiltlm.logprobs.inputs import Inputs, LayoutName, arrange
-from tiltlm.logprobs.modes import evaluating
-from tiltlm.logprobs.module import bare_model_of, exact_positions, stock_attention_name
+from tiltlm.logprobs.module import bare_model_of, evaluating, exact_positions, stock_attention_name
 from tiltlm.logprobs.plain import plain_logps, plain_scores
 from tiltlm.logprobs.policy import PolicyModule
 from tiltlm.logprobs.scoring import ScoreModule
 
 SMALL = 50_000_000
-"""Models up to so many parameters are compared in float64, on a copy: small weights make small mistakes."""
+"""Models up to this many parameters are compared in float64, on a copy: small weights make small errors."""
 MEASURED = 2**24
-"""Gradients are compared on the smallest parameters, up to so many values: norms and biases of every layer, which feel
-a wrong gradient in anything that passes them. A small model is compared on all of it."""
+"""Gradients are compared on the smallest parameters, up to this many values: norms and biases of every layer. A wrong
+gradient anywhere changes theirs too. A small model is compared on all parameters."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The layout of a model, and why."""
+    """The layout of a model, and the reason for it."""
 
     layout: LayoutName
     head: Head | None
-    """None of a reward model."""
-    reason: str
-    """One sentence, to print."""
+    """None for a reward model."""
     max_error: float
-    """Largest deviation from separate forwards: of values relative to the largest, of gradients likewise."""
+    """Largest deviation from separate forwards, relative to the largest value, or to the largest gradient."""
     tolerance: float
-    refused: tuple[tuple[LayoutName, str], ...] = ()
-    """Layouts tried before, and what was wrong with each."""
+    """Largest deviation that was allowed."""
+    refused: tuple[tuple[LayoutName, Note], ...] = ()
+    """Faster layouts, and why each was refused."""
     trims: bool = True
-    """Whether a shared row may leave out what nobody reads in the last layer (`last_layer.py`)."""
+    """True: in a shared row the last layer may skip what is not read (`last_layer.py`)."""
+
+    @property
+    def reason(self) -> str:
+        """One sentence to print."""
+        values = "scores" if self.head is None else "log-probabilities"
+        equal = f"{values} and gradients equal separate forwards to {self.max_error:.0e} (≤ {self.tolerance:.0e})"
+        return "; ".join([*(f"not {name}: {why}" for name, why in self.refused), equal])
 
 
 @dataclass(frozen=True)
 class _Measured:
-    """Log-probabilities or scores of the probe's responses, and the gradient of a random weighting of them."""
+    """Log-probabilities or scores of the probe's responses, and the gradient of their sum with random weights."""
 
     values: Tensor
     gradients: tuple[Tensor, ...]
 
     def error(self, other: "_Measured") -> float:
-        """Largest deviation from `other`, relative to its largest number; values and gradients each by their own."""
+        """Return the largest deviation from `other`, relative to its largest value, or to its largest gradient."""
         errors = [_relative([self.values], [other.values])]
         if self.gradients:
             errors.append(_relative(self.gradients, other.gradients))
@@ -75,36 +82,37 @@ def _relative(values: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
 
 
 def choose_layout(model: Any, requested: Literal["auto"] | LayoutName = "auto", is_scorer: bool = False) -> Choice:
-    """The fastest layout whose values and gradients equal those of separate, unpadded forwards.
+    """Choose the fastest layout whose values and gradients equal those of separate, unpadded forwards.
 
-    Nothing of the model changes: gradients, random state, mode, dtype and attention are as they were. A small model is
-    compared in float64 to 1e-6. A larger one is compared as it is, to 1e-5 or four times what two stock attentions
-    differ by, whichever is more: trained weights amplify rounding, and a leak between responses far exceeds it.
+    Nothing in the model changes: gradients, random state, mode, dtype and attention are the same afterwards. A small
+    model is compared in float64 to 1e-6. A larger one is compared as it is. Its tolerance is 1e-5, or four times the
+    difference between two stock attentions, whichever is larger: trained weights amplify rounding, and a leak between
+    responses is far larger than that.
 
     Args:
         model: A causal language model or sequence classifier, or a PEFT model around one, without dropout.
-        requested: `auto` tries shared, packed, padded; a name tries that one.
-        is_scorer: The model is a sequence classifier, of which scores are compared.
+        requested: `auto` tries shared, packed, padded; a name tries only that one.
+        is_scorer: The model is a sequence classifier, so scores are compared.
 
     Raises:
-        ModelError: none of them is right.
+        ModelError: no layout equals separate forwards, or the model cannot be compared.
     """
-    candidates: tuple[LayoutName, ...] = ("shared", "packed", "padded") if requested == "auto" else (requested,)
-    refused: list[tuple[LayoutName, str]] = []
+    attempts: list[tuple[LayoutName, bool]] = [("shared", True), ("shared", False), ("packed", True), ("padded", True)]
+    refused: dict[LayoutName, Note] = {}
     with _under_test(model) as (tested, is_wide):
         probe, expected = _own(tested, is_scorer)
         tolerance = 1e-6 if is_wide else probe.tolerance(expected)
         probe.refuse_acausal(tolerance)
-        for layout in candidates:
-            for trims in (True, False) if layout == "shared" else (True,):
-                wrong, error = probe.compare(layout, trims, expected, tolerance)
-                if not wrong:
-                    reason = f"{probe.values} and gradients equal separate forwards to {error:.0e} (≤ {tolerance:.0e})"
-                    reason = "; ".join([*(f"not {name}: {why}" for name, why in refused), reason])
-                    return Choice(layout, probe.head, reason, error, tolerance, tuple(refused), trims)
-            refused.append((layout, wrong))
-    reasons = "; ".join(f"{name}: {why}" for name, why in refused)
-    way_out = "" if requested == "auto" else "; layout=auto tries the others"
+        for layout, trims in attempts:
+            if requested not in ("auto", layout):
+                continue
+            error, wrong = probe.compare(layout, trims, expected, tolerance)
+            if wrong is None:
+                others = tuple((name, why) for name, why in refused.items() if name != layout)
+                return Choice(layout, probe.head, error, tolerance, others, trims)
+            refused[layout] = wrong
+    reasons = "; ".join(f"{name}: {why}" for name, why in refused.items())
+    way_out = "" if requested == "auto" else "; layout=auto tries the other layouts"
     raise ModelError(
         f"no layout of {type(bare_model_of(model)).__name__} equals separate forwards: {reasons}{way_out}",
         code="no_exact_layout",
@@ -113,7 +121,7 @@ def choose_layout(model: Any, requested: Literal["auto"] | LayoutName = "auto", 
 
 
 def _own(model: Any, is_scorer: bool) -> tuple["_Probe", _Measured]:
-    """The probe, and what the model's own forwards give; a model that fails on plain ids is refused."""
+    """Return the probe, and the result of the model's own forwards; refuse a model that fails on plain ids."""
     try:
         probe: _Probe = _ScoreProbe(model) if is_scorer else _PolicyProbe(model)
         return probe, probe.plain()
@@ -130,48 +138,48 @@ def _first_line(failure: Exception) -> str:
 
 
 class _Probe(ABC):
-    """The examples, and how each way computes them."""
+    """The examples, and the ways to compute them."""
 
-    values: str
-    """What is compared, in words."""
     head: Head | None = None
 
     def __init__(self, model: Any) -> None:
+        """Draw the examples, and choose the parameters whose gradients are compared."""
         self.model = model
         self.bare_model = bare_model_of(model)
         self.stock = stock_attention_name(self.bare_model)
         self.bare_model.set_attn_implementation(self.stock)
         self.trees = probe_trees(self.bare_model.config)
-        self.forest = self._plant().to(self.bare_model.device)
+        self.forest = self._pack().to(self.bare_model.device)
         self.weights = torch.randn(len(self.forest.targets), generator=torch.Generator().manual_seed(1))
         trained = sorted((p for p in model.parameters() if p.requires_grad), key=lambda p: p.numel())
         sizes = np.cumsum([p.numel() for p in trained])
         self.parameters = [p for p, size in zip(trained, sizes, strict=True) if size <= MEASURED]
 
     @abstractmethod
-    def _plant(self) -> Forest:
-        """The forest of the examples."""
+    def _pack(self) -> Forest:
+        """Return the forest of the examples."""
 
     @abstractmethod
     def _separate(self) -> Tensor:
-        """The values of separate forwards."""
+        """Return the values of separate forwards."""
 
     @abstractmethod
     def _laid_out(self, layout: LayoutName, trims: bool, inputs: Inputs) -> Tensor:
-        """The values of one forward in a layout, whose attention stays switched on."""
+        """Return the values of one forward in a layout; the layout's attention stays set."""
 
     @abstractmethod
     def refuse_acausal(self, tolerance: float) -> None:
-        """Raise where what is compared means nothing, since the model sees what it is to predict."""
+        """Refuse a model that sees the tokens that it must predict: its log-probabilities would mean nothing."""
 
     def plain(self) -> _Measured:
+        """Measure the model's own separate forwards."""
         with torch.enable_grad():
             return self._measure(self._separate())
 
     def tolerance(self, expected: _Measured) -> float:
-        """1e-5, or four times what rounding moves these numbers by: the stock attention against the explicit one.
+        """Return 1e-5, or four times the effect of rounding: the stock attention against the explicit one.
 
-        Bounded, so that two stock attentions that mean different things do not excuse a third.
+        It has an upper bound: two stock attentions with different meanings must not hide a wrong layout.
         """
         bound = 1e-3 if torch.finfo(self.bare_model.dtype).bits >= 32 else 5e-2
         if self.stock == "eager":
@@ -181,21 +189,28 @@ class _Probe(ABC):
         self.bare_model.set_attn_implementation(self.stock)
         return min(bound, max(1e-5, 4 * noise))
 
-    def compare(self, layout: LayoutName, trims: bool, expected: _Measured, tolerance: float) -> tuple[str, float]:
-        """What is wrong with this layout ("" if nothing), and its error."""
+    def compare(
+        self, layout: LayoutName, trims: bool, expected: _Measured, tolerance: float
+    ) -> tuple[float, Note | None]:
+        """Return the error of this layout, and why it must be refused; None if it need not."""
+        record = AttentionRecord()
         try:
             inputs = arrange(self.forest, layout)
+            if layout != "padded":
+                inputs.keywords["attention_record"] = record
             with torch.enable_grad():
                 error = self._measure(self._laid_out(layout, trims, inputs)).error(expected)
-        except Exception as failure:  # whatever a model raises on inputs it was not made for is a reason, not a crash
-            return _first_line(failure), float("inf")
+        except Exception as failure:  # any error of a model on inputs it was not made for is a reason, not a crash
+            return float("inf"), Note(_first_line(failure), code="fails")
         finally:
             self.bare_model.set_attn_implementation(self.stock)
         if layout != "padded":
-            unheard = unheard_attention(self.bare_model.config.get_text_config(), inputs.keywords["layout"])
-            if unheard:
-                return unheard, error
-        return ("" if error <= tolerance else f"off by {error:.0e} (> {tolerance:.0e})"), error
+            missing = missing_attention(self.bare_model.config.get_text_config(), record.windows)
+            if missing is not None:
+                return error, missing
+        if error <= tolerance:
+            return error, None
+        return error, Note(f"off by {error:.0e} (> {tolerance:.0e})", code="not_equal")
 
     def _measure(self, values: Tensor) -> _Measured:
         gradients: tuple[Tensor | None, ...] = ()
@@ -207,13 +222,14 @@ class _Probe(ABC):
 
 
 class _PolicyProbe(_Probe):
-    values = "log-probabilities"
+    """Compare log-probabilities."""
 
     def __init__(self, model: Any) -> None:
+        """Find the model's head too."""
         super().__init__(model)
         self.head = find_head(self.bare_model)
 
-    def _plant(self) -> Forest:
+    def _pack(self) -> Forest:
         return pack_trees(self.trees)
 
     def _separate(self) -> Tensor:
@@ -221,7 +237,7 @@ class _PolicyProbe(_Probe):
 
     @torch.no_grad()
     def refuse_acausal(self, tolerance: float) -> None:
-        """A layout can be right of a model that looks ahead: with padding masked by the model itself, say."""
+        """Change the last token and compare the logits before it: a layout can be correct for an acausal model too."""
         tree = self.trees[0]
         ids = torch.tensor([*tree.prompt_ids, *tree.responses[0].token_ids], device=self.bare_model.device)
         before, after = (
@@ -230,9 +246,9 @@ class _PolicyProbe(_Probe):
         error = _relative([after], [before])
         if error > tolerance:
             raise ModelError(
-                f"{type(self.bare_model).__name__} looks ahead: the last token changes the logits before it by "
-                f"{error:.0e} of the largest, so that its log-probabilities are no likelihood of a text; a decoder is "
-                "needed (some configurations say is_decoder or causal)",
+                f"{type(self.bare_model).__name__} is not causal: the last token changes the logits before it by "
+                f"{error:.0e} of the largest, so its log-probabilities mean nothing; use a decoder (some "
+                "configurations need is_decoder or causal)",
                 code="not_causal",
             )
 
@@ -242,12 +258,12 @@ class _PolicyProbe(_Probe):
 
 
 class _ScoreProbe(_Probe):
-    values = "scores"
+    """Compare scores."""
 
     def refuse_acausal(self, tolerance: float) -> None:
-        """A score may depend on the whole text in any way."""
+        """Refuse nothing: a score may depend on the whole text in any way."""
 
-    def _plant(self) -> Forest:
+    def _pack(self) -> Forest:
         return pack_trees(with_score_token(self.trees))
 
     def _separate(self) -> Tensor:
@@ -258,36 +274,43 @@ class _ScoreProbe(_Probe):
 
 
 def _other_end(ids: Tensor) -> Tensor:
-    """The same tokens but the last, which becomes the first where it is not that already."""
+    """Return the tokens with another last one: the first, or the second where the first is the same."""
     return torch.cat([ids[:-1], ids[:1] if ids[0] != ids[-1] else ids[1:2]])
 
 
-def unheard_attention(config: Any, layout: Layout) -> str:
-    """Why the calls of one forward are not all of this model's attention; "" where they are.
+def missing_attention(config: Any, windows: Sequence[int | None]) -> Note | None:
+    """Return why the recorded calls of one forward are not all of this model's attention; None if they are.
 
-    Short examples cannot feel a window of thousands of tokens, or a chunk of them, so the windows that arrived are
-    compared with those the configuration declares. A layer may make several calls, each as many.
+    A window or a chunk of thousands of tokens does not change short examples. So the windows of the calls are compared
+    with those that the configuration declares. Every layer may make several calls, all layers the same number.
+
+    Args:
+        config: The model's configuration.
+        windows: The sliding window of each call of the attention hook.
     """
-    num_layers, calls = config.num_hidden_layers, len(layout.windows)
+    num_layers, calls = config.num_hidden_layers, len(windows)
     if calls == 0 or calls % num_layers:
-        return f"{calls} of {num_layers} layers use the attention hook"
+        return Note(f"{calls} of {num_layers} layers use the attention hook", code="hook_unused")
     kinds = list(getattr(config, "layer_types", None) or ())
-    strange = sorted(set(kinds) - {"full_attention", "sliding_attention"})
-    if strange:
-        return f"layers of kind {', '.join(strange)} carry more than attention over positions"
-    windowed = sum(window is not None for window in layout.windows)
+    others = sorted(set(kinds) - {"full_attention", "sliding_attention"})
+    if others:
+        return Note(f"layers of kind {', '.join(others)} are more than attention over positions", code="layer_kinds")
+    windowed = sum(window is not None for window in windows)
     if kinds:
         declared = kinds.count("sliding_attention")
     else:
         uses = getattr(config, "use_sliding_window", True) and getattr(config, "sliding_window", None) is not None
         declared = num_layers if uses else 0
     if windowed * num_layers != declared * calls:
-        return f"{declared} layers are declared to have a sliding window, and {windowed} of {calls} calls asked for one"
-    return ""
+        return Note(
+            f"{declared} layers are declared to have a sliding window, and {windowed} of {calls} calls asked for one",
+            code="windows",
+        )
+    return None
 
 
 def probe_trees(config: Any) -> list[Tree]:
-    """A few ragged examples: prompts of several lengths, several responses, one of one token, one beyond a window."""
+    """Draw a few examples of different lengths: one response of one token, and one longer than the window."""
     text = config.get_text_config()
     window = getattr(text, "sliding_window", None) or 0
     longest = exact_positions(config) or 4096
@@ -304,7 +327,7 @@ def probe_trees(config: Any) -> list[Tree]:
 
 @contextmanager
 def _under_test(model: Any) -> Iterator[tuple[Any, bool]]:
-    """The model to compare with, in evaluation mode: a float64 copy of a small one, or the model itself."""
+    """Yield the model to compare, in evaluation mode, and whether it is a float64 copy of a small model."""
     bare_model = bare_model_of(model)
     attention = bare_model.config._attn_implementation
     size = sum(p.numel() for p in model.parameters())
@@ -321,18 +344,18 @@ def _under_test(model: Any) -> Iterator[tuple[Any, bool]]:
 
 
 def _computes(model: nn.Module) -> bool:
-    """Whether a forward works at all: some models write numbers of float32 into what they compute."""
+    """Return whether a forward works: some models write float32 numbers into float64 tensors and fail."""
     ids = torch.zeros((1, 2), dtype=torch.long, device=bare_model_of(model).device)
     try:
         with evaluating(model), torch.no_grad():
             model(input_ids=ids, use_cache=False)
-    except Exception:  # whatever it is; the model itself will say it again, or compute
+    except Exception:  # any error: the model itself then works, or raises it again
         return False
     return True
 
 
 def _wide_copy(model: nn.Module) -> Any:
-    """A float64 copy, all of it trainable, with the experts that compute in float64."""
+    """Return a float64 copy with all parameters trainable, and with experts that compute in float64."""
     wide: Any = copy.deepcopy(model).double()
     for parameter in wide.parameters():
         if parameter.is_floating_point():

@@ -1,4 +1,4 @@
-"""Model folders: loading, saving and settings of models."""
+"""Loading, saving and settings of models."""
 
 from tiltlm.models.loading import Loaded, Policy, Scorer, load_policy, load_scorer, load_tokenizer
 from tiltlm.models.model_settings import LoraSettings, ModelSettings

@@ -1,5 +1,8 @@
-"""Dropout is 0 everywhere: one draw for a shared prompt is not the draws of separate sequences, and a log-probability
-that is not the model's own is no log-probability to compare."""
+"""Dropout is 0 everywhere.
+
+One draw for a shared prompt differs from the draws of separate sequences. And a log-probability under dropout is not
+the model's own, so it cannot be compared.
+"""
 
 import re
 from typing import Any
@@ -12,7 +15,10 @@ _RANDOM = re.compile(r"drop|jitter")
 def remove_dropout(model: nn.Module) -> list[str]:
     """Set every dropout probability (and router noise) of a model to 0: modules, attributes, configurations.
 
-    Adapters' dropout is among them. Returns what was not 0, as `name=value`, each name once.
+    Adapters' dropout is included.
+
+    Returns:
+        The values that were not 0, as `name=value`, each name once.
     """
     found: dict[str, float] = {}
     for module in model.modules():
@@ -26,6 +32,7 @@ def remove_dropout(model: nn.Module) -> list[str]:
 
 
 def _zero(holder: Any) -> dict[str, float]:
+    """Set the attributes that name a dropout probability to 0, and return what they were."""
     found = {
         name: value
         for name, value in vars(holder).items()

@@ -1,6 +1,6 @@
-"""From settings to a policy or a reward model: weights, tokenizer, adapter, numeric path and layout, each decided once.
+"""Loading of policies and reward models: weights, tokenizer, adapter, numeric path and layout, each decided once.
 
-Everything that a run should print about its model is in `notes`.
+`Loaded.notes` holds everything that a run prints about its model.
 """
 
 import inspect
@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 
 from tiltlm.core.errors import ConfigError, ModelError
 from tiltlm.core.forest import pack_trees
+from tiltlm.core.notes import Note
 from tiltlm.logprobs.module import ForestModule
 from tiltlm.logprobs.policy import PolicyModule
 from tiltlm.logprobs.precision import Precision, choose_precision
@@ -25,22 +26,23 @@ from tiltlm.models.model_settings import LoraSettings, ModelSettings
 
 @dataclass(frozen=True, eq=False)
 class Loaded:
-    """A loaded model, ready for forwards, with everything that was decided about it."""
+    """A loaded model, ready for forwards, with the decisions about it."""
 
     module: ForestModule
     tokenizer: Any
     settings: ModelSettings
     choice: Choice
-    """The layout, and why."""
+    """The layout, and the reason for it."""
     end_token_id: int
-    """What ends a response: appended to answers that are given as text."""
+    """The token that is appended to responses given as text."""
     end_token_ids: tuple[int, ...]
-    """What ends a sampled response: the same, and whatever the generation configuration names."""
-    notes: tuple[str, ...]
-    """What a run prints about its model."""
+    """Tokens that end a sampled response: the same, and those that the generation configuration names."""
+    notes: tuple[Note, ...]
+    """Sentences that a run prints about its model."""
 
     @property
     def has_adapter(self) -> bool:
+        """True for a model with a PEFT adapter."""
         return hasattr(self.module.model, "peft_config")
 
 
@@ -59,26 +61,34 @@ class Scorer(Loaded):
 
 
 def load_policy(
-    settings: ModelSettings, device: torch.device | str | None = None, choice: Choice | None = None
+    settings: ModelSettings,
+    device: torch.device | str | None = None,
+    choice: Choice | None = None,
+    key: str = "model.path",
 ) -> Policy:
-    """Load a model and decide once how it runs.
+    """Load a language model and decide once how it runs.
 
     Args:
-        settings: Which model, and how.
-        device: Where to; None: a CUDA device if there is one, else the CPU.
-        choice: The layout of the very same model, where it was loaded and checked before; None: check it.
+        settings: The model, and how it runs.
+        device: Its device; None means a CUDA device if there is one, else the CPU.
+        choice: The layout of the same model, where it was loaded and checked before; None means to check it.
+        key: The setting that names the model, for error messages.
 
     Raises:
-        ModelError: the folder, tokenizer or architecture cannot serve; the message names the way out.
+        ModelError: the folder, tokenizer or architecture cannot be used; the message says what to do.
+        ConfigError: a setting has no effect for this model.
     """
-    located = _locate(settings)
+    located = _locate(settings, key)
     base, tokenizer = _load_language_model(located, settings), _load_tokenizer(located, settings)
     made = _make_ready(base, tokenizer, located, settings, device, choice)
     module = PolicyModule(made.model, made.choice.layout, made.precision, made.choice.head, made.choice.trims)
-    notes = [*made.notes, *_announced(module, settings)]
+    notes = [*made.notes, *_prepare_kernels(module, settings)]
     end_token_id, end_token_ids = _end_tokens(tokenizer, base)
     names = ", ".join(repr(tokenizer.convert_ids_to_tokens(i)) for i in end_token_ids)
-    ends = f"a sampled response ends at {names}; answers given as text get token {end_token_id}"
+    ends = Note(
+        f"a sampled response ends at {names}; a response given as text gets token {end_token_id} at its end",
+        code="end_tokens",
+    )
     return Policy(module, tokenizer, settings, made.choice, end_token_id, end_token_ids, (*notes, ends))
 
 
@@ -86,40 +96,48 @@ def load_scorer(settings: ModelSettings, device: torch.device | str | None = Non
     """Load a reward model, or a language model with a new score head, and decide once how it runs.
 
     Args:
-        settings: Which model, and how.
+        settings: The model, and how it runs.
         device: As for `load_policy`.
 
     Raises:
-        ModelError: as for `load_policy`; or there is no such classifier in transformers.
+        ModelError: as for `load_policy`; or transformers has no such classifier.
+        ConfigError: as for `load_policy`.
     """
-    located = _locate(settings)
+    located = _locate(settings, "model.path")
     (base, is_new), tokenizer = _load_classifier(located, settings), _load_tokenizer(located, settings)
     end = tokenizer.eos_token_id
     pad = None if tokenizer.pad_token_id == end else tokenizer.pad_token_id
     base.config.get_text_config().pad_token_id = pad
     made = _make_ready(base, tokenizer, located, settings, device, None, is_scorer=True)
     module = ScoreModule(made.model, made.choice.layout, made.precision, made.choice.trims)
-    notes = [*made.notes, *_announced(module, settings)]
-    notes.append(f"answers given as text end with token {end}; the score is read there")
+    notes = [*made.notes, *_prepare_kernels(module, settings)]
+    notes.append(
+        Note(f"a response given as text ends with token {end}; the score is read there", code="score_position")
+    )
     if is_new and located.adapter is None:
-        notes.append("the model has no score head: a new one starts from small random weights")
+        notes.append(
+            Note("the model has no score head: a new one starts from small random weights", code="new_score_head")
+        )
     if pad is None:
         notes.append(
-            "the tokenizer has no padding token beside its end token, so the saved model names none: transformers then "
-            "scores one sequence at a time, and never the token before the end"
+            Note(
+                "the tokenizer has no padding token that differs from its end token, so the saved model names none; "
+                "transformers then scores one sequence at a time, always at its last token",
+                code="no_padding_token",
+            )
         )
     return Scorer(module, tokenizer, settings, made.choice, end, (end,), tuple(notes))
 
 
-def _announced(module: ForestModule, settings: ModelSettings) -> list[str]:
-    """Which route computes attention, where there are several, and what is compiled."""
+def _prepare_kernels(module: ForestModule, settings: ModelSettings) -> list[Note]:
+    """Compile the layers where the settings say so; return notes on that and on the routes of attention."""
     notes = []
     if module.device.type != "cpu":
         forest = pack_trees(probe_trees(module.config) * 8)  # as long as a real row
-        notes += [f"attention {route}" for route in module.attention_routes(forest)]
+        notes += [Note(f"attention {route}", code="attention_route") for route in module.attention_routes(forest)]
     if settings.compile:
         module.compile_layers()
-        notes.append("decoder layers are compiled at their first call")
+        notes.append(Note("decoder layers are compiled at their first call", code="compiled"))
     return notes
 
 
@@ -129,7 +147,7 @@ class _Made(NamedTuple):
     model: Any
     choice: Choice
     precision: Precision
-    notes: tuple[str, ...]
+    notes: tuple[Note, ...]
 
 
 def _make_ready(
@@ -141,28 +159,34 @@ def _make_ready(
     choice: Choice | None,
     is_scorer: bool = False,
 ) -> _Made:
+    """Put the adapter on, move the model to its device, and choose layout and precision."""
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    _refuse_short_vocabulary(base, tokenizer)
+    _refuse_short_vocabulary(base, tokenizer, located)
     model = _put_adapter(base, located, settings, "SEQ_CLS" if is_scorer else "CAUSAL_LM").to(target)
-    notes = [f"dropout switched off: {', '.join(found)}" for found in [remove_dropout(model)] if found]
+    removed = remove_dropout(model)
+    notes = [Note(f"dropout set to 0: {', '.join(removed)}", code="dropout_removed")] if removed else []
     choice = choice or choose_layout(model, settings.layout, is_scorer)
-    notes.append(f"layout {choice.layout}: {choice.reason}")
+    notes.append(Note(f"layout {choice.layout}: {choice.reason}", code="layout"))
     precision, reason = choose_precision(settings.precision, target, settings.dtype)
-    notes.append(f"precision {precision}: {reason}")
+    notes.append(Note(f"precision {precision}: {reason}", code="precision"))
     if settings.gradient_checkpointing:
-        _checkpoint(model, settings.activation_offload)
+        enable_checkpointing(model, settings.activation_offload)
     return _Made(model, choice, precision, tuple(notes))
 
 
 def load_tokenizer(settings: ModelSettings) -> tuple[Any, int | None]:
-    """A model's tokenizer and window (None where its configuration names none), without its weights.
+    """Load a model's tokenizer, without its weights.
+
+    Returns:
+        The tokenizer, and the longest sequence of the model; None where its configuration names none.
 
     Raises:
         ModelError: there is no such model, or its tokenizer has no end token.
+        ConfigError: `revision` is set for a folder.
     """
     from transformers import AutoConfig
 
-    located = _locate(settings)
+    located = _locate(settings, "model.path")
     tokenizer = _load_tokenizer(located, settings)
     try:
         config = AutoConfig.from_pretrained(
@@ -172,18 +196,19 @@ def load_tokenizer(settings: ModelSettings) -> tuple[Any, int | None]:
         )
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(
-            f"{_place(located.base)} no configuration could be read: {_first_line(error)}",
+            f"{_place(located, located.base)}: the configuration could not be read: {_first_line(error)}",
             code="config_not_readable",
-            key="model.path",
+            key=located.key,
         ) from error
     return tokenizer, getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
-def _locate(settings: ModelSettings) -> Located:
-    located = locate(settings.path, settings.adapter)
+def _locate(settings: ModelSettings, key: str) -> Located:
+    """Find the parts of the model, and refuse a revision of a folder."""
+    located = locate(settings.path, settings.adapter, key)
     if located.is_folder and settings.revision is not None:
         raise ConfigError(
-            f"model.revision={settings.revision} has no effect: model.path={settings.path} is a folder; remove it",
+            f"model.revision={settings.revision} has no effect: {key}={settings.path} is a folder; remove the revision",
             code="no_effect",
             key="model.revision",
         )
@@ -201,16 +226,16 @@ def _load_tokenizer(located: Located, settings: ModelSettings) -> Any:
         )
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ModelError(
-            f"{_place(located.tokenizer)} no tokenizer could be loaded: {_first_line(error)}",
+            f"{_place(located, located.tokenizer)}: the tokenizer could not be loaded: {_first_line(error)}",
             code="tokenizer_not_readable",
-            key="model.path",
+            key=located.key,
         ) from error
     if tokenizer.eos_token_id is None:
         raise ModelError(
-            f"{located.tokenizer}: the tokenizer has no end token, so no response could ever end; set eos_token in its "
-            "tokenizer_config.json",
+            f"{located.key}: the tokenizer of {located.tokenizer} has no end token, so no response could end; set "
+            "eos_token in its tokenizer_config.json",
             code="no_end_token",
-            key="model.path",
+            key=located.key,
         )
     return tokenizer
 
@@ -224,18 +249,18 @@ def _load_language_model(located: Located, settings: ModelSettings) -> Any:
 
 
 def _load_classifier(located: Located, settings: ModelSettings) -> tuple[Any, bool]:
-    """A sequence classifier with one label, and whether its head is new."""
+    """Load a sequence classifier with one label; return it, and whether its head is new."""
     from transformers import AutoModelForSequenceClassification
 
     with torch.random.fork_rng():
-        torch.manual_seed(0)  # of a new head
+        torch.manual_seed(0)  # so that a new head is always the same
         model, missing = _load_model(AutoModelForSequenceClassification, located, settings, num_labels=1)
     _refuse_incomplete(model, [name for name in missing if name != "score.weight"], located)
     return model, bool(missing)
 
 
 def _load_model(kind: Any, located: Located, settings: ModelSettings, **keywords: Any) -> tuple[Any, list[str]]:
-    """A model of this kind, and the names of its tensors that the weights lack."""
+    """Load a model with this class of transformers; return it, and the names of tensors missing in the weights."""
     try:
         model, info = kind.from_pretrained(
             located.base,
@@ -248,25 +273,30 @@ def _load_model(kind: Any, located: Located, settings: ModelSettings, **keywords
         )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise ModelError(
-            f"{_place(located.base)} no model could be loaded: {_first_line(error)}",
+            f"{_place(located, located.base)}: the model could not be loaded: {_first_line(error)}",
             code="model_not_readable",
-            key="model.path",
+            key=located.key,
         ) from error
     return model, sorted(info["missing_keys"])
 
 
 def _refuse_incomplete(model: Any, missing: list[str], located: Located) -> None:
-    if missing:  # transformers would go on with random numbers in their place
+    if missing:  # transformers would use random numbers instead
         raise ModelError(
-            f"{_place(located.base)} the weights lack {len(missing)} tensors of {type(model).__name__} "
-            f"({', '.join(missing[:3])}, …); is it a language model, and the copy complete?",
+            f"{_place(located, located.base)}: {len(missing)} tensors of {type(model).__name__} are missing in the "
+            f"weights ({', '.join(missing[:3])}, …); check that it is such a model, and that the copy is complete",
             code="missing_tensors",
-            key="model.path",
+            key=located.key,
         )
 
 
-def _place(path: str) -> str:
-    return f"model.path: {path}:" if Path(path).exists() else f"model.path: {path} is no folder here; from the hub"
+def _place(located: Located, path: str) -> str:
+    """Return the beginning of a message about a part of the model: the setting, the path, and where it was read."""
+    return (
+        f"{located.key}: {path}"
+        if Path(path).exists()
+        else f"{located.key}: {path} on the hub (there is no such folder)"
+    )
 
 
 def _first_line(error: Exception) -> str:
@@ -274,27 +304,26 @@ def _first_line(error: Exception) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def _refuse_short_vocabulary(model: Any, tokenizer: Any) -> None:
+def _refuse_short_vocabulary(model: Any, tokenizer: Any, located: Located) -> None:
     rows = model.get_input_embeddings().num_embeddings
     if len(tokenizer) > rows:
         raise ModelError(
-            f"the tokenizer has {len(tokenizer)} tokens and the model {rows} embeddings; they do not belong together",
+            f"{located.key}: the tokenizer has {len(tokenizer)} tokens and the model only {rows} embeddings; use the "
+            "model's own tokenizer",
             code="too_few_embeddings",
-            key="model.path",
+            key=located.key,
         )
 
 
 def _put_adapter(model: Any, located: Located, settings: ModelSettings, task: str) -> Any:
-    """The model with the adapter it should have, if any."""
+    """Return the model with the adapter of the settings, if any."""
     if located.adapter is None and settings.lora is None:
         return model
-    try:
-        import peft
-    except ImportError as error:
-        raise ModelError("adapters need PEFT: pip install 'tiltlm[peft]'", code="missing_dependency") from error
+    import peft
+
     if located.adapter is not None and settings.lora is not None:
         raise ModelError(
-            f"{located.adapter} is an adapter, and model.lora starts another; leave one of them out",
+            f"{located.adapter} is an adapter, and model.lora starts another one; remove one of them",
             code="conflict",
             key="model.lora",
         )
@@ -302,7 +331,7 @@ def _put_adapter(model: Any, located: Located, settings: ModelSettings, task: st
         adapted = peft.PeftModel.from_pretrained(model, located.adapter, is_trainable=True)
         if adapted.active_peft_config.is_prompt_learning:
             raise ModelError(
-                f"{located.adapter} learns prompt vectors; only adapters inside the layers can be used",
+                f"model.adapter: {located.adapter} learns prompt vectors; only adapters inside the layers can be used",
                 code="not_supported",
                 key="model.adapter",
             )
@@ -317,16 +346,26 @@ def _lora_config(lora: LoraSettings, task: str) -> Any:
     import peft
 
     return peft.LoraConfig(
-        task_type=task,  # of a classifier the head is trained too
+        task_type=task,  # for a classifier, PEFT trains the head too
         r=lora.r,
-        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # any number serves
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # PEFT accepts any number
         lora_dropout=0.0,
         use_rslora=lora.rslora,
         target_modules=lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules),
     )
 
 
-def _checkpoint(model: Any, offload: bool) -> None:
+def enable_checkpointing(model: Any, offload: bool = False) -> None:
+    """Enable activation checkpointing in a transformers or PEFT model.
+
+    Args:
+        model: The model; its attribute `gradient_checkpointing` is set in every decoder layer.
+        offload: Hold the kept activations in the host's memory.
+
+    Raises:
+        ModelError: the architecture does not support it.
+        ConfigError: offloading has no effect or is not supported.
+    """
     if not model.supports_gradient_checkpointing:
         raise ModelError(
             "model.gradient_checkpointing: this architecture does not support it; leave it off",
@@ -336,17 +375,18 @@ def _checkpoint(model: Any, offload: bool) -> None:
     keywords = {"use_reentrant": False}  # reentrant checkpoints lose gradients of keyword arguments
     if offload and next(model.parameters()).device.type == "cpu":
         raise ConfigError(
-            "model.activation_offload moves activations to the host, where this model is; leave it off",
+            "model.activation_offload moves activations to the host, and this model is there already; leave it off",
             code="no_effect",
             key="model.activation_offload",
         )
-    if hasattr(model, "activation_checkpointing_enable"):  # the name since transformers 5.2x
+    if hasattr(model, "activation_checkpointing_enable"):  # the name since transformers 5.23
         enable, name = model.activation_checkpointing_enable, "activation_checkpointing_kwargs"
     else:
         enable, name = model.gradient_checkpointing_enable, "gradient_checkpointing_kwargs"
     if offload and "offload" not in inspect.signature(enable).parameters:
         raise ConfigError(
-            "model.activation_offload: this architecture, or this version of transformers, has none; leave it off",
+            "model.activation_offload: this architecture, or this version of transformers, does not support it; leave "
+            "it off",
             code="not_supported",
             key="model.activation_offload",
         )
@@ -354,7 +394,7 @@ def _checkpoint(model: Any, offload: bool) -> None:
 
 
 def _end_tokens(tokenizer: Any, model: Any) -> tuple[int, tuple[int, ...]]:
-    """The tokenizer's end token, and all tokens at which a sampled response ends."""
+    """Return the tokenizer's end token, and all tokens that end a sampled response."""
     named = getattr(model.generation_config, "eos_token_id", None)
     listed = [named] if isinstance(named, int) else list(named or ())
     return tokenizer.eos_token_id, tuple(sorted({tokenizer.eos_token_id, *listed}))

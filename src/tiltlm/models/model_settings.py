@@ -1,97 +1,96 @@
-"""What a user says about a model: where it is, how it computes, which part of it is trained."""
+"""Settings of a model: where it is, how it computes, which part of it is trained."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from tiltlm.core.checks import positive, prefix_errors
 from tiltlm.core.errors import ConfigError
 from tiltlm.logprobs.inputs import LayoutName
 
 
 @dataclass(frozen=True)
 class LoraSettings:
-    """A low-rank adapter to train in place of the weights. There is no dropout: the forward shares prompts."""
+    """A low-rank adapter that is trained instead of the weights. It has no dropout: the forward shares prompts."""
 
     r: int = 16
     """Rank of the update B·A of each weight."""
     alpha: float = 32.0
     """The update is multiplied by alpha / r (alpha / √r with `rslora`)."""
     target_modules: str | tuple[str, ...] = "all-linear"
-    """Names of the layers that get one, or `all-linear`: every linear layer but the head."""
+    """Names of the layers that get an adapter, or `all-linear`: every linear layer except the head."""
     rslora: bool = False
-    """Scale by alpha / √r: the size of an update then does not shrink with its rank."""
-
+    """Scale by alpha / √r: then the size of an update does not shrink with its rank."""
     seed: int = 0
-    """Of the random start of A; B starts at zero, so the adapter changes nothing before the first step."""
+    """Seed of the random start of A. B starts at zero, so the adapter changes nothing before the first step."""
 
     def __post_init__(self) -> None:
         if self.r < 1:
             raise ConfigError(
-                f"model.lora.r is {self.r}; a rank is at least 1", code="not_positive", key="model.lora.r"
+                f"model.lora.r is {self.r}; it must be at least 1", code="not_positive", key="model.lora.r"
             )
-        if self.alpha <= 0:
-            raise ConfigError(
-                f"model.lora.alpha is {self.alpha}; it must be positive", code="not_positive", key="model.lora.alpha"
-            )
+        with prefix_errors("model.lora"):
+            positive(alpha=float(self.alpha))
 
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """Which model, and how its forward runs."""
+    """Settings of the model and of its forward."""
 
     path: str
-    """A model folder, a folder of a PEFT adapter (its base is loaded beneath it), or a name on the Hugging Face hub."""
+    """A model folder, the folder of a PEFT adapter (its base is loaded too), or a name on the Hugging Face hub."""
     revision: str | None = None
     """Branch, tag or commit of a name on the hub."""
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
-    """Of the weights in memory. Training needs float32: small updates vanish in 16 bits. float64 is for checking."""
+    """dtype of the weights in memory. Training needs float32: 16 bits round small updates away. float64 is for
+    checking."""
     precision: Literal["auto", "float32", "bf16"] = "auto"
-    """Of matrix products. `auto`: bf16 where the device is faster with it (on a CPU a probe decides), else float32.
-    Log-probabilities are float32 either way."""
+    """Precision of matrix products. `auto`: bf16 where the device is faster with it (on a CPU a probe decides), else
+    float32. Log-probabilities are float32 in both cases."""
     layout: Literal["auto"] | LayoutName = "auto"
-    """How a batch is laid out: `shared` computes each prompt once, `packed` repeats it for each response, `padded` is
-    a padded batch. `auto` takes the first that a self-check finds equal to separate forwards."""
+    """Layout of a batch. `shared` computes each prompt once, `packed` repeats it for each response, `padded` is a
+    padded batch. `auto` uses the first one that a self-check finds equal to separate forwards."""
     gradient_checkpointing: bool = False
-    """Keep only the inputs of each layer and compute it again in the backward pass: less memory, a third more time."""
+    """Keep only the inputs of each layer, and compute it again in the backward pass: less memory, a third more time."""
     activation_offload: bool = False
-    """Hold these inputs in the host's memory until the backward pass needs them. On a GPU, with
-    gradient_checkpointing; each is copied to the host and back."""
+    """Hold these inputs in the host's memory until the backward pass needs them. Needs a GPU and
+    gradient_checkpointing; each input is copied to the host and back."""
     compile: bool = False
     """Compile each decoder layer with `torch.compile` at its first call: half a minute once, for fewer and faster
-    kernels afterwards (a step of width 384 on one CPU core: 5 %). Another length or layout compiles nothing again.
+    kernels afterwards (5 % of a step of width 384 on one CPU core). No other length or layout compiles again.
     Needs a compiler on the machine: Triton for CUDA, C++ for a CPU."""
     lora: LoraSettings | None = None
     """Train a new low-rank adapter instead of the weights."""
     adapter: str | None = None
-    """Folder of a PEFT adapter to put on the model and continue to train."""
+    """Folder of a PEFT adapter to put on the model; its training is continued."""
     trust_remote_code: bool = False
-    """Run Python code that comes with a model. Only with a name on the hub and a revision, so that the code is a known
-    one."""
+    """Run Python code that comes with a model. Allowed only for a name on the hub with a revision, so that the code is
+    known."""
 
     def __post_init__(self) -> None:
         if self.trust_remote_code and (self.revision is None or Path(self.path).exists()):
             raise ConfigError(
-                "model.trust_remote_code runs code of others; it needs a named repository as model.path and "
-                "model.revision, so that the code is a known one",
+                "model.trust_remote_code runs code of the model's repository; it needs a name on the hub as model.path "
+                "and a model.revision, so that the code is known",
                 code="unpinned_code",
                 key="model.trust_remote_code",
             )
         if self.lora is not None and self.adapter is not None:
             raise ConfigError(
-                "model.lora starts a new adapter and model.adapter continues one; name one of them",
+                "model.lora starts a new adapter and model.adapter continues one; set only one of them",
                 code="conflict",
                 key="model.lora",
             )
         if self.activation_offload and not self.gradient_checkpointing:
             raise ConfigError(
-                "model.activation_offload holds what checkpointing keeps of each layer; set "
+                "model.activation_offload moves the inputs that gradient checkpointing keeps; set "
                 "model.gradient_checkpointing=true too",
                 code="no_effect",
                 key="model.activation_offload",
             )
         if self.precision == "bf16" and self.dtype == "float64":
             raise ConfigError(
-                "model.precision=bf16 has no use for model.dtype=float64; choose one",
+                "model.precision=bf16 would undo model.dtype=float64; set only one of them",
                 code="conflict",
                 key="model.precision",
             )

@@ -1,4 +1,4 @@
-"""Responses from a policy: n samples of a prompt from one prefill, as token ids that are never tokenised again."""
+"""Sampling of responses from a policy: n samples per prompt from one prefill, as token ids."""
 
 from tiltlm.sampling.drawing import SamplingSettings
 from tiltlm.sampling.sampler import Sampled, sample

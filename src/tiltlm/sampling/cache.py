@@ -1,6 +1,6 @@
 """A key and value cache that is written in place.
 
-transformers' own copies everything it holds for every new token, which on a CPU costs more than the attention itself.
+transformers' own cache copies all its content for every new token. On a CPU that costs more than the attention itself.
 """
 
 import torch
@@ -10,15 +10,15 @@ from transformers.cache_utils import DynamicLayer
 
 
 class RoomyLayer(DynamicLayer):  # type: ignore[no-untyped-call]  # transformers' registration hook
-    """A layer of a cache whose keys and values are views of larger tensors."""
+    """A cache layer whose keys and values are views of larger tensors."""
 
     _capacity = 0
     _buffers: tuple[Tensor, Tensor]
 
     @classmethod
     def of(cls, layer: DynamicLayer) -> "RoomyLayer":
-        """What `layer` holds, with room to grow."""
-        assert layer.keys is not None, "a prefill came before"
+        """Make a layer with the content of `layer`."""
+        assert layer.keys is not None, "the prefill fills the cache first"
         assert layer.values is not None
         roomy = cls()
         roomy.lazy_initialization(layer.keys, layer.values)
@@ -28,7 +28,7 @@ class RoomyLayer(DynamicLayer):  # type: ignore[no-untyped-call]  # transformers
     def update(
         self, key_states: Tensor, value_states: Tensor, *_args: object, **_kwargs: object
     ) -> tuple[Tensor, Tensor]:
-        """Append, and return all keys and values."""
+        """Append keys and values of new tokens, and return all keys and values."""
         assert self.keys is not None
         assert self.values is not None
         start = self.keys.shape[-2]
@@ -42,7 +42,7 @@ class RoomyLayer(DynamicLayer):  # type: ignore[no-untyped-call]  # transformers
         return self.keys, self.values
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
-        """Take these rows; what comes next makes room anew."""
+        """Keep these rows; the next update allocates new tensors."""
         super().reorder_cache(beam_idx)
         self._capacity = 0
 
@@ -54,5 +54,5 @@ def _widened(held: Tensor, capacity: int) -> Tensor:
 
 
 def make_roomy(cache: DynamicCache) -> None:
-    """Let the plain layers of a cache be written in place; windows and recurrent states stay as they are."""
+    """Make the plain layers of a cache writable in place; windows and recurrent states stay as they are."""
     cache.layers = [RoomyLayer.of(layer) if type(layer) is DynamicLayer else layer for layer in cache.layers]

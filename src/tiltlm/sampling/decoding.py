@@ -1,7 +1,7 @@
-"""The decoding loop: many rows at once, each prompt read once, finished rows dropped as they become many.
+"""The decoding loop: many rows at once, each prompt read once, finished rows dropped when they are many.
 
-Prompts of unlike length stand in one batch right-aligned, with a mask and positions of their own, where the model is
-found to be exact that way (`pads_exactly`); others are batched by equal length, with neither.
+Prompts of different lengths are in one batch, right-aligned with a mask and positions, where `pads_exactly` finds that
+this does not change the model's results. For other models a batch has prompts of one length, without mask.
 """
 
 import inspect
@@ -24,19 +24,20 @@ from tiltlm.sampling.drawing import SamplingSettings, draw
 log = logging.getLogger(__name__)
 
 LOOK_EVERY = {"cpu": 1, "cuda": 8}
-"""Steps between two looks at which rows go on: a device has to be waited for."""
+"""Steps between two checks of which rows have ended: on a device each check waits for it."""
 
 
 @dataclass
 class Decoder:
-    """Rows that a model continues; `select` drops and repeats rows, `step` appends a token to each."""
+    """Rows that a model continues: `select` drops and repeats rows, `step` appends a token to each."""
 
     model: nn.Module
     token_ids: Int[Tensor, "D T"]
-    """What has been read; kept up to date only where there is no cache."""
+    """The tokens read so far; current only where there is no cache."""
     cache: Cache | None
+    """Keys and values; None for a model without a cache that can repeat rows."""
     mask: Bool[Tensor, "D T"] | None
-    """False where a row is padding; None: there is no padding."""
+    """False where a row is padding; None means no padding."""
 
     @classmethod
     def prefill(cls, model: nn.Module, prompts: Sequence[TokenIds]) -> tuple["Decoder", Float[Tensor, "D V"]]:
@@ -51,8 +52,8 @@ class Decoder:
         cache = getattr(output, "past_key_values", None)
         if not isinstance(cache, DynamicCache):
             log.warning(
-                "sampling: %s has no cache whose rows can be repeated; every sequence is read again for each token,"
-                " which is slow",
+                "sampling: %s has no cache whose rows can be repeated; every sequence is read again for each token, so"
+                " sampling is slow",
                 type(_inner(model)).__name__,
                 extra={"event": "sampling_without_cache", "model": type(_inner(model)).__name__},
             )
@@ -62,7 +63,7 @@ class Decoder:
         return cls(model, token_ids, cache, mask), output.logits[:, -1]
 
     def select(self, rows: Int[Tensor, " E"]) -> None:
-        """Go on with these rows, in this order; an index may repeat."""
+        """Keep these rows, in this order; an index may repeat."""
         if self.mask is not None:
             self.mask = self.mask.index_select(0, rows)
         if self.cache is None:
@@ -85,7 +86,7 @@ class Decoder:
 
 
 def _placed(mask: Bool[Tensor, "D T"] | None, num_new: int | None = None) -> dict[str, Tensor]:
-    """What tells a model where the last `num_new` tokens of each row stand; nothing where no row is padded."""
+    """Return mask and positions of the last `num_new` tokens as keywords of a model call; none without padding."""
     if mask is None:
         return {}
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
@@ -93,39 +94,41 @@ def _placed(mask: Bool[Tensor, "D T"] | None, num_new: int | None = None) -> dic
 
 
 def _inner(model: nn.Module) -> Any:
-    """The architecture itself: an adapter's wrapper passes keywords on and does not name them."""
+    """Return the transformers model: the signature of an adapter's wrapper does not name the model's keywords."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
 
 
 def _forward(model: nn.Module, token_ids: Int[Tensor, "D T"], **keywords: Any) -> Any:
-    """The model's own forward, with logits of the last position only where it can."""
+    """Call the model; where its forward has the option, compute logits of the last position only."""
     last = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(_inner(model).forward).parameters else {}
     return model(input_ids=token_ids, **keywords, **last)
 
 
 def pads_exactly(model: nn.Module, prompts: Sequence[TokenIds]) -> bool:
-    """Whether the shortest of the prompts has the same next token beside the longest as it has alone.
+    """Return whether the shortest prompt has the same next-token distributions with padding as without.
 
-    Only attention is asked: recurrent states and convolutions would have read the padding.
+    The padded batch contains the longest prompt too. A model with recurrent states or convolutions is refused: they
+    would read the padding.
     """
     names = inspect.signature(_inner(model).forward).parameters
     if not {"attention_mask", "position_ids"} <= set(names):
         return False
     shortest, longest = min(prompts, key=len), max(prompts, key=len)
-    (alone, expected), (decoder, beside) = (Decoder.prefill(model, p) for p in ([shortest], [shortest, longest]))
-    if decoder.cache is None or any(
-        not isinstance(layer, (DynamicLayer, DynamicSlidingWindowLayer)) for layer in decoder.cache.layers
+    single, expected = Decoder.prefill(model, [shortest])
+    padded, found = Decoder.prefill(model, [shortest, longest])
+    if padded.cache is None or any(
+        not isinstance(layer, (DynamicLayer, DynamicSlidingWindowLayer)) for layer in padded.cache.layers
     ):
         return False
     token = expected.argmax(-1)
-    pairs = [(expected, beside[:1]), (alone.step(token), decoder.step(token.repeat(2))[:1])]
+    pairs = [(expected, found[:1]), (single.step(token), padded.step(token.repeat(2))[:1])]
     tolerance = 1e-3 if expected.dtype in (torch.float32, torch.float64) else 0.1
     return all(bool((a.log_softmax(-1) - b.log_softmax(-1)).abs().max() < tolerance) for a, b in pairs)
 
 
 @dataclass(frozen=True, eq=False)
 class DecodedBatch:
-    """What D rows drew, at most T tokens each; what stands beyond `num_tokens` means nothing."""
+    """The draws of D rows, at most T tokens each; entries after `num_tokens` mean nothing."""
 
     tokens: Int[Tensor, "D T"]
     logps: Float[Tensor, "D T"]
@@ -135,6 +138,8 @@ class DecodedBatch:
 
     @classmethod
     def empty(cls, num_rows: int, max_tokens: int, device: torch.device) -> "DecodedBatch":
+        """Allocate the batch with zeros."""
+
         def zeros(*shape: int, dtype: torch.dtype) -> Tensor:
             return torch.zeros(shape, dtype=dtype, device=device)
 
@@ -154,9 +159,14 @@ def decode(
     end_token_ids: Int[Tensor, " E"],
     settings: SamplingSettings,
 ) -> DecodedBatch:
-    """Draw up to T tokens for each of D rows; row r continues prompt r // (D / P) and uses the numbers uniform[r].
+    """Draw up to T tokens for each of D rows.
 
-    Prompts of unlike length need a model that `pads_exactly`.
+    Args:
+        model: A causal language model with its stock attention.
+        prompts: Token ids of P prompts; D is a multiple of P. Different lengths need a model that `pads_exactly`.
+        uniform: Numbers in [0, 1). Row r continues prompt r // (D / P) and uses uniform[r].
+        end_token_ids: Tokens that end a response.
+        settings: Temperature and truncation.
     """
     device, (num_rows, max_tokens) = uniform.device, uniform.shape
     rows = torch.arange(num_rows, device=device)
@@ -182,7 +192,7 @@ def decode(
             keep = going.nonzero()[:, 0]
             if len(keep) == 0:
                 break
-            if len(keep) <= 0.75 * len(rows):  # a copy of the cache: not for every row that ends
+            if len(keep) <= 0.75 * len(rows):  # it copies the cache, so not for every row that ends
                 decoder.select(keep)
                 rows, tokens, going = rows[keep], tokens[keep], going[keep]
         logits = decoder.step(tokens)

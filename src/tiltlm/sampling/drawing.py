@@ -1,7 +1,7 @@
-"""From logits and a uniform number to a token: temperature, truncation and the inverse of the cumulative distribution.
+"""The draw of a token from logits and a uniform number: temperature, truncation, inverse distribution function.
 
-The uniform numbers belong to a prompt, a sample and a position and come from outside, so that what a prompt yields does
-not depend on what else is in the batch, and two policies sampled with one seed share their luck.
+Each uniform number belongs to a prompt, a sample and a position, and is passed in. So the samples of a prompt do not
+depend on the rest of the batch, and two policies sampled with one seed use the same numbers.
 """
 
 import hashlib
@@ -14,59 +14,54 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from tiltlm.core.checks import not_negative, prefix_errors
 from tiltlm.core.errors import ConfigError
 from tiltlm.core.example import TokenIds
 
 BLOCK = 128
-"""Tokens of the vocabulary whose probabilities are summed together on the way to the one that is drawn."""
+"""Tokens of the vocabulary in one block: the draw finds a block by its sum first, and then the token in it."""
 
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """How responses are drawn. The defaults sample the policy itself, nothing tempered and nothing cut off."""
+    """Settings of sampling. The defaults sample the policy itself: temperature 1 and no truncation."""
 
     max_new_tokens: int
-    """Where a response that has not ended is cut."""
+    """Most tokens of a response; one that has not ended by then is cut."""
     temperature: float = 1.0
-    """Logits are divided by it; 0 takes the most probable token."""
+    """Divisor of the logits; 0 takes the most probable token."""
     top_k: int | None = None
-    """Draw among the k most probable tokens only (more where the k-th has equals)."""
+    """Draw only among the k most probable tokens (more where others are as probable as the k-th)."""
     top_p: float | None = None
-    """Draw among the fewest most probable tokens whose probability reaches this share, after `top_k`."""
+    """Draw only among the most probable tokens, as few as reach this probability together, after `top_k`."""
     max_rows: int = 1024
-    """Responses decoded side by side; fewer need less memory."""
+    """Responses decoded at the same time; fewer need less memory."""
 
     def __post_init__(self) -> None:
         for name in ("max_new_tokens", "max_rows", "top_k"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(
-                    f"sampling.{name} is {value}; it counts something and is at least 1",
-                    code="not_positive",
-                    key=f"sampling.{name}",
+                    f"sampling.{name} is {value}; it must be at least 1", code="not_positive", key=f"sampling.{name}"
                 )
-        if self.temperature < 0:
-            raise ConfigError(
-                f"sampling.temperature is {self.temperature}; it is 0 (most probable token) or more",
-                code="negative",
-                key="sampling.temperature",
-            )
+        with prefix_errors("sampling"):
+            not_negative(temperature=float(self.temperature))
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise ConfigError(
-                f"sampling.top_p is {self.top_p}; it is a share of probability in (0, 1]",
+                f"sampling.top_p is {self.top_p}; it must be above 0 and at most 1",
                 code="out_of_range",
                 key="sampling.top_p",
             )
         if self.temperature == 0 and (self.top_k, self.top_p) != (None, None):
             raise ConfigError(
-                "sampling.temperature is 0, which leaves top_k and top_p without effect; remove them",
+                "sampling.temperature is 0, so top_k and top_p have no effect; remove them",
                 code="no_effect",
                 key="sampling.top_p" if self.top_k is None else "sampling.top_k",
             )
 
     @property
     def is_exact(self) -> bool:
-        """True where draws follow the policy itself."""
+        """True where draws have the policy's own distribution."""
         return self.temperature == 1 and self.top_k is None and self.top_p is None
 
 
@@ -75,16 +70,16 @@ class Drawn(NamedTuple):
 
     tokens: Int[Tensor, " D"]
     logps: Float[Tensor, " D"]
-    """Under the policy itself: temperature 1, whole vocabulary."""
+    """Log-probability under the policy itself: temperature 1, whole vocabulary."""
     behaviour_logps: Float[Tensor, " D"]
-    """Under the distribution that it was drawn from."""
+    """Log-probability under the distribution that the token was drawn from."""
 
 
 def draw(logits: Float[Tensor, "D V"], uniform: Float[Tensor, " D"], settings: SamplingSettings) -> Drawn:
-    """Token i with F(i−1) ≤ u < F(i), F the cumulative probability in the order of the vocabulary.
+    """Draw token i with F(i−1) ≤ u < F(i), F the cumulative probability in the order of the vocabulary.
 
     Args:
-        logits: The policy's, before any temperature.
+        logits: The policy's logits, before any temperature.
         uniform: u in [0, 1), float64, one for each row.
         settings: Temperature and truncation.
     """
@@ -98,7 +93,7 @@ def draw(logits: Float[Tensor, "D V"], uniform: Float[Tensor, " D"], settings: S
 
 
 def _invert(probs: Float[Tensor, "D V"], uniform: Float[Tensor, " D"]) -> Int[Tensor, "D 1"]:
-    """Token i with F(i−1) ≤ u·F(V) < F(i): its block of the vocabulary first, then the token in the block.
+    """Return token i with F(i−1) ≤ u·F(V) < F(i): find its block of the vocabulary, then the token in the block.
 
     A running sum over all of V, in float64, would cost more than the softmax.
     """
@@ -109,12 +104,14 @@ def _invert(probs: Float[Tensor, "D V"], uniform: Float[Tensor, " D"]) -> Int[Te
     block, rest = _first_above(masses, uniform.to(masses.dtype)[:, None] * masses.sum(-1, keepdim=True))
     members = blocks.gather(1, block[..., None].expand(-1, -1, BLOCK))[:, 0].to(masses.dtype)
     offset, _ = _first_above(members, rest)
-    return (block * BLOCK + offset).clamp(max=probs.shape[-1] - 1)  # beyond it only where a number is none
+    return (block * BLOCK + offset).clamp(max=probs.shape[-1] - 1)  # larger only where a probability is NaN
 
 
 def _first_above(masses: Float[Tensor, "D K"], goal: Float[Tensor, "D 1"]) -> tuple[Tensor, Tensor]:
-    """The first index whose running sum exceeds `goal` (the last with any mass, where none does), and what `goal` has
-    beyond the masses before it; both [D, 1]."""
+    """Return the first index whose running sum exceeds `goal`, and `goal` minus the masses before it; both [D, 1].
+
+    Where no running sum exceeds it, return the last index with any mass.
+    """
     running = masses.cumsum(-1)
     total = running[:, -1:]
     index = torch.searchsorted(running, torch.minimum(goal, total.nextafter(torch.zeros_like(total))), right=True)
@@ -123,7 +120,7 @@ def _first_above(masses: Float[Tensor, "D K"], goal: Float[Tensor, "D 1"]) -> tu
 
 
 def _truncated(scores: Float[Tensor, "D V"], settings: SamplingSettings) -> Float[Tensor, "D V"]:
-    """`scores` with −∞ where a token is cut off."""
+    """Return the scores with −∞ where `top_k` or `top_p` removes a token."""
     if settings.top_k is not None:
         least = scores.topk(min(settings.top_k, scores.shape[-1]), dim=-1).values[:, -1:]
         scores = scores.masked_fill(scores < least, -torch.inf)
@@ -137,12 +134,12 @@ def _truncated(scores: Float[Tensor, "D V"], settings: SamplingSettings) -> Floa
 
 
 def _wide(probs: Tensor) -> torch.dtype:
-    """float64, where the device has it: a float32 running sum over 100,000 tokens loses the rare ones."""
+    """Return float64 where the device has it: a float32 running sum over 100,000 tokens loses rare ones."""
     return torch.float32 if probs.device.type == "mps" else torch.float64
 
 
 def prompt_seeds(seed: int, prompts: Sequence[TokenIds]) -> list[int]:
-    """A seed for each prompt, by (seed, the prompt's tokens, how often it came before)."""
+    """Return a seed for each prompt, from (seed, the prompt's tokens, its number of earlier occurrences)."""
     seen: Counter[bytes] = Counter()
     seeds = []
     for prompt in prompts:
@@ -154,6 +151,6 @@ def prompt_seeds(seed: int, prompts: Sequence[TokenIds]) -> list[int]:
 
 
 def uniforms(prompt_seed: int, n: int, num_tokens: int) -> Float[Tensor, "n T"]:
-    """The numbers in [0, 1) that decide the n samples of one prompt; from the CPU's generator on every device."""
+    """Return the numbers in [0, 1) for the n samples of one prompt, from the CPU's generator on every device."""
     generator = torch.Generator().manual_seed(prompt_seed)
     return torch.rand(n, num_tokens, generator=generator, dtype=torch.float64)

@@ -1,7 +1,7 @@
-"""Sampling: what the policy says, n times a prompt, as token ids with their log-probabilities.
+"""Sampling: n responses of the policy per prompt, as token ids with their log-probabilities.
 
-Everything online starts here, and so does every measurement of a policy on its own samples: sequence KL, win rates,
-the frontier. Samples go back into training as the very tokens that were drawn.
+Measurements of a policy on its own samples (sequence KL, win rates, the frontier) use it. Samples are never tokenised
+again: training on them uses the tokens that were drawn.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tiltlm.core.errors import ConfigError, NumericsError
 from tiltlm.core.example import Response, TokenIds, token_ids
 from tiltlm.logprobs import PolicyModule
-from tiltlm.logprobs.modes import evaluating
+from tiltlm.logprobs.module import evaluating
 from tiltlm.sampling.decoding import DecodedBatch, decode, pads_exactly
 from tiltlm.sampling.drawing import SamplingSettings, prompt_seeds, uniforms
 
@@ -24,17 +24,17 @@ class Sampled:
     """One sampled response."""
 
     token_ids: TokenIds
-    """With the end token where it ended by itself."""
+    """Its tokens, with the end token if it has ended."""
     ended: bool
-    """False where `max_new_tokens` cut it."""
+    """False if `max_new_tokens` cut it."""
     token_logps: NDArray[np.float32]
     """Log-probability of each token under the policy itself (temperature 1, whole vocabulary), in nats."""
     behaviour_logps: NDArray[np.float32]
-    """The same under the distribution drawn from, after temperature and truncation; 0 at temperature 0."""
+    """The same under the distribution of the draw, after temperature and truncation; 0 at temperature 0."""
 
     @property
     def response(self) -> Response:
-        """These very tokens as a response of an example: nothing is tokenised again."""
+        """These tokens as a response of an example; nothing is tokenised again."""
         return Response(self.token_ids, ended=self.ended)
 
 
@@ -49,20 +49,20 @@ def sample(
     end_token_ids: Sequence[int],
     progress: Callable[[int, int], None] | None = None,
 ) -> list[list[Sampled]]:
-    """n responses to each prompt.
+    """Draw n responses to each prompt.
 
-    What a prompt yields is a function of (policy, prompt, n, settings, seed), up to rounding of the logits, and of
-    nothing else in the call; a prompt that occurs again draws anew. Policies sampled with one seed share their uniform
-    numbers, which makes differences between them less noisy.
+    The samples of a prompt depend only on (policy, prompt, n, settings, seed), up to rounding of the logits. A prompt
+    that occurs again gets other samples. Policies sampled with one seed use the same uniform numbers, which makes
+    differences between them less noisy.
 
     Args:
         policy: Sampled with the model's stock attention, in evaluation mode, without gradient.
         prompts: Token ids of each prompt, at least one token each.
         n: Responses to each prompt.
         settings: Length, temperature, truncation.
-        seed: Another seed, other responses.
-        end_token_ids: A response ends with the first of these.
-        progress: Called with (responses done, responses in all) after every batch.
+        seed: Seed of the uniform numbers.
+        end_token_ids: A response ends at the first of these tokens.
+        progress: Called with (responses done, all responses) after every batch.
 
     Returns:
         The n samples of each prompt, in the order of the prompts.
@@ -72,7 +72,7 @@ def sample(
         NumericsError: the policy's log-probabilities are not finite.
     """
     if n < 1:
-        raise ConfigError(f"n is {n}; a prompt has at least one sample", code="not_positive", key="n")
+        raise ConfigError(f"n is {n}; it must be at least 1", code="not_positive", key="n")
     _check_lengths(policy, prompts, settings.max_new_tokens)
     device = policy.device
     ends = torch.tensor(sorted(set(end_token_ids)), dtype=torch.int64, device=device)
@@ -98,7 +98,7 @@ def _check_lengths(policy: PolicyModule, prompts: Sequence[TokenIds], max_new_to
     for i, prompt in enumerate(prompts):
         if len(prompt) == 0:
             raise ConfigError(
-                f"prompt {i} has no token; where there is nothing else, begin with the beginning token",
+                f"prompt {i} has no token; give it at least the beginning token",
                 code="empty",
                 key="prompts",
                 row=f"prompt {i}",
@@ -116,13 +116,13 @@ def _check_lengths(policy: PolicyModule, prompts: Sequence[TokenIds], max_new_to
 def _batches(
     prompts: Sequence[TokenIds], n: int, settings: SamplingSettings, mixed: bool
 ) -> Iterator[tuple[list[int], slice]]:
-    """Prompts to decode together, shortest first, and which of their n samples.
+    """Yield the prompts to decode together, shortest first, and the slice of their n samples.
 
     Args:
-        prompts: Token ids of each.
-        n: Samples of each.
-        settings: How many rows there may be, and how long they get.
-        mixed: Prompts of a batch may be unlike in length, as long as padding does not double what a row holds.
+        prompts: Token ids of each prompt.
+        n: Samples per prompt.
+        settings: Most rows of a batch, and most new tokens.
+        mixed: Prompts of a batch may differ in length, as long as padding does not double the tokens of a row.
     """
     batches: list[list[int]] = []
     for i in sorted(range(len(prompts)), key=lambda i: len(prompts[i])):
@@ -139,7 +139,7 @@ def _batches(
 
 
 def _unpack(draws: DecodedBatch) -> list[Sampled]:
-    """The rows of a batch, one by one, on the host."""
+    """Return the rows of a batch as samples, on the host."""
     tokens, logps, behaviour = (t.cpu().numpy() for t in (draws.tokens, draws.logps, draws.behaviour_logps))
     samples = []
     for row, (num_tokens, ended) in enumerate(zip(draws.num_tokens.tolist(), draws.ended.tolist(), strict=True)):
@@ -147,7 +147,7 @@ def _unpack(draws: DecodedBatch) -> list[Sampled]:
         if not np.isfinite(drawn).all():
             raise NumericsError(
                 f"sampling: token {int(np.argmin(np.isfinite(drawn)))} of a response has log-probability"
-                f" {drawn[~np.isfinite(drawn)][0]}; the policy's logits are not finite. Look at the weights.",
+                f" {drawn[~np.isfinite(drawn)][0]}; the policy's logits are not finite. Check its weights.",
                 code="not_finite",
             )
         samples.append(Sampled(token_ids(tokens[row, :num_tokens]), ended, drawn, behaviour[row, :num_tokens].copy()))

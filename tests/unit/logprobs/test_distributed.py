@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tiltlm.core.example import Response, token_ids
 from tiltlm.core.forest import Tree, pack_trees
 from tiltlm.logprobs.policy import PolicyModule
+from tiltlm.models.loading import enable_checkpointing
 
 
 def make_module(tied: bool, checkpointing: bool, seed: int = 0) -> PolicyModule:
@@ -25,7 +26,7 @@ def make_module(tied: bool, checkpointing: bool, seed: int = 0) -> PolicyModule:
     )  # fmt: skip
     model = transformers.LlamaForCausalLM(config).double().train()
     if checkpointing:
-        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+        enable_checkpointing(model)
     return PolicyModule(model)
 
 

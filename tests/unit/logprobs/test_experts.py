@@ -7,9 +7,10 @@ from support.errors import raises
 from tiltlm.core.errors import ModelError
 from tiltlm.core.forest import pack_trees
 from tiltlm.logprobs.experts import experts_per_token
-from tiltlm.logprobs.head.find import Head
+from tiltlm.logprobs.head.states import Head
 from tiltlm.logprobs.module import stock_attention_name
 from tiltlm.logprobs.policy import PolicyModule
+from tiltlm.models.loading import enable_checkpointing
 
 
 def make_mixture(make_model, family="mixtral", **changes):
@@ -98,7 +99,6 @@ def test_log_probabilities_are_the_same(make_model, trees):
     assert plain.router_loads is plain.router_probabilities is None
 
 
-@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing_enable")
 def test_with_checkpoints(make_model, trees, gradients, close):
     """What is computed again in the backward pass is not counted again."""
     model = make_mixture(make_model)
@@ -106,7 +106,7 @@ def test_with_checkpoints(make_model, trees, gradients, close):
     expected = module(pack_trees(trees), routing=True)
     slopes = torch.randn_like(expected.router_probabilities)
     plain = gradients(model, (slopes * expected.router_probabilities).sum() + expected.token_logps.sum())
-    model.train().gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    enable_checkpointing(model.train())
     found = module(pack_trees(trees), routing=True)
     torch.testing.assert_close(found.router_loads, expected.router_loads)
     again = gradients(model, (slopes * found.router_probabilities).sum() + found.token_logps.sum())

@@ -14,8 +14,7 @@ from tiltlm.logprobs.head.find import Head
 from tiltlm.logprobs.module import exact_positions
 from tiltlm.logprobs.plain import plain_logps
 from tiltlm.logprobs.policy import PolicyModule
-
-"""PEFT asks transformers by a name that transformers has deprecated."""
+from tiltlm.models.loading import enable_checkpointing
 
 
 def with_adapter(model, targets, seed=1):
@@ -62,7 +61,7 @@ def test_checkpointing_changes_nothing(make_model, trees, weights, gradients, la
         return logps.detach(), gradients(model, (logps * weights).sum())
 
     logps, expected = run()
-    model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    enable_checkpointing(model)
     again, found = run()
     assert model.model.layers[0].gradient_checkpointing
     assert torch.equal(logps, again)
@@ -75,7 +74,7 @@ def test_lora(make_model, trees, weights, gradients, close, checkpointing):
     expected = plain_logps(model.get_base_model(), trees)
     expected_gradients = gradients(model, (expected * weights).sum())
     if checkpointing:
-        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+        enable_checkpointing(model)
     module = PolicyModule(model)
     found = module(pack_trees(trees)).token_logps
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)

@@ -1,6 +1,7 @@
-"""Folders to policies: what is decided and noted, and what is refused with which words."""
+"""Loading of policies: what is decided and noted, and what is refused."""
 
 import json
+import math
 import shutil
 
 import pytest
@@ -12,7 +13,7 @@ from tiltlm.core.errors import ConfigError, ModelError, RunError
 from tiltlm.core.example import Response, token_ids
 from tiltlm.core.forest import Tree, pack_trees
 from tiltlm.logprobs.plain import plain_logps
-from tiltlm.models.loading import _checkpoint, load_policy, load_tokenizer
+from tiltlm.models.loading import enable_checkpointing, load_policy, load_tokenizer
 from tiltlm.models.model_settings import LoraSettings, ModelSettings
 from tiltlm.models.saving import save_policy
 
@@ -45,14 +46,14 @@ def test_a_folder_is_a_policy(folder):
     assert policy.end_token_ids == (2, 5), "sampling also stops where the generation configuration says"
     assert not policy.has_adapter
     assert policy.module.config.attention_dropout == 0
-    notes = "\n".join(policy.notes)
-    for part in (
-        "dropout switched off: attention_dropout=0.1",
-        "layout shared: ",
-        "precision float32: ",
-        "'</s>', 'w2'",
+    notes = {note.code: note for note in policy.notes}
+    for code, value in (
+        ("dropout_removed", "attention_dropout=0.1"),
+        ("layout", "shared"),
+        ("precision", "float32"),
+        ("end_tokens", "'</s>', 'w2'"),
     ):
-        assert part in notes
+        assert value in notes[code]
 
 
 def test_a_tokenizer_without_weights(folder):
@@ -76,7 +77,7 @@ def test_weights_have_the_dtype_that_is_asked_for(folder, dtype):
 
 def test_gradient_checkpointing_is_switched_on(folder):
     policy = load_policy(settings(folder, gradient_checkpointing=True))
-    assert policy.module.model.is_activation_checkpointing
+    assert all(layer.gradient_checkpointing for layer in policy.module.model.model.layers)
     plain = load_policy(settings(folder))
     policy.module.train()
     for each in (policy, plain):
@@ -99,7 +100,7 @@ def test_activation_offload_needs_checkpointing_and_a_device(folder):
 
 
 class OnADevice(torch.nn.Linear):
-    """Stands for a model on a GPU; notes what it is asked for."""
+    """Stands for a model on a GPU, and records the call."""
 
     supports_gradient_checkpointing = True
 
@@ -110,10 +111,13 @@ class OnADevice(torch.nn.Linear):
 @pytest.mark.parametrize("offload", [True, False])
 def test_transformers_is_asked_to_offload(offload):
     model = OnADevice(2, 2, device="meta")
-    _checkpoint(model, offload)
+    enable_checkpointing(model, offload)
     assert model.asked == ({"use_reentrant": False}, offload)
 
 
+@pytest.mark.skipif(
+    not hasattr(transformers.modeling_utils, "save_on_cpu"), reason="this version of transformers does not offload"
+)
 def test_what_each_layer_keeps_is_what_is_offloaded(folder, monkeypatch):
     """The hooks that take tensors to the host see the input of every layer, and give the same gradients."""
     plain, policy = (load_policy(settings(folder, gradient_checkpointing=True)).module.train() for _ in range(2))
@@ -206,6 +210,15 @@ def refuse(path, code, *mentions, key="model.path", **fields):
     return refusal.value
 
 
+def test_errors_name_the_setting_of_the_model(folder, tmp_path):
+    """A reference model is named by another setting than the policy."""
+    (folder / "model.safetensors").unlink()
+    for path, code in ((tmp_path / "nowhere", "no_such_path"), (folder, "no_weights")):
+        with raises(ModelError, code, key="reference.name", mentions=["reference.name", str(path)]) as refusal:
+            load_policy(settings(path), key="reference.name")
+        assert "model.path" not in str(refusal.value)
+
+
 def test_missing_folders(tmp_path):
     refuse(tmp_path / "nowhere", "no_such_path", str(tmp_path / "nowhere"))
     refuse("./nowhere", "no_such_path", "./nowhere")
@@ -213,7 +226,7 @@ def test_missing_folders(tmp_path):
 
 
 def test_a_name_on_the_hub_goes_through_transformers(monkeypatch):
-    """No network here: what is tested is that it is asked, with the revision, and that its error becomes ours."""
+    """Without network: transformers is called with the revision, and its error becomes a ModelError."""
     asked = {}
 
     def from_pretrained(path, **keywords):
@@ -335,7 +348,7 @@ def test_remote_code_needs_a_repository_and_not_a_folder(folder):
     assert ModelSettings("someone/model", revision="abc", trust_remote_code=True).trust_remote_code
 
 
-@pytest.mark.parametrize("fields", [{"r": 0}, {"alpha": 0.0}])
+@pytest.mark.parametrize("fields", [{"r": 0}, {"alpha": 0.0}, {"alpha": math.nan}, {"alpha": math.inf}])
 def test_adapters_that_could_not_learn(fields):
     with raises(ConfigError, "not_positive", key=f"model.lora.{next(iter(fields))}"):
         LoraSettings(**fields)

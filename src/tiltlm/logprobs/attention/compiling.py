@@ -1,8 +1,8 @@
 """`torch.compile`, layer by layer: norms, rotations and activations become a few kernels each.
 
-Decoder layers are compiled in place and on their own, so that one compilation serves all of a kind. Attention runs
-between their pieces as it is (`forest_attention` is closed to the compiler), and the number of tokens is a variable:
-neither another layout nor another length compiles anything again.
+Decoder layers are compiled in place, each separately, so that one compilation serves all layers of a kind. Attention
+runs uncompiled between their pieces (the compiler is disabled in `forest_attention`), and the number of tokens is a
+variable: no other layout and no other length compiles anything again.
 """
 
 from typing import Any
@@ -14,17 +14,17 @@ from tiltlm.logprobs.attention.last_layer import decoder_layers, is_trimmed
 
 VARIANTS = 64
 """Compilations of one function that are kept: kinds of layers, with gradient and without, adapters on and off, dtypes.
-Past torch's own limit of 8 it would fall back without a word to uncompiled code."""
+Beyond torch's own limit of 8 it would run uncompiled code without any warning."""
 
 
 def compile_layers(model: Any, backend: str = "inductor") -> None:
-    """Compile the decoder layers of a transformers model in place; each is compiled when it is first called.
+    """Compile the decoder layers of a transformers model in place; each is compiled at its first call.
 
-    A layer with hooks on its pieces, as the last one has, stays as it is. Under gradient checkpointing the pieces are
-    compiled instead of the layer, inside of what is computed again.
+    The last layer is not compiled where its pieces have hooks. Under gradient checkpointing the pieces of a layer are
+    compiled instead of the layer, inside the recomputed part.
 
     Raises:
-        ModelError: the model does not say what its decoder layers are.
+        ModelError: the model does not name its decoder layers.
     """
     layers = [layer for layer in decoder_layers(model) if not is_trimmed(layer)]
     if not layers:

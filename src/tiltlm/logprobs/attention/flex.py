@@ -1,7 +1,7 @@
-"""Attention in one compiled flex call over the whole row: for CUDA where the variable-length kernel does not serve.
+"""Attention in one compiled flex call over the whole row: for CUDA where the variable-length kernel cannot be used.
 
-That is with a soft cap, attention sinks, values of another width than keys, wide heads, or float32. Who sees whom is a
-rule on four small index tensors, and blocks of 128 × 128 that nobody needs are left out.
+That is with a soft cap, attention sinks, values of another width than keys, wide heads, or float32. The mask is a rule
+on four small index tensors. Blocks of 128 × 128 that are fully masked are skipped.
 """
 
 import functools
@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attention
 
 from tiltlm.logprobs.attention.compiling import allow_variants
-from tiltlm.logprobs.attention.layout import Layout, sent
+from tiltlm.logprobs.attention.layout import Layout, once, sent
 from tiltlm.logprobs.attention.segments import Scores
 
 BLOCK = 128
-"""Tokens on a side of a block, the kernel's own."""
+"""Tokens along each side of a block; the kernel defines it."""
 
 
 def attend_flex(
@@ -29,10 +29,10 @@ def attend_flex(
     window: int | None,
     scores: Scores,
 ) -> Float[Tensor, "1 T H E"]:
-    """One call over all segments.
+    """Compute attention with one flex call over all segments.
 
-    Sinks come afterwards: with Z the sum of exp(score), Z / (Z + exp(sink)) = σ(log Z − sink) of the weights' sum
-    remains, with gradient through log Z.
+    Sinks are applied afterwards. With Z the sum of exp(score), the result is multiplied by
+    Z / (Z + exp(sink)) = σ(log Z − sink), with gradient through log Z.
     """
     mask = block_mask(layout, window, query.device)
     kernel = _kernel(scores.scale, scores.softcap, scores.sinks is not None)
@@ -45,7 +45,7 @@ def attend_flex(
 
 @functools.cache
 def _kernel(scale: float, softcap: float | None, with_sums: bool) -> Callable[..., tuple[Tensor, Tensor | None]]:
-    """The compiled function of these constants, for every layout and length."""
+    """Return the compiled function for these constants; it serves every layout and length."""
     modify = None if softcap is None else _cap(softcap)
     wanted = AuxRequest(lse=True) if with_sums else None
 
@@ -67,14 +67,11 @@ def _cap(softcap: float) -> Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], T
     return capped
 
 
+@once
 def block_mask(layout: Layout, window: int | None, device: torch.device) -> BlockMask:
-    """The mask of this row, made on the host and sent once for all layers of a forward."""
-    return layout.once(("flex", window, device), lambda: _block_mask(layout, window, device))
-
-
-def _block_mask(layout: Layout, window: int | None, device: torch.device) -> BlockMask:
-    some, all_of_it = blocks(layout, window)
-    partial, full = (_listed(which, device) for which in (some & ~all_of_it, all_of_it))
+    """Return the mask of this row, made on the host and copied once for all layers of a forward."""
+    needed, whole = blocks(layout, window)
+    partial, full = (_listed(chosen, device) for chosen in (needed & ~whole, whole))
     length = layout.num_tokens
     mask: BlockMask = BlockMask.from_kv_blocks(
         *partial, *full, BLOCK_SIZE=BLOCK, mask_mod=rule(layout, window, device), seq_lengths=(length, length)
@@ -85,7 +82,10 @@ def _block_mask(layout: Layout, window: int | None, device: torch.device) -> Blo
 def rule(
     layout: Layout, window: int | None, device: torch.device
 ) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
-    """Who sees whom: a token those up to itself of its own segment and of its prompt, as far back as the window."""
+    """Return the mask as a function of query and key index.
+
+    A token sees the tokens up to itself of its own segment and of its prompt, as far back as the window.
+    """
     spans = layout.spans
     lengths = [len(own) for _, own in spans]
     prompts = np.maximum.accumulate([0 if trunk else i for i, (trunk, _) in enumerate(spans)])
@@ -106,28 +106,28 @@ def rule(
 
 
 def blocks(layout: Layout, window: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """Which blocks of keys [n n] a block of queries sees anything of, and which of them all its queries see whole.
+    """Return the blocks of keys [n n] that a block of queries needs, and those of them without any masked entry.
 
-    Of the latter only those inside of one segment: the others are right too, only with the rule applied.
+    The second holds only blocks inside one segment. Others are correct too: the rule is applied to them.
     """
     size = -(-layout.num_tokens // BLOCK)
-    some, seers = np.zeros((size, size), dtype=bool), np.zeros((size, size), dtype=np.int64)
+    needed, num_queries = np.zeros((size, size), dtype=bool), np.zeros((size, size), dtype=np.int64)
     reach = window if window is not None else layout.num_tokens
     for trunk, own in layout.spans:
-        # Positions go on from the trunk's end to the segment's start, whatever lies between them in the row.
+        # Positions continue from the trunk's end to the segment's start, whatever is between them in the row.
         for keys, gap in ((trunk, own.start - trunk.stop), (own, 0)):
             for block in range(own.start // BLOCK, -(-own.stop // BLOCK)):
                 first, last = max(own.start, block * BLOCK), min(own.stop, (block + 1) * BLOCK) - 1
                 start, stop = max(keys.start, first - gap - reach + 1), min(keys.stop, last + 1)
                 if start < stop:
-                    some[block, start // BLOCK : -(-stop // BLOCK)] = True
+                    needed[block, start // BLOCK : -(-stop // BLOCK)] = True
                 start, stop = max(keys.start, last - gap - reach + 1), min(keys.stop, first + 1)
-                seers[block, -(-start // BLOCK) : stop // BLOCK] += last - first + 1
-    return some, seers == BLOCK
+                num_queries[block, -(-start // BLOCK) : stop // BLOCK] += last - first + 1
+    return needed, num_queries == BLOCK
 
 
-def _listed(which: Bool[np.ndarray, "n n"], device: torch.device) -> tuple[Tensor, Tensor]:
-    """How many blocks each row has, [1 1 n], and which, these first, [1 1 n n]."""
-    order = np.argsort(~which, axis=1, kind="stable")
-    counts = which.sum(axis=1)
+def _listed(chosen: Bool[np.ndarray, "n n"], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return the number of chosen blocks of each row, [1 1 n], and the block indices, chosen ones first, [1 1 n n]."""
+    order = np.argsort(~chosen, axis=1, kind="stable")
+    counts = chosen.sum(axis=1)
     return sent(counts.astype(np.int32)[None, None], device), sent(order.astype(np.int32)[None, None], device)

@@ -1,9 +1,9 @@
 """The last layer on the tokens that are read: the last of each prompt, and all of its responses.
 
-Keys and values of a prompt serve its responses, but nothing above the last layer looks at more of a prompt than its
-last token. What the layer computes token by token behind its attention, mostly its MLP, is therefore left out for the
-others. This is done with hooks around the layer's own submodules, whatever they are called; the self-check compares the
-result like everything else in the forward.
+Responses need the keys and values of a whole prompt. But above the last layer only the last token of a prompt is read.
+So for the other prompt tokens the last layer skips what it computes token by token after its attention, mostly its MLP.
+Hooks around the layer's own submodules do this, whatever the submodules are called. The self-check compares the result
+like everything else in the forward.
 """
 
 from typing import Any
@@ -13,20 +13,21 @@ from torch import Tensor, nn
 from tiltlm.logprobs.attention.layout import Layout
 
 _MARK = "_last_layer"
-"""Attribute of the hooked submodules."""
+"""Attribute of the hooked submodules that holds their `LastLayer`."""
 
 
 class LastLayer:
-    """Hooks on a decoder layer, idle until its attention is called with a layout.
+    """Hooks on a decoder layer, inactive until its attention is called with a layout.
 
-    Under gradient checkpointing the layer's forward runs again in the backward pass, its submodules' hooks with it but
-    its own not; that is why the attention announces itself, in both.
+    Under gradient checkpointing the layer's forward runs again in the backward pass. The hooks of its submodules run
+    again too, but its own hooks do not. So the attention announces itself, in both passes.
     """
 
     def __init__(self, layer: nn.Module) -> None:
-        self._layout: Layout | None = None
-        self._attention = self._narrowed = 0
-        """Which of the layer's modules: their `id`, since to hold them would keep a model alive that nobody uses."""
+        """Register the hooks on a decoder layer and on its submodules with weight matrices."""
+        self.layout: Layout | None = None
+        self.attention = self._narrowed = 0
+        """The `id` of one of the layer's modules: a reference to a module would keep an unused model in memory."""
         self._handles = [layer.register_forward_pre_hook(self._clear), layer.register_forward_hook(self._clear)]
         for module in layer.modules():
             if module is not layer and any(p.dim() > 1 for p in module.parameters()):
@@ -35,26 +36,22 @@ class LastLayer:
                 setattr(module, _MARK, self)
 
     def remove(self, layer: nn.Module) -> None:
-        """Take the hooks away."""
+        """Remove the hooks."""
         for handle in self._handles:
             handle.remove()
         for module in layer.modules():
             module.__dict__.pop(_MARK, None)
 
-    def attended(self, attention: nn.Module, layout: Layout) -> None:
-        """The layer's attention is being computed: what comes after it is narrowed."""
-        self._attention, self._layout = id(attention), layout
-
     def _clear(self, *_: object) -> None:
-        self._layout, self._narrowed = None, 0
+        self.layout, self._narrowed = None, 0
 
     def _narrow(
         self, module: nn.Module, inputs: tuple[Any, ...], keywords: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        """Give a submodule that runs after the attention, on nothing but the row's states, the tokens that are read."""
-        if id(module) == self._attention:
+        """Give a submodule that runs after the attention, on the row's states only, just the tokens that are read."""
+        if id(module) == self.attention:
             self._clear()
-        layout = self._layout
+        layout = self.layout
         if layout is None or self._narrowed:
             return None
         if len(inputs) != 1 or keywords or not isinstance(inputs[0], Tensor):
@@ -66,10 +63,10 @@ class LastLayer:
         return (states.index_select(1, layout.read(states.device)),), keywords
 
     def _widen(self, module: nn.Module, _: tuple[Any, ...], output: Any) -> Any:
-        """Put what came out where it belongs in the row, zeros elsewhere."""
+        """Put the output back at its places in the row, with zeros elsewhere."""
         if self._narrowed != id(module):
             return None
-        self._narrowed, layout = 0, self._layout
+        self._narrowed, layout = 0, self.layout
         assert layout is not None
         rows = layout.read(output[0].device if isinstance(output, tuple) else output.device)
 
@@ -82,15 +79,15 @@ class LastLayer:
 
 
 def decoder_layers(model: Any) -> list[nn.Module]:
-    """The decoder layers of a transformers model in order; none where it does not name their class."""
+    """Return the decoder layers of a transformers model in order; none where it does not name their class."""
     names = set(model._no_split_modules or ())
     return [module for module in model.base_model.modules() if type(module).__name__ in names]
 
 
 def trim_last_layer(model: Any, trims: bool) -> None:
-    """Leave out what nobody reads in the last decoder layer of a transformers model, or compute all of it again.
+    """Let the last decoder layer of a transformers model skip what is not read, or let it compute everything.
 
-    Where a layer attends twice, or runs twice, what is left out is read after all: the self-check finds that.
+    A layer that attends twice or runs twice does read what is skipped. The self-check finds that.
     """
     layers = decoder_layers(model)
     if not layers:
@@ -103,7 +100,7 @@ def trim_last_layer(model: Any, trims: bool) -> None:
 
 
 def is_trimmed(layer: nn.Module) -> bool:
-    """Whether this layer's pieces have hooks."""
+    """Return whether this layer's submodules have hooks."""
     return _hooks(layer) is not None
 
 
@@ -112,7 +109,7 @@ def _hooks(layer: nn.Module) -> LastLayer | None:
 
 
 def announce_attention(attention: nn.Module, layout: Layout) -> None:
-    """To be called by the attention of every layer; only the last one is listened to."""
+    """Start narrowing after this attention, if it is the last layer's; every layer's attention calls this."""
     last: LastLayer | None = getattr(attention, _MARK, None)
     if last is not None and not layout.whole:
-        last.attended(attention, layout)
+        last.attention, last.layout = id(attention), layout

@@ -1,13 +1,14 @@
 """The layout of a packed row: which tokens may attend to which.
 
-A `Layout` travels as a keyword through the model's own forward to the attention function, so that no model is patched
-and recomputation under gradient checkpointing sees it too. It holds nothing but lengths, and derives from them, once
-per forward and not once per layer, the masks and the gather indices that the attention routes need.
+A `Layout` is passed as a keyword through the model's own forward to the attention function. So no model is patched, and
+recomputation under gradient checkpointing gets it too. It holds only lengths. Masks and indices that the attention
+routes need are derived from them once per forward, not once per layer.
 """
 
+import functools
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeVar
+from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -15,67 +16,71 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 WHOLE_TREE = 256
-"""Trees up to so many tokens are one masked attention call, longer ones a call for the prompt and one a clump.
-On CPUs the two cost the same near 250 tokens: below, calls dominate; above, the masked-out half of the square does."""
+"""A tree of at most this many tokens is one masked attention call. A longer one is a call for the prompt and one for
+each group of responses. On CPUs the two cost the same near 250 tokens: below, the number of calls costs most; above,
+the masked half of the square does."""
 
 MAX_GROUP_TOKENS = 128
-"""Neighbouring responses of a longer tree share a masked call while they have no more than so many tokens together."""
+"""Neighbouring responses of a longer tree share a masked call while they have at most this many tokens together."""
 
-
+P = ParamSpec("P")
 Made = TypeVar("Made")
 
 
 class Span(NamedTuple):
-    """A prompt or a response where it lies in the row."""
+    """The place of a prompt or a response in the row."""
 
     trunk: range
-    """Tokens of its prompt; of a prompt none."""
+    """Tokens of its prompt; empty for a prompt."""
     own: range
     """Its own tokens; their positions continue from the trunk's."""
 
 
 class AttentionBlock(NamedTuple):
-    """One attention call: the queries of a segment (a tree, prompt or clump of responses) against keys of segments."""
+    """One attention call: queries of one segment (a tree, a prompt or a group of responses), keys of some segments."""
 
     keys: tuple[int, ...]
-    """Segments whose keys these queries see: themselves, or their prompt and themselves."""
+    """Segments whose keys these queries see: their own, or their prompt's and their own."""
     mask: Bool[Tensor, "q k"] | None
-    """True where a query may look; None: plain causal, queries and keys are the same tokens."""
+    """True where a query may attend. None means plain causal attention; queries and keys are the same tokens."""
 
 
 class Gathered(NamedTuple):
-    """The row as variable-length sequences for one flash call: queries as they lie, keys gathered."""
+    """The row as variable-length sequences for one flash call: queries in row order, keys gathered."""
 
     keys: Int[Tensor, " Tk"]
-    """Index into the row of every key: for each prompt itself, for each response its prompt's and its own."""
+    """Index into the row of every key: for each prompt its own tokens, for each response its prompt's and its own."""
     query_bounds: Int[Tensor, " S1"]
     """int32 cumulative query lengths, one more than there are sequences."""
     key_bounds: Int[Tensor, " S1"]
+    """int32 cumulative key lengths."""
     max_queries: int
+    """Queries of the longest sequence."""
     max_keys: int
+    """Keys of the longest sequence."""
 
 
-def clumps(branches: Sequence[int]) -> list[tuple[int, ...]]:
-    """Branches in order, neighbours together up to `MAX_GROUP_TOKENS` tokens; a longer one is alone."""
-    grouped: list[tuple[int, ...]] = []
-    for branch in branches:
-        if grouped and sum(grouped[-1]) + branch <= MAX_GROUP_TOKENS:
-            grouped[-1] += (branch,)
+def group_responses(lengths: Sequence[int]) -> list[tuple[int, ...]]:
+    """Group neighbouring responses up to `MAX_GROUP_TOKENS` tokens; a longer response is a group of one."""
+    groups: list[tuple[int, ...]] = []
+    for length in lengths:
+        if groups and sum(groups[-1]) + length <= MAX_GROUP_TOKENS:
+            groups[-1] += (length,)
         else:
-            grouped.append((branch,))
-    return grouped
+            groups.append((length,))
+    return groups
 
 
 def sent(array: np.ndarray, device: torch.device) -> Tensor:
-    """Numbers made on the host, on the device. The host does not wait: it would, for whatever the device still does."""
+    """Copy an array to the device without waiting for work that the device still does."""
     return torch.from_numpy(array).to(device, non_blocking=True)
 
 
 def visible(prompt: int, branches: Sequence[int], window: int | None, first: int = 0) -> Bool[np.ndarray, "q k"]:
-    """Who sees whom in one tree: rows are its tokens from `first` on, columns all its tokens.
+    """Return the attention mask of one tree: rows are its tokens from `first` on, columns all its tokens.
 
-    A token sees its prompt and its own branch up to itself, and with a window W only positions less than W behind its
-    own: positions, not distances in the row, since a branch continues from its prompt wherever it lies.
+    A token sees its prompt and its own branch up to itself. With a window W it sees only positions less than W before
+    its own. These are positions, not distances in the row: the positions of every branch continue from the prompt.
     """
     lengths = [prompt, *branches]
     positions = np.concatenate([np.arange(prompt), *(np.arange(prompt, prompt + b) for b in branches)])
@@ -87,53 +92,59 @@ def visible(prompt: int, branches: Sequence[int], window: int | None, first: int
     return seen
 
 
-def _readers(prompt: int, branches: Sequence[int]) -> list[bool]:
-    return [not branches] * (prompt - 1) + [True] * (1 + sum(branches))
+def once(make: "Callable[Concatenate[Layout, P], Made]") -> "Callable[Concatenate[Layout, P], Made]":
+    """Let the first layer of a forward make a value and all others reuse it: the layout holds it by its arguments."""
+
+    @functools.wraps(make)
+    def cached(layout: "Layout", /, *args: P.args, **kwargs: P.kwargs) -> Made:
+        key = (make, *args)
+        if key not in layout._made:
+            layout._made[key] = make(layout, *args, **kwargs)
+        return layout._made[key]  # type: ignore[return-value]
+
+    return cached
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class Layout:
-    """Lengths of the trees of one packed row, and what attention derives from them."""
+    """Lengths of the trees of one packed row, and the masks and indices that attention derives from them."""
 
     prompt_lengths: tuple[int, ...]
+    """Tokens of each prompt."""
     branch_lengths: tuple[tuple[int, ...], ...]
-    """Input tokens of each response, tree by tree; 0 for a one-token response, which is no segment."""
-    windows: list[int | None] = field(default_factory=list)
-    """The sliding window of every attention call so far: the self-check counts them."""
-    routes: list[str] = field(default_factory=list)
-    """Which route computed attention so far, and why, each once."""
+    """Input tokens of each response, tree by tree; 0 for a one-token response."""
     whole: bool = False
-    """Every token is computed in every layer, whether or not the head reads it."""
+    """True: every layer computes every token, whether or not the head reads it."""
     _made: dict[Hashable, object] = field(default_factory=dict, repr=False)
 
-    def __post_init__(self) -> None:
-        self.branch_lengths = tuple(tuple(b for b in branches if b) for branches in self.branch_lengths)
-
-    @property
+    @functools.cached_property
     def trees(self) -> list[tuple[int, tuple[int, ...]]]:
-        return list(zip(self.prompt_lengths, self.branch_lengths, strict=True))
+        """Tokens of each prompt and of its responses; a response without input tokens is left out."""
+        pairs = zip(self.prompt_lengths, self.branch_lengths, strict=True)
+        return [(prompt, tuple(b for b in branches if b)) for prompt, branches in pairs]
 
-    @property
+    @functools.cached_property
     def num_tokens(self) -> int:
+        """Tokens of the row."""
         return sum(prompt + sum(branches) for prompt, branches in self.trees)
 
-    @property
+    @functools.cached_property
     def longest(self) -> int:
         """Tokens of the longest sequence: a prompt with one response."""
         return max(prompt + max(branches, default=0) for prompt, branches in self.trees)
 
-    @property
+    @functools.cached_property
     def segments(self) -> list[int]:
-        """Lengths of the pieces into which the routes split the row; they lie in order and cover it."""
+        """Lengths of the pieces into which the routes split the row, in order; together they cover it."""
         lengths = []
         for prompt, branches in self.trees:
-            whole = prompt + sum(branches)
-            lengths += [whole] if whole <= WHOLE_TREE else [prompt, *map(sum, clumps(branches))]
+            total = prompt + sum(branches)
+            lengths += [total] if total <= WHOLE_TREE else [prompt, *map(sum, group_responses(branches))]
         return lengths
 
-    @property
+    @functools.cached_property
     def spans(self) -> list[Span]:
-        """Prompts and responses in order, each response behind its prompt; they cover the row."""
+        """Prompts and responses in order, each response after its prompt; together they cover the row."""
         spans, start = [], 0
         for prompt, branches in self.trees:
             trunk, start = range(start, start + prompt), start + prompt
@@ -143,17 +154,10 @@ class Layout:
                 start += branch
         return spans
 
-    def once(self, key: Hashable, make: Callable[[], Made]) -> Made:
-        """What `make` gives, made for the first layer of a forward and kept for the others."""
-        if key not in self._made:
-            self._made[key] = make()
-        return self._made[key]  # type: ignore[return-value]
-
+    @once
     def blocks(self, window: int | None, device: torch.device) -> list[AttentionBlock]:
-        """One block per segment, in order."""
-        return self.once(("blocks", window, device), lambda: self._blocks(window, device))
+        """Return one block per segment, in order."""
 
-    def _blocks(self, window: int | None, device: torch.device) -> list[AttentionBlock]:
         def mask(prompt: int, branches: tuple[int, ...], first: int = 0) -> Tensor | None:
             longest = prompt + max(branches, default=0)
             bound = window if window is not None and window < longest else None
@@ -166,24 +170,27 @@ class Layout:
                 blocks.append(AttentionBlock((root,), mask(prompt, branches)))
                 continue
             blocks.append(AttentionBlock((root,), mask(prompt, ())))
-            for clump in clumps(branches):
-                blocks.append(AttentionBlock((root, len(blocks)), mask(prompt, clump, first=prompt)))
+            for group in group_responses(branches):
+                blocks.append(AttentionBlock((root, len(blocks)), mask(prompt, group, first=prompt)))
         return blocks
 
+    @once
     def read(self, device: torch.device) -> Int[Tensor, " U"]:
-        """Tokens whose states the head may read: of a prompt with responses the last one, and all others."""
+        """Return the indices of the tokens that the head may read: all but the prompt tokens before the last one.
 
-        def make() -> Tensor:
-            keep = [flag for p, branches in self.trees for flag in _readers(p, branches)]
-            return sent(np.flatnonzero(keep), device)
+        A prompt without responses is read whole: in a row of separate sequences each sequence is such a prompt.
+        """
+        keep: list[bool] = []
+        for prompt, branches in self.trees:
+            keep += [not branches] * (prompt - 1) + [True] * (1 + sum(branches))
+        return sent(np.flatnonzero(keep), device)
 
-        return self.once(("read", device), make)
-
+    @once
     def gathered(self, device: torch.device) -> Gathered:
-        """The row for one variable-length call, aligned at the bottom right: query i of n sees keys up to m − n + i."""
-        return self.once(("gathered", device), lambda: self._gathered(device))
+        """Return the row for one variable-length call.
 
-    def _gathered(self, device: torch.device) -> Gathered:
+        The call aligns each sequence at the bottom right: query i of n sees keys up to m − n + i.
+        """
         queries = [len(own) for _, own in self.spans]
         keys = [len(trunk) + len(own) for trunk, own in self.spans]
 

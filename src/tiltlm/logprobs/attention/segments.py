@@ -1,7 +1,7 @@
-"""Attention segment by segment: the route of every device, and the one that the others are compared with.
+"""Attention segment by segment: the route of every device, and the one that the other routes are compared with.
 
-The prompt is one call and so is each clump of its responses (`Layout.blocks`): torch's own attention with a prepared
-mask, or scores written out where a model caps them or has attention sinks.
+The prompt is one call, and so is each group of its responses (`Layout.blocks`). A call is torch's own attention with a
+prepared mask. Where a model caps its scores or has attention sinks, the scores are written out instead.
 """
 
 from typing import NamedTuple
@@ -15,14 +15,14 @@ from tiltlm.logprobs.attention.layout import Layout
 
 
 class Scores(NamedTuple):
-    """What a layer does to its scores before they become weights."""
+    """Changes that a layer makes to its scores before they become weights."""
 
     scale: float
     """Factor of query · key."""
     softcap: float | None = None
     """c: scores become c · tanh(score / c)."""
     sinks: Float[Tensor, " H"] | None = None
-    """One more logit a head, in the softmax but not in the sum."""
+    """One more logit per head, in the softmax but not in the sum."""
 
 
 def attend_segments(
@@ -33,8 +33,9 @@ def attend_segments(
     window: int | None,
     scores: Scores,
 ) -> Float[Tensor, "1 T H E"]:
-    """One call a segment. `split` and not slices: the backward of a slice fills a whole row with zeros."""
+    """Compute attention with one call per segment."""
     explicit = scores.softcap is not None or scores.sinks is not None
+    # `split` and not slices: the backward of a slice fills a whole row with zeros.
     queries, keys, values = (torch.split(t, layout.segments, dim=2) for t in (query, key, value))
     out = []
     for block, part in zip(layout.blocks(window, query.device), queries, strict=True):
@@ -45,7 +46,7 @@ def attend_segments(
 
 
 def _fused(query: Tensor, key: Tensor, value: Tensor, mask: Bool[Tensor, "q k"] | None, scores: Scores) -> Tensor:
-    """Torch's own attention. Off the CPU, grouped heads would fall to its slowest kernel."""
+    """Call torch's own attention. Off the CPU, heads are repeated: grouped heads would get its slowest kernel."""
     grouped = query.shape[1] != key.shape[1]
     if grouped and query.device.type != "cpu":
         repeats = query.shape[1] // key.shape[1]
@@ -63,7 +64,7 @@ def _explicit(
     mask: Bool[Tensor, "q k"] | None,
     scores: Scores,
 ) -> Float[Tensor, "1 H q E"]:
-    """Scores written out, for what the fused kernels cannot do. Softmax in float32 at least."""
+    """Compute attention with all scores written out, with the softmax in float32 at least."""
     heads, groups = query.shape[1], key.shape[1]
     grouped = torch.unflatten(query, 1, (groups, heads // groups))  # [1 G H/G q D]
     logits = torch.matmul(grouped, key.unsqueeze(2).transpose(-1, -2)) * scores.scale

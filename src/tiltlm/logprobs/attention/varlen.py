@@ -1,8 +1,8 @@
 """Attention in one variable-length call of torch's flash kernel, with gathered keys: the fast route of CUDA.
 
-Each segment is a sequence whose keys are those of its prompt and its own, copied behind one another, and whose causal
-triangle is aligned at the bottom right. Positions of a response continue from its prompt, so that the kernel's window
-over gathered keys is one over positions.
+Each prompt and each response is a sequence. The keys of a response are its prompt's and its own, copied one after the
+other, and its causal triangle is aligned at the bottom right. Positions of a response continue from its prompt, so the
+kernel's window over gathered keys is a window over positions.
 """
 
 import inspect
@@ -24,10 +24,10 @@ def attend_varlen(
     window: int | None,
     scores: Scores,
 ) -> Float[Tensor, "1 T H D"]:
-    """One flash call over all segments; no soft cap, no sinks."""
+    """Compute attention with one flash call over all segments; without soft cap and sinks."""
     gathered = layout.gathered(query.device)
     q, k, v = (t[0].transpose(0, 1) for t in (query, key, value))
-    # Where the kernel does not ask, it takes fewer key heads as they are.
+    # A version without the keyword accepts fewer key heads than query heads as they are.
     grouped: dict[str, Any] = {"enable_gqa": query.shape[1] != key.shape[1]} if "enable_gqa" in _parameters() else {}
     out = varlen.varlen_attn(
         q.contiguous(),
@@ -50,5 +50,5 @@ def _parameters() -> frozenset[str]:
 
 
 def is_complete() -> bool:
-    """Whether this torch's function takes a window and a scale; the first ones did not."""
+    """Return whether this torch's function takes a window and a scale; its first versions did not."""
     return {"window_size", "scale"} <= _parameters()

@@ -1,51 +1,24 @@
-"""What a model does between its last hidden states and its logits: a head, then perhaps a scale and a soft cap.
+"""The search for what a model does after its last hidden states: a head, then perhaps a scale and a soft cap.
 
-Found by comparing with the model's own logits, because configurations name these transforms in many ways.
+It compares with the model's own logits, because configurations name these transforms in many ways.
 """
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-HeadRoute = Literal["fused", "module", "model"]
-
-
-@dataclass(frozen=True)
-class Head:
-    """How hidden states become log-probabilities: the route, and what the model does to its logits."""
-
-    route: HeadRoute = "fused"
-    """`fused`: plain linear head, own chunks. `module`: the head is called in checkpointed chunks (adapters on it).
-    `model`: unknown transforms; the model's own logits at the response rows."""
-    scale: float = 1.0
-    """Logits are multiplied by this, bias included."""
-    softcap: float | None = None
-    """c: scaled logits become c · tanh(logit / c)."""
-
-    def transform(self, logits: Float[Tensor, "R V"]) -> Float[Tensor, "R V"]:
-        """What the model does to the output of its head."""
-        if self.scale != 1.0:
-            logits = logits * self.scale
-        if self.softcap is not None:
-            logits = self.softcap * torch.tanh(logits / self.softcap)
-        return logits
-
-    def curve(self, normalized: Float[Tensor, "R V"], normalizers: Float[Tensor, " R"]) -> Float[Tensor, "R V"] | None:
-        """Derivative of the soft cap, from its value = normalized + normalizer; None: 1 everywhere."""
-        if self.softcap is None:
-            return None
-        return 1 - ((normalized + normalizers[:, None]) / self.softcap) ** 2
+from tiltlm.logprobs.head.states import Head, HeadRoute
 
 
 def find_head(model: Any) -> Head:
-    """The head of a causal language model, found by comparison with the model's own logits.
+    """Find the head of a causal language model by comparison with the model's own logits.
 
-    Random hidden states, scaled until the head's raw logits reach 50 (on small logits a missing soft cap hides), are
-    put before the model's head. The configuration's keys propose scales, in either direction; the proposal that gives
-    the model's logits is taken. If none does, or the head does not read the base model's output: route `model`.
+    Random hidden states are given to the model's head. They are scaled until its raw logits reach 50: on small logits a
+    missing soft cap could not be noticed. The configuration's keys propose scales, as factors and as divisors. The
+    proposal that gives the model's logits is used. If none does, or if the head does not read the base model's output,
+    the route is `model`.
     """
     module = model.get_output_embeddings()
     width = getattr(module, "in_features", None)
@@ -56,18 +29,18 @@ def find_head(model: Any) -> Head:
     with torch.no_grad(), torch.autocast(parameter.device.type, enabled=False):
         states = torch.randn(8, width, generator=torch.Generator().manual_seed(0)).to(parameter.device, dtype)
         states *= 50 / (module(states) - module(torch.zeros_like(states))).abs().max()
-        theirs = _own_logits(model, module, states)
-        if theirs is None:
+        expected = _own_logits(model, module, states)
+        if expected is None:
             return Head("model")
         raw = module(states).double()
         route: HeadRoute = "fused" if type(module) is nn.Linear else "module"
-        errors = {h: float((h.transform(raw) - theirs.double()).abs().max()) for h in _proposals(model, route)}
+        errors = {h: float((h.transform(raw) - expected.double()).abs().max()) for h in _proposals(model, route)}
     best = min(errors, key=errors.__getitem__)
-    return best if errors[best] <= 200 * torch.finfo(theirs.dtype).eps else Head("model")
+    return best if errors[best] <= 200 * torch.finfo(expected.dtype).eps else Head("model")
 
 
 def _proposals(model: Any, route: HeadRoute) -> list[Head]:
-    """Every scale and soft cap that the configuration's known keys could mean."""
+    """Return every scale and soft cap that the configuration's known keys could mean."""
     config = model.config.get_text_config()
     scales = [1.0]
     for key in ("logit_scale", "logits_scaling", "lm_head_multiplier", "output_multiplier"):
@@ -79,19 +52,23 @@ def _proposals(model: Any, route: HeadRoute) -> list[Head]:
 
 
 def _own_logits(model: Any, module: nn.Module, states: Float[Tensor, "n D"]) -> Float[Tensor, "n V"] | None:
-    """The model's logits if `states` came to its head; None where its head is not called with the base's output."""
-    met: list[Tensor] = []
+    """Return the model's logits with `states` as its head's input.
 
-    def put(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        met.append(args[0])
+    None where the head is not called once, with the output of the base model.
+    """
+    inputs: list[Tensor] = []
+
+    def replace(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        inputs.append(args[0])
         return (states[None], *args[1:])
 
     ids = torch.arange(len(states), device=states.device)[None] % model.get_input_embeddings().num_embeddings
-    handle = module.register_forward_pre_hook(put)
+    handle = module.register_forward_pre_hook(replace)
     try:
         logits = model(input_ids=ids, use_cache=False).logits
     finally:
         handle.remove()
     hidden = model.base_model(input_ids=ids, use_cache=False)[0]
-    same = len(met) == 1 and met[0].shape == hidden.shape and torch.allclose(met[0], hidden, rtol=1e-3, atol=1e-4)
-    return logits[0] if same else None
+    if len(inputs) != 1 or inputs[0].shape != hidden.shape:
+        return None
+    return logits[0] if torch.allclose(inputs[0], hidden, rtol=1e-3, atol=1e-4) else None

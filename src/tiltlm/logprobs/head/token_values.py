@@ -1,13 +1,13 @@
-"""From hidden states to what is known of each scored token, without ever holding rows × vocabulary for long.
+"""Numbers per scored token from hidden states, computed in chunks so that memory does not hold rows × vocabulary.
 
-Log-probabilities always; on request collisions, entropies and the KL divergence to a reference, out of the same chunks
-of logits. Only rows that predict a scored token come here. Where the head is a plain linear layer, an autograd function
-of our own works through them; elsewhere the head is called in checkpointed chunks.
+Log-probabilities are always computed. Collisions, entropies and the KL divergence to a reference are computed on
+request, from the same chunks of logits. Only rows that predict a scored token are read. For a plain linear head, this
+module has its own autograd function; other heads are called in checkpointed chunks.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -17,25 +17,24 @@ from torch.utils.checkpoint import checkpoint
 
 from tiltlm.core.errors import ConfigError, ModelError
 from tiltlm.core.logps import OF_REFERENCE, Extra
-from tiltlm.logprobs.head.find import Head
-from tiltlm.logprobs.head.states import States, accumulate_product, float_dtype, product
+from tiltlm.logprobs.head.states import Head, States, accumulate_product, float_dtype, product
 
 KEEP_BYTES = 256 << 20
-"""Logits of a pack up to so many bytes are kept for the backward pass (6·D·V flops a row), else recomputed (8)."""
+"""Logits of a pack up to this many bytes are kept for the backward pass (6·D·V flops a row), else recomputed (8)."""
 
 MODULE_ROWS = 256
 """Rows of one checkpointed chunk."""
 
 
 def chunk_rows(vocabulary: int) -> int:
-    """Rows of one chunk: some 8 million logits, few enough for a softmax in the cache, enough for fast products."""
+    """Return the rows of one chunk: about 8 million logits fit into the CPU's cache and give fast products."""
     return min(1024, max(256, 2**23 // vocabulary))
 
 
 class TokenValues(NamedTuple):
-    """Numbers per scored token, float32 (float64 for a float64 model); None where not asked for.
+    """Numbers per scored token, float32 (float64 for a float64 model); None where not requested.
 
-    Meanings are those of the fields of `ResponseLogps`. Gradient flows through `logps` and `ref_kls`.
+    `Extra` defines the extras. Gradient flows through `logps` and `ref_kls`.
     """
 
     logps: Float[Tensor, " R"]
@@ -44,6 +43,11 @@ class TokenValues(NamedTuple):
     ref_logps: Float[Tensor, " R"] | None
     ref_kls: Float[Tensor, " R"] | None
     ref_entropy_shares: Float[Tensor, " R"] | None
+
+    @property
+    def extras(self) -> dict[Extra, Float[Tensor, " R"]]:
+        """The requested extras by name."""
+        return {name: values for name in get_args(Extra) if (values := getattr(self, name)) is not None}
 
 
 def token_values(
@@ -55,50 +59,50 @@ def token_values(
     beside: States | None = None,
     chunk: int | None = None,
 ) -> TokenValues:
-    """Log-probability of each target in nats (≤ 0), and what else is asked; differentiable.
+    """Return the log-probability of each target in nats (≤ 0), and the requested extras; differentiable.
 
     Row r is the state that predicts `targets[r]`. Gradient flows to the rows and to the head's parameters, none to
     `beside`.
 
     Args:
-        head: The route, and what the model does to its logits.
-        rows: Hidden states, one per scored token; of route `model` the model's own logits, [R V].
-        module: The model's head; of no use to route `model`.
+        head: The route, and the model's changes to its logits.
+        rows: Hidden states, one per scored token; for route `model` the model's own logits, [R V].
+        module: The model's head; route `model` does not use it.
         targets: Token ids.
-        extras: What is computed beside log-probabilities.
-        beside: The reference's states for the same targets; with an extra about the reference its log-probabilities are
-            computed too.
-        chunk: Rows of a chunk; None: by the size of the vocabulary.
+        extras: Further numbers to compute.
+        beside: The reference's states for the same targets. With an extra about the reference, its log-probabilities
+            are computed too.
+        chunk: Rows of a chunk; None means by the size of the vocabulary.
 
     Raises:
-        ConfigError: an extra compares with a reference and there is none.
-        ModelError: the reference's vocabulary is of another size.
+        ConfigError: an extra compares with a reference and `beside` is None.
+        ModelError: the reference's vocabulary has another size.
     """
-    theirs = _reference(extras, beside, len(targets))
+    reference = _reference(extras, beside, len(targets))
     with torch.autocast(rows.device.type, enabled=False):
         match head.route:
             case "fused":
                 assert isinstance(module, nn.Linear)
                 own = States(rows, module.weight, module.bias, head).for_products()
-                return _fused(own, targets, extras, theirs, chunk or chunk_rows(own.num_logits))
+                return _fused(own, targets, extras, reference, chunk or chunk_rows(own.num_logits))
             case "module":
                 dtype = float_dtype(module)
                 return _checkpointed(
-                    lambda part: head.transform(module(part.to(dtype))), rows, targets, extras, theirs, chunk
+                    lambda part: head.transform(module(part.to(dtype))), rows, targets, extras, reference, chunk
                 )
             case "model":
-                return _checkpointed(lambda part: part, rows, targets, extras, theirs, chunk)
+                return _checkpointed(lambda part: part, rows, targets, extras, reference, chunk)
 
 
 def _reference(extras: frozenset[Extra], beside: States | None, num_rows: int) -> States | None:
-    """The reference's side, where an extra needs it."""
-    wanted = sorted(extras & OF_REFERENCE)
-    if not wanted:
+    """Return the reference's states in the dtype of their products, or None where no extra needs them."""
+    needed = sorted(extras & OF_REFERENCE)
+    if not needed:
         return None
     if beside is None:
         raise ConfigError(
-            f"{', '.join(wanted)} compares whole distributions with a reference, and its states are not here; name a "
-            "reference with weights (initial, base or a model folder)",
+            f"{', '.join(needed)} compares whole distributions with a reference, which needs a reference with weights; "
+            "set reference.name to initial, base or a model folder",
             code="needs_reference_weights",
             key="reference.name",
         )
@@ -106,11 +110,11 @@ def _reference(extras: frozenset[Extra], beside: States | None, num_rows: int) -
     return beside.for_products()
 
 
-def _refuse_other_vocabulary(num_logits: int, theirs: States | None) -> None:
-    if theirs is not None and theirs.num_logits != num_logits:
+def _refuse_other_vocabulary(num_logits: int, reference: States | None) -> None:
+    if reference is not None and reference.num_logits != num_logits:
         raise ModelError(
-            f"the reference has {theirs.num_logits} logits a token and the policy {num_logits}; distributions over "
-            "different vocabularies have no KL divergence. Name a reference whose embedding has the policy's size.",
+            f"the reference has {reference.num_logits} logits per token and the policy {num_logits}; distributions "
+            "over different vocabularies have no KL divergence. Name a reference with the policy's vocabulary size.",
             code="other_vocabulary",
             key="reference.name",
         )
@@ -120,30 +124,30 @@ def measured(
     targets: Int[Tensor, " r"],
     extras: frozenset[Extra],
     own: Float[Tensor, "r V"],
-    theirs: Float[Tensor, "r V"] | None = None,
+    reference: Float[Tensor, "r V"] | None = None,
 ) -> TokenValues:
-    """The values of one chunk, from its log-probabilities over the vocabulary and the reference's.
+    """Return the values of one chunk, from its log-probabilities over the vocabulary and the reference's.
 
     `log_collisions` = log Σ π², `entropies` = −Σ π log π, `ref_kls` = Σ π_ref (log π_ref − log π),
-    `ref_entropy_shares` = −Σ π_ref log π_ref / log V. A token that the reference never says adds nothing to the
-    divergence, whatever the policy does.
+    `ref_entropy_shares` = −Σ π_ref log π_ref / log V. A token with reference probability 0 adds 0 to the divergence,
+    whatever its probability under the policy.
     """
     columns = targets[:, None]
     ref_logps = ref_kls = ref_entropy_shares = None
     with torch.no_grad():
         log_collisions = torch.logsumexp(2 * own, dim=-1) if "log_collisions" in extras else None
         entropies = torch.special.entr(own.exp()).sum(-1) if "entropies" in extras else None
-    if theirs is not None:
-        ref_logps, ref = theirs.gather(1, columns)[:, 0], theirs.exp()
+    if reference is not None:
+        ref_logps, ref = reference.gather(1, columns)[:, 0], reference.exp()
         if "ref_entropy_shares" in extras:
             ref_entropy_shares = torch.special.entr(ref).sum(-1) / math.log(ref.shape[-1])
         if "ref_kls" in extras:
-            ref_kls = (ref * (theirs - own).masked_fill(ref == 0, 0.0)).sum(-1)  # −∞ − (−∞) is no number
+            ref_kls = (ref * (reference - own).masked_fill(ref == 0, 0.0)).sum(-1)  # −∞ − (−∞) is NaN
     return TokenValues(own.gather(1, columns)[:, 0], log_collisions, entropies, ref_logps, ref_kls, ref_entropy_shares)
 
 
 def _joined(pieces: list[TokenValues]) -> TokenValues:
-    """Chunks one after another."""
+    """Concatenate the values of chunks."""
     return TokenValues(*(None if column[0] is None else torch.cat(column) for column in zip(*pieces, strict=True)))  # type: ignore[arg-type]
 
 
@@ -152,18 +156,18 @@ def _checkpointed(
     rows: Tensor,
     targets: Tensor,
     extras: frozenset[Extra],
-    theirs: States | None,
+    reference: States | None,
     chunk: int | None,
 ) -> TokenValues:
-    """Chunks that are computed again in the backward pass, by autograd."""
+    """Compute values in chunks that autograd computes again in the backward pass."""
 
     def values(own: Tensor, part: slice) -> TokenValues:
         logits = logits_of(own)
-        _refuse_other_vocabulary(logits.shape[1], theirs)
+        _refuse_other_vocabulary(logits.shape[1], reference)
         normalized = torch.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), dim=-1)
         with torch.no_grad():
-            reference = None if theirs is None else theirs.log_softmax(part, targets[part])[0]
-        return measured(targets[part], extras, normalized, reference)
+            ref_normalized = None if reference is None else reference.log_softmax(part, targets[part])[0]
+        return measured(targets[part], extras, normalized, ref_normalized)
 
     size = chunk or MODULE_ROWS
     parts = [slice(start, start + size) for start in range(0, len(rows), size)]
@@ -172,19 +176,19 @@ def _checkpointed(
     return _joined([checkpoint(values, own, part, use_reentrant=False) for own, part in pieces])
 
 
-def _fused(own: States, targets: Tensor, extras: frozenset[Extra], theirs: States | None, chunk: int) -> TokenValues:
-    _refuse_other_vocabulary(own.num_logits, theirs)
+def _fused(own: States, targets: Tensor, extras: frozenset[Extra], reference: States | None, chunk: int) -> TokenValues:
+    _refuse_other_vocabulary(own.num_logits, reference)
     wide = torch.promote_types(own.rows.dtype, torch.float32)
     num_sides = 2 if "ref_kls" in extras else 1
     size = num_sides * len(own.rows) * own.num_logits * torch.finfo(wide).bits // 8
     keep = torch.is_grad_enabled() and size <= KEEP_BYTES
     return TokenValues(
-        *_Fused.apply(own.rows, own.weight, own.bias, targets, own.head, extras, theirs, chunk, keep)  # type: ignore[no-untyped-call]
+        *_Fused.apply(own.rows, own.weight, own.bias, targets, own.head, extras, reference, chunk, keep)  # type: ignore[no-untyped-call]
     )
 
 
 class _Fused(torch.autograd.Function):
-    """`measured`, chunk by chunk, on log softmax(transform(rows · weightᵀ + bias)), with its own backward."""
+    """`measured` of log softmax(transform(rows · weightᵀ + bias)), chunk by chunk, with its own backward."""
 
     @staticmethod
     def forward(
@@ -195,11 +199,12 @@ class _Fused(torch.autograd.Function):
         targets: Int[Tensor, " R"],
         head: Head,
         extras: frozenset[Extra],
-        theirs: States | None,
+        reference: States | None,
         chunk: int,
         keep: bool,
     ) -> TokenValues:
-        sides = [States(rows, weight, bias, head)] + ([] if theirs is None else [theirs])
+        """Compute the values; save rows, heads and normalizers, and with `keep` the log-probabilities too."""
+        sides = [States(rows, weight, bias, head)] + ([] if reference is None else [reference])
         differentiated = sides if "ref_kls" in extras else sides[:1]
         pieces, normalizers = [], []
         kept: list[Tensor] = []
@@ -221,6 +226,7 @@ class _Fused(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Float[Tensor, " R"] | None) -> tuple[Tensor | None, ...]:
+        """Compute the gradients by rows, weight and bias, chunk by chunk."""
         targets, normalizers, *saved = ctx.saved_tensors
         num_sides, grad = len(ctx.heads), TokenValues(*grads)  # type: ignore[arg-type]
         tensors, kept = saved[: 3 * num_sides], saved[3 * num_sides :]
@@ -230,7 +236,7 @@ class _Fused(torch.autograd.Function):
         wide = normalizers.dtype
         wants_rows, wants_weight, wants_bias = ctx.needs_input_grad[:3]
         grad_rows = torch.empty(rows.shape, dtype=rows.dtype, device=rows.device) if wants_rows else None
-        # Summed over chunks in the wide dtype: in 16 bits the sum itself would round.
+        # Summed over chunks in float32 or wider: in 16 bits the sum itself would round.
         grad_weight = torch.zeros(weight.shape, dtype=wide, device=weight.device) if wants_weight else None
         grad_bias = torch.zeros(bias.shape, dtype=wide, device=bias.device) if wants_bias else None
         for index, start in enumerate(range(0, len(rows), ctx.chunk)):
@@ -268,13 +274,13 @@ def _by_logits(
     by_logps: Float[Tensor, "r 1"],
     by_kls: Float[Tensor, "r 1"] | None,
 ) -> Float[Tensor, "r V"]:
-    """Gradient by the transformed logits, from those by `logps` and by `ref_kls`; overwrites the softmaxes.
+    """Return the gradient by the transformed logits, from those by `logps` and `ref_kls`; overwrite the softmaxes.
 
     d logp = [target] − π and d ref_kl = π − π_ref, so each distribution is multiplied once.
     """
     if by_kls is None:
         grad_logits = softmaxes[0].mul_(-by_logps)
     else:
-        own, theirs = softmaxes
-        grad_logits = own.mul_(by_kls - by_logps).sub_(theirs.mul_(by_kls))
+        own, reference = softmaxes
+        grad_logits = own.mul_(by_kls - by_logps).sub_(reference.mul_(by_kls))
     return grad_logits.scatter_add_(1, columns, by_logps)

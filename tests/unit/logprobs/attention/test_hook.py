@@ -9,11 +9,12 @@ from torch import nn
 
 from support.errors import raises
 from tiltlm.core.errors import ModelError
+from tiltlm.core.notes import Note
 from tiltlm.logprobs.attention import layout as layouts
 from tiltlm.logprobs.attention import routes, segments, varlen
-from tiltlm.logprobs.attention.hook import forest_attention
+from tiltlm.logprobs.attention.hook import AttentionRecord, forest_attention
 from tiltlm.logprobs.attention.layout import Layout, visible
-from tiltlm.logprobs.attention.routes import Case, disagreement, route_of
+from tiltlm.logprobs.attention.routes import SEGMENTS, Case, disagreement, route_of
 from tiltlm.logprobs.attention.segments import Scores
 
 LAYOUT = ((7, 1, 4), ((3, 1, 5), (2,), ()))
@@ -75,12 +76,13 @@ CASES = {
 @pytest.mark.parametrize("whole_tree", [256, 0])
 @pytest.mark.parametrize("shape", [(4, 2, 8, 8), (4, 4, 8, 8), (4, 1, 8, 6)])
 def test_routes_equal_dense_attention(monkeypatch, case, whole_tree, shape):
-    """Grouped heads and a value width of its own included."""
+    """Grouped heads and another width of values are included."""
     monkeypatch.setattr(layouts, "WHOLE_TREE", whole_tree)
     leaves = draw(*shape)
     layout = Layout(*LAYOUT)
     extras = CASES[case]
-    out, _ = forest_attention(Caller(), *leaves, None, layout=layout, **extras)
+    record = AttentionRecord()
+    out, _ = forest_attention(Caller(), *leaves, None, layout=layout, attention_record=record, **extras)
     expected = dense(
         *leaves,
         layout,
@@ -89,7 +91,7 @@ def test_routes_equal_dense_attention(monkeypatch, case, whole_tree, shape):
         extras.get("softcap"),
         extras.get("s_aux"),
     )
-    assert layout.windows == [extras.get("sliding_window")]
+    assert record.windows == [extras.get("sliding_window")]
     same(out, expected, leaves + [extras[k] for k in ("s_aux",) if k in extras])
 
 
@@ -113,7 +115,7 @@ def varlen_on_cpu(q, k, v, cu_q, cu_k, max_q, max_k, *, scale, window_size, enab
 @pytest.mark.parametrize("window", [None, 1, 4])
 @pytest.mark.parametrize("groups", [4, 2])
 def test_one_variable_length_call_equals_dense_attention(monkeypatch, window, groups):
-    """The CUDA route with the kernel replaced by its meaning: what is tested is the gathering, not the kernel."""
+    """The CUDA route with the kernel replaced by plain torch: this tests the gathering, not the kernel."""
     monkeypatch.setattr(varlen.varlen, "varlen_attn", varlen_on_cpu)
     leaves = draw(4, groups)
     layout = Layout(*LAYOUT)
@@ -125,7 +127,7 @@ CASE = Case(torch.device("cpu"), torch.float32, 4, 2, 16, 16, scale=0.2, softcap
 
 
 def top_left(q, k, v, cu_q, cu_k, max_q, max_k, *, scale, window_size, enable_gqa):
-    """Keys reversed within each sequence stand for any kernel that aligns otherwise."""
+    """A kernel with another alignment: keys are reversed within each sequence."""
     order = torch.cat([torch.arange(a, b).flip(0) for a, b in itertools.pairwise(cu_k)])
     return varlen_on_cpu(
         q, k[order], v[order], cu_q, cu_k, max_q, max_k, scale=scale, window_size=window_size, enable_gqa=enable_gqa
@@ -136,64 +138,68 @@ def absent(*args, scale=None, window_size=None, enable_gqa=None):
     raise NotImplementedError("no such kernel\nat all")
 
 
-def unasked(q, k, v, cu_q, cu_k, max_q, max_k, *, scale, window_size):
-    """A version that takes fewer key heads as they are and does not ask."""
+def without_keyword(q, k, v, cu_q, cu_k, max_q, max_k, *, scale, window_size):
+    """A version without the keyword `enable_gqa`, which accepts fewer key heads than query heads."""
     grouped = q.shape[1] != k.shape[1]
     return varlen_on_cpu(q, k, v, cu_q, cu_k, max_q, max_k, scale=scale, window_size=window_size, enable_gqa=grouped)
 
 
 @pytest.mark.parametrize(
-    ("kernel", "wrong"),
-    [(varlen_on_cpu, ""), (unasked, ""), (top_left, "off by"), (absent, "NotImplementedError: no such kernel")],
+    ("kernel", "code"),
+    [(varlen_on_cpu, None), (without_keyword, None), (top_left, "not_equal"), (absent, "fails")],
 )
-def test_the_probe_accepts_the_right_alignment_and_refuses_another(monkeypatch, kernel, wrong):
+def test_the_probe_accepts_the_right_alignment_and_refuses_another(monkeypatch, kernel, code):
     monkeypatch.setattr(varlen.varlen, "varlen_attn", kernel)
     found = disagreement(varlen.attend_varlen, CASE)
-    assert wrong in found
-    assert bool(found) == bool(wrong)
+    assert code_of(found) == code
+    if code == "fails":
+        assert "NotImplementedError: no such kernel" in found
+        assert "at all" not in found, "its first line only"
 
 
-def test_the_probe_feels_a_wrong_gradient():
+def code_of(note):
+    return None if note is None else note.code
+
+
+def test_the_probe_notices_a_wrong_gradient():
     def attend(query, *rest):
         return segments.attend_segments(query.detach() * 0.5 + query * 0.5, *rest)
 
-    assert "off by" in disagreement(attend, CASE)
+    assert code_of(disagreement(attend, CASE)) == "not_equal"
 
 
 @pytest.mark.parametrize("case", [{"softcap": 3.0}, {"has_sinks": True}, {"value_width": 8}, {"scale": 2.0}])
-def test_the_probe_feels_what_a_case_is_about(case):
-    """Attention by segment agrees with itself, and not with one that ignores soft cap, sinks or scale."""
+def test_the_probe_notices_what_is_ignored(case):
+    """Attention by segment agrees with itself, and not with a version that ignores soft cap, sinks or scale."""
     changed = dataclasses.replace(CASE, **case)
 
     def ignorant(query, key, value, layout, window, scores):
         return segments.attend_segments(query, key, value, layout, window, Scores(CASE.scale))
 
-    assert not disagreement(segments.attend_segments, changed)
-    assert bool(disagreement(ignorant, changed)) == (case != {"value_width": 8})
+    assert disagreement(segments.attend_segments, changed) is None
+    assert (disagreement(ignorant, changed) is None) == (case == {"value_width": 8})
 
 
 CUDA = dataclasses.replace(CASE, device=torch.device("cuda"), dtype=torch.bfloat16)
 
 
 @pytest.mark.parametrize(
-    ("changes", "refused", "flexible"),
+    ("changes", "not_varlen", "not_flex"),
     [
-        ({}, "", True),
-        ({"dtype": torch.float32}, "no float32", True),
-        ({"dtype": torch.float64}, "no float64", False),
-        ({"softcap": 5.0}, "soft cap", True),
-        ({"has_sinks": True}, "sinks", True),
-        ({"value_width": 8}, "one width", True),
-        ({"width": 512, "value_width": 512}, "up to 256", True),
-        ({"is_short": True, "softcap": 5.0}, "soft cap", False),
-        ({"device": torch.device("cpu")}, "CUDA", False),
+        ({}, None, None),
+        ({"dtype": torch.float32}, "dtype", None),
+        ({"dtype": torch.float64}, "dtype", "dtype"),
+        ({"softcap": 5.0}, "softcap_or_sinks", None),
+        ({"has_sinks": True}, "softcap_or_sinks", None),
+        ({"value_width": 8}, "widths", None),
+        ({"width": 512, "value_width": 512}, "widths", None),
+        ({"is_short": True, "softcap": 5.0}, "softcap_or_sinks", "short_row"),
     ],
 )
-def test_what_each_kernel_cannot_do_is_said(changes, refused, flexible):
+def test_each_kernel_names_what_it_cannot_compute(changes, not_varlen, not_flex):
     case = dataclasses.replace(CUDA, **changes)
-    assert refused in routes.not_varlen(case)
-    assert bool(routes.not_varlen(case)) == bool(refused)
-    assert bool(routes.not_flex(case)) != flexible
+    assert code_of(routes.not_varlen(case)) == not_varlen
+    assert code_of(routes.not_flex(case)) == not_flex
 
 
 def test_a_kernel_without_a_window_is_not_taken(monkeypatch):
@@ -201,7 +207,7 @@ def test_a_kernel_without_a_window_is_not_taken(monkeypatch):
         raise AssertionError("never called")
 
     monkeypatch.setattr(varlen.varlen, "varlen_attn", older)
-    assert "no window" in routes.not_varlen(CUDA)
+    assert routes.not_varlen(CUDA).code == "no_window"
 
 
 @pytest.mark.parametrize(
@@ -214,13 +220,16 @@ def test_a_kernel_without_a_window_is_not_taken(monkeypatch):
     ],
 )
 def test_the_first_route_that_can_and_agrees_is_taken(monkeypatch, refusals, wrongs, taken):
+    def note(codes, name):
+        return Note("is refused", code=codes[name]) if name in codes else None
+
     for name in ("not_varlen", "not_flex"):
-        why = refusals.get(name, "")
-        monkeypatch.setattr(routes, name, lambda case, why=why: why)
-    monkeypatch.setattr(routes, "disagreement", lambda attend, case: wrongs.get(attend.__module__, ""))
+        monkeypatch.setattr(routes, name, lambda case, name=name: note(refusals, name))
+    monkeypatch.setattr(routes, "disagreement", lambda attend, case: note(wrongs, attend.__module__))
     route = route_of.__wrapped__(CASE)
     assert route.name == taken
-    assert all(why in route.reason for why in [*refusals.values(), *wrongs.values()])
+    expected = [*refusals.values(), *wrongs.values(), *([] if taken == "segment by segment" else ["equal"])]
+    assert [reason.code for reason in route.reasons] == expected
 
 
 def test_a_case_is_what_the_call_has():
@@ -230,12 +239,13 @@ def test_a_case_is_what_the_call_has():
     assert Case.of(query[:, :, :255], key, value, Scores(0.3)).is_short
 
 
-def test_a_layout_remembers_its_routes_once():
-    layout = Layout(*LAYOUT)
+def test_a_record_holds_every_window_and_each_route_once():
+    record = AttentionRecord()
     for _ in range(2):
-        forest_attention(Caller(), *draw(), None, layout=layout)
-    (route,) = layout.routes
-    assert route.startswith("segment by segment: not one variable-length call, which needs CUDA")
+        forest_attention(Caller(), *draw(), None, layout=Layout(*LAYOUT), attention_record=record)
+    assert record.windows == [None, None]
+    assert record.routes == [SEGMENTS]
+    assert [reason.code for reason in SEGMENTS.reasons] == ["not_cuda"]
 
 
 def call(**extras):
@@ -283,7 +293,7 @@ def test_a_row_of_another_length_is_refused():
 
 
 def test_autocast_narrows_mixed_queries_and_values():
-    """Norms of queries and keys leave them float32 where values are bf16 already."""
+    """After norms, queries and keys are float32 while values are bf16 already."""
     query, key, value = (t.detach().float() for t in draw())
     with torch.autocast("cpu", torch.bfloat16):
         out, _ = forest_attention(Caller(), query, key, value.bfloat16(), None, layout=Layout(*LAYOUT))

@@ -12,6 +12,7 @@ from tiltlm.core.forest import pack_trees
 from tiltlm.logprobs.attention.layout import Layout
 from tiltlm.logprobs.policy import PolicyModule
 from tiltlm.logprobs.selfcheck import choose_layout
+from tiltlm.models.loading import enable_checkpointing
 
 SHARING = (
     "llama", "qwen2", "qwen3", "mistral", "gemma2", "gemma3", "phi3", "gpt2", "gpt_neox", "olmo2", "cohere", "granite",
@@ -61,7 +62,7 @@ def test_the_mlp_sees_only_what_is_read(make_model, trees, family):
 def test_recomputation_skips_as_well(make_model, trees):
     """Under checkpointing the layer's own hooks do not run again in the backward pass; its submodules' do."""
     model = make_model("llama").train()
-    model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    enable_checkpointing(model)
     module = PolicyModule(model)
     seen = Seen(mlp_of(layers_of(module)[-1]))
     for _ in range(2):
@@ -75,7 +76,7 @@ def test_stock_attention_is_whole(make_model, trees, checkpointing):
     """A row of as many tokens as the forest before it, read by the model itself."""
     model = make_model("llama").train()
     if checkpointing:
-        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+        enable_checkpointing(model)
     ids = torch.arange(len(pack_trees(trees).token_ids))[None] % 61
     expected = model(input_ids=ids, use_cache=False).logits
     module = PolicyModule(model)

@@ -57,7 +57,7 @@ def test_a_bare_prompt_needs_no_mask():
 
 def test_one_token_responses_are_no_segments():
     layout = Layout((3, 2), ((0, 4, 0), (0,)))
-    assert layout.branch_lengths == ((4,), ())
+    assert layout.trees == [(3, (4,)), (2, ())]
     assert layout.num_tokens == 9
     assert layout.longest == 7
 
