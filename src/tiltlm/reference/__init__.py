@@ -1,4 +1,4 @@
-"""Where reference log-probabilities come from: frozen weights, and a content-addressed store shared by all runs."""
+"""The reference policy: its log-probabilities, computed with frozen weights and stored for all runs."""
 
 from tiltlm.reference.build import ReferenceSettings, build_reference, no_reference
 from tiltlm.reference.digests import base_digest, model_digest, numeric_path

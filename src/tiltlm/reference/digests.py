@@ -1,7 +1,7 @@
-"""Digests: what a reference log-probability depends on, as short strings to print, compare and store under.
+"""Digests of a model's weights: short strings to print, to compare, and to store log-probabilities under.
 
-Equal digests mean equal numbers up to rounding. Weights are digested by content under the names they have without an
-adapter around them, so a LoRA run and full fine-tuning of the same model share one reference.
+Equal digests mean equal log-probabilities up to rounding. A digest is computed from the content of the weights and the
+names that they have without an adapter, so a LoRA run and full fine-tuning of the same model share one reference.
 """
 
 import hashlib
@@ -24,23 +24,24 @@ _NO_LOGIT = frozenset(
         "return_dict", "router_aux_loss_coef", "tokenizer_class", "torch_dtype", "transformers_version", "use_cache",
     }
 )  # fmt: skip
-"""Configuration that moves no logit. What is not named here counts: at worst something is computed again."""
+"""Configuration that changes no logit. All other entries count: at worst, log-probabilities are computed again."""
 
 _WRAPPED = ("base_layer", "original_module")
-"""What PEFT calls the layer of the model that it put an adapter around, or copied to train."""
+"""PEFT's names for a layer of the model that it wrapped in an adapter, or copied for training."""
 
 
 def base_tensors(policy: ForestModule) -> dict[str, Tensor]:
-    """Parameters and saved buffers of the model itself, by the names they have without an adapter."""
+    """Return the parameters and saved buffers of the model itself, by the names they have without an adapter."""
     return {name: tensor for name, tensor, is_adapter in _tensors(policy) if not is_adapter}
 
 
 def adapter_tensors(policy: ForestModule) -> dict[str, Tensor]:
-    """Parameters of adapters, and copies that are trained in place of a layer."""
+    """Return the parameters of adapters, and of copies that are trained in place of a layer."""
     return {name: tensor for name, tensor, is_adapter in _tensors(policy) if is_adapter}
 
 
 def _tensors(policy: ForestModule) -> Iterator[tuple[str, Tensor, bool]]:
+    """Yield name, tensor, and whether it is part of an adapter."""
     model: nn.Module = policy.bare_model
     wrappers = {name for name, m in model.named_modules() if any(inner in m._modules for inner in _WRAPPED)}
     saved = model.state_dict().keys()
@@ -53,7 +54,7 @@ def _tensors(policy: ForestModule) -> Iterator[tuple[str, Tensor, bool]]:
 
 
 def adapter_is_zero(policy: ForestModule) -> bool:
-    """True where adapters, if there are any, provably change nothing: low-rank updates B·A with B = 0."""
+    """Return True if the adapters, if any, certainly change nothing: low-rank updates B·A with B = 0."""
     tensors = adapter_tensors(policy)
     is_plain = all("lora_A" in n or "lora_B" in n or "lora_embedding_" in n for n in tensors)
     return is_plain and not any(
@@ -62,13 +63,13 @@ def adapter_is_zero(policy: ForestModule) -> bool:
 
 
 def base_digest(policy: ForestModule) -> str:
-    """Digest of the model without its adapters: tensors, architecture, and the configuration that moves a logit."""
+    """Digest the model without its adapters: tensors, architecture, and the configuration that changes a logit."""
     config = {k: v for k, v in policy.config.to_dict().items() if k not in _NO_LOGIT and "dropout" not in k}
     return _digest(base_tensors(policy), {"class": type(policy.bare_model).__name__, "config": config})
 
 
 def model_digest(policy: ForestModule) -> str:
-    """Digest of the model as it stands, adapter included; a zero adapter leaves no trace."""
+    """Digest the model as it is now, adapter included. With a zero adapter this is the `base_digest`."""
     base = base_digest(policy)
     if adapter_is_zero(policy):
         return base
@@ -77,7 +78,7 @@ def model_digest(policy: ForestModule) -> str:
 
 
 def _digest(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> str:
-    """BLAKE2b-128 over named tensors and facts, in hexadecimal."""
+    """Return the BLAKE2b-128 digest of named tensors and facts, in hexadecimal."""
     with ThreadPoolExecutor() as pool:  # hashing releases the interpreter lock
         contents = dict(zip(tensors, pool.map(_tensor_digest, tensors.values()), strict=True))
     content = json.dumps([contents, facts], sort_keys=True, default=str)
@@ -91,11 +92,11 @@ def _tensor_digest(tensor: Tensor) -> str:
 
 
 def numeric_path(policy: ForestModule) -> str:
-    """What moves the number beside weights and tokens: precision, device, and the libraries whose code computes it.
+    """Describe what changes a log-probability beside weights and tokens: precision, device, and library versions.
 
-    The layout is not in it: shared, packed and padded are verified equal before they are used. Versions count to the
-    minor: a new one may bring other kernels (torch) or a corrected model (transformers), and one forward over the data
-    is cheaper than a doubt.
+    The layout is left out: `shared`, `packed` and `padded` are verified equal before they are used. Versions count to
+    the minor number: a new one may bring other kernels (torch) or a corrected model (transformers). One more forward
+    over the data costs less than a wrong number.
     """
     dtype = next(policy.parameters()).dtype
     versions = [".".join(module.__version__.split(".")[:2]) for module in (torch, transformers)]

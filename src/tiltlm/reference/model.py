@@ -1,6 +1,6 @@
-"""A reference with weights: log-probabilities read from the store where it has them, computed where it has not.
+"""A reference with weights: log-probabilities are read from the store, and computed if they are not in it.
 
-The forward is the policy's own, layout and precision included, so that a policy that has not moved has margin 0.
+Its forward is that of the policy, layout and precision included, so an untrained policy has margin 0 exactly.
 """
 
 import random
@@ -16,7 +16,7 @@ from tiltlm.core.example import Response
 from tiltlm.core.forest import Tree, pack_trees
 from tiltlm.core.logps import ResponseLogps
 from tiltlm.logprobs.head.states import States
-from tiltlm.logprobs.modes import evaluating
+from tiltlm.logprobs.module import evaluating
 from tiltlm.reference.digests import numeric_path
 from tiltlm.reference.reference import Computed, CountCallback, Reference
 from tiltlm.reference.reference_packs import ContextAndResponse, contexts_and_responses, reference_packs
@@ -25,26 +25,28 @@ from tiltlm.reference.store.store import ReferenceStore
 from tiltlm.reference.weights import Weights
 
 SECONDS_BETWEEN_WRITES = 60.0
-"""A killed run loses at most so much of the reference pass."""
+"""A killed run loses at most this much time of the reference pass."""
 
 TOKENS_BETWEEN_WRITES = 4_000_000
-"""And no more than so many response tokens, some 32 MB, wait in memory to be written."""
+"""At most this many response tokens, about 32 MB, are in memory before they are written."""
 
 FOR_AUDIT = 256
-"""Of the sequences found, so many are kept for an audit to choose from."""
+"""Number of sequences found in the store that an audit chooses from."""
 
 
 class ModelReference(Reference):
-    """Log-probabilities of frozen weights: from the store where it has them, from a forward where it has not."""
+    """Log-probabilities of frozen weights, read from a store or computed."""
+
+    has_weights = True
 
     def __init__(self, name: str, weights: Weights, store: ReferenceStore | None, max_tokens: int) -> None:
-        """Name the weights and where their log-probabilities are kept.
+        """Combine weights and a store.
 
         Args:
             name: `initial`, `base` or the folder of a model.
-            weights: Whose log-probabilities these are.
-            store: Keeps them; None: one forward at every `attach`.
-            max_tokens: Input tokens of a pack of `ensure`, which needs no gradient.
+            weights: The weights of the reference.
+            store: Stores the log-probabilities; None means one forward at every `attach`.
+            max_tokens: Token budget of a pack in `ensure`, which needs no gradient.
         """
         self.name = name
         self.digest = weights.digest
@@ -53,24 +55,25 @@ class ModelReference(Reference):
         self._max_tokens = max_tokens
         self._found: list[ContextAndResponse] = []
         self._num_found = 0
-        self._chance = random.Random()  # its own: a run's seeded generators are not for this
+        self._random = random.Random()  # not the run's seeded generators: they must not advance here
         self.is_live = store is None
+        self.starts_as_policy = weights.starts_as_policy
 
     def __str__(self) -> str:
         folder = self._store.folder if self._store is not None else None
-        kept = "computed at every step" if self._store is None else f"kept in {folder or 'memory'}"
+        source = "computed at every step" if self._store is None else f"stored in {folder or 'memory'}"
         path = numeric_path(self._weights.policy)
-        return f"{self.name} ({self._weights.how}), digest {self.digest}, {path}, {kept}"
+        return f"{self.name} ({self._weights.how}), digest {self.digest}, {path}, {source}"
 
     def ensure(self, trees: Sequence[Tree], progress: CountCallback | None = None) -> Computed:
-        """Have the log-probabilities of all these sequences in the store, computing only what is missing.
+        """Bring the log-probabilities of all these sequences into the store. Only missing ones are computed.
 
         Args:
-            trees: Prompts and responses; what occurs more than once is one sequence.
-            progress: Told about sequences computed.
+            trees: Prompts and responses. Equal sequences are computed once.
+            progress: Called with the number of sequences computed so far.
 
         Raises:
-            RunError: something is missing, and the weights it needs have moved.
+            RunError: a sequence is missing, and the weights that it needs have changed.
         """
         if self._store is None:
             return Computed(0, 0)
@@ -78,31 +81,31 @@ class ModelReference(Reference):
         asked = contexts_and_responses(trees)
         seen: set[bytes] = set()
         missing: list[ContextAndResponse] = []
-        for start in range(0, len(asked), 4096):  # a million values need not be in memory to be counted
-            some = asked[start : start + 4096]
-            for answer, logps in zip(some, self._store.get(some), strict=True):
-                digest = sequence_digest(*answer)
+        for start in range(0, len(asked), 4096):  # in chunks, so that not all values are in memory at once
+            chunk = asked[start : start + 4096]
+            for sequence, logps in zip(chunk, self._store.get(chunk), strict=True):
+                digest = sequence_digest(*sequence)
                 if digest not in seen:
                     seen.add(digest)
                     if logps is None:
-                        missing.append(answer)
+                        missing.append(sequence)
                     else:
-                        self._remember(answer)
+                        self._remember(sequence)
         if missing:
             self._compute(missing, self._store, progress)
         return Computed(len(seen) - len(missing), len(missing))
 
-    def _remember(self, answer: ContextAndResponse) -> None:
-        """Keep a few of what was found for the audit; each has the same chance."""
-        at = len(self._found) if len(self._found) < FOR_AUDIT else self._chance.randrange(self._num_found + 1)
+    def _remember(self, sequence: ContextAndResponse) -> None:
+        """Sample the sequences that an audit chooses from; every sequence found has the same probability."""
+        at = len(self._found) if len(self._found) < FOR_AUDIT else self._random.randrange(self._num_found + 1)
         self._num_found += 1
         if at < FOR_AUDIT:
-            self._found[at : at + 1] = [answer]
+            self._found[at : at + 1] = [sequence]
 
     def _compute(
         self, missing: Sequence[ContextAndResponse], store: ReferenceStore, progress: CountCallback | None
     ) -> None:
-        """Run what is missing through the reference and store it as it comes, and at the end, even an early one."""
+        """Compute the missing log-probabilities and store them regularly, and once more at the end or at an error."""
         fresh: list[Entry] = []
         num_done, num_tokens, written = 0, 0, time.monotonic()
         with self._in_place():
@@ -122,12 +125,13 @@ class ModelReference(Reference):
                 store.put(fresh)
 
     def attach(self, responses: ResponseLogps, trees: Sequence[Tree]) -> ResponseLogps:
-        """The responses of `pack_trees(trees)` with the reference's log-probabilities beside the policy's.
+        """Return the responses of `pack_trees(trees)` with the reference's log-probabilities added.
 
-        What the store has not is computed, once; without a store, everything is, by one forward over the same forest.
+        A sequence that is not in the store is computed once. Without a store, all are computed by one forward over the
+        same forest.
 
         Raises:
-            RunError: something is missing, and the weights it needs have moved.
+            RunError: a sequence is missing, and the weights that it needs have changed.
         """
         if self._store is None:
             with self._in_place():
@@ -143,23 +147,25 @@ class ModelReference(Reference):
         return responses.with_reference(ref_token_logps.to(responses.token_logps.device, non_blocking=True))
 
     def states(self, trees: Sequence[Tree]) -> States:
-        """What lets the policy's forward over `pack_trees(trees)` see the reference's whole distributions: one forward.
+        """Return the states from which the policy's forward computes the reference's whole distributions.
+
+        This is one forward over `pack_trees(trees)`.
 
         Raises:
-            RunError: the weights it needs have moved; `build_reference(..., live=True)` keeps a copy of them.
+            RunError: the weights that it needs have changed; `build_reference(..., live=True)` makes a copy of them.
         """
         with self._in_place():
             self.forwards += 1
             return self._weights.policy.states(pack_trees(trees))
 
     def audit(self, num: int = 8) -> int:
-        """Recompute some of what `ensure` found in the store, others every time, and compare token by token.
+        """Recompute a random sample of what `ensure` found in the store, and compare it token by token.
 
-        A number may differ by rounding: by 1e-3 nats a token in float32, by 0.05 nats in the mean over a response where
-        products are rounded to 16 bits.
+        Rounding is allowed: 1e-3 nats per token in float32. Where products are rounded to 16 bits, the mean over a
+        response may differ by 0.05 nats per token.
 
         Returns:
-            How many sequences were compared.
+            The number of sequences compared.
 
         Raises:
             NumericsError: stored and computed values differ by more.
@@ -178,27 +184,28 @@ class ModelReference(Reference):
             gap, limit = (gaps.mean(), 5e-2) if is_rounded else (gaps.max(), 1e-3)
             if not gap <= limit:
                 raise NumericsError(
-                    f"reference store {self._store.folder or 'in memory'}: a sequence of {len(context)} +"
-                    f" {len(response)} tokens is stored with log-probabilities that are {gap:.2g} nats a token off what"
-                    f" {self.name} gives now (limit {limit:g}). Remove that folder, and they are computed again; or set"
-                    " reference.cache=false.",
+                    f"reference store {self._store.folder or 'in memory'}: for a sequence of {len(context)} +"
+                    f" {len(response)} tokens, the stored log-probabilities differ by {gap:.2g} nats per token from"
+                    f" those that {self.name} gives now (limit {limit:g}). Remove that folder so that they are computed"
+                    " again, or set reference.cache=false.",
                     code="stored_values_differ",
                     key="reference.store",
                 )
         return len(entries)
 
     def tidy(self) -> None:
+        """Remove the least recently used files if the store is above its limit."""
         if self._store is not None:
             self._store.tidy()
 
     @contextmanager
     def _in_place(self) -> Iterator[None]:
-        """The reference's weights, in evaluation mode, without gradient."""
+        """Put the reference's weights in place, in evaluation mode, without gradient."""
         with evaluating(self._weights.policy), torch.no_grad(), self._weights.in_place():
             yield
 
     def _run(self, pack: Sequence[Tree]) -> list[Entry]:
-        """One forward; log-probabilities of every response token.
+        """Run one forward and return the log-probabilities of every response token.
 
         Raises:
             NumericsError: one of them is not finite.
@@ -208,7 +215,7 @@ class ModelReference(Reference):
         if not np.isfinite(values).all():
             raise NumericsError(
                 f"reference {self.name}: {np.count_nonzero(~np.isfinite(values))} of {len(values)} token"
-                " log-probabilities are not finite; look at its weights",
+                " log-probabilities are not finite; check its weights",
                 code="not_finite",
                 key="reference.name",
             )
@@ -216,10 +223,11 @@ class ModelReference(Reference):
         return [(*a, v) for a, v in zip(contexts_and_responses(pack), np.split(values, bounds[:-1]), strict=True)]
 
 
-def _content(answer: ContextAndResponse) -> tuple[bytes, bytes]:
-    return answer[0].tobytes(), answer[1].tobytes()
+def _content(sequence: ContextAndResponse) -> tuple[bytes, bytes]:
+    return sequence[0].tobytes(), sequence[1].tobytes()
 
 
 def _scored(response: Response, logps: TokenLogps | None) -> TokenLogps:
+    """Select the log-probabilities of the tokens that this response scores."""
     assert logps is not None, "just computed"
     return logps if response.scored is None else logps[response.scored]

@@ -1,7 +1,7 @@
-"""The moving reference of trust-region DPO: a prior that follows the policy, so that the tilt can go on.
+"""The moving reference of trust-region DPO: a reference that follows the policy.
 
-With a fixed reference the optimum is π_ref · exp(r/β), once; every update of the reference takes a share of what was
-learned into it, and the next stage tilts from there. Held to one reference, the policy would need a smaller β.
+With a fixed reference the optimum is π_ref · exp(r/β). Every update moves the reference toward the policy, and training
+continues from the new reference. With a fixed reference the policy would need a smaller β to move as far.
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,24 +17,27 @@ from tiltlm.reference.weights import Weights, swapped
 
 
 class MovingReference(ModelReference):
-    """Starts as the policy does and takes a step toward it after every `period` optimiser steps:
+    """A reference that starts as the policy and moves toward it after every `period` optimiser steps.
 
         θ_ref ← rate · θ + (1 − rate) · θ_ref
 
-    Only what trains is copied: all weights, or those of an adapter (its factors A and B are averaged, not their
-    product). The copy stands in for the policy's own weights during a reference forward. Nothing is stored: from the
-    first update on, what was computed would be of another reference.
+    Only trained weights are copied: all weights, or those of an adapter (its factors A and B are averaged, not their
+    product). During a reference forward the copy replaces the policy's own weights. Nothing is stored, because every
+    update makes stored log-probabilities wrong.
 
-    Source: Gorbatovski et al. 2024, arXiv 2404.09656 (soft update; rate 1 is the hard one), there α and τ.
+    Source: Gorbatovski et al. 2024, arXiv 2404.09656 (soft update; rate 1 is the hard update). The paper calls the rate
+    α and the period τ.
     """
 
+    moves = True
+
     def __init__(self, policy: PolicyModule, rate: float, period: int, max_tokens: int) -> None:
-        """Copy what trains.
+        """Copy the trained weights.
 
         Args:
-            policy: As loaded, before anything has trained.
-            rate: Share of the way to the policy, in (0, 1]; 1 replaces the reference.
-            period: Optimiser steps from one update to the next; steps that were skipped count.
+            policy: The policy as loaded, before anything has trained.
+            rate: Size of an update, in (0, 1]; 1 replaces the reference.
+            period: Optimiser steps between two updates; skipped steps count.
             max_tokens: As for `ModelReference`.
         """
         self._rate, self._period = rate, period
@@ -44,11 +47,13 @@ class MovingReference(ModelReference):
             how=f"the policy before training, moved {rate:g} of the way to the policy after every {period} steps",
             policy=policy,
             in_place=lambda: swapped(_trained(policy), self._frozen),
+            starts_as_policy=True,
         )
         super().__init__("moving", weights, None, max_tokens)
 
     @torch.no_grad()
     def after_step(self, step: int, weights: Iterable[tuple[str, Tensor]]) -> bool:
+        """Move the reference toward the policy if `period` divides `step`; return True if it moved."""
         if step % self._period:
             return False
         for name, tensor in weights:
@@ -56,12 +61,19 @@ class MovingReference(ModelReference):
         return True
 
     def tensors(self) -> dict[str, Tensor]:
+        """Return the reference's own weights for a checkpoint, on the CPU."""
         return {name: tensor.cpu() for name, tensor in self._frozen.items()}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        if odd := sorted(set(self._frozen) ^ set(tensors)):
+        """Set the reference's weights to those of a checkpoint.
+
+        Raises:
+            RunError: they are weights of another model.
+        """
+        if differing := sorted(set(self._frozen) ^ set(tensors)):
             raise RunError(
-                f"the checkpoint's moving reference is of another model: {len(odd)} names differ, such as {odd[0]}",
+                f"the moving reference in the checkpoint is of another model: {len(differing)} names of weights differ,"
+                f" such as {differing[0]}",
                 code="other_model",
             )
         for name, tensor in tensors.items():
@@ -69,5 +81,5 @@ class MovingReference(ModelReference):
 
 
 def _trained(policy: PolicyModule) -> dict[str, Tensor]:
-    """What training changes, by name; in every layout of processes the trained module calls it so."""
+    """Return the trained parameters by name. The names are the same however the module is wrapped for several ranks."""
     return {name: parameter for name, parameter in policy.named_parameters() if parameter.requires_grad}

@@ -1,7 +1,7 @@
-"""The reference policy of an alignment objective: the prior π_ref that π* ∝ π_ref · exp(r/β) tilts.
+"""The reference policy π_ref of an alignment objective, whose optimum is π* ∝ π_ref · exp(r/β).
 
-A `Reference` puts its log-probabilities beside the policy's. Here are what every kind of it promises, and the two kinds
-that compute nothing.
+A `Reference` adds its log-probabilities to those of the policy. This module has the interface, and the two kinds of
+reference that compute nothing.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,90 +16,99 @@ from tiltlm.core.logps import ResponseLogps
 from tiltlm.logprobs.head.states import States
 
 CountCallback = Callable[[int, int], None]
-"""Called with (sequences done, sequences in all)."""
+"""Called with the number of sequences done and the number of all sequences."""
 
 
 class Computed(NamedTuple):
-    """What `ensure` found and did, in distinct sequences."""
+    """The numbers of distinct sequences that `ensure` found and computed."""
 
     num_hits: int
     num_computed: int
 
 
 class Reference:
-    """Where the reference's log-probabilities come from. This one has none: for objectives that need none."""
+    """The interface of a reference, and the reference `none` of objectives that need none."""
 
     name = "none"
     digest = ""
-    """Of the weights; empty where there are none."""
+    """Digest of the weights; empty if there are none."""
     forwards = 0
-    """Packs run through the reference so far, audits aside."""
+    """Number of packs run through the reference so far, without audits."""
     is_live = False
-    """Whether it runs at every step."""
+    """True if the reference runs at every step."""
+    has_weights = False
+    """True if it can compute log-probabilities of any sequence."""
+    starts_as_policy = False
+    """True if its weights are the policy's own as loaded: before training, every log-ratio is 0."""
+    moves = False
+    """True if it follows the policy during training (`after_step`)."""
 
     def ensure(self, trees: Sequence[Tree], progress: CountCallback | None = None) -> Computed:  # noqa: ARG002
-        """Have the log-probabilities of all these sequences at hand, computing only what is missing."""
+        """Make the log-probabilities of all these sequences available. Only missing ones are computed."""
         return Computed(0, 0)
 
     def attach(self, responses: ResponseLogps, trees: Sequence[Tree]) -> ResponseLogps:  # noqa: ARG002
-        """The responses of `plant(trees)` with the reference's log-probabilities beside the policy's."""
+        """Return the responses of `pack_trees(trees)` with the reference's log-probabilities added."""
         return responses
 
     def states(self, trees: Sequence[Tree]) -> States:  # noqa: ARG002
-        """What lets the policy's forward over `plant(trees)` see the reference's whole distributions.
+        """Return the states from which the policy's forward computes the reference's whole distributions.
+
+        Args:
+            trees: The trees of the policy's forward, in the same order.
 
         Raises:
-            ConfigError: there are no weights to compute them with.
+            ConfigError: the reference has no weights.
         """
         raise no_distributions(self.name)
 
     def after_step(self, step: int, weights: Iterable[tuple[str, Tensor]]) -> bool:  # noqa: ARG002
-        """Follow the policy where the reference is one that moves.
+        """Update a reference that moves.
 
         Args:
-            step: Optimiser steps done.
-            weights: The policy's trained weights by name, whole; read only where they are needed.
+            step: Number of optimiser steps done.
+            weights: The policy's trained weights by name, not sharded; read only if they are needed.
 
         Returns:
-            Whether the reference is another now.
+            True if the reference has changed.
         """
         return False
 
     def tensors(self) -> dict[str, Tensor]:
-        """What a checkpoint keeps of a reference that moves, on the CPU."""
+        """Return the weights of a reference that moves, on the CPU, for a checkpoint."""
         return {}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Undo `tensors`.
+        """Set the weights of a reference that moves to those that `tensors` returned.
 
         Raises:
-            RunError: they are those of another model.
+            RunError: they are weights of another model.
         """
 
     def audit(self, num: int = 8) -> int:  # noqa: ARG002
-        """Recompute some of what `ensure` found in the store and compare; how many sequences that were."""
+        """Recompute `num` of the sequences that `ensure` found in the store, and return how many were compared."""
         return 0
 
     def tidy(self) -> None:
-        """Make room where the store is beyond its limit. To be called when all that a run needs has been ensured."""
+        """Remove unused files if the store is above its limit. Call it after `ensure` for all that a run needs."""
 
     def __str__(self) -> str:
-        """One line for the announcement of a run."""
+        """Return the line that a run logs about its reference."""
         return self.name
 
 
 def no_distributions(name: str) -> ConfigError:
-    """An objective compares whole distributions, and this reference has no weights that would give them."""
+    """Return the error of an objective that reads whole distributions of a reference without weights."""
     return ConfigError(
-        f"this objective reads the reference's whole distribution at every token, and reference.name is {name!r}"
-        " (columns hold sums only, none holds nothing); name 'initial', 'base' or a model folder",
+        f"this objective reads the reference's whole distribution at every token, and the reference {name!r} has no"
+        " weights; set reference.name to 'initial', 'base' or a model folder",
         code="needs_reference_weights",
         key="reference.name",
     )
 
 
 class ColumnReference(Reference):
-    """Sums that the data brought along, computed by other tools. Token-level objectives cannot use them."""
+    """Sums from columns of the data, computed by other tools. Token-level objectives cannot use them."""
 
     name = "columns"
 
@@ -107,11 +116,12 @@ class ColumnReference(Reference):
         """Check that every response has its sum.
 
         Raises:
-            DataError: one has not.
+            DataError: a response has none.
         """
         return Computed(len(self._sums(trees)), 0)
 
     def attach(self, responses: ResponseLogps, trees: Sequence[Tree]) -> ResponseLogps:
+        """Return the responses of `pack_trees(trees)` with the sums of the data added."""
         sums = torch.tensor(self._sums(trees), dtype=torch.float64)
         return responses.with_reference_sums(sums.to(responses.seq_logps))
 
@@ -120,12 +130,12 @@ class ColumnReference(Reference):
         known = [s for s in sums if s is not None]
         if len(known) < len(sums):
             raise DataError(
-                f"{len(sums) - len(known)} of {len(sums)} responses bring no reference log-probability, and"
-                " reference.name is 'columns'; complete the columns, or name 'initial' to compute it",
+                f"reference.name is 'columns' and {len(sums) - len(known)} of {len(sums)} responses have no reference"
+                " log-probability; complete the columns, or set reference.name to 'initial' to compute it",
                 code="missing_ref_logps",
                 key="reference.name",
             )
         return known
 
     def __str__(self) -> str:
-        return "columns of the data (sums, as other tools computed them)"
+        return "columns of the data (sums computed by other tools)"

@@ -1,7 +1,7 @@
-"""The reference pass over data: which sequences go into which forward when no gradient is needed.
+"""The packs of a reference pass, which needs no gradient.
 
-Unlike a step of training it may take its sequences in any order and apart from their rows: prompts are still computed
-once, packs are larger, and a prompt with very many responses is cut.
+Unlike a training step, the pass may take sequences in any order and separate the responses of a row. Prompts are still
+computed once, packs are larger, and a prompt with very many responses is split into several trees.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,19 +15,19 @@ ContextAndResponse = tuple[TokenIds, TokenIds]
 
 
 def contexts_and_responses(trees: Sequence[Tree]) -> list[ContextAndResponse]:
-    """Every response with its context, in the order of `plant(trees)`."""
+    """Return every response with its context, in the order of `pack_trees(trees)`."""
     return [(tree.prompt_ids, response.token_ids) for tree in trees for response in tree.responses]
 
 
-def reference_packs(asked: Sequence[ContextAndResponse], max_tokens: int) -> Iterator[list[Tree]]:
-    """Trees in packs of at most `max_tokens` input tokens; a longer sequence is a pack of its own.
+def reference_packs(sequences: Sequence[ContextAndResponse], max_tokens: int) -> Iterator[list[Tree]]:
+    """Yield packs of trees with at most `max_tokens` input tokens; a longer sequence is a pack of its own.
 
-    Every token of a response is scored, whatever counts in the row that it comes from. Largest trees first: what does
-    not fit into memory fails at once, and trees of a pack are of similar length.
+    Every token of a response is scored, even if its row scores only some. The largest trees come first, so running out
+    of memory shows at once, and the trees of a pack have similar lengths.
     """
     pack: list[Tree] = []
     room = max_tokens
-    for tree in sorted(_trees(asked, max_tokens), key=lambda tree: -tree.num_tokens):
+    for tree in sorted(_trees(sequences, max_tokens), key=lambda tree: -tree.num_tokens):
         if pack and tree.num_tokens > room:
             yield pack
             pack, room = [], max_tokens
@@ -37,10 +37,10 @@ def reference_packs(asked: Sequence[ContextAndResponse], max_tokens: int) -> Ite
         yield pack
 
 
-def _trees(asked: Sequence[ContextAndResponse], max_tokens: int) -> Iterator[Tree]:
-    """One tree a context, or several where its responses exceed `max_tokens`."""
+def _trees(sequences: Sequence[ContextAndResponse], max_tokens: int) -> Iterator[Tree]:
+    """Yield one tree per context, or several if its responses exceed `max_tokens`."""
     members: dict[bytes, list[ContextAndResponse]] = {}
-    for context, response in asked:
+    for context, response in sequences:
         members.setdefault(context_digest(token_bytes(context)), []).append((context, response))
     for group in members.values():
         context = group[0][0]

@@ -1,14 +1,14 @@
-"""Whose weights a reference has, and how they are put in place for a forward.
+"""The weights of a reference, and how they are put in place for a forward.
 
-`initial` and `base` need no second model: adapters are switched off, or swapped for a frozen copy of themselves. What
-trains cannot serve for long: from the moment a weight has moved, these sources refuse to compute instead of answering
-with the wrong policy.
+`initial` and `base` need no second model: the adapter is switched off, or swapped for a frozen copy of itself. If the
+model's own weights are trained and were not copied, a forward after their first change raises an error: its
+log-probabilities would be those of another policy.
 """
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -23,45 +23,49 @@ class Weights:
 
     digest: str
     how: str
-    """How they come about, for the announcement."""
+    """How they are obtained, for the log."""
     policy: PolicyModule
     in_place: Callable[[], AbstractContextManager[None]]
-    """While it is entered, `policy` has these weights."""
+    """A context manager inside which `policy` has these weights."""
+    starts_as_policy: bool = False
+    """True if these are the weights of the policy to train, as loaded, adapter included."""
 
 
 def initial_weights(policy: PolicyModule, keep_copy: bool) -> Weights:
-    """The policy exactly as loaded, adapter included. A zero adapter is simply switched off.
+    """Return the weights of the policy as loaded, adapter included. A zero adapter is switched off.
 
     Args:
-        policy: As loaded, before anything has trained.
-        keep_copy: Copy the model if its own weights are going to train; else they serve until they move.
+        policy: The policy as loaded, before anything has trained.
+        keep_copy: Copy the model if its own weights are going to train. Without a copy they are used until they change.
     """
     if not adapter_tensors(policy):
-        return _serve(policy, base_digest(policy), "the policy before training", _as_it_is, keep_copy)
+        weights = _serve(policy, base_digest(policy), "the policy before training", _as_it_is, keep_copy)
+        return replace(weights, starts_as_policy=True)
     if adapter_is_zero(policy):
-        return base_weights(policy, keep_copy)
+        return replace(base_weights(policy, keep_copy), starts_as_policy=True)
     digest, how = model_digest(policy), "the adapter as loaded"
     frozen = {name: tensor.detach().clone() for name, tensor in adapter_tensors(policy).items()}
 
     def as_loaded(module: PolicyModule) -> AbstractContextManager[None]:
         return swapped(adapter_tensors(module), frozen)
 
-    return _serve(policy, digest, how, as_loaded, keep_copy)
+    return replace(_serve(policy, digest, how, as_loaded, keep_copy), starts_as_policy=True)
 
 
 def base_weights(policy: PolicyModule, keep_copy: bool) -> Weights:
-    """The policy without its adapters.
+    """Return the weights of the policy without its adapters.
 
     Args:
-        policy: As loaded, before anything has trained.
-        keep_copy: Copy the model if its own weights are going to train; else they serve until they move.
+        policy: The policy as loaded, before anything has trained.
+        keep_copy: As for `initial_weights`.
 
     Raises:
         ConfigError: there is no adapter.
     """
     if not adapter_tensors(policy):
         raise ConfigError(
-            "reference.name is 'base', the model without its adapters, and this model has none; name 'initial'",
+            "reference.name is 'base', which means the model without its adapters, and this model has no adapter; set"
+            " reference.name to 'initial'",
             code="no_adapter",
             key="reference.name",
         )
@@ -69,7 +73,7 @@ def base_weights(policy: PolicyModule, keep_copy: bool) -> Weights:
 
 
 def other_weights(policy: PolicyModule) -> Weights:
-    """Another model, which nobody trains."""
+    """Freeze another model and return its weights."""
     policy.requires_grad_(False)
     return Weights(model_digest(policy), "a model of its own", policy, nullcontext)
 
@@ -85,7 +89,7 @@ def _serve(
     switch: Callable[[PolicyModule], AbstractContextManager[None]],
     keep_copy: bool,
 ) -> Weights:
-    """The policy's own weights, after `switch`: from a copy, or from itself as long as they have not moved."""
+    """Return the policy's own weights, with `switch` applied: from a copy, or from itself until they change."""
     trains = any(tensor.requires_grad for tensor in base_tensors(policy).values())
     if trains and keep_copy:
         frozen = copy.deepcopy(policy).requires_grad_(False)
@@ -94,12 +98,12 @@ def _serve(
 
     @contextmanager
     def in_place() -> Iterator[None]:
-        # By content: fused optimisers write without counting up a tensor's version.
+        # Compared by content: fused optimisers write without increasing a tensor's version.
         if trains and base_digest(policy) != loaded:
             raise RunError(
-                "the reference is the policy before training, its weights have moved since, and it is asked for"
-                " log-probabilities that it does not have. Compute them before the first step (ensure), load the"
-                " model again, or set reference.cache=false, which keeps a frozen copy.",
+                "the reference is the policy before training. A log-probability is missing from the store and can no"
+                " longer be computed, because training has changed the weights. Compute it before the first step"
+                " (ensure), load the model again, or set reference.cache=false, which makes a frozen copy.",
                 code="weights_moved",
                 key="reference.cache",
             )
@@ -111,7 +115,7 @@ def _serve(
 
 @contextmanager
 def swapped(live: Mapping[str, Tensor], frozen: dict[str, Tensor]) -> Iterator[None]:
-    """Inside, the tensors `live` have the values `frozen`; no value is copied."""
+    """Give the tensors `live` the values `frozen` for the block. No value is copied."""
     own = {name: tensor.data for name, tensor in live.items()}
     try:
         for name, tensor in live.items():

@@ -1,6 +1,7 @@
 """From settings to a reference: every name, and every combination that makes no sense."""
 
 import re
+from math import inf
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -61,6 +62,34 @@ def test_auto_is_initial_where_needed_and_none_elsewhere(policy, trees):
     assert none.audit() == 0
 
 
+@pytest.mark.parametrize(
+    ("name", "starts_as_policy", "moves", "has_weights"),
+    [
+        ("auto", True, False, True),
+        ("initial", True, False, True),
+        ("moving", True, True, True),
+        ("columns", False, False, False),
+        ("folder", False, False, True),
+    ],
+)
+def test_a_reference_says_what_it_is(policy, make, tmp_path, name, starts_as_policy, moves, has_weights):
+    name = other_model(make, tmp_path / "other") if name == "folder" else name
+    reference = build(policy, name=name, **({"rate": 0.5, "period": 2} if moves else {}))
+    assert (reference.starts_as_policy, reference.moves, reference.has_weights) == (
+        starts_as_policy,
+        moves,
+        has_weights,
+    )
+
+
+def test_adapters_say_what_they_start_as(make):
+    pytest.importorskip("peft")
+    for is_zero in (True, False):
+        adapted = SimpleNamespace(module=make(lora=True, is_zero=is_zero), tokenizer=None, settings=None)
+        assert build(adapted, name="initial").starts_as_policy
+        assert not build(adapted, name="base").starts_as_policy
+
+
 def test_the_store_is_where_it_was_said(policy, trees, tmp_path):
     build(policy).ensure(trees)
     assert list((tmp_path / "default").rglob("*.arrow"))
@@ -107,7 +136,7 @@ def test_another_models_tokens_must_be_the_policys(policy, make, tmp_path):
 def test_a_name_on_the_hub_is_loaded_at_its_revision(policy, make, tmp_path, monkeypatch):
     asked = []
 
-    def load(settings, device):
+    def load(settings, device, key):
         asked.append(settings)
         return SimpleNamespace(module=make(seed=5), tokenizer=tokenizer())
 
@@ -146,6 +175,7 @@ def test_a_folder_has_no_revision(policy, make, tmp_path):
         (True, {"store_limit": 1.0, "cache": False}, "no_effect", "store_limit", ["reference.cache"]),
         (True, {"name": "columns", "store_limit": None}, "no_effect", "store_limit", ["'columns'"]),
         (True, {"store_limit": 0.0}, "not_positive", "store_limit", ["0.0"]),
+        (True, {"store_limit": inf}, "not_positive", "store_limit", ["inf"]),
         (True, {"name": "columns", "cache": False}, "no_effect", "cache", ["reference.name=columns"]),
     ],
 )
@@ -169,8 +199,17 @@ def test_whole_distributions_are_not_stored(policy):
 
 
 def test_a_folder_that_is_not_there_is_an_error(policy):
-    with raises(ModelError, "no_such_path", mentions=["./nowhere"]):
+    with raises(ModelError, "no_such_path", key="reference.name", mentions=["reference.name", "./nowhere"]):
         build(policy, name="./nowhere")
+
+
+@pytest.mark.parametrize(("missing", "code"), [("config.json", "not_a_model"), ("model.safetensors", "no_weights")])
+def test_a_folder_that_is_no_whole_model_is_an_error_of_the_reference(policy, make, tmp_path, missing, code):
+    path = other_model(make, tmp_path / "other")
+    (tmp_path / "other" / missing).unlink()
+    with raises(ModelError, code, key="reference.name", mentions=[path]) as refusal:
+        build(policy, name=path)
+    assert "model.path" not in str(refusal.value)
 
 
 def test_columns_are_taken_as_they_are(policy):

@@ -1,7 +1,7 @@
-"""Where contexts lie in the store: one sorted index over all shards, so that their number costs a look-up nothing.
+"""One sorted index of the contexts in all shards, so that a look-up takes no longer with more shards.
 
-It holds the leading half of each context's digest and the rows that have it. Whole digests are compared where the index
-points; responses and checksums are the business of the shard.
+It has the first half of each context's digest and the rows of that context. `find` compares the whole digest in the
+shard; the shard itself finds responses and verifies checksums.
 """
 
 from collections.abc import Sequence
@@ -11,25 +11,25 @@ import numpy as np
 from tiltlm.reference.store.shard import Shard
 
 Place = tuple[Shard, int, int]
-"""A shard, the first row of a context in it, and the row after its last one."""
+"""A shard, the first row of a context in it, and the row after the last one."""
 
 
 class Index:
-    """The contexts of some shards."""
+    """The contexts of several shards, sorted."""
 
     def __init__(self, shards: Sequence[Shard]) -> None:
-        """Merge what each shard has sorted already."""
+        """Merge the sorted contexts of the shards."""
         self._shards = tuple(shards)
         contexts = [shard.contexts for shard in shards]
         joined = np.concatenate([np.empty(0, np.uint64), *(c.numbers for c in contexts)])
-        order = np.argsort(joined, kind="stable")  # little more than linear where runs are sorted
+        order = np.argsort(joined, kind="stable")  # nearly linear: it merges sorted runs
         self._numbers = joined[order]
         self._shard = np.repeat(np.arange(len(shards), dtype=np.int32), [len(c.numbers) for c in contexts])[order]
         self._low = np.concatenate([np.empty(0, np.int64), *(c.rows[:-1] for c in contexts)])[order]
         self._high = np.concatenate([np.empty(0, np.int64), *(c.rows[1:] for c in contexts)])[order]
 
     def find(self, digests: Sequence[bytes]) -> list[list[Place]]:
-        """The places of each context; empty where it is nowhere."""
+        """Return the places of each context: an empty list if no shard has it."""
         asked = np.frombuffer(b"".join(digest[:8] for digest in digests), ">u8").astype(np.uint64)
         start = np.searchsorted(self._numbers, asked, "left")
         num_found = np.searchsorted(self._numbers, asked, "right") - start

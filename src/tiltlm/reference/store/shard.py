@@ -1,7 +1,8 @@
-"""One immutable file of the reference store: sequences, sorted, with a log-probability for every response token.
+"""One immutable file of the reference store: sorted sequences, with a log-probability for every response token.
 
-Rows are sorted by context digest and response tokens, so that a file needs no index beside it, and a response that was
-cut on the right is found as the beginning of a longer one. Every row has its own checksum, so opening reads no values.
+Rows are sorted by context digest and response tokens. A file therefore needs no index of its own, and a response that
+was cut on the right is found as the beginning of a longer one. Every row has its own checksum, so that opening a file
+reads no values.
 """
 
 import contextlib
@@ -22,10 +23,10 @@ from tiltlm.core.example import TokenIds
 
 TokenLogps = NDArray[np.float32]
 Entry = tuple[TokenIds, TokenIds, TokenLogps]
-"""Context, response, and the natural-log probability of every token of the response."""
+"""Context, response, and the log-probability of every token of the response, in nats."""
 
 StoredRow = tuple[bytes, bytes]
-"""An entry as it is stored: context digest and response tokens, which rows are sorted by; log-probabilities."""
+"""An entry as it is stored: the sort key (context digest and response tokens), and the log-probabilities."""
 
 DIGEST = 16
 _TOKEN = np.dtype("<i4")
@@ -44,36 +45,36 @@ class Contexts(NamedTuple):
     """The C distinct contexts of a shard."""
 
     numbers: NDArray[np.uint64]
-    """[C] The leading eight bytes of each digest, big-endian: ascending."""
+    """[C] The first eight bytes of each digest, as a big-endian number. Ascending."""
     rows: NDArray[np.int64]
-    """[C + 1] Context c has rows `rows[c]` to `rows[c + 1]`, the latter excluded."""
+    """[C + 1] Context c has the rows from `rows[c]` to `rows[c + 1]` exclusive."""
 
 
 class DamagedError(TiltError):
-    """A file is not what was written: torn, altered, or no shard at all."""
+    """A file is incomplete, altered, or not a shard."""
 
 
 def token_bytes(tokens: TokenIds) -> bytes:
-    """Token ids as they are stored. A beginning of the tokens has a beginning of the bytes."""
+    """Return token ids as they are stored. A prefix of the tokens gives a prefix of the bytes."""
     return tokens.astype(_TOKEN, copy=False).tobytes() if tokens.dtype != _TOKEN else tokens.tobytes()
 
 
 def context_digest(context: bytes) -> bytes:
-    """BLAKE2b-128 of a context's `token_bytes`."""
+    """Return the BLAKE2b-128 digest of a context's `token_bytes`."""
     return hashlib.blake2b(context, digest_size=DIGEST).digest()
 
 
 def sequence_digest(context: TokenIds, response: TokenIds) -> bytes:
-    """BLAKE2b-128 of a context and a response: what tells sequences apart without keeping them."""
+    """Return the BLAKE2b-128 digest of a context and a response."""
     key = context_digest(token_bytes(context)) + token_bytes(response)
     return hashlib.blake2b(key, digest_size=DIGEST).digest()
 
 
 def rows_of(entries: Iterable[Entry]) -> Iterator[StoredRow]:
-    """Entries as rows; a context that several of them share is digested once."""
+    """Yield entries as rows. A context that several entries share is digested once."""
     digests: dict[bytes, bytes] = {}
     for context, response, logps in entries:
-        assert len(response) == len(logps), "a log-probability for every token"
+        assert len(response) == len(logps), "one log-probability per token"
         content = token_bytes(context)
         if content not in digests:
             digests[content] = context_digest(content)
@@ -83,9 +84,9 @@ def rows_of(entries: Iterable[Entry]) -> Iterator[StoredRow]:
 def write_shard(rows: Iterable[StoredRow], metadata: Mapping[str, str], sink: IO[bytes] | pa.NativeFile) -> None:
     """Write a shard: an uncompressed Arrow IPC file with one record batch.
 
-    A row that another one says too is left out: the same sequence, or one that goes on from it.
+    A row is left out if another row contains it: the same sequence, or one that continues it.
     """
-    ordered = sorted(rows)  # a sequence comes right before those that go on from it
+    ordered = sorted(rows)  # a sequence comes right before those that continue it
     ordered = [row for row, after in pairwise([*ordered, (b"", b"")]) if not after[0].startswith(row[0])]
     offsets = pa.array(np.cumsum([0, *(len(logps) // 4 for _, logps in ordered)]), pa.int64())
     responses = b"".join(key[DIGEST:] for key, _ in ordered)
@@ -102,13 +103,18 @@ def write_shard(rows: Iterable[StoredRow], metadata: Mapping[str, str], sink: IO
 
 
 class Shard:
-    """A written shard, read in place."""
+    """A shard that was written, read in place (memory-mapped)."""
 
     def __init__(self, name: str, data: bytes | mmap, metadata: Mapping[str, str]) -> None:
-        """Look at the frame of a shard; rows are only read, and checked, when they are asked for.
+        """Read the schema of a shard. Rows are read and verified only when they are looked up.
+
+        Args:
+            name: Name of the file.
+            data: Its content.
+            metadata: What the file must have been written with.
 
         Raises:
-            DamagedError: the frame is torn, or of another shape or definition than expected.
+            DamagedError: the file is incomplete, or has another schema or other metadata.
         """
         self.name = name
         self._data = data
@@ -116,7 +122,7 @@ class Shard:
             reader = pa.ipc.open_file(pa.py_buffer(data))
             found = {k.decode(): v.decode() for k, v in (reader.schema.metadata or {}).items()}
             if reader.schema != _SCHEMA or found != dict(metadata) or reader.num_record_batches != 1:
-                raise DamagedError("it holds something else than its folder says", code="other_contents")
+                raise DamagedError("its schema or metadata are not those of its folder", code="other_contents")
             batch = reader.get_batch(0)
             batch.validate()
             self._map(batch)
@@ -124,7 +130,7 @@ class Shard:
             raise DamagedError(str(error), code="damaged") from error
 
     def _map(self, batch: pa.RecordBatch) -> None:
-        """Find the columns: cells are cut out of the file itself, without Arrow's cost for each."""
+        """Find the columns. Cells are sliced from the file itself, which costs less than Arrow's own access to each."""
         context, response, logps, checksum = (column.buffers() for column in batch.columns)
         start = pa.py_buffer(self._data).address
         self._context_at = context[1].address - start
@@ -135,23 +141,26 @@ class Shard:
         self._checksums = memoryview(np.frombuffer(checksum[1], "<u4", count=len(batch)))  # type: ignore[arg-type]
 
     def __len__(self) -> int:
+        """Return the number of rows."""
         return len(self._checksums)
 
     @cached_property
     def contexts(self) -> Contexts:
-        """Where each context begins and ends. Reads the column of digests, once."""
+        """The rows of each context. The first access reads the column of digests."""
         is_first = np.ones(len(self), np.bool)
         is_first[1:] = (self._halves[1:] != self._halves[:-1]).any(1)
         first = np.flatnonzero(is_first)
         return Contexts(self._halves[first, 0].astype(np.uint64), np.append(first, len(self)))
 
     def digest(self, row: int) -> bytes:
-        """The digest of a row's context."""
+        """Return the digest of a row's context."""
         at = self._context_at + DIGEST * row
         return self._data[at : at + DIGEST]
 
     def find(self, seed: int, response: bytes, low: int, high: int) -> bytes | None:
-        """Log-probabilities of a response, or of the first one that goes on from it, cut to its length.
+        """Return the bytes of a response's log-probabilities, or None if no row has them.
+
+        A longer response that continues it has them too.
 
         Args:
             seed: Checksum of the digest of its context.
@@ -160,10 +169,10 @@ class Shard:
             high: Row after the last one of its context.
 
         Raises:
-            DamagedError: the row's checksum does not fit.
+            DamagedError: the checksum of the row is wrong.
         """
         data, offsets, responses_at = self._data, self._offsets, self._responses_at
-        while low + 1 < high:  # written out: a million look-ups spend a third less here than through calls
+        while low + 1 < high:  # bisection written out: a third faster than with function calls
             middle = (low + high - 1) // 2
             if data[responses_at + 4 * offsets[middle] : responses_at + 4 * offsets[middle + 1]] < response:
                 low = middle + 1
@@ -173,20 +182,21 @@ class Shard:
         return self._checked(low, full, seed)[: len(response)] if full.startswith(response) else None
 
     def sound_rows(self) -> Iterator[StoredRow]:
-        """All rows, in order, but for those whose checksum does not fit."""
+        """Yield all rows in order, without those whose checksum is wrong."""
         for row in range(len(self)):
             digest, response = self.digest(row), self._response(row)
             with contextlib.suppress(DamagedError):
                 yield digest + response, self._checked(row, response, zlib.crc32(digest))
 
     def _response(self, row: int) -> bytes:
+        """Return the `token_bytes` of a row's response."""
         offsets = self._offsets
         return self._data[self._responses_at + 4 * offsets[row] : self._responses_at + 4 * offsets[row + 1]]
 
     def _checked(self, row: int, response: bytes, seed: int) -> bytes:
-        """The log-probabilities of a row with this response."""
+        """Return the log-probabilities of a row, whose response is `response`, after verifying its checksum."""
         at = self._logps_at + 4 * self._offsets[row]
         logps = self._data[at : at + len(response)]
         if zlib.crc32(logps, zlib.crc32(response, seed)) != self._checksums[row]:
-            raise DamagedError(f"the checksum of row {row} does not fit", code="wrong_checksum")
+            raise DamagedError(f"the checksum of row {row} is wrong", code="wrong_checksum")
         return logps

@@ -1,14 +1,13 @@
-"""The reference store: log-probabilities by content, shared by all runs that ask the same weights the same question.
+"""The reference store: log-probabilities by content, shared by all runs with the same reference weights.
 
-An entry belongs to (definition, weights, numeric path, context, response) and to nothing else: another β, learning
-rate, objective, seed, batch size or order finds it, anything that moves the number does not. Files are immutable and
-written beside the folder's other files, never into them, so any number of processes read and write at once.
+The key of an entry is (definition, weights, numeric path, context, response). A run with another β, learning rate,
+objective, seed, batch size or order of the data finds the same entry; whatever changes the number changes the key.
+Files are immutable: new rows go into new files, so any number of processes can read and write at once.
 """
 
 import hashlib
 import logging
 import mmap
-import os
 import time
 import uuid
 import zlib
@@ -22,7 +21,7 @@ import pyarrow as pa
 from tiltlm.core.errors import ConfigError, RunError
 from tiltlm.core.example import TokenIds
 from tiltlm.reference.store.index import Index
-from tiltlm.reference.store.maintenance import evict, files, mark_used, to_merge, try_lock, whole_file
+from tiltlm.reference.store.maintenance import LOCK, make_room, to_merge
 from tiltlm.reference.store.shard import (
     LOGP,
     DamagedError,
@@ -35,42 +34,42 @@ from tiltlm.reference.store.shard import (
     token_bytes,
     write_shard,
 )
+from tiltlm.storage.cache import cache_folder, entries_of, mark_used, try_lock
+from tiltlm.storage.files import atomic_file
 
 log = logging.getLogger(__name__)
 
 DEFINITION = "1"
-"""Moves when the meaning of a stored number does: what is summed, softmaxed or counted."""
+"""Version of the meaning of a stored number. A new definition never reads old numbers."""
 
 
 def default_store_folder() -> Path:
-    """`$TILTLM_STORE`, or the folder `tiltlm/reference` of the user's cache."""
-    if folder := os.environ.get("TILTLM_STORE"):
-        return Path(folder)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tiltlm" / "reference"
+    """Return `$TILTLM_STORE`, or the folder `tiltlm/reference` in the user's cache folder."""
+    return cache_folder("reference", "TILTLM_STORE")
 
 
 class ReferenceStore:
-    """Log-probabilities under one set of weights on one numeric path."""
+    """The stored log-probabilities of one set of weights on one numeric path."""
 
     def __init__(self, folder: Path | None, weights: str, numeric_path: str, limit: int | None = None) -> None:
-        """Open a store, or begin one.
+        """Open a store, or create it.
 
         Args:
-            folder: Holds the entries of any number of weights; None: this process keeps them in memory.
+            folder: The folder with the entries of all weights; None means that entries stay in this process's memory.
             weights: Digest of the reference's weights.
-            numeric_path: What else moves the number: precision, device, versions.
-            limit: Bytes that `tidy` leaves in `folder`, all weights together; None: any number.
+            numeric_path: What else changes the number: precision, device, versions.
+            limit: Bytes that `tidy` leaves in `folder`, for all weights together; None means no limit.
 
         Raises:
-            ConfigError: the folder cannot be made.
+            ConfigError: the folder cannot be created.
         """
         self._metadata = {"definition": DEFINITION, "weights": weights, "numeric_path": numeric_path}
         scope = hashlib.blake2b("|".join(self._metadata.values()).encode(), digest_size=16).hexdigest()
         self.folder = None if folder is None else folder / scope
         self._limit = limit
         self._shards: dict[str, Shard] = {}
-        self._ignored: set[str] = set()  # damaged, or merged into another and not ours to remove
-        self._said: set[str] = set()
+        self._ignored: set[str] = set()  # damaged, or merged already and not removable by this user
+        self._warned: set[str] = set()
         self._used: set[str] = set()
         self._index: Index | None = None
         if self.folder is not None:
@@ -78,7 +77,7 @@ class ReferenceStore:
                 self.folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise ConfigError(
-                    f"reference store {folder}: {error.strerror}. Name another folder (--store), or set"
+                    f"reference store {folder}: {error.strerror}. Choose another folder (--store), or set"
                     " reference.cache=false.",
                     code="not_writable",
                     key="reference.store",
@@ -86,31 +85,31 @@ class ReferenceStore:
         self.refresh()
 
     def __len__(self) -> int:
-        """Rows in all files; a sequence that two processes computed at once counts twice until files are merged."""
+        """Return the rows of all files. A sequence that two processes computed counts twice until files are merged."""
         return sum(len(shard) for shard in self._shards.values())
 
     def refresh(self) -> None:
-        """Take in what other processes have written since. What they have removed since stays readable here."""
+        """Read the files that other processes have written. Files that they have removed stay readable here."""
         if self.folder is None:
             return
-        gone: set[str] = set()
+        removed: set[str] = set()
 
         def known() -> Set[str]:
-            return self._shards.keys() | self._ignored | gone
+            return self._shards.keys() | self._ignored | removed
 
         while new := [path for path in sorted(self.folder.glob("*.arrow")) if path.name not in known()]:
             for path in new:
                 try:
                     with path.open("rb") as file:
                         self._add(Shard(path.name, _mapped(file), self._metadata))
-                except FileNotFoundError:  # merged into one that the next look finds, or removed
-                    gone.add(path.name)
+                except FileNotFoundError:  # removed, or merged into a file that the next round finds
+                    removed.add(path.name)
                 except (DamagedError, OSError, ValueError) as error:
                     self._ignored.add(path.name)
-                    self._say(path.name, error, "it is")
+                    self._warn(path.name, error, "it is")
 
     def get(self, sequences: Sequence[tuple[TokenIds, TokenIds]]) -> list[TokenLogps | None]:
-        """Log-probability of every response token of each (context, response), in nats; None where not known."""
+        """Return the log-probability of every response token of each (context, response), in nats; None if missing."""
         if self._index is None:
             self._index = Index(tuple(self._shards.values()))
         contexts: dict[bytes, int] = {}
@@ -126,7 +125,7 @@ class ReferenceStore:
                 try:
                     logps = shard.find(seeds[context], token_bytes(response), low, high)
                 except DamagedError as error:
-                    self._say(shard.name, error, "that row is", rows=1)
+                    self._warn(shard.name, error, "that row is", rows=1)
                 if logps is not None:
                     used.add(shard.name)
                     break
@@ -135,10 +134,10 @@ class ReferenceStore:
         return found
 
     def put(self, entries: Iterable[Entry]) -> None:
-        """Keep entries: on return they are on the disk, whole, or not at all.
+        """Store entries. On return they are on the disk.
 
         Raises:
-            RunError: the file cannot be written.
+            RunError: the file cannot be written; nothing is stored then.
         """
         rows = list(rows_of(entries))
         if not rows:
@@ -148,18 +147,18 @@ class ReferenceStore:
             self._merge(self.folder)
 
     def tidy(self) -> None:
-        """Bring the store's folder under its limit, least recently used files first.
+        """Remove the least recently used files until the store's folder is under its limit.
 
-        What was found or written through this object stays, so call it when all that a run needs has been asked for.
+        Files that this object has read or written stay: call it after all that a run needs has been looked up.
         """
         if self.folder is None or self._limit is None:
             return
-        with try_lock(self.folder.parent) as is_ours:
+        with try_lock(self.folder.parent / LOCK) as is_ours:
             if is_ours:
-                evict(self.folder.parent, self._limit, {self.folder / name for name in self._used})
+                make_room(self.folder.parent, self._limit, {self.folder / name for name in self._used})
 
     def _write(self, rows: Iterable[StoredRow]) -> None:
-        """Rows as a new shard."""
+        """Write rows as a new shard."""
         name = f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.arrow"
         if self.folder is None:
             sink = pa.BufferOutputStream()
@@ -168,12 +167,12 @@ class ReferenceStore:
             return
         path = self.folder / name
         try:
-            with whole_file(path) as file:
+            with atomic_file(path) as file:
                 write_shard(rows, self._metadata, file)
-                data = _mapped(file)  # as soon as it has its name, another process may merge it away
+                data = _mapped(file)  # before it has its name: from then on another process may merge and remove it
         except OSError as error:
             raise RunError(
-                f"reference store: cannot write {path}: {error.strerror}. Make room, name another folder"
+                f"reference store: cannot write {path}: {error.strerror}. Free disk space, choose another folder"
                 " (--store), or set reference.cache=false.",
                 code="not_writable",
                 key="reference.store",
@@ -182,8 +181,8 @@ class ReferenceStore:
         self._used.add(name)
 
     def _merge(self, folder: Path) -> None:
-        """Make few files of many. Where the disk is full, they stay many."""
-        with try_lock(folder) as is_ours:
+        """Merge many files into few. If the disk is full, they stay as they are."""
+        with try_lock(folder / LOCK) as is_ours:
             self.refresh()
             while is_ours and (names := to_merge(_sizes(folder, self._shards.keys()))):
                 rows = [row for name in names for row in self._sound_rows(self._shards[name])]
@@ -191,9 +190,13 @@ class ReferenceStore:
                     if rows:
                         self._write(rows)
                 except RunError as error:
-                    log.warning("%s Files are not merged.", error, extra={"event": "merge_failed", "code": error.code})
+                    log.warning(
+                        "%s The files of the store were not merged.",
+                        error,
+                        extra={"event": "merge_failed", "code": error.code},
+                    )
                     return
-                for name in names:  # only now: what they held is on the disk
+                for name in names:  # only now: the merged file is on the disk
                     del self._shards[name]
                     try:
                         (folder / name).unlink(missing_ok=True)
@@ -202,44 +205,54 @@ class ReferenceStore:
                 self._index = None
 
     def _sound_rows(self, shard: Shard) -> list[StoredRow]:
+        """Return the rows of a shard whose checksum is right, and warn of the others."""
         rows = list(shard.sound_rows())
         if num_damaged := len(shard) - len(rows):
             error = DamagedError(f"{num_damaged} rows with a wrong checksum", code="wrong_checksum")
-            self._say(shard.name, error, "they are", rows=num_damaged)
+            self._warn(shard.name, error, "they are", rows=num_damaged)
         return rows
 
     def _add(self, shard: Shard) -> None:
+        """Add a shard; the index is built again at the next look-up."""
         self._shards[shard.name] = shard
         self._index = None
 
     def _use(self, names: Set[str]) -> None:
-        """Stamp files that this run uses, once."""
+        """Mark files as used by this run, once each."""
         if self.folder is not None:
             for name in names - self._used:
                 mark_used(self.folder / name)
         self._used |= names
 
-    def _say(self, name: str, error: Exception, what: str, rows: int | None = None) -> None:
-        """Warn of a damaged file, once; `rows` is how many of its rows are damaged, None: all of it."""
-        if name not in self._said:
-            self._said.add(name)
+    def _warn(self, name: str, error: Exception, subject: str, rows: int | None = None) -> None:
+        """Warn of a damaged file, once.
+
+        Args:
+            name: Name of the file.
+            error: What is wrong with it.
+            subject: Subject and verb of the sentence that says what is skipped.
+            rows: Number of damaged rows; None means the whole file.
+        """
+        if name not in self._warned:
+            self._warned.add(name)
             where = name if self.folder is None else self.folder / name
             code = error.code if isinstance(error, DamagedError) else "not_readable"
             log.warning(
                 "reference store: %s is damaged (%s); %s skipped and computed again",
                 where,
                 error,
-                what,
+                subject,
                 extra={"event": "store_damaged", "file": name, "code": code, "rows": rows},
             )
 
 
 def _sizes(folder: Path, known: Container[str] | None = None) -> dict[str, int]:
-    """Bytes of the files that are there now; of those known only, if some are."""
-    return {path.name: size for _, size, path in files(folder, "*.arrow") if known is None or path.name in known}
+    """Return the bytes of each file that is there now, or only of the `known` ones."""
+    names = {entry.path.name: entry.size for entry in entries_of(folder, "*.arrow")}
+    return {name: size for name, size in names.items() if known is None or name in known}
 
 
 def _mapped(file: IO[bytes]) -> mmap.mmap:
-    """What a file holds, read in place whether or not it keeps its name."""
+    """Map a file into memory. It stays readable after it is renamed or removed."""
     file.flush()
     return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

@@ -14,8 +14,9 @@ from support.errors import events, has_event
 from tiltlm.core.errors import RunError
 from tiltlm.core.example import TokenIds, token_ids
 from tiltlm.reference import ReferenceStore
-from tiltlm.reference.store import maintenance as upkeep
+from tiltlm.reference.store import maintenance
 from tiltlm.reference.store.shard import Entry
+from tiltlm.storage.cache import try_lock
 
 Sequence = tuple[TokenIds, TokenIds]
 
@@ -44,24 +45,24 @@ def files(folder: Path) -> list[Path]:
 @pytest.fixture
 def few(monkeypatch) -> None:
     """Merge as soon as there are more than four files."""
-    monkeypatch.setattr(upkeep, "MANY", 4)
+    monkeypatch.setattr(maintenance, "MANY", 4)
 
 
 def test_few_files_are_left_as_they_are():
-    assert upkeep.to_merge({str(i): 10 for i in range(upkeep.MANY)}) == []
+    assert maintenance.to_merge({str(i): 10 for i in range(maintenance.MANY)}) == []
 
 
 def test_the_smaller_half_of_many_is_merged():
-    sizes = {str(i): i for i in range(upkeep.MANY + 1)}
-    assert upkeep.to_merge(sizes) == [str(i) for i in range(len(sizes) // 2)]
+    sizes = {str(i): i for i in range(maintenance.MANY + 1)}
+    assert maintenance.to_merge(sizes) == [str(i) for i in range(len(sizes) // 2)]
 
 
 def test_a_merged_file_is_not_larger_than_a_full_one(monkeypatch):
-    monkeypatch.setattr(upkeep, "MANY", 1)
-    monkeypatch.setattr(upkeep, "FULL", 100)
-    assert upkeep.to_merge({str(i): 30 for i in range(12)}) == ["0", "1", "2"]
-    assert upkeep.to_merge({"a": 50, "b": 50}) == ["a", "b"]
-    assert upkeep.to_merge({"a": 51, "b": 51, "c": 1}) == []
+    monkeypatch.setattr(maintenance, "MANY", 1)
+    monkeypatch.setattr(maintenance, "FULL", 100)
+    assert maintenance.to_merge({str(i): 30 for i in range(12)}) == ["0", "1", "2"]
+    assert maintenance.to_merge({"a": 50, "b": 50}) == ["a", "b"]
+    assert maintenance.to_merge({"a": 51, "b": 51, "c": 1}) == []
 
 
 def test_merging_ends_and_a_row_is_rarely_copied():
@@ -70,10 +71,10 @@ def test_merging_ends_and_a_row_is_rarely_copied():
     num_copied = 0
     for put in range(1000):
         sizes[str(put)] = 1000
-        while names := upkeep.to_merge(sizes):
+        while names := maintenance.to_merge(sizes):
             sizes[names[0] + "+"] = merged = sum(map(sizes.pop, names))
             num_copied += merged // 1000
-        assert len(sizes) <= upkeep.MANY
+        assert len(sizes) <= maintenance.MANY
     assert num_copied < 6 * 1000
 
 
@@ -97,7 +98,7 @@ def test_what_is_merged_is_there_once(tmp_path, monkeypatch):
     for number in range(3):
         kept.put([entry(number)])
         other.put([entry(number, length=5)])
-    monkeypatch.setattr(upkeep, "MANY", 1)
+    monkeypatch.setattr(maintenance, "MANY", 1)
     kept.put([entry(9)])
     again = store(tmp_path)
     assert len(again) == 4
@@ -130,12 +131,12 @@ def test_a_file_that_goes_while_it_is_opened_is_no_damage(tmp_path, monkeypatch,
 
 def test_a_file_that_another_process_merges_at_once_is_read_by_its_writer(tmp_path, monkeypatch):
     kept = store(tmp_path)
-    rename = Path.rename
+    replace = Path.replace
 
-    def rename_and_merge(path: Path, target: Path) -> None:
-        rename(path, target).unlink()
+    def replace_and_merge(path: Path, target: Path) -> None:
+        replace(path, target).unlink()
 
-    monkeypatch.setattr(Path, "rename", rename_and_merge)
+    monkeypatch.setattr(Path, "replace", replace_and_merge)
     kept.put([entry(0)])
     assert_has(kept, range(1))
 
@@ -266,9 +267,10 @@ def test_one_process_at_a_time_merges(tmp_path, few):
     kept = store(tmp_path)
     for number in range(4):
         kept.put([entry(number)])
-    with upkeep.try_lock(kept.folder) as is_ours:
+    lock = kept.folder / "upkeep.lock"
+    with try_lock(lock) as is_ours:
         assert is_ours
-        with upkeep.try_lock(kept.folder) as is_ours_too:
+        with try_lock(lock) as is_ours_too:
             assert not is_ours_too
         for number in range(4, 8):
             kept.put([entry(number)])
@@ -283,9 +285,9 @@ import sys
 from pathlib import Path
 import numpy as np
 from tiltlm.core.example import token_ids
-from tiltlm.reference.store import maintenance as upkeep
+from tiltlm.reference.store import maintenance
 from tiltlm.reference.store.store import ReferenceStore
-upkeep.MANY = 4
+maintenance.MANY = 4
 kept = ReferenceStore(Path(sys.argv[1]), "weights", "float32")
 first = int(sys.argv[2])
 for number in range(first, first + 60):
@@ -380,10 +382,10 @@ def test_without_a_limit_everything_stays(tmp_path):
 
 def test_abandoned_temporary_files_go(tmp_path):
     kept = store(tmp_path, 10**9)
-    old, new = kept.folder / "old.tmp", kept.folder / "new.tmp"
-    for path in (old, new):
-        path.write_bytes(b"half")
-    used_at(old, 1000)
+    names = ["old.tmp", ".old.arrow.tmp", ".new.arrow.tmp"]
+    for name in names:
+        (kept.folder / name).write_bytes(b"half")
+    for name in names[:2]:
+        used_at(kept.folder / name, 1000)
     kept.tidy()
-    assert not old.exists()
-    assert new.exists()
+    assert [(kept.folder / name).exists() for name in names] == [False, False, True]

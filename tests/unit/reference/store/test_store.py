@@ -15,7 +15,7 @@ from support.errors import has_event, raises
 from tiltlm.core.errors import ConfigError, RunError
 from tiltlm.core.example import TokenIds, token_ids
 from tiltlm.reference import ReferenceStore, default_store_folder
-from tiltlm.reference.store import maintenance as upkeep
+from tiltlm.reference.store import maintenance
 from tiltlm.reference.store import shard as shard_module
 from tiltlm.reference.store import store as store_module
 from tiltlm.reference.store.shard import Entry
@@ -115,7 +115,7 @@ def test_agrees_with_a_dictionary(tmp_path_factory, digests, puts, queries, num_
         kept.put([(token_ids(c), token_ids(r), value_of(c, r)) for c, r in asked_for])
         known |= {(c, r[: n + 1]): value_of(c, r)[: n + 1] for c, r in asked_for for n in range(len(r))}
     if root is not None:
-        with patch.object(upkeep, "MANY", num_merged):
+        with patch.object(maintenance, "MANY", num_merged):
             kept._merge(kept.folder)
         assert len(files(root)) <= max(num_merged, 1)
         if num_merged % 2:
