@@ -1,4 +1,4 @@
-"""Processes and devices of a run."""
+"""The processes and devices of a run."""
 
 from tiltlm.distributed.ranks import Ranks
 

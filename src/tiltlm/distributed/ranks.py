@@ -1,4 +1,4 @@
-"""The processes of a run: which one this is, and how they exchange values.
+"""The processes of a run: the rank of this one, and the exchange of values between them.
 
 Accelerate finds the device and starts the process group. With one process every method returns at once.
 """
@@ -19,12 +19,13 @@ from tiltlm.core.errors import ConfigError
 Value = TypeVar("Value")
 
 LONGEST_WAIT = timedelta(hours=2)
-"""For another process, which may be measuring, sampling or saving for all; a launcher ends those of a dead one."""
+"""Time limit for waiting on another process, which may be measuring, sampling or saving for all of them. If a process
+dies, the launcher ends the others, so that nothing waits this long for it."""
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """The processes of a run, seen from one of them."""
+    """The processes of a run, as seen by one of them."""
 
     rank: int = 0
     size: int = 1
@@ -32,35 +33,38 @@ class Ranks:
 
     @classmethod
     def join(cls, cpu: bool = False) -> "Ranks":
-        """The processes that the launcher (`accelerate launch`, `torchrun`) started, or this one alone."""
+        """Join the processes that a launcher (`accelerate launch`, `torchrun`) started, or return this one process."""
         cpu = cpu or not torch.cuda.is_available()
         if num_launched() == 1:
             return cls(device=torch.device("cpu" if cpu else "cuda"))
-        from accelerate import PartialState  # imported here: seconds, and one process needs none of it
+        from accelerate import PartialState  # imported here: it takes seconds, and one process does not need it
 
         state = PartialState(cpu=cpu, timeout=LONGEST_WAIT)
         return cls(state.process_index, state.num_processes, state.device)
 
     @classmethod
     def single(cls, command: str) -> "Ranks":
-        """This process, for a command that does not share its work.
+        """Return this process, for a command that runs in one process.
+
+        Args:
+            command: Name of the command, for the message.
 
         Raises:
-            ConfigError: a launcher started several.
+            ConfigError: a launcher started several processes.
         """
         if num_launched() > 1:
             raise ConfigError(
                 f"{num_launched()} processes were launched, and `tiltlm {command}` runs in one; start it without a "
-                "launcher (`tiltlm train` is what several can share)",
+                "launcher (only `tiltlm train` uses several processes)",
                 code="several_processes",
             )
         return cls.join()
 
     def leave(self) -> None:
-        """After the last word to the others, at the end of the process.
+        """Leave the process group at the end of the process.
 
-        Wrapped modules go first: one that is the last to hold the process group ends its thread while it holds Python's
-        lock, which that thread may be waiting for.
+        Wrapped modules are collected first. If such a module is the last to hold the process group, it joins the thread
+        of the group while it holds Python's lock, for which that thread may be waiting: a deadlock.
         """
         if self.size > 1:
             gc.collect()
@@ -68,27 +72,27 @@ class Ranks:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process writes the files."""
+        """True in rank 0, which writes the files."""
         return self.rank == 0
 
     def sum(self, values: Sequence[float]) -> list[float]:
-        """Sum of each value over all processes, in float64; the same numbers everywhere."""
+        """Return the sum of each value over all processes, in float64; the result is the same in all of them."""
         if self.size == 1:
             return list(values)
         return list(self.sum_tensor(torch.tensor(values, dtype=torch.float64, device=self.device)).tolist())
 
     def sum_tensor(self, tensor: Tensor) -> Tensor:
-        """Sum over all processes, in place."""
+        """Sum a tensor over all processes, in place, and return it."""
         if self.size > 1:
             dist.all_reduce(tensor)
         return tensor
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is up in any process: all must ask together."""
+        """Return whether the flag is true in any process. All processes must call it together."""
         return self.sum([float(flag)])[0] > 0
 
     def gather(self, value: Value) -> list[Value]:
-        """The value of every process, by rank."""
+        """Return the values of all processes, by rank."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
@@ -96,14 +100,14 @@ class Ranks:
         return values
 
     def first(self, act: Callable[[], Value]) -> Value:
-        """What `act` returns in the first process, everywhere; where it raises, every process raises."""
+        """Call `act` in rank 0 only and return its result in every process. If it raises, every process raises."""
         if self.size == 1:
             return act()
         outcome: list[Any] = [None, None]
         if self.is_first:
             try:
                 outcome[0] = act()
-            except Exception as error:  # every process must hear of it, or the others wait for ever
+            except Exception as error:  # every process must raise it, or the others would wait for ever
                 outcome[1] = error
         dist.broadcast_object_list(outcome, src=0, device=self.device)
         if outcome[1] is not None:
@@ -113,5 +117,5 @@ class Ranks:
 
 
 def num_launched() -> int:
-    """Processes that the launcher started, this one included; 1 without a launcher."""
+    """Return the number of processes that a launcher started, this one included; 1 without a launcher."""
     return int(os.environ.get("WORLD_SIZE", "1"))

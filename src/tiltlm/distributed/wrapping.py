@@ -1,6 +1,6 @@
-"""Data-parallel wrappers of a policy, and whole tensors of a sharded one.
+"""Wrap a policy for several processes, and get whole tensors of a sharded one.
 
-The wrappers are torch's own, the same code on gloo and NCCL. With one process every function here does nothing.
+The wrappers are torch's. They are the same on gloo and NCCL. With one process every function here does nothing.
 """
 
 import copy
@@ -26,10 +26,10 @@ Parallel = Literal["replicate", "shard"]
 
 
 def check_parallel(parallel: Parallel, ranks: Ranks) -> None:
-    """Whether there is anybody to share with: to ask early.
+    """Require several processes for sharding. Call it before anything is loaded.
 
     Raises:
-        ConfigError: sharding is asked for and this process is alone.
+        ConfigError: `parallel` is "shard" and there is one process.
     """
     if parallel == "shard" and ranks.size == 1:
         raise ConfigError(
@@ -41,7 +41,7 @@ def check_parallel(parallel: Parallel, ranks: Ranks) -> None:
 
 
 def wrap(policy: nn.Module, ranks: Ranks, parallel: Parallel) -> nn.Module:
-    """The module to call, always through its `__call__`: a call past the wrapper would leave ranks unsynchronised.
+    """Return the module to call in training. A call of the policy itself would leave the ranks unsynchronised.
 
     Raises:
         ConfigError: as `check_parallel`.
@@ -56,8 +56,11 @@ def wrap(policy: nn.Module, ranks: Ranks, parallel: Parallel) -> nn.Module:
 
 
 def _shard(policy: nn.Module, ranks: Ranks) -> nn.Module:
-    """Decoder layers, then the policy as the root. FSDP finds tensors to watch through pytree, so what it returns
-    must be a node of it, or the backward would start without the root's weights."""
+    """Shard the decoder layers, then the policy as the root.
+
+    FSDP finds the tensors of an output through pytree. Output classes must be registered there, or the backward would
+    start without the weights of the root.
+    """
     for noun in (ResponseLogps, ResponseScores):
         if noun not in _pytree.SUPPORTED_NODES:
             torch.export.register_dataclass(noun)
@@ -72,9 +75,13 @@ def _shard(policy: nn.Module, ranks: Ranks) -> nn.Module:
 
 @contextmanager
 def synchronised(module: nn.Module, last: bool) -> Iterator[None]:
-    """Around one forward and backward: replicas average their gradients once, in the last backward of a step.
+    """Let replicas average their gradients only in the last backward of a step. Wraps one forward and backward.
 
-    Shards average in every backward: keeping whole gradients from pack to pack would cost what sharding saves.
+    Shards average in every backward: keeping whole gradients between packs would need the memory that sharding saves.
+
+    Args:
+        module: The wrapped policy.
+        last: True for the last forward and backward of a step.
     """
     if isinstance(module, DistributedDataParallel) and not last:
         with module.no_sync():
@@ -84,12 +91,12 @@ def synchronised(module: nn.Module, last: bool) -> Iterator[None]:
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """The whole of a tensor that may be sharded; all processes must ask together."""
+    """Return the whole of a tensor that may be sharded. All processes must call it together."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def laid_out_as(tensor: Tensor, parameter: Tensor) -> Tensor:
-    """A whole tensor laid out as `parameter` is: on its device, and sharded where it is."""
+    """Return a whole tensor in the layout of `parameter`: on its device, and sharded if it is."""
     tensor = tensor.to(parameter.device)
     if isinstance(parameter, DTensor):
         return distribute_tensor(tensor, parameter.device_mesh, parameter.placements)
@@ -97,8 +104,11 @@ def laid_out_as(tensor: Tensor, parameter: Tensor) -> Tensor:
 
 
 def reshard(policy: nn.Module) -> None:
-    """Have the parameters of a sharded policy be its shards: between a forward without gradient and the next, those of
-    its root are the gathered copies. The next forward gathers anew."""
+    """Make the parameters of a sharded policy its shards again.
+
+    After a forward without gradient the parameters of the root are gathered copies. The next forward gathers them
+    again.
+    """
     for module in policy.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
@@ -106,15 +116,15 @@ def reshard(policy: nn.Module) -> None:
 
 @contextmanager
 def trainable_copy(policy: Module, parallel: Parallel, aside: bool) -> Iterator[Module]:
-    """The module to train inside, so that afterwards `policy` is whole in every process and has its weights.
+    """Yield the module to train in the block; after it, `policy` is whole in every process and has the trained weights.
 
-    Replicas train the policy itself. Sharding changes a module for good, so a copy is sharded; what has the policy's
-    untrained weights from the policy itself, such as a reference with adapters off, stays right meanwhile.
+    Replicas train the policy itself. Sharding cannot be undone, so a copy is sharded. During the block the policy keeps
+    its untrained weights, which a reference with adapters off may use. All processes enter and leave together.
 
     Args:
-        policy: Whole, as loaded; all processes enter and leave together.
+        policy: The policy as loaded, not sharded.
         parallel: As for `wrap`.
-        aside: Nobody calls the policy meanwhile; while its copy is sharded, it leaves the device free.
+        aside: True if the policy is not used in the block. It is then moved off the device while its copy trains.
     """
     if parallel == "replicate":
         yield policy
@@ -128,7 +138,7 @@ def trainable_copy(policy: Module, parallel: Parallel, aside: bool) -> Iterator[
 
 @torch.no_grad()
 def take_weights(policy: nn.Module, trained: nn.Module) -> None:
-    """Copy the weights that train into a whole module of the same names, one by one; all processes together."""
+    """Copy the trained weights of a sharded module to a whole one, one at a time. All processes call it together."""
     reshard(trained)
     own = dict(policy.named_parameters())
     for name, parameter in trained.named_parameters():

@@ -1,4 +1,4 @@
-"""The run directory: the unit of work. Everything a run reads from or leaves behind is here, written by one process.
+"""The run directory, which holds all results of a run; only one process writes to it.
 
 It is enough to run again and to compare: resolved configuration, versions, digests, data accounting, metrics,
 checkpoints and the report.
@@ -8,17 +8,16 @@ import json
 import os
 import shutil
 import socket
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar
 
-from filelock import FileLock, Timeout
-
 from tiltlm.core.errors import ConfigError, RunError
 from tiltlm.distributed.ranks import Ranks
+from tiltlm.storage.cache import try_lock
 from tiltlm.storage.files import write_json, write_text
 
 LOCK, WRITER = ".lock", ".writer.json"
@@ -26,68 +25,67 @@ LOCK, WRITER = ".lock", ".writer.json"
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """An open run directory. Use as a context manager: leaving it gives up the lock."""
+    """An open run directory. As a context manager it releases the lock at the end."""
 
     MARKER: ClassVar[str] = "run.json"
-    """The file that makes a folder a run directory: written first, deleted last."""
+    """The file that marks a folder as a run directory. It is written first and deleted last."""
 
     path: Path
-    _lock: FileLock | None
-    """Held by the run's first process; the others have none and write nothing."""
+    _lock: ExitStack | None
+    """Releases the lock when it is closed. Rank 0 holds the lock; the others have None and write nothing."""
 
     @classmethod
     def open(
         cls, path: Path | str, *, resume: bool = False, overwrite: bool = False, ranks: Ranks | None = None
     ) -> "RunDirectory":
-        """Make a run directory, or take over one, and lock it against a second writer.
+        """Make a run directory, or open an existing one, and lock it against a second writer.
 
         Args:
-            path: The folder; new, empty, or a run's.
-            resume: Go on with the run that is there.
-            overwrite: Delete the run that is there.
-            ranks: The processes of the run, which all open it together; None: this one alone.
+            path: A new folder, an empty one, or a run directory.
+            resume: Continue the run in it.
+            overwrite: Delete the run in it.
+            ranks: The processes of the run, which all open it together. None means this process only.
 
         Raises:
             ConfigError: as `check_contents`.
-            RunError: another process is writing to it.
+            RunError: another process writes to it.
         """
         path = Path(path)
-        locks: list[FileLock] = []
+        locks: list[ExitStack] = []
         (ranks or Ranks()).first(lambda: locks.append(_prepare(path, resume, overwrite)))
         return cls(path, locks[0] if locks else None)
 
     @property
     def metrics(self) -> Path:
-        """One JSON object a line: a step, an evaluation."""
+        """A JSON Lines file with one record per step or evaluation."""
         return self.path / "metrics.jsonl"
 
     @property
     def bad_steps(self) -> Path:
-        """One JSON object a step that was skipped, with its rows; absent where all went well."""
+        """A JSON Lines file with one record per skipped step and its rows; absent if no step was skipped."""
         return self.path / "bad_steps.jsonl"
 
     @property
     def checkpoints(self) -> Path:
-        """One folder a checkpoint."""
+        """A folder with one folder per checkpoint."""
         return self.path / "checkpoints"
 
     def write_json(self, name: str, value: Any) -> Path:
-        """Write `name` in this directory, whole or not at all, in the run's first process."""
+        """Write a JSON file atomically, in rank 0 only, and return its path."""
         if self._lock is not None:
             write_json(self.path / name, value)
         return self.path / name
 
     def write_text(self, name: str, text: str) -> Path:
-        """Write `name` in this directory, whole or not at all, in the run's first process."""
+        """Write a text file atomically, in rank 0 only, and return its path."""
         if self._lock is not None:
             write_text(self.path / name, text)
         return self.path / name
 
     def close(self) -> None:
-        """Let another process write here."""
-        if self._lock is not None and self._lock.is_locked:
-            (self.path / WRITER).unlink(missing_ok=True)
-            self._lock.release()
+        """Release the lock, so that another process may write here."""
+        if self._lock is not None:
+            self._lock.close()
 
     def __enter__(self) -> "RunDirectory":
         return self
@@ -99,42 +97,43 @@ class RunDirectory:
 
 
 def check_contents(path: Path, resume: bool = False, overwrite: bool = False) -> None:
-    """Whether a run may begin or go on in this folder: to ask early, before anything is loaded. Writes nothing.
+    """Require that a run may start or continue in this folder. Call it before anything is loaded; it writes nothing.
 
     Raises:
-        ConfigError: the folder holds a run and neither was asked for, holds something else, or holds nothing to resume.
+        ConfigError: the folder holds a run and neither `resume` nor `overwrite` is set, or it holds something else, or
+            there is no run to resume.
     """
     if resume and overwrite:
         raise ConfigError(
-            "--resume and --overwrite exclude each other: go on with the run, or start it again",
+            "--resume and --overwrite exclude each other: continue the run, or delete it and start again",
             code="conflict",
             key="--resume",
         )
     if path.exists() and not path.is_dir():
-        raise ConfigError(f"{path} is a file; name a folder for the run", code="not_a_folder", key="output")
+        raise ConfigError(f"{path} is a file; choose a folder for the run", code="not_a_folder", key="output")
     holds_run = (path / RunDirectory.MARKER).exists()
     others = [p.name for p in path.iterdir() if p.name not in (LOCK, WRITER)] if path.exists() else []
     if resume and not holds_run:
         raise ConfigError(
-            f"{path}: there is no run to resume here; leave --resume out to start one", code="no_run", key="--resume"
+            f"{path}: there is no run to resume here; remove --resume to start one", code="no_run", key="--resume"
         )
     if holds_run and not (resume or overwrite):
         raise ConfigError(
-            f"{path} already holds a run; go on with it (--resume), delete it and start again (--overwrite), "
-            "or name another folder",
+            f"{path} already holds a run; continue it (--resume), delete it and start again (--overwrite), or choose "
+            "another folder",
             code="already_holds_run",
             key="output",
         )
     if others and not holds_run:
         raise ConfigError(
-            f"{path} is not empty and no run (it holds {others[0]}); name a new or empty folder",
+            f"{path} is not empty and is not a run directory (it holds {others[0]}); choose a new or empty folder",
             code="not_empty",
             key="output",
         )
 
 
-def _prepare(path: Path, resume: bool, overwrite: bool) -> FileLock:
-    """See `RunDirectory.open`; the lock, held."""
+def _prepare(path: Path, resume: bool, overwrite: bool) -> ExitStack:
+    """Make or open the directory as `RunDirectory.open` says, and return its lock."""
     check_contents(path, resume, overwrite)
     path.mkdir(parents=True, exist_ok=True)
     lock = _locked(path)
@@ -146,27 +145,26 @@ def _prepare(path: Path, resume: bool, overwrite: bool) -> FileLock:
     return lock
 
 
-def _locked(path: Path) -> FileLock:
-    """The lock of a run directory, held: the system gives it up when the process dies, however it dies."""
-    lock = FileLock(path / LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
+def _locked(path: Path) -> ExitStack:
+    """Take the lock of a run directory. The system releases it when the process ends, however it ends."""
+    lock = ExitStack()
+    if not lock.enter_context(try_lock(path / LOCK)):
         writer = "another process"
         with suppress(OSError, ValueError, KeyError):
-            told = json.loads((path / WRITER).read_text(encoding="utf-8"))
-            writer = f"process {told['pid']} on {told['host']}, since {told['since']},"
+            found = json.loads((path / WRITER).read_text(encoding="utf-8"))
+            writer = f"process {found['pid']} on {found['host']}, since {found['since']},"
         raise RunError(
-            f"{path}: {writer} is writing here; wait for it or stop it, or name another folder",
+            f"{path}: {writer} is writing here; wait for it or stop it, or choose another folder",
             code="in_use",
             key="output",
-        ) from error
+        )
+    lock.callback((path / WRITER).unlink, missing_ok=True)
     write_json(path / WRITER, {"pid": os.getpid(), "host": socket.gethostname(), "since": _now()})
     return lock
 
 
 def _empty(path: Path) -> None:
-    """Delete a run, its marker last: a kill in between leaves what is still recognised as a run."""
+    """Delete the contents of a run directory, its marker last, so that a kill leaves what is still marked as a run."""
     for entry in sorted(path.iterdir(), key=lambda p: p.name == RunDirectory.MARKER):
         if entry.name in (LOCK, WRITER):
             continue
@@ -177,4 +175,5 @@ def _empty(path: Path) -> None:
 
 
 def _now() -> str:
+    """Return the present time in UTC."""
     return datetime.now(UTC).isoformat(timespec="seconds")

@@ -148,7 +148,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
                 raise RunError(
                     f"{path}:{number}: not JSON ({error}); the file was edited by hand or is damaged",
                     code="damaged",
-                    row=f"{path}:{number}",
+                    row=f"{path.name}:{number}",
                 ) from error
     return records
 

@@ -1,18 +1,8 @@
-"""One loop for all methods: steps that are exact however they are cut, checkpoints that are whole, runs that go on."""
+"""The training loop and its parts: optimiser steps, evaluations, checkpoints, resumption.
 
-from tiltlm.training.guards import Interrupted
-from tiltlm.training.loop import TrainingResult, train_loop
-from tiltlm.training.recorder import Listener
-from tiltlm.training.step import Stepper, StepResult
-from tiltlm.training.training_settings import TrainingSettings, default_learning_rate
+Names are imported when they are first used (`__init__.pyi` lists them), so that one module does not load the others.
+"""
 
-__all__ = [
-    "Interrupted",
-    "Listener",
-    "StepResult",
-    "Stepper",
-    "TrainingResult",
-    "TrainingSettings",
-    "default_learning_rate",
-    "train_loop",
-]
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

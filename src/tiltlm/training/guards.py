@@ -1,7 +1,7 @@
-"""What may not reach the weights, and how a run is stopped.
+"""Guards of a run: skipped steps, signals, and advice when memory runs out.
 
-A step whose loss or gradient is not finite is skipped, counted and written down with its rows and its true value. A
-signal is a wish that is honoured at the next pack; a second one is an order.
+A step whose loss or gradient is not finite is skipped, counted, and logged with its rows and its true value. The first
+SIGINT or SIGTERM stops the run before the next pack and saves a checkpoint; a second one exits at once.
 """
 
 import math
@@ -23,7 +23,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Interrupted(RunError):
-    """The run was asked to stop. `exit_code` is the shell's: 143 for SIGTERM, 130 for SIGINT."""
+    """A signal stopped the run. `exit_code` is the shell's: 143 for SIGTERM, 130 for SIGINT."""
 
     def __init__(self, signum: int, message: str = "") -> None:
         super().__init__(message or f"stopped by {signal.Signals(signum).name}", code="interrupted")
@@ -31,28 +31,29 @@ class Interrupted(RunError):
         self.exit_code = 128 + signum
 
     def after(self, step: int) -> "Interrupted":
-        """The same, for the user, once the checkpoint of `step` is committed."""
-        return Interrupted(self.signum, f"{self} after step {step}; its checkpoint is written: go on with --resume")
+        """Return the same error with the text for the user, once the checkpoint of `step` is saved."""
+        return Interrupted(self.signum, f"{self} after step {step}; a checkpoint is saved. Continue with --resume")
 
 
 class StopSignals:
-    """While entered, SIGTERM and SIGINT are remembered instead of obeyed; a second one ends the process at once."""
+    """A context in which the first SIGTERM or SIGINT is noted for `poll`, and a second one ends the process at once."""
 
     def __init__(self, ranks: Ranks) -> None:
         self.received = 0
+        """The number of the signal; 0 if there was none."""
         self._ranks = ranks
-        self._before: dict[int, Any] = {}
+        self._previous: dict[int, Any] = {}
 
     def poll(self) -> None:
-        """Raise in every process once a signal has reached any of them; all must poll together.
+        """Raise in every process if any of them received a signal. All processes must poll together.
 
         Raises:
-            Interrupted: a signal came.
+            Interrupted: a signal was received.
         """
         if self._ranks.any(self.received > 0):
             raise Interrupted(max(self._ranks.gather(self.received)))
 
-    def _remember(self, signum: int, frame: FrameType | None) -> None:
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
         del frame
         if self.received:
             os._exit(128 + signum)
@@ -60,45 +61,45 @@ class StopSignals:
 
     def __enter__(self) -> "StopSignals":
         if threading.current_thread() is threading.main_thread():  # Python lets no other thread set handlers
-            self._before = {s: signal.signal(s, self._remember) for s in SIGNALS}
+            self._previous = {s: signal.signal(s, self._handle) for s in SIGNALS}
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for signum, handler in self._before.items():
+        for signum, handler in self._previous.items():
             signal.signal(signum, handler)
 
 
 def is_good(loss: float, grad_norm: float) -> bool:
-    """Whether a step may reach the weights."""
+    """Return whether a step may change the weights: its loss and its gradient are finite."""
     return math.isfinite(loss) and math.isfinite(grad_norm)
 
 
 def bad_step(
     step: int, loss: float, grad_norm: float, culprits: Sequence[str], rows: Sequence[str]
 ) -> tuple[MetricsRecord, str]:
-    """A step that was skipped, as a record for bad_steps.jsonl and as a sentence for the user.
+    """Return the record of a skipped step for bad_steps.jsonl, and a sentence for the user.
 
     Args:
         step: Its number, from 1.
         loss: Its true value.
         grad_norm: Its true value.
-        culprits: Ids of the examples whose own loss is not finite; empty where only the gradient overflowed.
+        culprits: Ids of the examples whose own loss is not finite; empty if only the gradient overflowed.
         rows: Ids of all examples of the step.
     """
-    named, which = (culprits, "not finite in") if culprits else (rows, "its rows:")
+    named, which = (culprits, "the loss is not finite in") if culprits else (rows, "its rows are")
     shown = ", ".join(named[:3]) + (f" and {len(named) - 3} more" if len(named) > 3 else "")
     record = {"step": step, "loss": loss, "grad_norm": grad_norm, "culprits": list(culprits), "examples": list(rows)}
-    return record, f"step {step} is skipped: loss {loss:g}, gradient norm {grad_norm:g}; {which} {shown}"
+    return record, f"step {step} is skipped (loss {loss:g}, gradient norm {grad_norm:g}); {which} {shown}"
 
 
 @contextmanager
 def explained_out_of_memory(max_tokens: int) -> Iterator[None]:
-    """Turn running out of memory into advice.
+    """Replace an out-of-memory error in the block by one that names the settings that need less memory.
 
     Raises:
-        RunError: memory ran out; the message holds the settings that need less.
+        RunError: memory ran out.
     """
     try:
         yield
@@ -107,8 +108,8 @@ def explained_out_of_memory(max_tokens: int) -> Iterator[None]:
             raise
         peak = f" (peak {torch.cuda.max_memory_allocated() / 1e9:.1f} GB)" if torch.cuda.is_available() else ""
         raise RunError(
-            f"out of memory{peak} with packs of up to {max_tokens} tokens. The last checkpoint is intact: go on with "
-            f"--resume and training.max_tokens={max(max_tokens // 2, 1)} (the result is the same), with gradient "
+            f"out of memory{peak} with packs of up to {max_tokens} tokens. The last checkpoint is intact. Continue "
+            f"with --resume and training.max_tokens={max(max_tokens // 2, 1)} (the result is the same), with gradient "
             "checkpointing, or with adapters (LoRA)",
             code="out_of_memory",
             key="training.max_tokens",

@@ -1,19 +1,22 @@
 """The training loop: one for all methods, short enough to read.
 
-A step is the pure function of `step.py`; what is due when is `timetable.py`'s; this module puts them in order with the
-optimiser, the evaluations, the checkpoints and the guards. A run that is killed and resumed is the run that was not.
+`step.py` computes the gradient of a step and `timetable.py` says what is due when. This module runs them in order, with
+the optimiser, evaluations, checkpoints and guards. A run that is killed and resumed gives the same result as one that
+was not.
 """
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 from torch import nn
+from torch.optim import Optimizer
 
 from tiltlm.core import Example, RunError
 from tiltlm.distributed.ranks import Ranks
 from tiltlm.distributed.wrapping import wrap
 from tiltlm.objectives.terms import Objective
+from tiltlm.reference import Reference
 from tiltlm.runs.directory import RunDirectory
 from tiltlm.training.allocator import keep_freed_memory
 from tiltlm.training.checkpoints.manager import CheckpointManager
@@ -29,22 +32,22 @@ from tiltlm.training.optim.optimizer import (
 from tiltlm.training.recorder import Listener, MetricsRecord, Recorder
 from tiltlm.training.start import check_start, measured_noise, starts_at_reference
 from tiltlm.training.state import TrainingState, Window, identity, pooled
-from tiltlm.training.step import ReferenceLogps, Stepper, StepResult
+from tiltlm.training.step import Stepper, StepResult
 from tiltlm.training.timetable import Timetable
 from tiltlm.training.training_settings import TrainingSettings, default_learning_rate
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a run came to. The policy holds the weights: the last, or the best where `best_metric` is set."""
+    """The result of a run. The policy holds the weights: the last ones, or the best ones if `best_metric` is set."""
 
     history: list[MetricsRecord]
     """The records of metrics.jsonl."""
     num_steps: int
     num_bad_steps: int
-    """Skipped for a non-finite loss or gradient."""
+    """Steps skipped because of a non-finite loss or gradient."""
     learning_rate: float
-    """At its peak."""
+    """The peak learning rate."""
     stopped_early: bool
     best_step: int | None
     best_value: float | None
@@ -55,7 +58,7 @@ def train_loop(
     examples: Sequence[Example],
     held_out: Sequence[Example],
     objective: Objective,
-    reference: ReferenceLogps | None,
+    reference: Reference | None,
     settings: TrainingSettings,
     run: RunDirectory,
     fingerprint: str,
@@ -67,84 +70,145 @@ def train_loop(
     """Train `policy` in place.
 
     Args:
-        policy: Forest → ResponseLogps, as loaded; on resuming too.
-        examples: Training data; their order here is part of what `fingerprint` stands for.
-        held_out: Evaluated before, at a cadence, and after; may be empty.
+        policy: Maps a Forest to ResponseLogps. Its weights are those before training, also when a run is resumed.
+        examples: Training data, in the order that `fingerprint` was computed for.
+        held_out: Evaluated before training, at regular steps, and after it; may be empty.
         objective: The method.
-        reference: None where the objective needs none.
-        settings: How far and how fast.
+        reference: None if the objective needs none.
+        settings: The training settings.
         run: The open run directory: metrics.jsonl, bad_steps.jsonl and checkpoints/ are written there.
-        fingerprint: Digest of `examples`; with seed and epoch it decides the order.
-        resume: Go on from the newest checkpoint that verifies.
-        ranks: The processes that train together; None: this one, on a CPU.
-        listener: Told what happens.
+        fingerprint: Digest of `examples`; together with seed and epoch it decides the order.
+        resume: Continue from the newest checkpoint that is not damaged.
+        ranks: The processes that train together. None means this process only, on a CPU.
+        listener: Receives notes, records and progress.
 
     Raises:
-        ConfigError: settings that would have no effect, or another run's checkpoint.
-        RunError: damaged checkpoints, a full disk, several bad steps in a row, policy and reference differ at step 0.
-        Interrupted: a signal; the checkpoint is committed.
+        ConfigError: a setting would have no effect, or the checkpoint belongs to another run.
+        RunError: all checkpoints are damaged, the disk is full, too many bad steps came in a row, or policy and
+            reference differ before the first step.
+        Interrupted: a signal stopped the run; a checkpoint is saved.
+    """
+    trainer = build_trainer(
+        policy, examples, held_out, objective, reference, settings, run, fingerprint, ranks=ranks, listener=listener
+    )
+    try:
+        return trainer.run(resume)
+    finally:
+        trainer.recorder.close()
+
+
+def build_trainer(
+    policy: nn.Module,
+    examples: Sequence[Example],
+    held_out: Sequence[Example],
+    objective: Objective,
+    reference: Reference | None,
+    settings: TrainingSettings,
+    run: RunDirectory,
+    fingerprint: str,
+    *,
+    ranks: Ranks | None = None,
+    listener: Listener | None = None,
+    optimizer: Optimizer | None = None,
+    schedule: Callable[[int], float] | None = None,
+    state: TrainingState | None = None,
+    recorder: Recorder | None = None,
+) -> "Trainer":
+    """Build the trainer of a run, or of one round of a run that makes new examples between its rounds.
+
+    A round continues an earlier one if it gets the `optimizer`, `schedule`, `state` and `recorder` of that trainer.
+    `state.step` then counts the steps of all rounds: it is the position in the schedule and the step of every record.
+    `settings` describe one round.
+
+    Args:
+        policy: See `train_loop`, also for the arguments up to `listener`.
+        examples: The data of this round.
+        held_out: May be empty.
+        objective: The method.
+        reference: None if the objective needs none.
+        settings: The training settings.
+        run: The open run directory.
+        fingerprint: Digest of `examples`.
+        ranks: None means this process only, on a CPU.
+        listener: Receives notes, records and progress; not used if `recorder` is given.
+        optimizer: None means a new one.
+        schedule: Learning rate in step i = 0, 1, … as a share of the peak. None means the schedule that `settings`
+            name, over the steps of this round and the rounds before it. An online run gives the one over all its steps.
+        state: None means the first step.
+        recorder: None means a new one. The caller closes it after the last round.
+
+    Raises:
+        ConfigError: a setting would have no effect.
     """
     ranks = ranks or Ranks()
     if ranks.device.type == "cpu":
         keep_freed_memory()
-    trainer = Trainer(
-        policy, examples, held_out, objective, reference, settings, run, fingerprint, ranks,
-        listener or Listener(),
+    settings.check_held_out(len(held_out))
+    state = replace(state or TrainingState())
+    timetable = Timetable.of(examples, fingerprint, settings, first_step=state.step)
+    at_reference = state.step == 0 and starts_at_reference(policy, reference)
+    num_all, num_trained = (sum(p.numel() for p in ps) for ps in (policy.parameters(), trainable(policy).values()))
+    learning_rate = settings.learning_rate or default_learning_rate(num_all, lora=num_trained < num_all)
+    run_identity = identity(policy, objective, reference, settings, learning_rate, fingerprint)
+    module = wrap(policy.train(), ranks, settings.parallel)
+    signals = StopSignals(ranks)
+    stepper = Stepper(
+        module, objective, reference, settings.max_tokens, ranks,
+        router_aux_loss_coef=settings.router_aux_loss_coef, poll=signals.poll,
     )  # fmt: skip
-    with trainer.signals:
-        try:
-            trainer.begin(resume)
-            return trainer.run_to_end()
-        except Interrupted as stop:
-            trainer.keeper.commit(trainer.progress, trainer.window)
-            raise stop.after(trainer.progress.step) from None
-        finally:
-            trainer.recorder.close()
-            policy.eval()  # what comes next measures and samples
+    optimizer = optimizer or build_optimizer(policy, settings, learning_rate)
+    recorder = recorder or Recorder(run, settings.trackers, run_identity, ranks, listener or Listener())
+    trainer = Trainer(
+        policy=policy,
+        examples=examples,
+        held_out=held_out,
+        settings=settings,
+        ranks=ranks,
+        learning_rate=learning_rate,
+        at_reference=at_reference,
+        timetable=timetable,
+        stepper=stepper,
+        optimizer=optimizer,
+        schedule=schedule or learning_rate_factor(settings, timetable.last_step),
+        recorder=recorder,
+        checkpoints=CheckpointManager(
+            run, policy, optimizer, reference, run_identity, settings, ranks, recorder.note
+        ),
+        signals=signals,
+        state=state,
+    )  # fmt: skip
+    trainer.announce(num_all, num_trained)
+    return trainer
 
 
 @dataclass
 class Trainer:
-    """A run in progress: what `train_loop` was given, and the parts that follow from it."""
+    """A run in progress, with all its parts. `build_trainer` makes one."""
 
     policy: nn.Module
     examples: Sequence[Example]
     held_out: Sequence[Example]
-    objective: Objective
-    reference: ReferenceLogps | None
     settings: TrainingSettings
-    run: RunDirectory
-    fingerprint: str
     ranks: Ranks
-    listener: Listener
-
-    def __post_init__(self) -> None:
-        settings, policy = self.settings, self.policy
-        settings.check_held_out(len(self.held_out))
-        self.signals = StopSignals(self.ranks)
-        self.timetable = Timetable.of(self.examples, self.fingerprint, settings)
-        self.at_reference = starts_at_reference(policy, self.reference)
-        num_all, num_trained = (sum(p.numel() for p in ps) for ps in (policy.parameters(), trainable(policy).values()))
-        self.learning_rate = settings.learning_rate or default_learning_rate(num_all, lora=num_trained < num_all)
-        who = identity(policy, self.objective, self.reference, settings, self.learning_rate, self.fingerprint)
-        module = wrap(policy.train(), self.ranks, settings.parallel)
-        self.stepper = Stepper(
-            module, self.objective, self.reference, settings.max_tokens, self.ranks,
-            router_aux_loss_coef=settings.router_aux_loss_coef, poll=self.signals.poll,
-        )  # fmt: skip
-        self.optimizer = build_optimizer(policy, settings, self.learning_rate)
-        self.factor = learning_rate_factor(settings, self.timetable.num_steps)
-        self.recorder = Recorder(self.run, settings.trackers, who, self.ranks, self.listener)
-        self.keeper = CheckpointManager(
-            self.run, policy, self.optimizer, self.reference, who, settings, self.ranks, self.recorder.note
-        )
-        self.progress, self.window = TrainingState(), Window()
-        self.announce(num_all, num_trained)
+    learning_rate: float
+    """The peak learning rate."""
+    at_reference: bool
+    """True if policy and reference have the same weights before the first step."""
+    timetable: Timetable
+    stepper: Stepper
+    optimizer: Optimizer
+    schedule: Callable[[int], float]
+    """Learning rate in step i = 0, 1, … as a share of the peak."""
+    recorder: Recorder
+    checkpoints: CheckpointManager
+    signals: StopSignals
+    state: TrainingState
+    window: Window = field(default_factory=Window)
 
     def announce(self, num_all: int, num_trained: int) -> None:
-        """Say what is about to happen, and which setting will not."""
+        """Log what is trained and for how many steps, and whether `max_steps` has no effect."""
         settings, num_steps = self.settings, self.timetable.num_steps
-        derived = "" if settings.learning_rate else ", derived from the model's size"
+        derived = "" if settings.learning_rate else ", derived from the size of the model"
         self.recorder.note(
             f"training {num_trained:,} of {num_all:,} parameters on {len(self.examples):,} examples: {num_steps} steps "
             f"of {settings.batch_size}, peak learning rate {self.learning_rate:g}{derived}"
@@ -152,111 +216,128 @@ class Trainer:
         if settings.max_steps is not None and settings.max_steps > num_steps:
             self.recorder.note(
                 f"training.max_steps={settings.max_steps} has no effect: {settings.num_epochs} epochs are {num_steps} "
-                "steps; raise training.num_epochs for more"
+                "steps; raise training.num_epochs to train longer"
             )
 
+    def run(self, resume: bool = False) -> TrainingResult:
+        """Train from the start, or from the newest checkpoint, to the last step.
+
+        Raises:
+            Interrupted: a signal stopped the run; a checkpoint is saved.
+        """
+        with self.signals:
+            try:
+                self.begin(resume)
+                return self.run_to_end()
+            except Interrupted as stop:
+                self.checkpoints.commit(self.state, self.window)
+                raise stop.after(self.state.step) from None
+            finally:
+                self.policy.eval()  # what follows measures and samples
+
     def begin(self, resume: bool) -> None:
-        """Restore a checkpoint, or check that the start is one."""
-        restored = self.keeper.restore() if resume else None
-        if self.at_reference or self.objective.coupled:
-            self.stepper = replace(self.stepper, noise=measured_noise(self.stepper, self.examples))
+        """Restore the newest checkpoint, or check that policy and reference agree where they must."""
+        restored = self.checkpoints.restore() if resume else None
         if restored is not None:
-            self.progress, self.window = restored
-            self.recorder.rewind(self.progress.step, self.progress.evaluated_at)
-        else:
-            self.recorder.rewind(-1, -1)
-            if self.at_reference:
-                check_start(self.stepper, self.examples)
+            self.state, self.window = restored
+        if self.at_reference or self.stepper.objective.coupled:
+            self.stepper = replace(self.stepper, noise=measured_noise(self.stepper, self.examples))
+        self.recorder.rewind(self.state.step, self.state.evaluated_at)
+        if self.at_reference and restored is None:
+            check_start(self.stepper, self.examples)
 
     def run_to_end(self) -> TrainingResult:
-        """Whatever is due now, then the next step, until there is none."""
-        progress, timetable = self.progress, self.timetable
+        """Evaluate and save where that is due, then take the next step, until the last one is done."""
+        state, timetable = self.state, self.timetable
         while True:
             improved = False
-            if self.held_out and timetable.evaluates(progress.step) and progress.evaluated_at != progress.step:
+            if self.held_out and timetable.evaluates(state.step) and state.evaluated_at != state.step:
                 improved = self.evaluate()
-            if timetable.saves(progress.step) or improved:
-                self.keeper.commit(progress, self.window)
-            if progress.step >= timetable.num_steps or progress.stopped_early:
+            if timetable.saves(state.step) or improved:
+                self.checkpoints.commit(state, self.window)
+            if state.step >= timetable.last_step or state.stopped_early:
                 return self.finish()
             self.signals.poll()
             self.train_step()
 
     def train_step(self) -> None:
-        """One optimiser step, or the record of why it was skipped."""
-        progress, started = self.progress, time.perf_counter()
-        rows = [self.examples[i] for i in self.timetable.rows(progress.step)]
+        """Take one optimiser step, or skip it if its loss or gradient is not finite."""
+        state, started = self.state, time.perf_counter()
+        examples = [self.examples[i] for i in self.timetable.rows(state.step)]
         self.optimizer.zero_grad()
         with explained_out_of_memory(self.settings.max_tokens):
-            outcome = self.stepper.train(rows, progress.memory)
+            result = self.stepper.train(examples, state.memory)
         grad_norm = clip_gradients(trainable(self.policy).values(), self.settings.max_grad_norm)
-        rate = self.learning_rate * self.factor(progress.step)
-        good = is_good(outcome.loss, grad_norm)
+        rate = self.learning_rate * self.schedule(state.step)
+        good = is_good(result.loss, grad_norm)
         if good:
             set_learning_rate(self.optimizer, rate)
             self.optimizer.step()
-            progress.memory = outcome.memory
-        progress.advance(outcome.num_tokens, good)
-        if self.reference is not None and self.reference.after_step(progress.step, whole_weights(self.policy)):
-            self.recorder.note(f"after step {progress.step} the reference moved toward the policy")
+            state.memory = result.memory
+        state.advance(result.num_tokens, good)
+        reference = self.stepper.reference
+        if reference is not None and reference.moves and reference.after_step(state.step, whole_weights(self.policy)):
+            self.recorder.note(f"after step {state.step} the reference moved toward the policy")
         if good:
-            self.window.add(outcome, grad_norm, time.perf_counter() - started)
+            self.window.add(result, grad_norm, time.perf_counter() - started)
         else:
-            self.skip(outcome, grad_norm, rows)
-        if self.timetable.logs(progress.step) and self.window.num_steps:
+            self.skip(result, grad_norm, examples)
+        if self.timetable.logs(state.step) and self.window.num_steps:
             metrics = self.window.record(self.ranks)
-            self.recorder.add({**self.here(), **metrics, "learning_rate": rate, "num_tokens": progress.num_tokens})
+            self.recorder.add({**self.position(), **metrics, "learning_rate": rate, "num_tokens": state.num_tokens})
             self.window = Window()
-        self.recorder.stepped(progress.step, self.timetable.num_steps)
+        self.recorder.stepped(state.step, self.timetable.last_step)
 
-    def skip(self, outcome: StepResult, grad_norm: float, rows: Sequence[Example]) -> None:
-        """Write down a step that did not reach the weights.
+    def skip(self, result: StepResult, grad_norm: float, examples: Sequence[Example]) -> None:
+        """Record a step that did not change the weights.
 
         Raises:
-            RunError: it was one too many in a row.
+            RunError: `max_bad_steps` steps in a row were skipped.
         """
-        step, in_a_row = self.progress.step, self.progress.bad_in_a_row
-        culprits = sorted({id_ for ids in self.ranks.gather(outcome.suspects) for id_ in ids})
-        record, message = bad_step(step, outcome.loss, grad_norm, culprits, [row.id for row in rows])
-        self.recorder.add({**self.here(), "loss": outcome.loss, "grad_norm": grad_norm, "skipped": True})
+        step, in_a_row = self.state.step, self.state.bad_in_a_row
+        culprits = sorted({id_ for ids in self.ranks.gather(result.suspects) for id_ in ids})
+        record, message = bad_step(step, result.loss, grad_norm, culprits, [example.id for example in examples])
+        self.recorder.add({**self.position(), "loss": result.loss, "grad_norm": grad_norm, "skipped": True})
         self.recorder.add_bad_step(record)
         self.recorder.note(message)
         if in_a_row >= self.settings.max_bad_steps:
             raise RunError(
-                f"{in_a_row} steps in a row could not be taken; {message}. No bad value reached the weights, "
-                f"{self.keeper.newest()}, and {self.run.bad_steps.name} names the rows. Lower training.learning_rate, "
-                "or look at those rows",
+                f"{in_a_row} steps in a row were skipped; {message}. No bad value reached the weights, "
+                f"{self.checkpoints.newest()}, and bad_steps.jsonl names the rows. Lower training.learning_rate, "
+                "or inspect those rows",
                 code="too_many_bad_steps",
                 key="training.max_bad_steps",
             )
 
     def evaluate(self) -> bool:
-        """Held-out examples as one step without gradient; whether the policy was never better."""
+        """Evaluate the held-out examples as one step without gradient; return whether this is the best so far."""
         started = time.perf_counter()
         with explained_out_of_memory(self.settings.max_tokens):
-            outcome = self.stepper.evaluate(self.held_out, memory=self.progress.memory)
-        record = {"eval_loss": outcome.loss}
-        record |= {f"eval_{name}": value for name, value in pooled(outcome.metric_sums, self.ranks).items()}
-        improved = self.progress.judge(record, self.settings)
-        self.recorder.add({**self.here(), **record, "eval_seconds": time.perf_counter() - started})
+            result = self.stepper.evaluate(self.held_out, memory=self.state.memory)
+        record = {"eval_loss": result.loss}
+        record |= {f"eval_{name}": value for name, value in pooled(result.metric_sums, self.ranks).items()}
+        improved = self.state.judge(record, self.settings)
+        self.recorder.add({**self.position(), **record, "eval_seconds": time.perf_counter() - started})
         return improved
 
-    def here(self) -> MetricsRecord:
-        """How every record begins."""
-        return {"step": self.progress.step, "epoch": self.timetable.epoch(self.progress.step)}
+    def position(self) -> MetricsRecord:
+        """Return the first fields of every record: step and epoch."""
+        return {"step": self.state.step, "epoch": self.timetable.epoch(self.state.step)}
 
     def finish(self) -> TrainingResult:
-        """The best weights back where a metric decides, and the account of the run."""
-        progress = self.progress
-        if progress.best_step is not None and progress.best_step != progress.step:
-            self.keeper.restore_weights(progress.best_step)
-            self.recorder.note(f"the policy is that of step {progress.best_step}, best by {self.settings.best_metric}")
+        """Restore the best weights if `best_metric` is set, and return the result of the run."""
+        state = self.state
+        if state.best_step is not None and state.best_step != state.step:
+            self.checkpoints.restore_weights(state.best_step)
+            self.recorder.note(
+                f"the policy has the weights of step {state.best_step}, best by {self.settings.best_metric}"
+            )
         return TrainingResult(
             history=self.recorder.history,
-            num_steps=progress.step,
-            num_bad_steps=progress.num_bad,
+            num_steps=state.step,
+            num_bad_steps=state.num_bad,
             learning_rate=self.learning_rate,
-            stopped_early=progress.stopped_early,
-            best_step=progress.best_step,
-            best_value=progress.best_value,
+            stopped_early=state.stopped_early,
+            best_step=state.best_step,
+            best_value=state.best_value,
         )

@@ -1,4 +1,4 @@
-"""How the examples of a step become forwards: packs of whole trees, as many on every rank."""
+"""Cut the examples of a step into forwards: packs of whole trees, the same number on every rank."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,11 +17,13 @@ class Pack:
     examples: tuple[Example, ...]
     trees: Sequence[Tree]
     slots: Sequence[Sequence[int]]
+    """For each example the numbers of its responses in the forward."""
     counted: bool = True
-    """False for a forward repeated only so that every process runs as many; its weight is zero."""
+    """False for a forward that is repeated only so that every process runs the same number; its weight is zero."""
 
     @classmethod
     def of(cls, examples: Sequence[Example], part: ForestPart = "responses", counted: bool = True) -> "Pack":
+        """Build the pack of these examples, with their responses or with their partners."""
         trees, slots = build_trees(examples, part)
         return cls(tuple(examples), trees, slots, counted)
 
@@ -39,7 +41,10 @@ class Pack:
 def cut_into_packs(
     examples: Sequence[Example], max_tokens: int, num_ranks: int, part: ForestPart = "responses"
 ) -> list[list[Pack]]:
-    """The packs of every rank, as many on each: a pure function of the examples, so no process needs to be told."""
+    """Return the packs of every rank, the same number on each.
+
+    This is a pure function of its arguments: every process computes the same packs without communication.
+    """
     trees, slots = build_trees(examples, part)
     tree_of = [t for t, tree in enumerate(trees) for _ in tree.responses]
     members: list[list[Example]] = [[] for _ in trees]

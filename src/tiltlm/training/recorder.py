@@ -1,4 +1,4 @@
-"""metrics.jsonl: one line a step or an evaluation, appended whole; and the same to trackers through Accelerate.
+"""Record metrics: one line of metrics.jsonl a step or an evaluation, and the same numbers for trackers.
 
 Names follow TRL. JSON has no NaN, so a number that is not finite is written as the string "NaN", "Infinity" or
 "-Infinity", which Python's `float` reads back: a bad value is never shown as 0.
@@ -19,73 +19,73 @@ MetricsRecord = dict[str, Any]
 
 
 def to_stderr(message: str) -> None:
-    """Notes go to stderr: stdout is for results."""
+    """Print a note on stderr: stdout is for results."""
     print(message, file=sys.stderr, flush=True)
 
 
-def ignore(*heard: object) -> None:
+def ignore(*values: object) -> None:
     """Do nothing."""
-    del heard
+    del values
 
 
 @dataclass(frozen=True)
 class Listener:
-    """What a caller hears of a run, in its first process."""
+    """Functions of a caller that rank 0 calls during a run."""
 
     note: Callable[[str], None] = to_stderr
-    """A sentence for the user."""
+    """Called with a sentence for the user."""
     record: Callable[[MetricsRecord], None] = ignore
-    """A line of metrics.jsonl."""
+    """Called with each record of metrics.jsonl."""
     step: Callable[[int, int], None] = ignore
-    """Steps done, of how many."""
+    """Called after each step with the number of steps done and of all steps."""
 
 
 class Recorder:
-    """Sends what happens in a run to its files, its trackers and its listener; in other processes than the first,
-    nowhere."""
+    """Writes the records of a run to its files, its trackers and its listener. Only rank 0 writes."""
 
     def __init__(
         self, run: RunDirectory, trackers: Sequence[str], config: Mapping[str, Any], ranks: Ranks, listener: Listener
     ) -> None:
         self.history: list[MetricsRecord] = []
-        self._run = run
+        """All records so far, in every process."""
+        self._metrics, self._bad_steps = run.metrics, run.bad_steps
         self._writes = ranks.is_first
         self._listener = listener
         self._accelerator = open_trackers(trackers, run.path, config, ranks) if trackers and ranks.is_first else None
 
     def note(self, message: str) -> None:
-        """Tell the user."""
+        """Send a sentence to the user."""
         if self._writes:
             self._listener.note(message)
 
     def stepped(self, done: int, total: int) -> None:
-        """Tell how far the run is."""
+        """Report that `done` of `total` steps are done."""
         if self._writes:
             self._listener.step(done, total)
 
     def add(self, record: MetricsRecord) -> None:
-        """Write a record and pass it on."""
+        """Append a record to metrics.jsonl and send it to the trackers and the listener."""
         record = finite_json(record)
         self.history.append(record)
         if not self._writes:
             return
-        append_line(self._run.metrics, record)
+        append_line(self._metrics, record)
         if self._accelerator is not None:
             numbers = {key: value for key, value in record.items() if isinstance(value, int | float) and key != "step"}
             self._accelerator.log(numbers, step=record["step"])
         self._listener.record(record)
 
     def add_bad_step(self, record: MetricsRecord) -> None:
-        """Write down the rows of a step that was skipped."""
+        """Append a record of a skipped step to bad_steps.jsonl."""
         if self._writes:
-            append_line(self._run.bad_steps, record)
+            append_line(self._bad_steps, record)
 
     def rewind(self, step: int, evaluated_at: int) -> None:
-        """Drop what was recorded after a checkpoint: the resumed run records it again.
+        """Remove the records after a checkpoint: the resumed run records them again.
 
         Args:
-            step: Steps done in the checkpoint; −1 for none: drop everything.
-            evaluated_at: Step of its last evaluation.
+            step: Steps done in the checkpoint; 0 to remove the records of all steps.
+            evaluated_at: Step of its last evaluation; −1 to remove all evaluations.
         """
 
         def is_past(record: MetricsRecord) -> bool:
@@ -93,28 +93,28 @@ class Recorder:
             return bool(record["step"] <= (evaluated_at if is_evaluation else step))
 
         if self._writes:
-            self.history = keep_lines(self._run.metrics, is_past)
-            if self._run.bad_steps.exists():
-                keep_lines(self._run.bad_steps, is_past)
+            self.history = keep_lines(self._metrics, is_past)
+            if self._bad_steps.exists():
+                keep_lines(self._bad_steps, is_past)
 
     def close(self) -> None:
-        """Let trackers write what they hold."""
+        """Have the trackers write what they hold."""
         for tracker in self._accelerator.trackers if self._accelerator is not None else ():
             tracker.finish()
 
 
 def open_trackers(names: Sequence[str], folder: Path, config: Mapping[str, Any], ranks: Ranks) -> Any:
-    """TensorBoard, trackio or W&B, through Accelerate.
+    """Return an Accelerator that logs to TensorBoard, trackio or W&B.
 
     Raises:
-        ConfigError: one is not installed.
+        ConfigError: one of them is not installed.
     """
     from accelerate import Accelerator  # imported here: nothing else of a run needs it
 
     accelerator = Accelerator(cpu=ranks.device.type == "cpu", log_with=list(names), project_dir=str(folder))
     if missing := {*names} - {str(found) for found in accelerator.log_with}:
         raise ConfigError(
-            f"training.trackers: {', '.join(sorted(missing))} is not installed; install it or drop it",
+            f"training.trackers: {', '.join(sorted(missing))} is not installed; install it, or remove it from the list",
             code="missing_dependency",
             key="training.trackers",
         )

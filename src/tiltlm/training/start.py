@@ -1,7 +1,7 @@
-"""Before the first step: how exact this machine is, and whether policy and reference really are the same model.
+"""Checks before the first step: measure rounding on this machine, and compare the policy with its reference.
 
-A wrong chat template, a store of other weights, an adapter that was not switched off: each shows at step 0 as a margin
-that is not zero, and nowhere else as plainly.
+A wrong chat template, a store of another model's values, or an adapter that was not switched off gives margins that are
+not zero before the first step. Later they cannot be told from training.
 """
 
 from collections.abc import Sequence
@@ -12,28 +12,28 @@ from torch import nn
 
 from tiltlm.core import Example, RunError, Tree
 from tiltlm.logprobs import PolicyModule
-from tiltlm.reference.digests import model_digest
+from tiltlm.reference import Reference, model_digest
 from tiltlm.training.packs import Pack
-from tiltlm.training.step import ReferenceLogps, Stepper
+from tiltlm.training.step import Stepper
 
 MEASURED = 4
 """Examples on which the noise floor is measured and the reference compared."""
 
 
-def starts_at_reference(policy: nn.Module, reference: ReferenceLogps | None) -> bool:
-    """Whether policy and reference are the same weights before training. Ask before the policy is wrapped."""
+def starts_at_reference(policy: nn.Module, reference: Reference | None) -> bool:
+    """Return whether policy and reference have the same weights before training. Call it on the unwrapped policy."""
     if reference is None:
         return False
-    if reference.name in ("initial", "moving"):
+    if reference.starts_as_policy:
         return True
     return bool(reference.digest) and isinstance(policy, PolicyModule) and reference.digest == model_digest(policy)
 
 
 @torch.no_grad()
 def measured_noise(stepper: Stepper, examples: Sequence[Example]) -> float:
-    """The noise floor, in nats per token: the largest difference between responses packed together and one by one.
+    """Return the noise floor in nats per token: the largest difference between packed and single responses.
 
-    Both are the same numbers on paper. 0 where this machine computes them identically.
+    Both are equal in exact arithmetic. It is 0 if this machine computes both identically.
     """
     trees = Pack.of(examples[:MEASURED]).trees
     singles = [Tree(tree.prompt_ids, (response,)) for tree in trees for response in tree.responses]
@@ -44,10 +44,10 @@ def measured_noise(stepper: Stepper, examples: Sequence[Example]) -> float:
 
 @torch.no_grad()
 def check_start(stepper: Stepper, examples: Sequence[Example]) -> None:
-    """Every log-ratio must be 0 within noise: 10 √T noise floors and 1e-5 nats a token.
+    """Require that the log-ratio of every response is 0 within noise: 10 √T noise floors and 1e-5 nats a token.
 
     Raises:
-        RunError: one is not; the message names it.
+        RunError: it is not; the error names the response.
     """
     pack = Pack.of(examples[:MEASURED])
     responses = stepper.forward(pack.trees)
@@ -59,10 +59,10 @@ def check_start(stepper: Stepper, examples: Sequence[Example]) -> None:
             if not abs(ratios[slot]) <= allowed:
                 name = stepper.reference.name if stepper.reference is not None else ""
                 raise RunError(
-                    f"before the first step policy and reference {name!r} are the same weights, yet response {k} of "
-                    f"{example.id} has log π/π_ref = {ratios[slot]:.4g} nats where 0 ± {allowed:.2g} is due. Stored "
-                    "values are of another model, template or adapter (name another store), or something random is in "
-                    "the forward (dropout)",
+                    f"before the first step the policy and the reference {name!r} have the same weights, but response "
+                    f"{k} of {example.id} has log π/π_ref = {ratios[slot]:.4g} nats; expected 0 ± {allowed:.2g}. "
+                    "Either the stored values belong to another model, template or adapter (use another store), or the "
+                    "forward is random (dropout)",
                     code="differs_at_start",
                     row=example.id,
                 )

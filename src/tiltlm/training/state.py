@@ -1,4 +1,4 @@
-"""Where a run stands: the counters that a checkpoint keeps, and the identity that a resumed run must share."""
+"""The state of a run: the counters that a checkpoint holds, and the identity that a resumed run must share."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -13,55 +13,57 @@ from tiltlm.diagnostics.step_metrics import MetricSums
 from tiltlm.distributed.ranks import Ranks
 from tiltlm.objectives.parts.statistics import Memory
 from tiltlm.objectives.terms import Objective
+from tiltlm.reference import Reference
 from tiltlm.training.optim.optimizer import trainable
 from tiltlm.training.recorder import MetricsRecord
-from tiltlm.training.step import ReferenceLogps, StepResult
+from tiltlm.training.step import StepResult
 from tiltlm.training.training_settings import TrainingSettings
 
 CADENCE = {"eval_every", "save_every", "keep_checkpoints", "log_every", "trackers", "max_bad_steps"}
-"""Settings that may change when a run is resumed: what is watched and kept, not what is computed."""
+"""Settings that may change when a run is resumed: they do not change what is computed."""
 ROUNDING = {"max_tokens", "parallel"}
-"""Settings that may change too, at the price of bit-for-bit equality."""
+"""Settings that may change as well; the resumed run is then equal to rounding, not bit for bit."""
 
 
 @dataclass
 class TrainingState:
-    """Counters of a run. Everything resuming needs beside weights, the optimiser's memory and the data."""
+    """Counters of a run: all that resuming needs beside the weights, the optimiser state and the data."""
 
     step: int = 0
     """Optimiser steps done, skipped ones included."""
     num_tokens: int = 0
-    """Input tokens seen, each prompt once a step."""
+    """Input tokens so far, each prompt counted once a step."""
     evaluated_at: int = -1
-    """Step after which held-out examples were last evaluated."""
+    """Step of the last evaluation on held-out examples; −1 if there was none."""
     best_step: int | None = None
+    """Step of `best_value`."""
     best_value: float | None = None
-    """The best held-out metric so far, and after which step."""
+    """The best value of `training.best_metric` so far."""
     num_stale: int = 0
-    """Evaluations in a row without a better one."""
+    """Evaluations in a row without a better value."""
     stopped_early: bool = False
     bad_in_a_row: int = 0
-    """Steps skipped for a non-finite loss or gradient since the last good one."""
+    """Steps skipped because of a non-finite loss or gradient since the last good one."""
     num_bad: int = 0
-    """All of them."""
+    """All skipped steps."""
     memory: Memory = ()
-    """What the objective's statistic remembers (bco's running means)."""
+    """What the objective's statistic carries from step to step (bco's running means)."""
 
     def __post_init__(self) -> None:
         self.memory = tuple(self.memory)  # JSON has only lists
 
     def advance(self, num_tokens: int, good: bool) -> None:
-        """One more step is done, or skipped."""
+        """Count one more step, taken or skipped."""
         self.step += 1
         self.num_tokens += num_tokens
         self.bad_in_a_row = 0 if good else self.bad_in_a_row + 1
         self.num_bad += not good
 
     def judge(self, evaluation: MetricsRecord, settings: TrainingSettings) -> bool:
-        """Take in an evaluation; whether it is the best so far.
+        """Add an evaluation and return whether it is the best so far.
 
         Raises:
-            ConfigError: `best_metric` is not among what was measured.
+            ConfigError: `best_metric` is not among the measured metrics.
         """
         self.evaluated_at = self.step
         if settings.best_metric is None:
@@ -69,7 +71,7 @@ class TrainingState:
         if settings.best_metric not in evaluation:
             known = ", ".join(name for name in evaluation if name.startswith("eval_"))
             raise ConfigError(
-                f"training.best_metric: {settings.best_metric!r} is not measured here; known: {known}",
+                f"training.best_metric: {settings.best_metric!r} is not measured in this run; known: {known}",
                 code="unknown_name",
                 key="training.best_metric",
             )
@@ -86,28 +88,28 @@ class TrainingState:
 
 @dataclass
 class Window:
-    """Steps since the last line of metrics. Sums are this process's share until a record is made of them."""
+    """Sums over the steps since the last record of metrics. `metric_sums` cover this process's examples only."""
 
     num_steps: int = 0
     loss: float = 0.0
     grad_norm: float = 0.0
     aux_loss: float | None = None
-    """Where training has one beside the objective's."""
+    """None if training has no loss beside the objective's."""
     seconds: float = 0.0
     metric_sums: MetricSums = field(default_factory=MetricSums)
 
-    def add(self, outcome: StepResult, grad_norm: float, seconds: float) -> None:
-        """Take in a step that reached the weights."""
+    def add(self, result: StepResult, grad_norm: float, seconds: float) -> None:
+        """Add a step that changed the weights."""
         self.num_steps += 1
-        self.loss += outcome.loss
-        if outcome.aux_loss is not None:
-            self.aux_loss = (self.aux_loss or 0.0) + outcome.aux_loss
+        self.loss += result.loss
+        if result.aux_loss is not None:
+            self.aux_loss = (self.aux_loss or 0.0) + result.aux_loss
         self.grad_norm += grad_norm
         self.seconds += seconds
-        self.metric_sums = self.metric_sums + outcome.metric_sums
+        self.metric_sums = self.metric_sums + result.metric_sums
 
     def record(self, ranks: Ranks) -> MetricsRecord:
-        """Means over the steps and, for what is counted in rows, over their rows; all processes must ask together."""
+        """Return means over the steps; metrics of rows are means over the rows. All processes must call it together."""
         return {
             "loss": self.loss / self.num_steps,
             **({} if self.aux_loss is None else {"aux_loss": self.aux_loss / self.num_steps}),
@@ -118,7 +120,7 @@ class Window:
 
 
 def pooled(sums: MetricSums, ranks: Ranks) -> dict[str, float]:
-    """Metrics over the rows of all processes."""
+    """Return the metrics over the rows of all processes. All must call it together."""
     total: MetricSums = sum(ranks.gather(sums), start=MetricSums())
     return total.means()
 
@@ -126,12 +128,12 @@ def pooled(sums: MetricSums, ranks: Ranks) -> dict[str, float]:
 def identity(
     policy: nn.Module,
     objective: Objective,
-    reference: ReferenceLogps | None,
+    reference: Reference | None,
     settings: TrainingSettings,
     learning_rate: float,
     fingerprint: str,
 ) -> dict[str, Any]:
-    """What makes a run this run, as flat JSON values: a change of any of them is another run."""
+    """Return what identifies a run, as flat JSON values: if any of them changes, it is another run."""
     names = "\n".join(f"{name} {list(p.shape)}" for name, p in trainable(policy).items())
     own = {f"training.{k}": v for k, v in asdict(settings).items() if k not in CADENCE | ROUNDING}
     return own | {
@@ -144,16 +146,20 @@ def identity(
 
 
 def refuse_other_run(then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Resuming continues the same run or nothing.
+    """Refuse to resume a run with another identity.
+
+    Args:
+        then: `identity` of the run that wrote the checkpoint.
+        now: `identity` of this run.
 
     Raises:
         ConfigError: something differs; the message lists it.
     """
-    changed = [f"{k} was {then.get(k)}, is {now.get(k)}" for k in sorted({*then, *now}) if then.get(k) != now.get(k)]
+    changed = [f"{k} was {then.get(k)} and is {now.get(k)}" for k in sorted({*then, *now}) if then.get(k) != now.get(k)]
     if changed:
         raise ConfigError(
-            f"--resume: the checkpoint is of another run: {'; '.join(changed)}. Put that back, or begin again with "
-            "--overwrite",
+            f"--resume: the checkpoint belongs to another run: {'; '.join(changed)}. Restore these values, or start "
+            "again with --overwrite",
             code="other_run",
             key="--resume",
         )

@@ -1,14 +1,14 @@
 """One optimiser step, from examples to gradients: the only place where losses are divided.
 
-Examples grow into trees, trees are planned into packs under a token budget, every pack is one forward and backward, and
-the terms of the loss are divided by counts over the whole step and all processes. How a step is cut into packs and
-ranks therefore changes no number beyond rounding, for coupled objectives too: those take two passes.
+Examples become trees, and trees are grouped into packs under a token budget. Each pack is one forward and backward. The
+terms of the loss are divided by counts over the whole step and all processes. How a step is cut into packs and ranks
+therefore changes no number beyond rounding. This holds for coupled objectives too, which take two passes.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -20,6 +20,8 @@ from tiltlm.core import (
     Forest,
     NumericsError,
     ResponseLogps,
+    Responses,
+    ResponseScores,
     Tree,
     UnpairedResponses,
     View,
@@ -33,140 +35,130 @@ from tiltlm.core.views import Counts
 from tiltlm.diagnostics.step_metrics import MetricSums, metric_sums
 from tiltlm.distributed.ranks import Ranks
 from tiltlm.distributed.wrapping import synchronised
-from tiltlm.logprobs.head.states import States
 from tiltlm.objectives.parts.statistics import Memory
 from tiltlm.objectives.terms import Objective, Term, reads_scores, reduce_terms
+from tiltlm.reference import Reference
 from tiltlm.training.balance import Balance, routed
 from tiltlm.training.packs import Pack, cut_into_packs
 
 
-class ReferenceLogps(Protocol):
-    """What a step asks of a reference (`tiltlm.reference.Reference`)."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def digest(self) -> str: ...
-
-    def attach(self, responses: ResponseLogps, trees: Sequence[Tree]) -> ResponseLogps: ...
-
-    def states(self, trees: Sequence[Tree]) -> States: ...
-
-    def after_step(self, step: int, weights: Iterable[tuple[str, Tensor]]) -> bool: ...
-
-    def tensors(self) -> dict[str, Tensor]: ...
-
-    def restore(self, tensors: Mapping[str, Tensor]) -> None: ...
-
-
 @dataclass
 class StepResult:
-    """What a step amounts to. `loss` is of the whole step; `metric_sums` and `suspects` are this process's share."""
+    """The result of a step. `loss` covers the whole step, `metric_sums` and `suspects` this process's examples only."""
 
     loss: float = 0.0
     metric_sums: MetricSums = field(default_factory=MetricSums)
     baseline: float = 0.0
     memory: Memory = ()
-    """What the objective's statistic remembers after this step; kept once the step has reached the weights."""
+    """What the objective's statistic carries to the next step; used only if this step changes the weights."""
     aux_loss: float | None = None
-    """The load-balancing loss of the whole step, where one is asked for; no part of `loss`."""
+    """The load-balancing loss of the whole step, which `loss` does not include; None if there is none."""
     num_examples: int = 0
     num_tokens: int = 0
-    """Input tokens of the step's responses and prompts, each prompt once; partners are not counted."""
+    """Input tokens of prompts and responses, each prompt counted once; partners are not counted."""
     suspects: list[str] = field(default_factory=list)
     """Ids of the examples whose own loss is not finite."""
 
-    def add(self, share: float, terms: Sequence[Term], examples: Sequence[Example], tallied: MetricSums) -> None:
-        """Take in one pack."""
+    def add(self, share: float, terms: Sequence[Term], examples: Sequence[Example], sums: MetricSums) -> None:
+        """Add one pack: its share of the loss and its metrics."""
         self.loss += share
-        self.metric_sums = self.metric_sums + tallied
+        self.metric_sums = self.metric_sums + sums
         if not math.isfinite(share):
             bad = {int(e) for term in terms for e in term.example[~term.values.detach().isfinite()]}
             self.suspects += [examples[e].id for e in sorted(bad)]
 
 
-Observer = Callable[[Pack, ResponseLogps, View, tuple[Term, ...]], None]
-"""Sees every pack of an evaluation; for a coupled objective, the whole set as one."""
+Observer = Callable[[Pack, Responses, View, tuple[Term, ...]], None]
+"""Called with every pack of an evaluation; for a coupled objective once, with the whole set as one pack."""
 
 
 @dataclass(frozen=True)
 class Stepper:
-    """Everything a step works with, except its examples."""
+    """All parts of a step, except its examples."""
 
     module: nn.Module
-    """Forest → ResponseLogps; the wrapped root, never what is inside."""
+    """Maps a Forest to ResponseLogps. If the policy is wrapped, this is the wrapper."""
     objective: Objective
-    reference: ReferenceLogps | None
+    reference: Reference | None
     max_tokens: int
     ranks: Ranks = field(default_factory=Ranks)
     noise: float = 0.0
-    """Measured difference, in nats per token, between two ways of computing the same log-probabilities."""
+    """Noise floor: the measured difference, in nats per token, between two ways to compute the same value."""
     router_aux_loss_coef: float = 0.0
-    """Weight of the load-balancing loss (`balance.py`) beside the objective's in training; 0: none."""
+    """Weight in training of the load-balancing loss (`balance.py`), which is added to the objective's; 0: none."""
     poll: Callable[[], None] = lambda: None
-    """Called before each pack, by all processes together; raises where the run has been asked to stop."""
+    """Called before each pack, by all processes together; raises if the run is to stop."""
 
     def train(self, examples: Sequence[Example], memory: Memory = ()) -> StepResult:
         """Add the gradient of the step's loss to the policy's parameters, averaged over all processes."""
         return self._step(examples, memory, backward=True, observe=None)
 
     def evaluate(self, examples: Sequence[Example], observe: Observer | None = None, memory: Memory = ()) -> StepResult:
-        """The loss of all these examples as one step, without gradient; a few numbers a token are kept to its end."""
+        """Return the loss of these examples as one step, without gradient; memory grows by a few numbers a token."""
         with torch.no_grad():
             return self._step(examples, memory, backward=False, observe=observe)
 
     def policy_logps(
         self, trees: Sequence[Tree], extras: frozenset[Extra] = frozenset(), routing: bool = False
-    ) -> ResponseLogps:
-        """Log-probabilities of these trees' responses under the policy, and what else is asked of their tokens."""
-        asked: dict[str, Any] = {"routing": True} if routing else {}
+    ) -> Responses:
+        """Return the policy's log-probabilities of the trees' responses, and the extra values of their tokens.
+
+        Args:
+            trees: Prompts with their responses.
+            extras: Values to compute beside the log-probabilities.
+            routing: Also return expert loads and router probabilities.
+        """
+        options: dict[str, Any] = {"routing": True} if routing else {}
         if extras:
             beside = self.reference.states(trees) if self.reference is not None and extras & OF_REFERENCE else None
-            asked |= {"extras": extras, "beside": beside}
-        responses: ResponseLogps = self.module(self._forest(trees), **asked)
+            options |= {"extras": extras, "beside": beside}
+        responses: Responses = self.module(self._forest(trees), **options)
         return responses
 
-    def forward(self, trees: Sequence[Tree], routing: bool = False) -> ResponseLogps:
-        """All that the objective reads: the reference's log-probabilities too where there is one, and the extras."""
+    def forward(self, trees: Sequence[Tree], routing: bool = False) -> Responses:
+        """Return all that the objective reads: log-probabilities of policy and reference, and the extras."""
         responses = self.policy_logps(trees, self.objective.extras, routing)
-        if self.reference is None or responses.ref_token_logps is not None:  # computed beside the policy's already
-            return responses
+        if self.reference is None or isinstance(responses, ResponseScores) or responses.ref_token_logps is not None:
+            return responses  # the forward computed those of the reference too, or the policy is a reward model
         return self.reference.attach(responses, trees)
 
     def _forest(self, trees: Sequence[Tree]) -> Forest:
+        """Return the trees as one forest on this process's device."""
         return pack_trees(with_score_token(trees) if reads_scores(self.objective) else trees).to(self.ranks.device)
 
     def _step(
         self, examples: Sequence[Example], memory: Memory, backward: bool, observe: Observer | None
     ) -> StepResult:
+        """Run a step: the statistic if the objective has one, then one or two passes over the packs."""
         packs_of_rank = cut_into_packs(examples, self.max_tokens, self.ranks.size)
         packs = [pack for own in packs_of_rank for pack in own if pack.counted]
         baseline, memory = self._statistic(examples, memory, backward)
-        outcome = StepResult(
+        result = StepResult(
             baseline=baseline,
             memory=memory,
             num_examples=len(examples),
             num_tokens=sum(tree.num_tokens for pack in packs for tree in pack.trees),
         )
         if self.objective.coupled and len(packs) > 1:
-            self._coupled(packs_of_rank, outcome, backward, observe)
+            self._coupled(packs_of_rank, result, backward, observe)
         else:
-            self._separable(packs_of_rank, outcome, backward, observe)
-        return outcome
+            self._separable(packs_of_rank, result, backward, observe)
+        return result
 
     def _view(self, pack: Pack, baseline: float) -> View:
+        """Return the objective's view of a pack, on this process's device."""
         view = to_device(self.objective.view.of(pack.examples, pack.slots), self.ranks.device)
         return view.with_baseline(baseline)
 
     def _counts(self, packs: Sequence[Pack]) -> Counts:
+        """Return the counts that the loss is divided by."""
         none = Counts(examples=0, responses=0, tokens=0)
         return sum((self.objective.view.of(p.examples, p.slots).counts() for p in packs if p.counted), start=none)
 
     def _statistic(self, examples: Sequence[Example], memory: Memory, training: bool) -> tuple[float, Memory]:
-        """The objective's statistic, pooled over packs and ranks; 0 where it has none.
+        """Return the objective's statistic, pooled over packs and ranks, and its memory; 0 if there is no statistic.
 
-        An evaluation is valued against what training remembers, where it remembers anything.
+        An evaluation uses the memory of training, if there is one.
         """
         statistic = self.objective.statistic
         if statistic is None:
@@ -176,7 +168,7 @@ class Stepper:
         for example in examples:
             if statistic.of == "partners" and not example.partners:
                 raise DataError(
-                    f"{example.id}: no partner; this objective measures responses of other prompts too",
+                    f"{example.id}: no partner; this objective also measures responses of other prompts",
                     code="no_partner",
                     row=example.id,
                 )
@@ -195,14 +187,14 @@ class Stepper:
     def _separable(
         self, packs_of_rank: list[list[Pack]], out: StepResult, backward: bool, observe: Observer | None
     ) -> None:
-        """One pass: every pack is forward, its share of the loss, backward."""
+        """Run one pass: for each pack the forward, its share of the loss, and the backward."""
         counts = self._counts([pack for own in packs_of_rank for pack in own])
         own = packs_of_rank[self.ranks.rank]
         routing, balance = self._routes(backward), None
-        if routing and (len(own) > 1 or self.ranks.size > 1):
+        if routing and (len(own) > 1 or self.ranks.size > 1):  # the loss of a pack depends on the loads of all packs
             first = self._without_gradient(own, lambda pack: self.policy_logps(pack.trees, routing=True))
             balance = self._balance(own, first)
-        done: list[tuple[Pack, ResponseLogps, View, tuple[Term, ...], Tensor]] = []
+        done: list[tuple[Pack, Responses, View, tuple[Term, ...], Tensor]] = []
         for i, pack in enumerate(own):
             self.poll()
             with synchronised(self.module, last=i == len(own) - 1):
@@ -218,7 +210,7 @@ class Stepper:
                     torch.autograd.backward(whole_share * (self.ranks.size if pack.counted else 0))
             if pack.counted:
                 done.append((pack, detached(responses), view, tuple(map(detached, terms)), share.detach()))
-        # Numbers are read once all packs are on their way: whoever reads one waits for the device.
+        # Values are read after all packs were started, because reading one waits for the device.
         for pack, responses, view, terms, share in done:
             out.add(share.item(), terms, pack.examples, metric_sums(self.objective, responses, view))
             if observe is not None:
@@ -229,21 +221,23 @@ class Stepper:
     def _coupled(
         self, packs_of_rank: list[list[Pack]], out: StepResult, backward: bool, observe: Observer | None
     ) -> None:
-        """Two passes. The first, without gradient, gives all that the objective reads of the step; the loss is
-        evaluated on it as leaves, c = ∂L/∂ output. The second is, pack by pack, the backward of Σ c · output, over
-        token_logps, and ref_kls where the objective reads them."""
+        """Run two passes.
+
+        The first, without gradient, computes all outputs that the objective reads of the step. The loss is evaluated on
+        them as leaves: c = ∂L/∂ output. The second pass is, pack by pack, the backward of Σ c · output, over
+        token_logps, and over ref_kls if the objective reads them.
+        """
         own, routing = packs_of_rank[self.ranks.rank], self._routes(backward)
         first = self._without_gradient(own, lambda pack: self.forward(pack.trees, routing))
         step = Pack.of([e for packs in packs_of_rank for pack in packs if pack.counted for e in pack.examples])
         responses = self._gather(packs_of_rank, step, first)
         view = self._view(step, out.baseline)
         with torch.set_grad_enabled(backward):
-            found = {name: getattr(responses, name) for name in WITH_GRADIENT}
-            leaves = {name: values.requires_grad_(backward) for name, values in found.items() if values is not None}
+            leaves = {name: values.requires_grad_(backward) for name, values in responses.with_gradient.items()}
             terms = self.objective(responses, view)
             loss = reduce_terms(terms, self._counts([step]))
         out.add(loss.item(), terms, step.examples, MetricSums())
-        if self.ranks.is_first:  # every process holds the whole step; one of them counts it
+        if self.ranks.is_first:  # every process holds the whole step; only one counts it
             out.metric_sums = metric_sums(self.objective, responses, view)
             if observe is not None:
                 observe(step, responses, view, terms)
@@ -254,40 +248,40 @@ class Stepper:
             out.aux_loss = None if balance is None else balance.loss.item()
 
     def _routes(self, backward: bool) -> bool:
+        """Return whether the step has a load-balancing loss."""
         return backward and self.router_aux_loss_coef > 0
 
-    def _without_gradient(self, packs: Sequence[Pack], forward: Callable[[Pack], ResponseLogps]) -> list[ResponseLogps]:
-        found: list[ResponseLogps] = []
+    def _without_gradient(self, packs: Sequence[Pack], forward: Callable[[Pack], Responses]) -> list[Responses]:
+        """Return the result of `forward` for each pack."""
+        found: list[Responses] = []
         for pack in packs:
             self.poll()
             with torch.no_grad():
                 found.append(forward(pack))
         return found
 
-    def _balance(self, own: Sequence[Pack], first: Sequence[ResponseLogps]) -> Balance:
-        """The load-balancing loss of the step, from a forward of each of this process's packs."""
+    def _balance(self, own: Sequence[Pack], first: Sequence[Responses]) -> Balance:
+        """Return the load-balancing loss of the step, from a forward of each of this process's packs."""
         parts = [routed(responses) * pack.counted for pack, responses in zip(own, first, strict=True)]
         return Balance.of(self.ranks.sum_tensor(torch.stack(parts).sum(0)))
 
-    def _gather(self, packs_of_rank: list[list[Pack]], step: Pack, first: Sequence[ResponseLogps]) -> ResponseLogps:
-        """The step's log-probabilities in every process: packs one after another, ranks one after another."""
+    def _gather(self, packs_of_rank: list[list[Pack]], step: Pack, first: Sequence[Responses]) -> ResponseLogps:
+        """Return the outputs of the whole step in every process, ordered by rank, then by pack."""
         forest = self._forest(step.trees)
-        own, earlier = (
-            packs_of_rank[self.ranks.rank],
-            [p for packs in packs_of_rank[: self.ranks.rank] for p in packs if p.counted],
-        )
+        own = packs_of_rank[self.ranks.rank]
+        earlier = [p for packs in packs_of_rank[: self.ranks.rank] for p in packs if p.counted]
 
         def whole(pieces: Sequence[Tensor | None], start: int, length: int) -> Tensor | None:
-            mine = [
+            counted = [
                 piece if pack.counted else piece[:0]
                 for pack, piece in zip(own, pieces, strict=True)
                 if piece is not None
             ]
-            if not mine:
+            if not counted:
                 return None
-            gathered = torch.zeros(length, dtype=mine[0].dtype, device=self.ranks.device)
-            torch.cat(mine, out=gathered[start : start + sum(map(len, mine))])
-            return self.ranks.sum_tensor(gathered)  # everyone else has zeros there
+            gathered = torch.zeros(length, dtype=counted[0].dtype, device=self.ranks.device)
+            torch.cat(counted, out=gathered[start : start + sum(map(len, counted))])
+            return self.ranks.sum_tensor(gathered)  # the other processes have zeros in this part
 
         tokens = sum(p.num_targets for p in earlier), len(forest.targets)
         responses = sum(p.num_responses for p in earlier), forest.num_responses
@@ -297,20 +291,22 @@ class Stepper:
             num_tokens=forest.num_tokens,
             ref_token_logps=whole([r.ref_token_logps for r in first], *tokens),
             ref_seq_logps=whole([r.ref_seq_logps for r in first], *responses),
-            log_collisions=whole([r.log_collisions for r in first], *tokens),
-            entropies=whole([r.entropies for r in first], *tokens),
-            ref_kls=whole([r.ref_kls for r in first], *tokens),
-            ref_entropy_shares=whole([r.ref_entropy_shares for r in first], *tokens),
+            extras={
+                # Sorted, because each is a collective sum: all processes must run them in the same order.
+                name: cast(Tensor, whole([r.extra(name) for r in first], *tokens))
+                for name in sorted(self.objective.extras)
+            },
         )
 
     def _second_pass(
         self,
         packs_of_rank: list[list[Pack]],
-        first: Sequence[ResponseLogps],
+        first: Sequence[Responses],
         slopes: Mapping[str, Float[Tensor, " R"]],
         balance: Balance | None,
     ) -> None:
-        own, extras = packs_of_rank[self.ranks.rank], self.objective.extras & set(WITH_GRADIENT)
+        """Run the second pass of a coupled step: the backward of Σ slope · output."""
+        own, extras = packs_of_rank[self.ranks.rank], self.objective.extras & WITH_GRADIENT
         start = sum(pack.num_targets for packs in packs_of_rank[: self.ranks.rank] for pack in packs if pack.counted)
         for i, pack in enumerate(own):
             self.poll()
@@ -319,7 +315,7 @@ class Stepper:
                 self._compare(first[i].token_logps, again.token_logps.detach(), pack)
                 surrogates = []
                 for name, slope in slopes.items():
-                    output: Tensor = getattr(again, name)
+                    output = again.with_gradient[name]
                     part = slope[start : start + len(output)] if pack.counted else torch.zeros_like(output)
                     surrogates.append((part * output).sum())
                 if balance is not None:
@@ -328,13 +324,17 @@ class Stepper:
             start += pack.num_targets if pack.counted else 0
 
     def _compare(self, first: Tensor, again: Tensor, pack: Pack) -> None:
-        """Both passes must have seen the same policy."""
+        """Require that both passes computed the same log-probabilities.
+
+        Raises:
+            NumericsError: they differ beyond noise.
+        """
         difference = (first - again).abs()
         allowed = 10 * self.noise + 1e-5 * (1 + first.abs())
         if bool((difference > allowed).any()):
             raise NumericsError(
-                f"the two passes over {pack.examples[0].id} and its pack differ by {difference.max().item():.3g} nats "
-                f"in a token, where the noise floor is {self.noise:.1e}; something random (dropout?) is in the forward",
+                f"the two passes over the pack of {pack.examples[0].id} differ by {difference.max().item():.3g} nats "
+                f"in a token, and the noise floor is {self.noise:.1e}; the forward is random (dropout?)",
                 code="passes_differ",
                 row=pack.examples[0].id,
             )

@@ -1,7 +1,7 @@
-"""Every knob of training, with its default, in one place.
+"""All training settings with their defaults.
 
-The schema of the command line is read off this dataclass. What can be derived is derived: the learning rate from the
-size of the model, the schedule's length from the data.
+The command line reads its schema from this dataclass. The learning rate is derived from the size of the model, and the
+length of the schedule from the data.
 """
 
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ KNOWN_TRACKERS = ("tensorboard", "trackio", "wandb")
 
 
 def default_learning_rate(num_parameters: int, lora: bool) -> float:
-    """The learning rate where none is given: smaller models take larger steps.
+    """Return the learning rate for a run that names none: smaller models take larger steps.
 
-    7e-7 · √(7e9 / N), times 10 for adapters, rounded to one digit: 7B gives 7e-7 (the DPO literature's value), 135M
-    5e-6, 260k 1e-4.
+    It is 7e-7 · √(7e9 / N), times 10 for adapters, rounded to one digit: 7e-7 for 7B (the value of the DPO papers),
+    5e-6 for 135M, 1e-4 for 260k.
 
     Args:
-        num_parameters: N, all parameters of the model, adapters or not.
-        lora: only adapters are trained.
+        num_parameters: N, all parameters of the model, trained or not.
+        lora: True if only adapters are trained.
     """
     rate = 7e-7 * (7e9 / num_parameters) ** 0.5 * (10 if lora else 1)
     return float(f"{rate:.0e}")
@@ -28,27 +28,28 @@ def default_learning_rate(num_parameters: int, lora: bool) -> float:
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How to train. Nothing here changes what the loss means, only how far and how fast it is followed."""
+    """How to train. No setting here changes the loss itself, except `router_aux_loss_coef`, which adds to it."""
 
     learning_rate: float | None = None
-    """Peak learning rate; None: `default_learning_rate`, printed."""
+    """Peak learning rate; None: derived from the size of the model and printed (7B 7e-7, 135M 5e-6, LoRA 10 times as
+    much)."""
     num_epochs: int = 1
-    """Passes over the data, each in its own order."""
+    """Passes over the data, each in a new order."""
     max_steps: int | None = None
-    """Stop after this many optimiser steps, where that comes before the last epoch ends."""
+    """Stop after this many optimiser steps, if the last epoch has not ended before; None: no limit."""
     batch_size: int = 16
-    """Examples of an optimiser step, over all packs and processes; an epoch's last step may have fewer."""
+    """Examples per optimiser step, over all packs and processes; the last step of an epoch may have fewer."""
     max_tokens: int = 4096
-    """Token budget of a pack, one forward and backward; sets memory, never the result."""
+    """Token budget of a pack, which is one forward and backward; changes memory, not the result."""
     warmup_ratio: float = 0.1
     """Share of all steps over which the learning rate rises from 0."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
-    """How the learning rate goes on after the warm-up: down to 0, or not at all."""
+    """Learning rate after the warm-up: linear and cosine fall to 0, constant stays at the peak."""
     optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = "adamw"
-    """AdamW with a memory of 8 bytes a trained parameter, or of 2 (bitsandbytes, the extra `quant`), or of 2 that the
-    device may move to the host where it is short of memory (CUDA only)."""
+    """adamw needs 8 bytes of memory per trained parameter, adamw_8bit 2 bytes (bitsandbytes, the extra `quant`).
+    paged_adamw_8bit (CUDA only) can also move them to the host when the device is short of memory."""
     weight_decay: float = 0.0
-    """Decoupled decay of matrices (norms and biases have none)."""
+    """Decoupled weight decay of matrices; norms and biases have none."""
     adam_beta1: float = 0.9
     """Decay of the gradient's running mean."""
     adam_beta2: float = 0.999
@@ -56,37 +57,39 @@ class TrainingSettings:
     adam_epsilon: float = 1e-8
     """Added to the denominator of the update."""
     max_grad_norm: float | None = 1.0
-    """Gradients longer than this are scaled down to it; None: never."""
+    """A gradient with a larger norm is scaled down to this norm; None: never."""
     router_aux_loss_coef: float = 0.0
-    """Of a mixture of experts: weight of the load-balancing loss beside the objective's, exact over the whole step.
-    transformers' scale (the models' own is in their config.json under this name); 0: none."""
+    """For a mixture of experts: weight of the load-balancing loss, exact over the whole step, that is added to the
+    objective's loss; 0: none. Scaled as in transformers (config.json of a model has its own value under this name)."""
     seed: int = 0
-    """Decides the order of the examples, together with the data's fingerprint and the epoch."""
+    """Seed of the order of the examples, which also depends on the data and the epoch."""
     group_by_prompt: bool = False
-    """Shuffle prompts in place of examples, so that examples with the same prompt share a step, and its tokens are
-    computed once. Steps stay full: one cuts a prompt only where no other fits into it. Examples of a step are less
-    independent then."""
+    """Shuffle prompts instead of examples, so that examples with the same prompt share a step and its tokens are
+    computed once. Steps stay full: the examples of a prompt are split only if no other prompt fits. The examples of a
+    step are then less independent."""
     parallel: Literal["replicate", "shard"] = "replicate"
-    """Several processes: each has the whole model (`DistributedDataParallel`), or a share of it (`fully_shard`)."""
+    """With several processes: replicate gives each the whole model (`DistributedDataParallel`), shard a part of it
+    (`fully_shard`)."""
     eval_every: int | None = None
-    """Steps between evaluations on held-out examples; None: at the end of each epoch. Before and after always."""
+    """Steps between evaluations on held-out examples; None: at the end of each epoch. The run always evaluates before
+    the first step and after the last."""
     best_metric: str | None = None
-    """Held-out metric by which the best checkpoint is kept and restored at the end, such as eval_loss or
-    eval_rewards/accuracies; None: the last weights are the result."""
+    """Held-out metric that chooses the best checkpoint, such as eval_loss or eval_rewards/accuracies. It is restored at
+    the end; None: the last weights are the result."""
     best_direction: Literal["min", "max"] | None = None
-    """Which way `best_metric` gets better; None: down for names that end in loss or kl, up for others."""
+    """Whether a low or a high `best_metric` is better; None: min for names that end in loss or kl, max for others."""
     early_stopping: int | None = None
-    """Stop after this many evaluations in a row without a better `best_metric`; None: never."""
+    """Stop after this many evaluations in a row without a better `best_metric`; None: never stop early."""
     save_every: int | None = None
     """Steps between checkpoints; None: at the end of each epoch. The last step is always saved."""
     keep_checkpoints: int = 2
-    """How many checkpoints stay on disk, the newest ones; the best one stays beside them."""
+    """Number of newest checkpoints to keep on disk; the best one is kept in addition."""
     log_every: int = 1
-    """Steps a line of metrics.jsonl covers; values are means over them."""
+    """Steps per line of metrics.jsonl; values are means over them."""
     trackers: tuple[str, ...] = ()
-    """Where metrics go beside metrics.jsonl: tensorboard, trackio, wandb."""
+    """Where to log metrics in addition to metrics.jsonl: tensorboard, trackio, wandb."""
     max_bad_steps: int = 3
-    """Steps in a row with a non-finite loss or gradient, each skipped, after which the run stops."""
+    """Stop after this many steps in a row with a non-finite loss or gradient; each such step is skipped."""
 
     def __post_init__(self) -> None:
         for name in ("num_epochs", "batch_size", "max_tokens", "keep_checkpoints", "log_every", "max_bad_steps"):
@@ -124,8 +127,8 @@ class TrainingSettings:
             self._known("trackers", tracker, KNOWN_TRACKERS)
         if self.optimizer != "adamw" and self.parallel == "shard":
             raise ConfigError(
-                f"training.optimizer={self.optimizer} quantises whole tensors and training.parallel=shard has none; "
-                "use adamw, whose memory is then shared out, or parallel=replicate",
+                f"training.optimizer={self.optimizer} needs whole tensors and training.parallel=shard splits them; use "
+                "training.optimizer=adamw, whose memory is then split too, or training.parallel=replicate",
                 code="conflict",
                 key="training.optimizer",
             )
@@ -133,28 +136,28 @@ class TrainingSettings:
             for name in ("early_stopping", "best_direction"):
                 if getattr(self, name) is not None:
                     raise ConfigError(
-                        f"training.{name} has no effect without training.best_metric; name one, such as eval_loss",
+                        f"training.{name} has no effect without training.best_metric; set it, for example to eval_loss",
                         code="no_effect",
                         key=f"training.{name}",
                     )
 
     def check_held_out(self, num_held_out: int) -> None:
-        """Refuse settings that need held-out examples where there are none.
+        """Refuse settings that need held-out examples if there are none.
 
         Raises:
-            ConfigError: one is set and would have no effect.
+            ConfigError: one of them is set.
         """
         for name in ("best_metric", "early_stopping", "eval_every"):
             if getattr(self, name) is not None and num_held_out == 0:
                 raise ConfigError(
-                    f"training.{name} needs held-out examples and there are none; hold some out, or drop it",
+                    f"training.{name} needs held-out examples and there are none; hold some out, or remove it",
                     code="needs_held_out",
                     key=f"training.{name}",
                 )
 
     @property
     def lower_is_better(self) -> bool:
-        """Whether `best_metric` gets better downwards."""
+        """True if a lower `best_metric` is better."""
         if self.best_direction is not None:
             return self.best_direction == "min"
         return (self.best_metric or "").endswith(("loss", "kl"))

@@ -85,7 +85,7 @@ def test_a_file_is_whole_or_what_it_was(tmp_path, monkeypatch):
     def full(descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("tiltlm.runs.directory.os.fsync", full)
+    monkeypatch.setattr("os.fsync", full)
     with raises(RunError, "not_writable", mentions=[str(path), "No space left on device"]):
         write_json(path, {"a": 2})
     assert json.loads(path.read_text()) == {"a": 1}

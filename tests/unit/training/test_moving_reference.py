@@ -23,20 +23,20 @@ RATE = 0.4
 
 
 class Recorded(MovingReference):
-    """Remembers after which steps it moved."""
+    """Records the steps after which it moved."""
 
     def __init__(self, *settings):
         super().__init__(*settings)
-        self.moves = []
+        self.moved_after = []
 
     def after_step(self, step, weights):
         has_moved = super().after_step(step, weights)
-        self.moves += [step] if has_moved else []
+        self.moved_after += [step] if has_moved else []
         return has_moved
 
 
 class Run:
-    """One process's life with a moving reference: 6 steps, an update after every second one."""
+    """A run with a moving reference, up to its end or to a kill: 6 steps, an update after every second one."""
 
     def __init__(self, folder, resume=False, kill_after=None, rate=RATE, period=2, **settings):
         self.notes = []
@@ -55,7 +55,7 @@ class Run:
                 resume=resume, listener=Listener(note=self.notes.append, step=step),
             )  # fmt: skip
 
-        self.moves = self.reference.moves
+        self.moved_after = self.reference.moved_after
 
 
 def kept(run, step, file):
@@ -66,7 +66,7 @@ def test_the_reference_is_what_the_checkpoints_of_the_policy_say(tmp_path):
     """θ_ref after steps 2, 4, 6 from the policies on disk and the start; between updates it stays."""
     start = {name: p.detach() for name, p in language_model(tied=True, lora=False).named_parameters()}
     run = Run(tmp_path / "run", save_every=1, keep_checkpoints=9)
-    assert run.moves == [2, 4, 6]
+    assert run.moved_after == [2, 4, 6]
     expected = start
     for step in range(1, 7):
         if step % 2 == 0:
@@ -91,7 +91,7 @@ def test_resuming_equals_never_having_stopped_bit_for_bit(tmp_path, killed_after
     for name, tensor in resumed.reference.tensors().items():
         assert torch.equal(tensor, expected.reference.tensors()[name])
     assert without_times(resumed.result.history) == without_times(expected.result.history)
-    assert resumed.moves == ([4, 6] if killed_after > 3 else [2, 4, 6])
+    assert resumed.moved_after == ([4, 6] if killed_after > 3 else [2, 4, 6])
 
 
 def test_a_hard_update_brings_the_margin_back_to_zero(tmp_path):

@@ -4,6 +4,7 @@ import pytest
 
 from support.errors import raises
 from tiltlm.core import ConfigError
+from tiltlm.training.timetable import Timetable
 from tiltlm.training.training_settings import TrainingSettings, default_learning_rate
 
 
@@ -45,8 +46,19 @@ def test_settings_about_held_out_data_need_some(settings):
     TrainingSettings(**settings).check_held_out(1)
 
 
-def test_epochs_and_steps_may_both_be_given():
-    TrainingSettings(num_epochs=3, max_steps=10)
+@pytest.mark.parametrize(("num_examples", "num_steps"), [(8, 3 * 4), (16, 3 * 8), (20, 25)])
+def test_of_epochs_and_steps_the_shorter_counts(num_examples, num_steps):
+    settings = TrainingSettings(num_epochs=3, max_steps=25, batch_size=2)
+    assert Timetable(num_examples, "data", settings).num_steps == num_steps
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"warmup_ratio": 0.0}, {"weight_decay": 0.0}, {"max_grad_norm": None}, {"batch_size": 1}, {"max_steps": 1}],
+)
+def test_bounds_are_allowed(settings):
+    (name,) = settings
+    assert getattr(TrainingSettings(**settings), name) == settings[name]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A checkpoint is whole or absent: damage is found, a full disk leaves the last one, a kill leaves no half."""
+"""A checkpoint is complete or absent: damage is found, and a full disk or a kill leaves the last one intact."""
 
 import json
 import os
@@ -87,9 +87,9 @@ def test_only_damaged_checkpoints_are_an_error_and_none_is_not(tmp_path):
 
 def test_a_kill_while_writing_leaves_nothing_that_looks_whole(tmp_path):
     good = commit(tmp_path, 1, content())
-    shutil.copytree(good, tmp_path / ".writing-00000002")
+    shutil.copytree(good, tmp_path / ".step-00000002.tmp")
     assert newest_valid(tmp_path, print) == good
-    assert not (tmp_path / ".writing-00000002").exists()
+    assert not (tmp_path / ".step-00000002.tmp").exists()
 
 
 def test_a_kill_between_the_two_renames_of_a_second_commit_loses_nothing(tmp_path):
@@ -99,12 +99,12 @@ def test_a_kill_between_the_two_renames_of_a_second_commit_loses_nothing(tmp_pat
 
 
 class Killed(BaseException):
-    """Stands for SIGKILL: no handler of ours may run."""
+    """Stands for SIGKILL: from then on nothing that was patched runs, in no handler either."""
 
 
 @pytest.mark.parametrize("same_step", [False, True])
 def test_a_kill_at_any_moment_of_a_commit_leaves_a_whole_checkpoint(tmp_path, monkeypatch, same_step):
-    """Killed before the n-th system call that matters, for every n, until the commit gets through."""
+    """The commit is killed before its n-th call that changes the disk, for every n, until it succeeds."""
     calls = {"left": 0}
 
     def deadly(act):
@@ -122,7 +122,7 @@ def test_a_kill_at_any_moment_of_a_commit_leaves_a_whole_checkpoint(tmp_path, mo
         commit(folder, 1, content(1.0))
         with monkeypatch.context() as patch:
             calls["left"] = moment
-            for owner, name in [(checkpoint, "flush"), (checkpoint, "save_file"), (checkpoint, "_remove"),
+            for owner, name in [(checkpoint, "sync"), (checkpoint, "save_file"), (shutil, "rmtree"),
                                 (checkpoint.Path, "rename"), (checkpoint.Path, "write_text")]:  # fmt: skip
                 patch.setattr(owner, name, deadly(getattr(owner, name)))
             try:
@@ -135,7 +135,7 @@ def test_a_kill_at_any_moment_of_a_commit_leaves_a_whole_checkpoint(tmp_path, mo
         value = float(load(path).policy["layer.scale"])
         assert (path.name[-1], value) in ([("1", 1.0), ("1", 2.0)] if same_step else [("1", 1.0), ("2", 2.0)])
     assert survived[0] > 8, "the commit was killed at many moments"
-    assert survived[-1] == 29, "and got through in the end"
+    assert survived[-1] == 29, "and succeeded in the end"
 
 
 def test_the_same_step_may_be_committed_again(tmp_path):
