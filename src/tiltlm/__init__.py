@@ -1,23 +1,12 @@
 """tiltlm: tilt a language model toward what people prefer, and measure whether it helped.
 
-Nothing heavy is imported until it is asked for.
+The public names are listed in `__init__.pyi`. Each is imported when it is first used. Packages (`tiltlm.objectives`)
+are attributes too; they are not in `__all__`, since `from tiltlm import *` would import all of them.
 """
 
-from typing import TYPE_CHECKING, Any
+import pkgutil
 
-if TYPE_CHECKING:
-    from tiltlm.config.calls import objectives, preview, quickstart, score, sweep, train
+import lazy_loader
 
-__all__ = ["objectives", "preview", "quickstart", "score", "sweep", "train"]
-
-
-def __getattr__(name: str) -> Any:
-    if name in __all__:
-        from tiltlm.config import calls
-
-        return getattr(calls, name)
-    raise AttributeError(f"module 'tiltlm' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__all__ = [name for name in __all__ if name not in {module.name for module in pkgutil.iter_modules(__path__)}]

@@ -1,4 +1,4 @@
-"""`python -m tiltlm`: the command line, for launchers that start a module (`torchrun -m tiltlm train …`)."""
+"""Run the command line as a module, for launchers that start one: `torchrun -m tiltlm train ...`."""
 
 from tiltlm.cli.main import main
 

@@ -11,6 +11,7 @@ from tiltlm.cli.main import app
 from tiltlm.objectives import CATALOG, build, knobs
 from tiltlm.worlds import TextWorld
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
 REQUIRED = {"beta": 5.0, "alpha": 0.25}
 """Values of knobs that have no default."""
 OVER = {"cal_dpo": {"beta": 0.1}, "sppo": {"beta": 0.1}}
@@ -45,6 +46,7 @@ def test_trains_through_the_command_line(name: str, model: str, some_pairs: list
     arguments = [
         "train", "--model", model, "--data", str(data), "--objective", name, "--output", str(output),
         "learning_rate=3e-4", "batch_size=8", "num_epochs=5", "eval_fraction=0.2", "evaluation.num_prompts=0",
+        "eval_every=1000", "save_every=1000",
         *(f"objective.{key}={value}" for key, value in settings.items()),
     ]  # fmt: skip
     result = CliRunner().invoke(app, arguments)

@@ -10,6 +10,7 @@ import yaml
 import tiltlm
 from tiltlm.config.resolve import resolve
 from tiltlm.objectives import WeightedSum
+from tiltlm.recipes.run_settings import RunSettings
 
 PAGE = Path(__file__).parents[2] / "docs" / "composing.md"
 EXAMPLES = [yaml.safe_load(text)["objective"] for text in re.findall(r"```yaml\n(.*?)```", PAGE.read_text(), re.DOTALL)]
@@ -24,8 +25,8 @@ def test_the_pages_examples_train_and_are_kept(index, train, data, tmp_path):
     run = train(tmp_path / "run", data=data, objective=EXAMPLES[index], max_steps=3, batch_size=8)
     steps = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
     assert all(step["grad_norm"] > 0 for step in steps if "grad_norm" in step)
-    kept = resolve(run.path / "config.yaml", output=tmp_path / "again")
-    given = resolve({"model": "m", "data": "d", "objective": EXAMPLES[index]}, output=tmp_path / "other")
+    kept = resolve(RunSettings, run.path / "config.yaml", output=tmp_path / "again")
+    given = resolve(RunSettings, {"model": "m", "data": "d", "objective": EXAMPLES[index]}, output=tmp_path / "other")
     assert kept.build_objective() == given.build_objective()
 
 
@@ -50,7 +51,7 @@ def test_a_sweep_reaches_into_a_sum(model, data, tmp_path):
     settings = {"max_steps": 2, "evaluation.num_prompts": 0, "output": tmp_path / "sweep"}
     found = tiltlm.sweep(config, grid, **settings)
     built = [
-        resolve(folder / "config.yaml").build_objective()
+        resolve(RunSettings, folder / "config.yaml").build_objective()
         for folder in sorted(p.parent for p in found.path.rglob("config.yaml"))
     ]
     assert all(isinstance(objective, WeightedSum) for objective in built)

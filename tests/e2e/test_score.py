@@ -134,7 +134,6 @@ def test_a_policy_against_itself_has_margin_zero(few, model):
     result = tiltlm.score(model=model, data=few, objective="dpo", reference=model)
     assert result["loss"] == pytest.approx(np.log(2), abs=1e-6)
     assert abs(result["metrics"]["rewards/margins"]) < 1e-6
-    assert result["metrics"]["rewards/accuracies"] == pytest.approx(0.5, abs=0.51)
 
 
 def test_a_reference_must_be_named(few, model):

@@ -1,6 +1,7 @@
 """From pairs to a trained and measured model, as a user would: the run directory, resuming, objectives, adapters."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import tiltlm
 from support.errors import events, has_event, raises
 from tiltlm.core import ConfigError
+from tiltlm.worlds import TextWorld
 
 
 def records(folder: Path) -> list[dict]:
@@ -55,8 +57,11 @@ def test_the_saved_model_is_an_ordinary_folder(trained, model):
     before = AutoModelForCausalLM.from_pretrained(model)
     pairs = zip(loaded.parameters(), before.parameters(), strict=True)
     assert any(not torch.equal(a, b) for a, b in pairs)
-    text = tokenizer.decode(loaded.generate(**tokenizer("Guest Ada:", return_tensors="pt"), max_new_tokens=4)[0])
-    assert text.startswith("Guest Ada:") or "Guest" in text
+    prompt = "Guest Ada: Where is my red hat?\nDesk:"
+    inputs = tokenizer(prompt, return_tensors="pt")
+    answer = loaded.generate(**inputs, max_new_tokens=40, do_sample=False)[0, inputs.input_ids.shape[1] :]
+    assert answer[-1] == tokenizer.eos_token_id
+    assert TextWorld().reward(prompt, tokenizer.decode(answer, skip_special_tokens=True)) == 4, "all four courtesies"
 
 
 def test_a_second_run_computes_no_reference_log_probability(train, data, tmp_path, caplog):
@@ -104,7 +109,7 @@ def test_resume_equals_uninterrupted(train, data, trained, tmp_path):
 def test_kto_on_pairs_announces_the_split(train, data, tmp_path, caplog):
     with caplog.at_level("INFO", "tiltlm"):
         train(tmp_path / "run", data=data, objective="kto", max_steps=1)
-    assert "undesirable" in caplog.text
+    assert any(re.search(r"\bdesirable\b.*\bundesirable\b", message) for message in caplog.messages)
 
 
 def test_lora_trains_an_adapter_and_saves_both(train, data, tmp_path, model):

@@ -1,4 +1,4 @@
-"""The worlds theory is tested in: unequal lengths, a reference far from even, and three ways to draw comparisons."""
+"""Worlds for tests of theory: unequal lengths, a reference far from uniform, three ways to draw comparisons."""
 
 import pytest
 import torch
@@ -23,11 +23,11 @@ def uniform() -> FiniteWorld:
 
 @pytest.fixture(scope="session")
 def on_policy() -> FiniteWorld:
-    """Both sides of a comparison are samples of the reference."""
+    """Return a world whose comparisons are of samples of the reference."""
     return world_of(product_sampler(torch.log_softmax(REFERENCE, 0)))
 
 
 @pytest.fixture(scope="session")
 def general() -> FiniteWorld:
-    """Comparisons drawn by a symmetric matrix that is no product."""
+    """Return a world whose comparisons are drawn by a symmetric matrix that is not a product."""
     return world_of(GENERAL / GENERAL.sum())

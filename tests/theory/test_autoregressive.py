@@ -1,4 +1,4 @@
-"""Token by token: what holds of a model that writes one token after another, checked against all its responses."""
+"""Facts about autoregressive models, token by token, checked on all their responses."""
 
 from dataclasses import replace
 
@@ -28,12 +28,12 @@ REWARD = torch.from_numpy(np.random.default_rng(2).normal(0, 1, len(TOY.sequence
 
 
 def as_set(toy: AutoregressiveWorld = TOY) -> FiniteWorld:
-    """The toy's responses as a finite world with the reference's probabilities."""
+    """Return the toy's responses as a finite world with the reference's probabilities."""
     return FiniteWorld.of(REWARD, toy.num_tokens, toy.seq_logps(REF_LOGITS))
 
 
 def trained(name: str, **knobs: float) -> Tensor:
-    """log π of all responses where the population loss is least, over tables of logits; the end's logit is held."""
+    """Return log π of all responses at the population loss's minimum over tables; the end's logit is fixed."""
     objective, world = build(name, **knobs), as_set()
     view = view_of(objective, comparisons(world))
     ends = torch.zeros(len(TOY.prefixes), 1, dtype=torch.float64)
@@ -54,7 +54,7 @@ def test_dpo_tilts_whole_responses_though_it_trains_tokens():
 
 
 def test_the_optimum_is_a_model_of_tokens():
-    """π*(v|prefix) is the mass of π* that goes on with v: any distribution over responses has its table."""
+    """π*(v|prefix) is the share of π* that continues with v: every distribution over responses has a table."""
     optimum = as_set().optimum(0.7)
     assert total_variation(TOY.seq_logps(TOY.logits_of(optimum)), optimum) < 1e-12
 
@@ -79,7 +79,7 @@ def test_kl_position_by_position_is_unbiased_and_quieter():
     responses = TOY.responses(LOGITS, REF_LOGITS)
     policy = responses.seq_logps.exp()
     swapped = TOY.responses(REF_LOGITS, LOGITS)  # its ref_kls are KL(π‖π_ref)
-    steady = torch.zeros(len(policy)).double().index_add(0, swapped.response_index, swapped.ref_kls)
+    steady = torch.zeros(len(policy)).double().index_add(0, swapped.response_index, swapped.extra("ref_kls"))
     k1 = responses.log_ratios
     mean = float(policy @ k1)
     assert mean == pytest.approx(float(kl(TOY.seq_logps(LOGITS), TOY.seq_logps(REF_LOGITS))), abs=1e-12)
@@ -93,7 +93,7 @@ def k_terms(log_ratio: Tensor) -> dict[str, Tensor]:
 
 
 def test_what_kl_estimators_estimate():
-    """E k1 = E k3 = KL; E k2 is something else."""
+    """E k1 = E k3 = KL; E k2 is another number."""
     policy, ratio = TOY.seq_logps(LOGITS).exp(), TOY.seq_logps(LOGITS) - TOY.seq_logps(REF_LOGITS)
     truth = float(policy @ ratio)
     means = {name: float(policy @ term) for name, term in k_terms(ratio).items()}
@@ -118,7 +118,7 @@ def test_what_kl_estimators_push_on():
 
 
 def test_token_gradients_with_the_rest_of_the_ratio_are_the_gradient_of_the_objective():
-    """Σ_t ∇log π(y_t)·(r − β·Σ_{s≥t} d_s) averages to ∇(E r − β·KL); each token's own d_t alone does not."""
+    """Σ_t ∇log π(y_t)·(r − β·Σ_{s≥t} d_s) averages to ∇(E r − β·KL); with each token's own d_t only it does not."""
     beta, logits = 0.3, LOGITS.clone().requires_grad_()
     responses = TOY.responses(logits, REF_LOGITS)
     mass = responses.seq_logps.detach().exp()[responses.response_index]
@@ -157,7 +157,8 @@ def one_pair(name: str, **knobs: float):
     view = objective.view.of([example], [list(range(len(answers)))])
 
     def loss(logits: Tensor, **changed: Tensor) -> Tensor:
-        responses = replace(TOY.responses(logits, REF_LOGITS), **changed)
+        responses = TOY.responses(logits, REF_LOGITS)
+        responses = replace(responses, extras={**responses.extras, **changed})
         return reduce_terms(objective(responses, view), view.counts())
 
     return loss
@@ -192,7 +193,7 @@ def test_tdpo_counts_the_divergence_of_every_position():
 
 def test_tdpo2_moves_only_the_rejected_divergence():
     """Central differences with D_w frozen give TDPO2's gradient; with D_w free they give TDPO1's."""
-    kls = TOY.responses(LOGITS, REF_LOGITS).ref_kls
+    kls = TOY.responses(LOGITS, REF_LOGITS).extra("ref_kls")
     chosen = TOY.responses(LOGITS).response_index == CHOSEN
 
     def slope(name: str, frozen: bool, **knobs: float) -> tuple[Tensor, Tensor]:
@@ -204,7 +205,7 @@ def test_tdpo2_moves_only_the_rejected_divergence():
             for sign in (1, -1):
                 moved = LOGITS.clone()
                 moved[index] += sign * 1e-5
-                free = TOY.responses(moved, REF_LOGITS).ref_kls
+                free = TOY.responses(moved, REF_LOGITS).extra("ref_kls")
                 held = torch.where(chosen, kls, free) if frozen else free
                 values.append(float(loss(moved, ref_kls=held)))
             estimate[index] = (values[0] - values[1]) / 2e-5
@@ -217,7 +218,7 @@ def test_tdpo2_moves_only_the_rejected_divergence():
 
 
 def test_one_decision_leaves_tdpo_nothing_to_add():
-    """Where all responses share their only free prefix D_w = D_l: TDPO1 is DPO, gradient included."""
+    """If all responses share their only free prefix, D_w = D_l: TDPO1 is DPO, including its gradient."""
     toy = AutoregressiveWorld(num_letters=3, limit=2)
     logits, ref = table(3, toy).requires_grad_(), table(4, toy)
     found = []
@@ -260,7 +261,7 @@ def test_ld_dpo_splits_at_the_shorter_length():
 
 @pytest.mark.parametrize(("name", "knobs"), [("dpo", {}), ("simpo", {}), ("orpo", {}), ("kto", {}), ("tdpo1", {})])
 def test_rows_of_other_prefixes_get_no_gradient(name, knobs):
-    """A pair that both begin with the first letter says nothing of what follows the second one, but for tdpo."""
+    """A pair of responses that begin with the first letter has no gradient after the second one, except for tdpo."""
     objective = build(name, **knobs)
     answers = tuple(Response(token_ids(s)) for s in TOY.sequences)
     pair = (TOY.sequences.index((0, 0, 2)), TOY.sequences.index((0, 2)))
@@ -286,7 +287,7 @@ def test_a_token_with_probability_one_adds_nothing_but_its_count():
 
 
 def test_equal_reward_unequal_length():
-    """Where the reward is the same for all, DPO stays at the reference; SimPO moves by length alone."""
+    """If all rewards are equal, DPO stays at the reference; SimPO moves because of length."""
     flat = FiniteWorld.of(torch.zeros(len(TOY.sequences)), TOY.num_tokens, TOY.seq_logps(REF_LOGITS))
     view = comparisons(flat)
     for name, moves in (("dpo", False), ("simpo", True)):

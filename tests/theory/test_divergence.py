@@ -1,4 +1,4 @@
-"""Negative results: losses that fall forever, labels that leave something undecided, and estimators that are noisy."""
+"""Negative results: losses without a finite minimum, labels that leave odds undetermined, noisy estimators."""
 
 from dataclasses import replace
 from itertools import product
@@ -15,13 +15,13 @@ from tiltlm.worlds.population import comparisons, fit_policy, view_of
 
 
 def certain(world: FiniteWorld) -> FiniteWorld:
-    """The better response always wins: what an argmax judge and best-against-worst pairs say."""
+    """Return a world where the better response always wins, as with an argmax judge or best-against-worst pairs."""
     wins = (world.reward[:, None] > world.reward[None, :]).double()
     return replace(world, preference=wins + torch.eye(world.num_responses, dtype=torch.float64) / 2)
 
 
 def better_ones(world: FiniteWorld) -> FiniteWorld:
-    """Certain labels, no response compared with itself: what a method that needs a score gap is given."""
+    """Return certain labels without ties, for methods that need a score gap."""
     apart = world.sampler * (1 - torch.eye(world.num_responses, dtype=torch.float64))
     return replace(certain(world), sampler=apart / apart.sum())
 
@@ -42,7 +42,7 @@ def better_ones(world: FiniteWorld) -> FiniteWorld:
     ],
 )
 def test_certain_labels_push_the_margin_to_infinity(uniform, name, knobs):
-    """No policy with full support is a minimiser: only early stopping, or capacity, ends it."""
+    """No policy with full support is a minimiser: only early stopping or capacity ends the descent."""
     found = fit_policy(build(name, **knobs), better_ones(uniform))
     assert not found.finite
     assert float(found.logps.min()) < -20
@@ -68,7 +68,7 @@ def test_what_stays_finite_under_certain_labels(uniform, name, knobs):
 
 
 def test_imitation_never_visits_what_always_loses(uniform):
-    """SFT on the chosen, and DPO held by it, both drain the response that wins nothing but its own draws."""
+    """SFT on chosen responses, and DPO with it, both give no mass to a response that wins only against itself."""
     assert float(fit_policy(build("sft"), certain(uniform)).logps.exp()[3]) == pytest.approx(1 / 16, abs=1e-9)
     assert not fit_policy(build("sft"), better_ones(uniform)).finite
 
@@ -92,7 +92,7 @@ def test_a_sigmoid_of_absolute_rewards_keeps_only_the_majority(uniform, name, kn
 
 
 def test_ipo_summed_and_averaged_are_different_methods(uniform):
-    """No τ makes one the other where lengths differ; where all are equal, T does."""
+    """No τ makes the two equal if lengths differ; if all lengths are equal, the factor T does."""
     summed = fit_policy(build("ipo", tau=0.5), uniform).logps
     nearest = min(
         total_variation(summed, fit_policy(build("ipo_mean", tau=float(tau)), uniform).logps)
@@ -105,7 +105,7 @@ def test_ipo_summed_and_averaged_are_different_methods(uniform):
 
 
 def test_length_decides_under_a_mean_reward_and_not_under_a_log_ratio():
-    """Two responses of equal reward, 3 and 12 tokens: DPO leaves their odds alone, the mean rewards do not."""
+    """Two responses of equal reward, 3 and 12 tokens: DPO does not change their odds, mean rewards do."""
     world = FiniteWorld.of(torch.tensor([0.5, 0.5, -0.5]), torch.tensor([3, 12, 5]), torch.zeros(3))
     odds = {
         name: float(logps[1] - logps[0])
@@ -125,7 +125,7 @@ def test_length_decides_under_a_mean_reward_and_not_under_a_log_ratio():
 
 
 def test_mass_between_responses_that_are_never_compared_is_undecided(uniform):
-    """{0, 1} and {2, 3} compared only among themselves: the odds within are π*'s, those between the start's."""
+    """{0, 1} and {2, 3} are compared within only: odds within are those of π*, odds between those of the start."""
     sampler = torch.zeros(4, 4, dtype=torch.float64)
     sampler[0, 1] = sampler[1, 0] = sampler[2, 3] = sampler[3, 2] = 0.25
     world, objective, optimum = replace(uniform, sampler=sampler), build("dpo", beta=0.5), uniform.optimum(0.5)
@@ -146,7 +146,7 @@ def test_the_exponential_link_tilts_twice_as_far_as_its_beta_says(uniform):
 
 
 def test_a_target_margin_inflates_what_was_certain_already(uniform):
-    """SimPO with γ > 0 does not end at the closed form of γ = 0: the target is no reward of either response."""
+    """SimPO with γ > 0 does not have the optimum of γ = 0: the target margin is not a reward of a response."""
     plain, pushed = (fit_policy(build("simpo", gamma_beta_ratio=g), uniform).logps for g in (0.0, 1.0))
     assert total_variation(plain, pushed) > 0.01
 

@@ -1,4 +1,4 @@
-"""The reward–KL frontier of a finite world: its identities, and that no policy of any kind lies beyond it."""
+"""The reward–KL frontier of a finite world: its identities, and that no policy lies beyond it."""
 
 import math
 from itertools import product
@@ -76,7 +76,7 @@ def policies(world: FiniteWorld) -> dict[str, torch.Tensor]:
 
 
 def test_no_policy_lies_beyond_the_frontier(uniform):
-    """KL(π‖π_ref) ≥ λE_π[r] − log Z(λ) at every λ; the tilt alone touches it."""
+    """KL(π‖π_ref) ≥ λE_π[r] − log Z(λ) at every λ; equality holds for the tilt only."""
     strengths = np.geomspace(0.01, 100, 200)
     for name, policy in policies(uniform).items():
         reward, spent = uniform.expected_reward(policy), uniform.kl_to_reference(policy)
@@ -88,7 +88,7 @@ def test_no_policy_lies_beyond_the_frontier(uniform):
 
 
 def test_dpo_is_on_the_frontier_and_ipo_inside_it(uniform):
-    """At equal KL: nothing is lost by DPO's optimum, something by the tilt along win rates."""
+    """At equal KL, DPO's optimum has the highest reward; the tilt along win rates has less."""
     masses, levels = level_masses(uniform)
     share = {}
     for name, knobs in (("dpo", {"beta": 0.5}), ("ipo", {"tau": 0.2})):
@@ -189,7 +189,7 @@ def level_masses(world: FiniteWorld) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("beta", [0.2, 1.0])
 def test_the_measured_frontier_is_the_worlds(uniform, beta):
-    """What evaluation draws beside a run (levels and their masses) says the same as the sums over responses."""
+    """Evaluation computes the frontier from levels and their masses; it equals the sums over responses."""
     masses, levels = level_masses(uniform)
     point = frontier.tilted(masses, levels, [beta])
     assert point.reward[0] == pytest.approx(uniform.expected_reward(uniform.optimum(beta)), abs=1e-12)

@@ -1,4 +1,4 @@
-"""Losses of published formulas at fixed points, worked out in double precision apart from this package."""
+"""Losses of published formulas at fixed points, computed in double precision without this package."""
 
 import math
 

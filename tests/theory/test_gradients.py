@@ -1,6 +1,7 @@
-"""Slopes: what each loss pushes on at a known point, and what it must not push on."""
+"""Gradients of each loss at known points, and what must have no gradient."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ NEARBY = tensor([-1.5, -1.25, -2.75, -1.0], dtype=torch.float64)
 
 
 def pair(world: FiniteWorld, chosen: int = 0, rejected: int = 2, p: float = 1.0, offset: float = 0.0, gap: float = 2.0):
-    """One comparison among the world's responses, the chosen one's score ahead by `gap`."""
+    """Return one comparison among the world's responses; the chosen score is higher by `gap`."""
     (example,), slots = comparisons(world)
     scores = tuple(gap if k == chosen else 0.0 for k in range(world.num_responses))
     rows = (Comparison(chosen, rejected, preference=p, offset=offset),)
@@ -123,7 +124,7 @@ def test_a_soft_label_of_zero_is_the_swapped_pair(uniform, name, knobs):
     ),
 )
 def test_a_tie_has_no_side(uniform, name, knobs):
-    """p = ½: the loss does not care which response is called chosen."""
+    """At p = ½ the loss does not depend on which response is called chosen."""
     objective = build(name, **knobs)
     one, other = (view_of(objective, pair(uniform, w, r, p=0.5)) for w, r in ((0, 2), (2, 0)))
     torch.testing.assert_close(
@@ -147,7 +148,7 @@ def test_dpo_weighs_a_pair_by_how_wrong_it_is(uniform):
 
 @pytest.mark.parametrize("side", [-1, 0, 1])
 def test_ipo_pulls_back_beyond_its_target(uniform, side):
-    """Zero slope at 1/(2τ); the sign turns there, so overshoot is punished."""
+    """The slope is zero at 1/(2τ) and changes sign there, so a larger margin has a loss too."""
     policy, objective = uniform.ref_logps.clone(), build("ipo", tau=0.25)
     policy[0] += 2.0 + side
     assert float(slopes(objective, uniform, view_of(objective, pair(uniform)), policy)[0]) == pytest.approx(2.0 * side)
@@ -205,7 +206,7 @@ def test_bco_moves_no_reward_through_its_shift(uniform):
 
 @pytest.mark.parametrize(("name", "chosen", "rejected"), [("apo_zero", -0.25, 0.25), ("apo_down", 0.0, 0.25)])
 def test_which_side_apo_moves_first(uniform, name, chosen, rejected):
-    """At π = π_ref: `zero` lifts the chosen and lowers the rejected response, `down` moves only the rejected one."""
+    """At π = π_ref, `zero` raises the chosen and lowers the rejected response; `down` moves only the rejected one."""
     up, down = reward_slopes(build(name, beta=0.2), uniform, uniform.ref_logps)
     assert up == pytest.approx(chosen, abs=1e-12)
     assert down == pytest.approx(rejected, abs=1e-12)
@@ -221,7 +222,7 @@ def test_dpop_pulls_harder_only_below_the_reference(uniform, drop, factor):
 
 
 def test_wpos_weight_carries_no_gradient(uniform):
-    """ℓ = ω·DPO with ω held: the gradient is ω times DPO's, ω = min(1, w_w·w_l) worked out apart."""
+    """ℓ = ω·DPO with ω constant: the gradient is ω times DPO's, ω = min(1, w_w·w_l) computed here."""
     wpo, dpo = build("wpo", beta=0.2), build("dpo", beta=0.2)
     view = view_of(dpo, pair(uniform))
     collision = math.log(float((2 * POLICY).exp().sum()))
@@ -234,7 +235,7 @@ def test_wpos_weight_carries_no_gradient(uniform):
 
 
 def test_wpos_weight_never_exceeds_one(uniform):
-    """Two responses that the policy says more often than its average draw: the product is above 1, and held there."""
+    """Two responses that are likelier than the average draw of the policy: the product is above 1 and clamped to 1."""
     policy = torch.log_softmax(tensor([3.0, 3.25, -1.0, -2.0], dtype=torch.float64), 0)
     means = (policy - torch.logsumexp(2 * policy, 0)) / uniform.lengths
     assert float(means[1] + means[0]) > 0.05
@@ -244,16 +245,14 @@ def test_wpos_weight_never_exceeds_one(uniform):
 
 
 def position_kls(values: list[float], policy: Tensor, world: FiniteWorld) -> tuple[ResponseLogps, Tensor]:
-    """The world's responses with these D(y) = Σ_t KL per response, as a leaf of its own."""
+    """Return the world's responses with these D(y) = Σ_t KL per response, and those as a leaf."""
     kls = tensor(values, dtype=torch.float64).requires_grad_()
     plain = world.responses(policy)
-    return plain.__class__(
-        **{**vars(plain), "ref_kls": (kls / world.lengths)[plain.response_index]},
-    ), kls
+    return replace(plain, extras={**plain.extras, "ref_kls": (kls / world.lengths)[plain.response_index]}), kls
 
 
 def test_tdpo2_holds_the_chosen_side(uniform):
-    """Same value where α = 1, another gradient: TDPO1 pushes on D_w and D_l, TDPO2 by −α on D_l alone."""
+    """At α = 1 the value is the same and the gradient is not: TDPO1 has one for D_w and D_l, TDPO2 for D_l only."""
     slope, value = {}, {}
     for name, knobs in (("tdpo1", {"beta": 0.3}), ("tdpo2", {"beta": 0.3, "alpha": 1.0})):
         objective = build(name, **knobs)

@@ -1,4 +1,4 @@
-"""Rounds of training in closed form: what the reference does between rounds decides where they lead."""
+"""Rounds of training in closed form: the limit depends on how the reference changes between rounds."""
 
 from dataclasses import replace
 
@@ -14,7 +14,7 @@ ROUNDS = 3
 
 
 def on_policy(world: FiniteWorld, policy: Tensor) -> FiniteWorld:
-    """The same world with comparisons of the policy's own samples."""
+    """Return the world with comparisons of the policy's own samples."""
     return replace(world, sampler=product_sampler(policy))
 
 

@@ -1,4 +1,4 @@
-"""Where one method becomes another: at a limit of a knob, at equal lengths, on pairs, on one token."""
+"""Cases where two methods are equal: limits of a knob, equal lengths, pairs, single tokens."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -161,7 +161,7 @@ def test_a_score_gap_below_one_asks_for_less_than_dpo(general):
 
 
 def test_robust_dpo_is_unbiased_term_by_term():
-    """(1 − ε)·ℓ(z) + ε·ℓ(−z) = −log σ(z) identically, which smoothing is not."""
+    """(1 − ε)·ℓ(z) + ε·ℓ(−z) = −log σ(z) for every z; smoothing does not have this property."""
     z = torch.linspace(-8, 8, 33, dtype=torch.float64)
     clean = -torch.nn.functional.logsigmoid(z)
     for name, unbiased in (("robust_dpo", True), ("cdpo", False)):
@@ -212,7 +212,7 @@ def test_tied_ranks_are_the_sum_over_the_orders_they_leave_open(general):
 
 
 def test_aot_depends_on_the_whole_step_and_not_on_its_order(general):
-    """Sorted margins meet sorted margins: another pairing than DPO's, the same for any order of the rows."""
+    """Sorted margins are matched with sorted margins: not as in DPO, and independent of the order of the rows."""
     rows, slots = comparisons(general)
     chosen, rejected = [2, 1, 0], [0, 3, 1]
     losses = {}
@@ -231,7 +231,7 @@ def test_aot_depends_on_the_whole_step_and_not_on_its_order(general):
 
 
 def test_scored_lists_with_even_scores_teach_nothing_at_the_reference(general):
-    """A list that ties has nothing to tell apart: no slope where the policy is the reference."""
+    """A list of ties has no gradient if the policy is the reference."""
     world = replace(general, reward=torch.zeros(4, dtype=torch.float64))
     for name in ("exo", "info_nca"):
         objective = build(name, beta=0.5, reward_temperature=1.0)
@@ -251,7 +251,7 @@ def bags(world: FiniteWorld, good: list[int], bad: list[int]) -> Population:
 
 
 def test_aot_of_two_bags_compares_quantiles(general):
-    """Equal bags are sorted one against one; two against one is each against the one."""
+    """Classes of equal size are matched one to one; two against one matches each of the two with the one."""
     objective, rho = build("aot_unpaired", beta=0.5), (POLICIES[0] - general.ref_logps).numpy()
 
     def found(good: list[int], bad: list[int]) -> float:

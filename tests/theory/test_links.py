@@ -1,4 +1,4 @@
-"""Where each link brings the margin of one pair to rest when the label is right with probability p."""
+"""The optimal margin of each link for one pair whose label is right with probability p."""
 
 import math
 
@@ -51,7 +51,7 @@ def test_minimisers(link, rests_at, p):
 
 @pytest.mark.parametrize("p", [0.3, 0.8, 0.95])
 def test_denoising_finds_the_clean_odds_in_flipped_labels(p):
-    """Labels turned round at rate ε are seen with p(1−ε) + (1−p)ε; the minimiser is logit of the clean p."""
+    """Labels flipped at rate ε have probability p(1−ε) + (1−p)ε; the minimiser is logit of the clean p."""
     rate = 0.15
     assert minimiser(Denoised(Logistic(), rate), p * (1 - rate) + (1 - p) * rate) == pytest.approx(logit(p), abs=1e-4)
 
@@ -87,7 +87,7 @@ def test_discopops_blend_has_two_minima_at_a_tie():
 
 @pytest.mark.parametrize("link", [Logistic(), Exponential(), Sigmoid(), Denoised(Logistic(), 0.1), Blended(0.05)])
 def test_certain_labels_have_no_finite_minimiser(link):
-    """For p = 1 the loss still falls at any margin."""
+    """For p = 1 the loss decreases at every margin."""
     u = torch.tensor([1.0, 5.0, 20.0], dtype=torch.float64, requires_grad=True)
     link(u).sum().backward()
     assert (u.grad < 0).all()
@@ -95,13 +95,13 @@ def test_certain_labels_have_no_finite_minimiser(link):
 
 @pytest.mark.parametrize("p", [0.3, 0.8])
 def test_a_sigmoid_has_no_finite_minimiser_for_any_majority(p):
-    """Its population loss is linear in σ(z): it falls all the way to the side of the majority."""
+    """Its population loss is linear in σ(z): it decreases without end towards the majority."""
     values = population(Sigmoid(), p, np.linspace(-12, 12, 49) * math.copysign(1, p - 0.5))
     assert (np.diff(values) < 0).all()
 
 
 def test_denoising_is_unbounded_below_and_faster_than_the_logistic_link():
-    """A pair seen one way round only is pushed with −σ(−z) − ε/(1 − 2ε), never less than the second part."""
+    """A pair with one label only has slope −σ(−z) − ε/(1 − 2ε), whose second part does not vanish."""
     u = torch.tensor([0.0, 20.0], dtype=torch.float64, requires_grad=True)
     Denoised(Logistic(), 0.1)(u).sum().backward()
     assert u.grad.tolist() == pytest.approx([-0.5 - 0.125, -0.125], abs=1e-8)
@@ -130,7 +130,7 @@ def test_logistic_is_finite_far_out():
 
 @pytest.mark.parametrize("link", [Exponential(), Blended(0.05), ReverseKL(0.001), Denoised(Logistic(), 0.1)])
 def test_links_are_finite_far_out(link):
-    """A pair that is wrong by thousands of nats has a finite loss and a finite slope, in single precision too."""
+    """At margins of thousands of nats, loss and slope are finite, in single precision too."""
     u = torch.tensor([-5000.0, -80.0, 80.0, 5000.0], requires_grad=True)
     loss = link(u)
     loss.sum().backward()
@@ -140,7 +140,7 @@ def test_links_are_finite_far_out(link):
 
 @pytest.mark.parametrize(("tau", "sign"), [(0.05, 1), (0.1, 1), (0.11, -1), (1.0, -1)])
 def test_discopop_starts_the_wrong_way_for_a_small_tau(tau, sign):
-    """ℓ′(0) = (1 − log 2)/(4τ) − ¾: at the published τ a pair at the reference is first pushed apart the wrong way."""
+    """ℓ′(0) = (1 − log 2)/(4τ) − ¾: at the published τ a pair at the reference first moves in the wrong direction."""
     margin = torch.zeros(1, dtype=torch.float64, requires_grad=True)
     (slope,) = torch.autograd.grad(Blended(tau)(margin).sum(), margin)
     assert slope.item() == pytest.approx((1 - math.log(2)) / (4 * tau) - 0.75, rel=1e-12)

@@ -1,4 +1,4 @@
-"""What endless data would teach each method: the minimiser of its population loss beside the closed form of theory.
+"""Minimisers of the population loss of each method, compared with the closed forms of theory.
 
 One line a method. The left side is the objective's own code minimised over K tabular logits; the right side is worked
 out in numpy from the derivation and knows nothing of the package. Equal within 1e-7 in total variation.
@@ -84,7 +84,7 @@ class Case:
     objective: Callable[[], Objective]
     closed_form: Callable[[Facts], Array]
     population: Callable[[FiniteWorld], Population] | None = None
-    """Other data than the objective's natural kind."""
+    """Populations other than the default of the objective's shape."""
 
     def __str__(self) -> str:
         return self.label
@@ -104,7 +104,7 @@ def soft(world: FiniteWorld) -> Population:
 
 
 def flipped(rate: float) -> Callable[[FiniteWorld], Population]:
-    """Comparisons whose labels are turned round at this rate."""
+    """Return comparisons whose labels are flipped at this rate."""
 
     def population(world: FiniteWorld) -> Population:
         noisy = (1 - rate) * world.preference + rate * (1 - world.preference)

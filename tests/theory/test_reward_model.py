@@ -1,4 +1,4 @@
-"""What the reward model's loss has as its minimum: Bradley–Terry's rewards, up to what comparisons cannot say."""
+"""The minimum of the reward model's loss: Bradley–Terry's rewards, up to constants that comparisons do not fix."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from tiltlm.objectives import Objective, reduce_terms, reward_model
 
 REWARD = tensor([0.0, 0.4, 1.0, -0.7, 2.0, -1.5]).double()
 PROMPTS = [(0, 1, 2), (3, 4, 5)]
-"""Responses 0–2 answer one prompt, 3–5 another; no comparison crosses."""
+"""Responses 0–2 belong to one prompt, 3–5 to another; comparisons are within a prompt."""
 
 
 def all_pairs(offset: float = 0.0) -> Pairs:
@@ -28,7 +28,7 @@ def all_pairs(offset: float = 0.0) -> Pairs:
 
 
 def loss_of(objective: Objective, scores: Tensor, pairs: Pairs) -> Tensor:
-    responses = ResponseScores.of(scores, torch.ones(len(scores), dtype=torch.long))
+    responses = ResponseScores(scores, torch.ones(len(scores), dtype=torch.long))
     return reduce_terms(objective(responses, pairs), pairs.counts())
 
 
@@ -65,7 +65,7 @@ def test_without_centering_a_constant_of_the_prompt_changes_nothing():
 
 
 def test_centering_removes_the_constant():
-    """A little of it keeps the differences nearly as they are, and puts each prompt's rewards around 0."""
+    """A small weight hardly changes the differences and moves each prompt's rewards around 0."""
     found = fitted(reward_model(1e-3), all_pairs())
     for prompt in map(list, PROMPTS):
         torch.testing.assert_close(
@@ -75,7 +75,7 @@ def test_centering_removes_the_constant():
 
 
 def test_a_margin_inflates_the_reward():
-    """On certain labels the gradient at a margin m is that at m − offset without one: the score must earn it."""
+    """On certain labels the gradient at a margin m is that at m − offset without an offset."""
     pairs, plain = all_pairs(offset=2.0), all_pairs()
     certain = [p.with_preference(torch.ones_like(p.preference)) for p in (pairs, plain)]
     one = tensor([1.0, 0.0, -1.0, 0.5, 2.5, -2.0]).double()

@@ -1,4 +1,4 @@
-"""Minimisers without a closed form: the slope of the population loss, derived apart, is zero at what the fit finds.
+"""Minimisers without a closed form: the separately derived slope of the population loss is zero at the fit.
 
 Each case is ∂ℓ/∂S_w and ∂ℓ/∂S_l of one comparison, written down from the formula in numpy for all K² of them at once.
 On the simplex a point is stationary where the slopes g of all responses obey g_y = π_y·Σg.
@@ -27,7 +27,7 @@ def sigmoid(x: Array) -> Array:
 
 @dataclass(frozen=True)
 class Sides:
-    """All comparisons at once: what concerns the chosen response varies by row, the rejected one by column."""
+    """All comparisons at once: rows are chosen responses, columns rejected ones."""
 
     S: Array
     S0: Array

@@ -1,7 +1,12 @@
-"""The layers of docs/architecture.md, held by reading every import."""
+"""The layers of docs/architecture.md, no circles, and folders of a readable size, held by reading every import."""
 
 import ast
+from collections import Counter
+from collections.abc import Iterator, Mapping, Set
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+
+import pytest
 
 import tiltlm
 
@@ -33,6 +38,10 @@ ARROWS["recipes"] = {"config"}
 ARROWS["config"] = {"cli"}
 TORCH_ONLY = {"core", "rewards", "links", "objectives"}
 TORCH_ONLY_MAY = {"torch", "numpy", "jaxtyping", "tiltlm"}
+MAX_MODULES = 12
+"""In one folder."""
+CATALOGUES = {"objectives/catalog", "rewards", "links"}
+"""Folders of parts that do not know each other, a module each or a few: these may grow."""
 
 
 def reachable(package: str) -> set[str]:
@@ -90,3 +99,88 @@ def test_the_check_sees_a_violation():
 def test_every_package_is_placed():
     folders = {f.name for f in ROOT.iterdir() if f.is_dir() and (f / "__init__.py").exists()}
     assert folders <= PACKAGES
+
+
+def module_name(file: Path) -> str:
+    """Return the dotted name of a file of the package, given relative to it."""
+    return ".".join(("tiltlm", *file.with_suffix("").parts)).removesuffix(".__init__")
+
+
+FILES = {module_name(f.relative_to(ROOT)): f.relative_to(ROOT) for f in ROOT.rglob("*.py")}
+
+
+def run_on_import(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """Yield the statements that run when a module is imported: not those of functions or under TYPE_CHECKING."""
+    for node in body:
+        yield node
+        if isinstance(node, ast.If):
+            yield from run_on_import(node.orelse)
+            if "TYPE_CHECKING" not in ast.unparse(node.test):
+                yield from run_on_import(node.body)
+        elif isinstance(node, ast.Try):
+            handled = [statement for handler in node.handlers for statement in handler.body]
+            yield from run_on_import([*node.body, *handled, *node.orelse, *node.finalbody])
+        elif isinstance(node, ast.With | ast.ClassDef):
+            yield from run_on_import(node.body)
+
+
+def needed_on_import(source: str, modules: Set[str]) -> set[str]:
+    """Return which of `modules` a module with this source imports while it is imported itself."""
+    found = set()
+    for node in run_on_import(ast.parse(source).body):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= names & modules or {node.module or ""}
+    return found & modules
+
+
+def circle(graph: Mapping[str, Set[str]]) -> list[str]:
+    """Return one circle of a graph, or nothing."""
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return error.args[1]
+    return []
+
+
+@pytest.fixture(scope="module")
+def graph() -> dict[str, set[str]]:
+    """Every module with the modules it needs while it is imported."""
+    return {name: needed_on_import((ROOT / f).read_text(encoding="utf-8"), FILES.keys()) for name, f in FILES.items()}
+
+
+def test_no_modules_import_each_other(graph):
+    assert sum(map(len, graph.values())) > len(graph)
+    assert circle(graph) == []
+
+
+def test_no_two_folders_of_a_package_import_each_other(graph):
+    """Of data/files and data/rows, say, one may use the other; what both use stands in a third place."""
+    siblings: dict[Path, dict[str, set[str]]] = {}
+    for name, needed in graph.items():
+        own = FILES[name].parent
+        for other in {FILES[n].parent for n in needed} - {own}:
+            if own.parent == other.parent != Path():
+                siblings.setdefault(own.parent, {}).setdefault(own.name, set()).add(other.name)
+    assert {"data", "objectives", "training"} <= {folder.name for folder in siblings}
+    assert {folder.name: circle(imported) for folder, imported in siblings.items() if circle(imported)} == {}
+
+
+def test_a_circle_is_seen():
+    inside = (
+        "class A:\n    import tiltlm.a\ntry:\n    from tiltlm import b\nexcept ImportError:\n    from tiltlm.c import d"
+    )
+    lazy = "def f():\n    import tiltlm.a\nif TYPE_CHECKING:\n    from tiltlm import b"
+    modules = {"tiltlm.a", "tiltlm.b", "tiltlm.c"}
+    assert needed_on_import(inside, modules) == modules
+    assert needed_on_import(lazy, modules) == set()
+    assert set(circle({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}})) == {"a", "b", "c"}
+    assert circle({"a": {"b", "c"}, "b": {"c"}}) == []
+
+
+def test_no_folder_is_overfull():
+    sizes = Counter(file.parent.as_posix() for file in FILES.values() if file.name != "__init__.py")
+    assert sizes.keys() >= CATALOGUES
+    assert {folder: n for folder, n in sizes.items() if n > MAX_MODULES and folder not in CATALOGUES} == {}

@@ -29,6 +29,8 @@ from tiltlm.recipes.methods import (
 )
 
 ROOT = Path(__file__).parents[2]
+LETTERS = {"beta": "β", "tau": "τ", "alpha": "α", "eta": "η", "delta": "δ"}
+"""Of knobs, in formulas."""
 SCRIPT = runpy.run_path(str(ROOT / "scripts" / "make_method_pages.py"))
 
 
@@ -50,9 +52,9 @@ def test_every_docstring_has_all_its_sections(name):
     assert tuple(facts.sections) == SECTIONS
     assert all(text.endswith(".") for text in facts.sections.values())
     for knob in knobs(name):
-        letters = {"beta": "β", "tau": "τ", "alpha": "α", "eta": "η", "delta": "δ"}
-        spoken = " ".join([*facts.formula, *facts.sections.values()])
-        assert letters.get(knob.name, knob.name) in spoken or knob.name in spoken, f"{knob.name} is not explained"
+        spellings = {knob.name, LETTERS.get(knob.name, knob.name)}
+        explained = re.findall(r"\w+", " ".join([*facts.formula, facts.sections["Units"]]))
+        assert spellings & set(explained), f"neither formula nor units say what {knob.name} is"
 
 
 @pytest.mark.parametrize("name", CATALOG)
@@ -182,28 +184,13 @@ def test_margins_come_to_rest_where_theory_says():
     assert cdpo == pytest.approx(math.log(smoothed / (1 - smoothed)) / 0.1, abs=2e-3)
 
 
-@pytest.mark.parametrize("page", ["extending.md"])
-def test_the_examples_of_a_page_run(page, own_catalog, capsys):
-    code = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / page).read_text(), re.DOTALL)
-    assert code
-    scope: dict[str, object] = {}
-    for block in code:
-        exec(compile(block, page, "exec"), scope)
-    assert "Boosted DPO" in capsys.readouterr().out
-    assert "Root-DPO" in describe_method("root_dpo")
-
-
-@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("**/*.md")), ids=lambda path: path.name)
-def test_links_between_pages_lead_somewhere(page):
-    for target in re.findall(r"\]\(([^)#:]+\.md)", page.read_text()):
-        assert (page.parent / target).exists(), target
-
-
 def test_every_method_in_the_handwritten_pages_exists():
     """Tables of docs/objectives.md, comparing-beta.md and coming-from-trl.md name methods that are there."""
     trl = (ROOT / "docs" / "coming-from-trl.md").read_text()
-    for name in re.findall(r"`objective\.name: ([a-z_0-9]+)`", trl) + re.findall(r"name: ([a-z_]+), beta", trl):
-        assert name in CATALOG, name
-    for row in re.findall(r"^\|.*\|$", (ROOT / "docs" / "comparing-beta.md").read_text(), re.MULTILINE):
-        for name in re.findall(r"`([a-z_0-9]+)`", row):
-            assert name in CATALOG or any(name == k.name for n in CATALOG for k in knobs(n)), name
+    written = re.findall(r"(?:objective\.)?\bname: ([a-z_0-9]+)(?![\w:])", trl)
+    assert {"dpo", "reward_model"} <= set(written)
+    assert set(written) - CATALOG.keys() <= {"moving"}  # a reference
+    rows = re.findall(r"^\|.*\|$", (ROOT / "docs" / "comparing-beta.md").read_text(), re.MULTILINE)
+    named = set(re.findall(r"`([a-z_0-9]+)`", "\n".join(rows)))
+    assert len(named & CATALOG.keys()) >= 10
+    assert named <= CATALOG.keys() | {knob.name for name in CATALOG for knob in knobs(name)}

@@ -1,56 +1,52 @@
-"""What the command line shows: notes and progress on stderr, results on stdout, errors with their way out."""
+"""Show what a command does: the log and progress on stderr."""
 
 import logging
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from tiltlm.cli.launched import is_first
+from tiltlm.recipes.progress import ProgressCallback, silent
 
 SECONDS_BETWEEN_LINES = 10.0
-"""On no terminal, progress is a plain line this often."""
+"""Shortest time between two lines of progress if stderr is not a terminal."""
 
 
-def begin_notes(verbose: bool = False) -> None:
-    """Send the package's notes to stderr, one plain line each, and keep other libraries' bars and chatter out.
-
-    Of several processes, the first one takes notes.
-    """
+def start_logging() -> None:
+    """Send the log of tiltlm to stderr, one plain line per message. With several processes only rank 0 logs."""
+    log = logging.getLogger("tiltlm")
     if not is_first():
-        logging.getLogger("tiltlm").setLevel(logging.CRITICAL)
+        log.setLevel(logging.CRITICAL)
         warnings.simplefilter("ignore")
         return
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
-    log = logging.getLogger("tiltlm")
     log.handlers[:] = [handler]
-    log.setLevel(logging.DEBUG if verbose else logging.INFO)
+    log.setLevel(logging.INFO)
     log.propagate = False
 
 
 def quiet_libraries() -> None:
-    """No progress bars of transformers and datasets: two bars would fight."""
+    """Switch off the progress bars and messages of transformers and datasets; two bars would overwrite each other."""
     import datasets
     import transformers
 
     datasets.disable_progress_bars()
-    chatter: Any = transformers.utils.logging
-    chatter.disable_progress_bar()
-    chatter.set_verbosity_error()
+    library_log: Any = transformers.utils.logging
+    library_log.disable_progress_bar()
+    library_log.set_verbosity_error()
 
 
 @contextmanager
-def progress() -> Iterator[Callable[..., None]]:
-    """A `Progress` that draws: a bar with rate and time left on a terminal, a plain line now and then elsewhere.
+def progress() -> Iterator[ProgressCallback]:
+    """Show progress while it is entered: a bar with rate and time left on a terminal, else a line every ten seconds.
 
-    Of several processes, the first one draws.
+    With several processes only rank 0 shows it.
     """
     if not is_first():
-        from tiltlm.recipes.progress import silent
-
         yield silent
         return
     if not sys.stderr.isatty():
@@ -80,7 +76,7 @@ def progress() -> Iterator[Callable[..., None]]:
 
 
 class PlainProgress:
-    """Lines such as `train 40/160 · 3.1/s · 39 s left · loss 0.61`, not more often than people can read."""
+    """Progress as lines such as `train 40/160 · 3.1/s · 39 s left · loss 0.61`."""
 
     def __init__(self) -> None:
         self._label = ""
@@ -88,6 +84,7 @@ class PlainProgress:
         self._first = 0
 
     def __call__(self, label: str, done: int, total: int, /, **figures: float) -> None:
+        """Print a line if enough time has passed, or if this is the last unit."""
         now = time.monotonic()
         if label != self._label:
             self._label, self._start, self._last, self._first = label, now, now, done

@@ -1,8 +1,8 @@
-"""A command that a launcher (`accelerate launch`, `torchrun`) has started several times over: it speaks once, and what
-ends one of its processes ends all, with one exit code.
+"""Commands in several processes (`accelerate launch`, `torchrun`).
 
-The processes of a run meet in collective operations, in which the others would wait for ever for one that has failed.
-Failures are therefore told through the store by which the processes found each other.
+Only rank 0 prints, and an error in any rank stops all ranks with one exit code. Without this, a failed process would
+leave the others waiting in collective operations. Failures are exchanged through the store by which the processes found
+each other.
 """
 
 import json
@@ -12,27 +12,27 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-PATIENCE = 10.0
-"""So many seconds may the same error take to reach the other processes too."""
-A_MOMENT = 1.0
-"""Seconds by which the process that tells an error is ahead: a launcher ends all as soon as the first has ended."""
+WAIT_FOR_OTHERS = 10.0
+"""Seconds to wait for the same error in the other processes."""
+LEAD = 1.0
+"""Seconds that the other processes wait before they end: a launcher ends all processes when the first one ends."""
 
 
 def is_first() -> bool:
-    """Whether this process is the one that speaks."""
+    """Return whether this process is rank 0, the one that prints."""
     return os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager
 def fail_together() -> Iterator[None]:
-    """Around a whole command. Without a launcher it does nothing and imports nothing.
+    """Wrap a whole command: if one process fails, all end with the same exit code and one of them prints the error.
 
-    An error goes on in one process, the first of those that have one of ours: to be told there. The others end with
-    its exit code and without a word. One that waits for a failed process hears of it when their connection breaks
-    (gloo), or is ended by the launcher (NCCL).
+    The error is raised in the lowest failed rank that has one of our errors; the other processes end silently with its
+    exit code. A process that waits for a failed one notices when the connection breaks (gloo), or is ended by the
+    launcher (NCCL). Without a launcher this does nothing and imports nothing.
 
     Raises:
-        SystemExit: the error is another process's to tell.
+        SystemExit: Another process prints the error.
     """
     if os.environ.get("WORLD_SIZE", "1") == "1":
         yield
@@ -48,16 +48,18 @@ def fail_together() -> Iterator[None]:
         raise
     except Exception as error:
         codes = exit_codes(ranks.rank, ranks.size, error)
-        teller = min(codes, key=lambda rank: (codes[rank] is None, rank))
-        if codes[teller] is None or teller == ranks.rank:
+        printing = min(codes, key=lambda rank: (codes[rank] is None, rank))
+        if codes[printing] is None or printing == ranks.rank:
             raise
-        time.sleep(A_MOMENT)
-        sys.exit(codes[teller])
+        time.sleep(LEAD)
+        sys.exit(codes[printing])
 
 
 def exit_codes(rank: int, size: int, error: Exception) -> dict[int, int | None]:
-    """The failed processes, this one among them, and the exit codes of their errors; None: no error of ours, perhaps
-    only the echo of another process's."""
+    """Return the exit code of every failed process, this one among them.
+
+    None means that the error is not one of ours; it may be the consequence of another process's failure.
+    """
     from torch.distributed import distributed_c10d
 
     from tiltlm.core.errors import TiltError
@@ -65,11 +67,11 @@ def exit_codes(rank: int, size: int, error: Exception) -> dict[int, int | None]:
     code = error.exit_code if isinstance(error, TiltError) else None
     keys = [f"tiltlm/failed/{other}" for other in range(size)]
     codes = {rank: code}
-    with suppress(RuntimeError):  # its host is gone: the launcher's, or the first process where there is none
+    with suppress(RuntimeError):  # the process that hosts the store has ended: the launcher, or else rank 0
         store = distributed_c10d._get_default_store()
         store.set(keys[rank], json.dumps(code))
-        until = time.monotonic() + PATIENCE
-        while not store.check(keys) and time.monotonic() < until:  # `wait` would complain in its own words
+        until = time.monotonic() + WAIT_FOR_OTHERS
+        while not store.check(keys) and time.monotonic() < until:  # `wait` would log messages of its own
             time.sleep(0.05)
         codes |= {other: json.loads(store.get(key)) for other, key in enumerate(keys) if store.check([key])}
     return codes

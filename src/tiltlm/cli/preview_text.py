@@ -1,4 +1,4 @@
-"""Token previews in a terminal: what is scored in green, what is context in grey, the end token marked."""
+"""Token previews in a terminal: scored tokens in green, context in grey, the end token marked."""
 
 from collections.abc import Sequence
 
@@ -27,7 +27,7 @@ def print_preview(previews: Sequence[Preview], console: Console | None = None) -
 
 
 def _line(title: str, pieces: Sequence[Piece]) -> Text:
-    """Tokens one after another with a thin bar between them, so that every boundary is seen."""
+    """Return tokens side by side with a thin bar between them, which shows every boundary."""
     text = Text(f"{title}\n", style="bold")
     for i, piece in enumerate(pieces):
         text.append("│" if i else "", style="dim blue")

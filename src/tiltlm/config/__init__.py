@@ -1,5 +1,1 @@
-"""YAML ⇄ settings ⇄ overrides. Only the command line, and the calls that are its twins, come through here."""
-
-from tiltlm.config.resolve import parse_overrides, resolve, to_yaml
-
-__all__ = ["parse_overrides", "resolve", "to_yaml"]
+"""Commands and their settings: Python calls, YAML files, KEY=VALUE overrides. Importing it imports nothing heavy."""

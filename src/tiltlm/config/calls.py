@@ -1,80 +1,118 @@
-"""The commands as Python calls: `tiltlm.train(...)` and its kin. The command line is a thin skin over these.
+"""The commands as Python functions: `tiltlm.train(...)`. The command line is made from them, see `command`.
 
-Settings are given as a configuration file (or its content) and keyword arguments, which go before it: sections
-(`model="path"`), dotted keys (`**{"training.seed": 1}`) or bare keys that only one section has (`beta=0.2`).
+Settings are a YAML file (or its content) and keyword arguments that override it: sections (`model="path"`), dotted keys
+(`**{"training.seed": 1}`), or bare keys that only one section has (`beta=0.2`). What is heavy is imported inside the
+functions, so that `tiltlm --help` is quick.
 """
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tiltlm.config.documents import parse_value
-from tiltlm.config.resolve import parse_overrides, resolve
-from tiltlm.core import ConfigError
-from tiltlm.data import Preview
-from tiltlm.objectives import resolve_name
-from tiltlm.recipes import catalogue
-from tiltlm.recipes.preview import preview as preview_recipe
+from tiltlm.config.command import command
 from tiltlm.recipes.progress import ProgressCallback, silent
-from tiltlm.recipes.quickstart import quickstart as quickstart_recipe
-from tiltlm.recipes.score import score as score_recipe
-from tiltlm.recipes.sweep import Sweep, SweepPoint, combinations
-from tiltlm.recipes.sweep import sweep as sweep_recipe
-from tiltlm.recipes.train import TrainedRun
-from tiltlm.recipes.train import train as train_recipe
 
-UNUSED = {"output": "."}
-"""Commands that write no run have no output folder."""
+if TYPE_CHECKING:
+    from tiltlm.config.resolve import Config
+    from tiltlm.data import Preview
+    from tiltlm.recipes.sweep import Sweep
+    from tiltlm.recipes.trained_run import TrainedRun
 
-Config = str | Path | Mapping[str, Any] | None
+NO_OUTPUT = {"output": "."}
+"""Default of commands that write no run; they do not use it."""
 
 
+@command()
+def quickstart(
+    *,
+    output: str | Path = "quickstart-run",
+    overwrite: bool = False,
+    seed: int = 0,
+    progress: ProgressCallback = silent,
+) -> "TrainedRun":
+    """Run a complete small alignment, offline, in minutes.
+
+    It samples from a bundled tiny model, labels the samples by a known reward, trains DPO, and reports the gain beside
+    the largest gain that is possible.
+
+    Args:
+        output: Folder of the run.
+        overwrite: Delete the run in this folder and start again.
+        seed: Seed of the samples, the labels and the order of training.
+        progress: Called with label, units done, units in all, and figures to show.
+
+    Returns:
+        The finished run; its folder holds `model/` and `report.html`.
+    """
+    from tiltlm.recipes.quickstart import quickstart as recipe
+
+    return recipe(Path(output), overwrite=overwrite, seed=seed, progress=progress)
+
+
+@command("model", "data", "objective", "output", "store")
 def train(
-    config: Config = None,
+    config: "Config" = None,
     /,
     *,
     resume: bool = False,
     overwrite: bool = False,
     progress: ProgressCallback = silent,
     **settings: Any,
-) -> TrainedRun:
+) -> "TrainedRun":
     """Train a policy from preferences and report whether it helped.
 
     Args:
-        config: a YAML file, or its content.
-        resume: go on with the run in `output`.
-        overwrite: delete the run in `output` and start again.
-        progress: told how far it is.
-        settings: what goes before `config`: at least model, data, objective and output must be named somewhere.
+        config: A YAML file, or its content.
+        resume: Continue the run in the output folder from its newest intact checkpoint.
+        overwrite: Delete the run in the output folder and start again.
+        progress: Called with label, units done, units in all, and figures to show.
+        **settings: Overrides of `config`. Model, data, objective and output must be given in one of the two.
+
+    Returns:
+        The finished run; its folder holds `model/` and `report.html`.
 
     Raises:
-        TiltError: something is wrong; before the first step, nothing has been written.
+        TiltError: Something is wrong. If it is found before the first step, nothing has been written.
     """
-    return train_recipe(resolve(config, **settings), resume=resume, overwrite=overwrite, progress=progress)
+    from tiltlm.config.resolve import resolve
+    from tiltlm.recipes.run_settings import RunSettings
+    from tiltlm.recipes.train import train as recipe
+
+    return recipe(resolve(RunSettings, config, **settings), resume=resume, overwrite=overwrite, progress=progress)
 
 
+@command("model", "data", "objective", "reference", "store")
 def score(
-    config: Config = None,
+    config: "Config" = None,
     /,
     *,
     per_example: str | Path | None = None,
     progress: ProgressCallback = silent,
     **settings: Any,
 ) -> dict[str, Any]:
-    """Loss and metrics of the whole data as one step: `objective`, `num_examples`, `loss`, `metrics`.
+    """Compute loss and metrics of data as one step.
 
     Args:
-        config: a YAML file, or its content.
-        per_example: a JSON Lines file to write, a line per example.
-        progress: told how far it is.
-        settings: what goes before `config`: at least model, data and objective, and the reference where one is needed.
+        config: A YAML file, or its content.
+        per_example: File to write with one JSON line per example.
+        progress: Called with label, units done, units in all, and figures to show.
+        **settings: Overrides of `config`. Model, data and objective must be given in one of the two, and the reference
+            if the objective needs one.
+
+    Returns:
+        `objective`, `num_examples`, `loss` and `metrics`.
     """
-    resolved = resolve(config, UNUSED, **settings)
-    return score_recipe(resolved, per_example=None if per_example is None else Path(per_example), progress=progress)
+    from tiltlm.config.resolve import resolve
+    from tiltlm.recipes.run_settings import RunSettings
+    from tiltlm.recipes.score import score as recipe
+
+    resolved = resolve(RunSettings, config, NO_OUTPUT, **settings)
+    return recipe(resolved, per_example=None if per_example is None else Path(per_example), progress=progress)
 
 
+@command("model", "data", "objective", "output", "store")
 def sweep(
-    config: Config,
+    config: "Config",
     grid: Sequence[str] | Mapping[str, Sequence[Any]],
     /,
     *,
@@ -82,75 +120,54 @@ def sweep(
     overwrite: bool = False,
     progress: ProgressCallback = silent,
     **settings: Any,
-) -> Sweep:
-    """Runs over a grid of settings and one reference store; ends in one comparison page.
+) -> "Sweep":
+    """Train over a grid of settings and compare the runs.
 
     Args:
-        config: a YAML file, or its content; None where `settings` say it all.
-        grid: values of each key, as a mapping or as `key=v1,v2,...`; all combinations are run. A key with a single
-            value is a setting like any other.
-        resume: keep the runs that are complete and do the others.
-        overwrite: delete the runs in `output` and start again.
-        progress: told how far it is.
-        settings: what goes before `config`, the same for all runs; `output` is the folder of the sweep.
+        config: A YAML file, or its content; None if `settings` give everything.
+        grid: Values of each key, as a mapping or as texts `key=v1,v2,...`. A key with one value is a plain setting.
+        resume: Keep the runs that are complete, and continue or start the others.
+        overwrite: Delete the runs in the output folder and start again.
+        progress: Called with label, units done, units in all, and figures to show.
+        **settings: Overrides of `config`, the same for all runs; `output` is the folder of the sweep.
+
+    Returns:
+        The finished sweep; its folder holds `comparison.html` and one folder per run.
     """
-    values = grid if isinstance(grid, Mapping) else parse_grid(grid)
+    from tiltlm.config.resolve import parse_grid, resolve
+    from tiltlm.config.schema import Schema
+    from tiltlm.core import ConfigError
+    from tiltlm.recipes.run_settings import RunSettings
+    from tiltlm.recipes.sweep import SweepPoint, combinations
+    from tiltlm.recipes.sweep import sweep as recipe
+
+    values = grid if isinstance(grid, Mapping) else parse_grid(Schema(RunSettings), grid)
     fixed = {**settings, **{key: vs[0] for key, vs in values.items() if len(vs) == 1}}
     varied = {key: list(vs) for key, vs in values.items() if len(vs) > 1}
     if not varied:
         raise ConfigError(
-            "nothing varies; give a key several values, such as objective.beta=0.05,0.1,0.5",
+            "no key has several values; give one, such as objective.beta=0.05,0.1,0.5",
             code="nothing_varies",
             key="grid",
         )
-    points = []
-    for point in combinations(varied):
-        points.append(SweepPoint(point, resolve(config, **fixed, **point)))
-    return sweep_recipe(points, resume=resume, overwrite=overwrite, progress=progress)
+    points = [SweepPoint(p, resolve(RunSettings, config, **fixed, **p)) for p in combinations(varied)]
+    return recipe(points, resume=resume, overwrite=overwrite, progress=progress)
 
 
-def parse_grid(pairs: Sequence[str]) -> dict[str, list[Any]]:
-    """`key=v1,v2,...` arguments; a bracketed value, [a, b], is one value that is a list."""
-    grid = {}
-    for pair in pairs:
-        (key,) = parse_overrides([pair])
-        text = pair.partition("=")[2]
-        grid[key] = [parse_value(text)] if text.startswith(("[", "{")) else [parse_value(v) for v in text.split(",")]
-    return grid
+@command("model", "objective", argument="data")
+def preview(config: "Config" = None, /, *, rows: int = 3, **settings: Any) -> list["Preview"]:
+    """Show the first rows as tokens, with the scored ones marked.
 
-
-def preview(config: Config = None, /, *, rows: int = 3, **settings: Any) -> list[Preview]:
-    """The first rows as tokens with what is scored; only the tokenizer of the model is loaded.
+    Only the tokenizer of the model is loaded.
 
     Args:
-        config: a YAML file, or its content.
-        rows: how many rows.
-        settings: what goes before `config`: at least model and data.
+        config: A YAML file, or its content.
+        rows: Number of rows.
+        **settings: Overrides of `config`. Model and data must be given in one of the two; the objective is `dpo` unless
+            it is given.
     """
-    return preview_recipe(resolve(config, {**UNUSED, "objective": "dpo"}, **settings), rows=rows)
+    from tiltlm.config.resolve import resolve
+    from tiltlm.recipes.preview import preview as recipe
+    from tiltlm.recipes.run_settings import RunSettings
 
-
-def objectives(name: str | None = None) -> str:
-    """The catalogue of methods as text, or one of them in full."""
-    if name is None:
-        return catalogue.overview()
-    known = resolve_name(name)
-    return "\n\n".join([*known.notes, catalogue.describe_method(known.name)])
-
-
-def quickstart(
-    *,
-    output: str | Path = "quickstart-run",
-    overwrite: bool = False,
-    seed: int = 0,
-    progress: ProgressCallback = silent,
-) -> TrainedRun:
-    """A complete small alignment run, offline; ends in a report.
-
-    Args:
-        output: folder of the run.
-        overwrite: delete the run that is there and start again.
-        seed: of the samples, the labels and the order of training.
-        progress: told how far it is.
-    """
-    return quickstart_recipe(Path(output), overwrite=overwrite, seed=seed, progress=progress)
+    return recipe(resolve(RunSettings, config, {**NO_OUTPUT, "objective": "dpo"}, **settings), rows=rows)

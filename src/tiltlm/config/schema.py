@@ -1,116 +1,197 @@
-"""The schema of a configuration, read off the settings' own dataclasses and the objectives' own signatures.
+"""The sections, keys and types of a command's settings, read from its settings dataclass.
 
-No key and no default is written here. Validation is pydantic's, with unknown keys refused.
+No key and no default is written here. Each field of the dataclass is a section. A section is a dataclass itself, an
+objective (its keys depend on the method), or a plain value. Pydantic checks values; unknown keys are refused.
 """
 
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, get_type_hints
+from types import NoneType
+from typing import Any, Generic, TypeVar, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
+from tiltlm.config.documents import parse_value
 from tiltlm.core import ConfigError
 from tiltlm.core.checks import prefix_errors
-from tiltlm.objectives import knobs, resolve_name, spell_out
-from tiltlm.recipes.run_settings import RunSettings
+from tiltlm.objectives import Spec, knobs, resolve_name, spell_out
 
-SECTIONS = {f.name: t for f, t in zip(fields(RunSettings), get_type_hints(RunSettings).values(), strict=True)}
-"""Section → its dataclass; `objective` is a mapping that `objectives.composing` reads, `output` a path."""
+S = TypeVar("S")
 
-SHORTHAND = {"model": "path", "data": "train", "objective": "name", "reference": "name"}
-"""The key that a section's bare value stands for: `objective: dpo`."""
-
-SWITCHES = {"model.lora"}
-"""Settings whose value may be just `true`: the defaults of what they switch on."""
+CODES = {"unexpected_keyword_argument": "unknown_setting", "literal_error": "unknown_name"}
+"""Pydantic's type of an error → our code; every other error is `wrong_type`."""
 
 
-def keys_of(section: str) -> tuple[str, ...]:
-    """The keys a section takes (an objective's knobs depend on its name, and are not among them)."""
-    kind = SECTIONS[section]
-    if section == "objective":
-        return ("name",)
-    return tuple(f.name for f in fields(kind)) if is_dataclass(kind) else ()
+class Text(str):
+    """The text of a setting from the command line. How it is read depends on the type of the setting."""
 
 
-def qualify(key: str, objective: str | None) -> str:
-    """The full name of a key given without its section: a knob of the objective, or the one section that has it.
+class Schema(Generic[S]):
+    """What the settings of one kind of command may contain."""
 
-    Raises:
-        ConfigError: no section has it, or several do.
-    """
-    if "." in key or key in SECTIONS:
-        return key
-    with prefix_errors("objective"):
-        own = {k.name for k in knobs(resolve_name(objective).name)} if objective is not None else set()
-    if key in own:
-        return f"objective.{key}"
-    homes = [section for section in SECTIONS if key in keys_of(section)]
-    if len(homes) == 1:
-        return f"{homes[0]}.{key}"
-    if homes:
-        raise ConfigError(
-            f"{key} is a key of {' and '.join(homes)}; write {homes[0]}.{key}", code="ambiguous_setting", key=key
-        )
-    known = [f"{section}.{k}" for section in SECTIONS for k in keys_of(section)]
-    known += [f"objective.{name}" for name in own]
-    near = get_close_matches(key, [k.split(".")[1] for k in known], n=1)
-    hint = f"; did you mean {next(k for k in known if k.endswith('.' + near[0]))}?" if near else ""
-    raise ConfigError(f"{key}: no such setting{hint}", code="unknown_setting", key=key)
+    def __init__(self, kind: type[S]) -> None:
+        """Read the sections of `kind`, the settings dataclass of a recipe."""
+        self.kind = kind
+        self.sections = _types(kind)
+        """Section → its type."""
+        self.required = [f.name for f in fields(kind) if f.default is f.default_factory is MISSING]  # type: ignore[arg-type]
+        """Sections without a default."""
+
+    def is_objective(self, section: str) -> bool:
+        """Return whether a section describes an objective; its keys depend on the method it names."""
+        return bool(self.sections[section] == Spec)
+
+    def keys(self, section: str) -> dict[str, Any]:
+        """Return the keys of a section and their types; of an objective only `name`, which every method has."""
+        return {"name": str} if self.is_objective(section) else _types(self.sections[section])
+
+    def main_key(self, section: str) -> str | None:
+        """Return the key that a bare value of a section stands for: its first key, if that one takes text.
+
+        `objective: dpo` means `objective: {name: dpo}`.
+        """
+        first = next(iter(self.keys(section).items()), None)
+        return first[0] if first is not None and _takes_text(first[1]) else None
+
+    def expand(self, section: str, value: Any) -> Any:
+        """Return a section's value as a mapping of its keys where it can be one."""
+        if isinstance(value, Mapping):
+            return dict(value)
+        main = self.main_key(section)
+        return value if main is None else {main: value}
+
+    def qualify(self, key: str, objective: str | None) -> str:
+        """Return the full name of a key that is given without its section.
+
+        Args:
+            key: `beta` or `training.seed`.
+            objective: Name of the method, whose knobs are found first.
+
+        Raises:
+            ConfigError: No section has the key, or several have it.
+        """
+        if "." in key or key in self.sections:
+            return key
+        known = set()
+        if objective is not None:
+            with prefix_errors("objective"):
+                known = {k.name for k in knobs(resolve_name(objective).name)}
+        if key in known:
+            return f"objective.{key}"
+        homes = self._homes(key)
+        if len(homes) == 1:
+            return f"{homes[0]}.{key}"
+        if homes:
+            raise ConfigError(
+                f"{key} is a key of {' and '.join(homes)}; write {homes[0]}.{key}", code="ambiguous_setting", key=key
+            )
+        full = [f"{section}.{k}" for section in self.sections for k in self.keys(section)]
+        full += [f"objective.{name}" for name in sorted(known)]
+        near = get_close_matches(key, [k.split(".")[1] for k in full], n=1)
+        hint = f"; did you mean {next(k for k in full if k.endswith('.' + near[0]))}?" if near else ""
+        raise ConfigError(f"{key}: this setting does not exist{hint}", code="unknown_setting", key=key)
+
+    def read_text(self, key: str, text: str) -> Any:
+        """Return the value of a text from the command line, read as YAML.
+
+        Where the setting is text itself, a number or a date stays text: `data.revision=12345` is no number.
+
+        Args:
+            key: Full or bare name of the setting.
+            text: What stands after `KEY=`, or after an option.
+        """
+        kind, value = self._type_of(key), parse_value(text)
+        keeps_type = value is None or isinstance(value, Mapping | list | str) or type(value) in get_args(kind)
+        return value if kind is None or not _takes_text(kind) or keeps_type else str(text)
+
+    def make(self, section: str, value: Any, where: Mapping[str, str]) -> Any:
+        """Return the value of a section, checked, as its dataclass.
+
+        Args:
+            section: Its name.
+            value: Plain values; a bare value stands for the main key.
+            where: Place of each dotted key, for messages.
+
+        Raises:
+            ConfigError: A key is unknown or missing, or a value has the wrong type.
+        """
+        kind = self.sections[section]
+        if kind is Path:
+            return Path(str(value))
+        if not self.keys(section):
+            return self._validate(section, kind, value, where)
+        values = self.expand(section, value)
+        if not isinstance(values, Mapping):
+            raise ConfigError(
+                f"{where.get(section, section)}: {values!r} is not a mapping; {section} is a section with keys",
+                code="wrong_type",
+                key=section,
+            )
+        if self.is_objective(section):
+            try:
+                return spell_out(values)
+            except ConfigError as error:
+                raise _with_place(error, where) from None
+        known = self.keys(section)
+        for key in values:
+            if key not in known:
+                raise _unknown(f"{section}.{key}", tuple(known), where)
+        for field in fields(kind):
+            if field.default is field.default_factory is MISSING and field.name not in values:
+                key = f"{section}.{field.name}"
+                raise ConfigError(f"{key} is missing; it has no default", code="missing_setting", key=key)
+        return self._validate(section, kind, {k: _switched(known[k], v) for k, v in values.items()}, where)
+
+    def _validate(self, section: str, kind: Any, value: Any, where: Mapping[str, str]) -> Any:
+        """Return the value as `kind`; raise ConfigError for the first error that pydantic finds."""
+        try:
+            return TypeAdapter(kind).validate_python(value, extra="forbid" if is_dataclass(kind) else None)
+        except ValidationError as error:
+            raise _first_error(section, error, where) from error
+
+    def _homes(self, key: str) -> list[str]:
+        """Return the sections that have a key."""
+        return [section for section in self.sections if key in self.keys(section)]
+
+    def _type_of(self, key: str) -> Any:
+        """Return the type of a setting; None where it is unknown or depends on the objective."""
+        homes = self._homes(key)
+        if "." not in key and key not in self.sections and len(homes) == 1:
+            key = f"{homes[0]}.{key}"
+        section, *path = key.split(".")
+        if section not in self.sections or self.is_objective(section):
+            return None
+        kind = self.sections[section]
+        if not path and (main := self.main_key(section)) is not None:
+            path = [main]
+        for name in path:
+            inner = next((k for k in (kind, *get_args(kind)) if is_dataclass(k)), None)
+            kind = None if inner is None else _types(inner).get(name)
+        return kind
 
 
-def make_section(section: str, values: Any, where: Mapping[str, str]) -> Any:
-    """A section's dataclass from plain values.
-
-    Args:
-        section: its name.
-        values: what the configuration says; a bare value stands for the section's main key.
-        where: place of each dotted key, for messages.
-
-    Raises:
-        ConfigError: an unknown key, a missing one, or a value of the wrong kind.
-    """
-    kind = SECTIONS[section]
-    if not isinstance(values, Mapping):
-        if section == "output":
-            return Path(str(values))
-        values = {SHORTHAND[section]: values} if section in SHORTHAND else values
-    if not isinstance(values, Mapping):
-        raise ConfigError(
-            f"{where.get(section, section)}: a section with keys is wanted, not {values!r}",
-            code="wrong_type",
-            key=section,
-        )
-    if section == "objective":
-        return _objective(values, where)
-    values = {k: _switch(f"{section}.{k}", v) for k, v in values.items()}
-    values = {k: v for k, v in values.items() if v is not _OFF}
-    for key in values:
-        if key not in keys_of(section):
-            raise _unknown(f"{section}.{key}", keys_of(section), where)
-    missing = [f.name for f in fields(kind) if f.default is f.default_factory is MISSING and f.name not in values]
-    if missing:
-        raise ConfigError(
-            f"{section}.{missing[0]} is missing; it has no default",
-            code="missing_setting",
-            key=f"{section}.{missing[0]}",
-        )
-    try:
-        return TypeAdapter(kind).validate_python(dict(values), extra="forbid")
-    except ValidationError as error:
-        raise _first(section, error, where) from error
+def _types(kind: Any) -> dict[str, Any]:
+    """Return the fields of a dataclass and their types; nothing for what is no dataclass."""
+    if not is_dataclass(kind):
+        return {}
+    hints = get_type_hints(kind)
+    return {field.name: hints[field.name] for field in fields(kind)}
 
 
-def _objective(values: Mapping[str, Any], where: Mapping[str, str]) -> dict[str, Any]:
-    try:
-        return spell_out(values)
-    except ConfigError as error:
-        raise _with_place(error, where) from None
+def _takes_text(kind: Any) -> bool:
+    return not {str, Path}.isdisjoint((kind, *get_args(kind)))
+
+
+def _switched(kind: Any, value: Any) -> Any:
+    """Return `true` as the defaults of an optional dataclass, and `false` as None: `lora: true`."""
+    optional = NoneType in get_args(kind) and any(is_dataclass(k) for k in get_args(kind))
+    return ({} if value else None) if optional and isinstance(value, bool) else value
 
 
 def _with_place(error: ConfigError, where: Mapping[str, str]) -> ConfigError:
-    """Put the place of the error's key before its message, or the place of the nearest section around that key."""
+    """Return the error with the place of its key before its message, or of the nearest section around that key."""
     key = error.key or ""
     while key and key not in where:
         key = key.rpartition(".")[0]
@@ -118,40 +199,29 @@ def _with_place(error: ConfigError, where: Mapping[str, str]) -> ConfigError:
     return ConfigError(f"{place}{error}", code=error.code, key=error.key)
 
 
-_OFF = object()
-
-
-def _switch(key: str, value: Any) -> Any:
-    if key in SWITCHES and isinstance(value, bool):
-        return {} if value else _OFF
-    return value
-
-
 def _unknown(key: str, known: tuple[str, ...], where: Mapping[str, str]) -> ConfigError:
     section, name = key.split(".", 1)
     near = get_close_matches(name, known, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else "."
-    place = f"{where[key]}: " if key in where else ""
-    return ConfigError(
-        f"{place}{key}: no such setting{hint} {section} takes {', '.join(known)}", code="unknown_setting", key=key
+    error = ConfigError(
+        f"{key}: this setting does not exist{hint} Keys of {section}: {', '.join(known)}",
+        code="unknown_setting",
+        key=key,
     )
+    return _with_place(error, where)
 
 
-RULES = {"unexpected_keyword_argument": "unknown_setting", "literal_error": "unknown_name"}
-"""Pydantic's type of a complaint → our code; every other complaint is about a type."""
-
-
-def _first(section: str, error: ValidationError, where: Mapping[str, str]) -> ConfigError:
-    """The first complaint of pydantic, in our form."""
+def _first_error(section: str, error: ValidationError, where: Mapping[str, str]) -> ConfigError:
+    """Return the first error of pydantic as ours."""
     first = error.errors()[0]
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, ConfigError):
         return _with_place(cause, where)
     path = [str(p) for p in first["loc"] if not (isinstance(p, str) and ("[" in p or p in ("str", "int", "float")))]
     key = ".".join([section, *path])
-    place = f"{where[key]}: " if key in where else ""
-    code = RULES.get(first["type"], "wrong_type")
+    code = CODES.get(first["type"], "wrong_type")
+    message = f"{key} is {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
     if code == "unknown_setting":
-        return ConfigError(f"{place}{key}: no such setting", code=code, key=key)
-    message = f"{place}{key} is {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
-    return ConfigError(message, code=code, key=key)
+        message = f"{key}: this setting does not exist"
+    place = f"{where[key]}: " if key in where else ""
+    return ConfigError(f"{place}{message}", code=code, key=key)

@@ -1,6 +1,6 @@
-"""The nouns: examples, forests, log-probabilities, index views, errors.
+"""Basic types: examples, forests, log-probabilities, index views, errors.
 
-Shape letters, one legend for the package: `B` comparisons (or labelled responses), `N` responses, `R` scored tokens,
+Shape letters, the same in the whole package: `B` comparisons (or unpaired responses), `N` responses, `R` scored tokens,
 `T` input tokens of a pack, `V` vocabulary, `K` responses per prompt, `D` hidden width.
 """
 
@@ -9,7 +9,7 @@ from tiltlm.core.errors import ConfigError, DataError, ModelError, NumericsError
 from tiltlm.core.example import Comparison, Example, Response, TokenIds, token_ids
 from tiltlm.core.forest import Forest, Tree, build_trees, pack_trees, with_score_token
 from tiltlm.core.logps import Extra, ResponseLogps, segment_sum
-from tiltlm.core.scores import ResponseScores
+from tiltlm.core.scores import Responses, ResponseScores
 from tiltlm.core.views import Counts, Demonstrations, Lists, Pairs, UnpairedResponses, View, Views
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "Response",
     "ResponseLogps",
     "ResponseScores",
+    "Responses",
     "RunError",
     "TiltError",
     "TokenIds",

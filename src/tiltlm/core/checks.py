@@ -1,7 +1,7 @@
-"""Ranges of numbers that parts and knobs may have.
+"""Checks of the numbers that parts and knobs of objectives are given.
 
-The message and the `key` of an error begin with the name of what is wrong. A caller that knows where it stands puts the
-place before both with `prefix_errors`: `beta is -1` becomes `objective.reward.beta is -1`.
+The message and the `key` of an error begin with the name of the number. A caller that knows where the number was set
+puts that place before both with `prefix_errors`: `beta is -1` becomes `objective.reward.beta is -1`.
 """
 
 from collections.abc import Iterator
@@ -42,7 +42,7 @@ def between(low: float, high: float, **values: float) -> None:
 
 
 def below_half(**values: float) -> None:
-    """Require 0 ≤ value < 0.5: a share of flipped labels from which something can still be learned."""
+    """Require 0 ≤ value < 0.5: a rate of flipped labels; at 0.5 labels carry no information."""
     for name, value in values.items():
         if not 0 <= value < 0.5:
             raise ConfigError(

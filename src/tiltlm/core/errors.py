@@ -1,8 +1,8 @@
-"""A small tree of exceptions: everything this package raises on purpose.
+"""Exceptions: everything this package raises on purpose.
 
-Every message says what was seen, where, which rule it breaks and the way out. A message may be reworded at any time;
-`code`, `key` and `row` are stable, so programs and tests read those. `exit_code` is what the command line returns: 2
-for wrong use (a setting, a file, a model that cannot serve), 1 for a run that failed.
+Every message says what was seen, where, which rule it breaks and what to do. Messages may be reworded at any time;
+`code`, `key` and `row` are stable, so programs and tests read those. `exit_code` is the exit code of the command line:
+2 for wrong use (a setting, a file, an unsuitable model), 1 for a run that failed.
 """
 
 from typing import Any
@@ -14,13 +14,13 @@ class TiltError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, *, code: str, key: str | None = None, row: str | None = None) -> None:
-        """Make an error with a stable name.
+        """Create an error with a stable code.
 
         Args:
             message: A sentence or two for the user.
             code: The broken rule in snake case, such as `not_positive`. It never changes, and one rule has one code.
-            key: The setting, option or argument at fault, such as `training.batch_size`. None where there is none.
-            row: The row of data or the example at fault, such as `pairs.jsonl:7`. None where there is none.
+            key: The setting, option or argument at fault, such as `training.batch_size`; None if there is none.
+            row: The row of data or the example at fault, such as `pairs.jsonl:7`; None if there is none.
         """
         super().__init__(message)
         self.code = code
@@ -28,7 +28,7 @@ class TiltError(Exception):
         self.row = row
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle with all attributes: errors of worker processes and other ranks are raised again here."""
+        """Pickle with all attributes: errors of worker processes and other ranks are raised again in this process."""
         return _unpickle, (type(self), self.args, self.__dict__)
 
 
@@ -45,17 +45,17 @@ class DataError(TiltError, ValueError):
 
 
 class ModelError(TiltError, ValueError):
-    """A model folder, tokenizer or architecture cannot serve here."""
+    """A model folder, tokenizer or architecture cannot be used."""
 
     exit_code = 2
 
 
 class RunError(TiltError, RuntimeError):
-    """A run cannot go on: damaged checkpoint, a second writer, a run directory in use."""
+    """A run cannot continue: a damaged checkpoint, a second writer, a run directory in use."""
 
 
 class NumericsError(TiltError, ArithmeticError):
-    """A number that must be finite, or equal to another, is not."""
+    """A number is not finite, or differs from one that it must equal."""
 
 
 def _unpickle(kind: type[TiltError], arguments: tuple[str, ...], attributes: dict[str, Any]) -> TiltError:

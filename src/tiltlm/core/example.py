@@ -1,7 +1,7 @@
-"""The one noun of the package: a prompt, its k ≥ 1 responses, and what is known about them.
+"""`Example`: a prompt, its k ≥ 1 responses, and what is known about them. All data is read into examples.
 
-A pair is k = 2 with one comparison, an unpaired row k = 1 with a label, a ranked list k with ranks, a demonstration
-k = 1 with nothing more. Everything here is token ids and plain numbers: text belongs to `tiltlm.data`.
+A pair has k = 2 and one comparison; an unpaired row k = 1 and a label; a ranked list k ranks; a demonstration k = 1 and
+nothing else. Examples hold token ids and plain numbers only: text belongs to `tiltlm.data`.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ TokenIds = NDArray[np.int32]
 
 
 def token_ids(ids: object) -> TokenIds:
-    """`ids` (any sequence of integers) as a read-only int32 array."""
+    """Return `ids` (any sequence of integers) as a read-only int32 array."""
     array = np.array(ids, dtype=np.int32)
     array.flags.writeable = False
     return array
@@ -22,16 +22,16 @@ def token_ids(ids: object) -> TokenIds:
 
 @dataclass(frozen=True, eq=False)
 class Response:
-    """One answer to a prompt, as tokens."""
+    """One response to a prompt, as tokens."""
 
     token_ids: TokenIds
-    """The answer without its prompt; the end token is part of it when the answer ended by itself."""
+    """The response without its prompt. It includes the end token unless the response was truncated."""
     ended: bool = True
-    """True where the last token is the end token; False where the answer was cut."""
+    """True if the last token is the end token; False if the response was truncated."""
     scored: NDArray[np.int32] | None = None
-    """Offsets into `token_ids` that count (several assistant turns in one row); None: every token."""
+    """Offsets into `token_ids` of the scored tokens (several assistant turns in one row); None: every token."""
     ref_logps: float | None = None
-    """Reference log-probability of the scored tokens, summed, in nats, where the data brought it along."""
+    """Reference log-probability of the scored tokens, summed, in nats, if the data has it."""
 
     def __post_init__(self) -> None:
         assert len(self.token_ids) >= 1, "a response has at least one token"
@@ -39,12 +39,12 @@ class Response:
 
     @property
     def num_tokens(self) -> int:
-        """How many tokens count."""
+        """Number of scored tokens."""
         return len(self.token_ids) if self.scored is None else len(self.scored)
 
     @property
     def key(self) -> tuple[bytes, bytes]:
-        """Equal for responses that cost, and score, the same."""
+        """A key that is equal for responses with the same tokens and the same scored tokens."""
         return self.token_ids.tobytes(), b"" if self.scored is None else self.scored.tobytes()
 
 
@@ -59,7 +59,7 @@ class Comparison:
     preference: float = 1.0
     """Soft label p = P(chosen ≻ rejected), in [0, 1]; ½ is a tie."""
     offset: float = 0.0
-    """Margin in units of the reward (after β), subtracted from the reward difference before the link."""
+    """Offset in units of the reward (after β), subtracted from the reward difference before the link."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,22 +67,23 @@ class Example:
     """A prompt with its responses and what is known about them: one row of data."""
 
     id: str
-    """Where it came from, for messages and files: the row's own id, or source and row number."""
+    """Origin, for messages and files: the row's own id, or source and row number."""
     prompt_ids: TokenIds
-    """At least one token: the beginning token where there is nothing else."""
+    """At least one token: the beginning-of-sequence token if the prompt is empty."""
     responses: tuple[Response, ...]
     comparisons: tuple[Comparison, ...] = ()
     labels: tuple[bool, ...] = ()
-    """One per response: desirable or not. Empty where not known; likewise `ranks` and `scores`."""
+    """One per response: desirable or not. Empty if not known; likewise `ranks` and `scores`."""
     ranks: tuple[int, ...] = ()
     """One per response, 1 is best, equal ranks are ties."""
     scores: tuple[float, ...] = ()
     """One per response, higher is better."""
     weight: float = 1.0
-    """Multiplies the example's loss; does not enter the divisor."""
+    """Multiplies the example's loss. It does not change the divisor."""
     partners: tuple[Response, ...] = ()
-    """Responses of other prompts, one per response: the mismatched pairs of KTO's baseline."""
+    """Responses to other prompts, one per response: the mismatched pairs of KTO's baseline."""
     source: str = ""
+    """Name of the data source."""
 
     def __post_init__(self) -> None:
         assert len(self.prompt_ids) >= 1, "a prompt has at least one token"
@@ -92,7 +93,7 @@ class Example:
 
     @property
     def roles(self) -> tuple[str, ...]:
-        """What each response is: chosen, rejected, both, desirable, undesirable, or just a response."""
+        """The role of each response: chosen, rejected, both, desirable, undesirable, or just response."""
         if self.labels:
             return tuple("desirable" if label else "undesirable" for label in self.labels)
         chosen, rejected = {c.chosen for c in self.comparisons}, {c.rejected for c in self.comparisons}

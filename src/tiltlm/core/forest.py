@@ -1,8 +1,8 @@
 """The forest: prompts and their responses packed into one row, each prompt once.
 
-A tree is a prompt and the distinct responses to it. Trees lie one after another without padding; the positions of a
-response continue from its own prompt; a response token attends to its prompt and its own earlier tokens, nothing else.
-The last token of a response predicts nothing that is scored, so it is a target and never an input.
+A tree is a prompt and the distinct responses to it. Trees follow one another without padding. The positions of a
+response continue those of its prompt. A response token attends to its prompt and to earlier tokens of its own response
+only. The last token of a response predicts nothing that is scored, so it is a target and never an input.
 """
 
 from collections.abc import Sequence
@@ -27,16 +27,20 @@ class Tree:
 
     @property
     def num_tokens(self) -> int:
-        """Input tokens of this tree: each once, the last token of each response not at all."""
+        """Input tokens of this tree: all but the last token of each response."""
         return len(self.prompt_ids) + sum(len(r.token_ids) - 1 for r in self.responses)
 
 
 def build_trees(
     examples: Sequence[Example], part: Literal["responses", "partners"] = "responses"
 ) -> tuple[list[Tree], list[list[int]]]:
-    """Trees of distinct prompts and responses, and where each example finds its own.
+    """Build trees of distinct prompts and responses, and the index of every example's responses in them.
 
-    Rows with the same prompt, or the same response to it, share compute, never weight.
+    Examples with the same prompt, or the same response to it, share its computation. Their weights stay separate.
+
+    Args:
+        examples: Rows of data.
+        part: Which responses of the examples to use.
 
     Returns:
         The trees, in order of first appearance, and per example the index of each of its responses (or partners)
@@ -66,17 +70,17 @@ def build_trees(
 
 
 def with_score_token(trees: Sequence[Tree]) -> list[Tree]:
-    """The same trees to be read once a response, at its end: what a reward model scores.
+    """Return trees for a reward model: append one unread token to every response and score only that position.
 
-    A token that nobody reads follows each response and alone counts. So the response's own last token is an input, and
-    row n of the forest, R = N, is its state; positions and attention are as ever.
+    The response's own last token thereby becomes an input, and row n of the forest (R = N) is its state. Positions and
+    attention do not change.
     """
 
-    def close(response: Response) -> Response:
+    def append_token(response: Response) -> Response:
         num_tokens = len(response.token_ids)
         return Response(token_ids([*response.token_ids, 0]), response.ended, scored=token_ids([num_tokens]))
 
-    return [Tree(tree.prompt_ids, tuple(map(close, tree.responses))) for tree in trees]
+    return [Tree(tree.prompt_ids, tuple(map(append_token, tree.responses))) for tree in trees]
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,26 +88,29 @@ class Forest:
     """Token ids and layout of one pack. T input tokens, N responses, R scored tokens."""
 
     token_ids: Int[Tensor, " T"]
+    """Token id of each input token."""
     position_ids: Int[Tensor, " T"]
+    """Position of each input token in its own prompt and response."""
     prompt_lengths: tuple[int, ...]
     """Tokens of each prompt, tree by tree."""
     branch_lengths: tuple[tuple[int, ...], ...]
-    """Input tokens of each response (one fewer than it has), tree by tree; 0 for a one-token response."""
+    """Input tokens of each response, one fewer than its tokens, tree by tree; 0 for a one-token response."""
     predicts: Int[Tensor, " R"]
-    """Index of the input token whose state predicts scored token r; the last prompt token repeats."""
+    """Index of the input token whose state predicts scored token r; the last prompt token occurs several times."""
     targets: Int[Tensor, " R"]
     """Token id of scored token r."""
     response_index: Int[Tensor, " R"]
-    """Which of the N responses scored token r belongs to; ascending."""
+    """Index, among the N responses, of the one that scored token r belongs to; ascending."""
     num_tokens: Int[Tensor, " N"]
     """Scored tokens of each response."""
 
     def to(self, device: torch.device | str) -> "Forest":
-        """The same forest with its tensors on `device`."""
+        """Return the forest with its tensors on `device`."""
         return to_device(self, device)
 
     @property
     def num_responses(self) -> int:
+        """N."""
         return len(self.num_tokens)
 
 

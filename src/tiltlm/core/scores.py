@@ -1,11 +1,8 @@
-"""What a reward model returns: one learned number per response, where a policy returns log-probabilities.
+"""`ResponseScores`: one learned number per response, as a reward model returns it, and the union `Responses`."""
 
-The algebra is the same for both. Whatever part reads log-probabilities is told that there are none.
-"""
+from dataclasses import dataclass, fields
+from typing import Any, final
 
-from dataclasses import dataclass, field
-
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -13,29 +10,32 @@ from tiltlm.core.errors import ConfigError
 from tiltlm.core.logps import ResponseLogps
 
 
+@final
 @dataclass(frozen=True, eq=False)
-class ResponseScores(ResponseLogps):
-    """N responses with a score each, and no token of which anything is known (R = 0)."""
+class ResponseScores:
+    """N responses with a score each. Their log-probabilities are not known: reading one raises a `ConfigError`."""
 
-    scores: Float[Tensor, " N"] = field(kw_only=True)
+    scores: Float[Tensor, " N"]
     """r_θ(x, y), higher is better, in units of the reward; carries gradient."""
+    num_tokens: Int[Tensor, " N"]
+    """Scored tokens of each response, at least 1."""
 
-    @classmethod
-    def of(cls, scores: Float[Tensor, " N"], num_tokens: Int[Tensor, " N"]) -> "ResponseScores":
-        """Scores of responses of so many tokens."""
-        no_tokens = torch.zeros(0, dtype=torch.long, device=scores.device)
-        return cls(scores.detach().new_zeros(0), no_tokens, num_tokens, scores=scores)
+    def __getattr__(self, name: str) -> Any:
+        """Raise an error that explains why a number of `ResponseLogps` is missing; called for missing names only."""
+        if name in _OF_A_POLICY:
+            raise ConfigError(
+                f"this objective reads log-probabilities ({name}), and a reward model has only a score for each "
+                "response; with reward `learned`, use only a link on the scores",
+                code="needs_policy",
+                key="objective",
+            )
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
 
-    @property
-    def seq_logps(self) -> Float[Tensor, " N"]:
-        """Not known.
 
-        Raises:
-            ConfigError: always.
-        """
-        raise ConfigError(
-            "this objective reads log-probabilities, and a reward model has none, only a score for each response; with "
-            "reward `learned` give nothing but a link on the scores",
-            code="needs_policy",
-            key="objective",
-        )
+_OF_A_POLICY = {f.name for f in fields(ResponseLogps)} | {n for n in vars(ResponseLogps) if not n.startswith("_")}
+
+Responses = ResponseLogps | ResponseScores
+"""N responses as objectives, the trainer and the metrics read them: from a policy, or from a reward model.
+
+Both have `num_tokens`. Reading any other number of `ResponseLogps` from `ResponseScores` raises a `ConfigError`.
+"""

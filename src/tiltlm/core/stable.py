@@ -1,4 +1,4 @@
-"""Functions that overflow or cancel in their textbook form, written so that value and gradient stay finite."""
+"""Functions whose textbook form overflows or cancels, written so that value and gradient stay finite."""
 
 import math
 
@@ -7,26 +7,30 @@ from jaxtyping import Float
 from torch import Tensor
 
 LAST_EXPONENT = 30.0
-"""Beyond this, `exp` goes on as its tangent: e³⁰ ≈ 1e13, whose square still fits a float32 gradient norm."""
+"""Beyond this, `exp` is replaced by its tangent: e³⁰ ≈ 1e13, whose square still fits a float32 gradient norm."""
 
 
 def bounded_exp(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """eˣ up to x = 30, its tangent e³⁰·(1 + x − 30) beyond: increasing, convex and finite, gradient included."""
+    """Return eˣ up to x = 30 and its tangent e³⁰·(1 + x − 30) beyond.
+
+    It is increasing and convex; value and gradient are finite.
+    """
     inside = x.clamp(max=LAST_EXPONENT)
     return torch.exp(inside) * (1 + (x - inside))
 
 
 def bounded_expm1(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """eˣ − 1, accurate at 0, continued like `bounded_exp`."""
+    """Return eˣ − 1, accurate at 0, with the tangent of `bounded_exp` beyond x = 30."""
     inside = x.clamp(max=LAST_EXPONENT)
-    # e^inside and not the constant e³⁰: its two gradients would cancel only to the rounding of 1e13.
+    # e^inside, not the constant e³⁰: with the constant, the two gradients cancel only up to the rounding of 1e13.
     return torch.expm1(inside) + torch.exp(inside) * (x - inside)
 
 
 def log1mexp(a: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """log(1 − eᵃ) for a < 0, accurate on both sides of −ln 2; a is held at ≤ −1e-6, where the odds would explode.
+    """Return log(1 − eᵃ) for a < 0, accurate on both sides of −ln 2.
 
-    The branch that is not taken is fed a harmless value, so that its gradient is finite before it is masked.
+    a is clamped to ≤ −1e-6, because the odds diverge at 0. The branch that is not taken gets a safe value, so that its
+    gradient is finite before it is masked.
     """
     a = a.clamp(max=-1e-6)
     near = a > -math.log(2)

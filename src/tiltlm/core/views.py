@@ -1,7 +1,7 @@
-"""Index views on a forest's responses: what an objective is about, as indices and never as copies.
+"""Index views on a forest's responses: an objective gets indices into the responses, not copies of them.
 
-`Pairs` are comparisons, `UnpairedResponses` are single thumbs up and down, `Lists` are ranked or scored lists,
-`Demonstrations` are responses to imitate. `of` reads examples and the slots that `build_trees` returned for them.
+`Pairs` are comparisons, `UnpairedResponses` single labels, `Lists` ranked or scored lists, `Demonstrations` responses
+to imitate. `of` reads examples and their slots, the response indices that `build_trees` returns for them.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,21 +17,23 @@ from tiltlm.core.errors import DataError
 from tiltlm.core.example import Example
 
 Slots = Sequence[Sequence[int]]
+"""Per example, the index of each of its responses in the forest."""
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What the terms of a loss are divided by. Added up over the packs and ranks of a step."""
+    """Divisors of the terms of a loss, summed over the packs and ranks of a step."""
 
     examples: int
     responses: int
     tokens: int
 
     def __add__(self, other: "Counts") -> "Counts":
+        """Add the counts of other examples."""
         return Counts(self.examples + other.examples, self.responses + other.responses, self.tokens + other.tokens)
 
     def __or__(self, other: "Counts") -> "Counts":
-        """Counts of the same examples seen by two views, of which one may not count what the other does."""
+        """Combine two views' counts of the same examples; a view counts only what its objective divides by."""
         return Counts(
             max(self.examples, other.examples), max(self.responses, other.responses), max(self.tokens, other.tokens)
         )
@@ -44,7 +46,7 @@ class Pairs:
     chosen: Int[Tensor, " B"]
     rejected: Int[Tensor, " B"]
     example: Int[Tensor, " B"]
-    """Which example of the batch each comparison belongs to."""
+    """Index of the example in the batch that each comparison belongs to."""
     weight: Float[Tensor, " B"]
     """Example weight × share among the example's comparisons (shares sum to 1)."""
     preference: Float[Tensor, " B"]
@@ -53,18 +55,22 @@ class Pairs:
     """Subtracted from the reward difference before the link, in units of the reward."""
     num_examples: int
     gap: Float[Tensor, " B"] | None = None
-    """Score of the chosen response minus that of the rejected one, in units of the data; None where not known."""
+    """Score of the chosen response minus that of the rejected one, in units of the data; None if not known."""
     is_certain: bool = False
-    """Known beforehand: every preference is 1."""
+    """True if every preference is known to be 1."""
 
     @classmethod
     def of(cls, examples: Sequence[Example], slots: Slots) -> "Pairs":
-        """All comparisons of these examples; an example without one is refused."""
+        """Return all comparisons of these examples.
+
+        Raises:
+            DataError: An example has none.
+        """
         rows = []
         for e, (example, slot) in enumerate(zip(examples, slots, strict=True)):
             if not example.comparisons:
                 raise DataError(
-                    f"{example.id}: no comparison; this objective needs chosen and rejected responses",
+                    f"{example.id}: there is no comparison; this objective needs chosen and rejected responses",
                     code="needs_pairs",
                     row=example.id,
                 )
@@ -88,12 +94,12 @@ class Pairs:
         )
 
     def with_preference(self, preference: Float[Tensor, " B"]) -> "Pairs":
-        """The same comparisons with these soft labels."""
+        """Return the same comparisons with these soft labels."""
         return replace(self, preference=preference, is_certain=False)
 
     @property
     def reversed(self) -> "Pairs":
-        """The same comparisons with the label the other way round."""
+        """The same comparisons with chosen and rejected exchanged."""
         return replace(
             self,
             chosen=self.rejected,
@@ -105,24 +111,24 @@ class Pairs:
         )
 
     def expected(self, loss: Callable[["Pairs"], Float[Tensor, " B"]]) -> Float[Tensor, " B"]:
-        """p·loss(chosen ≻ rejected) + (1 − p)·loss(rejected ≻ chosen): what a soft label p means everywhere."""
+        """Return p·loss(chosen ≻ rejected) + (1 − p)·loss(rejected ≻ chosen), the meaning of a soft label p."""
         if self.is_certain:
             return loss(self)
         return self.preference * loss(self) + (1 - self.preference) * loss(self.reversed)
 
     def counts(self) -> Counts:
-        """A row with several comparisons is one example; pairs have no use for the other divisors."""
+        """Count the examples; an example with several comparisons counts once. The other divisors are not used."""
         return Counts(examples=self.num_examples, responses=0, tokens=0)
 
     def with_baseline(self, baseline: float) -> "Pairs":
-        """Itself: nothing here is valued against a statistic."""
+        """Return the view itself: it uses no statistic of the step."""
         assert not baseline
         return self
 
 
 @dataclass(frozen=True, eq=False)
 class UnpairedResponses:
-    """B responses, each desirable or undesirable on its own."""
+    """B responses, each labelled desirable or undesirable."""
 
     response: Int[Tensor, " B"]
     desirable: Bool[Tensor, " B"]
@@ -130,16 +136,20 @@ class UnpairedResponses:
     weight: Float[Tensor, " B"]
     num_examples: int
     baseline: float = 0.0
-    """The objective's statistic of the whole step, without gradient, in its own unit; set by the trainer."""
+    """The statistic's value for the whole step, without gradient, in the statistic's unit; set by the trainer."""
 
     @classmethod
     def of(cls, examples: Sequence[Example], slots: Slots) -> "UnpairedResponses":
-        """Every labelled response of these examples; an example without labels is refused."""
+        """Return every response of these examples with its label.
+
+        Raises:
+            DataError: An example has no labels.
+        """
         rows = []
         for e, (example, slot) in enumerate(zip(examples, slots, strict=True)):
             if not example.labels:
                 raise DataError(
-                    f"{example.id}: no labels; this objective needs desirable and undesirable responses",
+                    f"{example.id}: there are no labels; this objective needs desirable and undesirable responses",
                     code="needs_unpaired",
                     row=example.id,
                 )
@@ -154,10 +164,11 @@ class UnpairedResponses:
         )
 
     def with_baseline(self, baseline: float) -> "UnpairedResponses":
-        """The same responses, valued against this statistic of the step."""
+        """Return the same responses with this value of the step's statistic."""
         return replace(self, baseline=baseline)
 
     def counts(self) -> Counts:
+        """Count examples and responses."""
         return Counts(examples=self.num_examples, responses=len(self.response), tokens=0)
 
 
@@ -174,7 +185,7 @@ class Demonstrations:
 
     @classmethod
     def of(cls, examples: Sequence[Example], slots: Slots) -> "Demonstrations":
-        """The responses to imitate: the one of a single-response row, the chosen one of a comparison."""
+        """Return the responses to imitate: all of an example without comparisons, else every chosen one."""
         rows = []
         for e, (example, slot) in enumerate(zip(examples, slots, strict=True)):
             best = sorted({c.chosen for c in example.comparisons}) or range(len(example.responses))
@@ -189,34 +200,40 @@ class Demonstrations:
         )
 
     def counts(self) -> Counts:
+        """Count examples, responses and scored tokens."""
         return Counts(examples=self.num_examples, responses=len(self.response), tokens=self.num_tokens)
 
     def with_baseline(self, baseline: float) -> "Demonstrations":
-        """Itself: nothing here is valued against a statistic."""
+        """Return the view itself: it uses no statistic of the step."""
         assert not baseline
         return self
 
 
 @dataclass(frozen=True, eq=False)
 class Lists:
-    """E lists of up to K responses with ranks or scores, best first; shorter lists are filled up."""
+    """E lists of up to K responses with ranks or scores, best first; shorter lists are padded."""
 
     response: Int[Tensor, "E K"]
-    """Index of each response; 0 where there is none."""
+    """Index of each response; 0 at padding."""
     present: Bool[Tensor, "E K"]
+    """False at padding."""
     rank: Int[Tensor, "E K"]
-    """1, 2, … from the best; equal ranks are ties. 0 where there is none."""
+    """1, 2, … from the best; equal ranks are ties. 0 at padding."""
     score: Float[Tensor, "E K"]
-    """Higher is better; NaN where not known."""
+    """Higher is better; NaN if not known."""
     weight: Float[Tensor, " E"]
     example: Int[Tensor, " E"]
     ties: tuple[tuple[int, int, int], ...]
-    """(list, first column, end column) of every group of equal ranks that is not the last of its list."""
+    """(list, first column, end column) of every group of equal ranks, except a group that is last in its list."""
     num_examples: int
 
     @classmethod
     def of(cls, examples: Sequence[Example], slots: Slots) -> "Lists":
-        """The responses of each example by rank, or by falling score; an example with neither is refused."""
+        """Return the responses of each example in order of rank, or of falling score if there are no ranks.
+
+        Raises:
+            DataError: An example has neither.
+        """
         width = max(len(slot) for slot in slots)
         response = torch.zeros(len(examples), width, dtype=torch.long)
         rank, score = torch.zeros_like(response), torch.full(response.shape, nan, dtype=torch.float64)
@@ -224,7 +241,7 @@ class Lists:
         for e, (example, slot) in enumerate(zip(examples, slots, strict=True)):
             if not example.ranks and not example.scores:
                 raise DataError(
-                    f"{example.id}: neither ranks nor scores; this objective needs lists with one of them",
+                    f"{example.id}: there are neither ranks nor scores; this objective needs lists with one of them",
                     code="needs_lists",
                     row=example.id,
                 )
@@ -247,35 +264,36 @@ class Lists:
         )
 
     def counts(self) -> Counts:
+        """Count the examples; the other divisors are not used."""
         return Counts(examples=self.num_examples, responses=0, tokens=0)
 
     def with_baseline(self, baseline: float) -> "Lists":
-        """Itself: nothing here is valued against a statistic."""
+        """Return the view itself: it uses no statistic of the step."""
         assert not baseline
         return self
 
 
 def _groups(ranks: Sequence[int]) -> list[tuple[int, int]]:
-    """Bounds of the runs of equal ranks in a sorted sequence, without the last run."""
+    """Return the bounds of the runs of equal ranks in a sorted sequence, without the last run."""
     starts = [i for i, rank in enumerate(ranks) if i == 0 or rank != ranks[i - 1]]
     return list(pairwise(starts))
 
 
 @dataclass(frozen=True, eq=False)
 class Views:
-    """Several views on the same examples: what a sum of objectives reads."""
+    """Several views on the same examples, for a weighted sum of objectives."""
 
     parts: tuple["View", ...]
 
     def counts(self) -> Counts:
-        """Each view counts what its objective divides by."""
+        """Combine the counts of all views."""
         total = Counts(0, 0, 0)
         for part in self.parts:
             total |= part.counts()
         return total
 
     def with_baseline(self, baseline: float) -> "Views":
-        """The statistic goes to the labelled responses."""
+        """Return the views with this statistic in those of unpaired responses."""
         return Views(tuple(p.with_baseline(baseline) if isinstance(p, UnpairedResponses) else p for p in self.parts))
 
 

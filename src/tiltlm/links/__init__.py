@@ -1,4 +1,4 @@
-"""Links ℓ(u), one a file: how a margin becomes a loss."""
+"""Links ℓ(u), one per module: functions from a margin to a loss."""
 
 from tiltlm.links.blended import Blended
 from tiltlm.links.exponential import Exponential

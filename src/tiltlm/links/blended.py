@@ -1,4 +1,4 @@
-"""The link of DiscoPOP, found by a language model: logistic and exponential loss, blended by the margin itself."""
+"""The link of DiscoPOP, proposed by a language model: a blend of logistic and exponential loss by the margin."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -10,21 +10,24 @@ from torch import Tensor
 
 from tiltlm.core.checks import positive
 from tiltlm.core.stable import bounded_exp
+from tiltlm.links.link import Link
 
 
 @dataclass(frozen=True)
-class Blended:
+class Blended(Link):
     """ℓ(u) = (1 − m)·(−log σ(u)) + m·e^(−u), m = σ(u/τ).
 
     Not convex near 0; for a tie it has two minima, ±0.48 at τ = 0.05. m·e^(−u) is computed as one exponential.
     """
 
     tau: float
+    """Width of the blend, in units of the reward."""
     convex: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         positive(tau=self.tau)
 
-    def __call__(self, margin: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
+    def __call__(self, margin: Float[Tensor, " B"], /) -> Float[Tensor, " B"]:
+        """Return ℓ of each margin."""
         logistic = -F.logsigmoid(margin) * torch.sigmoid(-margin / self.tau)
         return logistic + bounded_exp(F.logsigmoid(margin / self.tau) - margin)

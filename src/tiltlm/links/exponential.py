@@ -7,16 +7,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tiltlm.core.stable import bounded_exp
+from tiltlm.links.link import Link
 
 
 @dataclass(frozen=True)
-class Exponential:
-    """ℓ(u) = e^(−u). Convex and decreasing; a pair that is wrong by u nats weighs e^u, so outliers rule.
+class Exponential(Link):
+    """ℓ(u) = e^(−u). Convex and decreasing; a wrongly ordered pair with margin −u weighs e^u, so outliers dominate.
 
-    Beyond u = −30 it goes on as its tangent.
+    Below u = −30 it is replaced by its tangent.
     """
 
     convex: ClassVar[bool] = True
 
-    def __call__(self, margin: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
+    def __call__(self, margin: Float[Tensor, " B"], /) -> Float[Tensor, " B"]:
+        """Return ℓ of each margin."""
         return bounded_exp(-margin)

@@ -1,4 +1,4 @@
-"""The hinge link: no loss beyond a margin. Its minimiser is ±margin, the sign of p − ½ and nothing more."""
+"""The hinge link: no loss beyond a margin. Its minimiser is ±margin, with the sign of p − ½."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -7,10 +7,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tiltlm.core.checks import not_negative
+from tiltlm.links.link import Link
 
 
 @dataclass(frozen=True)
-class Hinge:
+class Hinge(Link):
     """ℓ(u) = max(0, margin − u). Convex; zero gradient once the margin is reached."""
 
     margin: float = 1.0
@@ -20,5 +21,6 @@ class Hinge:
     def __post_init__(self) -> None:
         not_negative(margin=self.margin)
 
-    def __call__(self, margin: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
+    def __call__(self, margin: Float[Tensor, " B"], /) -> Float[Tensor, " B"]:
+        """Return ℓ of each margin."""
         return (self.margin - margin).clamp(min=0)

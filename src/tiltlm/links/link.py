@@ -1,21 +1,25 @@
-"""What a link is: the loss of one comparison (or one label) as a function of its margin.
+"""`Link`, the base of links: the loss of one comparison (or one label) as a function of its margin.
 
-The link alone decides what happens to a pair that is already right, and with it the population minimiser.
+The link decides how strong the gradient of a correctly ordered pair is, and what the population minimiser is.
 """
 
-from typing import Protocol, runtime_checkable
+from abc import ABC, abstractmethod
 
 from jaxtyping import Float
 from torch import Tensor
 
 
-@runtime_checkable
-class Link(Protocol):
-    """ℓ(u), applied elementwise; u is the chosen reward minus the rejected one (or minus a baseline)."""
+class Link(ABC):
+    """ℓ(u), applied elementwise; u is the chosen reward minus the rejected one (or minus a baseline).
+
+    Subclasses are frozen dataclasses and final.
+    """
 
     @property
+    @abstractmethod
     def convex(self) -> bool:
-        """Whether ℓ is convex in u."""
-        ...
+        """True if ℓ is convex in u."""
 
-    def __call__(self, margin: Float[Tensor, " B"]) -> Float[Tensor, " B"]: ...
+    @abstractmethod
+    def __call__(self, margin: Float[Tensor, " B"], /) -> Float[Tensor, " B"]:
+        """Return ℓ of each margin."""

@@ -1,4 +1,7 @@
-"""Data shape → loss. `catalog` names the methods; the other modules are the parts and shapes they share."""
+"""Objectives: functions from responses and a view of the data to a loss.
+
+`catalog` has the methods by name. The other modules are the parts and shapes that they share.
+"""
 
 from tiltlm.objectives.catalog import *  # noqa: F403, every method by its name
 from tiltlm.objectives.catalog import CATALOG, Knob, Resolved, build, knobs, register, resolve_name

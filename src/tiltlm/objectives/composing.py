@@ -1,6 +1,6 @@
-"""Objectives from plain values, as a configuration holds them: a name, parts, or a weighted sum of either.
+"""Objectives from plain values, as in a configuration: a name, parts, or a weighted sum of either.
 
-`compose` builds, `spell_out` writes the same down with every default, `describe_spec` says it in words.
+`compose` builds the objective, `spell_out` adds every default to the description, `describe_spec` makes a short text.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,22 +18,23 @@ from tiltlm.objectives.shapes.weighted_sum import WeightedSum
 from tiltlm.objectives.terms import Objective
 
 Spec = Mapping[str, Any]
+"""The description of an objective by plain values."""
 Composed = Pairwise | Unpaired | Listwise
 
 SHAPES: dict[str, type[Composed]] = {kind.shape: kind for kind in (Pairwise, Unpaired, Listwise)}
-"""Shapes of data whose objectives can be put together from parts."""
+"""Shapes of data whose objectives can be composed of parts."""
 
 
 def compose(spec: Spec, place: str = "objective") -> Objective:
-    """The objective that plain values describe.
+    """Build the objective that plain values describe.
 
     Args:
         spec: `{name: dpo, beta: 0.1}`; or parts, `{data: pairs, reward: {name: log_ratio, beta: 0.1}, link: logistic}`;
             or `{sum: [{name: dpo, weight: 0.8}, {name: sft, weight: 0.2}]}`, whose terms are of either kind.
-        place: what the objective is called in messages.
+        place: The name of the objective in messages.
 
     Raises:
-        ConfigError: something is unknown, missing, unused, of the wrong kind, impossible, or without effect.
+        ConfigError: A value is unknown, missing, unused, of the wrong kind, out of range, or without effect.
     """
     form = form_of(spec, place)
     if form == "sum":
@@ -47,25 +48,25 @@ def compose(spec: Spec, place: str = "objective") -> Objective:
 
 
 def form_of(spec: Spec, place: str = "objective") -> str:
-    """`name`, `parts` or `sum`.
+    """Return the form of a description: `name`, `parts` or `sum`.
 
     Raises:
-        ConfigError: it is none of these, or two of them.
+        ConfigError: It is none of these, or several.
     """
     if not isinstance(spec, Mapping):
         raise ConfigError(
-            f"{place} is {spec!r}; a mapping is wanted, such as {{name: dpo, beta: 0.1}}", code="wrong_type", key=place
+            f"{place} is {spec!r}; it must be a mapping, such as {{name: dpo, beta: 0.1}}", code="wrong_type", key=place
         )
     found = [key for key in ("name", "reward", "sum") if key in spec]
     if not found:
         raise ConfigError(
-            f"{place}: name is missing; `tiltlm objectives` lists them. Or give parts (data, reward, link), or a sum",
+            f"{place}.name is missing; give a name (see `tiltlm objectives`), parts (data, reward, link) or a sum",
             code="missing_setting",
             key=f"{place}.name",
         )
     if len(found) > 1:
         raise ConfigError(
-            f"{place} has {' and '.join(found)}; give a name, or parts with a reward, or a sum",
+            f"{place} has {' and '.join(found)}; give only one of name, reward (with other parts) and sum",
             code="conflict",
             key=place,
         )
@@ -73,10 +74,10 @@ def form_of(spec: Spec, place: str = "objective") -> str:
 
 
 def spell_out(spec: Spec, place: str = "objective") -> dict[str, Any]:
-    """The same description with every default written out: what a run directory keeps. It composes to an equal one.
+    """Return the description with every default, as it is saved in a run directory. It composes to an equal objective.
 
     Raises:
-        ConfigError: as `compose`.
+        ConfigError: As for `compose`.
     """
     objective = compose(spec, place)
     if isinstance(objective, WeightedSum):
@@ -91,17 +92,17 @@ def spell_out(spec: Spec, place: str = "objective") -> dict[str, Any]:
 
 
 def parts_of(objective: Composed) -> dict[str, Any]:
-    """The description of an objective by its parts: `compose` reads it back to an equal one."""
+    """Return the description of an objective by its parts; `compose` builds an equal one from it."""
     reward = objective.reward
     return {"data": objective.shape, "reward": to_plain_value(reward), **plain_fields(objective, reward)}
 
 
 def describe_spec(spec: Spec, *, with_numbers: bool = False) -> str:
-    """An objective in words: `dpo`, `log_ratio × logistic, chosen_nll on pairs`, `0.8 dpo + 0.2 sft`.
+    """Describe an objective: `dpo`, `log_ratio × logistic, chosen_nll on pairs`, `0.8 dpo + 0.2 sft`.
 
     Args:
-        spec: as `spell_out` returns it.
-        with_numbers: also the settings of each part, in brackets.
+        spec: A description as `spell_out` returns it.
+        with_numbers: Add the settings of each part in brackets.
     """
     if "sum" in spec:
         terms = [
@@ -109,19 +110,19 @@ def describe_spec(spec: Spec, *, with_numbers: bool = False) -> str:
         ]
         return " + ".join(f"{weight:g} {f'[{text}]' if ' on ' in text else text}" for weight, text in terms)
     if "name" in spec:
-        return _told({**spec, "name": resolve_name(spec["name"]).name}, with_numbers)
+        return _describe_part({**spec, "name": resolve_name(spec["name"]).name}, with_numbers)
     main, *others = [
-        _told(part, with_numbers)
+        _describe_part(part, with_numbers)
         for key in ("link", "loss", "adjustments", "weighting", "statistic", "regularisers")
-        for part in _listed(spec.get(key))
+        for part in _as_list(spec.get(key))
     ]
     times = " × " if spec.get("link") or spec.get("loss") else ", "
-    first = _told(spec["reward"], with_numbers) + times + main
+    first = _describe_part(spec["reward"], with_numbers) + times + main
     return ", ".join(dict.fromkeys([first, *others])) + f" on {spec['data']}"
 
 
 def notes_on(spec: Spec) -> tuple[str, ...]:
-    """What a reader who knows the names from elsewhere should be told, once each."""
+    """Return notes on names that other libraries use differently, each once."""
     named = [term["name"] for term in spec.get("sum", [spec]) if "name" in term]
     return tuple(dict.fromkeys(note for name in named for note in resolve_name(name).notes))
 
@@ -130,33 +131,33 @@ def _sum(spec: Spec, place: str) -> WeightedSum:
     terms = spec["sum"]
     for key in _without(spec, "sum"):
         raise ConfigError(
-            f"{place}.{key}: a sum does not use it; it is a list of terms, each with its weight",
+            f"{place}.{key}: a sum has no such setting; it is a list of terms, each with its weight",
             code="unknown_setting",
             key=f"{place}.{key}",
         )
     if not isinstance(terms, Sequence) or isinstance(terms, str):
         raise ConfigError(
-            f"{place}.sum is {terms!r}; a list is wanted: [{{name: dpo, weight: 0.8}}, …]",
+            f"{place}.sum is {terms!r}; it must be a list: [{{name: dpo, weight: 0.8}}, …]",
             code="wrong_type",
             key=f"{place}.sum",
         )
     objectives, weights = [], []
     for i, term in enumerate(terms):
-        here = f"{place}.sum.{i}"
+        where = f"{place}.sum.{i}"
         if not isinstance(term, Mapping) or "weight" not in term:
             raise ConfigError(
-                f"{here}.weight is missing; each term of a sum has one: {{name: dpo, weight: 0.8}}",
+                f"{where}.weight is missing; each term of a sum must have one: {{name: dpo, weight: 0.8}}",
                 code="missing_setting",
-                key=f"{here}.weight",
+                key=f"{where}.weight",
             )
         if "sum" in term:
             raise ConfigError(
-                f"{here} is a sum itself; write its terms here, with the weights multiplied",
+                f"{where} is a sum inside a sum; add its terms to the outer sum, with the weights multiplied",
                 code="nested_sum",
-                key=here,
+                key=where,
             )
-        weights.append(read_number(term["weight"], f"{here}.weight"))
-        objectives.append(compose(_without(term, "weight"), here))
+        weights.append(read_number(term["weight"], f"{where}.weight"))
+        objectives.append(compose(_without(term, "weight"), where))
     with prefix_errors(place):
         return WeightedSum(tuple(objectives), tuple(weights))
 
@@ -164,11 +165,15 @@ def _sum(spec: Spec, place: str) -> WeightedSum:
 def _from_parts(spec: Spec, place: str) -> Composed:
     if "data" not in spec:
         raise ConfigError(
-            f"{place}.data is missing; it is one of {', '.join(SHAPES)}", code="missing_setting", key=f"{place}.data"
+            f"{place}.data is missing; it must be one of {', '.join(SHAPES)}",
+            code="missing_setting",
+            key=f"{place}.data",
         )
     shape = spec["data"]
     if not isinstance(shape, str) or shape not in SHAPES:
-        hint = ", which have one method, {name: sft}." if shape == "demonstrations" else nearest(str(shape), SHAPES)
+        hint = (
+            ", which have only one method, {name: sft}." if shape == "demonstrations" else nearest(str(shape), SHAPES)
+        )
         raise ConfigError(
             f"{place}.data is {shape!r}{hint} Known: {', '.join(SHAPES)}", code="unknown_name", key=f"{place}.data"
         )
@@ -179,20 +184,20 @@ def _without(spec: Spec, *keys: str) -> dict[str, Any]:
     return {key: value for key, value in spec.items() if key not in keys}
 
 
-def _listed(value: Any) -> list[Any]:
-    """Parts under a key that holds none, one, or a list."""
+def _as_list(value: Any) -> list[Any]:
+    """Return a value as a list: it is None, one part, or a list."""
     return value if isinstance(value, list) else [] if value is None else [value]
 
 
-def _told(part: Spec, with_numbers: bool) -> str:
-    """A part in words."""
+def _describe_part(part: Spec, with_numbers: bool) -> str:
+    """Describe a part by its name and, on request, its settings."""
     settings = {key: value for key, value in part.items() if key != "name" and value is not None}
     if not settings or not with_numbers:
         return str(part["name"])
-    return f"{part['name']} ({', '.join(f'{key} {_word(value)}' for key, value in settings.items())})"
+    return f"{part['name']} ({', '.join(f'{key} {_describe_value(value)}' for key, value in settings.items())})"
 
 
-def _word(value: Any) -> str:
+def _describe_value(value: Any) -> str:
     if isinstance(value, Mapping):
-        return _told(value, with_numbers=True)
+        return _describe_part(value, with_numbers=True)
     return f"{value:g}" if isinstance(value, float) else str(value)

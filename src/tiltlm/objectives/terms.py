@@ -1,6 +1,6 @@
-"""What an objective returns, and the one place where it is divided.
+"""`Objective`, the terms that it returns, and the only function that divides them.
 
-Losses are weighted and unreduced until the counts of the whole optimiser step are known, over all packs and ranks: so
+Terms are weighted and unreduced until the counts of the whole optimiser step are known, over all packs and ranks. So
 packing, accumulation and sharding cannot change a number beyond rounding.
 """
 
@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tiltlm.core import Counts, Example, ResponseLogps, View
+from tiltlm.core import Counts, Example, Responses, View
 from tiltlm.core.logps import Extra
 from tiltlm.core.needs import Need, Shape, Use
 from tiltlm.core.views import Slots
@@ -23,22 +23,22 @@ from tiltlm.rewards import Learned, Reward
 
 @runtime_checkable
 class ViewOf(Protocol):
-    """Makes the index view that an objective reads."""
+    """A factory of the index view that an objective reads."""
 
     def of(self, examples: Sequence[Example], slots: Slots) -> View:
-        """The view of these examples, `slots` being where `grow` put their responses."""
+        """Return the view of these examples; `slots` are their response indices from `build_trees`."""
         ...
 
 
 class Divisor(Enum):
-    """What a term is divided by, counted over the whole step; weights do not enter it."""
+    """The count over the whole step that a term is divided by; weights do not change it."""
 
     EXAMPLES = "examples"
     RESPONSES = "responses"
     TOKENS = "tokens"
 
     def of(self, counts: Counts) -> int:
-        """The count this divisor stands for."""
+        """Return this divisor's count."""
         return int(getattr(counts, self.value))
 
 
@@ -48,13 +48,13 @@ class Term:
 
     values: Float[Tensor, " U"]
     example: Int[Tensor, " U"]
-    """Which example of the batch each value belongs to."""
+    """Index of the example in the batch that each value belongs to."""
     divisor: Divisor
 
 
 @runtime_checkable
 class Objective(Protocol):
-    """A method: reward, link and data shape put together."""
+    """A method: reward, link and data shape together. `ObjectiveBase` has defaults for most of these properties."""
 
     @property
     def view(self) -> ViewOf:
@@ -63,32 +63,32 @@ class Objective(Protocol):
 
     @property
     def shape(self) -> Shape:
-        """The data it learns from."""
+        """The shape of the data it learns from."""
         ...
 
     @property
     def coupled(self) -> bool:
-        """True where one example's loss depends on others of its step, beyond a statistic without gradient."""
+        """True if an example's loss depends on other examples of its step, beyond a statistic without gradient."""
         ...
 
     @property
     def needs_reference(self) -> bool:
-        """True where log-probabilities of a reference are read."""
+        """True if it reads log-probabilities of a reference."""
         ...
 
     @property
     def statistic(self) -> Statistic | None:
-        """The statistic of the whole step, without gradient, that is needed before the loss."""
+        """The statistic of the whole step, without gradient, that is computed before the loss."""
         ...
 
     @property
     def needs(self) -> frozenset[Need]:
-        """What the data must bring beyond its shape."""
+        """Columns that the data must have beyond its shape."""
         ...
 
     @property
     def uses(self) -> frozenset[Use]:
-        """Optional columns that change its loss: `weight`, `offset`, `preference`. Others are refused."""
+        """Optional columns that change its loss: `weight`, `offset`, `preference`. Data with other ones is refused."""
         ...
 
     @property
@@ -101,27 +101,32 @@ class Objective(Protocol):
         """The reward whose values are logged."""
         ...
 
-    def __call__(self, responses: ResponseLogps, view: Any, /) -> tuple[Term, ...]:
-        """Weighted, unreduced losses of the view's rows; `view` is one of the objective's own kind."""
+    def __call__(self, responses: Responses, view: Any, /) -> tuple[Term, ...]:
+        """Return weighted, unreduced losses of the view's rows; `view` is of the objective's own kind."""
         ...
 
 
 def reads_scores(objective: Objective) -> bool:
-    """Whether it is about a reward model's scores (`ResponseScores`), not about a policy's log-probabilities."""
+    """Return True if the objective reads a reward model's `ResponseScores`, False if a policy's `ResponseLogps`."""
     return isinstance(objective.reward, Learned)
 
 
 def reduce_terms(terms: Sequence[Term], counts: Counts) -> Float[Tensor, ""]:
-    """The loss of a step (or this pack's share of it): Σ over terms of Σ values / count of the whole step."""
+    """Return the loss, Σ over terms of Σ values / count: of a step, or a pack's share of it.
+
+    Args:
+        terms: The contributions of the step or the pack.
+        counts: The counts of the whole step.
+    """
     return torch.stack([term.values.sum() / term.divisor.of(counts) for term in terms]).sum()
 
 
 def example_losses(terms: Sequence[Term], counts: Sequence[Counts]) -> Float[Tensor, " E"]:
-    """The loss of each example as if it were alone in its step (a baseline stays that of the whole step).
+    """Return the loss of each example as if it were the only one of its step; a baseline stays the whole step's.
 
     Args:
-        terms: contributions of a batch.
-        counts: each example's own counts.
+        terms: The contributions of a batch.
+        counts: The counts of each example.
     """
     losses = torch.zeros(len(counts), dtype=torch.float64)
     for term in terms:

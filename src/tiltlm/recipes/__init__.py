@@ -1,0 +1,1 @@
+"""The commands as plain functions of their settings: train, score, sweep, preview, quickstart, objectives."""

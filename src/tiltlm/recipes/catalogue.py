@@ -1,4 +1,4 @@
-"""The catalogue as text for a terminal: all methods, or one in full, as `methods` finds them in the code."""
+"""The texts of `tiltlm objectives`: a list of all methods, or all facts about one."""
 
 import textwrap
 
@@ -21,11 +21,11 @@ from tiltlm.recipes.methods import (
 
 WIDTH = 100
 LABEL = 11
-"""Columns of what stands before an entry."""
+"""Width of the column of labels, in characters."""
 
 
 def overview() -> str:
-    """The methods by family, one line each: name, data, reference, meaning."""
+    """Return the list of methods by family, each with its name, data, reference and meaning."""
     names = [name for family in families().values() for name in family]
     shapes = {name: " or ".join(dict.fromkeys(form.shape for form in variants(name).values())) for name in names}
     wide, broad = max(map(len, names)), max(map(len, shapes.values()))
@@ -36,17 +36,21 @@ def overview() -> str:
             needs = "reference" if variants(name)[""].needs_reference else ""
             before = f"  {name:{wide}}  {shapes[name]:{broad}}  {needs:9}  "
             lines += _wrapped(before, parse_docstring(name).meaning)
-    return "\n".join([*lines[1:], "", "`tiltlm objectives NAME` tells one in full."])
+    return "\n".join([*lines[1:], "", "`tiltlm objectives NAME` shows all about one method."])
 
 
 def describe_method(name: str) -> str:
-    """One method in full, by its name here or elsewhere (`trl:hinge`)."""
-    asked = resolve_name(name)
-    name = asked.name
+    """Return all facts about one method.
+
+    Args:
+        name: Its name in tiltlm, or in another library (`trl:hinge`).
+    """
+    resolved = resolve_name(name)
+    name = resolved.name
     page, made = parse_docstring(name), variants(name)
     sections = page.sections
     lines = [*_wrapped("", f"{name} – {page.title}: {page.meaning}"), ""]
-    lines += [line for note in asked.notes for line in (*_wrapped("", note), "")]
+    lines += [line for note in resolved.notes for line in (*_wrapped("", note), "")]
     lines += [*(f"  {line}" for line in page.formula), ""]
     lines += [*_entry("Source", sections["Source"]), *_entry("When", sections["When"])]
     for knob, objective in made.items():
@@ -67,11 +71,12 @@ def describe_method(name: str) -> str:
 
 
 def _entry(label: str, text: str) -> list[str]:
+    """Return the lines of one labelled text."""
     return _wrapped(f"{label:{LABEL}}", text)
 
 
 def _listed(label: str, rows: dict[str, str]) -> list[str]:
-    """Entries of two columns under one label."""
+    """Return the lines of a table of two columns under one label."""
     wide = max(map(len, rows))
     lines = []
     for name, text in rows.items():
@@ -81,7 +86,7 @@ def _listed(label: str, rows: dict[str, str]) -> list[str]:
 
 
 def _wrapped(before: str, text: str) -> list[str]:
-    """`text` after `before`, its further lines under its beginning."""
+    """Return `text` wrapped after `before`; its further lines start in the same column as its first."""
     return textwrap.wrap(
         text, WIDTH, initial_indent=before, subsequent_indent=" " * len(before), break_on_hyphens=False
     ) or [before.rstrip()]

@@ -1,8 +1,8 @@
-"""What is measured around training: held-out pairs and fresh samples, before the first step and after the last.
+"""Measure the policy before the first step and after the last: on held-out examples and on fresh samples.
 
-Both measurements are of the same rows and prompts, so that their difference is the training's. KL is measured on the
-policy's own samples, to the objective's reference or, where the objective has none or a moving one, to the untrained
-policy.
+Both measurements use the same examples and prompts, so that their difference comes from training. KL is measured on the
+policy's own samples, to the objective's reference. If the objective has no reference or one that moves, KL is measured
+to the untrained policy.
 """
 
 import logging
@@ -38,26 +38,30 @@ from tiltlm.reference.weights import other_weights
 log = logging.getLogger(__name__)
 
 TRAINING_ROWS = 500
-"""About so many training examples are ranked again at the end."""
+"""Approximate number of training examples on which ranking accuracy is measured at the end."""
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """A policy as it is at one moment, on held-out data."""
+    """Measurements of a policy at one moment, on held-out data."""
 
     rows: tuple[ExampleRow, ...]
-    """Held-out examples; empty where nothing was held out."""
+    """Held-out examples; empty if there are none."""
     draws: SampleSet | None
-    """Samples on held-out prompts; None where there are none to sample for."""
+    """Samples for held-out prompts; None if there are no prompts, or the policy is a reward model."""
 
 
 def measure_policy(
     ready: Prepared, settings: RunSettings, label: str, progress: ProgressCallback, *, trained: bool
 ) -> Measurement:
-    """Measure the policy as it is now.
+    """Measure the policy with its present weights.
 
     Args:
-        trained: whether its weights have moved since they were loaded.
+        ready: Model, data and reference.
+        settings: All settings of the run.
+        label: Label of the progress display during sampling.
+        progress: Called during sampling.
+        trained: True if the weights have changed since they were loaded.
     """
     rows: tuple[ExampleRow, ...] = ()
     max_tokens = settings.training.max_tokens
@@ -65,7 +69,7 @@ def measure_policy(
         reference = margin_reference(ready, settings, trained=trained)
         rows = measure_examples(ready.policy.module, ready.data.held_out, ready.objective, reference, max_tokens)
     prompts = sampled_prompts(ready, settings)
-    if not prompts or isinstance(ready.policy, Scorer):  # a reward model says nothing itself
+    if not prompts or isinstance(ready.policy, Scorer):  # a reward model gives no samples
         return Measurement(rows, None)
     draws = draw_samples(
         ready.policy.module,
@@ -82,14 +86,14 @@ def measure_policy(
 
 
 def sampled_prompts(ready: Prepared, settings: RunSettings) -> list[TokenIds]:
-    """The first distinct held-out prompts that leave room for a sample in the model's window."""
+    """Return the first distinct held-out prompts that leave room for a sample in the model's context window."""
     window = window_of(ready.policy)
     room = np.inf if window is None else window - settings.evaluation.max_new_tokens
     distinct = {example.prompt_ids.tobytes(): example.prompt_ids for example in ready.data.held_out}
     fitting = [ids for ids in distinct.values() if len(ids) <= room]
     if settings.evaluation.num_prompts and distinct and not fitting:
         log.info(
-            "no samples: every held-out prompt with %d new tokens exceeds the window of %s; "
+            "no samples: every held-out prompt with %d new tokens is longer than the context window of %s tokens; "
             "lower evaluation.max_new_tokens",
             settings.evaluation.max_new_tokens,
             window,
@@ -98,26 +102,26 @@ def sampled_prompts(ready: Prepared, settings: RunSettings) -> list[TokenIds]:
 
 
 def starts_at_kl_reference(ready: Prepared) -> bool:
-    """Whether the untrained policy is what KL is measured to, so that its own KL is 0."""
-    return ready.reference.name in ("none", "columns", "initial", "moving")
+    """Return whether KL is measured to the untrained policy, so that the KL before training is 0."""
+    return ready.reference.starts_as_policy or not ready.reference.has_weights
 
 
 def margin_reference(ready: Prepared, settings: RunSettings, *, trained: bool) -> Reference | None:
-    """What rewards are measured to: the objective's reference; once it has moved, the untrained policy in its place.
+    """Return the reference of the rewards: the objective's, or the untrained policy once that one has moved.
 
-    After a hard update every margin to the moving reference is 0, whatever was learned.
+    After a hard update every margin to a moving reference is 0, whatever was learned.
     """
     if not ready.objective.needs_reference:
         return None
-    return kl_reference(ready, settings) if trained and ready.reference.name == "moving" else ready.reference
+    return kl_reference(ready, settings) if trained and ready.reference.moves else ready.reference
 
 
 def kl_reference(ready: Prepared, settings: RunSettings) -> Reference:
-    """What KL is measured to, able to score samples nobody has scored before; nothing of them is stored.
+    """Return the reference of the KL, which can score new samples; their log-probabilities are not stored.
 
-    The untrained weights are gone after full fine-tuning: they are loaded again, and leave when this is done.
+    After full fine-tuning the untrained weights are no longer in memory. They are loaded again, for this measurement.
     """
-    assert isinstance(ready.policy, Policy), "a reward model is measured to nothing"
+    assert isinstance(ready.policy, Policy), "a reward model has no KL"
     if not starts_at_kl_reference(ready):
         uncached = ReferenceSettings(ready.reference.name, cache=False)
         return build_reference(uncached, ready.policy, is_needed=True, max_tokens=settings.training.max_tokens)
@@ -128,20 +132,20 @@ def kl_reference(ready: Prepared, settings: RunSettings) -> Reference:
 
 
 def held_out_change(ready: Prepared, before: Measurement, after: Measurement) -> HeldOut | None:
-    """What held-out rows say, where there are any."""
+    """Compare the held-out measurements before and after training; None if nothing was held out."""
     if not after.rows:
         return None
     return compare_held_out(
         before.rows,
         after.rows,
         fit_length_rule(ready.data.train),
-        starts_at_reference=ready.objective.needs_reference and ready.reference.name in ("initial", "moving"),
+        starts_at_reference=ready.objective.needs_reference and ready.reference.starts_as_policy,
         imitates=isinstance(ready.objective, Demonstration),
     )
 
 
 def sample_change(ready: Prepared, before: Measurement, after: Measurement) -> SampleComparison | None:
-    """What fresh samples say, where there are any."""
+    """Compare the samples before and after training; None if there are none."""
     if before.draws is None or after.draws is None:
         return None
 
@@ -153,12 +157,12 @@ def sample_change(ready: Prepared, before: Measurement, after: Measurement) -> S
 
 
 def every_other_prompt(examples: Sequence[Example], step: int) -> list[Example]:
-    """The examples of every `step`-th prompt, in order of first appearance: those of one prompt stay together."""
+    """Return all examples of every `step`-th prompt; prompts are counted by first appearance."""
     return [examples[row] for row in np.flatnonzero(prompt_numbers(examples) % step == 0).tolist()]
 
 
 def training_accuracy(ready: Prepared, settings: RunSettings) -> Interval | None:
-    """Ranking accuracy on training examples, evenly chosen; None where the data tells nothing of better and worse."""
+    """Return the ranking accuracy on evenly chosen training examples; None if the data has no preferences."""
     chosen = every_other_prompt(ready.data.train, max(1, len(ready.data.train) // TRAINING_ROWS))
     reference = margin_reference(ready, settings, trained=True)
     rows = measure_examples(ready.policy.module, chosen, ready.objective, reference, settings.training.max_tokens)

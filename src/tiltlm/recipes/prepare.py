@@ -1,4 +1,4 @@
-"""What every recipe begins with: a model, data cut to its tokenizer and the objective's shape, and the reference."""
+"""The first part of every recipe: load the model, the data in the objective's shape, and the reference."""
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,8 +16,8 @@ from tiltlm.distributed import Ranks
 from tiltlm.logprobs.experts import experts_per_token
 from tiltlm.models import Loaded, Policy, Scorer, load_policy, load_scorer
 from tiltlm.objectives import Objective
+from tiltlm.objectives.dry_run import toy_batch
 from tiltlm.objectives.terms import reads_scores
-from tiltlm.recipes.methods import toy_batch
 from tiltlm.recipes.progress import ProgressCallback
 from tiltlm.recipes.run_settings import RunSettings
 from tiltlm.reference import Reference, ReferenceSettings, build_reference, model_digest, no_reference
@@ -25,22 +25,22 @@ from tiltlm.reference import Reference, ReferenceSettings, build_reference, mode
 log = logging.getLogger(__name__)
 
 CHUNK = 50_000
-"""Examples whose trees are in memory at once."""
+"""Number of examples whose trees are in memory at the same time."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A run before its first step."""
+    """All parts of a run before its first step."""
 
     objective: Objective
     policy: Policy | Scorer
-    """What is trained: a policy, or a reward model."""
+    """The model to train: a policy or a reward model."""
     data: PreferenceData
     reference: Reference
     untrained: Reference | None
-    """The policy as loaded, able to compute after training too: where it is an adapter on frozen weights."""
+    """The policy as loaded, if it can still be computed after training: an adapter on frozen weights; else None."""
     model_digest: str
-    """Of the policy's weights as loaded."""
+    """Digest of the policy's weights as loaded."""
 
     @property
     def examples(self) -> Sequence[Example]:
@@ -49,41 +49,41 @@ class Prepared:
 
     @property
     def sampling_ends(self) -> tuple[int, ...]:
-        """Tokens at which a sample ends: the model's own, and what ends a response in this data."""
+        """Tokens at which a sample ends: the model's end tokens and the one that ends responses in this data."""
         return tuple(sorted({*self.policy.end_token_ids, self.data.end_token_id}))
 
 
 def window_of(policy: Loaded) -> int | None:
-    """Longest sequence the model was made for; None where its configuration does not say."""
+    """Return the context window of a model in tokens; None if its configuration does not state it."""
     window: int | None = getattr(policy.module.config.get_text_config(), "max_position_embeddings", None)
     return window
 
 
 def encoder_of(policy: Loaded) -> Encoder:
-    """The tokenizer of a policy, with its decisions made."""
+    """Return the encoder of a model: its tokenizer, end token and context window."""
     return Encoder(policy.tokenizer, policy.end_token_id, window_of(policy))
 
 
 def prepare(settings: RunSettings, device: torch.device) -> Prepared:
-    """Load model and data and name the reference, saying what was decided on the way. Nothing is written.
+    """Load model and data, build the reference, and log what was decided. Nothing is written.
 
     Args:
-        settings: model, data, objective and reference are used; of training, the token budget.
-        device: where the model goes.
+        settings: Model, data, objective and reference are used; of training, `max_tokens` and `router_aux_loss_coef`.
+        device: The device of the model.
 
     Raises:
-        ConfigError, DataError, ModelError: something is missing, unknown or unusable.
+        ConfigError: a setting is unknown, missing or has no effect.
+        DataError: the data cannot be used.
+        ModelError: the model cannot be used.
     """
     objective = settings.build_objective()
     note_all(settings.objective_notes)
-    objective(
-        *toy_batch(objective)
-    )  # what reads log-probabilities of a reward model, or scores of a policy, says so here
+    objective(*toy_batch(objective))  # raises here if a part reads scores and another one log-probabilities
     load = load_scorer if reads_scores(objective) else load_policy
     policy: Policy | Scorer = load(settings.model, device)
     note_all(policy.notes)
     if settings.training.router_aux_loss_coef > 0:
-        experts_per_token(policy.module.bare_model)  # refused before the data are read
+        experts_per_token(policy.module.bare_model)  # raises, before the data is read, if the model has no experts
     data = load_data(
         settings.data,
         encoder_of(policy),
@@ -91,7 +91,7 @@ def prepare(settings: RunSettings, device: torch.device) -> Prepared:
         needs=objective.needs,
         uses=objective.uses,
         needs_partners=objective.statistic is not None and objective.statistic.of == "partners",
-        use_reference_columns=settings.reference.name == "columns",
+        use_reference_columns=settings.reference.reads_columns,
     )
     note_all(data.accounting.lines())
     note_all(data.notes)
@@ -101,7 +101,7 @@ def prepare(settings: RunSettings, device: torch.device) -> Prepared:
 def name_reference(
     settings: RunSettings, objective: Objective, policy: Policy | Scorer, data: PreferenceData
 ) -> Prepared:
-    """The last piece: the reference, named and printed with its digest; a reward model has none."""
+    """Build the reference and log it with its digest. A reward model has none."""
     if isinstance(policy, Scorer):
         return Prepared(objective, policy, data, no_reference(settings.reference), None, model_digest(policy.module))
     max_tokens = settings.training.max_tokens
@@ -123,9 +123,9 @@ def name_reference(
 def ensure_reference(
     reference: Reference, examples: Sequence[Example], progress: ProgressCallback, ranks: Ranks
 ) -> None:
-    """Have every reference log-probability at hand before weights move, and recheck a few that were stored.
+    """Compute every missing reference log-probability before the weights change, and recheck a few stored ones.
 
-    Each process computes its share of what the store has not, and then finds the others' shares there.
+    Each process computes its share of what is missing in the store, and then reads the shares of the others there.
     """
     hits = computed = 0
     for chunk in chunks(examples):
@@ -133,26 +133,26 @@ def ensure_reference(
         before = computed
         found = reference.ensure(own, lambda done, total: progress("reference", before + done, before + total))  # noqa: B023
         hits, computed = hits + found.num_hits, computed + found.num_computed
-    num_hits, num_computed = ranks.sum([hits, computed])  # only once all have stored theirs
+    num_hits, num_computed = ranks.sum([hits, computed])  # the sum returns only when all processes have stored theirs
     if ranks.size > 1:
         for chunk in chunks(examples):
             reference.ensure(all_trees(chunk))
     if num_hits or num_computed:
         log.info(
-            "reference: %d sequences from the store, %d computed",
+            "reference: %d sequences read from the store, %d computed",
             num_hits,
             num_computed,
             extra={"event": "reference_pass", "stored": num_hits, "computed": num_computed},
         )
     audited = reference.audit()
     if audited:
-        log.info("reference: %d stored sequences computed again, equal within noise", audited)
+        log.info("reference: %d stored sequences were computed again and are equal within noise", audited)
     if ranks.is_first:
         reference.tidy()
 
 
 def chunks(examples: Sequence[Example]) -> Iterator[Sequence[Example]]:
-    """The examples, so many at a time that their trees fit into memory; those of one prompt next to each other."""
+    """Yield the examples in parts of at most `CHUNK`, sorted by prompt if there is more than one part."""
     if len(examples) <= CHUNK:
         yield examples
         return
@@ -162,11 +162,11 @@ def chunks(examples: Sequence[Example]) -> Iterator[Sequence[Example]]:
 
 
 def all_trees(examples: Sequence[Example]) -> list[Tree]:
-    """The trees of responses, and of partners where these examples have them."""
+    """Return the trees of the responses, and of the partners if the examples have them."""
     return [*build_trees(examples)[0], *(build_trees(examples, "partners")[0] if examples[0].partners else ())]
 
 
 def note_all(lines: Iterable[str]) -> None:
-    """Say these, one a line."""
+    """Log each line as one note."""
     for line in lines:
         log.info("%s", line)

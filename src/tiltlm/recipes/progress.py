@@ -1,15 +1,15 @@
-"""How a recipe says how far it is: one callable, silent by default; the command line hands in one that draws."""
+"""Progress of a recipe: a callback that does nothing by default; the command line passes one that draws."""
 
 from typing import Protocol
 
 
 class ProgressCallback(Protocol):
-    """Told of progress."""
+    """A function that is called as work proceeds."""
 
     def __call__(self, label: str, done: int, total: int, /, **figures: float) -> None:
-        """`done` of `total` units of what `label` names; `figures` are worth showing beside it."""
+        """Take note that `done` of `total` units of `label` are done; `figures` are worth showing beside that."""
         ...
 
 
 def silent(label: str, done: int, total: int, /, **figures: float) -> None:
-    """Progress that nobody watches."""
+    """Ignore progress."""

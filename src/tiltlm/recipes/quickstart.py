@@ -1,7 +1,7 @@
-"""The quickstart: a complete alignment run in a world whose reward is known, so that the gain has a yardstick.
+"""The quickstart recipe: a complete alignment run in a world whose reward is known, so that the gain can be measured.
 
-Sample from the reference, label all comparisons by Bradley–Terry on the gold reward, train DPO, sample the policy on
-held-out prompts, and put reward and KL beside the exact frontier of what was possible.
+It samples from the reference, labels all comparisons by Bradley–Terry on the gold reward, trains DPO and samples the
+policy on held-out prompts. It shows reward and KL beside the exact frontier: the best possible reward at each KL.
 """
 
 import json
@@ -22,20 +22,22 @@ from tiltlm.models import ModelSettings, Policy, load_policy
 from tiltlm.recipes.prepare import encoder_of, name_reference, note_all
 from tiltlm.recipes.progress import ProgressCallback, silent
 from tiltlm.recipes.run_settings import EvaluationSettings, RunSettings
-from tiltlm.recipes.train import TrainedRun, carry_out
+from tiltlm.recipes.train import carry_out
+from tiltlm.recipes.trained_run import TrainedRun
 from tiltlm.runs import RunDirectory, check_contents
 from tiltlm.sampling import Sampled, SamplingSettings, sample
-from tiltlm.training import TrainingSettings
+from tiltlm.training.training_settings import TrainingSettings
 from tiltlm.worlds import LEVELS, Split, TextWorld
 
 RESPONSES = 8
-"""Sampled for each training prompt; all 28 comparisons among them are labelled, and are one example."""
+"""Responses sampled for each training prompt. All 28 comparisons among them are labelled and make one example."""
 REFERENCE_SAMPLES = 384
-"""For each held-out prompt, and as many of the policy: reweighted to the policy's KL they are worth about a fifth, and
-the frontier is drawn where that is at least 50."""
+"""Samples of the reference, and of the policy, for each held-out prompt. Reweighted to the policy's KL, the reference's
+samples have an effective size of about a fifth; the frontier is drawn where it is at least 50."""
 MAX_NEW_TOKENS = 32
 BETA = 0.3
-"""With few comparisons DPO comes to rest between the reference and π_ref·exp(r/β); at 0.3 it spends about 1 nat."""
+"""With few comparisons DPO converges to a policy between the reference and π_ref·exp(r/β). At 0.3 its KL is about
+1 nat."""
 TRAINING = TrainingSettings(learning_rate=5e-4, num_epochs=6, batch_size=16)
 DATA = "comparisons.jsonl"
 
@@ -43,16 +45,16 @@ DATA = "comparisons.jsonl"
 def quickstart(
     output: Path, *, overwrite: bool = False, seed: int = 0, progress: ProgressCallback = silent
 ) -> TrainedRun:
-    """A complete small alignment run, offline.
+    """Run a complete small alignment, offline.
 
     Args:
-        output: the run directory.
-        overwrite: delete the run that is there.
-        seed: of samples, labels and the order of training.
-        progress: told how far it is.
+        output: The run directory.
+        overwrite: Delete the run in `output`.
+        seed: Seed of the samples, the labels and the order of training.
+        progress: Called during sampling and training.
 
     Raises:
-        ConfigError: the folder holds something already.
+        ConfigError: the folder is not empty.
     """
     process = Ranks.single("quickstart")
     check_contents(output, resume=False, overwrite=overwrite)
@@ -62,7 +64,7 @@ def quickstart(
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Inside, torch computes in one thread: matrices this small gain nothing from more, and lose on a busy machine."""
+    """Let torch use one thread in the block: for matrices this small, more threads are no faster."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -97,7 +99,7 @@ def run_in_world(output: Path, overwrite: bool, seed: int, progress: ProgressCal
 
 
 def run_settings(world: TextWorld, output: Path, seed: int) -> RunSettings:
-    """What the quickstart runs with, as for any other run."""
+    """Return the settings of the quickstart, in the form of any other run's."""
     return RunSettings(
         model=ModelSettings(str(world.model_path())),
         data=DataSettings(str(output / DATA)),
@@ -111,7 +113,7 @@ def run_settings(world: TextWorld, output: Path, seed: int) -> RunSettings:
 def compare_samples_of(
     world: TextWorld, policy: Policy, encoder: Encoder, split: Split, seed: int, progress: ProgressCallback
 ) -> list[Example]:
-    """Examples of a split: responses sampled from the policy, every comparison among them labelled."""
+    """Return the examples of a split: responses sampled from the policy, with every comparison among them labelled."""
     texts = world.prompts(split)
     prompts = [encoder.prompt_ids(text) for text in texts]
     samples = sample(
@@ -119,7 +121,7 @@ def compare_samples_of(
         prompts,
         RESPONSES,
         SamplingSettings(MAX_NEW_TOKENS),
-        seed=seed + 1,  # the measurement draws with `seed`: these must not be its samples
+        seed=seed + 1,  # the measurement samples with `seed`, and must not get the same samples
         end_token_ids=policy.end_token_ids,
         progress=lambda done, total: progress(f"sample, {split}", done, total),
     )
@@ -136,12 +138,12 @@ def compare_samples_of(
 
 
 def reply(encoder: Encoder, sampled: Sampled) -> str:
-    """The text of a sample; unfinished ones keep no end, and the world gives them its lowest reward."""
+    """Return the text of a sample. A sample that has not ended has no end in its text; its reward is the lowest."""
     return encoder.plain_text(sampled.token_ids)
 
 
 def preference_data(train: Sequence[Example], held_out: Sequence[Example], encoder: Encoder) -> PreferenceData:
-    """These examples as a run's data, booked like rows of a file."""
+    """Return these examples as the data of a run, counted like rows of a file."""
     books = Accounting(total=len(train) + len(held_out))
     for examples, is_held_out in ((train, False), (held_out, True)):
         for example in examples:
@@ -159,7 +161,7 @@ def preference_data(train: Sequence[Example], held_out: Sequence[Example], encod
 
 
 def lines(examples: Sequence[Example], encoder: Encoder, world: TextWorld) -> list[str]:
-    """The examples as JSON lines that `tiltlm train` reads, with the gold rewards for the curious reader."""
+    """Return the examples as JSON lines that `tiltlm train` reads, with the gold rewards as metadata."""
     rows = []
     for example in examples:
         prompt = encoder.plain_text(example.prompt_ids)
@@ -177,7 +179,7 @@ def lines(examples: Sequence[Example], encoder: Encoder, world: TextWorld) -> li
 
 
 def gold_of(world: TextWorld, before: SampleSet, after: SampleSet, encoder: Encoder) -> Gold:
-    """Gold reward of policy and reference samples, and the frontier of what was possible."""
+    """Return the gold reward of the samples of policy and reference, and the frontier."""
 
     def rewards(draws: SampleSet) -> list[list[float]]:
         prompts = [encoder.plain_text(ids) for ids in draws.prompts]
@@ -186,7 +188,7 @@ def gold_of(world: TextWorld, before: SampleSet, after: SampleSet, encoder: Enco
             for prompt, own in zip(prompts, draws.samples, strict=True)
         ]
 
-    assert after.ref_logps is not None, "the policy's samples are scored under the reference"
+    assert after.ref_logps is not None, "the measurement scores the policy's samples under the reference"
     return compare_gold(
         rewards(after), after.logps - after.ref_logps, rewards(before), LEVELS, reward_name="courtesies"
     )

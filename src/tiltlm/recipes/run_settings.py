@@ -1,6 +1,6 @@
-"""All of a run's settings as one frozen value: what a recipe receives, what a run directory keeps.
+"""The settings of a run: what a recipe receives, and what a run directory stores.
 
-Each section's keys and defaults are written where they are used; this only puts the sections side by side.
+The keys and defaults of each section are defined in the package that uses them.
 """
 
 from dataclasses import dataclass, field
@@ -11,21 +11,21 @@ from tiltlm.data import DataSettings
 from tiltlm.models import ModelSettings
 from tiltlm.objectives import Objective, Spec, compose, describe_spec, notes_on, spell_out
 from tiltlm.reference import ReferenceSettings
-from tiltlm.training import TrainingSettings
+from tiltlm.training.training_settings import TrainingSettings
 
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """What is measured before and after training, beside the held-out pairs."""
+    """Sampling before and after training, in addition to the measurement on held-out data."""
 
     num_prompts: int = 32
-    """Held-out prompts to sample responses for, before and after; 0: none."""
+    """Number of held-out prompts to sample responses for. 0: no samples."""
     num_samples: int = 2
-    """Responses sampled for each of them."""
+    """Responses to sample for each prompt."""
     max_new_tokens: int = 128
-    """Longest sampled response; what is cut there is reported."""
+    """A sampled response that has not ended is cut after this many tokens; the share of cut ones is reported."""
     seed: int = 0
-    """Of the samples."""
+    """Seed of the samples."""
 
     def __post_init__(self) -> None:
         if self.num_prompts < 0:
@@ -45,33 +45,33 @@ class EvaluationSettings:
 
 @dataclass(frozen=True)
 class RunSettings:
-    """Everything a training run is told."""
+    """All settings of a training run."""
 
     model: ModelSettings
     data: DataSettings
     objective: Spec
-    """`name` and the knobs of that method; or its parts; or a weighted sum: see `objectives.composing`."""
+    """The `name` of a method and its settings; or parts; or a weighted sum: see `objectives.composing`."""
     output: Path
-    """The run directory."""
+    """The run directory: a new or empty folder."""
     reference: ReferenceSettings = field(default_factory=ReferenceSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
 
     def build_objective(self) -> Objective:
-        """The objective these settings describe."""
+        """Build the objective."""
         return compose(self.objective)
 
     @property
     def objective_title(self) -> str:
-        """The objective in a few words, without its settings."""
+        """The objective in a few words, without numbers."""
         return describe_spec(spell_out(self.objective))
 
     @property
     def objective_text(self) -> str:
-        """The objective in words, with all its settings."""
+        """The objective in words, with all numbers."""
         return describe_spec(spell_out(self.objective), with_numbers=True)
 
     @property
     def objective_notes(self) -> tuple[str, ...]:
-        """What to tell a reader who knows the names used from another library."""
+        """Notes for readers who know the names from another library."""
         return notes_on(self.objective)

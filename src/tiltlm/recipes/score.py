@@ -1,54 +1,55 @@
-"""Scoring: loss and metrics of given data under a given policy and reference, as one step, without training."""
+"""The scoring recipe: loss and metrics of data under a policy and a reference, as one step without training."""
 
 import json
 from pathlib import Path
 from typing import Any
 
-from tiltlm.core import ConfigError, ResponseLogps, ResponseScores, View
+from tiltlm.core import ConfigError, Responses, ResponseScores, View
 from tiltlm.distributed import Ranks
 from tiltlm.objectives import Objective, Term, example_losses
 from tiltlm.recipes.prepare import ensure_reference, prepare
 from tiltlm.recipes.progress import ProgressCallback, silent
 from tiltlm.recipes.run_settings import RunSettings
-from tiltlm.storage.files import write_bytes
-from tiltlm.training import Stepper
+from tiltlm.storage.files import finite_json, write_text
 from tiltlm.training.packs import Pack
+from tiltlm.training.step import Stepper
 
 
 def score(
     settings: RunSettings, *, per_example: Path | None = None, progress: ProgressCallback = silent
 ) -> dict[str, Any]:
-    """Loss and metrics of the whole data as one step.
+    """Compute loss and metrics of all data as one step.
 
     Args:
-        settings: model, data, objective and reference; `output` and `training` are not used, but for `max_tokens`.
-        per_example: a JSON Lines file to write, a line per example: `id`, `loss`, and for every response `role`,
-            `logps` and `ref_logps` (nats, summed over the response), `num_tokens`; of a reward model `score` instead.
-        progress: told of the reference pass.
+        settings: Model, data, objective and reference are used; of training, `max_tokens`.
+        per_example: A JSON Lines file to write, one line per example: `id`, `loss`, and for every response `role`,
+            `logps` and `ref_logps` (nats, summed over the response) and `num_tokens`. A reward model gives `score`
+            instead of log-probabilities.
+        progress: Called during the reference pass and the scoring.
 
     Returns:
         `objective`, `num_examples`, `loss`, `metrics` (TRL's names).
 
     Raises:
-        ConfigError: a reference is needed and none was named: what a fresh policy is compared with must be said.
+        ConfigError: the objective needs a reference and none is named, or a setting has no effect.
     """
     objective = settings.build_objective()
-    if objective.needs_reference and settings.reference.name == "auto":
+    if objective.needs_reference and settings.reference.is_auto:
         raise ConfigError(
-            f"{settings.objective_title} compares the policy with a reference, and none is named; "
-            "give --reference FOLDER, or base (adapters off), columns (of the data) or initial (the policy itself)",
+            f"{settings.objective_title} compares the policy with a reference, and none is named. Give --reference and "
+            "a model folder, base (adapters off), columns (of the data) or initial (the policy itself)",
             code="needs_reference",
             key="reference.name",
         )
-    if settings.reference.name == "moving":
+    if settings.reference.moves:
         raise ConfigError(
-            "reference.name is 'moving' and scoring takes no steps, so it would stay where it starts; name 'initial'",
+            "reference.name is 'moving', but scoring takes no steps and the reference would not move; use 'initial'",
             code="no_effect",
             key="reference.name",
         )
     if per_example is not None and not per_example.absolute().parent.is_dir():
         raise ConfigError(
-            f"--per-example {per_example}: there is no folder {per_example.parent}; make it first",
+            f"--per-example {per_example}: the folder {per_example.parent} does not exist; create it first",
             code="no_such_path",
             key="--per-example",
         )
@@ -66,33 +67,35 @@ def score(
     )
     rows: list[dict[str, Any]] = []
 
-    def observe(pack: Pack, responses: ResponseLogps, view: View, terms: tuple[Term, ...]) -> None:
+    def observe(pack: Pack, responses: Responses, view: View, terms: tuple[Term, ...]) -> None:
         del view
         rows.extend(example_rows(objective, pack, responses, terms))
         progress("score", len(rows), len(examples))
 
-    outcome = stepper.evaluate(examples, observe)
+    result = stepper.evaluate(examples, observe)
     if per_example is not None:
         order = {e.id: i for i, e in enumerate(examples)}
         rows.sort(key=lambda row: order[row["id"]])
-        write_bytes(per_example, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
-    metrics = dict(outcome.metric_sums.means())
+        write_text(per_example, "".join(json.dumps(finite_json(row), ensure_ascii=False) + "\n" for row in rows))
     return {
         "objective": settings.objective_title,
         "num_examples": len(examples),
-        "loss": outcome.loss,
-        "metrics": metrics,
+        "loss": result.loss,
+        "metrics": dict(result.metric_sums.means()),
     }
 
 
 def example_rows(
-    objective: Objective, pack: Pack, responses: ResponseLogps, terms: tuple[Term, ...]
+    objective: Objective, pack: Pack, responses: Responses, terms: tuple[Term, ...]
 ) -> list[dict[str, Any]]:
-    """One row an example: its loss as if alone (a baseline stays the whole step's), and what each response scored."""
-    alone = [
+    """Return one row per example: its own loss and the values of its responses.
+
+    The loss is that of a step with this example only, except that a baseline is still computed over the whole step.
+    """
+    counts = [
         objective.view.of([example], [slot]).counts() for example, slot in zip(pack.examples, pack.slots, strict=True)
     ]
-    losses = example_losses(terms, alone).tolist()
+    losses = example_losses(terms, counts).tolist()
     columns = response_columns(objective, responses)
     return [
         {
@@ -111,8 +114,8 @@ def example_rows(
     ]
 
 
-def response_columns(objective: Objective, responses: ResponseLogps) -> dict[str, list[float | None]]:
-    """What is written of each response."""
+def response_columns(objective: Objective, responses: Responses) -> dict[str, list[float | None]]:
+    """Return the values to write, by name: one for each response of the forward."""
     if isinstance(responses, ResponseScores):
         return {"score": responses.scores.tolist()}
     logps = responses.seq_logps.tolist()

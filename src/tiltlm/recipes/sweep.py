@@ -1,4 +1,4 @@
-"""A grid of runs over one reference store, and one page to compare them."""
+"""The sweep recipe: a grid of runs with one reference store, and one page that compares them."""
 
 import itertools
 import logging
@@ -13,7 +13,7 @@ from tiltlm.recipes.progress import ProgressCallback, silent
 from tiltlm.recipes.run_settings import RunSettings
 from tiltlm.recipes.train import train
 from tiltlm.report import ComparedRun, read_run, verdict_of, write_comparison
-from tiltlm.training import Interrupted
+from tiltlm.training.guards import Interrupted
 
 log = logging.getLogger(__name__)
 
@@ -23,9 +23,9 @@ class SweepPoint:
     """One run of the grid."""
 
     values: Mapping[str, Any]
-    """What it has that the others have not."""
+    """The values of the grid's keys in this run."""
     settings: RunSettings
-    """Its settings; `output` is the folder of the sweep."""
+    """All settings of this run; `output` is the folder of the sweep."""
 
 
 @dataclass(frozen=True)
@@ -33,49 +33,51 @@ class Sweep:
     """A finished sweep."""
 
     path: Path
-    """`comparison.html`, `comparison.json` and a folder a run."""
+    """The folder with `comparison.html`, `comparison.json` and a folder for each run."""
     runs: tuple[ComparedRun, ...]
     """In the order of the grid."""
 
     def summary(self) -> str:
-        """What a terminal shows at the end."""
+        """Return what the command line prints at the end."""
         lines = [f"{run.name}  {verdict_of(run.report).sentence if run.report else run.error}" for run in self.runs]
         return "\n".join([*lines, f"comparison  {self.path / 'comparison.html'}"])
 
 
 def combinations(grid: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
-    """Every combination of the grid's values, the last key varying fastest."""
+    """Return every combination of the grid's values; the last key varies fastest."""
     return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
 
 
 def run_name(index: int, values: Mapping[str, Any]) -> str:
-    """A folder name that says what is special about a run: `02-beta=0.1-learning_rate=0.001`."""
-    said = "-".join(f"{key.split('.')[-1]}={value}" for key, value in values.items())
-    clean = "".join(c if c.isalnum() or c in "=.-_+" else "_" for c in said)
+    """Return the folder name of a run, made of its values: `02-beta=0.1-learning_rate=0.001`."""
+    text = "-".join(f"{key.split('.')[-1]}={value}" for key, value in values.items())
+    clean = "".join(c if c.isalnum() or c in "=.-_+" else "_" for c in text)
     return f"{index:02d}-{clean}"[:120]
 
 
 def sweep(
     points: Sequence[SweepPoint], *, resume: bool = False, overwrite: bool = False, progress: ProgressCallback = silent
 ) -> Sweep:
-    """Train at every point, one after another, and compare.
+    """Train at every point, one after another, and compare the runs.
 
-    The runs share the reference store, so what one has computed the next one reads.
+    The runs share the reference store: each reads what an earlier one computed.
 
     Args:
-        points: the grid; all have the same `output`.
-        resume: keep runs that have a report, go on with those that have not.
-        overwrite: delete the runs that are there.
-        progress: told how far the current run is.
+        points: The grid; all points have the same `output`.
+        resume: Keep runs that have a report and continue the others.
+        overwrite: Delete the runs in the folder.
+        progress: Called with the progress of the current run.
 
     Raises:
-        ConfigError: the folder holds runs and neither was asked for; or a launcher started several processes.
+        ConfigError: the folder is not empty and neither `resume` nor `overwrite` is set, or a launcher started several
+            processes.
     """
     Ranks.single("sweep")
     folder = points[0].settings.output
     if folder.exists() and any(folder.iterdir()) and not (resume or overwrite):
         raise ConfigError(
-            f"{folder} is not empty; go on with the sweep there (--resume), do it again (--overwrite), or name another",
+            f"{folder} is not empty; continue the sweep there (--resume), run it again (--overwrite), or choose "
+            "another folder",
             code="not_empty",
             key="output",
         )
@@ -84,22 +86,22 @@ def sweep(
         name = run_name(index, point.values)
         log.info("%s: run %d of %d", name, index + 1, len(points))
         runs.append(run_point(name, replace(point.settings, output=folder / name), point.values, resume, progress))
-        write_comparison(folder, runs)  # after each: what is done can be looked at
+        write_comparison(folder, runs)  # after each run, so that one can look at the finished ones
     return Sweep(folder, tuple(runs))
 
 
 def run_point(
     name: str, settings: RunSettings, values: Mapping[str, Any], resume: bool, progress: ProgressCallback
 ) -> ComparedRun:
-    """Train at one point; a run that fails by its numbers is told of, and the others go on."""
+    """Train at one point. A run that fails is logged, and the sweep continues with the next one."""
     path = settings.output
     link = f"{name}/report.html"
     if resume and (path / "report.json").exists():
-        log.info("%s: complete, kept", name)
+        log.info("%s: already complete", name)
         return ComparedRun(name, values, read_run(path), link)
-    begun = path.exists()
+    exists = path.exists()
     try:
-        report = train(settings, resume=resume and begun, overwrite=begun and not resume, progress=progress).report
+        report = train(settings, resume=resume and exists, overwrite=exists and not resume, progress=progress).report
     except Interrupted:
         raise
     except (RunError, NumericsError) as error:

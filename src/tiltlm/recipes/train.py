@@ -1,12 +1,11 @@
-"""The whole of a training run: preferences in, a trained policy out, and a page that says whether it helped."""
+"""The training recipe: preferences in, a trained policy out, and a report that says whether training helped."""
 
 import logging
 import platform
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import yaml
@@ -20,10 +19,12 @@ from tiltlm.recipes.measurement import Measurement, held_out_change, measure_pol
 from tiltlm.recipes.prepare import Prepared, ensure_reference, prepare
 from tiltlm.recipes.progress import ProgressCallback, silent
 from tiltlm.recipes.run_settings import RunSettings
+from tiltlm.recipes.trained_run import TrainedRun
 from tiltlm.reference import Reference
 from tiltlm.reference.digests import numeric_path
 from tiltlm.report import RunReport, series_of, to_plain, verdict_of, write_report
 from tiltlm.runs import RunDirectory, check_contents
+from tiltlm.storage.versions import python_and_packages
 from tiltlm.training import Listener, TrainingResult, train_loop
 from tiltlm.training.recorder import MetricsRecord
 
@@ -31,51 +32,28 @@ log = logging.getLogger(__name__)
 
 PACKAGES = ("tiltlm", "torch", "transformers", "tokenizers", "accelerate", "datasets", "peft", "numpy")
 SHOWN = ("loss", "rewards/accuracies", "rewards/margins")
-"""Metrics worth a place beside the progress bar."""
-
-
-@dataclass(frozen=True)
-class TrainedRun:
-    """A finished run."""
-
-    path: Path
-    """The run directory: `model/` is the trained policy, `report.html` the verdict."""
-    training: TrainingResult
-    report: RunReport
-    """What `report.html` shows and `report.json` holds."""
-
-    @property
-    def verdict(self) -> str:
-        """One sentence: did it help?"""
-        return verdict_of(self.report).sentence
-
-    def summary(self) -> str:
-        """What a terminal shows at the end."""
-        lines = [self.verdict]
-        if self.report.training_accuracy is not None:
-            lines.append(f"On what it was trained on it ranks {self.report.training_accuracy.estimate:.0%} right.")
-        return "\n".join([*lines, f"model   {self.path / 'model'}", f"report  {self.path / 'report.html'}"])
+"""Metrics that are shown beside the progress bar."""
 
 
 GoldMeasure = Callable[[SampleSet, SampleSet], Gold]
-"""From samples before and after training to their gold reward, in a ranks that has one."""
+"""Computes the gold reward of samples before and after training, in a world whose reward is known."""
 
 
 def train(
     settings: RunSettings, *, resume: bool = False, overwrite: bool = False, progress: ProgressCallback = silent
 ) -> TrainedRun:
-    """Train a policy, measure it before and after on held-out data, save it, and write the report.
+    """Train a policy, measure it on held-out data before and after, save it, and write the report.
 
-    Under a launcher (`accelerate launch`, `torchrun`) its processes share the training; the first one writes.
+    Under a launcher (`accelerate launch`, `torchrun`) the processes share the training, and rank 0 writes.
 
     Args:
-        settings: everything the run is told.
-        resume: go on with the run that is in `settings.output`.
-        overwrite: delete the run that is there.
-        progress: told of the reference pass, the steps and the samples.
+        settings: All settings of the run.
+        resume: Continue the run in `settings.output`.
+        overwrite: Delete the run in `settings.output`.
+        progress: Called during the reference pass, training and sampling.
 
     Raises:
-        TiltError: something is wrong; before the first step, nothing has been written.
+        TiltError: something is wrong. If it is found before the first step, nothing has been written.
     """
     ranks = Ranks.join()
     check_parallel(settings.training.parallel, ranks)
@@ -95,7 +73,7 @@ def train(
 
 
 def refuse_different(ready: Prepared, ranks: Ranks) -> None:
-    """Every process has loaded for itself, perhaps on another machine: it must have come to the same.
+    """Require that all processes loaded the same: each loads its own copy, perhaps on another machine.
 
     Raises:
         RunError: data, model, reference or numeric path differ.
@@ -105,8 +83,8 @@ def refuse_different(ready: Prepared, ranks: Ranks) -> None:
         for rank, other in enumerate(found):
             if other != found[0]:
                 raise RunError(
-                    f"process {rank} has another {what} ({other}) than process 0 ({found[0]}); give every machine the "
-                    "same files and packages, and name model.precision where it was chosen by measuring",
+                    f"rank {rank} has another {what} ({other}) than rank 0 ({found[0]}). Give every machine the same "
+                    "files and packages, and set model.precision if it was chosen by measuring",
                     code="processes_differ",
                 )
 
@@ -122,13 +100,19 @@ def carry_out(
     title: str | None = None,
     gold: GoldMeasure | None = None,
 ) -> TrainedRun:
-    """The run itself, in an open run directory, from what has been prepared. All processes train, the first measures.
+    """Run the training and the measurements around it. All processes train; rank 0 measures and writes.
 
     Args:
-        title: of the report; None: method and model.
-        gold: measures a gold reward, where there is one.
+        run: The open run directory.
+        ready: Model, data and reference.
+        settings: All settings of the run.
+        ranks: The processes of the run.
+        resume: Continue from the newest checkpoint.
+        progress: Called during the reference pass, training and sampling.
+        title: Title of the report; None means method and model.
+        gold: Computes the gold reward of samples; None if there is no known reward.
     """
-    if not resume:  # a resumed run is what it was; the loop refuses settings that would make it another
+    if not resume:  # the description of a resumed run stays valid: the loop refuses settings that would change it
         describe_run(run, ready, settings)
     ensure_reference(ready.reference, ready.examples, progress, ranks)
     before = ranks.first(lambda: measure_policy(ready, settings, "samples before", progress, trained=False))
@@ -159,7 +143,7 @@ def conclude(
     title: str | None,
     gold: GoldMeasure | None,
 ) -> TrainedRun:
-    """After the last step, in the first process: measure again, save, report."""
+    """Measure again after the last step, save the policy and write the report. Only rank 0 calls it."""
     after = measure_policy(ready, settings, "samples after", progress, trained=True)
     report = replace(
         make_report(run, ready, settings, result),
@@ -175,7 +159,7 @@ def conclude(
 
 
 def describe_run(run: RunDirectory, ready: Prepared, settings: RunSettings) -> None:
-    """Write what the run is made of, before it begins: enough to run it again."""
+    """Write configuration, versions, data accounting and digests before the run: enough to run it again."""
     run.write_text("config.yaml", yaml.safe_dump(to_plain(settings), sort_keys=False, allow_unicode=True))
     run.write_json("versions.json", versions())
     run.write_json("data.json", {**ready.data.accounting.as_dict(), "fingerprint": ready.data.fingerprint})
@@ -183,7 +167,7 @@ def describe_run(run: RunDirectory, ready: Prepared, settings: RunSettings) -> N
 
 
 def make_report(run: RunDirectory, ready: Prepared, settings: RunSettings, result: TrainingResult) -> RunReport:
-    """What there is to tell about the run, but for what was measured."""
+    """Return the report of the run, without its measurements."""
     sources = [settings.data.train] if isinstance(settings.data.train, str) else settings.data.train
     facts = {
         "Model": short(settings.model.path) + (" with a new LoRA adapter" if settings.model.lora else ""),
@@ -209,27 +193,27 @@ def make_report(run: RunDirectory, ready: Prepared, settings: RunSettings, resul
 
 
 def reference_fact(reference: Reference) -> str:
-    """Which reference the objective had, and what is measured where that one does not stand still."""
+    """Return the name of the reference, and which model is measured against if the reference moves."""
     named = " ".join([short(reference.name), reference.digest[:8]]).strip()
-    return f"{named}; held-out margins and KL are to the untrained policy" if reference.name == "moving" else named
+    return f"{named}; held-out margins and KL are to the untrained policy" if reference.moves else named
 
 
 def short(name: str) -> str:
-    """A folder or file by its last part, for a page that others will see; a name on the hub as it is."""
+    """Return the last part of a local path, because others will read the page; a name on the hub stays as it is."""
     return Path(name).name if Path(name).exists() else name
 
 
 def save(ready: Prepared, folder: Path, report: RunReport) -> None:
-    """The trained policy as an ordinary model folder, `model/`; of an adapter also itself, `adapter/`."""
+    """Write the trained policy as an ordinary model folder, `model/`, and an adapter also on its own, `adapter/`."""
     for name in ("model", "adapter"):
-        shutil.rmtree(folder / name, ignore_errors=True)  # of an earlier end of this same run
+        shutil.rmtree(folder / name, ignore_errors=True)  # this run may have ended before
     if ready.policy.has_adapter:
         save_policy(ready.policy, folder / "adapter")
     save_policy(ready.policy, folder / "model", merge=True, card=model_card(report))
 
 
 def model_card(report: RunReport) -> str:
-    """README.md of the model folder: what it is, how it was made, whether it helped."""
+    """Return README.md of the model folder: what the model is, how it was made, whether training helped."""
     facts = "\n".join(f"- **{label}**: {text}" for label, text in report.facts.items())
     return (
         "---\nlibrary_name: transformers\ntags: [tiltlm, preference-alignment]\n---\n\n"
@@ -239,7 +223,9 @@ def model_card(report: RunReport) -> str:
 
 
 def listener(progress: ProgressCallback) -> Listener:
-    """Notes to the log, steps to the progress display with the last figures beside them."""
+    """Return a listener that logs notes and passes steps on, with the last metrics as figures."""
+    if progress is silent:  # nobody reads the figures
+        return Listener(note=log.info)
     figures: dict[str, float] = {}
 
     def record(line: MetricsRecord) -> None:
@@ -249,18 +235,12 @@ def listener(progress: ProgressCallback) -> Listener:
 
 
 def versions() -> dict[str, str]:
-    """What computed this: Python, platform, packages."""
-    found = {"python": platform.python_version(), "platform": platform.platform()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+    """Return the versions of the platform, Python and packages that computed the run."""
+    return {"platform": platform.platform(), **python_and_packages(*PACKAGES)}
 
 
 def digests(ready: Prepared) -> dict[str, str]:
-    """What the run is made of, by content."""
+    """Return digests of model, reference and data."""
     return {
         "model": ready.model_digest,
         "reference": f"{ready.reference.name} {ready.reference.digest}".strip(),

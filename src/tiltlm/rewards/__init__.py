@@ -1,4 +1,4 @@
-"""Reward parameterisations r_θ(x, y), one a file."""
+"""Reward parameterisations r_θ(x, y), one per module."""
 
 from tiltlm.rewards.f_divergence import Divergence, FDivergence
 from tiltlm.rewards.learned import Learned

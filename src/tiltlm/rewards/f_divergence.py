@@ -1,4 +1,4 @@
-"""The rewards of f-DPO: for each divergence D_f(π‖π_ref) the reward whose regularised optimum is the policy itself.
+"""The rewards of f-DPO: for a divergence D_f(π‖π_ref), the reward whose regularised optimum is the policy itself.
 
 With u = π/π_ref of the whole response it is β f′(u), up to a constant; reverse KL gives DPO's β log u.
 """
@@ -10,20 +10,22 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from tiltlm.core import ConfigError, ResponseLogps
+from tiltlm.core import ConfigError, Responses
 from tiltlm.core.checks import positive
 from tiltlm.core.stable import bounded_exp, bounded_expm1
+from tiltlm.rewards.reward import Reward
 
 Divergence = Literal["reverse_kl", "forward_kl", "jensen_shannon", "alpha"]
 
 
 @dataclass(frozen=True)
-class FDivergence:
-    """r(x, y) = β f′(u), u = π(y|x)/π_ref(y|x), ρ = log u:
+class FDivergence(Reward):
+    """r(x, y) = β f′(u), u = π(y|x)/π_ref(y|x).
 
-    reverse_kl ρ; forward_kl −e^(−ρ); jensen_shannon log 2 + ρ − softplus(ρ); alpha (1 − e^(−αρ))/α, 0 < α < 1.
+    With ρ = log u, f′ is: reverse_kl ρ; forward_kl −e^(−ρ); jensen_shannon log 2 + ρ − softplus(ρ);
+    alpha (1 − e^(−αρ))/α, 0 < α < 1.
 
-    Where an exponent passes 30 it goes on as its tangent: finite, increasing, gradient included.
+    Exponentials with an exponent above 30 are replaced by their tangent, so value and gradient stay finite.
 
     Source: Wang et al. 2023, arXiv 2309.16240. TRL's α is 1 − α here.
     """
@@ -31,7 +33,7 @@ class FDivergence:
     beta: float
     divergence: Divergence
     alpha: float | None = None
-    """Of the alpha divergence only: 0 is reverse KL in the limit, 1 forward KL."""
+    """For the alpha divergence only. The limits are reverse KL (0) and forward KL (1)."""
     needs_reference: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -45,13 +47,13 @@ class FDivergence:
         if self.divergence != "alpha":
             if self.alpha is not None:
                 raise ConfigError(
-                    f"alpha has no effect with divergence {self.divergence}; leave it out",
+                    f"alpha has no effect with divergence {self.divergence}; remove it",
                     code="no_effect",
                     key="alpha",
                 )
         elif self.alpha is None:
             raise ConfigError(
-                "alpha is missing; divergence alpha needs one between 0 and 1, and there is no default",
+                "alpha is missing; divergence alpha needs a value between 0 and 1, and there is no default",
                 code="missing_setting",
                 key="alpha",
             )
@@ -62,7 +64,8 @@ class FDivergence:
                 key="alpha",
             )
 
-    def __call__(self, responses: ResponseLogps) -> Float[Tensor, " N"]:
+    def __call__(self, responses: Responses, /) -> Float[Tensor, " N"]:
+        """Return the reward of each response."""
         return self.beta * self._slope(responses.log_ratios)
 
     def _slope(self, rho: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
@@ -72,7 +75,7 @@ class FDivergence:
             case "forward_kl":
                 return -bounded_exp(-rho)
             case "jensen_shannon":
-                # log(2u/(1+u)) = log 2 − softplus(−ρ); written so that ρ → −∞ does not cancel.
+                # log(2u/(1+u)) = log 2 − softplus(−ρ), written without cancellation for ρ → −∞.
                 return F.logsigmoid(rho) + 0.6931471805599453
             case "alpha":
                 assert self.alpha is not None

@@ -1,4 +1,4 @@
-"""The reward of a reward model: a number of its own, learned by a head on the response's last token."""
+"""The reward of a reward model: the output of a head on the response's last token."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -6,27 +6,29 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
-from tiltlm.core import ConfigError, ResponseLogps, ResponseScores
+from tiltlm.core import ConfigError, Responses, ResponseScores
+from tiltlm.rewards.reward import Reward
 
 
 @dataclass(frozen=True)
-class Learned:
+class Learned(Reward):
     """r(x, y) = w · h(x, y), h the hidden state of the response's last token. In units of the comparison's log-odds.
 
-    With pairs alone it is determined up to a constant of the prompt.
+    Pairs determine it only up to a constant of the prompt.
     """
 
     needs_reference: ClassVar[bool] = False
 
-    def __call__(self, responses: ResponseLogps) -> Float[Tensor, " N"]:
-        """The scores, float64.
+    def __call__(self, responses: Responses, /) -> Float[Tensor, " N"]:
+        """Return the scores, float64.
 
         Raises:
-            ConfigError: the responses come from a policy, which has none.
+            ConfigError: The responses come from a policy, which has no scores.
         """
         if not isinstance(responses, ResponseScores):
             raise ConfigError(
-                "reward `learned` is the score of a reward model, and this model is a policy",
+                "reward `learned` reads the scores of a reward model, but this model is a policy; use a reward "
+                "model, or another reward",
                 code="needs_reward_model",
                 key="objective",
             )

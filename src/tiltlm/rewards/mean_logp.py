@@ -1,7 +1,7 @@
 """The reward of SimPO: the mean log-probability per token, without a reference.
 
-Length-normalised, so that a longer answer is not a worse one by its length alone; the policy it induces still has a
-length prior, exp(T·(r + c)/β).
+It is length-normalised, so that a longer response does not get a lower reward because of its length. The optimal policy
+still depends on length: exp(T·(r + c)/β).
 """
 
 from dataclasses import dataclass
@@ -10,12 +10,13 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
-from tiltlm.core import ResponseLogps
+from tiltlm.core import Responses
 from tiltlm.core.checks import positive
+from tiltlm.rewards.reward import Reward
 
 
 @dataclass(frozen=True)
-class MeanLogp:
+class MeanLogp(Reward):
     """r(x, y) = β log π(y|x) / T(y), with β in reward per nat per token.
 
     Source: Meng et al. 2024, arXiv 2405.14734.
@@ -27,5 +28,6 @@ class MeanLogp:
     def __post_init__(self) -> None:
         positive(beta=self.beta)
 
-    def __call__(self, responses: ResponseLogps) -> Float[Tensor, " N"]:
+    def __call__(self, responses: Responses, /) -> Float[Tensor, " N"]:
+        """Return the reward of each response."""
         return self.beta * responses.mean_logps

@@ -1,4 +1,4 @@
-"""The reward of RainbowPO: a mean log-probability from which a share of the reference's is taken."""
+"""The reward of RainbowPO: the mean log-probability minus a share of the reference's."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -6,12 +6,13 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
-from tiltlm.core import ResponseLogps
+from tiltlm.core import Responses
 from tiltlm.core.checks import between, positive
+from tiltlm.rewards.reward import Reward
 
 
 @dataclass(frozen=True)
-class MixedMean:
+class MixedMean(Reward):
     """r(x, y) = β (A(y) − α A_ref(y)), A the mean log-probability per token; β in reward per nat per token.
 
     α = 1 is the length-normalised log-ratio, α = 0 the reward of SimPO.
@@ -27,6 +28,7 @@ class MixedMean:
         positive(beta=self.beta)
         between(0.0, 1.0, alpha=self.alpha)
 
-    def __call__(self, responses: ResponseLogps) -> Float[Tensor, " N"]:
+    def __call__(self, responses: Responses, /) -> Float[Tensor, " N"]:
+        """Return the reward of each response."""
         reference = responses.ref_sums.detach() / responses.num_tokens
         return self.beta * (responses.mean_logps - self.alpha * reference)

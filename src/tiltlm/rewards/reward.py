@@ -1,24 +1,25 @@
-"""What a reward parameterisation is: a number per response, read off the policy's log-probabilities.
+"""`Reward`, the base of reward parameterisations: one number per response, from the policy's log-probabilities.
 
-DPO's insight is that a policy is a reward model in disguise, r = β log π/π_ref up to a constant of the prompt. Other
-methods read the reward off differently; each file beside this one holds one way.
+DPO's insight is that a policy defines a reward, r = β log π/π_ref up to a constant of the prompt. Other methods define
+it differently. Each module in this folder holds one definition.
 """
 
-from typing import ClassVar, Protocol, runtime_checkable
+from abc import ABC, abstractmethod
 
 from jaxtyping import Float
 from torch import Tensor
 
-from tiltlm.core import ResponseLogps
+from tiltlm.core import Responses
 
 
-@runtime_checkable
-class Reward(Protocol):
-    """r_θ(x, y) of each response."""
+class Reward(ABC):
+    """r_θ(x, y) of each response. Subclasses are frozen dataclasses and final."""
 
-    needs_reference: ClassVar[bool]
-    """True where the reward compares the policy with a reference."""
+    @property
+    @abstractmethod
+    def needs_reference(self) -> bool:
+        """True if the reward compares the policy with a reference."""
 
-    def __call__(self, responses: ResponseLogps) -> Float[Tensor, " N"]:
-        """The reward of each response, float64, with gradient to the policy's token log-probabilities only."""
-        ...
+    @abstractmethod
+    def __call__(self, responses: Responses, /) -> Float[Tensor, " N"]:
+        """Return the reward of each response, float64, with gradient to the policy's token log-probabilities only."""

@@ -1,4 +1,4 @@
-"""The plain log-likelihood as a reward: what SFT raises, and what is logged as the reward of a demonstration."""
+"""The log-likelihood as a reward: SFT raises it, and it is logged as the reward of a demonstration."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -6,12 +6,13 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
-from tiltlm.core import ResponseLogps
+from tiltlm.core import Responses
 from tiltlm.core.checks import positive
+from tiltlm.rewards.reward import Reward
 
 
 @dataclass(frozen=True)
-class SeqLogp:
+class SeqLogp(Reward):
     """r(x, y) = β log π(y|x), with β in reward per nat of the whole response."""
 
     beta: float = 1.0
@@ -20,5 +21,6 @@ class SeqLogp:
     def __post_init__(self) -> None:
         positive(beta=self.beta)
 
-    def __call__(self, responses: ResponseLogps) -> Float[Tensor, " N"]:
+    def __call__(self, responses: Responses, /) -> Float[Tensor, " N"]:
+        """Return the reward of each response."""
         return self.beta * responses.seq_logps

@@ -1,7 +1,7 @@
-"""A language model small enough to write down: letters, an end token, a length limit, one row of logits a prefix.
+"""`AutoregressiveWorld`: a language model as a small table: letters, an end token, a length limit.
 
-Every response can be listed, so what holds token by token (end tokens, sums and means, the chain rule of KL) is checked
-against complete sequences without a sample. `FiniteWorld` holds what is true of the responses as a set.
+All responses can be listed, so facts about tokens (end tokens, sums and means, the chain rule of KL) are checked on
+complete sequences without sampling. `FiniteWorld` treats responses as a set without tokens.
 """
 
 import math
@@ -16,41 +16,44 @@ from torch import Tensor
 from tiltlm.core import ConfigError, ResponseLogps
 
 TokenSequence = tuple[int, ...]
+"""Token ids of a prefix or a response."""
 
 
 @dataclass(frozen=True)
 class AutoregressiveWorld:
-    """Responses of at most `limit` tokens over `num_letters` letters and the end token, which comes last.
+    """Responses of at most `limit` tokens: letters, then the end token.
 
-    A prefix of `limit` − 1 letters can only end: its end token has probability 1, and counts as a token like any other.
-    Every other prefix has a free row of logits. Truncated responses do not exist, so probabilities sum to 1.
+    After `limit` − 1 letters only the end token is possible: it has probability 1 and counts as a token. Every other
+    prefix has its own row of logits. There are no truncated responses, so probabilities sum to 1.
     """
 
     num_letters: int = 2
+    """Size of the alphabet."""
     limit: int = 3
+    """Most tokens of a response, including the end token."""
 
     def __post_init__(self) -> None:
         if self.num_letters < 1 or self.limit < 2:
             raise ConfigError(
-                f"{self.num_letters} letters and at most {self.limit} tokens: it takes one letter and two tokens (a "
-                "letter and the end) for anything to be decided",
+                f"num_letters is {self.num_letters} and limit is {self.limit}; there must be at least 1 letter and 2 "
+                "tokens, or there is only one response",
                 code="out_of_range",
                 key="num_letters" if self.num_letters < 1 else "limit",
             )
 
     @property
     def end(self) -> int:
-        """Id of the end token; the letters are 0, 1, … before it."""
+        """Id of the end token; the letters have the ids below it."""
         return self.num_letters
 
     @property
     def vocabulary(self) -> int:
-        """V: letters and the end token."""
+        """V: the number of letters and the end token."""
         return self.num_letters + 1
 
     @cached_property
     def prefixes(self) -> tuple[TokenSequence, ...]:
-        """The P prefixes with a choice, shortest first: the rows of a table of logits."""
+        """The P prefixes after which several tokens are possible, shortest first: the rows of a table of logits."""
         lengths = range(self.limit - 1)
         return tuple(letters for n in lengths for letters in product(range(self.num_letters), repeat=n))
 
@@ -62,26 +65,26 @@ class AutoregressiveWorld:
 
     @cached_property
     def num_tokens(self) -> Int[Tensor, " N"]:
-        """T(y), the end token included."""
+        """T(y), including the end token."""
         return torch.tensor([len(s) for s in self.sequences])
 
     @cached_property
     def _rows(self) -> Int[Tensor, " R"]:
-        """Row of the table that predicts each token of all responses; P where the end is forced."""
+        """Row of the table that predicts each token of all responses; P if only the end token is possible."""
         row = {prefix: p for p, prefix in enumerate(self.prefixes)}
         return torch.tensor([row.get(s[:t], len(row)) for s in self.sequences for t in range(len(s))])
 
     def token_logps(self, logits: Float[Tensor, "P V"]) -> Float[Tensor, "P+1 V"]:
-        """Log-probabilities of the next token, row by row; the last row is where the end is forced."""
+        """Return log-probabilities of the next token, row by row; in the last row only the end token is possible."""
         forced = torch.full((1, self.vocabulary), -torch.inf, dtype=logits.dtype)
         forced[0, self.end] = 0.0
         return torch.cat([torch.log_softmax(logits, 1), forced])
 
     def responses(self, logits: Float[Tensor, "P V"], ref_logits: Float[Tensor, "P V"] | None = None) -> ResponseLogps:
-        """All N responses with the log-probability of each token, gradient to `logits`.
+        """Return all N responses with the log-probabilities and extras of their tokens; gradient reaches `logits`.
 
-        Each token has the collision probability and the entropy of the distribution it was drawn from; with a
-        reference also its log-probability and entropy under it, and KL(π_ref‖π) there. A forced end has 0 of each.
+        With a reference there are also its log-probabilities and the extras that read it. All of these are 0 where only
+        the end token is possible.
         """
         table, rows = self.token_logps(logits), self._rows
         tokens = torch.tensor([token for sequence in self.sequences for token in sequence])
@@ -90,8 +93,10 @@ class AutoregressiveWorld:
             token_logps=table[rows, tokens],
             response_index=torch.repeat_interleave(torch.arange(len(self.sequences)), self.num_tokens),
             num_tokens=self.num_tokens,
-            log_collisions=torch.logsumexp(2 * plain, 1)[rows],
-            entropies=_entropy(plain)[rows],
+            extras={
+                "log_collisions": torch.logsumexp(2 * plain, 1)[rows],
+                "entropies": _entropy(plain)[rows],
+            },
         )
         if ref_logits is None:
             return responses
@@ -99,28 +104,31 @@ class AutoregressiveWorld:
         return replace(
             responses,
             ref_token_logps=reference[rows, tokens],
-            ref_kls=_kl(reference, table)[rows],
-            ref_entropy_shares=_entropy(reference)[rows] / math.log(reference.shape[1]),
+            extras={
+                **responses.extras,
+                "ref_kls": _kl(reference, table)[rows],
+                "ref_entropy_shares": _entropy(reference)[rows] / math.log(reference.shape[1]),
+            },
         )
 
     def seq_logps(self, logits: Float[Tensor, "P V"]) -> Float[Tensor, " N"]:
-        """log π(y) of every response, nats."""
+        """Return log π(y) of every response, nats."""
         return self.responses(logits).seq_logps
 
     def row_kl(self, logits: Float[Tensor, "P V"], base: Float[Tensor, "P V"]) -> Float[Tensor, "P+1"]:
-        """KL(π(·|prefix)‖base(·|prefix)) of each row in nats; 0 where the end is forced."""
+        """Return KL(π(·|prefix)‖base(·|prefix)) of each row, nats; 0 if only the end token is possible."""
         return _kl(self.token_logps(logits), self.token_logps(base))
 
     def reach(self, logits: Float[Tensor, "P V"]) -> Float[Tensor, " P"]:
-        """π(prefix): the probability that a response begins with each prefix with a choice."""
+        """Return π(prefix), the probability that a response begins with each of `prefixes`."""
         table, row = self.token_logps(logits), {prefix: p for p, prefix in enumerate(self.prefixes)}
         steps = [[(row[prefix[:t]], prefix[t]) for t in range(len(prefix))] for prefix in self.prefixes]
         return torch.stack([sum((table[p, v] for p, v in step), table.new_zeros(())) for step in steps]).exp()
 
     def logits_of(self, seq_logps: Float[Tensor, " N"]) -> Float[Tensor, "P V"]:
-        """The table whose responses have these log-probabilities: any distribution over them is autoregressive.
+        """Return the table whose responses have these log-probabilities; every distribution over them has one.
 
-        π(v|prefix) is the mass of the responses that begin with the prefix and v, over that of the prefix.
+        π(v|prefix) is the mass of the responses that begin with the prefix and v, divided by that of the prefix.
         """
         rows = []
         for prefix in self.prefixes:
@@ -133,12 +141,12 @@ class AutoregressiveWorld:
 
 
 def _kl(table: Float[Tensor, "P V"], base: Float[Tensor, "P V"]) -> Float[Tensor, " P"]:
-    """Row by row; a token without mass adds 0, and its gradient stays finite."""
+    """Return the KL divergence row by row; a token without mass adds 0, and its gradient stays finite."""
     some = table.detach() > -torch.inf
     gap = torch.where(some, table, 0.0) - torch.where(some, base, 0.0)
     return (table.exp() * gap).sum(1)
 
 
 def _entropy(table: Float[Tensor, "P V"]) -> Float[Tensor, " P"]:
-    """Row by row, nats."""
+    """Return the entropy row by row, nats."""
     return -(table.exp() * torch.where(table > -torch.inf, table, 0.0)).sum(1)

@@ -1,8 +1,8 @@
-"""A lost-property desk: a text world whose gold reward is known by construction.
+"""`TextWorld`: a lost-property desk, a text world whose gold reward is known by construction.
 
-Guests ask where a thing of theirs is, the desk replies in one line, and a good reply shows four courtesies. The reward
-counts them, so the optimal tilt π* ∝ π_ref · exp(r/β) and its frontier can be computed from the masses of five levels.
-The reward reads text only: it depends on no model and no judge.
+Guests ask where one of their things is. The desk replies in one line, and a good reply shows four courtesies. The
+reward is their number, so the optimum π* ∝ π_ref · exp(r/β) and its frontier follow from the probabilities of five
+reward levels. The reward is a function of the text: no model and no judge is involved.
 """
 
 import math
@@ -36,7 +36,7 @@ THINGS = (
 QUESTIONS = ("Where is", "Have you seen", "Who took")
 PLACES = ("hall", "kitchen", "garden", "library", "office", "garage", "cellar", "attic")
 REMARKS = ("", "", " I saw it today.", " It was there all week.", " Take the stairs.")
-"""Remarks earn nothing; they make lengths vary, so that length says little about the reward."""
+"""Remarks have no reward; they vary the length, so that length says little about the reward."""
 
 GREETINGS = ("Hello", "Welcome", "Good morning")
 GRUMBLES = ("Listen", "Look", "Not again")
@@ -46,12 +46,13 @@ FAREWELLS = ("Have a nice day!", "Glad to help!", "Take good care!")
 DISMISSALS = ("Do not ask again!", "Stop asking me!", "Go away now!")
 
 LEVELS = (0.0, 1.0, 2.0, 3.0, 4.0)
-"""The five values of the gold reward: how many courtesies a reply shows."""
+"""The five values of the gold reward: the number of courtesies in a reply."""
 
 COURTESY_RATES = (0.57, 0.57, 0.57, 0.57)
-"""How often the corpus shows each courtesy: one in ten of its replies show all four."""
+"""Share of the corpus's replies with each courtesy; one reply in ten has all four."""
 
 Split = Literal["train", "heldout"]
+"""Parts of the prompts."""
 
 
 class DemonstrationRow(TypedDict):
@@ -63,7 +64,7 @@ class DemonstrationRow(TypedDict):
 
 @dataclass(frozen=True)
 class Request:
-    """What a guest asks for."""
+    """A guest's question about a thing."""
 
     name: str
     colour: str
@@ -72,6 +73,7 @@ class Request:
 
     @property
     def prompt(self) -> str:
+        """The question as the model reads it."""
         return f"Guest {self.name}: {self.question} my {self.colour} {self.thing}?\nDesk:"
 
 
@@ -92,10 +94,9 @@ _REPLY = re.compile(
 
 @cache
 def _requests() -> dict[Split, tuple[Request, ...]]:
-    """All requests, in a fixed random order.
+    """Return all requests of each split, in a fixed random order.
 
-    One colour of each thing is held out: no request of the training split, and therefore none of the corpus,
-    puts the two together.
+    One colour of each thing is held out: requests of the training split, and so the corpus, never combine the two.
     """
     rng = np.random.default_rng(2718)
     split: dict[Split, list[Request]] = {"train": [], "heldout": []}
@@ -114,42 +115,42 @@ class TextWorld:
     num_train: int = 128
     """Prompts whose responses are compared for training."""
     num_heldout: int = 48
-    """Prompts kept for measuring; each asks for a colour and thing never put together elsewhere."""
+    """Prompts for measurement; each asks for a combination of colour and thing that training does not contain."""
 
     def prompts(self, split: Split) -> list[str]:
-        """The distinct prompts of `train` or `heldout`, always the same and in the same order.
+        """Return the distinct prompts of `train` or `heldout`, always the same and in the same order.
 
         Raises:
-            ConfigError: the split is unknown, or more prompts are asked for than the world has.
+            ConfigError: The split is unknown, or the world has fewer prompts.
         """
         sizes: dict[str, int] = {"train": self.num_train, "heldout": self.num_heldout}
         if split not in sizes:
             raise ConfigError(
-                f"no split {split!r} in this world; known: {', '.join(sizes)}", code="unknown_name", key="split"
+                f"split is {split!r}; it must be one of {', '.join(sizes)}", code="unknown_name", key="split"
             )
         rows = _requests()[split]
         if not 0 < sizes[split] <= len(rows):
             raise ConfigError(
-                f"{sizes[split]} prompts asked of {split}; this world has 1 to {len(rows)}",
+                f"num_{split} is {sizes[split]}; it must lie between 1 and {len(rows)}, the prompts of this world",
                 code="out_of_range",
                 key=f"num_{split}",
             )
         return [request.prompt for request in rows[: sizes[split]]]
 
     def reward(self, prompt: str, response: str) -> float:
-        """Gold reward: how many of four courtesies the reply shows, one of `LEVELS`.
+        """Return the gold reward: how many of four courtesies the reply shows, one of `LEVELS`.
 
-        It (1) opens with a greeting, (2) calls the guest by name, (3) names the very thing that was asked for, colour
-        included, and (4) closes kindly. A reply that is no complete sentence of this world, because it is garbled,
-        unfinished or goes on, earns the lowest level. White space around it does not count.
+        The courtesies are: (1) it opens with a greeting, (2) it calls the guest by name, (3) it names the requested
+        thing and its colour, (4) it closes kindly. A reply that is not a complete sentence of this world, because it is
+        garbled, unfinished or continues, has the lowest level. White space around the reply is ignored.
 
         Raises:
-            DataError: the prompt is none of this world.
+            DataError: The prompt is not one of this world.
         """
         request = _PROMPT.fullmatch(prompt)
         if request is None:
             raise DataError(
-                f"{prompt!r} is no prompt of this world; a prompt reads {_requests()['train'][0].prompt!r}",
+                f"{prompt!r} is not a prompt of this world; an example of one is {_requests()['train'][0].prompt!r}",
                 code="unknown_prompt",
                 key="prompt",
             )
@@ -165,9 +166,9 @@ class TextWorld:
         return LEVELS[sum(courtesies)]
 
     def label(self, prompt: str, responses: Sequence[str], rng: np.random.Generator) -> tuple[Comparison, ...]:
-        """All K(K−1)/2 comparisons of the responses, drawn from Bradley–Terry on the gold reward.
+        """Return all K(K−1)/2 comparisons of the responses, drawn from Bradley–Terry on the gold reward.
 
-        P(i ≻ j) = σ(r_i − r_j): between equal rewards a fair coin decides.
+        P(i ≻ j) = σ(r_i − r_j), which is ½ for equal rewards.
         """
         rewards = [self.reward(prompt, response) for response in responses]
         comparisons = []
@@ -177,9 +178,9 @@ class TextWorld:
         return tuple(comparisons)
 
     def corpus(self, seed: int, size: int) -> list[DemonstrationRow]:
-        """`size` requests of the training split with replies whose courtesies are independent coin flips.
+        """Return `size` requests of the training split with replies whose courtesies are drawn independently.
 
-        A model trained on it by maximum likelihood is the reference: polite about half of the time in each way.
+        A model trained on it by maximum likelihood is the reference; it shows each courtesy about half of the time.
         """
         rng = np.random.default_rng(seed)
         rows = _requests()["train"]
@@ -187,12 +188,12 @@ class TextWorld:
         return [{"prompt": rows[i].prompt, "completion": _reply(rows[i], rng)} for i in picks]
 
     def model_path(self) -> Path:
-        """Folder of the bundled tiny model: configuration, safetensors weights, tokenizer."""
+        """Return the folder of the bundled tiny model: configuration, safetensors weights, tokenizer."""
         return Path(str(resources.files("tiltlm.worlds") / "assets" / "tiny-lm"))
 
 
 def _reply(request: Request, rng: np.random.Generator) -> str:
-    """A random reply to the request; completions begin with a space, as words inside a sentence do."""
+    """Return a random reply to the request; completions begin with a space, like words inside a sentence."""
     greets, names, knows, cares = rng.random(4) < COURTESY_RATES
     opening = rng.choice(GREETINGS if greets else GRUMBLES)
     who = request.name if names else rng.choice(NOBODIES)

@@ -1,4 +1,4 @@
-"""Which process tells an error: decided by what each has put into the store, without any of them waiting for long."""
+"""One process prints an error and all end with its exit code; the store decides which, without long waits."""
 
 import json
 import sys
@@ -13,7 +13,7 @@ from tiltlm.distributed import Ranks
 
 
 class ThisOneOf:
-    """A process of two, joined: only what `one_fate` asks of it."""
+    """One of two processes, with only what `fail_together` reads."""
 
     def __init__(self, rank: int) -> None:
         self.rank, self.size, self.left = rank, 2, False
@@ -26,21 +26,21 @@ class ThisOneOf:
 def store(monkeypatch):
     store = dist.HashStore()
     monkeypatch.setattr(dist.distributed_c10d, "_get_default_store", lambda: store)
-    monkeypatch.setattr(launched, "PATIENCE", 0.1)
-    monkeypatch.setattr(launched, "A_MOMENT", 0.0)
+    monkeypatch.setattr(launched, "WAIT_FOR_OTHERS", 0.1)
+    monkeypatch.setattr(launched, "LEAD", 0.0)
     monkeypatch.setenv("WORLD_SIZE", "2")
     return store
 
 
 def end(monkeypatch, rank: int, error: Exception) -> None:
-    """End process `rank` by an error."""
+    """End process `rank` with an error."""
     monkeypatch.setattr(Ranks, "join", lambda: ThisOneOf(rank))
     with launched.fail_together():
         raise error
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_an_error_that_no_other_process_has_is_told_where_it_is(store, monkeypatch, rank):
+def test_an_error_that_no_other_process_has_is_raised_where_it_is(store, monkeypatch, rank):
     with raises(RunError, "mine"):
         end(monkeypatch, rank, RunError("mine", code="mine"))
 
@@ -52,9 +52,9 @@ def test_an_error_that_no_other_process_has_is_told_where_it_is(store, monkeypat
         (1, RunError("another", code="another")),
         (0, RuntimeError("connection closed")),
     ],
-    ids=["the same", "another", "an echo"],
+    ids=["the same", "another", "its consequence"],
 )
-def test_the_first_process_with_an_error_of_ours_tells_it_and_the_others_end_as_it_does(
+def test_the_lowest_rank_with_an_error_of_ours_raises_it_and_the_others_end_with_its_exit_code(
     store, monkeypatch, rank, error
 ):
     store.set(f"tiltlm/failed/{1 - rank}", json.dumps(2))
@@ -63,20 +63,20 @@ def test_the_first_process_with_an_error_of_ours_tells_it_and_the_others_end_as_
     assert ended.value.code == 2
 
 
-def test_the_first_process_tells_its_own(store, monkeypatch):
+def test_the_first_process_raises_its_own(store, monkeypatch):
     store.set("tiltlm/failed/1", json.dumps(2))
     with raises(RunError, "mine"):
         end(monkeypatch, 0, RunError("mine", code="mine"))
 
 
-def test_what_nobody_expected_is_raised_everywhere(store, monkeypatch):
-    """A bug: its traceback is wanted."""
+def test_an_unexpected_error_is_raised_everywhere(store, monkeypatch):
+    """A bug needs its traceback."""
     store.set("tiltlm/failed/0", json.dumps(None))
     with pytest.raises(KeyError):
         end(monkeypatch, 1, KeyError("bug"))
 
 
-def test_without_a_store_each_tells_its_own(store, monkeypatch):
+def test_without_a_store_each_process_raises_its_own(store, monkeypatch):
     def gone():
         raise RuntimeError("connection refused")
 
@@ -86,7 +86,7 @@ def test_without_a_store_each_tells_its_own(store, monkeypatch):
 
 
 @pytest.mark.parametrize(("code", "leaves"), [(0, True), (143, False)])
-def test_a_process_that_is_done_leaves_the_others(store, monkeypatch, code, leaves):
+def test_a_process_that_ends_without_an_error_leaves_the_group(store, monkeypatch, code, leaves):
     ranks = ThisOneOf(0)
     monkeypatch.setattr(Ranks, "join", lambda: ranks)
     with pytest.raises(SystemExit), launched.fail_together():
@@ -94,7 +94,7 @@ def test_a_process_that_is_done_leaves_the_others(store, monkeypatch, code, leav
     assert ranks.left is leaves
 
 
-def test_one_process_does_nothing_of_this(monkeypatch):
+def test_one_process_joins_nothing(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     monkeypatch.setattr(Ranks, "join", lambda: pytest.fail("joined"))
     with launched.fail_together():
@@ -103,10 +103,10 @@ def test_one_process_does_nothing_of_this(monkeypatch):
         raise RunError("mine", code="mine")
 
 
-@pytest.mark.parametrize(("rank", "speaks"), [("0", True), ("1", False), (None, True)])
-def test_the_first_process_speaks(monkeypatch, rank, speaks):
+@pytest.mark.parametrize(("rank", "prints"), [("0", True), ("1", False), (None, True)])
+def test_rank_0_prints(monkeypatch, rank, prints):
     if rank is None:
         monkeypatch.delenv("RANK", raising=False)
     else:
         monkeypatch.setenv("RANK", rank)
-    assert launched.is_first() is speaks
+    assert launched.is_first() is prints

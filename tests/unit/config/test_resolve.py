@@ -1,14 +1,19 @@
-"""Defaults < file < command line; unknown keys refused with place and way out; resolved settings read back."""
+"""Defaults < file < overrides; unknown keys are refused with their place; resolved settings read back."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 import yaml
 
 from support.errors import raises
-from tiltlm.config import parse_overrides, resolve, to_yaml
+from tiltlm.config.resolve import parse_overrides
+from tiltlm.config.resolve import resolve as resolve_as
 from tiltlm.core import ConfigError
+from tiltlm.recipes.run_settings import RunSettings
+from tiltlm.report import to_plain
 
+resolve = partial(resolve_as, RunSettings)
 BASE = {"model": "m", "data": "d.jsonl", "objective": "dpo", "output": "out"}
 
 
@@ -20,7 +25,7 @@ def test_bare_values_stand_for_the_main_key():
     assert settings.output == Path("out")
 
 
-def test_the_command_line_goes_before_the_file(tmp_path):
+def test_overrides_win_over_the_file(tmp_path):
     file = tmp_path / "run.yaml"
     file.write_text(yaml.safe_dump({**BASE, "objective": {"name": "dpo", "beta": 0.5}, "training": {"seed": 3}}))
     settings = resolve(file, **parse_overrides(["objective.beta=0.2", "training.learning_rate=5e-7"]))
@@ -79,7 +84,7 @@ def test_a_mistake_in_a_file_is_named_with_its_line(tmp_path, section, text, lin
         resolve(file)
 
 
-def test_a_bare_key_with_an_unknown_objective_is_told_of_the_objective():
+def test_a_bare_key_with_an_unknown_objective_is_an_error_about_the_objective():
     with raises(ConfigError, "unknown_name", key="objective.name", mentions=["'dpoo'", "'dpo'"]):
         resolve(BASE, objective="dpoo", beta=0.1)
 
@@ -108,10 +113,43 @@ def test_an_override_without_a_value_is_refused():
         parse_overrides(["beta"])
 
 
-def test_overrides_read_as_yaml():
-    assert parse_overrides(["a=0.2", "b=[x, y]", "c=true", "d=1e-3", "e=a: b: c", "f="]) == {
-        "a": 0.2, "b": ["x", "y"], "c": True, "d": 1e-3, "e": "a: b: c", "f": None,
-    }  # fmt: skip
+@pytest.mark.parametrize(
+    ("pair", "value"),
+    [
+        ("training.learning_rate=1e-3", 1e-3),
+        ("learning_rate=0.2", 0.2),
+        ("data.ignore=[x, y]", ("x", "y")),
+        ("model.gradient_checkpointing=true", True),
+        ("training.max_steps=", None),
+        ("data.subset=2023", "2023"),
+        ("data.revision=12e45678", "12e45678"),
+        ("data.revision=2024-01-31", "2024-01-31"),
+        ("data.subset=2024-13-01", "2024-13-01"),
+        ("data.subset=true", "true"),
+        ("data.cache=false", False),
+        ("data.cache=7", "7"),
+        ("model.lora.target_modules=[q_proj]", ("q_proj",)),
+        ("reference.store=a: b: c", "a: b: c"),
+        ("output=2024", Path("2024")),
+        ("model=7", "7"),
+    ],
+)
+def test_an_override_is_read_as_yaml_where_the_setting_is_no_text(pair, value):
+    given = parse_overrides([pair])
+    if pair.startswith("model.lora"):
+        given["model.lora.r"] = 4
+    (key,) = parse_overrides([pair])
+    found = resolve({**BASE, "data": {"train": "d.jsonl", "cache_limit": 20.0}}, **given)
+    for name in {"model": "model.path", "learning_rate": "training.learning_rate"}.get(key, key).split("."):
+        found = getattr(found, name)
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_an_override_of_the_objective_is_a_number_or_a_mapping():
+    assert resolve(BASE, **parse_overrides(["beta=0.2"])).objective["beta"] == 0.2
+    given = parse_overrides(["objective={name: ipo, tau: 0.3}"])
+    assert resolve(BASE, **given).objective == {"name": "ipo", "tau": 0.3}
 
 
 @pytest.mark.parametrize(
@@ -125,5 +163,5 @@ def test_overrides_read_as_yaml():
 def test_resolved_settings_read_back_to_the_same(tmp_path, overrides):
     settings = resolve(BASE, **overrides)
     file = tmp_path / "resolved.yaml"
-    file.write_text(to_yaml(settings))
+    file.write_text(yaml.safe_dump(to_plain(settings)))
     assert resolve(file) == settings

@@ -1,4 +1,4 @@
-"""The forest: each prompt and response once, positions continuing, the boundary row repeated."""
+"""Forests: each prompt and response once, continued positions, repeated rows at the end of a prompt."""
 
 import numpy as np
 import torch

@@ -36,7 +36,7 @@ def test_an_extra_that_was_not_asked_for_is_said():
     responses = logps([[-1.0]])
     with raises(ConfigError, "undeclared_extra", key="extras", mentions=["extras = frozenset({'ref_kls'})"]):
         responses.extra("ref_kls")
-    known = replace(responses, ref_kls=torch.tensor([0.5])).with_reference(torch.tensor([-1.0]))
+    known = replace(responses, extras={"ref_kls": torch.tensor([0.5])}).with_reference(torch.tensor([-1.0]))
     assert known.extra("ref_kls").tolist() == [0.5]
 
 

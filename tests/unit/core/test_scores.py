@@ -1,14 +1,16 @@
-"""A reward model's scores stand where log-probabilities are read, and say that they are none."""
+"""Scores of a reward model, and the error of reading log-probabilities from them."""
+
+import pickle
 
 import pytest
 import torch
 
 from support.errors import raises
-from tiltlm.core import ConfigError, ResponseLogps, ResponseScores, to_device
+from tiltlm.core import ConfigError, ResponseLogps, ResponseScores, detached, to_device
 
 
 def made() -> ResponseScores:
-    return ResponseScores.of(torch.tensor([0.5, -1.0], requires_grad=True), torch.tensor([1, 1]))
+    return ResponseScores(torch.tensor([0.5, -1.0], requires_grad=True), torch.tensor([1, 1]))
 
 
 def test_scores_carry_gradient_and_are_float64_in_the_reward():
@@ -23,18 +25,31 @@ def test_scores_carry_gradient_and_are_float64_in_the_reward():
 
 
 @pytest.mark.parametrize(
-    ("name", "code"),
+    "name",
     [
-        ("seq_logps", "needs_policy"),
-        ("mean_logps", "needs_policy"),
-        ("log_ratios", "needs_policy"),
-        ("token_log_ratios", "needs_reference_tokens"),
-        ("ref_sums", "needs_reference"),
+        "token_logps",
+        "seq_logps",
+        "mean_logps",
+        "log_ratios",
+        "token_log_ratios",
+        "ref_sums",
+        "ref_token_logps",
+        "extra",
     ],
 )
-def test_there_are_no_log_probabilities(name, code):
-    with raises(ConfigError, code):
+def test_there_are_no_log_probabilities(name):
+    assert not isinstance(made(), ResponseLogps)
+    with raises(ConfigError, "needs_policy", key="objective", mentions=[name]):
         getattr(made(), name)
+
+
+def test_an_unknown_attribute_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no_such_number"):
+        _ = made().no_such_number
+
+
+def test_a_pickled_copy_is_equal():
+    assert pickle.loads(pickle.dumps(detached(made()))).scores.tolist() == [0.5, -1.0]
 
 
 def test_a_policy_has_no_scores():
@@ -45,5 +60,5 @@ def test_a_policy_has_no_scores():
         Learned()(logps)
 
 
-def test_they_move_between_devices_as_every_noun():
+def test_they_move_between_devices():
     assert to_device(made(), "meta").scores.device.type == "meta"

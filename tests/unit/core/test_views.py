@@ -1,4 +1,4 @@
-"""Index views: what each divides by, and what a weight does."""
+"""Index views: their counts and weights."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Objectives from plain values: what is described is what is built, and what cannot be or does nothing is refused."""
+"""Objectives from plain values: descriptions build equal objectives; impossible or useless values are errors."""
 
 import pytest
 import yaml
@@ -158,7 +158,7 @@ def test_descriptions_are_readable():
             {"sum": [{"name": "kto", "weight": 1}, {"name": "dpo", "weight": 1}]},
             "no_common_data",
             "objective.sum",
-            ["labels, pairs", "bco_pair"],
+            ["pairs, unpaired", "bco_pair"],
         ),
         ({"sum": [{"sum": [], "weight": 1}, {"name": "dpo", "weight": 1}]}, "nested_sum", "objective.sum.0", []),
     ],

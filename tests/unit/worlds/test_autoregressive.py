@@ -73,11 +73,11 @@ def test_extras_are_those_of_the_next_token():
     for sequence in world.sequences:
         for t in range(len(sequence)):
             p, q = rows.get(sequence[:t], (np.ones(1), np.ones(1)))
-            assert float(responses.log_collisions[at]) == pytest.approx(np.log((p**2).sum()), abs=1e-12)
-            assert float(responses.entropies[at]) == pytest.approx(-(p * np.log(p)).sum(), abs=1e-12)
-            assert float(responses.ref_kls[at]) == pytest.approx((q * np.log(q / p)).sum(), abs=1e-12)
+            assert float(responses.extra("log_collisions")[at]) == pytest.approx(np.log((p**2).sum()), abs=1e-12)
+            assert float(responses.extra("entropies")[at]) == pytest.approx(-(p * np.log(p)).sum(), abs=1e-12)
+            assert float(responses.extra("ref_kls")[at]) == pytest.approx((q * np.log(q / p)).sum(), abs=1e-12)
             share = -(q * np.log(q)).sum() / np.log(logits.shape[1])
-            assert float(responses.ref_entropy_shares[at]) == pytest.approx(share, abs=1e-12)
+            assert float(responses.extra("ref_entropy_shares")[at]) == pytest.approx(share, abs=1e-12)
             at += 1
 
 
@@ -85,7 +85,7 @@ def test_gradients_are_finite_where_the_end_is_forced_and_none_reaches_the_refer
     world = AutoregressiveWorld(2, 3)
     logits, ref = table(world).requires_grad_(), table(world, 1).requires_grad_()
     responses = world.responses(logits, ref)
-    (responses.token_logps.sum() + responses.ref_kls.sum()).backward()
+    (responses.token_logps.sum() + responses.extra("ref_kls").sum()).backward()
     assert torch.isfinite(logits.grad).all()
     assert ref.grad is None
     assert not any(

@@ -1,4 +1,4 @@
-"""The finite world's sums against numpy, and what it refuses."""
+"""The finite world's sums against numpy, and its errors."""
 
 from dataclasses import replace
 
@@ -108,3 +108,12 @@ def test_what_it_refuses(part, value, code, seen):
 def test_best_of_none_is_refused():
     with raises(ConfigError, "out_of_range", key="n", mentions=["0"]):
         WORLD.best_of_n(0)
+
+
+def test_a_world_needs_only_rewards():
+    """The other arguments default to one token each, a uniform reference and uniform Bradley–Terry comparisons."""
+    plain = FiniteWorld.of([0.0, 1.0, 2.0])
+    full = FiniteWorld.of(torch.tensor([0.0, 1.0, 2.0]), torch.tensor([1, 1, 1]), torch.zeros(3))
+    for name in ("reward", "lengths", "ref_logps", "preference", "sampler"):
+        assert torch.equal(getattr(plain, name), getattr(full, name))
+    assert plain.log_partition(0.5) == pytest.approx(np.log(np.exp([0.0, 2.0, 4.0]).mean()), abs=1e-12)

@@ -27,7 +27,7 @@ def test_a_curved_valley():
 
 
 def test_a_saddle_is_passed():
-    """From near the saddle of (x² − 1)² + y² it goes down, not to where the gradient is zero first."""
+    """From near the saddle of (x² − 1)² + y² it finds a minimum, not the saddle."""
     found = minimise(lambda x: (x[0] ** 2 - 1) ** 2 + x[1] ** 2, torch.tensor([1e-3, 0.5], dtype=torch.float64))
     assert found.finite
     assert abs(float(found.point[0])) == pytest.approx(1.0, abs=1e-8)

@@ -1,4 +1,4 @@
-"""A population is what endless data would be: masses, orders and reductions against sums over samples."""
+"""Populations are infinite data: masses, orders and losses compared with sums over samples."""
 
 from dataclasses import replace
 from itertools import permutations
@@ -55,7 +55,7 @@ def test_labels_are_the_two_sides_of_comparisons():
 
 
 def test_demonstrations_have_the_loss_of_a_mean_over_tokens():
-    """E[−log π(y)] / E[T(y)], y what wins, or a sample of a named policy."""
+    """E[−log π(y)] / E[T(y)], y a winner of comparisons, or a sample of a given policy."""
     for mass, population in (
         (WORLD.chosen_mass, demonstrations(WORLD)),
         (LOGPS.exp(), demonstrations(WORLD, LOGPS)),
@@ -66,7 +66,7 @@ def test_demonstrations_have_the_loss_of_a_mean_over_tokens():
 
 
 def test_rankings_are_plackett_luce():
-    """All orders, with probability Π_k e^{r_k}/Σ_{j≥k} e^{r_j}; who comes first of two is Bradley–Terry."""
+    """All orders have probability Π_k e^{r_k}/Σ_{j≥k} e^{r_j}; the order of two responses is Bradley–Terry."""
     rows, slots = rankings(WORLD)
     assert len(rows) == len(slots) == 24
     mass = {row.ranks: row.weight / 24 for row in rows}

@@ -1,4 +1,4 @@
-"""The lost-property desk: a reward that is what it says, labels that follow it, held-out prompts that are new."""
+"""The lost-property desk: its reward, labels drawn from the reward, held-out prompts."""
 
 import math
 import re
@@ -117,7 +117,7 @@ def test_length_says_little_about_the_reward():
 
 
 def test_labels_follow_bradley_terry():
-    """Each comparison once, won as often as σ(Δr) says, ties by a fair coin."""
+    """Each comparison occurs once and is won with probability σ(Δr), ½ for ties."""
     responses = [reply(*COURTEOUS), reply(*COURTEOUS[:2], *RUDE[2:]), reply(*RUDE), reply(*RUDE)]
     rewards, rng, repeats = (4, 2, 0, 0), np.random.default_rng(0), 4_000
     wins = np.zeros((4, 4))

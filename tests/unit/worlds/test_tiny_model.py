@@ -1,4 +1,4 @@
-"""The bundled model keeps what the quickstart counts on: every level within reach, replies that are short and end."""
+"""The bundled model has what the quickstart needs: every reward level, and short replies that end."""
 
 from itertools import product
 

@@ -1,6 +1,6 @@
-"""The methods by name. `registry` keeps the names and builds; the other modules hold one constructor a method.
+"""The methods by name. `registry` builds them; the other modules have one constructor per method.
 
-They are imported in the order in which the catalogue tells them.
+The order of the imports is the order of the catalogue.
 """
 
 # ruff: noqa: I001

@@ -1,4 +1,4 @@
-"""Ranked and scored lists, and the two losses that are usually met as their form of pairs."""
+"""Methods for ranked and scored lists; for two of them the form for pairs is better known."""
 
 from tiltlm.core import ConfigError
 from tiltlm.core.checks import positive
@@ -11,17 +11,17 @@ from tiltlm.rewards import LogRatio
 
 @register
 def pl_dpo(beta: float = 0.1) -> Listwise:
-    r"""Plackett–Luce DPO: the likelihood of a whole ranking, best first, and not of its pairs.
+    r"""Plackett–Luce DPO: fits the likelihood of a whole ranking, best first, instead of its pairs.
 
     ℓ = −Σ_k [ r_k − log Σ_{j ≥ k} e^{r_j} ],  r = β log π/π_ref,  responses in order of rank
 
     Source: Rafailov et al. 2023, arXiv 2305.18290, appendix.
     Units: β per nat of the whole response.
-    When: rankings of several responses. Equal ranks are groups in unknown order: all their orders are summed, for at
-    most 10 responses that share a rank above others.
-    Differs: `dpo` on all pairs of a list takes dependent pairs as if each stood alone; here a ranking is one example
-    with one likelihood. With two responses it is `dpo`.
-    Fails: only the order counts, not by how much one response is better. Rankings that are certain have no finite
+    When: rankings of several responses. Equal ranks are groups in unknown order: the loss sums over all their orders,
+    for at most 10 responses that share a rank above others.
+    Differs: `dpo` on all pairs of a list treats dependent pairs as independent; here a ranking is one example with one
+    likelihood. With two responses it is `dpo`.
+    Fails: it uses only the order, not by how much one response is better. With certain rankings there is no finite
     optimum.
     """
     return Listwise(LogRatio(beta), PlackettLuce())
@@ -29,19 +29,19 @@ def pl_dpo(beta: float = 0.1) -> Listwise:
 
 @register
 def info_nca(beta: float = 0.01, reward_temperature: float | None = None) -> Pairwise | Listwise:
-    r"""InfoNCA: pick out the better responses of a list by their scores.
+    r"""InfoNCA: classifies the better responses of a list by their scores.
 
     lists: ℓ = −Σ_k softmax(s/α)_k · log softmax(r)_k,  r = β log π/π_ref,  s the scores
     pairs: ℓ = −log σ(r_w − r_l), which is DPO
 
     Source: Chen et al. 2024, arXiv 2402.05369.
-    Units: β per nat of the whole response. `reward_temperature` is α in units of the score; where it is given the data
+    Units: β per nat of the whole response. `reward_temperature` is α in units of the score; if it is given, the data
     must be scored lists.
     When: scored lists of several responses. On pairs it is `dpo`.
     Differs: the authors' `temperature` is 1/α, their lists have four responses, and their code adds 0.01 to the first
-    score. EXO's code calls a cross-entropy like this "dpo".
+    score. EXO's code calls such a cross-entropy "dpo".
     Fails: the scale of the scores matters: a small α makes the target certain, and then there is no finite optimum.
-    Only gaps of rewards are held: chosen likelihoods may fall, where `nca` holds them.
+    Only differences of rewards are fixed: chosen likelihoods may fall, which `nca` prevents.
     """
     if reward_temperature is None:
         return Pairwise(LogRatio(beta), Logistic())
@@ -53,20 +53,20 @@ def info_nca(beta: float = 0.01, reward_temperature: float | None = None) -> Pai
 def exo(
     beta: float = 0.5, label_smoothing: float | None = None, reward_temperature: float | None = None
 ) -> Pairwise | Listwise:
-    r"""EXO: match the policy's preferences to a soft target by reverse KL, which seeks modes.
+    r"""EXO: fits the policy's preferences to a soft target by reverse KL, which is mode-seeking.
 
     pairs: ℓ = KL( (q, 1−q) ‖ (1−ε, ε) ),  q = σ(r_w − r_l),  ε = label_smoothing (0.001)
     lists: ℓ = KL( softmax(r) ‖ softmax(s/β_r) ),  s the scores,  β_r = reward_temperature
     r = β log π/π_ref
 
     Source: Ji et al. 2024, arXiv 2402.00856.
-    Units: β per nat of the whole response; β and β_r are 0.5 in the authors' scripts. `reward_temperature` in units of
-    the score; where it is given the data must be scored lists, and label_smoothing has no use.
+    Units: β per nat of the whole response; β and β_r are 0.5 in the authors' scripts. `reward_temperature` is in units
+    of the score; if it is given, the data must be scored lists, and label_smoothing is not used.
     When: scored lists, where its optimum is π_ref·e^(s/(β β_r))/Z; pairs with soft labels.
-    Differs: the authors' code takes log ε = −10 and leaves log(1 − ε) out; TRL needs ε > 0 and recommends 0.001. `dpo`
-    is the forward-KL counterpart.
-    Fails: not convex: a badly wrong pair gets a small gradient, where `dpo` gives it the largest. With hard labels
-    drawn at rate p it rests at (2p − 1) log((1 − ε)/ε), which is not Bradley–Terry's.
+    Differs: the authors' code uses log ε = −10 and omits log(1 − ε); TRL needs ε > 0 and recommends 0.001. `dpo` is the
+    counterpart with forward KL.
+    Fails: not convex: a pair with a very wrong margin has a small gradient, where that of `dpo` is largest. With hard
+    labels drawn at rate p the optimal margin is (2p − 1) log((1 − ε)/ε), which is not Bradley–Terry's.
     """
     if reward_temperature is None:
         label_smoothing = 0.001 if label_smoothing is None else label_smoothing

@@ -1,7 +1,7 @@
-"""The methods by name: each a constructor of a dozen lines that chooses reward, link and data shape.
+"""The catalogue of methods: names, and constructors that choose reward, link and data shape.
 
-A constructor's signature is its knobs and their published defaults; its docstring is its formula and source. What it
-is handed it consumes: anything else is refused.
+A constructor's parameters are the method's knobs with their published defaults. Its docstring has formula and source. A
+setting that a method does not use is an error.
 """
 
 import inspect
@@ -19,27 +19,28 @@ Constructor = Callable[..., Objective]
 Registered = TypeVar("Registered", bound=Constructor)
 
 CATALOG: dict[str, Constructor] = {}
-"""Every method by its name, in the order in which they are told."""
+"""Every method by its name, in the order in which they are listed."""
 
 
 def register(constructor: Registered) -> Registered:
-    """Enter a constructor into the catalogue under its own name."""
+    """Add a constructor to the catalogue under its own name."""
     CATALOG[constructor.__name__] = constructor
     return constructor
 
 
 @dataclass(frozen=True)
 class Knob:
-    """One setting of a method, read off its constructor's signature."""
+    """One setting of a method, from its constructor's signature."""
 
     name: str
     default: Any
-    """`inspect.Parameter.empty` where the method has no default; None where it is off unless given."""
+    """`inspect.Parameter.empty` if the method has no default; None if it is off by default."""
     choices: tuple[str, ...]
-    """The words it can be; empty for a number."""
+    """The allowed values; empty for a number."""
 
     @property
     def is_required(self) -> bool:
+        """True if there is no default."""
         return self.default is inspect.Parameter.empty
 
     @property
@@ -52,36 +53,36 @@ class Knob:
         return str(self.default) if self.choices else f"{self.default:g}"
 
     def read(self, value: Any, method: str) -> float | str | None:
-        """A configured value as the constructor takes it.
+        """Return a configured value as the constructor takes it.
 
         Raises:
-            ConfigError: it is neither a number nor one of the words.
+            ConfigError: It is neither a number nor one of the allowed values.
         """
         if value is None and self.default is None:
             return None
         if self.choices:
             if value not in self.choices:
                 raise ConfigError(
-                    f"{self.name} is {value!r}; {method} knows {', '.join(self.choices)}",
+                    f"{self.name} is {value!r}; for {method} it must be one of {', '.join(self.choices)}",
                     code="unknown_name",
                     key=self.name,
                 )
             return str(value)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ConfigError(
-                f"{self.name} is {value!r}; {method} needs a number there", code="wrong_type", key=self.name
+                f"{self.name} is {value!r}; for {method} it must be a number", code="wrong_type", key=self.name
             )
         return float(value)
 
 
 def knobs(name: str) -> tuple[Knob, ...]:
-    """The settings the method called `name` takes."""
+    """Return the settings of the method called `name`."""
     parameters = inspect.signature(constructor(name)).parameters.values()
     return tuple(Knob(p.name, p.default, _choices(p.annotation)) for p in parameters)
 
 
 def _choices(annotation: Any) -> tuple[str, ...]:
-    """The words of a `Literal`; nothing for `float` and `float | None`."""
+    """Return the values of a `Literal`; none for `float` and `float | None`."""
     if get_origin(annotation) is Literal:
         return get_args(annotation)
     assert annotation is float or set(get_args(annotation)) == {float, NoneType}, f"a knob cannot be {annotation}"
@@ -89,37 +90,37 @@ def _choices(annotation: Any) -> tuple[str, ...]:
 
 
 def constructor(name: str) -> Constructor:
-    """The constructor called `name`.
+    """Return the constructor called `name`.
 
     Raises:
-        ConfigError: there is none; the message names the nearest.
+        ConfigError: There is none; the message suggests a similar name.
     """
     if name in CATALOG:
         return CATALOG[name]
     raise ConfigError(
-        f"name: no objective {name!r}{nearest(name, CATALOG)} Known: {', '.join(CATALOG)}",
+        f"name: there is no objective {name!r}{nearest(name, CATALOG)} Known: {', '.join(CATALOG)}",
         code="unknown_name",
         key="name",
     )
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """How a message about an unknown word goes on: `; did you mean 'dpo'?` or a full stop."""
+    """Return the end of a message about an unknown name: `; did you mean 'dpo'?` or a full stop."""
     near = get_close_matches(word, list(known), n=1)
     return f"; did you mean {near[0]!r}?" if near else "."
 
 
 def build(name: str, **settings: Any) -> Objective:
-    """The objective called `name` with these knobs.
+    """Build the objective called `name` with these knobs.
 
     Raises:
-        ConfigError: unknown name, a knob the method does not consume, a missing one, or a value out of range.
+        ConfigError: The name is unknown, or a knob is unknown, missing or out of range.
     """
     return build_at("objective", name, settings)
 
 
 def build_at(place: str, name: str, settings: Mapping[str, Any]) -> Objective:
-    """`build`, in whose messages the objective is called `place`."""
+    """Build as `build` does; in error messages the objective is called `place`."""
     with prefix_errors(place):
         make, known = constructor(name), {k.name: k for k in knobs(name)}
         for key in settings:
@@ -128,7 +129,7 @@ def build_at(place: str, name: str, settings: Mapping[str, Any]) -> Objective:
                 near = get_close_matches(key, known, n=1)
                 hint = f" Did you mean {near[0]!r}?" if near else ""
                 raise ConfigError(
-                    f"{key}: {name} does not use it; the knobs of {name}: {takes}.{hint}",
+                    f"{key}: {name} has no such setting. Its settings: {takes}.{hint}",
                     code="unknown_setting",
                     key=key,
                 )

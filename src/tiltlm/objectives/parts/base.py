@@ -1,26 +1,27 @@
-"""What every part of an objective says of itself, so that an objective can tell what it needs before it is called."""
-
-from typing import ClassVar
+"""`Part`: the base of an objective's parts beside reward and link."""
 
 from tiltlm.core.logps import Extra
 from tiltlm.core.needs import Need
 
 
 class Part:
-    """A piece of an objective beside reward and link. Subclasses are frozen dataclasses and final."""
+    """A part of an objective beside reward and link: an adjustment, a regulariser or a weighting.
 
-    needs_reference: ClassVar[bool] = False
-    extras: ClassVar[frozenset[Extra]] = frozenset()
-    """Numbers per token beside the log-probability that it reads."""
-    needs: ClassVar[frozenset[Need]] = frozenset()
-    """What the data must bring: `scores`, or `strict_scores` (the chosen response has the higher one)."""
+    A part states its requirements, so that they are known before it is called. A subclass overrides the defaults that
+    differ, as a `ClassVar` or a property. Parts are frozen dataclasses and final.
+    """
 
+    @property
+    def needs_reference(self) -> bool:
+        """True if it reads log-probabilities of a reference."""
+        return False
 
-def needs_of(parts: tuple[Part, ...]) -> frozenset[Need]:
-    """What all of these need of the data."""
-    return frozenset().union(*(part.needs for part in parts))
+    @property
+    def extras(self) -> frozenset[Extra]:
+        """Numbers per token that it reads beside the log-probability."""
+        return frozenset()
 
-
-def extras_read(parts: tuple[Part, ...]) -> frozenset[Extra]:
-    """All the numbers per token that these read."""
-    return frozenset().union(*(part.extras for part in parts))
+    @property
+    def needs(self) -> frozenset[Need]:
+        """Columns that the data must have: `scores`, or `strict_scores` (higher for the chosen response)."""
+        return frozenset()

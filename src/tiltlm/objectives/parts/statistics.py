@@ -1,10 +1,10 @@
-"""Statistics of a whole step without gradient, against which single responses are valued.
+"""Statistics of a whole step, without gradient, which are subtracted from rewards.
 
-They are pooled over all packs and ranks before the loss is computed, so no cut of a step changes them. What a statistic
-remembers from step to step is a few numbers that checkpoints keep.
+They are summed over all packs and ranks before the loss is computed, so they do not depend on how a step is split. A
+statistic may remember a few numbers from step to step; checkpoints contain them.
 """
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -13,57 +13,60 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tiltlm.core import ResponseLogps, UnpairedResponses
+from tiltlm.core import Responses, UnpairedResponses
 from tiltlm.rewards import LogRatio, Reward
 
 Memory = tuple[float, ...]
-"""What a statistic remembers; empty at the beginning of a run."""
+"""The numbers that a statistic remembers; empty at the beginning of a run."""
 
 
-class Statistic:
+class Statistic(ABC):
     """A number per step. Subclasses are frozen dataclasses and final."""
 
     of: ClassVar[Literal["responses", "partners"]]
-    """The step's own responses, or those of other prompts that stand beside them."""
+    """The responses that it reads: the step's own, or their partners, which are responses to other prompts."""
     metric: ClassVar[str]
-    """Its name in the logs."""
+    """Its name in the metrics."""
     reward: Reward
-    """From which it is subtracted."""
+    """The reward that it is subtracted from."""
 
     @abstractmethod
-    def sums(self, responses: ResponseLogps, unpaired: UnpairedResponses) -> Float[Tensor, " S"]:
-        """Sums over one pack, float64; packs and ranks are added up."""
+    def sums(self, responses: Responses, unpaired: UnpairedResponses) -> Float[Tensor, " S"]:
+        """Return sums over one pack, float64; the caller adds those of all packs and ranks."""
 
     @abstractmethod
     def settle(self, sums: Sequence[float], memory: Memory) -> tuple[float, Memory]:
-        """The statistic of a step from its pooled sums and what was remembered; and what is to be remembered."""
+        """Return the statistic of a step, and the new memory, from the step's sums and the old memory."""
 
     @abstractmethod
     def shift(self, value: float) -> float:
-        """What is subtracted from rewards, in their unit."""
+        """Return the number to subtract from rewards, in their unit, for this value of the statistic."""
 
 
 @dataclass(frozen=True)
 class MismatchedKL(Statistic):
     """KTO's z0 = max(0, mean log π/π_ref over mismatched pairs (x, y′)), in nats per response.
 
-    The mean is over the whole step, clamped once. It is a biased stand-in for KL(π‖π_ref): the mismatched responses are
-    not samples of the policy.
+    The mean over the whole step is clamped once. It is a biased estimate of KL(π‖π_ref), because the mismatched
+    responses are not samples of the policy.
     """
 
     reward: LogRatio
     of: ClassVar[Literal["responses", "partners"]] = "partners"
     metric: ClassVar[str] = "kl"
 
-    def sums(self, responses: ResponseLogps, unpaired: UnpairedResponses) -> Float[Tensor, " S"]:
+    def sums(self, responses: Responses, unpaired: UnpairedResponses) -> Float[Tensor, " S"]:
+        """Return the sum and the number of log-ratios."""
         ratios = responses.log_ratios[unpaired.response]
         return torch.stack([ratios.sum(), torch.ones_like(ratios).sum()])
 
     def settle(self, sums: Sequence[float], memory: Memory) -> tuple[float, Memory]:
+        """Return z0; nothing is remembered."""
         total, count = sums
         return max(0.0, total / count), memory
 
     def shift(self, value: float) -> float:
+        """Return β·z0."""
         return self.reward.beta * value
 
 
@@ -71,25 +74,28 @@ class MismatchedKL(Statistic):
 class BalancedMean(Statistic):
     """BCO's δ = ½ (mean reward of desirable + mean reward of undesirable responses), in units of the reward.
 
-    Both means run over all steps so far, this one included; while only one class has been seen, δ is that one's mean.
+    Both means are over all steps so far, including this one. While only one class has been seen, δ is its mean.
 
-    Source: Jung et al. 2024, arXiv 2404.04656. The authors' code takes one mean over both classes, which
-    is the same where they are equally many.
+    Source: Jung et al. 2024, arXiv 2404.04656. The authors' code takes one mean over both classes, which is the same if
+    both have equally many responses.
     """
 
     reward: Reward
     of: ClassVar[Literal["responses", "partners"]] = "responses"
     metric: ClassVar[str] = "delta"
 
-    def sums(self, responses: ResponseLogps, unpaired: UnpairedResponses) -> Float[Tensor, " S"]:
+    def sums(self, responses: Responses, unpaired: UnpairedResponses) -> Float[Tensor, " S"]:
+        """Return the sum and the number of the rewards of each class."""
         rewards = self.reward(responses)[unpaired.response]
         good = unpaired.desirable.to(rewards.dtype)
         return torch.stack([(rewards * good).sum(), good.sum(), (rewards * (1 - good)).sum(), (1 - good).sum()])
 
     def settle(self, sums: Sequence[float], memory: Memory) -> tuple[float, Memory]:
+        """Return δ; the sums of all steps are remembered."""
         so_far = tuple(a + b for a, b in zip(sums, memory or (0.0,) * 4, strict=True))
         means = [total / count for total, count in (so_far[:2], so_far[2:]) if count]
         return sum(means) / len(means), so_far
 
     def shift(self, value: float) -> float:
+        """Return δ."""
         return value

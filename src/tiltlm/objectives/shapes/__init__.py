@@ -1,1 +1,1 @@
-"""Data shapes: one objective class each."""
+"""One objective class for each data shape."""

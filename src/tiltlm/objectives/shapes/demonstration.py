@@ -1,29 +1,24 @@
-"""Demonstrations as data: responses to imitate, no comparison. Supervised fine-tuning."""
+"""Demonstrations as data: responses to imitate, without comparisons. Supervised fine-tuning."""
 
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tiltlm.core import Demonstrations, ResponseLogps
-from tiltlm.core.logps import Extra
-from tiltlm.core.needs import Need, Shape, Use
+from tiltlm.core import Demonstrations, Responses
+from tiltlm.core.needs import Shape
+from tiltlm.objectives.shapes.base import ObjectiveBase
 from tiltlm.objectives.terms import Divisor, Term
 from tiltlm.rewards import SeqLogp
 
 
 @dataclass(frozen=True)
-class Demonstration:
-    """ℓ = −log π(y|x), divided by the response tokens of the step: every token counts the same, wherever it stands."""
+class Demonstration(ObjectiveBase):
+    """ℓ = −log π(y|x), divided by the response tokens of the step, so that every token has the same weight."""
 
     reward: SeqLogp
     view: ClassVar[type[Demonstrations]] = Demonstrations
     shape: ClassVar[Shape] = "demonstrations"
-    coupled: ClassVar[bool] = False
-    statistic: ClassVar[None] = None
-    needs_reference: ClassVar[bool] = False
-    needs: ClassVar[frozenset[Need]] = frozenset()
-    uses: ClassVar[frozenset[Use]] = frozenset({"weight"})
-    extras: ClassVar[frozenset[Extra]] = frozenset()
 
-    def __call__(self, responses: ResponseLogps, demonstrations: Demonstrations, /) -> tuple[Term, ...]:
+    def __call__(self, responses: Responses, demonstrations: Demonstrations, /) -> tuple[Term, ...]:
+        """Return −r(y) of each response, weighted."""
         nll = -self.reward(responses)[demonstrations.response]
         return (Term(demonstrations.weight * nll, demonstrations.example, Divisor.TOKENS),)

@@ -1,4 +1,4 @@
-"""Whole distributions as data: sorted margins against sorted margins. The loss of one example depends on all others.
+"""Whole distributions as data: sorted values against sorted values. An example's loss depends on all others.
 
 AOT asks that the policy's margins dominate the reference's (first-order stochastic dominance): quantile by quantile.
 """
@@ -10,44 +10,34 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tiltlm.core import Pairs, ResponseLogps, UnpairedResponses
-from tiltlm.core.checks import positive
-from tiltlm.core.logps import Extra
-from tiltlm.core.needs import Need, Shape, Use
+from tiltlm.core import Pairs, Responses, UnpairedResponses
+from tiltlm.core.needs import Shape, Use
 from tiltlm.links import Link
+from tiltlm.objectives.shapes.base import ObjectiveBase
 from tiltlm.objectives.terms import Divisor, Term
 from tiltlm.rewards import LogRatio
 
 
 @dataclass(frozen=True)
-class DominantMargins:
+class DominantMargins(ObjectiveBase):
     """ℓ = Σ_q link( β(a_(q) − b_(q)) ), a and b the sorted margins log π(y_w)/π(y_l) and log π_ref(y_w)/π_ref(y_l).
 
-    Masses are the comparisons' weights, a soft label p being mass p one way round and 1 − p the other; the whole is
-    divided by the examples of the step. Alone in its step, a comparison has the loss of DPO.
+    A comparison's mass is its weight. A soft label p splits it: mass p as labelled, mass 1 − p with both responses
+    exchanged. The sum is divided by the examples of the step. A comparison that is the only one of its step has the
+    loss of DPO.
     """
 
-    beta: float
+    reward: LogRatio
     link: Link
     view: ClassVar[type[Pairs]] = Pairs
     shape: ClassVar[Shape] = "pairs"
     coupled: ClassVar[bool] = True
-    statistic: ClassVar[None] = None
-    needs_reference: ClassVar[bool] = True
-    needs: ClassVar[frozenset[Need]] = frozenset()
     uses: ClassVar[frozenset[Use]] = frozenset({"weight", "offset", "preference"})
-    extras: ClassVar[frozenset[Extra]] = frozenset()
 
-    def __post_init__(self) -> None:
-        positive(beta=self.beta)
-
-    @property
-    def reward(self) -> LogRatio:
-        return LogRatio(self.beta)
-
-    def __call__(self, responses: ResponseLogps, pairs: Pairs, /) -> tuple[Term, ...]:
-        policy = self.beta * _margin(responses.seq_logps, pairs) - pairs.offset
-        reference = self.beta * _margin(responses.ref_sums.detach(), pairs)
+    def __call__(self, responses: Responses, pairs: Pairs, /) -> tuple[Term, ...]:
+        """Return the loss of each pair of quantiles, with its mass."""
+        policy = self.reward.beta * _margin(responses.seq_logps, pairs) - pairs.offset
+        reference = self.reward.beta * _margin(responses.ref_sums.detach(), pairs)
         mass, example = pairs.weight, pairs.example
         if not pairs.is_certain:
             policy, reference = torch.cat([policy, -policy]), torch.cat([reference, -reference])
@@ -58,11 +48,11 @@ class DominantMargins:
 
 
 @dataclass(frozen=True)
-class DominantRewards:
+class DominantRewards(ObjectiveBase):
     """ℓ = ∫ link( r₊(q) − r₋(q) ) dq, r₊ and r₋ the quantiles of desirable and of undesirable rewards β log π/π_ref.
 
-    Classes of different size are compared quantile by quantile; masses are the responses' weights. Where a step has
-    only one class its loss is 0.
+    Classes of different size are compared quantile by quantile; masses are the responses' weights. The loss of a step
+    with only one class is 0.
     """
 
     reward: LogRatio
@@ -70,13 +60,9 @@ class DominantRewards:
     view: ClassVar[type[UnpairedResponses]] = UnpairedResponses
     shape: ClassVar[Shape] = "unpaired"
     coupled: ClassVar[bool] = True
-    statistic: ClassVar[None] = None
-    needs_reference: ClassVar[bool] = True
-    needs: ClassVar[frozenset[Need]] = frozenset()
-    uses: ClassVar[frozenset[Use]] = frozenset({"weight"})
-    extras: ClassVar[frozenset[Extra]] = frozenset()
 
-    def __call__(self, responses: ResponseLogps, unpaired: UnpairedResponses, /) -> tuple[Term, ...]:
+    def __call__(self, responses: Responses, unpaired: UnpairedResponses, /) -> tuple[Term, ...]:
+        """Return the loss of each pair of quantiles, with its mass."""
         rewards = self.reward(responses)[unpaired.response]
         good, bad = unpaired.desirable, ~unpaired.desirable
         masses = [(unpaired.weight * side).sum() for side in (good, bad)]
@@ -96,9 +82,16 @@ def _margin(values: Float[Tensor, " N"], pairs: Pairs) -> Float[Tensor, " B"]:
 def coupling(
     a: Float[Tensor, " n"], mass_a: Float[Tensor, " n"], b: Float[Tensor, " m"], mass_b: Float[Tensor, " m"]
 ) -> tuple[Int[Tensor, " q"], Int[Tensor, " q"], Float[Tensor, " q"]]:
-    """Quantile by quantile, which a meets which b, and with what mass: the optimal transport on a line.
+    """Match a and b quantile by quantile: the optimal transport on a line. No gradient flows through the order.
 
-    Both masses add up to the same. No gradient flows through the order.
+    Args:
+        a: Values of one side.
+        mass_a: Their masses.
+        b: Values of the other side.
+        mass_b: Their masses, with the same sum as `mass_a`.
+
+    Returns:
+        Indices into a and into b of the values that are matched, and the mass of each match.
     """
     order_a, order_b = (torch.sort(values.detach(), stable=True).indices for values in (a, b))
     ends_a, ends_b = torch.cumsum(mass_a[order_a], 0), torch.cumsum(mass_b[order_b], 0)

@@ -1,6 +1,6 @@
-"""Lists as data: several responses to a prompt, ranked or scored. What Plackett–Luce and contrastive losses read."""
+"""Lists as data: several ranked or scored responses to a prompt, for Plackett–Luce and contrastive losses."""
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,49 +9,46 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from tiltlm.core import DataError, Lists, ResponseLogps
+from tiltlm.core import DataError, Lists, Responses
 from tiltlm.core.checks import positive
-from tiltlm.core.logps import Extra
-from tiltlm.core.needs import Need, Shape, Use
+from tiltlm.core.needs import Need, Shape
+from tiltlm.objectives.shapes.base import ObjectiveBase
 from tiltlm.objectives.terms import Divisor, Term
 from tiltlm.rewards import Reward
 
 LARGEST_TIE = 10
-"""Responses that may share a rank above others: their orders are summed over subsets, 2¹⁰ of them."""
+"""Most responses that may share a rank above others: their orders are summed over subsets, here 2¹⁰."""
 
 
-class ListLoss:
-    """Rewards of a list → its loss. Subclasses are frozen dataclasses and final."""
+class ListLoss(ABC):
+    """A loss of the rewards of a list. Subclasses are frozen dataclasses and final."""
 
-    needs: ClassVar[frozenset[Need]]
+    @property
+    @abstractmethod
+    def needs(self) -> frozenset[Need]:
+        """Columns that the data must have: `ranks` or `scores`."""
 
     @abstractmethod
     def __call__(self, rewards: Float[Tensor, "E K"], lists: Lists, /) -> Float[Tensor, " E"]:
-        """One loss a list; rewards of absent responses are −∞."""
+        """Return one loss per list; at padding, rewards are −∞."""
 
 
 @dataclass(frozen=True)
-class Listwise:
-    """ℓ = loss(r(y_1), …, r(y_K)), one a list, weighted, divided by the examples of the step."""
+class Listwise(ObjectiveBase):
+    """ℓ = loss(r(y_1), …, r(y_K)), one per list, weighted, divided by the examples of the step."""
 
     reward: Reward
     loss: ListLoss
     view: ClassVar[type[Lists]] = Lists
     shape: ClassVar[Shape] = "lists"
-    coupled: ClassVar[bool] = False
-    statistic: ClassVar[None] = None
-    uses: ClassVar[frozenset[Use]] = frozenset({"weight"})
-    extras: ClassVar[frozenset[Extra]] = frozenset()
-
-    @property
-    def needs_reference(self) -> bool:
-        return self.reward.needs_reference
 
     @property
     def needs(self) -> frozenset[Need]:
+        """Columns that the loss requires."""
         return self.loss.needs
 
-    def __call__(self, responses: ResponseLogps, lists: Lists, /) -> tuple[Term, ...]:
+    def __call__(self, responses: Responses, lists: Lists, /) -> tuple[Term, ...]:
+        """Return the weighted loss of each list."""
         rewards = self.reward(responses)[lists.response].masked_fill(~lists.present, -torch.inf)
         return (Term(lists.weight * self.loss(rewards, lists), lists.example, Divisor.EXAMPLES),)
 
@@ -61,14 +58,15 @@ class PlackettLuce(ListLoss):
     """−log P(ranking), the ranking drawn without replacement in proportion to e^r; ties are groups in unknown order.
 
     Without ties −Σ_k [ r_k − log Σ_{j≥k} e^{r_j} ]. A group of equal ranks contributes the probability that its members
-    come before everything below them, in whatever order; so the last group contributes nothing.
+    come, in any order, before all responses of lower rank; so the last group contributes nothing.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({"ranks"})
 
     def __call__(self, rewards: Float[Tensor, "E K"], lists: Lists, /) -> Float[Tensor, " E"]:
+        """Return −log P(ranking) of each list."""
         below = torch.logcumsumexp(rewards.flip(1), 1).flip(1)  # log Σ_{j≥k} e^{r_j}
-        terms = torch.where(self._alone(lists), below - rewards, 0.0)
+        terms = torch.where(self._is_single(lists), below - rewards, 0.0)
         groups = [torch.zeros_like(terms[:, 0])]
         for row, start, end in lists.ties:
             loss = -log_first(rewards[row, start:end], torch.logsumexp(rewards[row, end:], 0))
@@ -76,8 +74,8 @@ class PlackettLuce(ListLoss):
         return terms.sum(1) + torch.stack(groups).sum(0)
 
     @staticmethod
-    def _alone(lists: Lists) -> Tensor:
-        """Which responses have a rank of their own and something below it."""
+    def _is_single(lists: Lists) -> Tensor:
+        """Mark the responses that share their rank with no other and have a response of lower rank."""
         rank = lists.rank
         same = ((rank[:, :, None] == rank[:, None, :]) & lists.present[:, None, :]).sum(2)
         below = ((rank[:, :, None] < rank[:, None, :]) & lists.present[:, None, :]).sum(2)
@@ -85,18 +83,22 @@ class PlackettLuce(ListLoss):
 
 
 def log_first(group: Float[Tensor, " m"], rest: Float[Tensor, ""]) -> Float[Tensor, ""]:
-    """log P(all of `group` are drawn before the rest), e^`rest` the rest's total weight: a sum over all m! orders.
+    """Return log P(all of `group` are drawn before the rest), a sum over all m! orders of the group.
 
     f(S) = Σ_{i∈S} f(S∖i) · e^{u_i} / (e^rest + Σ_{j∉S∖i} e^{u_j}), over subsets S of the group.
 
+    Args:
+        group: Rewards u of the group.
+        rest: Log of the sum of e^u over the rest.
+
     Raises:
-        DataError: the group is too large for that.
+        DataError: The group has more than 10 members.
     """
     m = len(group)
     if m > LARGEST_TIE:
         raise DataError(
-            f"{m} responses of one list share a rank above others; at most {LARGEST_TIE} can. Break some of the ties, "
-            "or leave responses out",
+            f"{m} responses of one list share a rank above others; at most {LARGEST_TIE} may. Break some of the ties, "
+            "or remove responses",
             code="tie_too_large",
         )
     left = [
@@ -121,6 +123,7 @@ class _OfScores(ListLoss):
         positive(temperature=self.temperature)
 
     def target(self, lists: Lists) -> Float[Tensor, "E K"]:
+        """Return softmax(score / temperature); 0 at padding."""
         scores = lists.score.masked_fill(~lists.present, -torch.inf)
         return torch.softmax(scores / self.temperature, 1)
 
@@ -130,15 +133,17 @@ class CrossEntropy(_OfScores):
     """−Σ_k softmax(s/α)_k · log softmax(r)_k: InfoNCA. With K = 2 and certain labels it is DPO."""
 
     def __call__(self, rewards: Float[Tensor, "E K"], lists: Lists, /) -> Float[Tensor, " E"]:
+        """Return the cross-entropy of each list."""
         logs = torch.log_softmax(rewards, 1).masked_fill(~lists.present, 0.0)
         return -(self.target(lists) * logs).sum(1)
 
 
 @dataclass(frozen=True)
 class ReverseCrossEntropy(_OfScores):
-    """KL( softmax(r) ‖ softmax(s/α) ): EXO, which seeks modes where InfoNCA covers them."""
+    """KL( softmax(r) ‖ softmax(s/α) ): EXO, which is mode-seeking; InfoNCA is mode-covering."""
 
     def __call__(self, rewards: Float[Tensor, "E K"], lists: Lists, /) -> Float[Tensor, " E"]:
+        """Return the divergence of each list."""
         logs = torch.log_softmax(rewards, 1)
         target = torch.log_softmax(lists.score.masked_fill(~lists.present, -torch.inf) / self.temperature, 1)
         gap = (logs - target).masked_fill(~lists.present, 0.0)
@@ -147,9 +152,10 @@ class ReverseCrossEntropy(_OfScores):
 
 @dataclass(frozen=True)
 class NoiseContrast(_OfScores):
-    """−Σ_k softmax(s/α)_k · log σ(r_k) − (1/K) Σ_k log σ(−r_k): NCA, absolute rewards and not only their gaps."""
+    """−Σ_k softmax(s/α)_k · log σ(r_k) − (1/K) Σ_k log σ(−r_k): NCA, which fixes rewards, not only differences."""
 
     def __call__(self, rewards: Float[Tensor, "E K"], lists: Lists, /) -> Float[Tensor, " E"]:
+        """Return the loss of each list."""
         rewards = rewards.masked_fill(~lists.present, 0.0)
         up = (self.target(lists) * F.logsigmoid(rewards)).sum(1)
         down = F.logsigmoid(-rewards).masked_fill(~lists.present, 0.0).sum(1) / lists.present.sum(1)

@@ -1,61 +1,57 @@
-"""Single labels as data: each response is desirable or undesirable on its own, measured against a baseline."""
+"""Single labels as data: each response is desirable or undesirable, and its reward is compared with a baseline."""
 
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 
-from tiltlm.core import ConfigError, ResponseLogps, UnpairedResponses
+from tiltlm.core import ConfigError, Responses, UnpairedResponses
 from tiltlm.core.checks import not_negative
-from tiltlm.core.logps import Extra
-from tiltlm.core.needs import Need, Shape, Use
+from tiltlm.core.needs import Shape
 from tiltlm.links import Link
 from tiltlm.objectives.parts.statistics import Statistic
+from tiltlm.objectives.shapes.base import ObjectiveBase
 from tiltlm.objectives.terms import Divisor, Term
 from tiltlm.rewards import Reward
 
 
 @dataclass(frozen=True)
-class Unpaired:
-    """ℓ = λ_D·link(r − z) where desirable, λ_U·link(z − r) where not.
+class Unpaired(ObjectiveBase):
+    """ℓ = λ_D·link(r − z) for desirable responses, λ_U·link(z − r) for undesirable ones.
 
-    One loss per response, weighted, divided by the responses of the step. z is a statistic of the whole step, without
-    gradient; 0 where there is none.
+    One loss per response, weighted, divided by the responses of the step. z is the statistic of the whole step, without
+    gradient; 0 if there is none.
     """
 
     reward: Reward
     link: Link
     statistic: Statistic | None = None
+    """z; None: 0."""
     desirable_weight: float = 1.0
+    """λ_D."""
     undesirable_weight: float = 1.0
+    """λ_U."""
     view: ClassVar[type[UnpairedResponses]] = UnpairedResponses
     shape: ClassVar[Shape] = "unpaired"
-    coupled: ClassVar[bool] = False
-    needs: ClassVar[frozenset[Need]] = frozenset()
-    uses: ClassVar[frozenset[Use]] = frozenset({"weight"})
-    extras: ClassVar[frozenset[Extra]] = frozenset()
 
     def __post_init__(self) -> None:
         not_negative(desirable_weight=self.desirable_weight, undesirable_weight=self.undesirable_weight)
         if self.desirable_weight == self.undesirable_weight == 0:
             raise ConfigError(
-                "desirable_weight and undesirable_weight are both 0; nothing would be learned",
+                "desirable_weight and undesirable_weight are both 0, so the loss would be 0; make one of them positive",
                 code="zero_loss",
                 key="desirable_weight",
             )
         if self.statistic is not None and self.statistic.reward != self.reward:
             raise ConfigError(
-                f"statistic is of {self.statistic.reward} and the reward is {self.reward}; what is subtracted from a "
-                "reward must be made of the same one",
+                f"statistic is computed from {self.statistic.reward}, but the objective's reward is {self.reward}; "
+                "they must be the same reward",
                 code="other_reward",
                 key="statistic",
             )
 
-    @property
-    def needs_reference(self) -> bool:
-        return self.reward.needs_reference
-
-    def __call__(self, responses: ResponseLogps, unpaired: UnpairedResponses, /) -> tuple[Term, ...]:
+    def __call__(self, responses: Responses, unpaired: UnpairedResponses, /) -> tuple[Term, ...]:
+        """Return the weighted loss of each response."""
         shift = self.statistic.shift(unpaired.baseline) if self.statistic is not None else 0.0
         advantage = self.reward(responses)[unpaired.response] - shift
         signed = torch.where(unpaired.desirable, advantage, -advantage)

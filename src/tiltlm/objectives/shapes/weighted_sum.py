@@ -1,10 +1,10 @@
-"""A weighted sum of objectives on the same data: each reads its own view of the examples and keeps its own divisor."""
+"""A weighted sum of objectives on the same data. Each reads its own view of the examples and has its own divisor."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from functools import cached_property
 
-from tiltlm.core import ConfigError, Example, ResponseLogps, Views
+from tiltlm.core import ConfigError, Example, Responses, Views
 from tiltlm.core.logps import Extra
 from tiltlm.core.needs import Need, Shape, Use
 from tiltlm.core.views import Slots
@@ -13,93 +13,102 @@ from tiltlm.objectives.terms import Objective, Term, ViewOf
 from tiltlm.rewards import Reward
 
 MIXABLE: tuple[Shape, ...] = ("lists", "pairs", "demonstrations")
-"""What the data of the first can also serve: lists are pairs too, and pairs have a response to imitate."""
+"""Shapes that one data set can have together: lists contain pairs, and pairs contain responses to imitate."""
 
 
 @dataclass(frozen=True)
 class ViewsOf:
-    """Makes the view of a sum: the views of its parts, side by side."""
+    """A factory of the view of a sum: the views of all its objectives."""
 
     kinds: tuple[ViewOf, ...]
 
     def of(self, examples: Sequence[Example], slots: Slots) -> Views:
+        """Return the views of these examples, one per objective."""
         return Views(tuple(kind.of(examples, slots) for kind in self.kinds))
 
 
 @dataclass(frozen=True)
 class WeightedSum:
-    """ℓ = Σ weight·ℓ_i. Rewards and metrics are those of the first part."""
+    """ℓ = Σ weight·ℓ_i. The logged rewards and metrics are those of the first objective."""
 
     objectives: tuple[Objective, ...]
     weights: tuple[float, ...]
-    name: ClassVar[str] = "sum"
 
     def __post_init__(self) -> None:
         if len(self.objectives) < 2 or len(self.objectives) != len(self.weights):
             raise ConfigError(
-                "sum needs at least two objectives, and a weight for each", code="too_few_terms", key="sum"
+                "sum must have at least two objectives, each with a weight", code="too_few_terms", key="sum"
             )
         for i, weight in enumerate(self.weights):
             if not 0 < weight < float("inf"):
                 raise ConfigError(
-                    f"sum.{i}.weight is {weight}; it must be a positive number: leave out what has none",
+                    f"sum.{i}.weight is {weight}; it must be a positive number; to leave a term out, remove it",
                     code="not_positive",
                     key=f"sum.{i}.weight",
                 )
         if len({o.shape for o in self.objectives}) > 1 and any(o.shape not in MIXABLE for o in self.objectives):
             shapes = ", ".join(sorted({o.shape for o in self.objectives}))
             raise ConfigError(
-                f"sum is of objectives of {shapes}: no data serves them all. Single labels stand alone; for pairs use "
-                "bco_pair or apo_zero instead of bco or kto",
+                f"sum has objectives that read {shapes}, and no data set has all of these. Objectives of unpaired data "
+                "cannot be summed with others; for pairs, use bco_pair or apo_zero instead of bco or kto",
                 code="no_common_data",
                 key="sum",
             )
         if sum(o.statistic is not None for o in self.objectives) > 1:
             raise ConfigError(
-                "sum may hold one objective with a statistic of the step (kto, bco), not several",
+                "sum has several objectives with a statistic of the step (kto, bco); it may have one",
                 code="several_statistics",
                 key="sum",
             )
 
-    @property
+    @cached_property
     def view(self) -> ViewsOf:
+        """The factory of all objectives' views."""
         return ViewsOf(tuple(o.view for o in self.objectives))
 
-    @property
+    @cached_property
     def shape(self) -> Shape:
+        """The shape of data that all objectives can read."""
         shapes = {o.shape for o in self.objectives}
         return next((s for s in MIXABLE if s in shapes), self.objectives[0].shape)
 
-    @property
+    @cached_property
     def coupled(self) -> bool:
+        """True if one objective is coupled."""
         return any(o.coupled for o in self.objectives)
 
-    @property
+    @cached_property
     def statistic(self) -> Statistic | None:
+        """The statistic of the objective that has one."""
         return next((o.statistic for o in self.objectives if o.statistic is not None), None)
 
-    @property
+    @cached_property
     def needs_reference(self) -> bool:
+        """True if one objective reads a reference."""
         return any(o.needs_reference for o in self.objectives)
 
-    @property
+    @cached_property
     def needs(self) -> frozenset[Need]:
-        return frozenset().union(*(o.needs for o in self.objectives))
+        """Columns that any objective requires."""
+        return frozenset[Need]().union(*(o.needs for o in self.objectives))
 
-    @property
+    @cached_property
     def uses(self) -> frozenset[Use]:
-        """A column must mean something to at least one part."""
-        return frozenset().union(*(o.uses for o in self.objectives))
+        """Optional columns that change the loss of at least one objective."""
+        return frozenset[Use]().union(*(o.uses for o in self.objectives))
 
-    @property
+    @cached_property
     def extras(self) -> frozenset[Extra]:
-        return frozenset().union(*(o.extras for o in self.objectives))
+        """Numbers per token that any objective reads."""
+        return frozenset[Extra]().union(*(o.extras for o in self.objectives))
 
-    @property
+    @cached_property
     def reward(self) -> Reward:
+        """The reward of the first objective."""
         return self.objectives[0].reward
 
-    def __call__(self, responses: ResponseLogps, views: Views, /) -> tuple[Term, ...]:
+    def __call__(self, responses: Responses, views: Views, /) -> tuple[Term, ...]:
+        """Return the terms of all objectives, multiplied by their weights."""
         return tuple(
             replace(term, values=weight * term.values)
             for objective, weight, view in zip(self.objectives, self.weights, views.parts, strict=True)

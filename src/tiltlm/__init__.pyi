@@ -1,0 +1,38 @@
+from . import core as core
+from . import data as data
+from . import diagnostics as diagnostics
+from . import distributed as distributed
+from . import evaluation as evaluation
+from . import links as links
+from . import logprobs as logprobs
+from . import models as models
+from . import objectives as objectives
+from . import reference as reference
+from . import report as report
+from . import rewards as rewards
+from . import runs as runs
+from . import sampling as sampling
+from . import training as training
+from . import worlds as worlds
+from .config.calls import preview, quickstart, score, sweep, train
+from .config.notebook import build_objective, describe_objective, list_objectives, load_data, load_policy, sample
+from .core import Comparison, Example, Response
+from .version import __version__
+
+__all__ = [
+    "Comparison",
+    "Example",
+    "Response",
+    "__version__",
+    "build_objective",
+    "describe_objective",
+    "list_objectives",
+    "load_data",
+    "load_policy",
+    "preview",
+    "quickstart",
+    "sample",
+    "score",
+    "sweep",
+    "train",
+]

@@ -1,0 +1,99 @@
+"""Make the command line of a command from its Python function: arguments, options, help, and what is printed."""
+
+import inspect
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tiltlm.cli.launched import is_first
+from tiltlm.config.command import OPTIONS, Command
+
+OVERRIDES = ("[CONFIG] [KEY=VALUE ...]", "A YAML file, then KEY=VALUE overrides.")
+GRID = ("[CONFIG] KEY=V1,V2,... ...", "A YAML file, then keys with their values; every combination is run.")
+
+
+def run_function(command: Command) -> Callable[..., None]:
+    """Return the function that typer makes a command from: it takes what the user writes, and runs the command."""
+    has_grid = "grid" in command.parameters
+    has_progress = "progress" in command.parameters
+    settings = (*([command.argument] if command.argument else []), *command.options)
+
+    def run(**given: Any) -> None:
+        from tiltlm.cli.console import progress, quiet_libraries
+        from tiltlm.config.resolve import parse_overrides
+        from tiltlm.config.schema import Text
+
+        quiet_libraries()
+        positional: list[Any] = []
+        overrides: dict[str, Any] = {}
+        if "arguments" in given:
+            config, pairs = split_arguments(given.pop("arguments") or [])
+            positional = [config, pairs] if has_grid else [config]
+            overrides = {} if has_grid else dict(parse_overrides(pairs))
+        for name in settings:
+            if (text := given.pop(name)) is not None:
+                overrides[name] = Text(text)
+        if has_progress:
+            with progress() as draw:
+                result = command.call(*positional, **given, progress=draw, **overrides)
+        else:
+            result = command.call(*positional, **given, **overrides)
+        if is_first():
+            print_result(result)
+
+    parameters = signature_of(command)
+    run.__name__, run.__doc__ = command.call.__name__, command.help
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in parameters}
+    return run
+
+
+def signature_of(command: Command) -> list[inspect.Parameter]:
+    """Return the parameters of a command line: first arguments, then options."""
+    found = []
+
+    def add(name: str, kind: Any, info: Any, default: Any = None) -> None:
+        found.append(
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info])
+        )
+
+    if command.argument:
+        info = typer.Argument(metavar=command.argument.upper(), help=OPTIONS[command.argument], show_default=False)
+        add(command.argument, str, info, inspect.Parameter.empty)
+    if "config" in command.parameters:
+        has_grid = "grid" in command.parameters
+        metavar, text = GRID if has_grid else OVERRIDES
+        argument = typer.Argument(metavar=metavar, help=text)
+        add("arguments", list[str] | None, argument, inspect.Parameter.empty if has_grid else None)
+    for name in command.options:
+        add(name, str | None, typer.Option(f"--{name}", help=OPTIONS[name]))
+    for name, parameter in command.parameters.items():
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name != "progress":
+            kind = parameter.annotation if parameter.annotation in (bool, int, float) else str | None
+            add(name, kind, typer.Option(f"--{name.replace('_', '-')}", help=command.helps[name]), parameter.default)
+    return found
+
+
+def split_arguments(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
+    """Return the configuration file and the `KEY=VALUE` overrides.
+
+    The file is the first argument without `=`, or the first that exists: folders of a sweep have `=` in their names.
+    """
+    at = next((i for i, text in enumerate(arguments) if "=" not in text or Path(text).is_file()), None)
+    config = None if at is None else arguments[at]
+    return config, [text for i, text in enumerate(arguments) if i != at]
+
+
+def print_result(result: Any) -> None:
+    """Print the result of a command on stdout: a summary, rows as tokens, or JSON."""
+    if hasattr(result, "summary"):
+        typer.echo(result.summary())
+    elif isinstance(result, list):
+        from tiltlm.cli.preview_text import print_preview
+
+        print_preview(result)
+    else:
+        typer.echo(json.dumps(result, indent=2, ensure_ascii=False))

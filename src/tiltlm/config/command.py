@@ -1,0 +1,75 @@
+"""A command is one typed Python function. The command line is made from its signature and its docstring.
+
+Its parameters mean:
+
+- `config` and `**settings`: the arguments `[CONFIG] [KEY=VALUE ...]`; what they may contain is read from the settings
+  dataclass that the function passes to `resolve`;
+- `grid`: the overrides `KEY=V1,V2,...` as texts, in place of settings;
+- `progress`: a display of progress, which the command line passes in;
+- every other one: an option of its own, whose help is in the section `Args:` of the docstring.
+"""
+
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeVar
+
+Call = TypeVar("Call", bound=Callable[..., Any])
+
+OPTIONS: Mapping[str, str] = {
+    "model": "Model: a folder, or a name on the Hugging Face Hub.",
+    "data": "Preference data: a file, a folder, or a name on the Hugging Face Hub.",
+    "objective": "Method; `tiltlm objectives` lists them.",
+    "reference": "Reference model: base, columns, initial, a folder, or a name on the Hub.",
+    "output": "Folder of the run; it must be new or empty.",
+    "store": "Folder of reference log-probabilities that runs share.",
+}
+"""Settings that may have an option of their own (`--model`), and its help."""
+
+COMMANDS: dict[str, "Command"] = {}
+"""Every command by its name, in the order of `tiltlm --help`."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """A Python function that is a command too."""
+
+    call: Callable[..., Any]
+    options: tuple[str, ...]
+    """Settings with an option of their own, by their names in `OPTIONS`."""
+    argument: str | None
+    """Setting that is the first argument, without `--`."""
+
+    @property
+    def help(self) -> str:
+        """The docstring up to its first section."""
+        return re.split(r"\n\n[A-Z]\w+:\n", inspect.getdoc(self.call) or "")[0]
+
+    @cached_property
+    def helps(self) -> dict[str, str]:
+        """The help of each parameter, from the section `Args:` of the docstring."""
+        section = re.search(r"\n\nArgs:\n((?: +.*\n?)+)", inspect.getdoc(self.call) or "")
+        entries = re.findall(r"^ {4}\**(\w+): (.*(?:\n {5,}.*)*)", section[1] if section else "", re.MULTILINE)
+        return {name: re.sub(r"\s+", " ", text) for name, text in entries}
+
+    @property
+    def parameters(self) -> Mapping[str, inspect.Parameter]:
+        """The parameters of the function."""
+        return inspect.signature(self.call).parameters
+
+
+def command(*options: str, argument: str | None = None) -> Callable[[Call], Call]:
+    """Make a function a command under its own name.
+
+    Args:
+        *options: Settings with an option of their own, by their names in `OPTIONS`.
+        argument: Setting that is the first argument, without `--`.
+    """
+
+    def register(call: Call) -> Call:
+        COMMANDS[call.__name__] = Command(call, options, argument)
+        return call
+
+    return register

@@ -1,0 +1,110 @@
+"""Parts of tiltlm for notebooks: models, data, samples and objectives from plain values, in one call each."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tiltlm.config.schema import Schema
+from tiltlm.data import PreferenceData
+from tiltlm.models import Policy
+from tiltlm.objectives import CATALOG, Objective, compose
+from tiltlm.recipes import catalogue
+from tiltlm.recipes.prepare import encoder_of
+from tiltlm.recipes.run_settings import RunSettings
+
+
+def load_policy(model: str | Path, **settings: Any) -> Policy:
+    """Load a language model with its tokenizer.
+
+    Args:
+        model: A folder, or a name on the Hugging Face Hub.
+        **settings: Keys of the section `model` (`tiltlm.models.ModelSettings`), such as `dtype="float64"`.
+
+    Raises:
+        ModelError: The model cannot be used; the message says what to change.
+    """
+    from tiltlm import models
+
+    return models.load_policy(Schema(RunSettings).make("model", {"path": str(model), **settings}, {}))
+
+
+def load_data(
+    data: str | Path | Sequence[str], policy: Policy, objective: str = "dpo", **settings: Any
+) -> PreferenceData:
+    """Load preference data as the examples that training would use.
+
+    Args:
+        data: A file, a folder, a name on the Hugging Face Hub, or several of them.
+        policy: The policy whose tokenizer is used.
+        objective: The method that the data is for; it decides which columns are needed.
+        **settings: Keys of the section `data` (`tiltlm.data.DataSettings`), such as `eval_fraction=0.1`.
+
+    Returns:
+        The examples in `train` and `held_out`, and in `accounting` what became of every row.
+
+    Raises:
+        DataError: The data cannot be used; the message names the row and what to change.
+    """
+    from tiltlm import data as loading
+
+    made = build_objective(objective)
+    train = str(data) if isinstance(data, str | Path) else [str(item) for item in data]
+    section = Schema(RunSettings).make("data", {"train": train, **settings}, {})
+    return loading.load_data(section, encoder_of(policy), made.shape, needs=made.needs, uses=made.uses)
+
+
+def sample(
+    policy: Policy, prompts: Sequence[str], n: int = 1, *, seed: int = 0, max_new_tokens: int = 128, **settings: Any
+) -> list[list[str]]:
+    """Sample n responses to each prompt, as texts. `tiltlm.sampling.sample` also gives their log-probabilities.
+
+    Args:
+        policy: A loaded policy.
+        prompts: Texts, tokenised as they are.
+        n: Responses to each prompt.
+        seed: The same seed gives the same responses.
+        max_new_tokens: A response that has not ended is cut after this many tokens.
+        **settings: Fields of `tiltlm.sampling.SamplingSettings`, such as `temperature=0.7`.
+
+    Returns:
+        The n responses to each prompt, in the order of the prompts.
+    """
+    from tiltlm import sampling
+
+    encoder = encoder_of(policy)
+    samples = sampling.sample(
+        policy.module,
+        [encoder.prompt_ids(text) for text in prompts],
+        n,
+        sampling.SamplingSettings(max_new_tokens, **settings),
+        seed=seed,
+        end_token_ids=policy.end_token_ids,
+    )
+    return [[encoder.plain_text(response.token_ids) for response in responses] for responses in samples]
+
+
+def build_objective(objective: str | Mapping[str, Any], **settings: Any) -> Objective:
+    """Build an objective.
+
+    Args:
+        objective: Name of a method (`dpo`, `trl:hinge`), or parts or a weighted sum as in a configuration.
+        **settings: Settings of the method, such as `beta=0.2`.
+
+    Raises:
+        ConfigError: The method or a setting is unknown, missing or out of range.
+    """
+    return compose({**({"name": objective} if isinstance(objective, str) else objective), **settings})
+
+
+def list_objectives() -> list[str]:
+    """Return the names of all methods."""
+    return list(CATALOG)
+
+
+def describe_objective(name: str | None = None) -> str:
+    """Return the description of a method as text: formula, source, data, settings, what is logged, what can fail.
+
+    Args:
+        name: Name of the method, here or in another library (`trl:hinge`). None: one line for each method.
+    """
+    return catalogue.overview() if name is None else catalogue.describe_method(name)

@@ -1,0 +1,80 @@
+"""A finished run, as a notebook looks at it: verdict, metrics as a table, curves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tiltlm.report import RunReport, series_of, verdict_of
+from tiltlm.training import TrainingResult
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+CURVES = {
+    "loss": "loss",
+    "nll": "negative log-likelihood, nats per token",
+    "rewards/margins": "reward margin",
+    "rewards/accuracies": "ranking accuracy",
+}
+"""Metrics that `plot` draws if they were measured, and their titles."""
+
+
+@dataclass(frozen=True, repr=False)
+class TrainedRun:
+    """A finished run."""
+
+    path: Path
+    """The run directory: `model/` is the trained policy, `report.html` the report."""
+    training: TrainingResult
+    report: RunReport
+    """The numbers of `report.html`; `report.json` holds the same."""
+
+    def __repr__(self) -> str:
+        steps, rate = self.training.num_steps, self.training.learning_rate
+        return (
+            f"TrainedRun: {self.report.title}\n"
+            f"  {self.verdict}\n"
+            f"  {steps} steps, peak learning rate {rate:g}; model/ and report.html in {self.path}"
+        )
+
+    @property
+    def verdict(self) -> str:
+        """One sentence that says whether training helped."""
+        return verdict_of(self.report).sentence
+
+    @property
+    def metrics(self) -> pd.DataFrame:
+        """The records of metrics.jsonl, one row each; held-out metrics begin with `eval_`."""
+        import pandas as pd
+
+        return pd.DataFrame(self.training.history)
+
+    def plot(self) -> Figure:
+        """Draw loss, margins and accuracies over the steps: batches as a pale line, held-out data as dots."""
+        import matplotlib.pyplot as plt
+
+        found = {(series.name, series.part): series for series in series_of(self.training.history)}
+        names = [name for name in CURVES if any(key[0] == name for key in found)]
+        figure, grid = plt.subplots(1, len(names), figsize=(3.6 * len(names), 2.8), squeeze=False, layout="constrained")
+        plt.close(figure)  # a notebook shows the returned figure; an open one would appear twice
+        for axes, name in zip(grid[0], names, strict=True):
+            if batches := found.get((name, "train")):
+                axes.plot(batches.steps, batches.values, color="C0", alpha=0.4, label="training batches")
+            if held_out := found.get((name, "held_out")):
+                axes.plot(held_out.steps, held_out.values, "o-", color="C1", markersize=4, label="held out")
+            axes.set_title(CURVES[name])
+            axes.set_xlabel("step")
+            axes.spines[["top", "right"]].set_visible(False)
+        if names:
+            grid[0][0].legend(frameon=False)
+        return figure
+
+    def summary(self) -> str:
+        """Return what the command line prints at the end."""
+        lines = [self.verdict]
+        if self.report.training_accuracy is not None:
+            lines.append(f"Ranking accuracy on the training data: {self.report.training_accuracy.estimate:.0%}.")
+        return "\n".join([*lines, f"model   {self.path / 'model'}", f"report  {self.path / 'report.html'}"])

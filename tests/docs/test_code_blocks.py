@@ -1,0 +1,246 @@
+"""Every code block of the guides runs on the bundled tiny model, or says before it why not: `<!-- not run: reason -->`.
+
+Shell blocks: each `tiltlm` command runs for one step; scripts and their options are there; `SETUP` is not run. YAML
+blocks are configurations, JSON blocks are rows of data, Python blocks of a page run in one namespace.
+"""
+
+import gzip
+import json
+import os
+import re
+import shlex
+from itertools import pairwise
+from pathlib import Path
+
+import matplotlib.figure
+import pytest
+import yaml
+from click.testing import Result
+from typer.testing import CliRunner
+
+from support.pages import GUIDES, METHODS, ROOT, Block, blocks, commands, page_name
+from tiltlm.cli.main import app
+from tiltlm.core import ModelError
+from tiltlm.objectives import CATALOG
+from tiltlm.worlds import TextWorld
+
+MODEL = str(TextWorld().model_path())
+SETUP = {"git", "cd", "source", "pip", "pre-commit"}
+"""Programs that fetch from the network or change the shell. Files that their arguments name must exist."""
+ELSEWHERE = {"quickstart"}
+"""Commands whose own test is tests/e2e/test_quickstart.py."""
+CHEAP = {
+    "train": ("training.max_steps=1", "evaluation.num_prompts=0"),
+    "sweep": ("training.max_steps=1", "evaluation.num_prompts=0"),
+}
+SHAPES = ("dpo", "kto", "pl_dpo", "sft")
+"""Methods that read a row of data: one of each shape."""
+COLUMNS = {"prompt", "chosen", "completion", "completions", "messages"}
+
+
+@pytest.fixture
+def own_catalog():
+    """Remove what a page registers."""
+    before = dict(CATALOG)
+    yield
+    CATALOG.clear()
+    CATALOG.update(before)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """An empty folder to work in, with a store and a cache of its own; figures are made but not drawn."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TILTLM_STORE", str(tmp_path / "own-store"))
+    monkeypatch.setenv("TILTLM_CACHE", str(tmp_path / "own-cache"))
+    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", lambda _, file, **__: file.write("<svg></svg>"))
+    return tmp_path
+
+
+def write_data(folder: Path, text: str) -> None:
+    """Write pairs to every data file that a page names."""
+    corpus = TextWorld().corpus(0, 24)
+    rows = [{"prompt": r["prompt"], "chosen": r["completion"], "rejected": " Go away now!"} for r in corpus]
+    content = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    for name in {"pairs.jsonl", *re.findall(r"(?<![\w./])[\w-]+\.jsonl(?:\.gz)?\b", text)}:
+        (folder / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+
+
+def invoke(*arguments: str) -> Result:
+    """Run `tiltlm` with these arguments."""
+    return CliRunner().invoke(app, [*arguments])
+
+
+def with_value(arguments: list[str], option: str, value: str) -> list[str]:
+    """Return the arguments with another value of an option, or with the option."""
+    if option in arguments:
+        at = arguments.index(option) + 1
+        return [*arguments[:at], value, *arguments[at + 1 :]]
+    return [*arguments, option, value]
+
+
+def on_the_tiny_model(arguments: list[str]) -> list[str]:
+    """Return the arguments with names of models and placeholders replaced by what is here."""
+    for option, value in (("--model", MODEL), ("--reference", MODEL), ("--data", "pairs.jsonl")):
+        if option in arguments:
+            given = arguments[arguments.index(option) + 1]
+            is_word = option == "--reference" and given in ("base", "columns", "initial")
+            if not is_word and not Path(given).exists():
+                arguments = with_value(arguments, option, value)
+    return [argument.replace("=...", "=0.3") for argument in arguments]
+
+
+def assert_settings_hold(arguments: list[str], place: str) -> None:
+    """Run a command on a model that does not exist, which is found out as soon as all settings have been read."""
+    if "--output" not in arguments and arguments[:1] in (["train"], ["sweep"]):
+        arguments = [*arguments, "--output", "new-run"]
+    error = invoke(*with_value(arguments, "--model", "no/such/model")).exception
+    assert isinstance(error, ModelError), f"{place}: {' '.join(arguments)}: {error!r}"
+    assert error.code == "no_such_path", f"{place}: {error}"
+
+
+def find_config(arguments: list[str], candidates: list[Path], place: str) -> list[str]:
+    """Return the arguments with the configuration file replaced by the first block of the page that they fit."""
+    named = [i for i, argument in enumerate(arguments) if argument.endswith(".yaml") or argument == "CONFIG"]
+    if not named:
+        return arguments
+    failures = []
+    for candidate in candidates:
+        tried = [*arguments[: named[0]], str(candidate), *arguments[named[0] + 1 :]]
+        try:
+            assert_settings_hold(tried, place)
+        except AssertionError as failure:
+            failures.append(str(failure))
+        else:
+            return tried
+    raise AssertionError("\n".join([f"{place}: the command fits no configuration of the page", *failures]))
+
+
+def run_tiltlm(arguments: list[str], candidates: list[Path], place: str) -> None:
+    """Run a command of a page on tiny data."""
+    command, *rest = arguments
+    if command in ELSEWHERE:
+        return
+    found = find_config([command, *on_the_tiny_model(rest)], candidates, place)
+    result = invoke(*found, *CHEAP.get(command, ()))
+    assert result.exit_code == 0, f"{place}: {' '.join(found)}: {result.exception!r}\n{result.output}"
+
+
+def run_line(line: str, candidates: list[Path], place: str) -> None:
+    """Run or check one command line."""
+    words = shlex.split(line)
+    while re.fullmatch(r"[A-Z_]+=\S*", words[0]):
+        words.pop(0)
+    program, *arguments = words
+    name = Path(program).name
+    if program == "tiltlm":
+        run_tiltlm(arguments, candidates, place)
+    elif ("-m", "tiltlm") in pairwise(arguments):  # started by a launcher
+        after = arguments[arguments.index("tiltlm") + 1 :]
+        assert_settings_hold(find_config(on_the_tiny_model(after), candidates, place), place)
+    elif name in SETUP or arguments[:2] == ["-m", "venv"]:
+        for option, file in pairwise(arguments):
+            assert option not in ("-c", "-r") or (ROOT / file).exists(), f"{place}: {file}"
+    else:
+        script = ROOT / (arguments[0] if name == "python" else program)
+        assert script.is_file(), f"{place}: {line}: not a script of the repository"
+        assert name == "python" or os.access(script, os.X_OK), f"{place}: {line}: not executable"
+        options = [word for word in arguments if word.startswith("--")]
+        assert all(option in script.read_text() for option in options), f"{place}: {line}"
+
+
+def check_json(block: Block, folder: Path) -> None:
+    """Parse every row of a block, and load those that are data."""
+    rows = [json.loads(line) for line in block.text.splitlines() if line]
+    data = [row for row in rows if isinstance(row, dict) and COLUMNS & row.keys()]
+    for i, row in enumerate(data):
+        file = folder / f"row-{block.line}-{i}.jsonl"
+        file.write_text(json.dumps(row) + "\n")
+        chat = "data.chat_template={% for m in messages %}{{ m.content }}{% endfor %}"
+        tries = [invoke("preview", str(file), *more, "--model", MODEL, "--objective", name) for name in SHAPES
+                 for more in ([], [chat])]  # fmt: skip
+        assert any(result.exit_code == 0 for result in tries), f"{block.place}: {row}: {tries[0].exception}"
+
+
+def is_shell(block: Block) -> bool:
+    """Return whether a block holds commands. Those without a language do; others are `text`."""
+    return block.language in ("", "bash", "sh", "shell", "console")
+
+
+def run_page(page: Path, folder: Path) -> None:
+    """Run the blocks of a page in their order."""
+    found = [block for block in blocks(page) if not block.not_run]
+    write_data(folder, "".join(block.text for block in found))
+    candidates: list[Path] = []
+    for block in found:
+        if block.language == "yaml":
+            candidates.insert(0, folder / f"{page.stem}-{block.line}.yaml")
+            document = {"model": MODEL, "data": "pairs.jsonl", "output": "runs/config", **yaml.safe_load(block.text)}
+            candidates[0].write_text(yaml.safe_dump(document))
+            assert_settings_hold(["train", str(candidates[0])], block.place)
+    namespace: dict[str, object] = {}
+    for block in found:
+        if is_shell(block):
+            for line in commands(block.text):
+                run_line(line, candidates, block.place)
+        elif block.language in ("json", "jsonl"):
+            check_json(block, folder)
+        elif block.language == "python":
+            code = re.sub(r"\"[A-Z]\w*/[\w.-]+\"", repr(MODEL), block.text)
+            exec(compile("\n" * block.line + code, page_name(page), "exec"), namespace)
+        else:
+            known = block.language in ("text", "yaml") or block.language.startswith("{")  # a directive of Sphinx
+            assert known, f"{block.place}: a block of {block.language!r} is run by no test: name a reason before it"
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=page_name)
+def test_the_blocks_of_a_guide_run(page, folder, own_catalog):
+    run_page(page, folder)
+
+
+@pytest.mark.parametrize("page", METHODS, ids=lambda page: page.stem)
+def test_the_command_of_a_method_holds(page, folder):
+    lines = [line for block in blocks(page) for line in commands(block.text) if line.startswith("tiltlm ")]
+    assert lines
+    for line in lines:
+        assert_settings_hold(on_the_tiny_model(shlex.split(line)[1:]), page_name(page))
+
+
+def test_examples_of_extending_are_methods(folder, own_catalog, capsys):
+    run_page(ROOT / "docs" / "extending.md", folder)
+    assert {"boosted_dpo", "root_dpo"} <= CATALOG.keys()
+    assert "Boosted DPO" in capsys.readouterr().out
+
+
+def test_something_of_each_kind_is_run():
+    found = [block for page in GUIDES for block in blocks(page) if not block.not_run]
+    assert {"yaml", "json", "python"} <= {block.language for block in found}
+    assert sum(line.startswith("tiltlm ") for block in found if is_shell(block) for line in commands(block.text)) >= 6
+
+
+WRONG = {
+    "an unknown command": "```\ntiltlm trian --model M --data D\n```",
+    "an unknown setting": "```\ntiltlm score --model M --data D --objective sft data.trian=1\n```",
+    "a script that is not there": "```\npython scripts/no_such_script.py\n```",
+    "an option that a script does not have": "```\n./quickstart --no-such-option\n```",
+    "a file that is not there": "```\npip install -r no-such-file.txt\n```",
+    "an unknown program": "```\nprogram\n```",
+    "a configuration without its method": "```yaml\nobjective: {name: dpoo}\n```",
+    "a configuration that a command does not fit": (
+        "```yaml\nobjective: {name: dpo}\n```\n\n```\ntiltlm sweep run.yaml objective.sum.0.beta=1,2\n```"
+    ),
+    "JSON that is none": '```json\n{"prompt": }\n```',
+    "a row that no method reads": '```json\n{"prompt": "Why?", "answer": "So."}\n```',
+    "Python that fails": "```python\nassert False\n```",
+    "a language that no test runs": "```rust\nfn main() {}\n```",
+}
+
+
+@pytest.mark.parametrize("text", WRONG.values(), ids=WRONG)
+def test_a_wrong_block_is_seen_and_a_reason_excuses_it(text, folder):
+    page = folder / "page.md"
+    page.write_text(text)
+    with pytest.raises((AssertionError, ValueError)):
+        run_page(page, folder)
+    page.write_text(re.sub(r"```(?=\w*\n\S)", "<!-- not run: an example -->\n```", text))
+    run_page(page, folder)

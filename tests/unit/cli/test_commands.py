@@ -1,0 +1,90 @@
+"""The command line: arguments, help, completion. No command is run here."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from tiltlm.cli.commands import split_arguments
+from tiltlm.cli.main import app
+from tiltlm.config.command import COMMANDS, OPTIONS
+
+START = "from tiltlm.cli.main import main; main()"
+HEAVY = "{'torch', 'transformers', 'numpy', 'rich', 'datasets', 'matplotlib', 'tiltlm.core'}"
+"""Typer itself imports pydantic for what a command's options say; `tiltlm --help` must do without that too."""
+
+
+def test_the_file_is_the_first_argument_that_is_no_override(tmp_path):
+    file = tmp_path / "beta=0.1.yaml"
+    file.write_text("")
+    assert split_arguments([]) == (None, [])
+    assert split_arguments(["a=1", "b=2"]) == (None, ["a=1", "b=2"])
+    assert split_arguments(["run.yaml", "a=1"]) == ("run.yaml", ["a=1"])
+    assert split_arguments([str(file), "a=1"]) == (str(file), ["a=1"])
+    assert split_arguments(["a.yaml", "b.yaml"]) == ("a.yaml", ["b.yaml"])
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_has_a_help_text(name):
+    result = CliRunner().invoke(app, [name, "--help"])
+    assert result.exit_code == 0
+    made = typer.main.get_command(app).commands[name]
+    for parameter in made.params:
+        assert parameter.help, f"{name} {parameter.name}"
+    assert set(COMMANDS[name].options) <= set(OPTIONS)
+
+
+def test_a_summary_fits_into_the_list_of_commands():
+    text = CliRunner().invoke(app, ["--help"]).output
+    assert "..." not in text.partition("Commands:")[2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "expected"),
+    [
+        (["--help"], {}, "quickstart"),
+        (["train", "--help"], {}, "--resume"),
+        ([], {"COMP_WORDS": "tiltlm tr", "COMP_CWORD": "1"}, "train"),
+        ([], {"COMP_WORDS": "tiltlm score --per", "COMP_CWORD": "2"}, "--per-example"),
+    ],
+)
+def test_help_and_completion_import_nothing_heavy(arguments, environment, expected):
+    code = (
+        "import sys; sys.argv = ['tiltlm', *sys.argv[1:]]\n"
+        "from tiltlm.cli.main import main\n"
+        "try: main()\n"
+        "except SystemExit as stop: code = stop.code\n"
+        f"heavy = {HEAVY} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else code)"
+    )
+    completing = {"_TILTLM_COMPLETE": "complete_bash"} if environment else {}
+    result = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        env=os.environ | environment | completing,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert expected in result.stdout
+
+
+def test_completion_can_be_shown():
+    result = subprocess.run(
+        [sys.executable, "-c", START, "--show-completion", "bash"],
+        env=os.environ | {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "complete" in result.stdout
+
+
+def test_the_version_is_the_installed_one():
+    import tiltlm
+
+    assert CliRunner().invoke(app, ["--version"]).output.strip() == tiltlm.__version__
