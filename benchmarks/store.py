@@ -24,7 +24,7 @@ import numpy as np
 
 from tiltlm.core.example import TokenIds
 from tiltlm.reference import ReferenceStore
-from tiltlm.reference.store import maintenance as upkeep
+from tiltlm.reference.store import maintenance
 from tiltlm.reference.store.shard import Entry
 
 Sequences = list[tuple[TokenIds, TokenIds]]
@@ -62,7 +62,7 @@ def peak_gigabytes() -> float:
 
 def write(folder: Path, num_entries: int, num_shards: int) -> dict[str, float]:
     """Put everything, one shard a call."""
-    upkeep.MANY = num_shards  # merging is measured apart
+    maintenance.MANY = num_shards  # merging is measured apart
     world, kept = World(num_entries), opened(folder)
     bounds = np.linspace(0, num_entries, num_shards + 1).astype(int).tolist()
     seconds = 0.0

@@ -113,7 +113,8 @@ def page(versions: dict[str, str], records: list[dict[str, Any]]) -> str:
 def why(record: dict[str, Any]) -> str:
     """One line: why the fastest layout was refused, or what stopped it all."""
     reason = record["reason"] or record.get("refused", {}).get("shared", "")
-    return reason.removeprefix("ModelError: ").removesuffix(": layout=padded").partition(" while packed attention")[0]
+    reason = reason.removeprefix("ModelError: ").removesuffix("; use layout=padded")
+    return reason.partition(" while packed attention")[0]
 
 
 def table(rows: list[tuple[str, ...]]) -> str:

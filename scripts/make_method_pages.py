@@ -1,9 +1,10 @@
-"""Write what the documentation says of methods from what the code says of itself.
+"""Write the documentation of methods from signatures, docstrings and the objectives themselves.
 
     python scripts/make_method_pages.py
 
-writes docs/methods/NAME.md, one page a method, and the marked blocks of the pages in `BLOCKS`; what is between no marks
-is written by hand and stays. A test compares: run this after changing a constructor's signature or docstring.
+It writes docs/methods/NAME.md, one page per method, and the marked blocks of the pages in `BLOCKS`. Text outside the
+marks is written by hand and stays. Run it after a change of a constructor's signature or docstring: a test compares the
+pages.
 """
 
 import inspect
@@ -44,16 +45,16 @@ from tiltlm.recipes.methods import (
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 LENGTH = 120
-"""Characters of a line."""
+"""Maximal length of a line, in characters."""
 NOTE = "*Made by `scripts/make_method_pages.py` from the code; change it there.*"
 COMMON = {
-    "grad_norm": "norm of the gradient before it is clipped",
-    "learning_rate": "of the step",
-    "epoch": "how often the data has been seen",
-    "num_tokens": "input tokens so far, each prompt counted once",
-    "seconds": "of the steps since the last record",
+    "grad_norm": "norm of the gradient before clipping",
+    "learning_rate": "learning rate of the step",
+    "epoch": "passes over the data so far, with a fraction",
+    "num_tokens": "input tokens so far, each prompt counted once a step",
+    "seconds": "duration of the steps since the last record",
 }
-"""What is logged of every step, whatever the objective."""
+"""Metrics of every step that do not depend on the objective."""
 EXTENSIBLE = {
     "Link's margin, adjusted": Adjustment,
     "Beside the link": Regulariser,
@@ -64,21 +65,21 @@ EXTENSIBLE = {
 
 
 def table(*rows: tuple[str, ...]) -> str:
-    """Markdown; the first row is the head."""
+    """Return a Markdown table; the first row is its head."""
     lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
     return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]])
 
 
 def prose(text: str) -> str:
-    """With a capital at the beginning where it begins with a word, and wrapped."""
+    """Return a text wrapped to lines; its first letter becomes a capital."""
     text = re.sub("^[a-z]", lambda letter: letter.group().upper(), text)
     return textwrap.fill(text, LENGTH, break_long_words=False, break_on_hyphens=False)
 
 
 def page(name: str) -> str:
-    """docs/methods/NAME.md."""
+    """Return the page docs/methods/NAME.md."""
     facts, made = parse_docstring(name), variants(name)
-    says_of = {heading: prose(text) for heading, text in facts.sections.items()}
+    text_of = {heading: prose(text) for heading, text in facts.sections.items()}
     rows = [(f"`{k.name}`", knob_text(k)) for k in knobs(name)]
     required = "".join(f" objective.{k.name}=..." for k in knobs(name) if k.is_required)
     of_data = [(f"With `{knob}`: " if knob else "") + data_text(objective) for knob, objective in made.items()]
@@ -90,7 +91,7 @@ def page(name: str) -> str:
         "```\n" + "\n".join(facts.formula) + "\n```",
         f"Source: {facts.sections['Source']}",
         "## When to use",
-        says_of["When"],
+        text_of["When"],
         "## Data",
         *(prose(text) for text in of_data),
         prose(f"Reference: {reference_text(made[''])}"),
@@ -102,10 +103,10 @@ def page(name: str) -> str:
         prose(f"The loss is {step_text(made[''])}"),
         table(("metric", "what it is"), *((f"`{metric}`", METRICS[metric]) for metric in metric_names(made[""]))),
         "## Differences from the paper and other libraries",
-        says_of["Differs"],
-        *([prose(f"Accepted as {', '.join(f'`{other}`' for other in elsewhere(name))}.")] if peer_names(name) else []),
+        text_of["Differs"],
+        *([prose(f"Accepted as {', '.join(f'`{other}`' for other in peer_names(name))}.")] if peer_names(name) else []),
         "## What to watch",
-        says_of["Fails"],
+        text_of["Fails"],
         "## Parts",
         "```python\n" + "\n".join(built) + "\n```",
         f"[All objectives](../objectives.md). {NOTE}",
@@ -114,7 +115,7 @@ def page(name: str) -> str:
 
 
 def methods_table() -> str:
-    """Reward × link × data shape, a line for every method and form."""
+    """Return the table of reward, link and data shape, with a line for every method and variant."""
     rows = [("objective", "reward", "link", "beside them", "data", "reference", "knobs")]
     for name in CATALOG:
         given = ", ".join(f"`{k.name}` {k.shown}" for k in knobs(name)) or "–"
@@ -138,7 +139,7 @@ def methods_table() -> str:
 
 
 def families_list() -> str:
-    """Every method with its meaning, family by family."""
+    """Return the list of methods with their meaning, by family."""
     pieces = []
     for family, names in families().items():
         lines = [f"- [`{name}`](methods/{name}.md): {parse_docstring(name).meaning}" for name in names]
@@ -147,7 +148,7 @@ def families_list() -> str:
 
 
 def parts_tables() -> str:
-    """Every reward, link and other part, and what it says of itself."""
+    """Return tables of all rewards, links and other parts with the first sentence of their docstrings."""
     groups = {
         "Rewards": [part for part in vars(tiltlm.rewards).values() if is_dataclass(part)],
         "Links": [part for part in vars(tiltlm.links).values() if is_dataclass(part)],
@@ -166,9 +167,9 @@ def parts_tables() -> str:
 
 
 def metrics_table() -> str:
-    """Every metric, and which methods log it where not all do."""
+    """Return the table of all metrics, with the methods that log them."""
     logged = {name: set(metric_names(variants(name)[""])) for name in CATALOG}
-    rows = [("metric", "what it is", "of")]
+    rows = [("metric", "what it is", "logged by")]
     for metric, text in METRICS.items():
         those = [name for name in CATALOG if metric in logged[name]]
         others = [name for name in CATALOG if metric not in logged[name]]
@@ -181,17 +182,17 @@ def metrics_table() -> str:
 
 
 def names_table(library: str) -> str:
-    """Names of a library and what they are here."""
-    rows = [("name", "here", "note")]
-    for theirs, peer in PEERS[library].items():
+    """Return the table of a library's names and the methods they stand for."""
+    rows = [("name", "in tiltlm", "note")]
+    for peer_name, peer in PEERS[library].items():
         implied = ", ".join(f"`{key}` {value:g}" for key, value in peer.knobs.items())
-        here = f"[`{peer.name}`](methods/{peer.name}.md)" + (f", {implied}" if implied else "")
-        rows.append((f"`{library}:{theirs}`", here, peer.note))
+        own_name = f"[`{peer.name}`](methods/{peer.name}.md)" + (f", {implied}" if implied else "")
+        rows.append((f"`{library}:{peer_name}`", own_name, peer.note))
     return table(*rows)
 
 
 def beta_table() -> str:
-    """What scripts/compare_beta.py prints."""
+    """Return the table that scripts/compare_beta.py prints."""
     return str(runpy.run_path(str(ROOT / "scripts" / "compare_beta.py"))["table"]())
 
 
@@ -205,11 +206,11 @@ BLOCKS: dict[str, dict[str, Callable[[], str]]] = {
     "comparing-beta.md": {"margins": beta_table},
     "coming-from-trl.md": {library: partial(names_table, library) for library in PEERS},
 }
-"""What stands between the marks of each page."""
+"""The functions that make the marked blocks of each page."""
 
 
 def filled(name: str) -> str:
-    """The page docs/`name` with its marked blocks made anew."""
+    """Return the text of docs/`name` with new marked blocks."""
     text = (DOCS / name).read_text()
     for block, make in BLOCKS[name].items():
         begin, end = f"<!-- made by scripts/make_method_pages.py: {block} -->\n", "<!-- end -->"
@@ -222,19 +223,19 @@ def filled(name: str) -> str:
 
 
 def pages() -> dict[Path, str]:
-    """Every generated page and its text."""
+    """Return the text of every generated page, by path."""
     methods = {DOCS / "methods" / f"{name}.md": page(name) for name in CATALOG}
     return methods | {DOCS / name: filled(name) for name in BLOCKS}
 
 
 def _name(part: object) -> str:
-    """`Anchor(Logistic)`: the kind of a part, and of the link it holds."""
+    """Return the class of a part and of the link in it, as `Anchor(Logistic)`."""
     link = getattr(part, "link", None)
     return f"`{type(part).__name__}" + (f"({type(link).__name__})" if link is not None else "") + "`"
 
 
 def main() -> None:
-    """Write all pages, and remove those of methods that are gone."""
+    """Write all pages, and remove the pages of methods that no longer exist."""
     written = pages()
     for path in (DOCS / "methods").glob("*.md"):
         if path not in written:

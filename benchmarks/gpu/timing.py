@@ -26,8 +26,9 @@ from tiltlm.logprobs.head.find import Head
 from tiltlm.logprobs.head.token_values import token_values
 from tiltlm.logprobs.inputs import LayoutName
 from tiltlm.objectives import build
+from tiltlm.reference import Reference
 from tiltlm.sampling import SamplingSettings, sample
-from tiltlm.training.step import ReferenceLogps, Stepper
+from tiltlm.training.step import Stepper
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from flops import attended_pairs
@@ -141,7 +142,7 @@ def with_adapter(model: Any) -> Any:
 
 
 @dataclass
-class Known:
+class Known(Reference):
     """A reference whose log-probabilities are known: the untrained policy's."""
 
     module: PolicyModule
@@ -197,7 +198,7 @@ def step_record(
 
     def ours(layout: LayoutName) -> System:
         module = modules[layout]
-        stepper = Stepper(module, build("dpo", beta=0.1), cast(ReferenceLogps, known), MAX_TOKENS)
+        stepper = Stepper(module, build("dpo", beta=0.1), known, MAX_TOKENS)
 
         def prepare() -> None:
             module.bare_model.set_attn_implementation(stock)
