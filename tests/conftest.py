@@ -15,6 +15,29 @@ pytest.register_assert_rewrite("support")
 # Checked packages: the torch-only ones, where shapes are the contract.
 install_import_hook(["tiltlm.core", "tiltlm.rewards", "tiltlm.links", "tiltlm.objectives"], "beartype.beartype")
 
+SLOW = (
+    "e2e/test_catalogue",
+    "architectures/test_walk",
+    "e2e/test_quickstart",
+    "examples/test_examples",
+    "e2e/test_several_processes",
+    "e2e/test_score",
+    "e2e/test_real_data",
+    "unit/distributed/test_wrapping",
+    "unit/logprobs/attention/test_compiling",
+    "docs/test_api_site",
+    "conformance/test_battery",
+    "docs/test_code_blocks",
+    "e2e/test_train",
+    "e2e/test_bad_input",
+    "e2e/test_reward_model",
+    "unit/logprobs/attention/test_flex",
+    "unit/training/test_loop",
+    "unit/training/test_guards",
+    "unit/training/test_step",
+)
+"""Modules that take longest, the longest first. They start first, so that both processes of ./test end together."""
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
@@ -34,3 +57,10 @@ def hh() -> Path:
     if not file.exists():
         pytest.skip("needs the real preference pairs of the shared folder beside the checkout")
     return file
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the slow modules first."""
+    order = {Path(__file__).parent / f"{module}.py": place for place, module in enumerate(SLOW)}
+    assert all(path.exists() for path in order)
+    items.sort(key=lambda item: order.get(item.path, len(order)))

@@ -148,7 +148,7 @@ def fit_policy(
     A minimum whose odds differ by a factor of e³⁰ or more from those of the start counts as infinite.
 
     Args:
-        objective: A method with a smooth loss that nothing is held constant in.
+        objective: A method with a smooth loss whose gradient is complete: no factor is treated as a constant.
         world: The world.
         view: A view made by `view_of`, to use another population than the default one.
         start: Logits to begin with; the reference by default.

@@ -167,7 +167,7 @@ def test_a_saved_reward_model_is_an_ordinary_classifier(folder, tmp_path, trees)
     torch.testing.assert_close(reloaded(tmp_path / "saved", trees), wanted, atol=1e-5, rtol=0)
     again = load_scorer(ModelSettings(str(tmp_path / "saved")))
     assert torch.equal(scored(again, trees), wanted)
-    assert not any("no score head" in note for note in again.notes)
+    assert "new_score_head" not in codes(again)
     config = json.loads((tmp_path / "saved/config.json").read_text())
     assert config["architectures"] == ["LlamaForSequenceClassification"]
     assert config["pad_token_id"] == 0
@@ -214,7 +214,7 @@ def test_an_adapter_trains_with_the_head_and_is_saved_both_ways(folder, tmp_path
     assert config["task_type"] == "SEQ_CLS"
     again = load_scorer(ModelSettings(str(folder), adapter=str(tmp_path / "adapter")))
     torch.testing.assert_close(scored(again, trees), wanted, atol=1e-6, rtol=0)
-    assert not any("no score head" in note for note in again.notes)
+    assert "new_score_head" not in codes(again)
 
 
 def test_an_incomplete_folder_is_refused(folder):

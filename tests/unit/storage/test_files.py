@@ -27,6 +27,11 @@ class Fault(Exception):
     """Stands for any error in the middle of a write."""
 
 
+def half_write(file):
+    file.write(b"half")
+    raise Fault
+
+
 def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
@@ -59,8 +64,7 @@ def test_a_full_disk_leaves_the_file_before(tmp_path, small_files):
 def test_an_error_in_the_block_leaves_the_file_before(tmp_path):
     write_text(tmp_path / "file", "before")
     with pytest.raises(Fault), atomic_file(tmp_path / "file") as file:
-        file.write(b"half")
-        raise Fault
+        half_write(file)
     assert (tmp_path / "file").read_text() == "before"
     assert names(tmp_path) == ["file"]
 
@@ -81,9 +85,8 @@ def test_a_file_has_no_name_before_it_is_complete_and_on_the_disk(tmp_path, monk
 
 
 def test_a_folder_is_complete_or_absent(tmp_path):
-    with pytest.raises(Fault), atomic_folder(tmp_path / "folder") as folder:
-        (folder / "file").touch()
-        raise Fault
+    with pytest.raises(Fault), atomic_folder(tmp_path / "folder") as folder, (folder / "file").open("wb") as file:
+        half_write(file)
     assert names(tmp_path) == []
     with atomic_folder(tmp_path / "folder") as folder:
         (folder / "file").touch()
