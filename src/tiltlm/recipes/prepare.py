@@ -90,7 +90,7 @@ def prepare(settings: RunSettings, device: torch.device) -> Prepared:
         objective.shape,
         needs=objective.needs,
         uses=objective.uses,
-        needs_partners=objective.statistic is not None and objective.statistic.of == "partners",
+        needs_partners=objective.statistic is not None and objective.statistic.reads == "partners",
         use_reference_columns=settings.reference.reads_columns,
     )
     note_all(data.accounting.lines())

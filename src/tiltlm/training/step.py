@@ -166,14 +166,14 @@ class Stepper:
         if memory and not training:
             return statistic.settle([0.0] * len(memory), memory)
         for example in examples:
-            if statistic.of == "partners" and not example.partners:
+            if statistic.reads == "partners" and not example.partners:
                 raise DataError(
                     f"{example.id}: no partner; this objective also measures responses of other prompts",
                     code="no_partner",
                     row=example.id,
                 )
         sums: list[Tensor] = []
-        for pack in cut_into_packs(examples, self.max_tokens, self.ranks.size, statistic.of)[self.ranks.rank]:
+        for pack in cut_into_packs(examples, self.max_tokens, self.ranks.size, statistic.reads)[self.ranks.rank]:
             self.poll()
             with torch.no_grad():
                 unpaired = to_device(UnpairedResponses.of(pack.examples, pack.slots), self.ranks.device)

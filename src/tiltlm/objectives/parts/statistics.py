@@ -23,7 +23,7 @@ Memory = tuple[float, ...]
 class Statistic(ABC):
     """A number per step. Subclasses are frozen dataclasses and final."""
 
-    of: ClassVar[Literal["responses", "partners"]]
+    reads: ClassVar[Literal["responses", "partners"]]
     """The responses that it reads: the step's own, or their partners, which are responses to other prompts."""
     metric: ClassVar[str]
     """Its name in the metrics."""
@@ -52,7 +52,7 @@ class MismatchedKL(Statistic):
     """
 
     reward: LogRatio
-    of: ClassVar[Literal["responses", "partners"]] = "partners"
+    reads: ClassVar[Literal["responses", "partners"]] = "partners"
     metric: ClassVar[str] = "kl"
 
     def sums(self, responses: Responses, unpaired: UnpairedResponses) -> Float[Tensor, " S"]:
@@ -81,7 +81,7 @@ class BalancedMean(Statistic):
     """
 
     reward: Reward
-    of: ClassVar[Literal["responses", "partners"]] = "responses"
+    reads: ClassVar[Literal["responses", "partners"]] = "responses"
     metric: ClassVar[str] = "delta"
 
     def sums(self, responses: Responses, unpaired: UnpairedResponses) -> Float[Tensor, " S"]:
