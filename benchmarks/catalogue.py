@@ -156,7 +156,7 @@ class Desk:
         rng = np.random.default_rng([run.seed, 7])
         made = [unpaired(e, self.gold(e, self.encoder), objective, run, rng) for e in self.sampled[size]]
         made = [e for e in made if e is not None]
-        if objective.statistic is not None and objective.statistic.of == "partners":
+        if objective.statistic is not None and objective.statistic.reads == "partners":
             made = assign_partners(made, self.encoder.window)
         return made
 

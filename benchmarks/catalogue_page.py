@@ -161,47 +161,48 @@ def value(record: Record, key: str) -> float:
 
 HEAD = """# In a world whose reward is known
 
-The quickstart's text world has a gold reward of five levels, so what any policy can reach at a given KL is known: the
-tilted frontier of the reference, and best-of-n beside it. Here every method trains in it under the same conditions:
-128 prompts, 8 responses of the reference to each, labels drawn from the gold reward (Bradley–Terry comparisons,
-Plackett–Luce rankings, thumbs with probability σ(reward − mean), or the rewards themselves as scores), 48 steps of 16
-prompts, learning rate 5e-4, one seed. Reward and KL are measured on 64 samples to each of 48 held-out prompts. The
-share is the gain over the reference, divided by what the frontier gains at the same KL; a dash where the reference's
-samples are too few to know the frontier there.
+The quickstart's text world has a gold reward of five levels, so the best reward at a given KL is known: it is the
+frontier, which the tilted reference reaches. Best-of-n is shown for comparison. Here every method is trained in this
+world under the same conditions: 128 prompts, 8 responses of the reference to each, labels drawn from the gold reward
+(Bradley–Terry comparisons, Plackett–Luce rankings, thumbs with probability σ(reward − mean), or the rewards themselves
+as scores), 48 steps of 16 prompts, learning rate 5e-4, one seed. Reward and KL are measured on 64 samples for each of
+48 held-out prompts. The share is the gain over the reference, divided by the gain of the frontier at the same KL. A
+dash means that the reference has too few samples to estimate the frontier at that KL.
 
-What the table is not: a ranking of methods. One small model, one reward, one learning rate; a method that asks for less
-or more steps is not at its best here. It shows what each knob does, and that what is said of the methods elsewhere in
-these docs can be seen.
+The table does not rank methods. It has one small model, one reward and one learning rate, and a method that needs fewer
+or more steps is not at its best here. It shows the effect of each knob, and effects of the methods that other pages
+describe.
 """
 
 READING = """
 ## What it shows
 
-- Most methods run along the frontier, at about 95 % of what is attainable where they spend one nat, whatever their
-  link: their knobs move them along it. β of `dpo`, τ of `ipo`, η of `rebel`, the weight of `orpo` are one dial.
-- With too small a β the labels of 128 prompts are fitted to the letter: KL runs off to many nats and the reward falls
+- Most methods stay near the frontier, at about 95 % of the attainable gain for a KL of one nat, whatever their link.
+  Their knobs move them along it: β of `dpo`, τ of `ipo`, η of `rebel` and the weight of `orpo` have the same effect.
+- If β is too small, the policy overfits the labels of 128 prompts: KL grows to many nats and the reward falls
   (`robust_dpo`, `wpo`, `aot`, `info_nca`, `exo` at 0.1, `dpo` at 0.03).
-- Without a reference the target need not be near it: `cpo` with β 3 and `slic` with δ 0.3 ask for likelihoods that are
-  nearly equal, and end below the reference's reward.
-- `apo_down` pushes both responses down, for a model that already beats its data. This one does not, and is destroyed.
-- In `tdpo1` divergence at the chosen response widens the margin, so KL grows; `tdpo2`, which holds that term, stays on
-  the frontier.
+- Without a reference, the optimum may be far from it: the targets of `cpo` with β 3 and `slic` with δ 0.3 are nearly
+  equal likelihoods, and both end below the reference's reward.
+- `apo_down` lowers the likelihood of both responses, for a model that is already better than its data. This model is
+  not, and the method destroys it.
+- In `tdpo1`, divergence at the chosen response increases the margin, so KL grows. `tdpo2` stops the gradient of that
+  term and stays on the frontier.
 - `discopop` at its published τ has a slope of the wrong sign at a margin of 0: at β 0.1 and 0.3 it ends below the
   reference, at 1 and 3 on the frontier.
-- `dpop` with λ 5 hardly moves at any β.
+- `dpop` with λ 5 hardly changes the policy at any β.
 - Thumbs (`kto`, `bco`, `aot_unpaired`) reach 80 to 85 % from the same responses, comparisons 95 %.
-- `sft` on the winners of comparisons gains a tenth of what could be had.
+- `sft` on the winners of comparisons reaches a tenth of the attainable gain.
 """
 
 SECTIONS = {
     "catalogue": (
         "## Every method\n\n`python benchmarks/catalogue.py catalogue`",
-        "Reward against KL, one line a method over its main knob",
+        "Reward against KL, one line per method over its main knob",
     ),
-    "beta": ("## The β dial of DPO\n\n`python benchmarks/catalogue.py beta`", "β against KL and reward"),
+    "beta": ("## The β of DPO\n\n`python benchmarks/catalogue.py beta`", "β against KL and reward"),
     "comparisons": (
         "## How many comparisons are needed\n\n`python benchmarks/catalogue.py comparisons`: DPO at β 0.3, one "
-        "comparison a prompt, always 48 steps of 16, so that at most 768 are seen. Two seeds.",
+        "comparison per prompt, always 48 steps of 16, so at most 768 are used. Two seeds.",
         "Share of the attainable gain against the number of comparisons",
     ),
 }

@@ -3,7 +3,7 @@
     python benchmarks/steps_page.py                                      docs/speed.md and its figures, of our records
     python benchmarks/steps_page.py --results mine.jsonl --out mine      mine/speed.md, of your own
 
-What is said of reasons and of this machine is about our records and stands on their page only.
+The page of our records also has a section on them and on the reasons for missed targets.
 """
 
 import argparse
@@ -31,83 +31,85 @@ Results = dict[tuple[str, str], dict[str, Summary]]
 
 HEAD = """# Speed
 
-What a whole optimiser step of DPO costs (forward, loss, backward, clipping, AdamW, metrics), beside what others do with
-the same tokens. Made by `python benchmarks/steps_page.py` from the records of
+This page has the time and the memory of one whole optimiser step of DPO (forward, loss, backward, clipping, AdamW,
+metrics), and compares them with other programs on the same tokens. `python benchmarks/steps_page.py` makes it from the
+records of
 
 ```
 python -m venv ../trl-env && ../trl-env/bin/pip install -r benchmarks/requirements-trl.txt
 python benchmarks/steps.py --trl-python ../trl-env/bin/python --results mine.jsonl
 ```
 
-(without `--results` it goes on with the records of the repository; `steps_page.py --results mine.jsonl --out mine`
-makes a page of one's own).
+(Without `--results`, it continues the records of the repository. `steps_page.py --results mine.jsonl --out mine` makes
+a page of your own records.)
 
 {conditions}
 
-- **tiltlm**: `train_loop` as `tiltlm train` runs it; each prompt once in a packed row, the head on response tokens
-  only. **tiltlm packed**: the same with `model.layout=packed`, every response with its own copy of the prompt. **tiltlm
-  checkpointed**: with `model.gradient_checkpointing`, which is TRL's default.
-- **TRL default**: TRL 1.16's `DPOTrainer` as it comes, which checkpoints gradients. **TRL best**: without
-  checkpointing, the pairs of a step sorted by length and cut into micro-batches of the size that a pilot finds fastest,
-  so that little is padded. **TRL whole batch**: all pairs in one batch, without checkpointing.
-- **plain loop**: one right-padded batch, float32 logits of every position, log-softmax, sum, as tutorials have it.
-- *Reference cached*: filled before the first step (ours in its store, TRL by `precompute_ref_log_probs`). *In the
-  loop*: a frozen copy runs at every step.
+- **tiltlm**: `train_loop` as `tiltlm train` runs it. Each prompt is once in a packed row, and the head runs on response
+  tokens only. **tiltlm packed**: the same with `model.layout=packed`; every response has its own copy of the prompt.
+  **tiltlm checkpointed**: with `model.gradient_checkpointing`, which is TRL's default.
+- **TRL default**: `DPOTrainer` of TRL 1.16 with its defaults, which include gradient checkpointing. **TRL best**:
+  without checkpointing; the pairs of a step are sorted by length, so that little is padded, and cut into micro-batches
+  of the size that a pilot run finds fastest. **TRL whole batch**: all pairs in one batch, without checkpointing.
+- **plain loop**: one right-padded batch, float32 logits of every position, log-softmax, sum, as in tutorials.
+- *Reference cached*: log-probabilities of the reference are computed before the first step (tiltlm: in its store; TRL:
+  `precompute_ref_log_probs`). *In the loop*: a frozen copy runs at every step.
 
-Every measurement is a process of its own, systems take turns; of its four steps, at nano-hh twelve, the first is left
-out. A process counts with its mean step, a system with the median over its processes. *Time* is how many times as
-long as ours a process takes in the same repeat: the median over repeats, with the least and the most, so not the
-quotient of the medians beside it. A shared machine's speed drifts by more than some systems differ, and within a
-repeat it drifts least.
+Every measurement runs in its own process, and systems alternate. A process has four steps (twelve at nano-hh); the
+first is left out. The number of a process is its mean step; the number of a system is the median over its processes.
+*Time* compares a process with the process of tiltlm in the same repeat: the table has the median of these ratios over
+repeats, with the smallest and the largest. It is therefore not the ratio of the medians next to it. The speed of a
+shared machine drifts by more than some systems differ; within a repeat it drifts least.
 
-Memory is the peak of the resident set, imports and preparation included. Before anything is shown, all systems must
-have had the same tokens at every step, a first loss of log 2, the same first gradient norm and the same loss after the
-first update (10⁻⁴).
+Memory is the peak of the resident set, with imports and preparation. Numbers are shown only if all systems had the same
+tokens at every step, a first loss of log 2, the same first gradient norm and the same loss after the first update
+(10⁻⁴).
 
-*Of peak* is the necessary work (each distinct token once, the vocabulary for scored tokens only, nothing twice) per
-second, over what a float32 product of 2048 × 2048 matrices reaches in the same process.
+*Of peak* is the necessary work per second (each distinct token once, the vocabulary for scored tokens only, nothing
+twice), divided by what a float32 product of 2048 × 2048 matrices reaches in the same process.
 """
 
 ANSWERS = """## About these records
 
-They are of several days. A process of ours and a peer's that ran beside each other count, unless something else ran
-too: *tiltlm* and *TRL default* have ten at micro-hh, *tiltlm* and *tiltlm packed* eleven at TL;DR and HelpSteer and
-eight at Capybara, both systems at micro33-hh and micro-hh4 eight, all others five or six. They took turns as the
-command has it, with exceptions, whose quotients carry the drift of hours: at Capybara, four responses and long
-prompts the peers' (not *tiltlm packed*) in two to four of five repeats, at micro49-hh one of *tiltlm checkpointed*.
-micro33-hh ran mostly in slow hours (products at 77 to 133 GFLOP/s), which is why its seconds exceed those of
-micro49-hh (115 to 147).
+The records are from several days. A process of tiltlm and one of another system that ran in turns count, unless another
+program ran at the same time. *tiltlm* and *TRL default* have ten processes at micro-hh, *tiltlm* and *tiltlm packed*
+eleven at TL;DR and HelpSteer and eight at Capybara, both systems at micro33-hh and micro-hh4 eight, all others five or
+six. Systems alternated as the command does it, with exceptions. In these, the ratios include a drift over hours: at
+Capybara, four responses and long prompts, the other systems (not *tiltlm packed*) in two to four of five repeats; at
+micro49-hh, one of *tiltlm checkpointed*. micro33-hh ran mostly in slow hours (products at 77 to 133 GFLOP/s), so its
+seconds are more than those of micro49-hh (115 to 147).
 
-Days differ too. At micro-hh *TRL default* took 7.4 (6.9–8.9) times as long as ours in the first five and 8.8
-(6.9–9.7) in the last, in the loop 7.0 (6.4–8.1) and 7.6 (5.6–8.3). At nano-hh processes took four steps at first
-(`--workloads nano-hh --steps 4`), so that three, 0.6 seconds of ours, counted: in the loop that gave 11.2 (9.8–11.6)
-on one day and 14.5 (8.8–15.0) on another. They take twelve now, and those are the ones shown.
+Days differ too. At micro-hh *TRL default* took 7.4 (6.9–8.9) times as long as tiltlm in the first five repeats and 8.8
+(6.9–9.7) in the last five; in the loop 7.0 (6.4–8.1) and 7.6 (5.6–8.3). At nano-hh, processes first had four steps
+(`--workloads nano-hh --steps 4`), of which three counted, 0.6 seconds of tiltlm. In the loop that gave 11.2 (9.8–11.6)
+on one day and 14.5 (8.8–15.0) on another. They now have twelve steps, and the page shows those.
 
-## What refuses the missed targets here
+## Why some targets are missed
 
-- **TRL default at V16k, 8 ×**, in the loop, and cached in some repeats. Matrix products are 74 % of the time of our
-  operators in a cached step, at nearly the peak; attention is 11 %, everything else 15 % (`python
-  benchmarks/operators.py`). Eight times in the loop would be {need16_loop} of the peak for whole steps. On the
-  first 8×8 pairs, whose steps are larger, TRL takes 7.8 times as long cached and 8.0 in the loop (three processes
-  each, `benchmarks/README.md`). Tried and left, measured by hand only: compiled layers (`model.compile`: no
-  difference between processes), a float in place of the boolean mask (none), attention written out for short trees or
-  without masks in tiles (a few percent of a step for a hundred lines).
-- **TRL best, 6 ×.** It pads nothing; it repeats each prompt and scores prompts too, 2.2 times our operations at V16k
-  by count. Six times as long would be 27 % of the peak, and it runs at about half of it.
-- **Memory, ¼.** A process that has imported torch, transformers and PEFT holds 0.43 GB, and weights, gradients and
-  AdamW take 16 bytes a parameter, 0.42 GB at V16k and 0.83 GB at V49k: 0.85 and 1.26 GB before the first token, where
-  a quarter of TRL's is {quarter16} and {quarter49} GB. TRL's default keeps nothing of a layer but its input; with
-  `model.gradient_checkpointing` we do that too (*tiltlm checkpointed*).
-- **Sharing against packing.** Between processes the verdict hangs on a few percent of ratios that spread over thirty:
-  *helpsteer* is met so, and is not in the tighter measurement. With the layouts in turns in one process, by
-  operators' time, median and ends of three rounds (`python benchmarks/operators.py --name micro-helpsteer --layouts
-  shared packed --rounds 3`): *helpsteer* 1.64 (1.62 to 1.65), 92 % of the limit; *tldr* 1.85 (1.79 to 2.07), 95 %;
-  *capybara* 1.45 (1.41 to 1.46), more than the limit, since packed products also run at least a tenth slower there.
-  At *helpsteer* products go down 1.8 times, as they should, attention 1.4, everything else 1.3. The limit counts
-  operations, of which attention is 15 % there; it takes 27 % of the time, because torch's kernel runs at less than
-  half of the speed of products and computes what a mask hides. Weights, optimiser and the head on responses do not
-  shrink by sharing. Attention without masks, in tiles, took 3 to 7 % less time (by hand), which would be 1 or 2 % of
-  the step.
+- **TRL default at V16k, 8 ×**: missed in the loop, and cached in some repeats. In a cached step, matrix products are
+  74 % of the time of tiltlm's operators, at nearly the peak; attention is 11 %, everything else 15 % (`python
+  benchmarks/operators.py`). For eight times in the loop, whole steps would have to reach {need16_loop} of the peak. On
+  the first 8×8 pairs, whose steps are larger, TRL takes 7.8 times as long cached and 8.0 in the loop (three processes
+  each, `benchmarks/README.md`). These were tried, measured by hand only, and not used: compiled layers
+  (`model.compile`: no difference between processes), a float mask instead of the boolean one (no difference), and
+  attention without torch's kernel for short trees, or in tiles without masks (a few percent of a step for a hundred
+  lines).
+- **TRL best, 6 ×.** It pads nothing, but it repeats each prompt and scores prompts too: 2.2 times the operations of
+  tiltlm at V16k, by count. Six times as long would be 27 % of the peak, and it runs at about half of the peak.
+- **Memory, ¼.** A process that has imported torch, transformers and PEFT has 0.43 GB. Weights, gradients and AdamW take
+  16 bytes per parameter, 0.42 GB at V16k and 0.83 GB at V49k. That is 0.85 and 1.26 GB before the first token; a
+  quarter of TRL's memory is {quarter16} and {quarter49} GB. TRL's default keeps only the input of each layer; with
+  `model.gradient_checkpointing` tiltlm does that too (*tiltlm checkpointed*).
+- **Sharing against packing.** Between processes, a difference of a few percent decides, and the ratios spread over
+  thirty percent: *helpsteer* is met in this measurement and missed in the more exact one. The more exact one alternates
+  the layouts in one process and compares the time of operators, median and extremes of three rounds (`python
+  benchmarks/operators.py --name micro-helpsteer --layouts shared packed --rounds 3`): *helpsteer* 1.64 (1.62 to 1.65),
+  92 % of the limit; *tldr* 1.85 (1.79 to 2.07), 95 %; *capybara* 1.45 (1.41 to 1.46), more than the limit, because
+  packed products also run at least a tenth slower there. At *helpsteer*, sharing makes products 1.8 times as fast, as
+  expected, attention 1.4 times, everything else 1.3 times. The limit counts operations, and attention is 15 % of them;
+  it takes 27 % of the time, because torch's kernel has less than half of the speed of products and also computes what
+  the mask hides. Sharing does not reduce the work for weights, optimiser and the head on responses. Attention in tiles
+  without masks took 3 to 7 % less time (by hand), which would be 1 or 2 % of the step.
 """
 
 
@@ -131,7 +133,7 @@ def main() -> int:
         HEAD.format(conditions=conditions(records)),
         "## Targets",
         "",
-        "Met or missed by the median; in brackets, how many repeats reach the target.",
+        "A target is met or missed by the median. Brackets: how many repeats reach the target.",
         "",
         *targets(results),
         "",
