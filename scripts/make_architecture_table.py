@@ -20,43 +20,43 @@ RECORDED = WALK / "recorded.jsonl"
 
 ROUTES = {
     "shared": "each prompt is computed once, however many responses it has",
-    "packed": "no padding, but every response computes its prompt anew",
-    "padded": "a right-padded batch, every response with its prompt, and the model's own attention",
-    "refused": "no layout gives what separate forwards give; `tiltlm` stops with the reason",
-    "unbuildable": "transformers does not build it from a configuration of its own defaults here",
+    "packed": "no padding, but the prompt is computed again for every response",
+    "padded": "a right-padded batch; every response has its prompt; the model's own attention",
+    "refused": "no layout equals separate forwards; `tiltlm` stops and gives the reason",
+    "unbuildable": "transformers cannot build it from its default configuration here",
     "skipped": "too large to be examined",
-    "wrong": "accepted, and not what separate forwards give: a defect",
+    "wrong": "accepted, but not equal to separate forwards: a defect",
 }
 """In the order of the page."""
 
 TEXT = """\
 # Architectures
 
-Which of the {count} causal language models of transformers {transformers} has which layout, examined one by one
-(torch {torch}, on a CPU). A layout is taken only where log-probabilities and gradients equal those of separate,
-unpadded forwards; every model is checked again when it is loaded, with its own weights, and the layout and the reason
-are printed. `model.layout` forces one; a wrong one is refused.
+This page lists the layout of each of the {count} causal language models of transformers {transformers}. Every model was
+examined (torch {torch}, on a CPU). A layout is used only if log-probabilities and gradients equal those of separate,
+unpadded forwards. Every model is checked again when it is loaded, with its own weights, and the layout and the reason
+are logged. `model.layout` chooses a layout; a wrong one is an error.
 
 {counts}
 
-**What it costs.** `shared` pays for distinct tokens: for pairs, a prompt once instead of twice; for eight responses,
-once instead of eight times. `packed` pays for every prompt again, `padded` for the padding too, so that rows of like
-length matter. The numbers are the same in all three.
+**Costs.** `shared` computes distinct tokens: for pairs, a prompt once instead of twice; for eight responses, once
+instead of eight times. `packed` computes the prompt again for every response. `padded` computes the padding too, so
+rows of similar length are cheaper. The numbers are the same in all three.
 
-**Heads.** `fused` computes log-probabilities in chunks of the head's own matrix, so that memory does not grow with
-vocabulary × tokens. `model` takes the model's own logits at the rows that are scored: its head does more than a matrix,
-a scale and a soft cap.
+**Heads.** `fused` computes log-probabilities from the head's matrix in chunks, so memory does not grow with vocabulary
+× tokens. `model` uses the model's own logits at the scored positions, because its head is more than a matrix, a scale
+and a soft cap.
 
-**How they are examined.** A tiny model of each class with large random weights, in float64 where it can run in it, in
-a process of its own. The layout is chosen where windows and chunks are as long as the class says, and must hold where
-they are a handful of tokens: on other examples than those it was chosen by, in values and in the gradient of every
-parameter. Masked language models are built as decoders (`is_decoder`), as their causal classes mean them. Largest
-deviation found of what is taken: {value:.0e} nats, and {gradient:.0e} of a parameter's largest gradient.
+**How the models are examined.** A tiny model of each class has large random weights and runs in its own process, in
+float64 if it can. The layout is chosen with windows and chunks of the lengths that the class declares. It is then
+verified with windows and chunks of a few tokens, on other examples, in values and in the gradient of every parameter.
+Masked language models are built as decoders (`is_decoder`), as their causal classes require. The largest deviation of a
+layout that is used is {value:.0e} nats, and {gradient:.0e} of a parameter's largest gradient.
 
-**Reading the reasons.** *n of m layers use the attention hook*: the others have attention of their own, or none:
-recurrences and convolutions run from one response into the next. An error of the model's own code means that it builds
-something, a mask or a selection of keys, that a packed row has not. A selection of keys or of experts by score jumps
-where two score alike; rounding decides there, in this as in any other program.
+**The reasons.** *n of m layers use the attention hook*: the other layers have their own attention, or none; recurrences
+and convolutions carry state from one response into the next. An error of the model's own code means that it builds
+something, such as a mask or a selection of keys, that does not fit a packed row. A selection of keys or of experts by
+score can change when two scores are equal; rounding decides there, as in any other program.
 
 {table}
 
@@ -88,7 +88,7 @@ def examine_all() -> tuple[dict[str, str], list[dict[str, Any]]]:
 def page(versions: dict[str, str], records: list[dict[str, Any]]) -> str:
     """docs/architectures.md."""
     routes = collections.Counter(record["route"] for record in records)
-    counts = [("route", "models", "what it means"), *((r, str(routes[r]), t) for r, t in ROUTES.items() if routes[r])]
+    counts = [("route", "models", "meaning"), *((r, str(routes[r]), t) for r, t in ROUTES.items() if routes[r])]
     rows = [("model type", "class", "route", "head", "why not shared")]
     for record in records:
         rows.append(

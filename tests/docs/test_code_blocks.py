@@ -12,7 +12,6 @@ import shlex
 from itertools import pairwise
 from pathlib import Path
 
-import matplotlib.figure
 import pytest
 import yaml
 from click.testing import Result
@@ -48,12 +47,11 @@ def own_catalog():
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """An empty folder to work in, with a store and a cache of its own; figures are made but not drawn."""
+def folder(tmp_path, monkeypatch, blank_figures):
+    """An empty folder to work in, with a store and a cache of its own."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TILTLM_STORE", str(tmp_path / "own-store"))
     monkeypatch.setenv("TILTLM_CACHE", str(tmp_path / "own-cache"))
-    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", lambda _, file, **__: file.write("<svg></svg>"))
     return tmp_path
 
 

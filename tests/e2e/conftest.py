@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import matplotlib.figure
 import pytest
 
 import tiltlm
@@ -18,12 +17,6 @@ def own_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TILTLM_STORE", str(folder))
         yield folder
-
-
-@pytest.fixture
-def blank_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures of reports are made but not drawn, which takes a third of a short run."""
-    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", lambda _, file, **__: file.write("<svg></svg>"))
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,8 @@ import tiltlm
 from support.errors import raises
 from tiltlm.core import ConfigError, DataError, ModelError, TiltError
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 
 def rows(path: Path, *lines: dict | str) -> Path:
     path.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines))

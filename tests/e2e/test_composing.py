@@ -12,6 +12,7 @@ from tiltlm.config.resolve import resolve
 from tiltlm.objectives import WeightedSum
 from tiltlm.recipes.run_settings import RunSettings
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
 PAGE = Path(__file__).parents[2] / "docs" / "composing.md"
 EXAMPLES = [yaml.safe_load(text)["objective"] for text in re.findall(r"```yaml\n(.*?)```", PAGE.read_text(), re.DOTALL)]
 

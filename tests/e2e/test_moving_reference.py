@@ -8,6 +8,7 @@ import tiltlm
 from support.errors import events, raises
 from tiltlm.core import ConfigError
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
 MOVING = {"reference": {"name": "moving", "rate": 1.0, "period": 6}}
 
 

@@ -11,6 +11,7 @@ import tiltlm
 from support.errors import raises
 from tiltlm.core import ConfigError
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
 SETTINGS = {"objective": "reward_model", "learning_rate": 1e-3, "batch_size": 8, "eval_fraction": 0.25}
 
 

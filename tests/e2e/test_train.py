@@ -14,6 +14,8 @@ from support.errors import events, has_event, raises
 from tiltlm.core import ConfigError
 from tiltlm.worlds import TextWorld
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 
 def records(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]

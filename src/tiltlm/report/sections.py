@@ -60,7 +60,7 @@ def _no_text(_: Any) -> str:
 
 @dataclass(frozen=True)
 class SectionView:
-    """What the page shows of a section."""
+    """Content of a section on the page."""
 
     key: str
     title: str
@@ -92,7 +92,7 @@ class Section(Generic[T]):
     """Responses before and after training, shown side by side."""
     details: Callable[[T], Sequence[Detail]] = _none
     cautions: Callable[[T], Iterable[Remark]] = _none
-    """What limits or contradicts the verdict; shown beside the verdict."""
+    """Remarks that limit or contradict the verdict. They are shown beside the verdict."""
     absent: Callable[[RunReport], Remark | None] = lambda _: None
     """Says what was not measured. Without it, a section that was not measured is left out."""
 

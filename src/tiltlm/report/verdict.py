@@ -28,7 +28,7 @@ class Verdict:
     sentence: str
     """The outcome with its numbers."""
     cautions: tuple[Remark, ...]
-    """What limits or contradicts the verdict."""
+    """Remarks that limit or contradict the verdict."""
 
 
 def verdict_of(report: RunReport) -> Verdict:

@@ -1,4 +1,4 @@
-"""What lengths alone predict, beside what a policy predicts."""
+"""The length rule and its accuracy beside that of a policy."""
 
 import numpy as np
 import pytest

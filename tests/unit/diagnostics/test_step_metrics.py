@@ -74,9 +74,9 @@ def test_an_example_counts_once_whatever_its_weight_and_not_at_all_at_zero():
     assert metric_sums(objective, responses(), pairs(weight=7.0)).means() == pytest.approx(
         metric_sums(objective, responses(), pairs()).means()
     )
-    alone = metric_sums(objective, responses(), pairs(weight=0.0)).means()
-    assert alone["rewards/margins"] == pytest.approx(0.5 * 1.5 + 0.5 * -0.5)
-    assert alone["rewards/ties"] == 0.0
+    without = metric_sums(objective, responses(), pairs(weight=0.0)).means()
+    assert without["rewards/margins"] == pytest.approx(0.5 * 1.5 + 0.5 * -0.5)
+    assert without["rewards/ties"] == 0.0
 
 
 def test_accuracy_is_expected_agreement_with_soft_labels():

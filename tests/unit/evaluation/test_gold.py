@@ -34,15 +34,15 @@ def tilted_world(beta: float, seed: int = 0):
     masses = np.array([[0.5, 0.3, 0.2], [0.4, 0.4, 0.2], [0.6, 0.2, 0.2], [0.3, 0.4, 0.3]] * 6)
     tilt = masses * np.exp(levels / beta)
     tilt /= tilt.sum(1, keepdims=True)
-    theirs = np.stack([rng.choice(3, 400, p=m) for m in masses])
-    ours = np.stack([rng.choice(3, 200, p=m) for m in tilt])
+    reference = np.stack([rng.choice(3, 400, p=m) for m in masses])
+    policy = np.stack([rng.choice(3, 200, p=m) for m in tilt])
     ratio = np.log(tilt / masses)
-    return levels[ours], np.take_along_axis(ratio, ours, 1), levels[theirs], masses, tilt
+    return levels[policy], np.take_along_axis(ratio, policy, 1), levels[reference], masses, tilt
 
 
 def test_the_tilt_itself_reaches_what_is_attainable():
-    ours, spent, theirs, masses, tilt = tilted_world(beta=0.8)
-    found = compare_gold(ours, spent, theirs, LEVELS)
+    policy, gaps, reference, masses, tilt = tilted_world(beta=0.8)
+    found = compare_gold(policy, gaps, reference, LEVELS)
     true_gain = ((tilt - masses) @ np.array(LEVELS)).mean()
     true_kl = (tilt * np.log(tilt / masses)).sum(1).mean()
     assert found.attainment.gain.low < true_gain < found.attainment.gain.high
@@ -56,13 +56,13 @@ def test_the_tilt_itself_reaches_what_is_attainable():
 
 
 def test_a_policy_that_claims_more_than_is_possible_is_seen():
-    ours, spent, theirs, *_ = tilted_world(beta=0.8)
-    assert compare_gold(np.full_like(ours, 2.0), 0.1 * spent, theirs, LEVELS).is_above_frontier
+    policy, gaps, reference, *_ = tilted_world(beta=0.8)
+    assert compare_gold(np.full_like(policy, 2.0), 0.1 * gaps, reference, LEVELS).is_above_frontier
 
 
 def test_an_unmoved_policy_gains_nothing():
-    _, _, theirs, *_ = tilted_world(beta=0.8)
-    found = compare_gold(theirs, np.zeros_like(theirs), theirs, LEVELS)
+    _, _, reference, *_ = tilted_world(beta=0.8)
+    found = compare_gold(reference, np.zeros_like(reference), reference, LEVELS)
     assert found.attainment.gain.estimate == pytest.approx(0)
     assert found.win_rate.estimate == pytest.approx(0.5)
     assert found.attainment.kl.estimate == 0

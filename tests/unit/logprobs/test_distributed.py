@@ -40,7 +40,7 @@ def make_trees() -> list[Tree]:
 
 
 def loss(module, trees, compared: bool = False):
-    """Of log-probabilities, or of divergences to a reference too."""
+    """Return a loss of log-probabilities, and with `compared` also of divergences to a reference."""
     forest = pack_trees(trees)
     if not compared:
         return module(forest).seq_logps.square().sum()
@@ -63,7 +63,7 @@ def work(rank: int, port: int, folder: str) -> None:
         share = loss(module, make_trees()[rank : rank + 1], "reference" in name)
         (2 * share).backward()  # DDP averages over processes
         torch.save([p.grad for p in module.parameters()], Path(folder) / f"{name} {rank}.pt")
-    del module, share  # the process group must not outlive its own end in here: see `World.leave`
+    del module, share  # the process group must not outlive its own end in here: see `Ranks.leave`
     gc.collect()
     dist.destroy_process_group()
 

@@ -1,4 +1,4 @@
-"""The promise: values and gradients of every layout equal those of separate, unpadded forwards, family by family."""
+"""Values and gradients of every layout equal those of separate, unpadded forwards, for each family."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ def forest(model, layout, trees, weights, gradients, **settings):
 @pytest.mark.parametrize("family", SHARING)
 @pytest.mark.parametrize("layout", ["shared", "packed"])
 def test_shared_and_packed(make_model, trees, weights, gradients, close, family, layout):
-    """In float64, to what float32 norms and rotary tables inside the models leave."""
+    """In float64; the tolerance is for float32 norms and rotary tables inside the models."""
     model = make_model(family)
     expected, expected_gradients = plain(model, trees, weights, gradients)
     logps, found = forest(model, layout, trees, weights, gradients)
@@ -84,7 +84,7 @@ def test_the_models_own_logits_serve_where_the_head_is_unknown(make_model, trees
 
 
 def test_large_weights_hide_nothing(make_model, trees, weights, gradients, close):
-    """Random weights are small and mistakes with them; thirty times as large, attention is sharp."""
+    """With small random weights errors are small too. With weights thirty times larger, attention is sharp."""
     model = make_model("gemma2")
     with torch.no_grad():
         for parameter in model.parameters():
@@ -97,7 +97,7 @@ def test_large_weights_hide_nothing(make_model, trees, weights, gradients, close
 
 
 def test_scored_tokens_only(make_model, trees):
-    """Several assistant turns in one response: what lies between them is context."""
+    """Several assistant turns in one response; the tokens between them are context."""
     model = make_model("llama")
     tree = trees[0]
     some = Response(tree.responses[2].token_ids, scored=token_ids([0, 3, 11]))
@@ -108,7 +108,7 @@ def test_scored_tokens_only(make_model, trees):
 
 
 def test_packs_change_nothing(make_model, trees):
-    """A tree alone, and among others."""
+    """A tree in a pack of its own, and in one with others."""
     module = PolicyModule(make_model("mistral"))
     with torch.no_grad():
         together = module(pack_trees(trees)).token_logps

@@ -1,4 +1,4 @@
-"""What routers do is counted as separate sequences have it, in every layout: transformers' own forwards say so."""
+"""Routers' loads and probabilities in every layout equal those of separate sequences in transformers' own forwards."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from tiltlm.models.loading import enable_checkpointing
 
 
 def make_mixture(make_model, family="mixtral", **changes):
-    """With routers that are sure of themselves."""
+    """Make a mixture with large router weights, so that loads are unequal."""
     model = make_model(family, **changes)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -62,7 +62,7 @@ def test_as_separate_sequences(make_model, trees, gradients, close, family, layo
 
 
 def test_layers_of_another_kind_and_padding(make_model, trees):
-    """An architecture that only a padded batch serves."""
+    """An architecture that needs the padded layout."""
     model = make_mixture(make_model, "qwen3_next")
     loads, probabilities = separate_routing(model, trees)
     found = PolicyModule(model, "padded")(pack_trees(trees), routing=True)
@@ -80,7 +80,7 @@ def test_a_head_of_unknown_shape(make_model, trees, layout):
 
 
 def test_bf16_products_do_not_round_the_counts(make_model, trees):
-    """Three trees ten times over: more tokens than bf16 can count."""
+    """Three trees, each ten times: more tokens than bf16 can count."""
     module = PolicyModule(make_mixture(make_model, dtype=torch.float32), precision="bf16")
     with torch.no_grad():
         found = module(pack_trees(trees * 10), routing=True)
@@ -100,7 +100,7 @@ def test_log_probabilities_are_the_same(make_model, trees):
 
 
 def test_with_checkpoints(make_model, trees, gradients, close):
-    """What is computed again in the backward pass is not counted again."""
+    """Recomputation in the backward pass is not counted again."""
     model = make_mixture(make_model)
     module = PolicyModule(model)
     expected = module(pack_trees(trees), routing=True)

@@ -21,7 +21,7 @@ from tiltlm.models.model_settings import ModelSettings
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-    # What torch and Triton say of themselves while they compile is theirs.
+    # torch and Triton give warnings about themselves while they compile.
     pytest.mark.filterwarnings("default"),
 ]
 
@@ -52,7 +52,7 @@ def case(**changes):
     ],
 )
 def test_the_fast_kernels_of_this_device_agree(changes, expected):
-    """Where one does not, a slower route is taken, and the reason says why."""
+    """If one does not, a slower route is taken, and the failure shows the reason."""
     route = route_of(case(**changes))
     assert route.name == expected, route
 
@@ -86,7 +86,7 @@ def test_compiled_equals_uncompiled(make_model, trees, weights, gradients, close
 
 @contextlib.contextmanager
 def no_waiting():
-    """Inside, the host must not wait for the device."""
+    """Make it an error inside the block that the host waits for the device."""
     torch.cuda.set_sync_debug_mode("error")
     try:
         yield
@@ -97,7 +97,7 @@ def no_waiting():
 @pytest.mark.parametrize(("family", "precision"), [("llama", "bf16"), ("mistral", "bf16"), ("gemma2", "bf16")])
 @pytest.mark.parametrize("layout", ["shared", "packed"])
 def test_a_forward_and_backward_never_wait_for_the_device(make_model, trees, weights, family, precision, layout):
-    """Of a new forest too, whose indices must be made and sent; kernels are chosen and compiled before."""
+    """This includes making and copying the indices of a new forest. The first call chooses and compiles kernels."""
     module = PolicyModule(make_model(family, torch.float32, head_dim=16).cuda(), layout, precision)
     weights = weights.float().cuda()
     for guard in (contextlib.nullcontext(), no_waiting()):

@@ -1,4 +1,4 @@
-"""The unshared arrangements, written out by hand for one forest."""
+"""The inputs of each layout, written out by hand for one forest."""
 
 import torch
 
@@ -43,7 +43,7 @@ def test_shared_row():
 
 
 def test_every_layout_reads_the_token_before_the_target():
-    """The token that predicts, in each arrangement, is the same token."""
+    """In each layout, the same token predicts the target."""
     expected = FOREST.token_ids[FOREST.predicts]
     for layout in ("shared", "packed", "padded"):
         inputs = arrange(FOREST, layout)

@@ -18,7 +18,7 @@ def test_best_fit_takes_the_tightest_pack():
     assert plan([6, 4, 5, 4], max_tokens=10) == [[0, 1], [2, 3]]
 
 
-def test_a_tree_beyond_the_budget_is_alone():
+def test_a_tree_beyond_the_budget_is_a_pack_of_its_own():
     assert plan([5, 100, 5], max_tokens=10) == [[0, 2], [1]]
 
 

@@ -18,7 +18,7 @@ from tiltlm.models.loading import enable_checkpointing
 
 
 def with_adapter(model, targets, seed=1):
-    """A LoRA adapter that changes something: fresh ones are zero."""
+    """Add a LoRA adapter with random weights; a fresh one changes nothing."""
     import peft
 
     torch.manual_seed(seed)
@@ -94,7 +94,7 @@ def test_lora_on_the_head_is_not_bypassed(make_model, trees, weights, gradients,
 
 
 def test_a_head_that_is_trained_beside_the_adapter_is_not_bypassed(make_model, trees):
-    """`modules_to_save`: a copy of the head is trained, and the original answers once adapters are off."""
+    """`modules_to_save`: a copy of the head is trained, and the original is used when adapters are off."""
     import peft
 
     base = make_model("llama")
@@ -134,7 +134,7 @@ def test_adapters_disabled_without_one_is_an_error(make_model):
 
 
 def test_stock_attention_generates_with_a_cache(make_model):
-    """Inside, a cache works and means the same; outside, a call without a layout is refused."""
+    """Inside the block, a cache works and gives the same values. Outside, a call without a layout is refused."""
     model = make_model("mistral")
     module = PolicyModule(model)
     prompt = torch.tensor([[1, 5, 9, 4, 7, 30, 2, 8]])
@@ -243,7 +243,7 @@ def test_positions_that_depend_on_neighbours_are_limited(make_model, rope, limit
 
 
 def test_a_negative_number_of_positions_is_no_limit():
-    """XLNet has −1, and positions relative to one another."""
+    """XLNet has −1, because its positions are relative."""
     assert exact_positions(transformers.XLNetConfig()) is None
 
 

@@ -55,7 +55,7 @@ def test_closing_keeps_the_slots_of_examples():
 @pytest.mark.parametrize("layout", ["shared", "packed", "padded"])
 @pytest.mark.parametrize("family", ["llama", "qwen2", "mistral", "gemma2", "gpt2", "mixtral"])
 def test_scores_and_gradients_are_those_of_stock_forwards(family, layout, trees, gradients, close, make_classifier):
-    """Separate and unpadded ones; and a padded batch, in values."""
+    """Separate, unpadded forwards; and in values, a padded batch."""
     model = make_classifier(family, pad_token_id=0)
     weights = torch.randn(6, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     model.set_attn_implementation(stock_attention_name(model))
@@ -71,7 +71,7 @@ def test_scores_and_gradients_are_those_of_stock_forwards(family, layout, trees,
 
 
 def test_the_score_is_the_last_tokens_and_of_nothing_else(trees, make_classifier):
-    """Another last token is another score; another response to the same prompt is none of its business."""
+    """Another last token gives another score. Another response to the same prompt does not change it."""
     module = ScoreModule(make_classifier())
     prompt = trees[0].prompt_ids
     one, two, three = (Response(token_ids([7, 8, last])) for last in (9, 10, 11))
@@ -95,7 +95,7 @@ def test_the_self_check_takes_what_is_right(family, layout, make_classifier):
 
 
 def test_the_self_check_refuses_what_is_wrong(make_classifier):
-    """BLOOM ignores the attention hook; a forced layout is no way round."""
+    """BLOOM ignores the attention hook. A forced layout is refused too."""
     model = make_classifier("bloom", torch.float32)
     choice = choose_layout(model, is_scorer=True)
     assert choice.layout == "padded"
@@ -139,7 +139,7 @@ def codes(scorer):
 
 
 def reloaded(path, trees):
-    """What everyone else gets from the folder."""
+    """Return the scores of the folder's model in transformers."""
     model, info = transformers.AutoModelForSequenceClassification.from_pretrained(path, output_loading_info=True)
     assert not info["missing_keys"]
     with torch.no_grad():
@@ -174,7 +174,7 @@ def test_a_saved_reward_model_is_an_ordinary_classifier(folder, tmp_path, trees)
 
 
 def test_an_end_token_that_pads_is_still_scored(tmp_path, make_model, trees, write_tokenizer):
-    """Padding with the end token, transformers would read the score of the token before it."""
+    """If padding were the end token, transformers would read the score of the token before it."""
     path = tmp_path / "model"
     make_model("llama", torch.float32, pad_token_id=2).save_pretrained(path)
     write_tokenizer(path, bos_token="<s>", eos_token="</s>", pad_token="</s>")

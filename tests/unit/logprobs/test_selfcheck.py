@@ -54,7 +54,7 @@ def test_a_forced_layout_that_is_right_is_taken(make_model, layout):
 
 
 class Leaking(nn.Module):
-    """A recurrence over the row, as convolutions and state-space layers have, hidden in a feed-forward layer."""
+    """A feed-forward layer with a recurrence over the row, as in convolutions and state-space layers."""
 
     def __init__(self, inner, strength):
         super().__init__()
@@ -246,7 +246,7 @@ def test_a_model_that_looks_ahead_is_refused():
 
 
 def test_a_small_leak_ahead_is_found(make_model):
-    """One part in ten thousand of the next token's embedding."""
+    """1e-4 of the next token's embedding is added."""
     model = make_model("llama", torch.float32)
     own = model.model.embed_tokens.forward
     model.model.embed_tokens.forward = lambda ids: own(ids) + 1e-4 * own(ids.roll(-1, dims=-1))

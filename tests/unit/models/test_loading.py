@@ -147,7 +147,7 @@ def test_a_fresh_adapter_changes_nothing_and_alone_is_trained(folder):
 
 
 def shaken(policy):
-    """The policy with an adapter that does something."""
+    """Give the adapter random weights, so that it changes the policy."""
     torch.manual_seed(0)
     with torch.no_grad():
         for name, parameter in policy.module.named_parameters():
@@ -189,7 +189,7 @@ def test_a_saved_policy_is_an_ordinary_folder(folder, tmp_path):
     assert transformers.AutoTokenizer.from_pretrained(target).eos_token == "</s>"
 
 
-def test_nothing_is_written_over_or_left_half(folder, tmp_path, monkeypatch):
+def test_nothing_is_overwritten_or_left_incomplete(folder, tmp_path, monkeypatch):
     policy = load_policy(settings(folder))
     with raises(RunError, "already_exists", key="folder", mentions=[str(folder)]):
         save_policy(policy, folder)
@@ -266,7 +266,7 @@ def test_damaged_weights(folder):
 
 
 def test_weights_of_half_a_model(folder):
-    """transformers fills what is missing with random numbers; here that is no model."""
+    """transformers would use random numbers for missing tensors; here it is an error."""
     from safetensors.torch import load_file, save_file
 
     tensors = load_file(folder / "model.safetensors")

@@ -54,7 +54,7 @@ def test_configuration_that_moves_no_logit_does_not(make, change):
 
 
 def test_layout_and_attention_do_not_count(make):
-    """They are verified equal before they are used."""
+    """Layouts are verified equal before they are used."""
     shared, padded = make(), PolicyModule(make().model, layout="padded")
     assert shared.config._attn_implementation != padded.config._attn_implementation
     assert base_digest(shared) == base_digest(padded)

@@ -19,7 +19,7 @@ BUDGET = 60
 
 
 def expected(policy: PolicyModule, trees: list[Tree]) -> torch.Tensor:
-    """One plain forward a sequence."""
+    """Compute log-probabilities by one plain forward per sequence."""
     with torch.no_grad(), policy.stock_attention():
         return plain_logps(policy.model, trees)
 
@@ -45,7 +45,7 @@ def assert_equal(actual: torch.Tensor, wanted: torch.Tensor) -> None:
 
 
 def move(policy: PolicyModule, only: str = "") -> None:
-    """A large step on everything that trains, unseen by autograd's counters, as fused optimisers do it."""
+    """Take a large step on all trained weights without increasing their versions, as fused optimisers do."""
     moved = [p for n, p in policy.named_parameters() if p.requires_grad and only in n]
     assert moved
     generator = torch.Generator().manual_seed(9)
@@ -221,9 +221,9 @@ def test_a_policy_trains_on_after_the_reference_ran(make, trees):
         policy.train()
         with_reference = gradients(policy, in_loop(weights))
         assert policy.training
-        alone = gradients(make(lora=True, is_zero=is_zero), None)
-        assert len(alone) == len(with_reference) > 0
-        for a, b in zip(alone, with_reference, strict=True):
+        plain = gradients(make(lora=True, is_zero=is_zero), None)
+        assert len(plain) == len(with_reference) > 0
+        for a, b in zip(plain, with_reference, strict=True):
             torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
 
 

@@ -36,7 +36,7 @@ def trained(policy: PolicyModule) -> dict[str, Tensor]:
 
 
 def move(policy: PolicyModule, seed: int = 0) -> dict[str, Tensor]:
-    """A large step on what trains; the weights after it, as a copy."""
+    """Take a large step on the trained weights, and return a copy of them."""
     generator = torch.Generator().manual_seed(seed)
     for tensor in trained(policy).values():
         tensor.add_(0.3 * torch.randn(tensor.shape, generator=generator))
@@ -44,7 +44,7 @@ def move(policy: PolicyModule, seed: int = 0) -> dict[str, Tensor]:
 
 
 def logps_with(policy: PolicyModule, weights: dict[str, Tensor], trees: list[Tree]) -> Tensor:
-    """The oracle: the same model with these weights put in, one plain forward a sequence."""
+    """Compute log-probabilities with these weights in the same model, by one plain forward per sequence."""
     own = {name: tensor.clone() for name, tensor in trained(policy).items()}
     policy.load_state_dict(weights, strict=False)
     with torch.no_grad(), policy.stock_attention():
@@ -84,7 +84,7 @@ def test_it_starts_as_the_policy(policy, trees):
 
 
 def test_an_update_is_the_weighted_mean_of_weights(policy, trees):
-    """Three updates against the closed form θ_ref = Σ α(1−α)^(n−k) θ_k + (1−α)^n θ_0, in float64 by hand."""
+    """Three updates are compared with the closed form θ_ref = Σ α(1−α)^(n−k) θ_k + (1−α)^n θ_0, in float64 by hand."""
     rate = 0.3
     expected = {name: tensor.double() for name, tensor in trained(policy).items()}
     reference = build(policy, rate=rate, period=1)
@@ -149,7 +149,7 @@ def test_gradients_are_those_without_a_reference(make, trees):
 
 
 def test_it_lends_its_distributions(policy, trees):
-    """Their divergence from the policy is 0 exactly where the policy is the reference."""
+    """The divergence is 0 if and only if the policy equals the reference."""
     reference = build(policy, live=True, rate=1, period=1)
     move(policy)
 
@@ -185,9 +185,9 @@ def test_nothing_is_stored_and_everything_is_said(make, trees, tmp_path, monkeyp
     assert not (tmp_path / "store").exists()
     assert (reference.name, reference.is_live) == ("moving", True)
     assert reference.digest == f"{base_digest(policy)} moving(0.6, 512)"
-    told = str(reference)
-    assert "moved 0.6 of the way to the policy after every 512 steps" in told
-    assert told.endswith("computed at every step")
+    line = str(reference)
+    assert "moved 0.6 of the way to the policy after every 512 steps" in line
+    assert line.endswith("computed at every step")
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ READ = frozenset({"ref_kls", "ref_entropy_shares"})
 
 
 def build(policy: PolicyModule, **settings: object) -> Reference:
-    """The reference of an objective that reads distributions."""
+    """Build the reference of an objective that reads distributions."""
     loaded = SimpleNamespace(module=policy, tokenizer=None, settings=ModelSettings("unused"))
     return build_reference(
         ReferenceSettings(**settings),  # type: ignore[arg-type]
@@ -33,14 +33,14 @@ def build(policy: PolicyModule, **settings: object) -> Reference:
 
 
 def step(policy: PolicyModule, trees: list[Tree]) -> None:
-    """A step of an optimiser, large enough to see."""
+    """Take one large optimiser step."""
     optimiser = torch.optim.AdamW([p for p in policy.parameters() if p.requires_grad], lr=0.05)
     policy(pack_trees(trees)).token_logps.sum().backward()
     optimiser.step()
 
 
 def assert_is(reference: Reference, wanted: PolicyModule, policy: PolicyModule, trees: list[Tree]) -> None:
-    """What the reference lends to `policy` are the log-probabilities and distributions of `wanted`.
+    """Assert that `policy` sees the log-probabilities and distributions of `wanted` as those of the reference.
 
     Distributions are the same where no token's divergence from one to the other is above 0.
     """
@@ -55,7 +55,7 @@ def assert_is(reference: Reference, wanted: PolicyModule, policy: PolicyModule, 
 
 
 def moved_by(reference: Reference, policy: PolicyModule, trees: list[Tree]) -> float:
-    """Largest divergence of a token's distribution from the reference's."""
+    """Return the largest divergence of a token's distribution from the reference's."""
     with torch.no_grad():
         return float(policy(pack_trees(trees), READ, reference.states(trees)).extra("ref_kls").max())
 
@@ -72,7 +72,7 @@ def test_initial_is_the_untrained_model_after_full_fine_tuning(make, trees):
 @pytest.mark.parametrize(("name", "is_zero"), [("initial", True), ("initial", False), ("base", False)])
 @pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "lm_head"]])
 def test_adapters_need_no_second_model(make, trees, name, is_zero, targets):
-    """A new adapter is switched off, a continued one is as it was loaded; on the head too."""
+    """A new adapter is switched off; a continued one is used as loaded. The same holds on the head."""
     pytest.importorskip("peft")
     policy = make(lora=True, is_zero=is_zero, targets=targets)
     reference = build(policy, name=name)
@@ -92,7 +92,7 @@ def test_another_model(make, trees):
 
 
 def test_a_moving_reference_lends_what_it_is_at_the_moment(make, trees):
-    """Its head too, which is swapped in only while its states are taken."""
+    """Its head is put in place only while its states are computed."""
     policy = make()
     reference = MovingReference(policy, rate=1.0, period=1, max_tokens=100)
     step(policy, trees)
@@ -141,7 +141,7 @@ def test_references_without_weights_have_no_distributions(make, trees):
 
 
 def test_a_policy_trains_on_beside_its_own_states(make, trees):
-    """Adapters are on again in the forward, and the mode and gradients of the policy are as they were."""
+    """Adapters are on again in the forward; the mode and the gradients of the policy are unchanged."""
     pytest.importorskip("peft")
     policy = make(lora=True, is_zero=False).train()
     reference = build(policy, name="base")

@@ -89,7 +89,7 @@ def test_a_rare_token_of_a_large_vocabulary_keeps_its_probability():
 
 @pytest.mark.parametrize("size", [1, 127, 128, 129, 1000])
 def test_blocks_change_nothing(size):
-    """Against one running sum over the whole vocabulary, with tokens and whole blocks of no probability among them."""
+    """Compare with one running sum over the whole vocabulary, with tokens and whole blocks of probability 0."""
     generator = torch.Generator().manual_seed(size)
     logits = 3 * torch.randn(400, size, generator=generator)
     logits[

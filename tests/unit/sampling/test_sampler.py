@@ -1,4 +1,4 @@
-"""Sampling against plain forwards, known distributions, and itself in other company."""
+"""Sampling compared with plain forwards, known distributions, and the same prompts in other batches."""
 
 import logging
 
@@ -98,7 +98,7 @@ def test_a_seed_is_a_result(policy):
     assert texts(once) != texts(sample(policy, asked, 4, SETTINGS, seed=8, end_token_ids=[END]))
 
 
-def test_what_a_prompt_yields_does_not_depend_on_its_company(policy):
+def test_samples_of_a_prompt_do_not_depend_on_the_batch(policy):
     asked = prompts(5, 9, 6, 14, 7, 5)
     together = texts(sample(policy, asked, 4, SETTINGS, **SEED))
     assert len(set(map(str, together))) == len(asked)
@@ -109,8 +109,8 @@ def test_what_a_prompt_yields_does_not_depend_on_its_company(policy):
         assert together == texts(sample(policy, asked, 4, other, **SEED))
 
 
-def test_looking_seldom_changes_nothing(policy, monkeypatch):
-    """Rows that have ended go on unread until the next look, as on a device that has to be waited for."""
+def test_rare_checks_change_nothing(policy, monkeypatch):
+    """Rows that have ended continue until the next check, as on a device. Their further tokens are not read."""
     asked = prompts(4, 5, 6)
     expected = sample(policy, asked, 20, SETTINGS, **SEED)
     monkeypatch.setitem(LOOK_EVERY, "cpu", 5)
@@ -122,8 +122,8 @@ def test_looking_seldom_changes_nothing(policy, monkeypatch):
         np.testing.assert_allclose(a.token_logps, b.token_logps, atol=1e-5, rtol=0)
 
 
-def test_what_is_found_to_pad_exactly():
-    """Attention, windows or not; recurrent states would have read the padding, so lfm2 is batched by length."""
+def test_models_that_pad_exactly():
+    """Attention with and without windows is exact. lfm2 has recurrent states, which would read the padding."""
     found = {}
     for family, config in CONFIGS.items():
         policy = build(config)
@@ -133,14 +133,14 @@ def test_what_is_found_to_pad_exactly():
 
 
 def test_a_model_that_reads_its_padding_is_found(policy):
-    """One whose forward takes a mask and drops it."""
+    """Its forward accepts a mask and ignores it."""
     broken = build(LLAMA)
     forward = broken.model.forward
 
-    def deaf(input_ids, attention_mask=None, position_ids=None, **keywords):
+    def without_mask(input_ids, attention_mask=None, position_ids=None, **keywords):
         return forward(input_ids, position_ids=position_ids, **keywords)
 
-    broken.model.forward = deaf
+    broken.model.forward = without_mask
     with torch.no_grad(), broken.stock_attention():
         assert not pads_exactly(broken.model, prompts(4, 9))
     asked = prompts(4, 9)
@@ -264,7 +264,7 @@ def test_wrong_use_is_an_error(policy):
         sample(policy, prompts(3), 0, SETTINGS, **SEED)
 
 
-def test_numbers_that_are_none_are_an_error():
+def test_nan_is_an_error():
     broken = build(LLAMA)
     with torch.no_grad():
         broken.model.get_input_embeddings().weight.fill_(torch.nan)
@@ -275,7 +275,7 @@ def test_numbers_that_are_none_are_an_error():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_on_a_device_the_same_numbers_decide():
-    """In float32, where rounding moves no draw of these few from one token to another."""
+    """In float32, where rounding changes none of these few draws."""
     asked = prompts(4, 6, 9)
     here, there = (texts(sample(build(LLAMA).to(device), asked, 4, SETTINGS, **SEED)) for device in ("cpu", "cuda"))
     same = [a == b for mine, its in zip(here, there, strict=True) for a, b in zip(mine, its, strict=True)]

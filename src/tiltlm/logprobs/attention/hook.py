@@ -36,7 +36,7 @@ _HARMLESS = frozenset(
 class AttentionRecord:
     """The attention calls of one forward, for the self-check and for reports.
 
-    It is passed beside the layout as the keyword `attention_record` of the model call.
+    It is passed together with the layout, as the keyword `attention_record` of the model call.
     """
 
     windows: list[int | None] = field(default_factory=list)

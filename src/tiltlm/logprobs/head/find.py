@@ -1,4 +1,4 @@
-"""The search for what a model does after its last hidden states: a head, then perhaps a scale and a soft cap.
+"""The search for a model's head, and for the scale and the soft cap that it applies to its logits.
 
 It compares with the model's own logits, because configurations name these transforms in many ways.
 """

@@ -102,7 +102,7 @@ def test_one_compilation_serves_all_layers(make_model):
 
 
 def test_a_copy_is_compiled_too(make_model):
-    """As the frozen copy that a reference keeps; it is its own layers that are compiled, not the first one's."""
+    """A reference keeps such a copy. The copy compiles its own layers, not those of the original."""
     module = PolicyModule(make_model("llama", torch.float32, num_hidden_layers=3))
     expected = measure(module, 0)
     module.compile_layers("eager")
@@ -130,7 +130,7 @@ def test_stock_attention_runs_uncompiled(make_model):
 
 
 def test_the_last_layer_keeps_its_hooks(make_model):
-    """Its pieces see fewer tokens than the layer does, which a compiled layer could not know."""
+    """Its submodules get fewer tokens than the layer, which a compiled layer would not allow."""
     module = PolicyModule(make_model("llama", torch.float32, num_hidden_layers=3))
     module.compile_layers("eager")
     *others, last = decoder_layers(module.bare_model)

@@ -38,7 +38,7 @@ def whole_mask(layout, window):
 
 @pytest.fixture(autouse=True)
 def uncompiled(monkeypatch):
-    """Kernels traced and differentiated as for CUDA, and run as they are."""
+    """Trace and differentiate kernels as for CUDA, and run them uncompiled."""
     compile_ = torch.compile
     monkeypatch.setattr(flex.torch, "compile", lambda call, dynamic: compile_(call, dynamic=dynamic, backend="eager"))
     monkeypatch.setattr(torch_flex, "_validate_device", lambda *_: None)
@@ -61,7 +61,7 @@ def test_the_rule_is_the_definition(trees, window):
 @pytest.mark.parametrize("window", [None, 1, 60, 140, 200])
 @pytest.mark.parametrize("layout", [layout_of(TREES), layout_of(LONG), drawn(1), Layout((1000,), ((300, 200),))])
 def test_blocks_are_those_of_the_mask(layout, window):
-    """Needed where any token sees any; whole where all see all, and the keys are of one segment."""
+    """A block is needed where any query sees any key; it is whole where all see all and the keys are of one segment."""
     size = -(-layout.num_tokens // flex.BLOCK)
     padded = torch.zeros(size * flex.BLOCK, size * flex.BLOCK, dtype=torch.bool)
     padded[: layout.num_tokens, : layout.num_tokens] = whole_mask(layout, window)
@@ -74,7 +74,7 @@ def test_blocks_are_those_of_the_mask(layout, window):
 
 
 def test_whole_blocks_occur():
-    """The comparison above must have something to compare."""
+    """Otherwise the comparison above would be empty."""
     assert flex.blocks(Layout((1000,), ((300, 200),)), None)[1].sum() > 10
     assert flex.blocks(Layout((1000,), ((300, 200),)), 300)[1].sum() > 5
 
@@ -128,7 +128,7 @@ def test_layouts_lengths_and_windows_compile_nothing_again(scores):
 
 
 def test_a_row_of_one_block_and_a_row_of_one_token():
-    """The smallest shapes, which compilers like to treat apart."""
+    """The smallest shapes, for which compilers often make special code."""
     for layout in (layout_of(TREES), Layout((1,), ((),))):
         query, key, value = (torch.randn(1, 2, layout.num_tokens, 16) for _ in range(3))
         found, expected = (

@@ -21,7 +21,7 @@ LAYOUT = ((7, 1, 4), ((3, 1, 5), (2,), ()))
 
 
 class Caller(nn.Module):
-    """Stands in for a model's attention layer."""
+    """Replaces a model's attention layer."""
 
     is_causal = True
 

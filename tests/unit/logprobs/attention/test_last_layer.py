@@ -1,4 +1,4 @@
-"""The last layer skips what nobody reads: fewer tokens through its MLP. That numbers stay equal is test_equality's."""
+"""The last layer skips what is not read: fewer tokens go through its MLP. test_equality.py checks the numbers."""
 
 import copy
 import gc
@@ -32,7 +32,7 @@ def layers_of(module):
 
 
 class Seen:
-    """How many tokens came to a submodule, call by call."""
+    """The number of tokens that a submodule gets in each call."""
 
     def __init__(self, module):
         self.counts = []
@@ -40,7 +40,7 @@ class Seen:
 
 
 def test_read_tokens():
-    """Of a prompt with responses the last token, and everything else."""
+    """The last token of a prompt with responses, all tokens of responses, and prompts without responses."""
     layout = Layout((3, 2, 4), ((2, 1), (), (5,)))
     assert layout.read(torch.device("cpu")).tolist() == [2, 3, 4, 5, 6, 7, 11, 12, 13, 14, 15, 16]
 
@@ -73,7 +73,7 @@ def test_recomputation_skips_as_well(make_model, trees):
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_stock_attention_is_whole(make_model, trees, checkpointing):
-    """A row of as many tokens as the forest before it, read by the model itself."""
+    """The model itself computes all of a row, even of one with as many tokens as the forest before it."""
     model = make_model("llama").train()
     if checkpointing:
         enable_checkpointing(model)
@@ -87,7 +87,7 @@ def test_stock_attention_is_whole(make_model, trees, checkpointing):
 
 
 def test_other_layouts_are_whole(make_model, trees):
-    """A model may be wrapped twice; where prompts are repeated every token may be read."""
+    """A model may be wrapped twice. In the other layouts every token may be read."""
     model = make_model("llama")
     with torch.no_grad():
         expected = PolicyModule(model, "padded")(pack_trees(trees)).token_logps
@@ -97,8 +97,8 @@ def test_other_layouts_are_whole(make_model, trees):
     torch.testing.assert_close(packed, expected)
 
 
-def test_a_copy_is_on_its_own(make_model, trees):
-    """What a reference keeps is a copy, hooks included; neither hears of the other's rows."""
+def test_a_copy_has_its_own_hooks(make_model, trees):
+    """A reference keeps a copy with its hooks. Calls of one do not change the other."""
     module = PolicyModule(make_model("llama"))
     with torch.no_grad():
         expected = [module(pack_trees(part)).token_logps for part in (trees, trees[:2])]
@@ -116,7 +116,7 @@ def test_wrapping_again_hooks_once(make_model):
 
 
 def test_hooks_go_where_another_layout_is_tried(make_model, trees):
-    """The self-check tries layouts on the user's own model: what it refused leaves nothing behind."""
+    """The self-check tries layouts on the user's own model. After a refused layout no hooks remain."""
     model = make_model("llama")
     before = sum(len(m._forward_pre_hooks) for m in model.modules())
     shared = PolicyModule(model)
@@ -129,14 +129,14 @@ def test_hooks_go_where_another_layout_is_tried(make_model, trees):
 
 
 class Twice(LlamaDecoderLayer):
-    """Attends, and attends to what came of it."""
+    """A layer that runs twice, the second time on its own output."""
 
     def forward(self, hidden_states, **keywords):
         return super().forward(super().forward(hidden_states, **keywords), **keywords)
 
 
 def test_a_layer_that_attends_twice_shares_whole(make_model):
-    """Its second attention reads what the first made of the prompt: the self-check finds that and goes on sharing."""
+    """Its second attention reads all of the prompt. The self-check finds that, and shares without skipping."""
     model = make_model("llama")
     for layer in model.model.layers:
         layer.__class__ = Twice
@@ -146,7 +146,7 @@ def test_a_layer_that_attends_twice_shares_whole(make_model):
 
 
 def test_hooks_keep_no_model_alive(make_model, trees):
-    """A copy that served as a reference is gone when it is dropped, without the garbage collector."""
+    """A copy is freed when its last reference is deleted, without the garbage collector."""
     module = PolicyModule(make_model("llama"))
     module(pack_trees(trees)).seq_logps.sum().backward()
     attention = weakref.ref(layers_of(module)[-1].self_attn)

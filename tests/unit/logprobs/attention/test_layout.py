@@ -25,7 +25,7 @@ def definition(trees, window):
 
 
 def whole(layout, window):
-    """The mask that the blocks of a layout amount to."""
+    """Return the mask of the whole row that the blocks of a layout define."""
     mask = torch.zeros(layout.num_tokens, layout.num_tokens, dtype=torch.bool)
     starts = [sum(layout.segments[:i]) for i in range(len(layout.segments))]
     for i, block in enumerate(layout.blocks(window, torch.device("cpu"))):
@@ -44,7 +44,7 @@ def layout_of(trees):
 @pytest.mark.parametrize("window", [None, 1, 3, 8, 100])
 @pytest.mark.parametrize("whole_tree", [256, 5, 0])
 def test_blocks_are_the_definition(monkeypatch, window, whole_tree):
-    """Whether trees are one call or many."""
+    """For trees of one call and of several calls."""
     monkeypatch.setattr(layouts, "WHOLE_TREE", whole_tree)
     layout = layout_of(TREES)
     assert torch.equal(whole(layout, window), definition(TREES, window))

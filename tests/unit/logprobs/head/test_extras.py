@@ -126,7 +126,7 @@ def test_gradcheck(route, name):
 @pytest.mark.parametrize("route", ROUTES)
 @pytest.mark.parametrize("extra", sorted(ALL))
 def test_each_extra_alone_is_the_same_number(route, extra):
-    """What is not asked for is absent, and changes no log-probability and no gradient."""
+    """Extras that are not requested are absent. An extra changes no log-probability and no gradient."""
     hidden, module, targets = draw()
     beside, _ = reference_states()
     whole = route_values(route, HEADS["both"], hidden, module, targets, ALL, beside)
@@ -155,7 +155,7 @@ def test_no_gradient_reaches_the_reference(route):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
 def test_a_policy_beside_itself_has_no_divergence(head, dtype):
-    """Exactly: the same chunks of the same products. The gradient is zero but for the rounding of π − π_ref."""
+    """It is exactly 0: the same chunks of the same products. The gradient is 0 up to the rounding of π − π_ref."""
     hidden, module, targets = draw()
     hidden, module = hidden.detach().to(dtype).requires_grad_(), module.to(dtype)
     beside = States(hidden.detach(), module.weight.detach(), module.bias.detach(), head)
@@ -203,7 +203,7 @@ def test_limits_of_uniform_and_certain_distributions():
 @pytest.mark.parametrize("route", ["fused", "module"])
 @pytest.mark.parametrize("extras", [frozenset(), ALL])
 def test_no_rows_times_vocabulary_is_kept_for_the_backward(monkeypatch, route, extras):
-    """Where logits exceed the budget. Kept are rows, the heads, and a few numbers a row."""
+    """Where logits exceed the budget, only rows, heads and a few numbers per row are kept."""
     monkeypatch.setattr(chunked, "KEEP_BYTES", 0)
     rows, vocabulary, chunk, width = 64, 200, 4, 3
     module = nn.Linear(width, vocabulary)
@@ -231,8 +231,8 @@ def test_bf16_weights_still_give_float32_values():
     torch.testing.assert_close(found.ref_kls.double(), kls, atol=1e-5, rtol=0)
 
 
-def test_what_a_reference_lends_is_not_written_into(monkeypatch):
-    """Its logits, where they are all it has: chunks are worked on in place."""
+def test_states_of_the_reference_are_not_changed(monkeypatch):
+    """Chunks are changed in place, but not the logits of a reference with a head of unknown shape."""
     monkeypatch.setattr(chunked, "KEEP_BYTES", 0)
     hidden, module, targets = draw()
     logits = module(hidden.detach()).detach() + 1
@@ -326,7 +326,7 @@ def test_extras_are_absent_where_nobody_asks(make_model, trees):
 @pytest.mark.parametrize("own_route", ["fused", "model"])
 @pytest.mark.parametrize("ref_route", ["fused", "model"])
 def test_heads_of_unknown_shape_on_either_side(make_model, trees, gradients, close, own_route, ref_route):
-    """By the models' own logits; a row that predicts several responses repeats."""
+    """From the models' own logits; a row that predicts tokens of several responses repeats."""
     model = make_model("llama")
     reference = PolicyModule(other_than(model, make_model, "llama"), head=Head(ref_route))
     forest = pack_trees(trees)
@@ -338,7 +338,7 @@ def test_heads_of_unknown_shape_on_either_side(make_model, trees, gradients, clo
 
 
 def test_adapters_on_the_head_are_off_on_the_references_side(make_model, trees, weights, gradients, close):
-    """The reference of a policy in place: its states are taken with adapters off, the forward runs with them on."""
+    """The reference is the policy without adapters: states with adapters off, the forward with adapters on."""
     base = make_model("gemma2", tie_word_embeddings=False)
     theirs = dense_logits(base, trees).detach()
     peft = pytest.importorskip("peft")

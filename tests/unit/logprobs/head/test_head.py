@@ -96,7 +96,7 @@ def test_nothing_is_kept_without_gradient():
 
 
 def test_bf16_weights_still_give_float32_sums():
-    """300 tokens of −2 or so: a sum in bf16 is off by whole nats, ours by what bf16 weights themselves are off."""
+    """300 tokens of about −2: a sum in bf16 would be off by whole nats."""
     hidden, module, targets = draw(rows=300, width=32, vocabulary=400, dtype=torch.bfloat16)
     with torch.no_grad():
         out = logps(Head(), hidden, module, targets)
@@ -187,7 +187,7 @@ def _divided(model, input_ids, use_cache):
 
 
 def test_a_wrapped_head_is_called_as_a_module(make_model):
-    """A subclass, as adapters and quantised layers are, does more than its weight says."""
+    """A subclass, as adapters and quantised layers are, computes more than its weight."""
     model = make_model("llama")
 
     class Wrapped(nn.Linear):

@@ -66,7 +66,7 @@ def test_a_merged_file_is_not_larger_than_a_full_one(monkeypatch):
 
 
 def test_merging_ends_and_a_row_is_rarely_copied():
-    """A thousand files of one size, each put followed by what it asks for."""
+    """A thousand files of one size are put, each followed by the merges that it causes."""
     sizes: dict[str, int] = {}
     num_copied = 0
     for put in range(1000):
@@ -93,7 +93,7 @@ def test_many_puts_become_few_files(tmp_path, few):
 
 
 def test_what_is_merged_is_there_once(tmp_path, monkeypatch):
-    """Two processes computed the same, and one of them with longer answers."""
+    """Two processes computed the same sequences, one of them with longer responses."""
     kept, other = store(tmp_path), store(tmp_path)
     for number in range(3):
         kept.put([entry(number)])
@@ -120,7 +120,7 @@ def test_a_reader_keeps_what_another_has_merged(tmp_path, few):
 
 
 def test_a_file_that_goes_while_it_is_opened_is_no_damage(tmp_path, monkeypatch, caplog):
-    """Between a reader's look at the folder and its opening a file, another process has merged."""
+    """Another process has merged after a reader listed the folder and before it opens a file."""
     store(tmp_path).put([entry(0)])
     glob = Path.glob
     rest = [files(tmp_path)[0].with_name("gone.arrow")]
@@ -159,7 +159,7 @@ def test_a_crash_before_the_old_files_are_removed_loses_nothing(tmp_path, few, m
 
 
 def crash(path: Path, missing_ok: bool = False) -> None:
-    """Stop where the first merged file would go; temporary names have no file by then."""
+    """Stop when the first merged file would be removed; temporary names have no file then."""
     if path.suffix == ".arrow":
         raise KeyboardInterrupt
 
@@ -304,7 +304,7 @@ def test_two_processes_write_and_merge_at_once(tmp_path, few, caplog):
     with subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path), "10000"]) as writer:
         while writer.poll() is None:
             kept.refresh()
-            if num_put == 0 or (len(kept) > num_put and num_put < 100):  # not while it still starts
+            if num_put == 0 or (len(kept) > num_put and num_put < 100):  # not while the writer is still starting
                 kept.put([entry(num_put)])
                 num_put += 1
             assert_has(kept, range(num_put))
@@ -324,7 +324,7 @@ def used_at(path: Path, seconds: float) -> None:
 
 
 def three_runs(folder: Path) -> list[Path]:
-    """Files of three runs with weights of their own, the one in the middle used first."""
+    """Make the files of three runs with different weights; the second was used first."""
     paths = []
     for weights, seconds in (("a", 2000), ("b", 1000), ("c", 3000)):
         kept = store(folder, weights=weights)
@@ -350,7 +350,7 @@ def test_what_a_run_reads_or_writes_stays(tmp_path, caplog):
     b = three_runs(tmp_path)[1]
     run = store(tmp_path, 1, weights="b")
     assert_has(run, range(1), length=500)
-    assert b.stat().st_mtime > 3000, "stamped"
+    assert b.stat().st_mtime > 3000, "marked as used"
     run.put([entry(1)])
     run.tidy()
     assert b in files(tmp_path)

@@ -30,7 +30,7 @@ def store(folder: Path | None, weights: str = WEIGHTS, path: str = PATH) -> Refe
 
 
 def entry(response: list[int], context: TokenIds = CONTEXT) -> Entry:
-    """Values that tell tokens and sequences apart."""
+    """Return values that differ between tokens and sequences."""
     values = -np.cumsum(np.array(response, dtype=np.float32)) / 7 - float(context.sum())
     return context, token_ids(response), values.astype(np.float32)
 
@@ -80,7 +80,7 @@ def test_a_response_cut_on_the_right_is_found_and_nothing_else_is(folder):
 
 @pytest.fixture(params=["as it is", "half", "constant"])
 def digests(request, monkeypatch) -> str:
-    """Digests of which the half that the index sorts by is one for all contexts, or a small number."""
+    """Make digests whose first half, which the index sorts by, is equal for all contexts or a small number."""
     real = shard_module.context_digest
 
     def colliding(context: bytes) -> bytes:
@@ -99,7 +99,7 @@ sequences = st.tuples(context_tokens, tokens)
 
 
 def value_of(context: tuple[int, ...], response: tuple[int, ...]) -> np.ndarray:
-    """A number for every token that depends on what comes before it, as log-probabilities do."""
+    """Return a number per token that depends on the tokens before it, as log-probabilities do."""
     texts = [f"{context}{response[: i + 1]}" for i in range(len(response))]
     return np.array([-zlib.crc32(text.encode()) / 2**32 for text in texts], np.float32)
 
@@ -107,7 +107,7 @@ def value_of(context: tuple[int, ...], response: tuple[int, ...]) -> np.ndarray:
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
 @given(st.lists(st.lists(sequences, max_size=12), max_size=6), st.lists(sequences, max_size=30), st.integers(0, 5))
 def test_agrees_with_a_dictionary(tmp_path_factory, digests, puts, queries, num_merged):
-    """Few tokens, so that duplicates, beginnings and shared contexts abound; some of the files merged."""
+    """Few distinct tokens give many duplicates, prefixes and shared contexts. Some of the files are merged."""
     root = None if num_merged == 0 else tmp_path_factory.mktemp("store")
     kept = store(root)
     known: dict[tuple[tuple[int, ...], tuple[int, ...]], np.ndarray] = {}
@@ -176,7 +176,7 @@ def test_a_torn_file_is_skipped_and_said(tmp_path, caplog):
 
 
 def test_no_altered_bit_becomes_a_wrong_number(tmp_path, caplog):
-    """Every byte of a file, one at a time: found exactly, or not found; never something else."""
+    """Whichever byte of a file is changed, a value is found unchanged or not at all."""
     entries = [entry([1, 2, 3]), entry([1, 2, 4, 5]), entry([9], token_ids([8]))]
     store(tmp_path).put(entries)
     (file,) = files(tmp_path)
@@ -209,7 +209,7 @@ def test_a_damaged_value_is_said_when_it_is_read(tmp_path, caplog):
     assert has_event(caplog, "store_damaged", file=file.name, code="wrong_checksum", rows=1)
     caplog.clear()
     assert kept.get([asked([1, 2, 3])]) == [None]
-    assert not caplog.text, "said once"
+    assert not caplog.text, "logged once"
     kept.put([entry([1, 2, 3])])
     for reader in (kept, store(tmp_path)):
         np.testing.assert_array_equal(reader.get([asked([1, 2, 3])])[0], entry([1, 2, 3])[2])
