@@ -28,8 +28,8 @@ print(prompts[0], *responses[0], sep="\n")
 # %% [markdown]
 # ## Compare
 #
-# Usually people say which response they prefer. In this world a known reward says it: it counts the courtesies of a reply,
-# from 0 to 4. The best and the worst reply to each prompt become one comparison.
+# Usually people say which response they prefer. In this world a known reward says it: it counts the courtesies of a
+# reply, from 0 to 4. The best and the worst reply to each prompt become one comparison.
 
 # %%
 rows = []
@@ -53,8 +53,8 @@ for title, response in zip(row.titles, row.responses, strict=True):
 # %% [markdown]
 # ## Train
 #
-# Every setting has the same name in Python, in a YAML file and on the command line. A quarter of the prompts is held out:
-# training never sees them, and only they can say whether it helped.
+# Every setting has the same name in Python, in a YAML file and on the command line. A quarter of the prompts is held
+# out: training never sees them, and only they can say whether it helped.
 
 # %%
 run = tiltlm.train(
@@ -82,8 +82,8 @@ evaluated = run.metrics.dropna(subset="eval_loss")
 print(evaluated[["step", "eval_loss", "eval_rewards/margins", "eval_rewards/accuracies"]].to_string(index=False))
 
 # %% [markdown]
-# DPO starts at a loss of log 2 and a margin of 0, because the policy still equals its reference. If the curves of training
-# and held-out data separate, the policy memorises.
+# DPO starts at a loss of log 2 and a margin of 0, because the policy still equals its reference. If the curves of
+# training and held-out data separate, the policy memorises.
 
 # %%
 run.plot()
@@ -91,7 +91,8 @@ run.plot()
 # %% [markdown]
 # ## Compare samples
 #
-# The trained model is an ordinary Hugging Face folder. Here the reward is known, so we can measure what usually nobody can.
+# The trained model is an ordinary Hugging Face folder. Here the reward is known, so we can measure what usually
+# nobody can.
 
 # %%
 trained = tiltlm.load_policy(run.path / "model")

@@ -1,12 +1,12 @@
 # %% [markdown]
 # # An objective of your own
 #
-# A method is a reward × a link × a shape of data. DPO is the log-ratio × the logistic link × pairs. We keep the reward and
-# the pairs, and write another link.
+# A method is a reward × a link × a shape of data. DPO is the log-ratio × the logistic link × pairs. We keep the
+# reward and the pairs, and write another link.
 #
-# The logistic link log(1 + e^(−u)) grows without bound. If an annotator confused the two responses of a pair, this pair has
-# more influence the better the policy gets. The *Savage loss* σ(−u)² (Masnadi-Shirazi and Vasconcelos 2008) is bounded: a
-# pair with a very negative margin has almost no gradient.
+# The logistic link log(1 + e^(−u)) grows without bound. If an annotator confused the two responses of a pair, this
+# pair has more influence the better the policy gets. The *Savage loss* σ(−u)² (Masnadi-Shirazi and Vasconcelos 2008)
+# is bounded: a pair with a very negative margin has almost no gradient.
 
 # %%
 import json
@@ -29,8 +29,8 @@ folder.mkdir(parents=True, exist_ok=True)
 # %% [markdown]
 # ## The link
 #
-# A link takes a margin u (reward of the chosen response minus reward of the rejected one) and returns a loss, element by
-# element.
+# A link takes a margin u (reward of the chosen response minus reward of the rejected one) and returns a loss, element
+# by element.
 
 
 # %%
@@ -61,9 +61,9 @@ figure.savefig(folder / "links.png")
 # %% [markdown]
 # ## The method
 #
-# One function, registered under its own name. Its parameters are the settings that a configuration may give. Its docstring
-# has three paragraphs: a line "Name: meaning.", the formula, and five sections. It is the only place where the method is
-# described.
+# One function, registered under its own name. Its parameters are the settings that a configuration may give. Its
+# docstring has three paragraphs: a line "Name: meaning.", the formula, and five sections. It is the only place where
+# the method is described.
 
 
 # %%
@@ -87,9 +87,9 @@ print(tiltlm.describe_objective("savage_dpo"))
 # %% [markdown]
 # ## A check against theory
 #
-# What does it learn from infinitely many comparisons? If winners are drawn with probability p = σ(r_w − r_l), the loss
-# p·ℓ(u) + (1−p)·ℓ(−u) of a pair is smallest where σ(u) = p. That is the margin of DPO. So both methods have the same optimum,
-# π* ∝ π_ref·exp(r/β). In a finite world this can be checked to many digits:
+# What does it learn from infinitely many comparisons? If winners are drawn with probability p = σ(r_w − r_l), the
+# loss p·ℓ(u) + (1−p)·ℓ(−u) of a pair is smallest where σ(u) = p. That is the margin of DPO. So both methods have the
+# same optimum, π* ∝ π_ref·exp(r/β). In a finite world this can be checked to many digits:
 
 # %%
 world = FiniteWorld.of(
@@ -105,8 +105,8 @@ assert torch.allclose(found.logps, world.optimum(0.5), atol=1e-5)
 # %% [markdown]
 # ## Training
 #
-# It is now a method like any other: for Python calls, for configurations, and in weighted sums. We train it on comparisons
-# of which every fifth is wrong.
+# It is now a method like any other: for Python calls, for configurations, and in weighted sums. We train it on
+# comparisons of which every fifth is wrong.
 
 # %%
 text_world = TextWorld()
@@ -146,5 +146,5 @@ print(run)
 run.plot()
 
 # %% [markdown]
-# How to add a method to the package itself, with its row in the test battery, is in docs/extending.md. A reward of your own
-# works in the same way.
+# How to add a method to the package itself, with its row in the test battery, is in docs/extending.md. A reward of
+# your own works in the same way.

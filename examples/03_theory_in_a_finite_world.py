@@ -1,9 +1,9 @@
 # %% [markdown]
 # # From Z to π* to the DPO loss, in a finite world
 #
-# One prompt with K possible responses. Everything that theory writes as an expectation is a sum of K numbers here, so every
-# claim can be checked to many digits. A `FiniteWorld` has five tensors: rewards, lengths, the reference policy, and two
-# matrices: how pairs are drawn, and which response of a pair is preferred.
+# One prompt with K possible responses. Everything that theory writes as an expectation is a sum of K numbers here, so
+# every claim can be checked to many digits. A `FiniteWorld` has five tensors: rewards, lengths, the reference policy,
+# and two matrices: how pairs are drawn, and which response of a pair is preferred.
 
 # %%
 from pathlib import Path
@@ -37,8 +37,8 @@ assert torch.allclose(best, world.optimum(beta))
 print(f"Z = {log_z.exp():.3f};  π* =", [f"{p:.3f}" for p in best.exp().tolist()])
 
 # %% [markdown]
-# Why is it the best? Put π* into J and you find J(π) = β·log Z − β·KL(π‖π*). The first part does not depend on π, and KL is
-# never negative. So the largest value is β·log Z, and only π* has it. Any other policy shows the gap:
+# Why is it the best? Put π* into J and you find J(π) = β·log Z − β·KL(π‖π*). The first part does not depend on π, and
+# KL is never negative. So the largest value is β·log Z, and only π* has it. Any other policy shows the gap:
 
 # %%
 other = torch.log_softmax(torch.randn(5, generator=torch.Generator().manual_seed(0), dtype=torch.float64), 0)
@@ -59,9 +59,9 @@ figure.savefig(folder / "tilt.png")
 # %% [markdown]
 # ## The reward inside the policy
 #
-# Solve the formula of π* for the reward: r(y) = β·log π*(y)/π_ref(y) + β·log Z. Every policy is the optimal one of *some*
-# reward. And a comparison needs only a difference of two rewards, where β·log Z cancels. That is the idea of DPO: no reward
-# model, no Z.
+# Solve the formula of π* for the reward: r(y) = β·log π*(y)/π_ref(y) + β·log Z. Every policy is the optimal one of
+# *some* reward. And a comparison needs only a difference of two rewards, where β·log Z cancels. That is the idea of
+# DPO: no reward model, no Z.
 
 # %%
 implicit = beta * (best - world.ref_logps)
@@ -72,8 +72,8 @@ assert torch.allclose(implicit - implicit[0], world.reward - world.reward[0])
 # %% [markdown]
 # ## The DPO loss
 #
-# People prefer y_i to y_j with probability σ(r_i − r_j) (Bradley and Terry). The log-likelihood of their comparisons, with
-# the implicit reward in place of r, is the DPO loss: −log σ(β·[log π(y_w)/π_ref(y_w) − log π(y_l)/π_ref(y_l)]).
+# People prefer y_i to y_j with probability σ(r_i − r_j) (Bradley and Terry). The log-likelihood of their comparisons,
+# with the implicit reward in place of r, is the DPO loss: −log σ(β·[log π(y_w)/π_ref(y_w) − log π(y_l)/π_ref(y_l)]).
 # `population_loss` is its expectation over infinitely many comparisons. π* should minimise it, and it does:
 
 # %%
@@ -121,6 +121,7 @@ plt.close(figure)
 figure.savefig(folder / "frontier.png")
 
 # %% [markdown]
-# `dpo` lies on the frontier, because its optimum is the tilt by the true reward. `ipo` has another link, so its optimum tilts
-# by another function of the preferences; `sft` imitates the winners and stays below. `tests/theory` checks such statements for
-# every method of the catalogue. Change `reward`, `ref_logits` or `beta` above, and run the cells again.
+# `dpo` lies on the frontier, because its optimum is the tilt by the true reward. `ipo` has another link, so its
+# optimum tilts by another function of the preferences; `sft` imitates the winners and stays below. `tests/theory`
+# checks such statements for every method of the catalogue. Change `reward`, `ref_logits` or `beta` above, and run the
+# cells again.

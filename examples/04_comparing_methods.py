@@ -1,8 +1,9 @@
 # %% [markdown]
 # # Comparing methods
 #
-# A sweep trains once for every value of a setting and writes one page that compares the runs. All runs share a store of
-# reference log-probabilities: what the first run computes, the others read. Here: three methods, then three values of β.
+# A sweep trains once for every value of a setting and writes one page that compares the runs. All runs share a store
+# of reference log-probabilities: what the first run computes, the others read. Here: three methods, then three values
+# of β.
 
 # %%
 import json
@@ -38,8 +39,8 @@ print(min(len(rows), 40), "comparisons")
 # %% [markdown]
 # ## Three methods
 #
-# What all runs share is the configuration. It may also be a YAML file. The method varies, each with the published default
-# of its β. These have different units, so the margins cannot be compared. The accuracies can.
+# What all runs share is the configuration. It may also be a YAML file. The method varies, each with the published
+# default of its β. These have different units, so the margins cannot be compared. The accuracies can.
 
 # %%
 common = {
@@ -53,8 +54,8 @@ methods = tiltlm.sweep(common, {"objective": ["dpo", "ipo", "simpo"]}, output=fo
 
 
 # %% [markdown]
-# Each run has its full report. We make a small table of two numbers on held-out data, with their intervals: how often the
-# chosen response has the higher reward, and how far the policy moved from its reference.
+# Each run has its full report. We make a small table of two numbers on held-out data, with their intervals: how often
+# the chosen response has the higher reward, and how far the policy moved from its reference.
 
 
 # %%
@@ -78,7 +79,8 @@ def table(sweep):
 print(table(methods).round(2))
 
 # %% [markdown]
-# With so few held-out comparisons the intervals are wide. If they overlap, the data does not say which method is better.
+# With so few held-out comparisons the intervals are wide. If they overlap, the data does not say which method is
+# better.
 #
 # ## The β dial
 #
