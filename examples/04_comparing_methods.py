@@ -47,7 +47,7 @@ common = {
     "model": str(world.model_path()),
     "data": {"train": str(pairs), "eval_fraction": 0.4},
     "reference": {"store": str(folder / "store")},
-    "training": {"learning_rate": 5e-4, "max_steps": 6, "batch_size": 8},
+    "training": {"learning_rate": 5e-4, "num_epochs": 5, "batch_size": 8},
     "evaluation": {"num_prompts": 4, "num_samples": 4, "max_new_tokens": 24},
 }
 methods = tiltlm.sweep(common, {"objective": ["dpo", "ipo", "simpo"]}, output=folder / "methods", overwrite=True)

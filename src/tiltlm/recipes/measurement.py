@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tiltlm.core import Example, TokenIds
 from tiltlm.data.cache.fingerprints import prompt_numbers
@@ -144,15 +145,24 @@ def held_out_change(ready: Prepared, before: Measurement, after: Measurement) ->
     )
 
 
-def sample_change(ready: Prepared, before: Measurement, after: Measurement) -> SampleComparison | None:
-    """Compare the samples before and after training; None if there are none."""
+def sample_change(
+    ready: Prepared, before: Measurement, after: Measurement, gold: tuple[ArrayLike, ArrayLike] | None = None
+) -> SampleComparison | None:
+    """Compare the samples before and after training; None if there are none.
+
+    Args:
+        ready: The prepared run.
+        before: The measurement before training.
+        after: The measurement after training.
+        gold: [P, n] gold rewards of the samples before and after training, if they are known.
+    """
     if before.draws is None or after.draws is None:
         return None
 
     def decode(ids: TokenIds) -> str:
         return str(ready.policy.tokenizer.decode(ids.tolist(), skip_special_tokens=True))
 
-    texts = sample_texts(before.draws, after.draws, decode)
+    texts = sample_texts(before.draws, after.draws, decode, gold=gold)
     return compare_samples(before.draws, after.draws, texts, starts_at_reference=starts_at_kl_reference(ready))
 
 

@@ -17,12 +17,12 @@ from tiltlm.core import Example
 from tiltlm.data import Accounting, DataSettings, Encoder, PreferenceData
 from tiltlm.data.cache.fingerprints import fingerprint
 from tiltlm.distributed import Ranks
-from tiltlm.evaluation import Gold, SampleSet, compare_gold
+from tiltlm.evaluation import SampleSet, compare_gold
 from tiltlm.models import ModelSettings, Policy, load_policy
 from tiltlm.recipes.prepare import encoder_of, name_reference, note_all
 from tiltlm.recipes.progress import ProgressCallback, silent
 from tiltlm.recipes.run_settings import EvaluationSettings, RunSettings
-from tiltlm.recipes.train import carry_out
+from tiltlm.recipes.train import MeasuredGold, carry_out
 from tiltlm.recipes.trained_run import TrainedRun
 from tiltlm.runs import RunDirectory, check_contents
 from tiltlm.sampling import Sampled, SamplingSettings, sample
@@ -178,8 +178,8 @@ def lines(examples: Sequence[Example], encoder: Encoder, world: TextWorld) -> li
     return [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
 
 
-def gold_of(world: TextWorld, before: SampleSet, after: SampleSet, encoder: Encoder) -> Gold:
-    """Return the gold reward of the samples of policy and reference, and the frontier."""
+def gold_of(world: TextWorld, before: SampleSet, after: SampleSet, encoder: Encoder) -> MeasuredGold:
+    """Return the gold reward of the samples of policy and reference, with the frontier, and the rewards of both."""
 
     def rewards(draws: SampleSet) -> list[list[float]]:
         prompts = [encoder.plain_text(ids) for ids in draws.prompts]
@@ -189,6 +189,6 @@ def gold_of(world: TextWorld, before: SampleSet, after: SampleSet, encoder: Enco
         ]
 
     assert after.ref_logps is not None, "the measurement scores the policy's samples under the reference"
-    return compare_gold(
-        rewards(after), after.logps - after.ref_logps, rewards(before), LEVELS, reward_name="courtesies"
-    )
+    of_before, of_after = rewards(before), rewards(after)
+    gaps = after.logps - after.ref_logps
+    return compare_gold(of_after, gaps, of_before, LEVELS, reward_name="courtesies"), (of_before, of_after)

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import yaml
+from numpy.typing import ArrayLike
 
 from tiltlm.core import RunError
 from tiltlm.distributed import Ranks
@@ -35,7 +36,9 @@ SHOWN = ("loss", "rewards/accuracies", "rewards/margins")
 """Metrics that are shown beside the progress bar."""
 
 
-GoldMeasure = Callable[[SampleSet, SampleSet], Gold]
+MeasuredGold = tuple[Gold, tuple[ArrayLike, ArrayLike]]
+"""The comparison by a gold reward, and the [P, n] rewards of the samples before and after training."""
+GoldMeasure = Callable[[SampleSet, SampleSet], MeasuredGold]
 """Computes the gold reward of samples before and after training, in a world whose reward is known."""
 
 
@@ -145,12 +148,13 @@ def conclude(
 ) -> TrainedRun:
     """Measure again after the last step, save the policy and write the report. Only rank 0 calls it."""
     after = measure_policy(ready, settings, "samples after", progress, trained=True)
+    measured, rewards = gold(before.draws, after.draws) if gold and before.draws and after.draws else (None, None)
     report = replace(
         make_report(run, ready, settings, result),
         held_out=held_out_change(ready, before, after),
         training_accuracy=training_accuracy(ready, settings),
-        samples=sample_change(ready, before, after),
-        gold=gold(before.draws, after.draws) if gold and before.draws and after.draws else None,
+        samples=sample_change(ready, before, after, rewards),
+        gold=measured,
     )
     report = replace(report, title=title) if title else report
     save(ready, run.path, report)
