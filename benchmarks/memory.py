@@ -20,6 +20,7 @@ from workload import SHAPES
 from tiltlm.core.example import Response, token_ids
 from tiltlm.core.forest import Forest, Tree, pack_trees
 from tiltlm.logprobs import PolicyModule
+from tiltlm.models.loading import enable_checkpointing
 from tiltlm.training.optim.optimizer import build_optimizer, optimizer_tensors
 from tiltlm.training.training_settings import TrainingSettings
 
@@ -65,7 +66,7 @@ def measure(shape: str, max_tokens: int) -> dict[str, int]:
     num_parameters = sum(p.numel() for p in policy.parameters())
     found = {"parameters (count)": num_parameters, "weights": 4 * num_parameters, "gradients": 4 * num_parameters}
     found["kept by the forward"] = kept_bytes(policy, forest)
-    model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    enable_checkpointing(model)
     found["kept, gradient_checkpointing"] = kept_bytes(policy, forest)
     kinds = ("adamw", "adamw_8bit") if importlib.util.find_spec("bitsandbytes") else ("adamw",)
     for kind in kinds:

@@ -19,6 +19,7 @@ from tiltlm.core import ConfigError
 from tiltlm.distributed.ranks import Ranks
 from tiltlm.distributed.wrapping import full_tensor, trainable_copy, wrap
 from tiltlm.logprobs import PolicyModule, ScoreModule
+from tiltlm.models.loading import enable_checkpointing
 from tiltlm.objectives import aot, aot_unpaired, bco, dpo, kto, reward_model, sft
 from tiltlm.reference.moving import MovingReference
 from tiltlm.runs.directory import RunDirectory
@@ -56,7 +57,7 @@ def language_model(tied, lora):
         num_key_value_heads=1, tie_word_embeddings=tied, bos_token_id=1, eos_token_id=2,
     )  # fmt: skip
     model = transformers.LlamaForCausalLM(config).double().train()
-    model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    enable_checkpointing(model)
     if lora:
         model = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False))
         model = model.double()
