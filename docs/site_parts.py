@@ -70,13 +70,15 @@ def kind_of(value: Any) -> str:
 
 
 def entry(name: str, value: Any) -> str:
-    """Return the autodoc directive of one public name.
+    """Return the directive of one public name.
 
-    An object that its own package exports as well is written out there, and here in short.
+    A class that its own package exports as well is written out there only, and here a link leads to it.
     """
     if inspect.isclass(value):
-        short = _home(name, value) != name
-        return f".. autoclass:: {name}\n" + ("   :no-members:\n   :no-special-members:\n" if short else "")
+        home = _home(name, value)
+        package, _, short = name.rpartition(".")
+        link = f".. py:class:: {short}\n   :module: {package}\n\n   The same class as :py:class:`{home}`.\n"
+        return f".. autoclass:: {name}\n" if home == name else link
     if inspect.isfunction(value):
         return f".. autofunction:: {name}\n"
     readable = len(repr(value)) <= 80 and " at 0x" not in repr(value)

@@ -94,12 +94,12 @@ print(table(dial).round(2))
 # %%
 figure, axes = plt.subplots(figsize=(5, 3), layout="constrained")
 for run, beta in zip(dial.runs, (0.05, 0.5, 5.0), strict=True):
-    margin, kl = run.report.held_out.contrast.margin.after, run.report.samples.after.kl
-    axes.plot([kl.estimate] * 2, [margin.low / beta, margin.high / beta], "-", color="C0")
-    axes.plot(kl.estimate, margin.estimate / beta, "o", color="C0")
-    axes.annotate(f"  β = {beta:g}", (kl.estimate, margin.estimate / beta))
-axes.set_xlabel("KL from the reference, nats per response")
-axes.set_ylabel("held-out margin / β, nats")
+    kl = run.report.samples.after.kl
+    axes.plot([beta, beta], [kl.low, kl.high], color="C0")
+    axes.plot(beta, kl.estimate, "o", color="C0")
+axes.set_xscale("log")
+axes.set_xlabel("β")
+axes.set_ylabel("KL from the reference, nats")
 plt.close(figure)
 figure.savefig(folder / "beta.png")
 

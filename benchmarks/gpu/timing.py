@@ -285,9 +285,10 @@ def attention_record(
         for h in (heads, groups, groups)
     ]
     record: dict[str, Any] = {"profile": profile, "tokens": layout.num_tokens}
-    for name, module in (("varlen", varlen), ("flex", flex), ("segments", segments)):
+    routes = {"varlen": varlen.attend_varlen, "flex": flex.attend_flex, "segments": segments.attend_segments}
+    for name, function in routes.items():
 
-        def run(attend: Any = module.attend) -> None:
+        def run(attend: Any = function) -> None:
             out = attend(*leaves, layout, None, Scores(width**-0.5))
             torch.autograd.grad(out.sum(), leaves)
 

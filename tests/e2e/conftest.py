@@ -1,4 +1,4 @@
-"""A small real run that several tests look at: the text world's pairs, the bundled model, the whole path."""
+"""A small real run that several tests examine, on pairs of the text world and the bundled model."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ from tiltlm.worlds import TextWorld
 
 @pytest.fixture(scope="session", autouse=True)
 def own_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """No test reads or fills the user's own reference store."""
+    """Use a reference store of the tests, not the user's own."""
     folder = tmp_path_factory.mktemp("store")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TILTLM_STORE", str(folder))
@@ -21,19 +21,19 @@ def own_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def model() -> str:
-    """The bundled tiny model."""
+    """Return the folder of the bundled tiny model."""
     return str(TextWorld().model_path())
 
 
 def pairs(num: int, seed: int = 0) -> list[dict[str, str]]:
-    """Rows of the text world: two replies to one request, the kinder one chosen."""
+    """Return rows of the text world: two replies to one request, the kinder one chosen."""
     world, rows = TextWorld(), []
     replies = world.corpus(seed, 40 * num)
     by_prompt: dict[str, set[str]] = {}
     for row in replies:
         by_prompt.setdefault(row["prompt"], set()).add(row["completion"])
-    for prompt, said in by_prompt.items():
-        ranked = sorted(said, key=lambda text: (world.reward(prompt, text), text))
+    for prompt, texts in by_prompt.items():
+        ranked = sorted(texts, key=lambda text: (world.reward(prompt, text), text))
         if world.reward(prompt, ranked[-1]) > world.reward(prompt, ranked[0]):
             rows.append({"prompt": prompt, "chosen": ranked[-1], "rejected": ranked[0]})
     return rows[:num]
@@ -46,7 +46,7 @@ def write_rows(path: Path, rows: list) -> Path:
 
 @pytest.fixture(scope="session")
 def some_pairs() -> list[dict[str, str]]:
-    """Rows as they are written to a file."""
+    """Return rows as they are written to a file."""
     return pairs(48)
 
 
@@ -70,7 +70,7 @@ FAST = {"evaluation.num_prompts": 2, "evaluation.num_samples": 2, "evaluation.ma
 
 @pytest.fixture(scope="session")
 def train(model: str) -> Callable:
-    """`tiltlm.train` with little sampling."""
+    """Return `tiltlm.train` with little sampling."""
 
     def run(output: Path, **settings):
         return tiltlm.train(model=model, output=output, **{**FAST, **settings})
@@ -80,7 +80,7 @@ def train(model: str) -> Callable:
 
 @pytest.fixture(scope="session")
 def trained(train, data, tmp_path_factory):
-    """DPO on the pairs, a few epochs, 25 % of prompts held out."""
+    """Return a run of DPO on the pairs: four epochs, 25 % of the prompts held out."""
     output = tmp_path_factory.mktemp("runs") / "dpo"
     return train(
         output, data=data, objective="dpo", beta=0.5, learning_rate=1e-3, num_epochs=4, batch_size=8,

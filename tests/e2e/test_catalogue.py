@@ -15,13 +15,13 @@ pytestmark = pytest.mark.usefixtures("blank_figures")
 REQUIRED = {"beta": 5.0, "alpha": 0.25}
 """Values of knobs that have no default."""
 OVER = {"cal_dpo": {"beta": 0.1}, "sppo": {"beta": 0.1}}
-"""Published defaults ask these for hundreds of nats, which a few dozen steps do not begin to reach."""
+"""With their published defaults these aim at hundreds of nats, too far for a few dozen steps."""
 FROM_ZERO_DOWNWARDS = {"discopop"}
-"""Its slope at a margin of 0 is (1 − log 2)/(4τ) − ¾, above 0 at τ = 0.05: at first it moves the wrong way."""
+"""The slope of its loss at a margin of 0 is (1 − log 2)/(4τ) − ¾, above 0 at τ = 0.05: the margin first falls."""
 
 
 def rows_for(shape: str, found: list[dict]) -> list[dict]:
-    """Two replies to each request, the kinder one better, in the form that the method learns from."""
+    """Return two replies to each request, the kinder one better, in the shape that the method needs."""
     world = TextWorld()
     if shape == "unpaired":
         return [

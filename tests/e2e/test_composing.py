@@ -1,4 +1,4 @@
-"""Objectives put together in a configuration train, are kept by the run, and can be swept over."""
+"""Objectives composed in a configuration can be trained, are stored in the run, and can be swept over."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The benchmark of a CUDA card runs from end to end in tiny, so that nobody finds a slip on a lent card."""
+"""The benchmark for CUDA runs completely on a tiny model, so that mistakes are found without a GPU."""
 
 import json
 import subprocess

@@ -14,7 +14,7 @@ MOVING = {"reference": {"name": "moving", "rate": 1.0, "period": 6}}
 
 @pytest.mark.parametrize("lora", [False, True])
 def test_the_report_measures_to_the_untrained_policy(train, data, tmp_path, caplog, lora):
-    """The last of 6 steps makes the reference the policy: to it every margin is 0, to the untrained policy none."""
+    """After the last of 6 steps the reference equals the policy: margins to it are 0, to the untrained policy not."""
     adapter = {"model.lora.r": 4} if lora else {}
     with caplog.at_level("INFO", "tiltlm"):
         run = train(

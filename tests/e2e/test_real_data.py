@@ -1,4 +1,4 @@
-"""Real pairs and a real small language model: the whole path on what people will bring."""
+"""A run from end to end with real pairs and a real small language model."""
 
 import json
 
@@ -38,7 +38,7 @@ def test_lora_on_some_pairs(stories, hh, tmp_path):
 
 @pytest.mark.slow
 def test_kto_on_single_labels(stories, hh, tmp_path):
-    """The unpaired form of some pairs: one thumb up, one thumb down."""
+    """Some pairs in unpaired form: one desirable and one undesirable response each."""
     import gzip
 
     rows = []

@@ -1,4 +1,4 @@
-"""A reward model from the outside: trained from pairs by the same command, saved as what transformers loads."""
+"""A reward model is trained from pairs by the same command and saved as a classifier of transformers."""
 
 import json
 import re
@@ -53,11 +53,11 @@ def test_its_report_is_accuracy_and_margin_on_held_out_pairs(reward_model):
 
 
 def test_the_folder_scores_as_the_command_does(reward_model, data, tmp_path):
-    """Transformers' own classifier, text by text, against `tiltlm score`."""
+    """`tiltlm score` gives the scores of transformers' own classifier, computed text by text."""
     folder = reward_model.path / "model"
     file = tmp_path / "rows.jsonl"
-    told = tiltlm.score(model=folder, data=data, objective="reward_model", per_example=file)
-    assert told["metrics"]["rewards/margins"] > 0.5
+    result = tiltlm.score(model=folder, data=data, objective="reward_model", per_example=file)
+    assert result["metrics"]["rewards/margins"] > 0.5
     scores = [{r["role"]: r["score"] for r in row["responses"]} for row in rows_of(file)]
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -108,7 +108,7 @@ def test_an_adapter_is_trained_with_the_head_and_merged(train, data, tmp_path):
 
 
 def test_packing_changes_no_number(reward_model, data):
-    """Budgets of a row and of everything: the same loss, since a score is its own sequence's alone."""
+    """The loss is the same with one row per pack and with all rows in one: a score depends only on its own sequence."""
     folder = reward_model.path / "model"
     losses = [
         tiltlm.score(model=folder, data=data, objective="reward_model", **{"training.max_tokens": budget})["loss"]
@@ -118,12 +118,12 @@ def test_packing_changes_no_number(reward_model, data):
 
 
 def test_the_margin_of_the_data_is_subtracted(reward_model, data, tmp_path):
-    """A large offset makes the loss of every comparison about offset − margin."""
+    """With a large offset the loss of every comparison is close to offset − margin."""
     with_margin = tmp_path / "margin.jsonl"
     with_margin.write_text("".join(json.dumps({**row, "offset": 30.0}) + "\n" for row in rows_of(data)))
     folder = reward_model.path / "model"
-    told = tiltlm.score(model=folder, data=with_margin, objective="reward_model")
-    assert told["loss"] == pytest.approx(30 - told["metrics"]["rewards/margins"], abs=1e-3)
+    result = tiltlm.score(model=folder, data=with_margin, objective="reward_model")
+    assert result["loss"] == pytest.approx(30 - result["metrics"]["rewards/margins"], abs=1e-3)
 
 
 def test_a_reference_is_refused(train, data, tmp_path):
@@ -132,7 +132,7 @@ def test_a_reference_is_refused(train, data, tmp_path):
 
 
 def test_a_link_on_likelihoods_is_refused(train, data, tmp_path):
-    """Parts may be combined in YAML; this combination has nothing to read."""
+    """Parts may be combined in YAML, but this combination needs log-probabilities that a reward model lacks."""
     objective = {"data": "pairs", "reward": "learned", "link": "logistic", "regularisers": [{"name": "chosen_nll"}]}
     with raises(ConfigError, "needs_policy", key="objective"):
         train(tmp_path / "run", data=data, **{**SETTINGS, "objective": objective})

@@ -1,4 +1,4 @@
-"""`tiltlm score` against a plain per-sequence computation in float64, for every objective and layout."""
+"""`tiltlm score` equals a plain computation per sequence in float64, for every objective and layout."""
 
 import json
 
@@ -14,12 +14,11 @@ from tiltlm.core import ConfigError
 from tiltlm.objectives import build
 
 IN_EVERY_LAYOUT = {"dpo", "ipo", "simpo", "orpo", "kto", "sft", "tdpo1", "wpo", "rainbowpo"}
-"""The rest reads nothing else of the forward than these do; one layout is enough for their formulas."""
+"""The other methods read the same outputs of the forward as these, so one layout is enough for them."""
 
 
 def next_tokens(folder: str, prompt: str, response: str) -> tuple[np.ndarray, np.ndarray]:
-    """log π(·|·) wherever a token of the response and its end is predicted, by one unpadded forward in float64; and
-    those tokens."""
+    """Return log π(·|·) at each token of the response and its end, by one forward in float64, and the tokens."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64, attn_implementation="eager").eval()
     context = tokenizer(prompt).input_ids
@@ -32,7 +31,7 @@ def next_tokens(folder: str, prompt: str, response: str) -> tuple[np.ndarray, np
 
 @pytest.fixture(scope="module")
 def answers(model, trained, data):
-    """What a formula needs of each chosen and rejected response, worked out the plain way."""
+    """Compute what a formula needs of each chosen and rejected response, without tiltlm."""
     found = []
     for line in data.read_text().splitlines()[:8]:
         row = json.loads(line)
@@ -55,7 +54,7 @@ def answers(model, trained, data):
 
 
 SCORES = (0.9, 0.2)
-"""Of every chosen and every rejected response."""
+"""Score of every chosen and of every rejected response."""
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +67,7 @@ def few(data, tmp_path_factory):
 
 
 TOLERANCE = {"float64": 1e-6, "float32": 1e-5}
-"""Of log-probabilities relative to their own size, of losses to the largest of them."""
+"""Relative to its size for a log-probability, and to the largest loss for a loss."""
 
 
 @pytest.mark.parametrize(
@@ -82,7 +81,7 @@ TOLERANCE = {"float64": 1e-6, "float32": 1e-5}
     ],
 )
 def test_score_is_the_papers_formula_on_plain_forwards(case, dtype, layout, few, trained, model, answers, tmp_path):
-    """In float64 to six digits (stored references and eager softmax are float32); a user's float32 adds rounding."""
+    """float64 agrees to six digits (stored references and eager softmax are float32); float32 adds rounding."""
     tolerance = TOLERANCE[dtype]
     lines = tmp_path / "rows.jsonl"
     objective = build(case.name, **case.knobs)
@@ -110,7 +109,7 @@ def test_score_is_the_papers_formula_on_plain_forwards(case, dtype, layout, few,
 
 
 def by_hand(case, answers, metrics, objective):
-    """Loss of every example, where it has one of its own, and of all of them."""
+    """Return the loss of every example (None if it has no loss of its own), and of all examples."""
     unpaired = [(a, good) for pair in answers for a, good in zip(pair, (True, False), strict=True)]
     duels = [cases.Duel(w, r, 0.0, SCORES[0] - SCORES[1]) for w, r in answers]
     if case.duels:

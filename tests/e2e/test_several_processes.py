@@ -1,4 +1,4 @@
-"""`tiltlm train` under a launcher: two processes end in the run directory of one, and speak with one voice."""
+"""`tiltlm train` under a launcher: two processes write the run directory of one process; only rank 0 prints."""
 
 import json
 import os
@@ -29,16 +29,16 @@ SETTINGS = {
     "evaluation.num_prompts": 2, "evaluation.num_samples": 2, "evaluation.max_new_tokens": 8,
 }  # fmt: skip
 BEST = {"training.best_metric": "eval_logps/chosen"}
-"""The weights after few steps, brought back at the end."""
+"""The best weights come from an early step and are restored at the end."""
 RUNS = {
     "replicate": {},
     "shard": {"training.parallel": "shard", **BEST},
     "lora": {"model.lora.r": 4},
     "lora shard": {"model.lora.r": 4, "training.parallel": "shard", "reference.cache": False},
 }
-"""What two processes do."""
+"""Name → settings of the runs in two processes."""
 ALIKE = {"replicate": "full", "shard": "best", "lora": "lora", "lora shard": "lora"}
-"""And what one process does instead."""
+"""Name → the run of one process that must be equal."""
 
 
 def start(arguments, folder: Path, rank: int, port: int) -> subprocess.Popen:
@@ -52,7 +52,7 @@ def start(arguments, folder: Path, rank: int, port: int) -> subprocess.Popen:
 
 @dataclass
 class Ended:
-    """What processes left behind, by rank."""
+    """Exit codes and outputs of the processes, by rank."""
 
     codes: list[int]
     out: list[str]
@@ -63,18 +63,18 @@ class Ended:
 
 
 def launch(arguments, folder: Path, meanwhile=lambda processes: None) -> Ended:
-    """What the launchers do, but for their own words."""
+    """Start the processes as a launcher does, and wait for them."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     processes = [start(arguments, folder, rank, port) for rank in range(NUM_RANKS)]
     try:
         meanwhile(processes)
-        told = [process.communicate(timeout=120) for process in processes]
+        outputs = [process.communicate(timeout=120) for process in processes]
     finally:
         for process in processes:
             process.kill()
-    return Ended([p.returncode for p in processes], [out for out, _ in told], [err for _, err in told])
+    return Ended([p.returncode for p in processes], [out for out, _ in outputs], [err for _, err in outputs])
 
 
 def command(model, data, output: Path, **settings) -> list[str]:
@@ -84,7 +84,7 @@ def command(model, data, output: Path, **settings) -> list[str]:
 
 @pytest.fixture(scope="module")
 def together(model, data, tmp_path_factory):
-    """The runs of two processes."""
+    """Return the folder of the runs of two processes, and their outputs."""
     folder = tmp_path_factory.mktemp("together")
     commands = [command(model, data, folder / name, **SETTINGS, **own) for name, own in RUNS.items()]
     commands.append([*command(model, data, folder / "again", **SETTINGS, **RUNS["shard"]), "--resume"])
@@ -94,7 +94,7 @@ def together(model, data, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def alone(model, data, tmp_path_factory):
-    """The runs of one process."""
+    """Return the folder of the runs of one process."""
     folder = tmp_path_factory.mktemp("alone")
     for name, own in {"full": {}, "best": BEST, "lora": {"model.lora.r": 4}}.items():
         tiltlm.train(model=model, data=data, output=folder / name, **SETTINGS, **own)
@@ -124,7 +124,7 @@ def assert_same_run(found: Path, expected: Path) -> None:
 
 
 def flat(value, path="") -> dict:
-    """The leaves of a JSON value by their path."""
+    """Return the leaves of a JSON value by their path."""
     if isinstance(value, dict):
         return {k: v for key, item in value.items() for k, v in flat(item, f"{path}/{key}").items()}
     if isinstance(value, list):
@@ -139,7 +139,7 @@ def test_two_processes_end_in_the_run_of_one(together, alone, name):
 
 @pytest.mark.parametrize("name", RUNS)
 def test_two_processes_write_the_report_of_one(together, alone, name):
-    """Measured by one process from the whole policy: what was held out, the verdict, samples, facts."""
+    """Rank 0 measures the whole policy: held-out data, verdict, samples, facts."""
     found, expected = (
         json.loads((folder / "report.json").read_text()) for folder in (together[0] / name, alone / ALIKE[name])
     )
@@ -153,12 +153,12 @@ def test_two_processes_write_the_report_of_one(together, alone, name):
 
 
 def test_the_best_weights_are_not_the_last(alone):
-    """Or the run `best` would be no test of bringing them back."""
+    """Otherwise the run `best` would not test that the best weights are restored."""
     best, last = (load_file(alone / name / "model" / "model.safetensors") for name in ("best", "full"))
     assert any(not torch.allclose(best[name], last[name], atol=1e-4) for name in best)
 
 
-def test_the_first_process_speaks(together):
+def test_only_rank_0_prints(together):
     _, ended = together
     assert ended.out[0].count("report  ") == len(RUNS) + 1
     assert "training.parallel=shard" in ended.err[0]
@@ -167,15 +167,15 @@ def test_the_first_process_speaks(together):
 
 
 def test_each_process_computes_its_share_of_the_reference_once(together):
-    """A line about the reference has two numbers: sequences from the store, sequences computed."""
+    """The log line of the reference has two numbers: sequences read from the store, sequences computed."""
     lines = [line for line in together[1].err[0].splitlines() if line.startswith("reference")]
     numbers = [re.findall(r"\b\d+\b", line) for line in lines]
     assert ["0", "128"] in numbers
     assert ["128", "0"] in numbers
 
 
-def test_shards_go_on_where_they_were(together):
-    """From a checkpoint that was written after an evaluation, when the root's weights lay gathered."""
+def test_shards_resume_exactly(together):
+    """The checkpoint was written after an evaluation, when the weights of the root module were gathered."""
     folder, ended = together
     assert "step-00000012" in ended.err[0]
     assert_same_run(folder / "again", folder / "shard")
@@ -214,7 +214,7 @@ def test_a_signal_to_one_process_stops_all_with_a_checkpoint(model, data, tmp_pa
 
 
 @pytest.mark.parametrize("call", ["quickstart", "score", "sweep"])
-def test_commands_for_one_process_say_so(call, model, data, tmp_path, monkeypatch):
+def test_commands_for_one_process_refuse_several(call, model, data, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     calls = {
         "quickstart": lambda: tiltlm.quickstart(output=tmp_path / "run"),
@@ -228,7 +228,7 @@ def test_commands_for_one_process_say_so(call, model, data, tmp_path, monkeypatc
     assert not (tmp_path / "run").exists()
 
 
-def test_shards_need_somebody_to_share_with(train, data, tmp_path):
+def test_shards_need_several_processes(train, data, tmp_path):
     with raises(ConfigError, "needs_several_processes", key="training.parallel"):
         train(tmp_path / "run", data=data, objective="dpo", **{"training.parallel": "shard"})
     assert not (tmp_path / "run").exists()

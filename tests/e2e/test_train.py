@@ -1,4 +1,4 @@
-"""From pairs to a trained and measured model, as a user would: the run directory, resuming, objectives, adapters."""
+"""Training from pairs as a user does it: the run directory, resuming, objectives, adapters, sweeps."""
 
 import json
 import re
@@ -93,7 +93,7 @@ def test_an_appended_row_costs_one(train, data, tmp_path, caplog):
 
 
 def test_resume_equals_uninterrupted(train, data, trained, tmp_path):
-    """A run whose last checkpoints are gone, resumed, ends in the same weights bit for bit."""
+    """A run that lost its last checkpoint and was resumed ends in the same weights, bit for bit."""
     copy = tmp_path / "copy"
     shutil.copytree(trained.path, copy)
     newest = max((copy / "checkpoints").iterdir(), key=lambda p: p.name)

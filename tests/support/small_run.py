@@ -11,7 +11,7 @@ TRAIN, HELD_OUT = rows(10), rows(5, seed=1)
 
 
 class Run:
-    """One process's life: open the directory, train, perhaps be killed."""
+    """A run in a new directory, up to its end or to a kill."""
 
     def __init__(self, folder, objective=None, resume=False, kill_after=None, poisoned=(), policy=None, **settings):
         self.notes = []

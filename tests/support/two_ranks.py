@@ -151,7 +151,7 @@ def moving(ranks, folder, lora, parallel="replicate"):
 
 
 def stopped_and_resumed(ranks, folder):
-    """A run that is stopped in the middle and goes on."""
+    """A run that is stopped in the middle and resumed."""
     try:
         train(ranks, folder, "dpo", "shard", stop_at=16)
     except Interrupted as stop:

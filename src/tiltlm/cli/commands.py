@@ -11,7 +11,7 @@ import typer
 from tiltlm.cli.launched import is_first
 from tiltlm.config.command import OPTIONS, Command
 
-OVERRIDES = ("[CONFIG] [KEY=VALUE ...]", "A YAML file, then KEY=VALUE overrides.")
+OVERRIDES = ("[CONFIG] [KEY=VALUE ...]", "A YAML file, then KEY=VALUE overrides, such as training.seed=1.")
 GRID = ("[CONFIG] KEY=V1,V2,... ...", "A YAML file, then keys with their values; every combination is run.")
 
 

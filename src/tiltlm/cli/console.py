@@ -15,6 +15,14 @@ SECONDS_BETWEEN_LINES = 10.0
 """Shortest time between two lines of progress if stderr is not a terminal."""
 
 
+class StderrHandler(logging.Handler):
+    """A handler that writes to the present `sys.stderr`: while a bar is drawn, rich prints these lines above it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line."""
+        print(self.format(record), file=sys.stderr, flush=True)
+
+
 def start_logging() -> None:
     """Send the log of tiltlm to stderr, one plain line per message. With several processes only rank 0 logs."""
     log = logging.getLogger("tiltlm")
@@ -22,7 +30,7 @@ def start_logging() -> None:
         log.setLevel(logging.CRITICAL)
         warnings.simplefilter("ignore")
         return
-    handler = logging.StreamHandler(sys.stderr)
+    handler = StderrHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     log.handlers[:] = [handler]
     log.setLevel(logging.INFO)

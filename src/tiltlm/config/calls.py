@@ -146,7 +146,7 @@ def sweep(
     varied = {key: list(vs) for key, vs in values.items() if len(vs) > 1}
     if not varied:
         raise ConfigError(
-            "no key has several values; give one, such as objective.beta=0.05,0.1,0.5",
+            "no key has several values; give several to at least one, such as objective.beta=0.05,0.1,0.5",
             code="nothing_varies",
             key="grid",
         )

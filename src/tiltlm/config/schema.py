@@ -17,6 +17,7 @@ from tiltlm.config.documents import parse_value
 from tiltlm.core import ConfigError
 from tiltlm.core.checks import prefix_errors
 from tiltlm.objectives import Spec, knobs, resolve_name, spell_out
+from tiltlm.objectives.catalog.names import refuse_foreign
 
 S = TypeVar("S")
 
@@ -70,14 +71,16 @@ class Schema(Generic[S]):
             objective: Name of the method, whose knobs are found first.
 
         Raises:
-            ConfigError: No section has the key, or several have it.
+            ConfigError: No section has the key, several have it, or it is another library's name of a setting.
         """
         if "." in key or key in self.sections:
             return key
         known = set()
         if objective is not None:
             with prefix_errors("objective"):
-                known = {k.name for k in knobs(resolve_name(objective).name)}
+                method = resolve_name(objective).name
+                known = {k.name for k in knobs(method)}
+                refuse_foreign(method, {key: None})
         if key in known:
             return f"objective.{key}"
         homes = self._homes(key)

@@ -1,7 +1,7 @@
 """Checks before the first step: measure rounding on this machine, and compare the policy with its reference.
 
 A wrong chat template, a store of another model's values, or an adapter that was not switched off gives margins that are
-not zero before the first step. Later they cannot be told from training.
+not zero before the first step. After it they look like an effect of training.
 """
 
 from collections.abc import Sequence

@@ -89,6 +89,11 @@ def test_a_bare_key_with_an_unknown_objective_is_an_error_about_the_objective():
         resolve(BASE, objective="dpoo", beta=0.1)
 
 
+def test_a_bare_key_that_the_method_calls_otherwise_is_named():
+    with raises(ConfigError, "renamed_setting", key="objective.beta", mentions=["odds_weight"]):
+        resolve(BASE, objective="orpo", beta=0.1)
+
+
 def test_a_missing_section_says_how_to_give_it():
     with raises(ConfigError, "missing_setting", key="objective", mentions=["--objective"]):
         resolve({k: v for k, v in BASE.items() if k != "objective"})

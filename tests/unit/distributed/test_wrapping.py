@@ -43,11 +43,11 @@ def together(tmp_path_factory):
         for rank in range(NUM_RANKS)
     ]  # fmt: skip
     try:
-        told = [process.communicate(timeout=400)[0] for process in processes]
+        outputs = [process.communicate(timeout=400)[0] for process in processes]
     finally:
         for process in processes:
             process.kill()
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(told)
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
     found = {}
     for key, value in load_file(folder / "results.safetensors").items():
         title, name = key.split("|")
@@ -58,10 +58,10 @@ def together(tmp_path_factory):
 def assert_same(found, expected, tolerance):
     """Equal up to `tolerance` of the largest gradient (or weight): some true gradients are 0."""
     assert found.keys() == expected.keys()
-    told = {"loss", "losses", "metrics"}
-    largest = max(float(value.abs().max()) for name, value in expected.items() if name not in told)
+    on_own_scale = {"loss", "losses", "metrics"}
+    largest = max(float(value.abs().max()) for name, value in expected.items() if name not in on_own_scale)
     for name, value in expected.items():
-        scale = float(value.abs().max()) if name in told else largest
+        scale = float(value.abs().max()) if name in on_own_scale else largest
         assert (found[name] - value).abs().max() <= tolerance * scale, name
 
 

@@ -13,7 +13,7 @@ from tiltlm.reference import Computed, Reference
 
 
 class Recording(Reference):
-    """Keeps the sequences of every call; half of them are said to be known."""
+    """Keeps the sequences of every call; one of them is reported as stored."""
 
     def __init__(self):
         self.calls = []
@@ -37,16 +37,16 @@ def test_every_sequence_once_and_prompts_together(monkeypatch, partners, caplog)
     monkeypatch.setattr(prepare, "CHUNK", 4)
     examples = examples_of([0, 1, 2, 3, 0, 1, 2, 3, 4])
     examples = assign_partners(examples, 10) if partners else examples
-    reference, told = Recording(), []
+    reference, progress = Recording(), []
     caplog.set_level("INFO")
-    ensure_reference(reference, examples, lambda *args: told.append(args), Ranks())
+    ensure_reference(reference, examples, lambda *args: progress.append(args), Ranks())
     asked = [sequence for call in reference.calls for sequence in call]
     everything = [(t.prompt_ids.tobytes(), r.token_ids.tobytes()) for t in all_trees(examples) for r in t.responses]
     assert sorted(asked) == sorted(everything)
     assert len(everything) == (36 if partners else 18)
     assert len(reference.calls) == 3
     assert [len({prompt for prompt, _ in call}) for call in reference.calls] == [2, 2, 1]
-    done = [done for _, done, _ in told]
+    done = [done for _, done, _ in progress]
     assert done == sorted(done)
     assert has_event(caplog, "reference_pass", stored=3, computed=len(everything) - 3)
 

@@ -1,4 +1,4 @@
-"""Signals are honoured at the next pack with a committed checkpoint; a second one ends the process at once."""
+"""The first signal stops the run before the next pack with a checkpoint; a second one ends the process at once."""
 
 import math
 import signal
@@ -73,10 +73,10 @@ def test_the_exit_code_of_a_process(tmp_path):
         command = [sys.executable, "-c", script, str(tmp_path / name)]
         processes[name] = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     for name, process in processes.items():
-        _, told = process.communicate(timeout=300)
-        assert process.returncode == 143, told
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 143, errors
         assert len(steps_in(tmp_path / name / "checkpoints")) == (1 if name == "one" else 0)
-        assert ("--resume" in told) is (name == "one")
+        assert ("--resume" in errors) is (name == "one")
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_what_may_reach_the_weights(loss, grad_norm, good):
     assert is_good(loss, grad_norm) is good
 
 
-def test_a_bad_step_is_told_with_its_true_value():
+def test_a_bad_step_is_recorded_with_its_true_value():
     record, message = bad_step(7, math.inf, math.nan, [], ["a", "b", "c", "d"])
     assert all(text in message for text in ("step 7", "loss inf", "nan", "a, b, c and 1 more"))
     assert record["examples"] == ["a", "b", "c", "d"]

@@ -1,4 +1,4 @@
-"""A run that was killed and resumed is the run that was not; guards, early stop, best checkpoint, step 0."""
+"""A run that is killed and resumed equals one that was not; guards, early stop, best checkpoint, step 0."""
 
 import json
 import math
@@ -90,14 +90,14 @@ def test_another_run_cannot_go_on(tmp_path):
         Run(tmp_path / "run", dpo(beta=0.2), resume=True)
 
 
-def test_what_only_changes_rounding_is_told(tmp_path):
+def test_a_setting_that_changes_only_rounding_is_noted(tmp_path):
     with pytest.raises(Killed):
         Run(tmp_path / "run", kill_after=3)
     resumed = Run(tmp_path / "run", resume=True, max_tokens=20)
     assert any("max_tokens 40 → 20" in note for note in resumed.notes)
 
 
-def test_training_learns_and_says_so(tmp_path):
+def test_training_learns_and_records_it(tmp_path):
     run = Run(tmp_path / "run", num_epochs=10)
     lines = read_lines(run.metrics)
     evaluations = [line for line in lines if "eval_loss" in line]
@@ -129,7 +129,7 @@ ONE_PACK = {"max_tokens": 4096, "eval_every": 100}
 
 
 def test_a_bad_step_never_reaches_the_weights(tmp_path):
-    """It is skipped, its rows and its true loss are written down, and the run goes on."""
+    """It is skipped, its rows and its true loss are recorded, and the run continues."""
     run = Run(tmp_path / "bad", poisoned={forward_of(tmp_path, 3)}, **ONE_PACK)
     (line,) = [line for line in read_lines(run.metrics) if line.get("skipped")]
     (named,) = read_lines(run.path.bad_steps)

@@ -221,7 +221,7 @@ def test_a_missing_partner_is_named():
         Stepper(policy, kto(), reference, max_tokens=WHOLE).train(bare)
 
 
-def test_a_wish_to_stop_is_heard_before_every_pack():
+def test_signals_are_polled_before_every_pack():
     class Stop(Exception):
         pass
 

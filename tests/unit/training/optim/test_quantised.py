@@ -85,7 +85,7 @@ def test_it_follows_adamw():
 
 
 def test_two_optimisers_share_no_overrides():
-    """What one optimiser was told about a parameter must not reach the next, whose parameter may have the same id."""
+    """A setting of one optimiser must not reach the next one, whose parameter may have the same id."""
     bitsandbytes = pytest.importorskip("bitsandbytes")
     build_optimizer(Wide(), TrainingSettings(optimizer="adamw_8bit"), 1e-3)
     manager = bitsandbytes.optim.GlobalOptimManager.get_instance()

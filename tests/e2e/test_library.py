@@ -1,0 +1,138 @@
+"""`import tiltlm` as a library: what is public, in any order; the calls that README shows; the result of a run."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib as mpl
+import pytest
+
+import tiltlm
+from support.errors import raises
+from tiltlm.core import ConfigError, DataError
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = {path.parent.name for path in Path(tiltlm.__file__).parent.glob("*/__init__.py")}
+INTERNAL = {"cli", "config", "recipes", "storage"}
+"""Packages that are no attributes of `tiltlm` until they are imported."""
+
+
+def run_python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=os.environ)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_importing_it_imports_nothing_heavy():
+    code = "import sys, tiltlm; tiltlm.train; print({'torch', 'numpy', 'pydantic', 'tiltlm.core'} & set(sys.modules))"
+    assert run_python(code).strip() == "set()"
+
+
+def test_no_function_has_the_name_of_a_package():
+    assert not PACKAGES & set(tiltlm.__all__)
+
+
+def test_every_public_package_is_an_attribute():
+    assert set(dir(tiltlm)) == set(tiltlm.__all__) | (PACKAGES - INTERNAL)
+
+
+def test_every_name_is_what_it_says_in_any_order():
+    """A first access imports modules; this must not replace a function by a module, or a module by a function."""
+    code = (
+        "import sys, types, tiltlm\n"
+        "for name in sys.argv[1:]: getattr(tiltlm, name)\n"
+        "packages = {n for n in dir(tiltlm) if isinstance(getattr(tiltlm, n), types.ModuleType)}\n"
+        "assert packages == set(dir(tiltlm)) - set(tiltlm.__all__), packages\n"
+        "assert callable(tiltlm.train) and callable(tiltlm.describe_objective), 'train'\n"
+        "print(tiltlm.objectives.dpo, tiltlm.list_objectives()[0], tiltlm.objectives.ipo)"
+    )
+    for names in (dir(tiltlm), dir(tiltlm)[::-1]):
+        done = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def calls(model, data, tmp_path_factory):
+    """Return the calls of README on the bundled model; `tiltlm.quickstart` is not run, it has its own test."""
+    folder = tmp_path_factory.mktemp("calls")
+    short = {"model": model, "data": data, "max_steps": 1, "evaluation.num_prompts": 0}
+    count = iter(range(100))
+
+    def new() -> Path:
+        return folder / str(next(count))
+
+    return {
+        "train": lambda: tiltlm.train(objective="dpo", output=new(), **short),
+        "score": lambda: tiltlm.score(model=model, data=data, objective="simpo"),
+        "sweep": lambda: tiltlm.sweep(None, {"beta": [0.1, 0.5]}, objective="dpo", output=new(), **short),
+        "preview": lambda: tiltlm.preview(model=model, data=data, rows=2),
+        "list_objectives": tiltlm.list_objectives,
+        "describe_objective": lambda: tiltlm.describe_objective("trl:hinge"),
+        "quickstart": lambda: tiltlm.quickstart,
+    }
+
+
+@pytest.mark.slow
+def test_the_calls_of_readme_work_in_any_order(calls):
+    shown = set(re.findall(r"tiltlm\.(\w+)\(", (ROOT / "README.md").read_text(encoding="utf-8")))
+    assert shown == set(calls)
+    assert shown <= set(tiltlm.__all__)
+    for name in (*calls, *reversed(calls)):
+        assert calls[name](), name
+
+
+def test_a_run_shows_what_it_came_to(trained):
+    text = repr(trained)
+    assert trained.verdict in text
+    assert str(trained.path) in text
+    assert f"{trained.training.num_steps} steps" in text
+    table = trained.metrics
+    assert len(table) == len((trained.path / "metrics.jsonl").read_text().splitlines())
+    assert {"step", "loss", "eval_loss", "rewards/margins"} <= set(table.columns)
+    assert table["eval_loss"].dropna().iloc[0] == pytest.approx(0.693, abs=1e-3)
+
+
+def test_a_run_draws_its_curves(trained):
+    figure = trained.plot()
+    assert isinstance(figure, mpl.figure.Figure)
+    assert [axes.get_title() for axes in figure.axes] == ["loss", "reward margin", "ranking accuracy"]
+    batches, held_out = figure.axes[0].get_lines()
+    assert len(batches.get_xdata()) == trained.training.num_steps
+    assert list(held_out.get_xdata()) == list(trained.metrics.dropna(subset="eval_loss")["step"])
+    assert not mpl.pyplot.get_fignums()
+
+
+def test_parts_for_a_notebook(model, data):
+    policy = tiltlm.load_policy(model, dtype="float64")
+    found = tiltlm.load_data(data, policy, "kto", eval_fraction=0.25, limit=20)
+    assert isinstance(found.train[0], tiltlm.Example)
+    assert found.train[0].labels
+    assert len(found.held_out) > 0
+    prompts = ["Guest Ada: Where is my red hat?\nDesk:", "Guest Ben: Who took my blue cup?\nDesk:"]
+    texts = tiltlm.sample(policy, prompts, n=3, seed=1, max_new_tokens=8)
+    assert [len(own) for own in texts] == [3, 3]
+    assert all(isinstance(text, str) and text for own in texts for text in own)
+    assert texts == tiltlm.sample(policy, prompts, n=3, seed=1, max_new_tokens=8)
+    greedy = tiltlm.sample(policy, prompts, n=2, max_new_tokens=8, temperature=0)
+    assert all(first == second for first, second in greedy)
+
+
+def test_objectives_by_name():
+    assert "dpo" in tiltlm.list_objectives()
+    assert tiltlm.build_objective("dpo", beta=0.3) == tiltlm.objectives.dpo(0.3)
+    parts = {"data": "pairs", "reward": {"name": "log_ratio", "beta": 0.3}, "link": "logistic"}
+    assert tiltlm.build_objective(parts) == tiltlm.objectives.dpo(0.3)
+    assert tiltlm.describe_objective("dpo").startswith("dpo")
+    assert all(name in tiltlm.describe_objective() for name in tiltlm.list_objectives())
+
+
+def test_errors_of_the_parts(model, data, tmp_path):
+    with raises(ConfigError, "unknown_setting", key="model.dtyp"):
+        tiltlm.load_policy(model, dtyp="float64")
+    with raises(ConfigError, "unknown_name", mentions=["'dpo'"]):
+        tiltlm.build_objective("dpoo")
+    policy = tiltlm.load_policy(model)
+    with raises(DataError, "no_such_path", mentions=["nothing.jsonl"]):
+        tiltlm.load_data(tmp_path / "nothing.jsonl", policy)
