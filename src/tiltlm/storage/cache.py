@@ -50,7 +50,7 @@ def mark_used(path: Path) -> None:
         os.utime(path)
 
 
-class Entry(NamedTuple):
+class CacheEntry(NamedTuple):
     """One file or folder of a cache. Entries sort by the time of their last use."""
 
     last_used: float
@@ -60,17 +60,19 @@ class Entry(NamedTuple):
     path: Path
 
 
-def entries_of(folder: Path, pattern: str) -> list[Entry]:
+def entries_of(folder: Path, pattern: str) -> list[CacheEntry]:
     """Return the files in `folder` that match `pattern`, least recently used first."""
     found = []
     for path in folder.glob(pattern):
         with contextlib.suppress(FileNotFoundError):  # removed by another process
             stat = path.stat()
-            found.append(Entry(stat.st_mtime, stat.st_size, path))
+            found.append(CacheEntry(stat.st_mtime, stat.st_size, path))
     return sorted(found)
 
 
-def evict(entries: Iterable[Entry], limit: int, in_use: Set[Path], remove: Callable[[Path], bool]) -> tuple[int, int]:
+def evict(
+    entries: Iterable[CacheEntry], limit: int, in_use: Set[Path], remove: Callable[[Path], bool]
+) -> tuple[int, int]:
     """Remove the least recently used entries until the rest has at most `limit` bytes.
 
     Args:

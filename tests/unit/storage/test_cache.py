@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tiltlm.storage.cache import Entry, cache_folder, entries_of, evict, mark_used, try_lock
+from tiltlm.storage.cache import CacheEntry, cache_folder, entries_of, evict, mark_used, try_lock
 
 HOLDER = """
 import sys
@@ -61,7 +61,7 @@ def test_a_lock_is_released_when_the_block_ends_or_raises(tmp_path):
     assert taken(tmp_path / ".lock")
 
 
-ENTRIES = [Entry(last_used, 10, Path(f"{last_used:.0f}")) for last_used in (3.0, 1.0, 4.0, 2.0)]
+ENTRIES = [CacheEntry(last_used, 10, Path(f"{last_used:.0f}")) for last_used in (3.0, 1.0, 4.0, 2.0)]
 
 
 def removed_by(limit, in_use=(), stuck=()):

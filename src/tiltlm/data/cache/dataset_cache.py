@@ -32,7 +32,7 @@ from tiltlm.data.findings import DataFacts, Findings
 from tiltlm.data.loader import RowBlock
 from tiltlm.data.tokens.encoder import Encoder
 from tiltlm.data.tokens.length_limit import longest_allowed
-from tiltlm.storage.cache import Entry, cache_folder, evict, mark_used, try_lock
+from tiltlm.storage.cache import CacheEntry, cache_folder, evict, mark_used, try_lock
 from tiltlm.storage.files import atomic_folder
 
 log = logging.getLogger(__name__)
@@ -211,12 +211,12 @@ def evict_entries(used: Path, limit: int) -> None:
         )  # fmt: skip
 
 
-def _entry(folder: Path) -> Entry | None:
+def _entry(folder: Path) -> CacheEntry | None:
     """Return the size and last use of an entry, complete or being written; None for any other file or folder."""
     with contextlib.suppress(OSError):  # removed meanwhile, or another user's
         if _ENTRY.fullmatch(folder.name) and folder.is_dir():
             last_used = 0.0 if folder.suffix else (folder / ABOUT).stat().st_mtime
-            return Entry(last_used, sum(file.stat().st_size for file in folder.iterdir()), folder)
+            return CacheEntry(last_used, sum(file.stat().st_size for file in folder.iterdir()), folder)
     return None
 
 
