@@ -34,8 +34,7 @@ def main() -> None:
     step = Trainer.train_step
 
     def watched(trainer: Trainer) -> None:
-        state = getattr(trainer, "state", None) or trainer.progress
-        if state.step != WATCHED_STEP:
+        if trainer.state.step != WATCHED_STEP:
             return step(trainer)
         sys.setprofile(watch)
         try:

@@ -107,6 +107,7 @@ def test_a_run_draws_its_curves(trained):
 def test_parts_for_a_notebook(model, data):
     policy = tiltlm.load_policy(model, dtype="float64")
     found = tiltlm.load_data(data, policy, "kto", eval_fraction=0.25, limit=20)
+    assert all(example.partners for example in found.train), "KTO reads responses to other prompts"
     assert isinstance(found.train[0], tiltlm.Example)
     assert found.train[0].labels
     assert len(found.held_out) > 0

@@ -15,7 +15,6 @@ import typer
 from tiltlm.cli.commands import run_function
 from tiltlm.cli.launched import fail_together
 from tiltlm.config import calls
-from tiltlm.config.command import COMMANDS
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -24,8 +23,8 @@ app = typer.Typer(
     help="Tilt a language model toward what people prefer: train from preferences, and measure whether it helped.",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
-for call in (calls.quickstart, calls.train, calls.score, calls.sweep, calls.preview):
-    app.command(name=call.__name__)(run_function(COMMANDS[call.__name__]))
+for name, command in calls.COMMANDS.items():
+    app.command(name=name)(run_function(command))
 
 
 @app.command()

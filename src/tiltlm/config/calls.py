@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tiltlm.config.command import command
+from tiltlm.config.command import COMMANDS, command
 from tiltlm.recipes.progress import ProgressCallback, silent
 
 if TYPE_CHECKING:
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from tiltlm.data import Preview
     from tiltlm.recipes.sweep import Sweep
     from tiltlm.recipes.trained_run import TrainedRun
+
+__all__ = ["COMMANDS", "preview", "quickstart", "score", "sweep", "train"]
 
 NO_OUTPUT = {"output": "."}
 """Default of commands that write no run; they do not use it."""

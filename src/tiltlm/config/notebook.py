@@ -9,7 +9,7 @@ from tiltlm.data import PreferenceData
 from tiltlm.models import Policy
 from tiltlm.objectives import CATALOG, Objective, compose
 from tiltlm.recipes import catalogue
-from tiltlm.recipes.prepare import encoder_of
+from tiltlm.recipes.prepare import encoder_of, load_for
 from tiltlm.recipes.run_settings import RunSettings
 
 
@@ -45,12 +45,9 @@ def load_data(
     Raises:
         DataError: The data cannot be used; the message names the row and what to change.
     """
-    from tiltlm import data as loading
-
-    made = build_objective(objective)
     train = str(data) if isinstance(data, str | Path) else [str(item) for item in data]
     section = Schema(RunSettings).make("data", {"train": train, **settings}, {})
-    return loading.load_data(section, encoder_of(policy), made.shape, needs=made.needs, uses=made.uses)
+    return load_for(build_objective(objective), section, encoder_of(policy))
 
 
 def sample(

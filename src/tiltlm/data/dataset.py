@@ -82,9 +82,7 @@ def load_data(
     columns, num_rows = (cached.columns, cached.facts.accounting.total) if cached else survey(parts)
     if not columns:
         refuse_unreadable(parts[0])
-    schema = detect(columns, settings, use_reference_columns=use_reference_columns)
-    if use_reference_columns:
-        check_reference_columns(schema, needs_partners)
+    schema = schema_of(columns, settings, needs_partners, use_reference_columns)
     notes = [*announce(schema, objective_shape, needs, uses), *hub_notes]
     loader = Loader(settings, encoder, schema, objective_shape, needs, needs_reference=use_reference_columns)
     if cached is not None:
@@ -120,6 +118,16 @@ def check_turns(settings: DataSettings, objective_shape: Shape) -> None:
             code="conflict",
             key="data.assistant_turns",
         )
+
+
+def schema_of(
+    columns: Mapping[str, str], settings: DataSettings, needs_partners: bool, use_reference_columns: bool
+) -> Schema:
+    """Return the role of each column; raise if columns contradict each other or the objective's reference."""
+    schema = detect(columns, settings, use_reference_columns=use_reference_columns)
+    if use_reference_columns:
+        check_reference_columns(schema, needs_partners)
+    return schema
 
 
 def check_reference_columns(schema: Schema, needs_partners: bool) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from tiltlm.core import Example, Tree, build_trees
 from tiltlm.core.logps import OF_REFERENCE
-from tiltlm.data import Encoder, PreferenceData, load_data
+from tiltlm.data import DataSettings, Encoder, PreferenceData, load_data
 from tiltlm.data.cache.fingerprints import prompt_numbers
 from tiltlm.data.cache.lazy import Joined, Selection
 from tiltlm.distributed import Ranks
@@ -84,18 +84,30 @@ def prepare(settings: RunSettings, device: torch.device) -> Prepared:
     note_all(policy.notes)
     if settings.training.router_aux_loss_coef > 0:
         experts_per_token(policy.module.bare_model)  # raises, before the data is read, if the model has no experts
-    data = load_data(
-        settings.data,
-        encoder_of(policy),
+    data = load_for(objective, settings.data, encoder_of(policy), settings.reference.reads_columns)
+    note_all(data.accounting.lines())
+    note_all(data.notes)
+    return name_reference(settings, objective, policy, data)
+
+
+def load_for(
+    objective: Objective, settings: DataSettings, encoder: Encoder, use_reference_columns: bool = False
+) -> PreferenceData:
+    """Load data as the examples that an objective trains on, with partners if its statistic reads them.
+
+    Raises:
+        ConfigError: a setting has no effect.
+        DataError: the data cannot be used.
+    """
+    return load_data(
+        settings,
+        encoder,
         objective.shape,
         needs=objective.needs,
         uses=objective.uses,
         needs_partners=objective.statistic is not None and objective.statistic.reads == "partners",
-        use_reference_columns=settings.reference.reads_columns,
+        use_reference_columns=use_reference_columns,
     )
-    note_all(data.accounting.lines())
-    note_all(data.notes)
-    return name_reference(settings, objective, policy, data)
 
 
 def name_reference(

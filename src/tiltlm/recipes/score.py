@@ -34,25 +34,7 @@ def score(
         ConfigError: the objective needs a reference and none is named, or a setting has no effect.
     """
     objective = settings.build_objective()
-    if objective.needs_reference and settings.reference.is_auto:
-        raise ConfigError(
-            f"{settings.objective_title} compares the policy with a reference, and none is named. Give --reference and "
-            "a model folder, base (adapters off), columns (of the data) or initial (the policy itself)",
-            code="needs_reference",
-            key="reference.name",
-        )
-    if settings.reference.moves:
-        raise ConfigError(
-            "reference.name is 'moving', but scoring takes no steps and the reference would not move; use 'initial'",
-            code="no_effect",
-            key="reference.name",
-        )
-    if per_example is not None and not per_example.absolute().parent.is_dir():
-        raise ConfigError(
-            f"--per-example {per_example}: the folder {per_example.parent} does not exist; create it first",
-            code="no_such_path",
-            key="--per-example",
-        )
+    check_score_settings(settings, objective, per_example)
     ranks = Ranks.single("score")
     ready = prepare(settings, ranks.device)
     examples = ready.examples
@@ -83,6 +65,34 @@ def score(
         "loss": result.loss,
         "metrics": dict(result.metric_sums.means()),
     }
+
+
+def check_score_settings(settings: RunSettings, objective: Objective, per_example: Path | None) -> None:
+    """Refuse what can be seen to be wrong before anything is loaded.
+
+    Raises:
+        ConfigError: the objective needs a reference and none is named, the reference would have to move, or the folder
+            of `per_example` does not exist.
+    """
+    if objective.needs_reference and settings.reference.is_auto:
+        raise ConfigError(
+            f"{settings.objective_title} compares the policy with a reference, and none is named. Give --reference and "
+            "a model folder, base (adapters off), columns (of the data) or initial (the policy itself)",
+            code="needs_reference",
+            key="reference.name",
+        )
+    if settings.reference.moves:
+        raise ConfigError(
+            "reference.name is 'moving', but scoring takes no steps and the reference would not move; use 'initial'",
+            code="no_effect",
+            key="reference.name",
+        )
+    if per_example is not None and not per_example.absolute().parent.is_dir():
+        raise ConfigError(
+            f"--per-example {per_example}: the folder {per_example.parent} does not exist; create it first",
+            code="no_such_path",
+            key="--per-example",
+        )
 
 
 def example_rows(

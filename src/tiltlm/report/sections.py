@@ -1,7 +1,7 @@
 """The sections of a run's page. `SECTIONS` lists them in order; to add one, write it here and list it there.
 
 A section takes what it needs from the report (`measure`) and turns it into tables, figures and texts. The template
-shows these in a fixed order and knows no section by name.
+shows these in a fixed order and knows no section by name. The module is long so that a new section is one file to edit.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

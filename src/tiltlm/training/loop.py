@@ -120,22 +120,10 @@ def build_trainer(
     `state.step` then counts the steps of all rounds: it is the position in the schedule and the step of every record.
     `settings` describe one round.
 
-    Args:
-        policy: See `train_loop`, also for the arguments up to `listener`.
-        examples: The data of this round.
-        held_out: May be empty.
-        objective: The method.
-        reference: None if the objective needs none.
-        settings: The training settings.
-        run: The open run directory.
-        fingerprint: Digest of `examples`.
-        ranks: None means this process only, on a CPU.
-        listener: Receives notes, records and progress; not used if `recorder` is given.
-        optimizer: None means a new one.
-        schedule: Learning rate in step i = 0, 1, … as a share of the peak. None means the schedule that `settings`
-            name, over the steps of this round and the rounds before it. An online run gives the one over all its steps.
-        state: None means the first step.
-        recorder: None means a new one. The caller closes it after the last round.
+    Arguments up to `listener` are those of `train_loop`. None of the others means a new one. `schedule` is the learning
+    rate in step i = 0, 1, … as a share of the peak; without it, the schedule that `settings` name covers the steps of
+    this round and the rounds before it, so an online run gives the one over all its steps. The caller closes a
+    `recorder` that it hands on. A given `recorder` replaces `listener`.
 
     Raises:
         ConfigError: a setting would have no effect.
