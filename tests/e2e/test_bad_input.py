@@ -111,7 +111,7 @@ def test_unknown_names_and_settings_without_effect(attempt, tmp_path, settings, 
         ({**PAIR, "rejected": PAIR["chosen"]}, "identical_responses"),
         ({**PAIR, "chosen": ""}, "empty_response"),
         ({**PAIR, "chosen": None}, "empty_response"),
-        ({**PAIR, "chosen": " stairs" * 400}, "answer_too_long"),
+        ({**PAIR, "chosen": " stairs" * 400}, "response_too_long"),
     ],
     ids=["malformed", "identical", "empty", "null", "too long"],
 )
@@ -121,11 +121,11 @@ def test_defective_rows_are_dropped_while_few_and_stop_the_run_beyond(attempt, t
     many.insert(15 if place == "middle" else 30, defect)
     data = rows(tmp_path / "d.jsonl", *many)
     run = train(tmp_path / "ok", data=data, objective="dpo", max_steps=1, max_bad=0.1)
-    books = json.loads((run.path / "data.json").read_text())
-    assert (books["total"], books["dropped"]) == (31, 1)
+    accounting = json.loads((run.path / "data.json").read_text())
+    assert (accounting["total"], accounting["dropped"]) == (31, 1)
     line = 16 if place == "middle" else 31
-    (lost,) = books["losses"].values()
-    assert list(books["losses"]) == [cause]
+    (lost,) = accounting["losses"].values()
+    assert list(accounting["losses"]) == [cause]
     assert f":{line}" in lost["examples"][0]
     mentions = [cause, f"d.jsonl:{line}"]
     attempt(DataError, "too_many_defects", "data.on_bad", mentions, data=data, **{"data.on_bad": "error"})

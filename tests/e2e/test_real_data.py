@@ -18,9 +18,9 @@ def test_dpo_on_all_pairs(stories, hh, tmp_path):
     # The interval is over held-out prompts, not over the order of training. Held-out margins of seeds 0, 1, 2:
     # 0.08 (−0.02 to 0.17), 0.20 (0.08 to 0.34), 0.24 (0.12 to 0.36); training accuracy 0.80, 0.79, 0.80.
     run = train(stories, hh, tmp_path / "run", objective="dpo", beta=0.1, **{"training.seed": 1})
-    books = json.loads((run.path / "data.json").read_text())
-    assert books["total"] == 1700 == books["train"] + books["held_out"] + books["dropped"]
-    assert {"empty_response", "no_common_prompt", "answer_too_long"} <= set(books["losses"])
+    accounting = json.loads((run.path / "data.json").read_text())
+    assert accounting["total"] == 1700 == accounting["train"] + accounting["held_out"] + accounting["dropped"]
+    assert {"empty_response", "no_common_prompt", "response_too_long"} <= set(accounting["losses"])
     steps = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
     assert abs(next(s for s in steps if "eval_loss" in s)["eval_rewards/margins"]) < 1e-4
     report = json.loads((run.path / "report.json").read_text())

@@ -33,7 +33,7 @@ LOSSES = {
     "needs the difference; correct the scores, or use an objective without scores (dpo)",
     "soft_label": "this objective needs the order of the two responses, so `preference` must be 1, 0 or 0.5 (a tie); "
     "leave the column out with data.ignore, or use an objective of pairs (dpo)",
-    "no_answer": "the conversation must end with an assistant turn",
+    "no_response": "the conversation must end with an assistant turn",
     "template_rewrites": "the chat template changes the text of the prompt when the response is added; "
     "set data.chat_template or data.chat_template_kwargs",
     "template_error": "the chat template raises an error for this conversation; set data.chat_template, or correct "
@@ -42,7 +42,7 @@ LOSSES = {
     "unknown_token": "a token id is not in the tokenizer's vocabulary; were the ids made by another tokenizer?",
     "wrong_end": "the last token id of a response contradicts the row's `ended` value; correct one of them",
     "end_inside": "the response has text after an end token; give `messages`, or one response per row",
-    "answer_too_long": "the response does not fit in data.max_length, even with a shortened prompt; raise "
+    "response_too_long": "the response does not fit in data.max_length, even with a shortened prompt; raise "
     "data.max_length, or shorten responses: data.truncation=right_response",
     "prompt_too_long": "the prompt leaves no room for a response in data.max_length; raise data.max_length",
     "reference_of_other_tokens": "the row was shortened, so its reference log-probabilities belong to other tokens; "
@@ -57,7 +57,7 @@ BY_POLICY = frozenset({"too_long"})
 CHANGES = {
     "turns_cut": "the oldest turns of the conversation were removed to fit data.max_length",
     "prompt_cut_left": "the first tokens of the prompt were removed to fit data.max_length",
-    "answer_cut_right": "the last tokens of a response were removed to fit data.max_length; it has no end token",
+    "response_cut_right": "the last tokens of a response were removed to fit data.max_length; it has no end token",
     "boundary_merge": "a token would have covered the end of the prompt and the start of the response, so the response "
     "was tokenised separately",
     "empty_prompt": "the prompt is empty; the beginning token (or else the end token) takes its place",

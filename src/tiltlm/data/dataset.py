@@ -15,7 +15,7 @@ from tiltlm.data.files.sources import Rows, check_hub_settings, read_rows
 from tiltlm.data.files.text_files import Row
 from tiltlm.data.loader import Loader, RowBlock
 from tiltlm.data.partners import assign_partners
-from tiltlm.data.rows.columns import REFERENCE, Schema, detect
+from tiltlm.data.rows.columns import REFERENCE, ColumnRoles, detect
 from tiltlm.data.rows.convert import announce
 from tiltlm.data.tokens.encoder import Encoder
 from tiltlm.data.workers import MANY_ROWS, load_blocks, num_cores
@@ -122,7 +122,7 @@ def check_turns(settings: DataSettings, objective_shape: Shape) -> None:
 
 def schema_of(
     columns: Mapping[str, str], settings: DataSettings, needs_partners: bool, use_reference_columns: bool
-) -> Schema:
+) -> ColumnRoles:
     """Return the role of each column; raise if columns contradict each other or the objective's reference."""
     schema = detect(columns, settings, use_reference_columns=use_reference_columns)
     if use_reference_columns:
@@ -130,7 +130,7 @@ def schema_of(
     return schema
 
 
-def check_reference_columns(schema: Schema, needs_partners: bool) -> None:
+def check_reference_columns(schema: ColumnRoles, needs_partners: bool) -> None:
     """Raise if the columns of the data cannot be the reference."""
     if needs_partners:
         raise ConfigError(

@@ -17,7 +17,7 @@ from tiltlm.data.cache.table import to_batch
 from tiltlm.data.data_settings import DataSettings
 from tiltlm.data.files.text_files import Row
 from tiltlm.data.findings import Findings
-from tiltlm.data.rows.columns import Schema
+from tiltlm.data.rows.columns import ColumnRoles
 from tiltlm.data.rows.convert import convert
 from tiltlm.data.rows.records import Record, to_record
 from tiltlm.data.tokens.encoder import Encoded, Encoder
@@ -40,7 +40,7 @@ class Loader:
 
     settings: DataSettings
     encoder: Encoder
-    schema: Schema
+    schema: ColumnRoles
     shape: Shape
     needs: frozenset[Need] = frozenset()
     needs_reference: bool = False

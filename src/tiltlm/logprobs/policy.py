@@ -49,7 +49,7 @@ class PolicyModule(ForestModule):
         self,
         forest: Forest,
         extras: frozenset[Extra] = frozenset(),
-        beside: States | None = None,
+        reference_states: States | None = None,
         routing: bool = False,
     ) -> ResponseLogps:
         """Return the log-probability of every scored token, in nats, with gradient.
@@ -60,13 +60,13 @@ class PolicyModule(ForestModule):
         Args:
             forest: The responses.
             extras: Further numbers to compute per scored token.
-            beside: The reference's states for this forest, where an extra reads them. The result then contains the
-                reference's log-probabilities too.
+            reference_states: The reference's states for this forest, where an extra reads them. The result then
+                contains the reference's log-probabilities too.
             routing: Also count what the routers of a mixture of experts do. The last layer then computes every token.
 
         Raises:
             ModelError: a sequence is too long, the reference's vocabulary has another size, or there are no routers.
-            ConfigError: an extra reads the reference's states and `beside` is None.
+            ConfigError: an extra reads the reference's states and `reference_states` is None.
         """
         forest = forest.to(self.device)
         self._refuse_too_long(forest)
@@ -74,7 +74,8 @@ class PolicyModule(ForestModule):
         options = {"output_router_logits": True} if routing else {}
         with self._autocast():
             rows, output = self._rows(arrange(forest, self.layout, whole=routing), **options)
-            values = token_values(self.head, rows, self.get_output_embeddings(), forest.targets, extras, beside)
+            head = self.get_output_embeddings()
+            values = token_values(self.head, rows, head, forest.targets, extras, reference_states)
         routers = count(output.router_logits, sequence_counts(forest, self.layout), chosen) if routing else None
         return ResponseLogps(
             values.logps,

@@ -27,7 +27,7 @@ from tiltlm.recipes.trained_run import TrainedRun
 from tiltlm.runs import RunDirectory, check_contents
 from tiltlm.sampling import Sampled, SamplingSettings, sample
 from tiltlm.training.training_settings import TrainingSettings
-from tiltlm.worlds import LEVELS, Split, TextWorld
+from tiltlm.worlds import LEVELS, PromptSet, TextWorld
 
 RESPONSES = 8
 """Responses sampled for each training prompt. All 28 comparisons among them are labelled and make one example."""
@@ -111,7 +111,7 @@ def run_settings(world: TextWorld, output: Path, seed: int) -> RunSettings:
 
 
 def compare_samples_of(
-    world: TextWorld, policy: Policy, encoder: Encoder, split: Split, seed: int, progress: ProgressCallback
+    world: TextWorld, policy: Policy, encoder: Encoder, split: PromptSet, seed: int, progress: ProgressCallback
 ) -> list[Example]:
     """Return the examples of a split: responses sampled from the policy, with every comparison among them labelled."""
     texts = world.prompts(split)
@@ -144,14 +144,14 @@ def reply(encoder: Encoder, sampled: Sampled) -> str:
 
 def preference_data(train: Sequence[Example], held_out: Sequence[Example], encoder: Encoder) -> PreferenceData:
     """Return these examples as the data of a run, counted like rows of a file."""
-    books = Accounting(total=len(train) + len(held_out))
+    accounting = Accounting(total=len(train) + len(held_out))
     for examples, is_held_out in ((train, False), (held_out, True)):
         for example in examples:
-            books.keep(example, is_held_out)
+            accounting.keep(example, is_held_out)
     return PreferenceData(
         train=tuple(train),
         held_out=tuple(held_out),
-        accounting=books,
+        accounting=accounting,
         fingerprint=fingerprint(train, held_out),
         notes=(f"{RESPONSES} responses a prompt are the model's own, labelled by Bradley–Terry on the gold reward",),
         encoder=encoder,

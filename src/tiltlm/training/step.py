@@ -110,8 +110,9 @@ class Stepper:
         """
         options: dict[str, Any] = {"routing": True} if routing else {}
         if extras:
-            beside = self.reference.states(trees) if self.reference is not None and extras & OF_REFERENCE else None
-            options |= {"extras": extras, "beside": beside}
+            reference = self.reference if extras & OF_REFERENCE else None
+            states = None if reference is None else reference.states(trees)
+            options |= {"extras": extras, "reference_states": states}
         responses: Responses = self.module(self._forest(trees), **options)
         return responses
 

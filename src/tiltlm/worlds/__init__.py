@@ -28,7 +28,7 @@ from tiltlm.worlds.population import (
     unpaired,
     view_of,
 )
-from tiltlm.worlds.text import LEVELS, Split, TextWorld
+from tiltlm.worlds.text import LEVELS, PromptSet, TextWorld
 
 __all__ = [
     "LEVELS",
@@ -37,7 +37,7 @@ __all__ = [
     "Fit",
     "Minimum",
     "Population",
-    "Split",
+    "PromptSet",
     "TextWorld",
     "bradley_terry",
     "comparisons",

@@ -51,7 +51,7 @@ LEVELS = (0.0, 1.0, 2.0, 3.0, 4.0)
 COURTESY_RATES = (0.57, 0.57, 0.57, 0.57)
 """Share of the corpus's replies with each courtesy; one reply in ten has all four."""
 
-Split = Literal["train", "heldout"]
+PromptSet = Literal["train", "heldout"]
 """Parts of the prompts."""
 
 
@@ -93,17 +93,17 @@ _REPLY = re.compile(
 
 
 @cache
-def _requests() -> dict[Split, tuple[Request, ...]]:
+def _requests() -> dict[PromptSet, tuple[Request, ...]]:
     """Return all requests of each split, in a fixed random order.
 
     One colour of each thing is held out: requests of the training split, and so the corpus, never combine the two.
     """
     rng = np.random.default_rng(2718)
-    split: dict[Split, list[Request]] = {"train": [], "heldout": []}
+    split: dict[PromptSet, list[Request]] = {"train": [], "heldout": []}
     for thing in THINGS:
         new = rng.choice(COLOURS)
         for colour in COLOURS:
-            part: Split = "heldout" if colour == new else "train"
+            part: PromptSet = "heldout" if colour == new else "train"
             split[part] += [Request(name, colour, thing, q) for name in NAMES for q in QUESTIONS]
     return {part: tuple(rows[i] for i in rng.permutation(len(rows))) for part, rows in split.items()}
 
@@ -117,7 +117,7 @@ class TextWorld:
     num_heldout: int = 48
     """Prompts for measurement; each asks for a combination of colour and thing that training does not contain."""
 
-    def prompts(self, split: Split) -> list[str]:
+    def prompts(self, split: PromptSet) -> list[str]:
         """Return the distinct prompts of `train` or `heldout`, always the same and in the same order.
 
         Raises:

@@ -35,7 +35,7 @@ def test_all_1700_rows_are_accounted_for(data):
     accounting = data.accounting
     assert accounting.total == 1700 == accounting.kept_train + accounting.held_out + accounting.dropped
     counts = {cause: tally.count for cause, tally in accounting.losses.items()}
-    assert counts == {"answer_too_long": 37, "empty_response": 4, "no_common_prompt": 2}
+    assert counts == {"response_too_long": 37, "empty_response": 4, "no_common_prompt": 2}
     assert [x.split(":")[1] for x in accounting.losses["empty_response"].examples] == ["87", "517", "926", "1104"]
     assert [x.split(":")[1] for x in accounting.losses["no_common_prompt"].examples] == ["1255", "1689"]
     assert {cause: tally.count for cause, tally in accounting.changes.items()} == {

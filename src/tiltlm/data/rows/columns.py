@@ -82,7 +82,7 @@ ALIASES = {
 
 
 @dataclass(frozen=True)
-class Schema:
+class ColumnRoles:
     """The shape of the rows, and the roles of their columns."""
 
     shape: Shape
@@ -103,7 +103,9 @@ class Schema:
         return {role: value for role, value in named.items() if role in self.roles}
 
 
-def detect(first_seen: Mapping[str, str], settings: DataSettings, *, use_reference_columns: bool = False) -> Schema:
+def detect(
+    first_seen: Mapping[str, str], settings: DataSettings, *, use_reference_columns: bool = False
+) -> ColumnRoles:
     """Find the shape of the data from its columns.
 
     Args:
@@ -146,7 +148,7 @@ def detect(first_seen: Mapping[str, str], settings: DataSettings, *, use_referen
             key="reference.name",
         )
     ignored = tuple(sorted({*unused, *settings.ignore}))
-    return Schema(shape, frozenset(roles), ignored, renamed)
+    return ColumnRoles(shape, frozenset(roles), ignored, renamed)
 
 
 def _usable(shape: Shape, roles: Collection[str]) -> frozenset[str]:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from tiltlm.core.errors import DataError
 from tiltlm.core.needs import Need, Shape, Use
 from tiltlm.data.accounting import Defect
-from tiltlm.data.rows.columns import Schema
+from tiltlm.data.rows.columns import ColumnRoles
 from tiltlm.data.rows.records import Record
 
 USES: dict[Shape, frozenset[Use]] = {
@@ -56,7 +56,7 @@ PURPOSE: dict[str, Use] = {"weight": "weight", "offset": "offset", "preference":
 
 
 def announce(
-    schema: Schema, shape: Shape, needs: frozenset[Need] = frozenset(), uses: frozenset[Use] | None = None
+    schema: ColumnRoles, shape: Shape, needs: frozenset[Need] = frozenset(), uses: frozenset[Use] | None = None
 ) -> list[str]:
     """Return a note that describes the conversion, or an empty list if there is none.
 
@@ -83,7 +83,7 @@ def announce(
     return [ANNOUNCED[route]]
 
 
-def _refuse_unused(schema: Schema, shape: Shape, uses: frozenset[Use]) -> None:
+def _refuse_unused(schema: ColumnRoles, shape: Shape, uses: frozenset[Use]) -> None:
     """Raise if an optional column would have no effect. `preference` gives the ranks when a pair becomes a list."""
     used = uses | {"preference"} if (schema.shape, shape) == ("pairs", "lists") else uses
     unused = ", ".join(sorted(column for column in schema.roles & PURPOSE.keys() if PURPOSE[column] not in used))
@@ -94,7 +94,7 @@ def _refuse_unused(schema: Schema, shape: Shape, uses: frozenset[Use]) -> None:
         )
 
 
-def _refuse_missing(schema: Schema, shape: Shape, needs: frozenset[Need]) -> None:
+def _refuse_missing(schema: ColumnRoles, shape: Shape, needs: frozenset[Need]) -> None:
     if needs & {"scores", "strict_scores"}:
         columns = {"score_chosen", "score_rejected"} if schema.shape == "pairs" else {"scores"}
         for column in sorted(columns - schema.roles):
@@ -115,7 +115,7 @@ def _refuse_missing(schema: Schema, shape: Shape, needs: frozenset[Need]) -> Non
 
 def convert(
     record: Record,
-    schema: Schema,
+    schema: ColumnRoles,
     shape: Shape,
     needs: frozenset[Need] = frozenset(),
     *,
@@ -158,7 +158,7 @@ def _check_scores(record: Record, strict: bool) -> None:
             raise Defect("score_tie", f"chosen has score {chosen:g}, rejected {rejected:g}")
 
 
-def _as_list(record: Record, schema: Schema, needs: frozenset[Need]) -> Record:
+def _as_list(record: Record, schema: ColumnRoles, needs: frozenset[Need]) -> Record:
     """Return the record as a list, with ranks from 1 if it has ranks or the objective needs them.
 
     A pair becomes a list of two.

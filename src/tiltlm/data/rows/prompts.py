@@ -35,7 +35,7 @@ def join(prompt: Content, response: Content) -> tuple[Content, Content]:
         response = response[len(prompt) :]
     if not response or response[0]["role"] != "assistant" or response[-1]["role"] != "assistant":
         roles = ", ".join(turn["role"] for turn in response) or "nothing"
-        raise Defect("no_answer", f"the turns after the prompt are: {roles}")
+        raise Defect("no_response", f"the turns after the prompt are: {roles}")
     return prompt, response
 
 
@@ -72,7 +72,7 @@ def split_conversation(turns: Conversation, *, first: bool = False) -> tuple[Con
     """Split a conversation before its last assistant turn, or before its first one."""
     if not turns or turns[-1]["role"] != "assistant":
         seen = f"the role of the last turn is {turns[-1]['role']}" if turns else "there are no turns"
-        raise Defect("no_answer", seen)
+        raise Defect("no_response", seen)
     start = len(turns) - 1
     if first:
         start = next(i for i, turn in enumerate(turns) if turn["role"] == "assistant")

@@ -14,7 +14,7 @@ from tiltlm.data.accounting import Defect, excerpt
 from tiltlm.data.files.text_files import Row
 from tiltlm.data.rows import cells
 from tiltlm.data.rows.cells import Content, TokenContent
-from tiltlm.data.rows.columns import Schema
+from tiltlm.data.rows.columns import ColumnRoles
 from tiltlm.data.rows.pretokenised import read_tokens
 from tiltlm.data.rows.prompts import is_blank, join, split_conversation, split_pair, split_transcript
 
@@ -61,7 +61,7 @@ class Record:
         return json.dumps(self.responses, sort_keys=True, default=str)
 
 
-def to_record(row: Row, schema: Schema, *, every_turn: bool = False) -> Record:
+def to_record(row: Row, schema: ColumnRoles, *, every_turn: bool = False) -> Record:
     """Check a row and read it by the roles of its columns.
 
     Args:
@@ -88,7 +88,7 @@ def to_record(row: Row, schema: Schema, *, every_turn: bool = False) -> Record:
     return record
 
 
-def _name(schema: Schema, k: int) -> str:
+def _name(schema: ColumnRoles, k: int) -> str:
     return ("chosen", "rejected")[k] if schema.shape == "pairs" else f"response {k}"
 
 

@@ -135,13 +135,13 @@ def fit_length(
     room = max_length - len(prompt_ids)
     if room < 1:
         raise Defect("prompt_too_long", seen)
-    return prompt_ids, tuple(cut_right(r, room) for r in responses), ["answer_cut_right"]
+    return prompt_ids, tuple(cut_right(r, room) for r in responses), ["response_cut_right"]
 
 
 def cut_left(prompt_ids: TokenIds, room: int, begin: int | None) -> TokenIds:
     """Return the last `room` tokens of a prompt. If it starts with the beginning token, that stays first."""
     if room < 1:
-        raise Defect("answer_too_long", f"with a prompt of one token it is {1 - room} tokens too long")
+        raise Defect("response_too_long", f"with a prompt of one token it is {1 - room} tokens too long")
     if prompt_ids[0] != begin:
         return token_ids(prompt_ids[-room:])
     return token_ids(np.concatenate([prompt_ids[:1], prompt_ids[len(prompt_ids) - room + 1 :]]))
@@ -153,5 +153,5 @@ def cut_right(response: Response, room: int) -> Response:
         return response
     scored = None if response.scored is None else token_ids(response.scored[response.scored < room])
     if scored is not None and len(scored) == 0:
-        raise Defect("answer_too_long", "no scored token is left after the cut")
+        raise Defect("response_too_long", "no scored token is left after the cut")
     return replace(response, token_ids=token_ids(response.token_ids[:room]), ended=False, scored=scored)

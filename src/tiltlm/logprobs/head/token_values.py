@@ -56,13 +56,13 @@ def token_values(
     module: nn.Module,
     targets: Int[Tensor, " R"],
     extras: frozenset[Extra] = frozenset(),
-    beside: States | None = None,
+    reference_states: States | None = None,
     chunk: int | None = None,
 ) -> TokenValues:
     """Return the log-probability of each target in nats (≤ 0), and the requested extras; differentiable.
 
     Row r is the state that predicts `targets[r]`. Gradient flows to the rows and to the head's parameters, none to
-    `beside`.
+    `reference_states`.
 
     Args:
         head: The route, and the model's changes to its logits.
@@ -70,15 +70,15 @@ def token_values(
         module: The model's head; route `model` does not use it.
         targets: Token ids.
         extras: Further numbers to compute.
-        beside: The reference's states for the same targets. With an extra about the reference, its log-probabilities
-            are computed too.
+        reference_states: The reference's states for the same targets. With an extra about the reference, its
+            log-probabilities are computed too.
         chunk: Rows of a chunk; None means by the size of the vocabulary.
 
     Raises:
-        ConfigError: an extra compares with a reference and `beside` is None.
+        ConfigError: an extra compares with a reference and `reference_states` is None.
         ModelError: the reference's vocabulary has another size.
     """
-    reference = _reference(extras, beside, len(targets))
+    reference = _reference(extras, reference_states, len(targets))
     with torch.autocast(rows.device.type, enabled=False):
         match head.route:
             case "fused":
@@ -94,20 +94,20 @@ def token_values(
                 return _checkpointed(lambda part: part, rows, targets, extras, reference, chunk)
 
 
-def _reference(extras: frozenset[Extra], beside: States | None, num_rows: int) -> States | None:
+def _reference(extras: frozenset[Extra], reference_states: States | None, num_rows: int) -> States | None:
     """Return the reference's states in the dtype of their products, or None where no extra needs them."""
     needed = sorted(extras & OF_REFERENCE)
     if not needed:
         return None
-    if beside is None:
+    if reference_states is None:
         raise ConfigError(
             f"{', '.join(needed)} compares whole distributions with a reference, which needs a reference with weights; "
             "set reference.name to initial, base or a model folder",
             code="needs_reference_weights",
             key="reference.name",
         )
-    assert len(beside.rows) == num_rows, f"{len(beside.rows)} reference states for {num_rows} scored tokens"
-    return beside.for_products()
+    assert len(reference_states.rows) == num_rows, f"{len(reference_states.rows)} states, {num_rows} tokens"
+    return reference_states.for_products()
 
 
 def _refuse_other_vocabulary(num_logits: int, reference: States | None) -> None:

@@ -83,7 +83,7 @@ def test_explicit_prompts(prompt, response, joined):
 def test_an_answer_is_the_assistants(response):
     with pytest.raises(Defect) as caught:
         join(USER, response)
-    assert caught.value.code == "no_answer"
+    assert caught.value.code == "no_response"
 
 
 def test_split_conversation_at_last_or_first_answer():
@@ -93,7 +93,7 @@ def test_split_conversation_at_last_or_first_answer():
     for bad in (USER, (), BLUE + USER):
         with pytest.raises(Defect) as caught:
             split_conversation(bad)
-        assert caught.value.code == "no_answer"
+        assert caught.value.code == "no_response"
 
 
 @pytest.mark.parametrize(

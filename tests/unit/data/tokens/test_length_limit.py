@@ -62,7 +62,7 @@ def test_an_answer_that_fits_not_even_alone_is_a_defect(encoder, whole):
     _, chosen, rejected = lengths(whole)
     with pytest.raises(Defect) as caught:
         example_of(record(), encoder, max(chosen, rejected), "left_prompt")
-    assert caught.value.code == "answer_too_long"
+    assert caught.value.code == "response_too_long"
 
 
 def test_left_cut_without_a_beginning_token():
@@ -91,7 +91,7 @@ def test_right_response_cuts_answers_which_then_have_no_end(encoder, whole):
     prompt, chosen, rejected = lengths(whole)
     assert chosen > rejected + 1
     example, changes = example_of(record(), encoder, prompt + rejected, "right_response")
-    assert changes == ["answer_cut_right"]
+    assert changes == ["response_cut_right"]
     long, short = example.responses
     assert (long.ended, short.ended) == (False, True)
     assert long.token_ids.tolist() == whole.responses[0].token_ids[:rejected].tolist()
@@ -128,7 +128,7 @@ def test_cut_right_keeps_scored_offsets_in_range():
     assert not cut.ended
     with pytest.raises(Defect) as caught:
         cut_right(response, 1)
-    assert caught.value.code == "answer_too_long"
+    assert caught.value.code == "response_too_long"
 
 
 @pytest.mark.parametrize(
