@@ -14,23 +14,21 @@ def train(stories, hh, output, **settings):
 
 
 @pytest.mark.slow
-def test_dpo_on_all_pairs(stories, hh, tmp_path):
-    # The interval is over held-out prompts, not over the order of training. Held-out margins of seeds 0, 1, 2:
-    # 0.08 (−0.02 to 0.17), 0.20 (0.08 to 0.34), 0.24 (0.12 to 0.36); training accuracy 0.80, 0.79, 0.80.
-    run = train(stories, hh, tmp_path / "run", objective="dpo", beta=0.1, **{"training.seed": 1})
+def test_dpo_on_some_pairs(stories, hh, tmp_path):
+    """500 pairs are too few to show a held-out effect; on the training data the accuracy is 0.79 and 0.77 (two seeds)."""
+    run = train(stories, hh, tmp_path / "run", objective="dpo", beta=0.1, limit=500)
     accounting = json.loads((run.path / "data.json").read_text())
-    assert accounting["total"] == 1700 == accounting["train"] + accounting["held_out"] + accounting["dropped"]
-    assert {"empty_response", "no_common_prompt", "response_too_long"} <= set(accounting["losses"])
+    assert accounting["total"] == 500 == accounting["train"] + accounting["held_out"] + accounting["dropped"]
     steps = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
     assert abs(next(s for s in steps if "eval_loss" in s)["eval_rewards/margins"]) < 1e-4
     report = json.loads((run.path / "report.json").read_text())
-    assert report["training_accuracy"]["estimate"] > 0.75
-    assert report["held_out"]["contrast"]["margin"]["after"]["low"] > 0
+    assert report["training_accuracy"]["low"] > 0.65
+    assert report["held_out"]["contrast"]["margin"]["after"]["n"] == report["held_out"]["num_prompts"] > 40
 
 
 @pytest.mark.slow
 def test_lora_on_some_pairs(stories, hh, tmp_path):
-    run = train(stories, hh, tmp_path / "run", objective="dpo", limit=300, **{"model.lora": True})
+    run = train(stories, hh, tmp_path / "run", objective="dpo", limit=150, **{"model.lora": True})
     steps = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
     assert abs(next(s for s in steps if "eval_loss" in s)["eval_rewards/margins"]) < 1e-4
     assert (run.path / "adapter" / "adapter_model.safetensors").exists()
