@@ -35,6 +35,8 @@ def contrast(accuracy: Change | None = None, margin: Change | None = None, **cha
     made = Contrast(
         kind="pairs",
         num_comparisons=100,
+        num_label_ties=0,
+        label_loss=change(0.693, 0.6, 0.02),
         accuracy=accuracy or change(0.5, 0.7, 0.05),
         margin=margin or change(0.0, 0.4),
         ties=0.0,
@@ -52,7 +54,7 @@ def contrast(accuracy: Change | None = None, margin: Change | None = None, **cha
 
 def held_out(made: Contrast | None = None, nll: Change | None = None, **changes) -> HeldOut:
     """Return held-out numbers of 100 rows with 100 prompts."""
-    settings = {"num_examples": 100, "num_prompts": 100, "starts_at_reference": True} | changes
+    settings = {"num_examples": 100, "num_prompts": 100, "starts_at_reference": True, "shift": interval(4.0)} | changes
     return HeldOut(contrast=made, nll=nll, **settings)
 
 

@@ -12,7 +12,7 @@ from tiltlm.diagnostics.displacement import Displacement, measure_displacement
 from tiltlm.diagnostics.frontier import attainable, best_of_n, effective_samples, level_counts, masses_of, tilted
 from tiltlm.diagnostics.intervals import Interval, bootstrap, bootstrap_mean, paired_difference, unit_means, wilson
 from tiltlm.diagnostics.kl import SequenceKL, sequence_kl
-from tiltlm.diagnostics.length import LengthBias, LengthRule, measure_length_bias
+from tiltlm.diagnostics.length import LengthBias, LengthRule, expected_agreement, measure_length_bias
 from tiltlm.diagnostics.pairs import PairLogps
 from tiltlm.diagnostics.step_metrics import MetricSums, metric_sums
 
@@ -33,6 +33,7 @@ __all__ = [
     "bootstrap",
     "bootstrap_mean",
     "effective_samples",
+    "expected_agreement",
     "level_counts",
     "masses_of",
     "measure_attainment",

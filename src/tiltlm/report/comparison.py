@@ -58,13 +58,12 @@ MEASURES = (
     Measure("nll", "held-out nll, nats per token", higher_is_better=False),
     Measure("accuracy", "held-out ranking accuracy", percent=True, reference=0.5, higher_is_better=True),
     Measure("margin", "held-out margin", reference=0.0),
+    Measure("label_loss", "held-out label loss, nats per comparison", higher_is_better=False),
     Measure("kl", "KL, nats per response", reference=0.0),
     Measure("better_shift", "change of better responses, nats per token", signed=True, reference=0.0),
     Measure("length", "tokens per response"),
 )
 """Measures in the order of the table. The first that all runs have and that can be better decides the best run."""
-
-OUTCOMES = {"better": "yes", "worse": "no, it did harm", "unclear": "not clearly", "unmeasured": "not measured"}
 
 PANELS = ("gold_reward", "nll", "accuracy", "margin", "kl")
 
@@ -81,6 +80,8 @@ def numbers(report: RunReport) -> dict[str, Interval]:
             found["nll"] = report.held_out.nll.after
         if (contrast := report.held_out.contrast) is not None:
             found |= {"accuracy": contrast.accuracy.after, "margin": contrast.margin.after}
+            if contrast.label_loss is not None:
+                found["label_loss"] = contrast.label_loss.after
             if contrast.better is not None:
                 found["better_shift"] = contrast.better.difference
     if report.samples is not None:
@@ -150,7 +151,6 @@ def render_comparison(title: str, runs: Sequence[ComparedRun], facts: Mapping[st
             headline=headline(runs),
             knobs=list(dict.fromkeys(knob for run in runs for knob in run.knobs)),
             measures=measures,
-            outcomes=OUTCOMES,
             rows=[
                 {
                     "run": run,
