@@ -58,7 +58,7 @@ def verdict_of(report: RunReport) -> Verdict:
             "unmeasured",
             "Not measured",
             "It is not known whether training helped, because no data that shows it was held out. Hold out some "
-            "prompts (data.eval_fraction=0.1) and train again.",
+            "prompts (data.eval_fraction=0.1), or name held-out data (data.eval=FILE), and train again.",
             cautions,
         )
     of_responses = "predict" if held_out.nll is not None else "rank"
