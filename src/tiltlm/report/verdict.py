@@ -121,12 +121,16 @@ def _by_gold(gold: Gold, cautions: tuple[Remark, ...]) -> Verdict:
 
 
 def _by_contrast(question: str, held_out: HeldOut, contrast: Contrast, cautions: tuple[Remark, ...]) -> Verdict:
+    """Return the verdict by two numbers: ranking accuracy, and the effect size (label loss, or else the margin)."""
     better, worse = contrast.sides
     ranking, margin = direction(contrast.accuracy.difference), direction(contrast.margin.difference)
+    effect = margin
+    if contrast.label_loss is not None:
+        effect = direction(contrast.label_loss.difference, less_is_better=True)
     outcome, word = ranking, WORDS[ranking]
-    if ranking == "better" and margin != "better":
+    if ranking == "better" and effect != "better":
         outcome, word = "unclear", "Partly"
-    if ranking == "unclear" and margin == "better":
+    if ranking == "unclear" and effect == "better":
         word = "Partly"
     if outcome == "better" and contrast.label_loss is not None and -contrast.label_loss.difference.low < SMALL_GAIN:
         word = "Yes, a little"
@@ -149,13 +153,14 @@ def _by_contrast(question: str, held_out: HeldOut, contrast: Contrast, cautions:
             f" The label loss went from {estimate(contrast.label_loss.before, decimals=3)} to "
             f"{with_bounds(contrast.label_loss.after)} nats per comparison; guessing costs {log(2):.3f}."
         )
+    measure, should = ("The mean margin", "grow") if contrast.label_loss is None else ("The label loss", "fall")
     endings = {
-        ("better", "unclear"): " The mean margin did not clearly grow.",
-        ("better", "worse"): " The mean margin became smaller.",
-        ("unclear", "better"): " The mean margin grew, but the ranking did not clearly improve.",
+        ("better", "worse"): f" {measure} did not {should}.",
+        ("better", "unclear"): f" {measure} did not clearly {should}.",
+        ("unclear", "better"): " The ranking did not clearly improve.",
         ("unclear", "unclear"): f" {held_out.num_prompts:,} prompts are too few to show a difference.",
     }
-    return Verdict(question, outcome, word, sentence + endings.get((ranking, margin), ""), cautions)
+    return Verdict(question, outcome, word, sentence + endings.get((ranking, effect), ""), cautions)
 
 
 def _by_nll(question: str, held_out: HeldOut, nll: Change, cautions: tuple[Remark, ...]) -> Verdict:

@@ -38,8 +38,12 @@ def test_direction(low, high, outcome):
     ],
 )
 def test_held_out_pairs(accuracy, margin, outcome, word):
-    found = verdict(held_out=held_out(contrast(accuracy, margin)))
+    """The effect size is the label loss, or the margin where rewards are no log-odds."""
+    found = verdict(held_out=held_out(contrast(accuracy, margin, label_loss=None)))
     assert (found.outcome, found.word) == (outcome, word)
+    loss = change(0.693, 0.693 - margin.after.estimate, 0.1)
+    by_loss = verdict(held_out=held_out(contrast(accuracy, change(0, 0.4), label_loss=loss)))
+    assert (by_loss.outcome, by_loss.word) == (outcome, word)
 
 
 def test_the_sentence_names_both_policies():
@@ -115,7 +119,8 @@ def test_displacement_of_labels_has_no_share_of_prompts():
 
 def test_an_unknown_interval_is_no_success():
     nan = Interval(0.9, math.nan, math.nan, 0.95, 1)
-    one = held_out(contrast(replace(change(0.5, 0.9), difference=nan), replace(change(0, 1), difference=nan)))
+    unknown = {"label_loss": replace(change(0.7, 0.5), difference=nan)}
+    one = held_out(contrast(*(replace(change(a, b), difference=nan) for a, b in ((0.5, 0.9), (0, 1))), **unknown))
     assert verdict(held_out=one).outcome == "unclear"
 
 
@@ -150,7 +155,7 @@ def test_a_small_gain_is_called_small():
 
 def test_cautions_change_the_colour_of_a_good_verdict_only():
     assert verdict(held_out=held_out(contrast())).colour == "better"
-    sure = held_out(contrast(label_loss=change(0.693, 0.9, 0.05)))
+    sure = held_out(contrast(ties=0.2))
     assert verdict(held_out=sure).colour == "cautious"
     assert verdict(held_out=held_out(contrast(change(0.7, 0.5), label_loss=change(0.6, 0.9, 0.05)))).colour == "worse"
 
