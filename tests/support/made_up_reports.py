@@ -142,7 +142,7 @@ def quick(**changes) -> RunReport:
 class Page(HTMLParser):
     """A strict parser: it requires that elements are closed in order, and collects tags, attributes and text."""
 
-    VOID = frozenset({"meta", "link", "br", "img", "input", "hr"})
+    VOID = frozenset({"meta", "link", "br", "img", "input", "hr", "wbr"})
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -150,12 +150,14 @@ class Page(HTMLParser):
         self.tags: Counter[str] = Counter()
         self.attributes: list[tuple[str, str, str]] = []
         self.text: list[str] = []
+        self.continues = False
         self.feed(html)
         self.close()
         assert self.open == [], f"not closed: {self.open}"
 
     def handle_starttag(self, tag, attrs):
         self.tags[tag] += 1
+        self.continues = tag == "wbr"
         self.attributes += [(tag, name, value or "") for name, value in attrs]
         if tag not in self.VOID:
             self.open.append(tag)
@@ -170,7 +172,10 @@ class Page(HTMLParser):
 
     def handle_data(self, data):
         if self.open[-1:] not in (["style"], ["script"]):
+            if self.continues:
+                data = self.text.pop() + data
             self.text.append(data)
+        self.continues = False
 
     def visible_text(self) -> str:
         """Return all text that a reader sees, with single spaces; no-break spaces count as spaces."""

@@ -10,7 +10,15 @@ from tiltlm.diagnostics.attainment import (
 )
 from tiltlm.diagnostics.displacement import Displacement, measure_displacement
 from tiltlm.diagnostics.frontier import attainable, best_of_n, effective_samples, level_counts, masses_of, tilted
-from tiltlm.diagnostics.intervals import Interval, bootstrap, bootstrap_mean, paired_difference, unit_means, wilson
+from tiltlm.diagnostics.intervals import (
+    Interval,
+    bootstrap,
+    bootstrap_mean,
+    mean_of_repetitions,
+    paired_difference,
+    unit_means,
+    wilson,
+)
 from tiltlm.diagnostics.kl import SequenceKL, sequence_kl
 from tiltlm.diagnostics.length import LengthBias, LengthRule, expected_agreement, measure_length_bias
 from tiltlm.diagnostics.pairs import PairLogps
@@ -36,6 +44,7 @@ __all__ = [
     "expected_agreement",
     "level_counts",
     "masses_of",
+    "mean_of_repetitions",
     "measure_attainment",
     "measure_displacement",
     "measure_frontier",

@@ -188,6 +188,17 @@ def contrast_pairs(
     )
 
 
+def accuracy_by_prompt(rows: ExampleRows) -> dict[str, float]:
+    """Return the mean expected agreement of rewards and labels at each prompt, ties left out; empty without pairs."""
+    agreements: dict[str, list[float]] = {}
+    for row in rows:
+        for c in compared_responses(row):
+            if not c.is_tie:
+                margin = row.responses[c.chosen].reward - row.responses[c.rejected].reward
+                agreements.setdefault(row.prompt, []).append(float(expected_agreement(margin, c.preference)))
+    return {prompt: sum(values) / len(values) for prompt, values in agreements.items()}
+
+
 def _label_loss(
     before: ExampleRows, after: ExampleRows, labelled: Sequence[tuple[int, Comparison]], prompt: Prompts, seed: int
 ) -> Change:

@@ -4,8 +4,8 @@ The input is two tables of the same rows, one measured before training and one a
 run's verdict, each with an interval over prompts.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -16,6 +16,7 @@ from tiltlm.diagnostics import Interval, LengthRule, bootstrap_mean
 from tiltlm.evaluation.change import Change, ratio_by_prompt
 from tiltlm.evaluation.contrast import (
     Contrast,
+    accuracy_by_prompt,
     compared_responses,
     contrast_labels,
     contrast_pairs,
@@ -44,6 +45,9 @@ class HeldOut:
     policy on this data, in either direction. None for a reward model."""
     learner: Literal["policy", "reward model"] = "policy"
     """The kind of model that was trained."""
+    accuracy_by_prompt: Mapping[str, float] = field(default_factory=dict)
+    """Ranking accuracy after training at each prompt, by the prompt's digest: it pairs runs on the same data. Empty if
+    responses are not compared within a prompt."""
 
 
 def compare_held_out(
@@ -94,6 +98,7 @@ def compare_held_out(
         starts_at_reference=starts_at_reference,
         shift=_shift(before, after, prompt, seed) if is_policy(after) else None,
         learner="policy" if is_policy(after) else "reward model",
+        accuracy_by_prompt=accuracy_by_prompt(after),
     )
 
 

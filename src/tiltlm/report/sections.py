@@ -221,14 +221,14 @@ def _contrast_rows(contrast: Contrast, learner: str, *, by_definition: bool) -> 
         f"{accuracy}; guessing at random gives 50 %",
         contrast.accuracy,
         percent=True,
-        before=Cell("50 %", "by definition") if by_definition else None,
+        before=Cell("50 %", "all rewards are 0") if by_definition else None,
     )
     yield change_row(
         "margin",
         "Margin",
         f"reward of the {better} response minus reward of the {worse} one, in units of the reward",
         contrast.margin,
-        before=Cell("0", "by definition") if by_definition else None,
+        before=Cell("0", "policy = reference") if by_definition else None,
     )
     if contrast.label_loss is not None:
         meaning = (
