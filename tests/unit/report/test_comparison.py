@@ -179,7 +179,7 @@ def test_the_deciding_number_is_drawn_over_the_kl(tmp_path):
 
 def test_a_caution_of_many_runs_is_one_list(tmp_path):
     runs = [run(name, 0.7, samples=samples(kl=25.0)) for name in "abc"]
-    html, page = page_of(tmp_path, runs)
+    _, page = page_of(tmp_path, runs)
     assert page.named("data-caution") == ["large_kl"]
     assert page.tags["details"] == 1
     assert "large KL: 3 of 3 runs" in page.visible_text()
