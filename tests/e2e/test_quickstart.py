@@ -12,6 +12,7 @@ def test_quickstart(tmp_path):
     run = tiltlm.quickstart(output=tmp_path / "quickstart")
     report = json.loads((run.path / "report.json").read_text())
     gold, attained = report["gold"], report["gold"]["attainment"]
+    assert report["command"] == "tiltlm quickstart --output NEW_FOLDER --seed 0"
     assert attained["gain"]["low"] > 0
     assert attained["policy"]["low"] <= attained["attainable"]["high"]  # nothing beats the frontier
     assert attained["share"]["estimate"] >= 0.5

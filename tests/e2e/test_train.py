@@ -2,16 +2,20 @@
 
 import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from typer.testing import CliRunner
 
 import tiltlm
 from support.errors import events, has_event, raises
+from tiltlm.cli.main import app
 from tiltlm.core import ConfigError
+from tiltlm.report import read_run, verdict_of
 from tiltlm.worlds import TextWorld
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
@@ -135,6 +139,24 @@ def test_lora_trains_an_adapter_and_saves_both(train, data, tmp_path, model):
 def test_the_resolved_configuration_runs_again(trained, tmp_path):
     again = tiltlm.train(trained.path / "config.yaml", output=tmp_path / "again", max_steps=1)
     assert again.training.num_steps == 1
+
+
+def test_the_command_of_the_report_repeats_the_run(trained, tmp_path):
+    program, *arguments = shlex.split(trained.report.command.replace("NEW_FOLDER", str(tmp_path / "again")))
+    assert program == "tiltlm"
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    again = read_run(tmp_path / "again")
+    assert again.held_out == trained.report.held_out
+    assert again.samples == trained.report.samples
+
+
+def test_a_learning_rate_of_nothing_is_no_success(train, data, tmp_path):
+    """The first step ranks most training pairs, because all rewards were 0 before it."""
+    run = train(tmp_path / "run", data=data, objective="dpo", beta=0.1, learning_rate=1e-8, num_epochs=4, batch_size=8)
+    verdict = verdict_of(run.report)
+    assert (verdict.word, verdict.colour) == ("It hardly moved", "unclear")
+    assert run.report.held_out.shift.estimate < 1e-2
 
 
 def test_a_run_is_not_overwritten_unasked(train, data, trained):

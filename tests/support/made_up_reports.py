@@ -35,6 +35,8 @@ def contrast(accuracy: Change | None = None, margin: Change | None = None, **cha
     made = Contrast(
         kind="pairs",
         num_comparisons=100,
+        num_label_ties=0,
+        label_loss=change(0.693, 0.6, 0.02),
         accuracy=accuracy or change(0.5, 0.7, 0.05),
         margin=margin or change(0.0, 0.4),
         ties=0.0,
@@ -52,7 +54,7 @@ def contrast(accuracy: Change | None = None, margin: Change | None = None, **cha
 
 def held_out(made: Contrast | None = None, nll: Change | None = None, **changes) -> HeldOut:
     """Return held-out numbers of 100 rows with 100 prompts."""
-    settings = {"num_examples": 100, "num_prompts": 100, "starts_at_reference": True} | changes
+    settings = {"num_examples": 100, "num_prompts": 100, "starts_at_reference": True, "shift": interval(4.0)} | changes
     return HeldOut(contrast=made, nll=nll, **settings)
 
 
@@ -140,7 +142,7 @@ def quick(**changes) -> RunReport:
 class Page(HTMLParser):
     """A strict parser: it requires that elements are closed in order, and collects tags, attributes and text."""
 
-    VOID = frozenset({"meta", "link", "br", "img", "input", "hr"})
+    VOID = frozenset({"meta", "link", "br", "img", "input", "hr", "wbr"})
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -148,12 +150,14 @@ class Page(HTMLParser):
         self.tags: Counter[str] = Counter()
         self.attributes: list[tuple[str, str, str]] = []
         self.text: list[str] = []
+        self.continues = False
         self.feed(html)
         self.close()
         assert self.open == [], f"not closed: {self.open}"
 
     def handle_starttag(self, tag, attrs):
         self.tags[tag] += 1
+        self.continues = tag == "wbr"
         self.attributes += [(tag, name, value or "") for name, value in attrs]
         if tag not in self.VOID:
             self.open.append(tag)
@@ -168,7 +172,10 @@ class Page(HTMLParser):
 
     def handle_data(self, data):
         if self.open[-1:] not in (["style"], ["script"]):
+            if self.continues:
+                data = self.text.pop() + data
             self.text.append(data)
+        self.continues = False
 
     def visible_text(self) -> str:
         """Return all text that a reader sees, with single spaces; no-break spaces count as spaces."""

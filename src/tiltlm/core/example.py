@@ -4,7 +4,7 @@ A pair has k = 2 and one comparison; an unpaired row k = 1 and a label; a ranked
 nothing else. Examples hold token ids and plain numbers only: text belongs to `tiltlm.data`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,6 +61,20 @@ class Comparison:
     offset: float = 0.0
     """Offset in units of the reward (after β), subtracted from the reward difference before the link."""
 
+    @property
+    def oriented(self) -> "Comparison":
+        """The same comparison with the response that the label prefers as `chosen`: p ≥ ½."""
+        if self.preference >= 0.5:
+            return self
+        return replace(
+            self, chosen=self.rejected, rejected=self.chosen, preference=1 - self.preference, offset=-self.offset
+        )
+
+    @property
+    def is_tie(self) -> bool:
+        """True if the label prefers neither response: p = ½."""
+        return self.preference == 0.5
+
 
 @dataclass(frozen=True, eq=False)
 class Example:
@@ -72,6 +86,7 @@ class Example:
     """At least one token: the beginning-of-sequence token if the prompt is empty."""
     responses: tuple[Response, ...]
     comparisons: tuple[Comparison, ...] = ()
+    """Each with p ≥ ½: one with p < ½ is replaced by its mirror image (`Comparison.oriented`), which means the same."""
     labels: tuple[bool, ...] = ()
     """One per response: desirable or not. Empty if not known; likewise `ranks` and `scores`."""
     ranks: tuple[int, ...] = ()
@@ -90,12 +105,14 @@ class Example:
         assert self.responses, "an example has at least one response"
         for known in (self.labels, self.ranks, self.scores, self.partners):
             assert len(known) in (0, len(self.responses)), "one entry per response, or none"
+        object.__setattr__(self, "comparisons", tuple(c.oriented for c in self.comparisons))
 
     @property
     def roles(self) -> tuple[str, ...]:
-        """The role of each response: chosen, rejected, both, desirable, undesirable, or just response."""
+        """The role of each response: chosen, rejected, both, desirable, undesirable, or just response (of a tie)."""
         if self.labels:
             return tuple("desirable" if label else "undesirable" for label in self.labels)
-        chosen, rejected = {c.chosen for c in self.comparisons}, {c.rejected for c in self.comparisons}
+        decided = [c for c in self.comparisons if not c.is_tie]
+        chosen, rejected = {c.chosen for c in decided}, {c.rejected for c in decided}
         names = {(True, False): "chosen", (False, True): "rejected", (True, True): "both"}
         return tuple(names.get((k in chosen, k in rejected), "response") for k in range(len(self.responses)))

@@ -69,6 +69,9 @@ CHANGES = {
 SHOWN = 5
 """Rows named for each cause."""
 
+ROLES = ("prompt", "chosen", "rejected", "both", "desirable", "undesirable", "response")
+"""Roles of texts, in the order in which their lengths are shown."""
+
 
 class Defect(Exception):
     """A row that cannot be used."""
@@ -216,7 +219,7 @@ class Accounting:
             "dropped": self.dropped,
             "losses": plain(self.losses, LOSSES),
             "changes": plain(self.changes, CHANGES),
-            "tokens": {role: summary(lengths) for role, lengths in self.lengths.items()},
+            "tokens": {role: summary(self.lengths[role]) for role in ROLES if role in self.lengths},
         }
 
     def to_plain(self) -> dict[str, Any]:
@@ -245,8 +248,8 @@ class Accounting:
             for cause, counts in self._by_count(causes):
                 rows.append((f"{title}: {cause}", counts.count, counts.examples[0]))
         lines = [f"{name:<32} {n:>9,} {n / total:>7.1%}  {example}".rstrip() for name, n, example in rows]
-        for role, lengths in self.lengths.items():
-            s = summary(lengths)
+        for role in filter(self.lengths.__contains__, ROLES):
+            s = summary(self.lengths[role])
             tokens = f"mean {s['mean']:.0f}, median {s['median']:.0f}, 95 % {s['p95']:.0f}, max {s['max']:.0f}"
             lines.append(f"{'tokens: ' + role:<32} {tokens}")
         return lines

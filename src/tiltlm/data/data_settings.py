@@ -25,8 +25,9 @@ class DataSettings:
     """A file (JSONL, also .gz or .zst; JSON, CSV, Parquet, Arrow), a folder, a dataset on the Hub; or a list."""
     eval: str | tuple[str, ...] | None = None
     """Separate held-out data, named as for `train`. Not together with `eval_fraction`."""
-    eval_fraction: float = 0.0
-    """Share of the prompts of `train` to hold out. A prompt's text and `eval_seed` decide if it is held out."""
+    eval_fraction: float | None = None
+    """Share of the prompts of `train` to hold out; 0: none. A prompt's text and `eval_seed` decide if it is held out.
+    None: training holds out a tenth of the prompts, unless `eval` is given or there are too few prompts."""
     eval_seed: int = 0
     """Another seed holds out other prompts."""
     split: str = "train"
@@ -83,7 +84,7 @@ class DataSettings:
             demand(getattr(self, name) in choices, "unknown_name", name, f"must be one of {', '.join(choices)}")
         demand(bool(self.train), "missing_setting", "train", "must name a file, a folder or a dataset on the Hub")
         demand(
-            0 <= self.eval_fraction < 1,
+            0 <= (self.eval_fraction or 0) < 1,
             "out_of_range",
             "eval_fraction",
             "must be a share of the prompts: 0 ≤ value < 1",
@@ -104,6 +105,6 @@ class DataSettings:
         demand(self.processes is None or self.processes >= 1, "not_positive", "processes", "must be at least 1")
         fits = self.max_length is None or self.max_length >= 2
         demand(fits, "out_of_range", "max_length", "must be at least 2 tokens, for a prompt and a response")
-        both = self.eval is not None and self.eval_fraction > 0
+        both = self.eval is not None and bool(self.eval_fraction)
         rule = f"data.eval={self.eval!r} already names held-out data; remove one of the two settings"
         demand(not both, "conflict", "eval_fraction", rule)

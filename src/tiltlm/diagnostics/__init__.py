@@ -10,9 +10,17 @@ from tiltlm.diagnostics.attainment import (
 )
 from tiltlm.diagnostics.displacement import Displacement, measure_displacement
 from tiltlm.diagnostics.frontier import attainable, best_of_n, effective_samples, level_counts, masses_of, tilted
-from tiltlm.diagnostics.intervals import Interval, bootstrap, bootstrap_mean, paired_difference, unit_means, wilson
+from tiltlm.diagnostics.intervals import (
+    Interval,
+    bootstrap,
+    bootstrap_mean,
+    mean_of_repetitions,
+    paired_difference,
+    unit_means,
+    wilson,
+)
 from tiltlm.diagnostics.kl import SequenceKL, sequence_kl
-from tiltlm.diagnostics.length import LengthBias, LengthRule, measure_length_bias
+from tiltlm.diagnostics.length import LengthBias, LengthRule, expected_agreement, measure_length_bias
 from tiltlm.diagnostics.pairs import PairLogps
 from tiltlm.diagnostics.step_metrics import MetricSums, metric_sums
 
@@ -33,8 +41,10 @@ __all__ = [
     "bootstrap",
     "bootstrap_mean",
     "effective_samples",
+    "expected_agreement",
     "level_counts",
     "masses_of",
+    "mean_of_repetitions",
     "measure_attainment",
     "measure_displacement",
     "measure_frontier",

@@ -143,6 +143,24 @@ def bootstrap_mean(
     return bootstrap(lambda draw: means[draw].mean(1), len(means), level=level, seed=seed, resamples=resamples)
 
 
+def mean_of_repetitions(values: ArrayLike, *, level: float = 0.95) -> Interval:
+    """Return the mean of independent repetitions (seeds) with Student's interval, x̄ ± t·s/√n.
+
+    It assumes that the repetitions are roughly normal, which so few of them cannot show. With one repetition the ends
+    are NaN.
+
+    Source: Student 1908, Biometrika 6:1.
+    """
+    from scipy import stats
+
+    numbers = np.asarray(values, dtype=np.float64)
+    mean, n = float(numbers.mean()), len(numbers)
+    if n < 2:
+        return Interval(mean, math.nan, math.nan, level, n)
+    half = float(stats.t.ppf((1 + level) / 2, n - 1)) * float(numbers.std(ddof=1)) / math.sqrt(n)
+    return Interval(mean, mean - half, mean + half, level, n)
+
+
 def paired_difference(
     after: ArrayLike,
     before: ArrayLike,

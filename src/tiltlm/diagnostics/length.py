@@ -43,6 +43,18 @@ class LengthRule:
         return votes
 
 
+def expected_agreement(margins: ArrayLike, preference: ArrayLike = 1.0) -> Floats:
+    """Return [B]: the chance that a draw of the label agrees with the sign of the margin, p or 1 − p; ½ for margin 0.
+
+    Args:
+        margins: [B] prediction for the first response of a comparison minus that for the second one.
+        preference: [B] soft labels p = P(first ≻ second).
+    """
+    agrees, p = np.heaviside(np.asarray(margins, dtype=np.float64), 0.5), np.asarray(preference, dtype=np.float64)
+    expected: Floats = p * agrees + (1 - p) * (1 - agrees)
+    return expected
+
+
 @dataclass(frozen=True)
 class LengthBias:
     """Accuracy of a length rule beside that of a policy on the same held-out comparisons, intervals over examples."""
@@ -58,6 +70,7 @@ def measure_length_bias(
     rejected_lengths: ArrayLike,
     margins: ArrayLike,
     units: ArrayLike,
+    preference: ArrayLike = 1.0,
     *,
     level: float = 0.95,
     seed: int = 0,
@@ -70,6 +83,7 @@ def measure_length_bias(
         rejected_lengths: [B] tokens of the rejected responses.
         margins: [B] r(chosen) − r(rejected), in units of the reward. The sign is the policy's prediction.
         units: [B] the example that each comparison belongs to.
+        preference: [B] soft labels p = P(chosen ≻ rejected); policy and rule are counted by `expected_agreement`.
         level: Share of repetitions in which the intervals hold the truth.
         seed: Seed of the bootstrap over examples.
 
@@ -84,7 +98,8 @@ def measure_length_bias(
             "the four arrays must have one number per comparison",
             code="unequal_lengths",
         )
-    by_rule, by_policy = rule.correct(chosen, rejected), np.heaviside(gains, 0.5)
+    by_rule = expected_agreement(rule.correct(chosen, rejected) - 0.5, preference)
+    by_policy = expected_agreement(gains, preference)
     return LengthBias(
         rule_accuracy=bootstrap_mean(by_rule, groups, level=level, seed=seed),
         advantage=paired_difference(by_policy, by_rule, groups, level=level, seed=seed),

@@ -59,7 +59,8 @@ def metric_sums(objective: Objective, responses: Responses, view: View) -> Metri
 
     Comparisons (`Pairs`): `rewards/chosen`, `rewards/rejected`, `rewards/accuracies` (expected agreement with the
     label, p·[m > 0] + (1−p)·[m < 0]; a tie counts ½), `rewards/ties` (share with m = 0 exactly), `logps/chosen`,
-    `logps/rejected` (nats per response), `logps_per_token/chosen`, `logps_per_token/rejected`.
+    `logps/rejected` (nats per response), `logps_per_token/chosen`, `logps_per_token/rejected`. Chosen is the response
+    that the label prefers; a comparison whose label prefers neither (p = ½) is in none of these metrics.
     Unpaired responses (`UnpairedResponses`): the same without accuracies and ties, where `chosen` means desirable. If
     the objective has a statistic of the step, it is added: `kl` (KTO's z0, nats) or `delta` (BCO's δ, reward units).
     Lists: as for comparisons, over every two responses of different rank, equally weighted within a list.
@@ -152,8 +153,11 @@ def _logps(responses: Responses) -> dict[str, Float[Tensor, " N"]]:
 
 
 def _shares(pairs: Pairs) -> Float[Tensor, " B"]:
-    """Return the share of each comparison in its example's vote. An example of weight 0 has no vote."""
-    weight, example = pairs.weight.cpu(), pairs.example.cpu()
+    """Return the share of each comparison in its example's vote.
+
+    A comparison whose label is a tie has no share, and an example of weight 0 or with ties only has no vote.
+    """
+    weight, example = pairs.weight.cpu() * (pairs.preference.cpu() != 0.5), pairs.example.cpu()
     totals = segment_sum(weight, example, pairs.num_examples)[example]
     return torch.where(totals > 0, weight / totals, 0.0)
 

@@ -1,8 +1,10 @@
 """Accuracy of ranking better responses above worse ones, before and after training, with intervals over prompts.
 
-Comparisons are within one prompt. Unpaired responses have different prompts; their accuracy is the chance that a
-desirable response has a higher reward than an undesirable one. Guessing at random scores ½, and a tie counts ½. A rule
-that sees only the lengths is measured beside the policy, because a policy may have learned only that.
+Comparisons are within one prompt. The better response of a comparison is the one that its label prefers; a label that
+prefers neither (a tie) gives no better response, and counts in the label loss only. Unpaired responses have different
+prompts; their accuracy is the chance that a desirable response has a higher reward than an undesirable one. Guessing at
+random scores ½, and a tie counts ½. A rule that sees only the lengths is measured beside the policy, because a policy
+may have learned only that.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,6 +22,7 @@ from tiltlm.diagnostics import (
     LengthRule,
     PairLogps,
     bootstrap,
+    expected_agreement,
     measure_displacement,
     measure_length_bias,
 )
@@ -41,9 +44,6 @@ ResponseValue = Callable[[ResponseRow], float]
 SIDES = {"pairs": ("chosen", "rejected"), "unpaired": ("desirable", "undesirable")}
 """Names of the better and the worse responses, by the kind of contrast."""
 
-SIDES = {"pairs": ("chosen", "rejected"), "unpaired": ("desirable", "undesirable")}
-"""Names of the better and the worse responses, by the kind of contrast."""
-
 
 @dataclass(frozen=True)
 class Contrast:
@@ -52,8 +52,15 @@ class Contrast:
     kind: Literal["pairs", "unpaired"]
     num_comparisons: int
     """Number of comparisons; of unpaired responses the number of desirable times that of undesirable ones."""
+    num_label_ties: int
+    """Comparisons whose label prefers neither response. They are not in `num_comparisons`."""
     accuracy: Change
-    """Share of comparisons in which the better response has the higher reward."""
+    """Share of comparisons in which the better response has the higher reward. With a soft label p ≥ ½ the expected
+    agreement with the label: p if it has, 1 − p if not."""
+    label_loss: Change | None
+    """−log-likelihood of the labels under Bradley–Terry, nats per comparison: −p·log σ(m) − (1 − p)·log σ(−m), m the
+    margin, ties included; log 2 ≈ 0.693 where all rewards are equal. None if the objective does not read its rewards as
+    log-odds (its link is not logistic), and for unpaired responses, whose rewards are of different prompts."""
     margin: Change
     """Mean reward of the better responses minus that of the worse ones, in units of the reward."""
     ties: float
@@ -94,9 +101,9 @@ def is_policy(rows: ExampleRows) -> bool:
 
 
 def compared_responses(row: ExampleRow) -> tuple[Comparison, ...]:
-    """Return the comparisons of a row; without any, each desirable response over each undesirable one."""
+    """Return the comparisons of a row, better response first; without any, each desirable over each undesirable one."""
     if row.comparisons or len(set(row.labels)) < 2:
-        return row.comparisons
+        return tuple(comparison.oriented for comparison in row.comparisons)
     good = [k for k, label in enumerate(row.labels) if label]
     bad = [k for k, label in enumerate(row.labels) if not label]
     return tuple(Comparison(i, j) for i, j in product(good, bad))
@@ -104,7 +111,7 @@ def compared_responses(row: ExampleRow) -> tuple[Comparison, ...]:
 
 def fit_length_rule(examples: Sequence[Example]) -> LengthRule:
     """Fit the length rule on training data: it prefers longer or shorter responses, whichever is right more often."""
-    pairs = [(e, c) for e, example in enumerate(examples) for c in example.comparisons]
+    pairs = [(e, c) for e, example in enumerate(examples) for c in example.comparisons if not c.is_tie]
     if pairs:
         chosen, rejected = ([examples[e].responses[k].num_tokens for e, k in side] for side in _ends(pairs))
         return LengthRule.fit(chosen, rejected, [e for e, _ in pairs])
@@ -121,7 +128,9 @@ def _ends(pairs: Sequence[tuple[int, Comparison]]) -> tuple[list[tuple[int, int]
     return [(e, c.chosen) for e, c in pairs], [(e, c.rejected) for e, c in pairs]
 
 
-def contrast_pairs(before: ExampleRows, after: ExampleRows, prompt: Prompts, rule: LengthRule, seed: int) -> Contrast:
+def contrast_pairs(
+    before: ExampleRows, after: ExampleRows, prompt: Prompts, rule: LengthRule, seed: int, *, log_odds: bool = True
+) -> Contrast:
     """Return the contrast of all comparisons within the rows. The comparisons of one prompt share one vote.
 
     Args:
@@ -130,8 +139,10 @@ def contrast_pairs(before: ExampleRows, after: ExampleRows, prompt: Prompts, rul
         prompt: [E] the prompt of each row. Intervals are over prompts.
         rule: The length rule, fitted on training data.
         seed: Seed of the bootstrap.
+        log_odds: The rewards are log-odds, so that the labels have a likelihood.
     """
-    pairs = [(e, c) for e, row in enumerate(after) for c in compared_responses(row)]
+    labelled = [(e, c) for e, row in enumerate(after) for c in compared_responses(row)]
+    pairs = [(e, c) for e, c in labelled if not c.is_tie]
     better, worse = _ends(pairs)
     unit = _numbered(prompt[[e for e, _ in pairs]])
     num_prompts = int(unit.max()) + 1
@@ -142,9 +153,7 @@ def contrast_pairs(before: ExampleRows, after: ExampleRows, prompt: Prompts, rul
         return np.array(chosen, dtype=np.float64), np.array(rejected, dtype=np.float64)
 
     def agreement(rows: ExampleRows, value: ResponseValue) -> IndexStatistic:
-        chosen, rejected = sides(rows, value)
-        agrees = np.heaviside(chosen - rejected, 0.5)
-        return mean_by_prompt(preference * agrees + (1 - preference) * (1 - agrees), unit)
+        return mean_by_prompt(expected_agreement(np.subtract(*sides(rows, value)), preference), unit)
 
     def change(statistic: Callable[[ExampleRows], IndexStatistic]) -> Change:
         return Change.of(statistic(before), statistic(after), num_prompts, seed=seed)
@@ -156,11 +165,14 @@ def contrast_pairs(before: ExampleRows, after: ExampleRows, prompt: Prompts, rul
         return PairLogps(*sides(rows, logps_of), unit=unit)
 
     rewards = sides(after, _reward)
-    length = measure_length_bias(rule, *sides(after, _num_tokens), np.subtract(*rewards), unit, seed=seed)
+    lengths = sides(after, _num_tokens)
+    length = measure_length_bias(rule, *lengths, np.subtract(*rewards), unit, preference, seed=seed)
     return Contrast(
         kind="pairs",
         num_comparisons=len(pairs),
+        num_label_ties=len(labelled) - len(pairs),
         accuracy=change(lambda rows: agreement(rows, _reward)),
+        label_loss=_label_loss(before, after, labelled, prompt, seed) if log_odds else None,
         margin=change(lambda rows: mean_by_prompt(np.subtract(*sides(rows, _reward)), unit)),
         ties=float(np.mean(rewards[0] == rewards[1])),
         better=likelihood(lambda rows: mean_by_prompt(sides(rows, mean_logps_of)[0], unit)),
@@ -176,10 +188,37 @@ def contrast_pairs(before: ExampleRows, after: ExampleRows, prompt: Prompts, rul
     )
 
 
+def accuracy_by_prompt(rows: ExampleRows) -> dict[str, float]:
+    """Return the mean expected agreement of rewards and labels at each prompt, ties left out; empty without pairs."""
+    agreements: dict[str, list[float]] = {}
+    for row in rows:
+        for c in compared_responses(row):
+            if not c.is_tie:
+                margin = row.responses[c.chosen].reward - row.responses[c.rejected].reward
+                agreements.setdefault(row.prompt, []).append(float(expected_agreement(margin, c.preference)))
+    return {prompt: sum(values) / len(values) for prompt, values in agreements.items()}
+
+
+def _label_loss(
+    before: ExampleRows, after: ExampleRows, labelled: Sequence[tuple[int, Comparison]], prompt: Prompts, seed: int
+) -> Change:
+    """Return the label loss of all comparisons, ties included."""
+    unit = _numbered(prompt[[e for e, _ in labelled]])
+    preference = np.array([c.preference for _, c in labelled])
+
+    def loss(rows: ExampleRows) -> IndexStatistic:
+        rewards = [[response.reward for response in row.responses] for row in rows]
+        margin = np.array([rewards[e][c.chosen] - rewards[e][c.rejected] for e, c in labelled])
+        losses = preference * np.logaddexp(0, -margin) + (1 - preference) * np.logaddexp(0, margin)
+        return mean_by_prompt(losses, unit)
+
+    return Change.of(loss(before), loss(after), int(unit.max()) + 1, seed=seed)
+
+
 def contrast_labels(before: ExampleRows, after: ExampleRows, prompt: Prompts, rule: LengthRule, seed: int) -> Contrast:
     """Return the contrast of desirable against undesirable responses of all prompts.
 
-    The arguments are those of `contrast_pairs`.
+    The arguments are those of `contrast_pairs`. Labels of different prompts have no label loss.
     """
     members = [(e, k) for e, row in enumerate(after) for k in range(len(row.labels))]
     desirable = np.array([after[e].labels[k] for e, k in members])
@@ -214,6 +253,8 @@ def contrast_labels(before: ExampleRows, after: ExampleRows, prompt: Prompts, ru
     return Contrast(
         kind="unpaired",
         num_comparisons=len(good) * len(bad),
+        num_label_ties=0,
+        label_loss=None,
         accuracy=change(lambda rows: area(rows, _reward)),
         margin=change(margin),
         ties=float(equal.sum() / (len(good) * len(bad))),

@@ -4,18 +4,19 @@ The input is two tables of the same rows, one measured before training and one a
 run's verdict, each with an interval over prompts.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tiltlm.core import ConfigError
-from tiltlm.diagnostics import LengthRule
+from tiltlm.diagnostics import Interval, LengthRule, bootstrap_mean
 from tiltlm.evaluation.change import Change, ratio_by_prompt
 from tiltlm.evaluation.contrast import (
     Contrast,
+    accuracy_by_prompt,
     compared_responses,
     contrast_labels,
     contrast_pairs,
@@ -39,8 +40,14 @@ class HeldOut:
     demonstrations."""
     starts_at_reference: bool
     """True if the untrained policy is the reference, so that its margins are 0 by definition."""
+    shift: Interval | None = None
+    """Mean size of the change of log π(y) of the held-out responses, nats per response: how far training moved the
+    policy on this data, in either direction. None for a reward model."""
     learner: Literal["policy", "reward model"] = "policy"
     """The kind of model that was trained."""
+    accuracy_by_prompt: Mapping[str, float] = field(default_factory=dict)
+    """Ranking accuracy after training at each prompt, by the prompt's digest: it pairs runs on the same data. Empty if
+    responses are not compared within a prompt."""
 
 
 def compare_held_out(
@@ -50,6 +57,7 @@ def compare_held_out(
     *,
     starts_at_reference: bool = False,
     imitates: bool = False,
+    log_odds: bool = True,
     seed: int = 0,
 ) -> HeldOut:
     """Compare two measurements of the same held-out rows.
@@ -61,6 +69,8 @@ def compare_held_out(
         starts_at_reference: The objective compares with a reference, and the untrained policy is that reference. Its
             rewards are then rounding errors around 0, which would rank pairs at random; they are set to 0.
         imitates: The objective is of demonstrations.
+        log_odds: The objective reads differences of rewards as log-odds (its link is logistic). Only then do the labels
+            have a likelihood under the rewards.
         seed: Seed of the bootstrap.
 
     Raises:
@@ -83,10 +93,12 @@ def compare_held_out(
     return HeldOut(
         num_examples=num_examples,
         num_prompts=len(set(prompt.tolist())),
-        contrast=_contrast(before, after, prompt, rule, seed),
+        contrast=_contrast(before, after, prompt, rule, seed, log_odds),
         nll=_nll(before, after, prompt, seed) if imitates else None,
         starts_at_reference=starts_at_reference,
+        shift=_shift(before, after, prompt, seed) if is_policy(after) else None,
         learner="policy" if is_policy(after) else "reward model",
+        accuracy_by_prompt=accuracy_by_prompt(after),
     )
 
 
@@ -119,12 +131,21 @@ def _contrast(
     prompt: NDArray[np.str_],
     rule: LengthRule,
     seed: int,
+    log_odds: bool,
 ) -> Contrast | None:
-    if any(compared_responses(row) for row in after):
-        return contrast_pairs(before, after, prompt, rule, seed)
+    if any(not comparison.is_tie for row in after for comparison in compared_responses(row)):
+        return contrast_pairs(before, after, prompt, rule, seed, log_odds=log_odds)
     if len({label for row in after for label in row.labels}) == 2:
         return contrast_labels(before, after, prompt, rule, seed)
     return None
+
+
+def _shift(before: Sequence[ExampleRow], after: Sequence[ExampleRow], prompt: NDArray[np.str_], seed: int) -> Interval:
+    """Return the mean of |log π after − log π before| over prompts, nats per response."""
+    numbers = np.unique(prompt, return_inverse=True)[1]
+    sums = [np.array([logps_of(r) for row in rows for r in row.responses]) for rows in (before, after)]
+    unit = np.repeat(numbers, [len(row.responses) for row in after])
+    return bootstrap_mean(np.abs(sums[1] - sums[0]), unit, seed=seed)
 
 
 def _nll(before: Sequence[ExampleRow], after: Sequence[ExampleRow], prompt: NDArray[np.str_], seed: int) -> Change:

@@ -27,8 +27,9 @@ from tiltlm.evaluation import (
     measure_examples,
     sample_texts,
 )
+from tiltlm.links import Denoised, Logistic, Smoothed
 from tiltlm.models import Policy, Scorer, load_policy
-from tiltlm.objectives import Demonstration
+from tiltlm.objectives import Demonstration, Objective, Pairwise, WeightedSum
 from tiltlm.recipes.prepare import Prepared, window_of
 from tiltlm.recipes.progress import ProgressCallback
 from tiltlm.recipes.run_settings import RunSettings
@@ -142,7 +143,15 @@ def held_out_change(ready: Prepared, before: Measurement, after: Measurement) ->
         fit_length_rule(ready.data.train),
         starts_at_reference=ready.objective.needs_reference and ready.reference.starts_as_policy,
         imitates=isinstance(ready.objective, Demonstration),
+        log_odds=reads_log_odds(ready.objective),
     )
+
+
+def reads_log_odds(objective: Objective) -> bool:
+    """Return whether the objective (of a sum, the first one) compares rewards by a logistic link."""
+    logged = objective.objectives[0] if isinstance(objective, WeightedSum) else objective
+    link = logged.link if isinstance(logged, Pairwise) else None
+    return isinstance(link.link if isinstance(link, Smoothed | Denoised) else link, Logistic)
 
 
 def sample_change(

@@ -2,12 +2,12 @@
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
-from tiltlm.core import Example, Tree, build_trees
+from tiltlm.core import DataError, Example, Tree, build_trees
 from tiltlm.core.logps import OF_REFERENCE
 from tiltlm.data import DataSettings, Encoder, PreferenceData, load_data
 from tiltlm.data.cache.fingerprints import prompt_numbers
@@ -24,6 +24,10 @@ from tiltlm.reference import Reference, ReferenceSettings, build_reference, mode
 
 log = logging.getLogger(__name__)
 
+EVAL_FRACTION = 0.1
+"""Share of the prompts that a run holds out by default."""
+TOO_FEW_TO_HOLD_OUT = frozenset({"nothing_held_out", "no_rows_left", "prompt_above_half"})
+"""Codes of errors that may come from holding out a share of very few prompts."""
 CHUNK = 50_000
 """Number of examples whose trees are in memory at the same time."""
 
@@ -95,19 +99,41 @@ def load_for(
 ) -> PreferenceData:
     """Load data as the examples that an objective trains on, with partners if its statistic reads them.
 
+    If the settings do not say what to hold out, it is `EVAL_FRACTION` of the prompts, or nothing if these are too few.
+
     Raises:
         ConfigError: a setting has no effect.
         DataError: the data cannot be used.
     """
-    return load_data(
-        settings,
-        encoder,
-        objective.shape,
-        needs=objective.needs,
-        uses=objective.uses,
-        needs_partners=objective.statistic is not None and objective.statistic.reads == "partners",
-        use_reference_columns=use_reference_columns,
-    )
+
+    def load(settings: DataSettings) -> PreferenceData:
+        return load_data(
+            settings,
+            encoder,
+            objective.shape,
+            needs=objective.needs,
+            uses=objective.uses,
+            needs_partners=objective.statistic is not None and objective.statistic.reads == "partners",
+            use_reference_columns=use_reference_columns,
+        )
+
+    if settings.eval is not None or settings.eval_fraction is not None:
+        return load(settings)
+    try:
+        data = load(replace(settings, eval_fraction=EVAL_FRACTION))
+        note = (
+            f"{len(data.held_out):,} of {data.accounting.kept:,} rows are held out to measure what training does "
+            f"(data.eval_fraction={EVAL_FRACTION:g} by default; 0 trains on all rows)"
+        )
+    except DataError as error:
+        if error.code not in TOO_FEW_TO_HOLD_OUT:
+            raise
+        data = load(replace(settings, eval_fraction=0.0))
+        note = (
+            "nothing is held out, because the data has too few prompts, so the report cannot say whether training "
+            "helped; name held-out data (data.eval=FILE)"
+        )
+    return replace(data, notes=(*data.notes, note))
 
 
 def name_reference(

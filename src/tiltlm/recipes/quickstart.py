@@ -94,6 +94,7 @@ def run_in_world(output: Path, overwrite: bool, seed: int, progress: ProgressCal
             process,
             progress=progress,
             title="Quickstart: DPO at the lost-property desk",
+            command=f"tiltlm quickstart --output NEW_FOLDER --seed {seed}",
             gold=lambda before, after: gold_of(world, before, after, encoder),
         )
 

@@ -1,6 +1,7 @@
 """The scoring recipe: loss and metrics of data under a policy and a reference, as one step without training."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ def score(
     Raises:
         ConfigError: the objective needs a reference and none is named, or a setting has no effect.
     """
+    settings = replace(settings, data=replace(settings.data, eval_fraction=settings.data.eval_fraction or 0.0))
     objective = settings.build_objective()
     check_score_settings(settings, objective, per_example)
     ranks = Ranks.single("score")

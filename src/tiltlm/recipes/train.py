@@ -2,6 +2,7 @@
 
 import logging
 import platform
+import shlex
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -101,6 +102,7 @@ def carry_out(
     resume: bool = False,
     progress: ProgressCallback = silent,
     title: str | None = None,
+    command: str | None = None,
     gold: GoldMeasure | None = None,
 ) -> TrainedRun:
     """Run the training and the measurements around it. All processes train; rank 0 measures and writes.
@@ -113,6 +115,7 @@ def carry_out(
         resume: Continue from the newest checkpoint.
         progress: Called during the reference pass, training and sampling.
         title: Title of the report; None means method and model.
+        command: The command that repeats the run; None means `tiltlm train` with the run's configuration.
         gold: Computes the gold reward of samples; None if there is no known reward.
     """
     if not resume:  # the description of a resumed run stays valid: the loop refuses settings that would change it
@@ -133,7 +136,7 @@ def carry_out(
             ranks=ranks,
             listener=listener(progress),
         )
-    return ranks.first(lambda: conclude(run, ready, settings, before, result, progress, title, gold))
+    return ranks.first(lambda: conclude(run, ready, settings, before, result, progress, title, command, gold))
 
 
 def conclude(
@@ -144,6 +147,7 @@ def conclude(
     result: TrainingResult,
     progress: ProgressCallback,
     title: str | None,
+    command: str | None,
     gold: GoldMeasure | None,
 ) -> TrainedRun:
     """Measure again after the last step, save the policy and write the report. Only rank 0 calls it."""
@@ -156,7 +160,7 @@ def conclude(
         samples=sample_change(ready, before, after, rewards),
         gold=measured,
     )
-    report = replace(report, title=title) if title else report
+    report = replace(report, title=title or report.title, command=command or report.command)
     save(ready, run.path, report)
     write_report(run.path, report)
     return TrainedRun(run.path, result, report)
@@ -191,7 +195,7 @@ def make_report(run: RunDirectory, ready: Prepared, settings: RunSettings, resul
         versions=versions(),
         digests=digests(ready),
         notes=(*settings.objective_notes, *ready.policy.notes, *ready.data.notes),
-        command=f"tiltlm train {run.path / 'config.yaml'} output=NEW_FOLDER",
+        command=f"tiltlm train {shlex.quote(str(run.path / 'config.yaml'))} output=NEW_FOLDER",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 

@@ -17,8 +17,8 @@ from markupsafe import Markup
 from tiltlm.core import RunError
 from tiltlm.report.run_report import SCHEMA, RunReport, from_json, to_plain
 from tiltlm.report.sections import SECTIONS
-from tiltlm.report.texts import date_text, shorten, shorten_start
-from tiltlm.report.tiles import tiles
+from tiltlm.report.texts import breakable, date_text, shorten, shorten_start
+from tiltlm.report.tiles import tiles, words
 from tiltlm.report.verdict import verdict_of
 from tiltlm.storage.files import write_bytes
 
@@ -35,7 +35,7 @@ def template_environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"shorten": shorten, "shorten_start": shorten_start, "date_text": date_text}
+    made.filters |= {"shorten": shorten, "shorten_start": shorten_start, "date_text": date_text, "breakable": breakable}
     made.globals["css"] = template_file("style.css")
     return made
 
@@ -53,14 +53,15 @@ def script(name: str) -> tuple[Markup, str]:
 
 def render(report: RunReport) -> str:
     """Return the page of a run as HTML."""
-    views = [section.show(report) for section in SECTIONS]
+    views, shown = [section.show(report) for section in SECTIONS], tiles(report)
     return (
         template_environment()
         .get_template("run.html")
         .render(
             report=report,
             verdict=verdict_of(report),
-            tiles=tiles(report),
+            tiles=shown,
+            words=words(shown),
             sections=[view for view in views if view is not None],
             twin=TWIN,
         )

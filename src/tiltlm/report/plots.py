@@ -219,3 +219,30 @@ def comparison_figure(panels: Sequence[tuple[str, Sequence[Whisker], float | Non
             for y in range(len(labels)):
                 axes.axhline(y, color=GRID, linewidth=0.6, zorder=0.4)
         return inline(made, "comparison", "Runs compared: " + ", ".join(title for title, *_ in panels))
+
+
+def over_kl_figure(marks: Sequence[tuple[str, Interval, Interval]], title: str, *, percent: bool) -> Markup:
+    """Draw a number over the KL, one mark per point of a comparison: what each bought, and at what distance.
+
+    Args:
+        marks: Name, KL in nats per response, and the number.
+        title: Meaning of the number.
+        percent: Show shares as percentages.
+    """
+    scale = 100 if percent else 1
+    with styled():
+        made = figure(FULL, 3.6)
+        axes = made.subplots()
+        for name, kl, value in marks:
+            low, mid, high = (scale * x for x in (value.low, value.estimate, value.high))
+            axes.plot([kl.low, kl.high], [mid, mid], color=FIRST, linewidth=1.2, alpha=0.6)
+            axes.plot([kl.estimate] * 2, [low, high], color=FIRST, linewidth=1.2, alpha=0.6)
+            axes.plot([kl.estimate], [mid], "o", color=FIRST, markersize=6)
+            short = name if len(name) <= 32 else f"{name[:31]}…"
+            axes.annotate(short, (kl.estimate, mid), (6, 5), textcoords="offset points", color=MUTED, fontsize=8)
+        axes.set_xlabel("KL from the untrained policy, nats per response")
+        axes.set_ylabel(title)
+        axes.margins(x=0.14, y=0.12)
+        if percent:
+            axes.yaxis.set_major_formatter(PercentFormatter(decimals=0))
+        return inline(made, "over-kl", f"{title} over KL")

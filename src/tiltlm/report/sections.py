@@ -181,6 +181,8 @@ def _held_out_lead(report: RunReport) -> str:
         pairs = held_out.contrast.kind == "pairs"
         kind = "comparisons" if pairs else "pairings of a desirable with an undesirable response"
         counts += f"; {held_out.contrast.num_comparisons:,} {kind}"
+        if held_out.contrast.num_label_ties:
+            counts += f", and {held_out.contrast.num_label_ties:,} labelled as ties, which count in the label loss only"
     return f"{counts}. {SMALL_PRINT}"
 
 
@@ -193,6 +195,9 @@ def _held_out_rows(report: RunReport) -> Sequence[Table]:
             rows.append(change_row("nll", "Negative log-likelihood", meaning, held_out.nll))
         if held_out.contrast is not None:
             rows += _contrast_rows(held_out.contrast, held_out.learner, by_definition=held_out.starts_at_reference)
+        if held_out.shift is not None:
+            meaning = "mean size of the change of a response's log-probability, nats, up or down: how far training went"
+            rows.append(TableRow("shift", "Change of log-probability", (NONE, NONE, cell(held_out.shift)), meaning))
     if report.training_accuracy is not None:
         learner = "policy" if held_out is None else held_out.learner
         meaning = (
@@ -216,15 +221,21 @@ def _contrast_rows(contrast: Contrast, learner: str, *, by_definition: bool) -> 
         f"{accuracy}; guessing at random gives 50 %",
         contrast.accuracy,
         percent=True,
-        before=Cell("50 %", "by definition") if by_definition else None,
+        before=Cell("50 %", "all rewards are 0") if by_definition else None,
     )
     yield change_row(
         "margin",
         "Margin",
         f"reward of the {better} response minus reward of the {worse} one, in units of the reward",
         contrast.margin,
-        before=Cell("0", "by definition") if by_definition else None,
+        before=Cell("0", "policy = reference") if by_definition else None,
     )
+    if contrast.label_loss is not None:
+        meaning = (
+            "−log-likelihood of the labels if rewards are log-odds, nats per comparison; lower is better, and guessing "
+            "costs log 2 = 0.693"
+        )
+        yield change_row("label_loss", "Label loss", meaning, contrast.label_loss)
     if contrast.seq_accuracy is not None and contrast.mean_accuracy is not None:
         yield change_row(
             "seq_accuracy",
@@ -303,6 +314,13 @@ def _held_out_cautions(report: RunReport) -> Iterator[Remark]:
             f"A rule that always prefers the {contrast.length_rule} response is right in "
             f"{with_bounds(contrast.length_accuracy, percent=True)} of comparisons. The {held_out.learner} is not "
             "clearly better than this rule, and may have learned little more than length.",
+        )
+    if contrast.label_loss is not None and contrast.label_loss.difference.low > 0:
+        yield Remark(
+            "overconfident",
+            f"The margins are larger than the labels support: the label loss went up, from "
+            f"{estimate(contrast.label_loss.before)} to {with_bounds(contrast.label_loss.after)} nats per comparison. "
+            "Train less (training.num_epochs, training.learning_rate), or raise beta.",
         )
     if contrast.ties > 0.01:
         yield Remark(

@@ -1,9 +1,11 @@
 """Texts on a page: shortened where they are long, dates and settings in a readable form."""
 
+import re
 from datetime import datetime
 from typing import Any
 
 import yaml
+from markupsafe import Markup, escape
 
 from tiltlm.report.run_report import to_plain
 
@@ -19,6 +21,11 @@ def shorten(text: str, limit: int = MAX_CHARACTERS) -> str:
 def shorten_start(text: str, limit: int = 700) -> str:
     """Return the end of a text, which of a long prompt tells most about the response."""
     return text if len(text) <= limit else f"[{len(text) - limit:,} more characters] …{text[-limit:]}"
+
+
+def breakable(name: str) -> Markup:
+    """Return the name of a setting as HTML that may break after a dot or an underscore, and nowhere else."""
+    return Markup(re.sub(r"([._])", r"\1<wbr>", str(escape(name))))
 
 
 def date_text(created: str) -> str:

@@ -1,10 +1,12 @@
 """Tiles: the few most important numbers, at the top of the page."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tiltlm.diagnostics import Interval
 from tiltlm.report.numbers import bounds, estimate
 from tiltlm.report.run_report import RunReport
+from tiltlm.report.sections import GLOSSARY
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,12 @@ def tiles(report: RunReport) -> list[Tile]:
             before = f"untrained {estimate(report.samples.before.length)}"
             shown.append(_tile("tokens per response", after.length, before))
     return shown
+
+
+def words(shown: Sequence[Tile]) -> dict[str, str]:
+    """Return the terms in the names of these tiles that a reader may not know, with their meaning."""
+    names = " ".join(tile.name for tile in shown).lower()
+    return {term: GLOSSARY[term] for term in ("Margin", "KL", "Nat") if term.lower() in names}
 
 
 def _tile(name: str, interval: Interval, extra: str = "", *, percent: bool = False) -> Tile:

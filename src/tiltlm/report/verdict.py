@@ -1,10 +1,12 @@
 """The verdict of a run: one plain sentence on whether training helped, and the cautions that limit it.
 
 A gold reward decides if there is one; otherwise held-out data does. If an interval contains 0, the verdict is not
-"better".
+"better". A policy that hardly moved is not "better" either, whatever its accuracy: a reward that starts at 0 everywhere
+(a log-ratio to the policy itself) orders the pairs after the first step, however small that step is.
 """
 
 from dataclasses import dataclass
+from math import log
 from typing import Literal
 
 from tiltlm.diagnostics import Interval
@@ -15,13 +17,21 @@ from tiltlm.report.sections import SECTIONS, Remark
 
 Outcome = Literal["better", "worse", "unclear", "unmeasured"]
 
-WORDS = {"better": "Yes, it helped", "worse": "No, it did harm", "unclear": "No clear difference"}
+WORDS = {"better": "Yes", "worse": "No, it does worse", "unclear": "No clear difference"}
+
+SMALL_SHIFT = 0.1
+"""Nats per response. A policy whose log-probabilities changed by less on average has hardly moved: its probabilities of
+the held-out responses changed by less than a tenth of themselves."""
+SMALL_GAIN = 0.01
+"""Nats per comparison of label loss, of the log 2 that guessing costs. A smaller gain is called small."""
 
 
 @dataclass(frozen=True)
 class Verdict:
     """The headline of a report."""
 
+    question: str
+    """What was measured, as a question. `word` answers it."""
     outcome: Outcome
     word: str
     """The outcome in a few words."""
@@ -30,23 +40,65 @@ class Verdict:
     cautions: tuple[Remark, ...]
     """Remarks that limit or contradict the verdict."""
 
+    @property
+    def colour(self) -> str:
+        """The outcome as a class of the page. A good outcome with cautions has a colour of its own."""
+        return "cautious" if self.outcome == "better" and self.cautions else self.outcome
+
 
 def verdict_of(report: RunReport) -> Verdict:
     """Return the verdict of a run."""
     cautions = tuple(caution for section in SECTIONS for caution in section.cautions_of(report))
+    held_out = report.held_out
     if report.gold is not None:
         return _by_gold(report.gold, cautions)
-    held_out = report.held_out
-    if held_out is not None and held_out.nll is not None:
-        return _by_nll(held_out, held_out.nll, cautions)
-    if held_out is not None and held_out.contrast is not None:
-        return _by_contrast(held_out, held_out.contrast, cautions)
-    return Verdict(
-        "unmeasured",
-        "Not measured",
-        "It is not known whether training helped, because no data that shows it was held out. Hold out some prompts "
-        "(data.eval_fraction=0.1) and train again.",
-        cautions,
+    if held_out is None or (held_out.nll is None and held_out.contrast is None):
+        return Verdict(
+            "Did training help?",
+            "unmeasured",
+            "Not measured",
+            "It is not known whether training helped, because no data that shows it was held out. Hold out some "
+            "prompts (data.eval_fraction=0.1), or name held-out data (data.eval=FILE), and train again.",
+            cautions,
+        )
+    of_responses = "predict" if held_out.nll is not None else "rank"
+    question = f"Does it {of_responses} held-out responses better?"
+    if hardly_moved(report):
+        return Verdict(question, "unclear", "It hardly moved", _hardly_moved_sentence(held_out), cautions)
+    if held_out.nll is not None:
+        return _by_nll(question, held_out, held_out.nll, cautions)
+    assert held_out.contrast is not None
+    return _by_contrast(question, held_out, held_out.contrast, cautions)
+
+
+def hardly_moved(report: RunReport) -> bool:
+    """Return whether the trained policy can hardly be told from the untrained one.
+
+    True if the log-probabilities of held-out responses changed by less than `SMALL_SHIFT` on average, or if the margin
+    did not clearly change and the interval of the KL reaches 0.
+    """
+    held_out, kl = report.held_out, report.samples.after.kl if report.samples else None
+    if held_out is None or held_out.shift is None:
+        return False
+    stays = held_out.contrast is not None and not held_out.contrast.margin.difference.excludes_zero
+    return held_out.shift.estimate < SMALL_SHIFT or (stays and kl is not None and kl.low <= 0)
+
+
+def _hardly_moved_sentence(held_out: HeldOut) -> str:
+    assert held_out.shift is not None
+    sentence = (
+        f"On {held_out.num_prompts:,} held-out prompts the trained policy is nearly the untrained one: the "
+        f"log-probability of a response changed by only {with_bounds(held_out.shift)} nats on average. "
+    )
+    contrast = held_out.contrast
+    if held_out.starts_at_reference and contrast is not None and contrast.accuracy.after.low > 0.5:
+        sentence += (
+            f"It ranks {with_bounds(contrast.accuracy.after, percent=True)} of comparisons as labelled, but after so "
+            "small a change that shows only the direction of the first steps. "
+        )
+    return (
+        sentence
+        + "To move it further, raise training.learning_rate, train longer (training.num_epochs), or lower beta."
     )
 
 
@@ -65,20 +117,26 @@ def _by_gold(gold: Gold, cautions: tuple[Remark, ...]) -> Verdict:
     )
     if outcome == "better":
         sentence += f" The gain is {with_bounds(found.share, percent=True)} of what is attainable at the same KL."
-    return Verdict(outcome, WORDS[outcome], sentence, cautions)
+    return Verdict(f"Did the {gold.label} go up?", outcome, WORDS[outcome], sentence, cautions)
 
 
-def _by_contrast(held_out: HeldOut, contrast: Contrast, cautions: tuple[Remark, ...]) -> Verdict:
+def _by_contrast(question: str, held_out: HeldOut, contrast: Contrast, cautions: tuple[Remark, ...]) -> Verdict:
+    """Return the verdict by two numbers: ranking accuracy, and the effect size (label loss, or else the margin)."""
     better, worse = contrast.sides
     ranking, margin = direction(contrast.accuracy.difference), direction(contrast.margin.difference)
+    effect = margin
+    if contrast.label_loss is not None:
+        effect = direction(contrast.label_loss.difference, less_is_better=True)
     outcome, word = ranking, WORDS[ranking]
-    if ranking == "better" and margin != "better":
+    if ranking == "better" and effect != "better":
         outcome, word = "unclear", "Partly"
-    if ranking == "unclear" and margin == "better":
+    if ranking == "unclear" and effect == "better":
         word = "Partly"
+    if outcome == "better" and contrast.label_loss is not None and -contrast.label_loss.difference.low < SMALL_GAIN:
+        word = "Yes, a little"
     by_definition, learner = held_out.starts_at_reference, held_out.learner
     trained = with_bounds(contrast.accuracy.after, percent=True)
-    untrained = "50 % by definition" if by_definition else estimate(contrast.accuracy.before, percent=True)
+    untrained = "50 % (all its rewards are 0)" if by_definition else estimate(contrast.accuracy.before, percent=True)
     margin_before = "" if by_definition else f" (untrained {estimate(contrast.margin.before)})"
     ranks = {
         "pairs": f"ranks the {better} response above the {worse} one in {trained} of comparisons, the untrained "
@@ -90,20 +148,26 @@ def _by_contrast(held_out: HeldOut, contrast: Contrast, cautions: tuple[Remark, 
         f"On {held_out.num_prompts:,} held-out prompts the trained {learner} {ranks}. "
         f"The mean margin is {with_bounds(contrast.margin.after)}{margin_before}."
     )
+    if contrast.label_loss is not None:
+        sentence += (
+            f" The label loss went from {estimate(contrast.label_loss.before, decimals=3)} to "
+            f"{with_bounds(contrast.label_loss.after)} nats per comparison; guessing costs {log(2):.3f}."
+        )
+    measure, should = ("The mean margin", "grow") if contrast.label_loss is None else ("The label loss", "fall")
     endings = {
-        ("better", "unclear"): " The mean margin did not clearly grow.",
-        ("better", "worse"): " The mean margin became smaller.",
-        ("unclear", "better"): " The mean margin grew, but the ranking did not clearly improve.",
+        ("better", "worse"): f" {measure} did not {should}.",
+        ("better", "unclear"): f" {measure} did not clearly {should}.",
+        ("unclear", "better"): " The ranking did not clearly improve.",
         ("unclear", "unclear"): f" {held_out.num_prompts:,} prompts are too few to show a difference.",
     }
-    return Verdict(outcome, word, sentence + endings.get((ranking, margin), ""), cautions)
+    return Verdict(question, outcome, word, sentence + endings.get((ranking, effect), ""), cautions)
 
 
-def _by_nll(held_out: HeldOut, nll: Change, cautions: tuple[Remark, ...]) -> Verdict:
+def _by_nll(question: str, held_out: HeldOut, nll: Change, cautions: tuple[Remark, ...]) -> Verdict:
     outcome = direction(nll.difference, less_is_better=True)
     sentence = (
         f"On {held_out.num_prompts:,} held-out prompts the negative log-likelihood of the demonstrated responses went "
         f"from {estimate(nll.before)} to {estimate(nll.after)} nats per token, a change of "
         f"{with_bounds(nll.difference, signed=True)}; lower is better."
     )
-    return Verdict(outcome, WORDS[outcome], sentence, cautions)
+    return Verdict(question, outcome, WORDS[outcome], sentence, cautions)

@@ -49,7 +49,7 @@ class Decoder:
         mask = (torch.arange(width) >= width - lengths[:, None]).to(device) if int(lengths.min()) < width else None
         token_ids = token_ids.to(device)
         output = _forward(model, token_ids, **_placed(mask, width), use_cache=True)
-        cache = getattr(output, "past_key_values", None)
+        cache = getattr(output, _cache_name(model), None)
         if not isinstance(cache, DynamicCache):
             log.warning(
                 "sampling: %s has no cache whose rows can be repeated; every sequence is read again for each token, so"
@@ -79,8 +79,8 @@ class Decoder:
             self.token_ids = torch.cat([self.token_ids, tokens[:, None]], dim=1)
             output = _forward(self.model, self.token_ids, **_placed(self.mask), use_cache=False)
         else:
-            placed = _placed(self.mask, 1)
-            output = _forward(self.model, tokens[:, None], **placed, use_cache=True, past_key_values=self.cache)
+            keywords = {**_placed(self.mask, 1), _cache_name(self.model): self.cache}
+            output = _forward(self.model, tokens[:, None], **keywords, use_cache=True)
         logits: Tensor = output.logits
         return logits[:, -1]
 
@@ -96,6 +96,11 @@ def _placed(mask: Bool[Tensor, "D T"] | None, num_new: int | None = None) -> dic
 def _inner(model: nn.Module) -> Any:
     """Return the transformers model: the signature of an adapter's wrapper does not name the model's keywords."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
+
+
+def _cache_name(model: nn.Module) -> str:
+    """Return the name of the cache in the model's calls and outputs; transformers 5.24 renamed it."""
+    return "cache" if "cache" in inspect.signature(_inner(model).forward).parameters else "past_key_values"
 
 
 def _forward(model: nn.Module, token_ids: Int[Tensor, "D T"], **keywords: Any) -> Any:

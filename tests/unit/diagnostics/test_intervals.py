@@ -7,7 +7,15 @@ import pytest
 
 from support.errors import raises
 from tiltlm.core.errors import ConfigError
-from tiltlm.diagnostics import Interval, bootstrap, bootstrap_mean, paired_difference, unit_means, wilson
+from tiltlm.diagnostics import (
+    Interval,
+    bootstrap,
+    bootstrap_mean,
+    mean_of_repetitions,
+    paired_difference,
+    unit_means,
+    wilson,
+)
 
 
 def test_unit_means_average_within_units_first():
@@ -115,3 +123,12 @@ def test_bootstrap_refuses_impossible_settings(wrong):
 
 def test_an_interval_reads_as_text():
     assert str(Interval(0.5, 0.25, 0.75, 0.95, 12)) == "0.5 [0.25, 0.75]"
+
+
+def test_repetitions_have_students_interval():
+    """1, 2, 4: mean 7/3, s² = 7/3, and t is 4.302653 for 2 degrees of freedom (a printed table)."""
+    found = mean_of_repetitions([1.0, 2.0, 4.0])
+    assert found.estimate == pytest.approx(7 / 3)
+    assert found.high - found.estimate == pytest.approx(4.302653 * math.sqrt(7 / 3 / 3), rel=1e-6)
+    assert found.estimate - found.low == pytest.approx(found.high - found.estimate)
+    assert math.isnan(mean_of_repetitions([1.0]).low)

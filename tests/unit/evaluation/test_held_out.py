@@ -1,5 +1,6 @@
 """The numbers of a verdict on tables small enough to work out by hand."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -51,12 +52,42 @@ def test_rows_of_one_prompt_share_its_vote():
 
 
 def test_soft_labels_expect_agreement():
-    """p = ¾ and the policy prefers the chosen one: agreement ¾. A tie in the data is ½ whatever the policy says."""
+    """p = ¾ and the policy prefers the chosen one: agreement ¾. A comparison labelled as a tie has no better side."""
     rows = [
         pair("a", response(1.0), response(0.0), preference=0.75),
         pair("b", response(1.0), response(0.0), preference=0.5),
+        pair("c", response(0.0), response(3.0), preference=1.0),
     ]
-    assert contrast_of(rows, rows).accuracy.after.estimate == pytest.approx((0.75 + 0.5) / 2)
+    found = contrast_of(rows, rows)
+    assert found.accuracy.after.estimate == pytest.approx((0.75 + 0) / 2)
+    assert found.margin.after.estimate == pytest.approx((1 - 3) / 2)
+    assert (found.num_comparisons, found.num_label_ties) == (2, 1)
+
+
+def test_the_label_loss_is_the_likelihood_of_bradley_terry():
+    """Margins 1 (p = ¾), 1 (p = ½) and −3 (p = 1); a rule of labels alone costs log 2 before training."""
+    rows = [
+        pair("a", response(1.0), response(0.0), preference=0.75),
+        pair("b", response(1.0), response(0.0), preference=0.5),
+        pair("c", response(0.0), response(3.0)),
+    ]
+    found = contrast_of(rows, rows, starts_at_reference=True).label_loss
+    log_share = [math.log(1 / (1 + math.exp(-m))) for m in (1, -1, -3)]
+    by_hand = -(0.75 * log_share[0] + 0.25 * log_share[1]) - (log_share[0] + log_share[1]) / 2 - log_share[2]
+    assert found.after.estimate == pytest.approx(by_hand / 3)
+    assert found.before.estimate == pytest.approx(math.log(2))
+    assert contrast_of(rows, rows, log_odds=False).label_loss is None
+
+
+def test_only_ties_say_nothing():
+    rows = [pair("a", response(1.0), response(0.0), preference=0.5)]
+    assert compare_held_out(rows, rows, LONGER).contrast is None
+
+
+def test_the_shift_has_no_sign():
+    before = [pair("a", response(0, -8, 4), response(0, -9, 3)), pair("b", response(0, -2, 1), response(0, -4, 2))]
+    after = [pair("a", response(0, -12, 4), response(0, -5, 3)), pair("b", response(0, -2, 1), response(0, -4, 2))]
+    assert compare_held_out(before, after, LONGER).shift.estimate == pytest.approx((4 + 0) / 2)
 
 
 def test_a_policy_that_starts_at_its_reference_has_margin_zero_whatever_rounding_left():

@@ -5,11 +5,14 @@ import re
 from base64 import b64encode
 from hashlib import sha256
 
+import pytest
+
 from support.errors import raises
 from support.made_up_reports import HOSTILE, Page, change, contrast, gold, held_out, samples
 from tiltlm.core import ConfigError
 from tiltlm.report import ComparedRun, RunReport, write_comparison
-from tiltlm.report.comparison import headline, numbers
+from tiltlm.report.comparison import headline
+from tiltlm.report.points import numbers, points_of
 
 
 def run(name: str, accuracy: float, half: float = 0.05, **parts) -> ComparedRun:
@@ -119,3 +122,69 @@ def test_names_are_needed_and_distinct(tmp_path):
         write_comparison(tmp_path, [run("a", 0.6), run("a", 0.7)])
     with raises(ConfigError, "empty", key="runs"):
         write_comparison(tmp_path, [])
+
+
+def seeded(name: str, seed: int, accuracy: float, by_prompt=(), **knobs) -> ComparedRun:
+    table = {f"p{i}": value for i, value in enumerate(by_prompt)}
+    made = held_out(contrast(change(0.5, accuracy, 0.05)), accuracy_by_prompt=table)
+    report = RunReport(name, held_out=made, samples=samples(kl=accuracy))
+    return ComparedRun(name, {"objective.beta": 0.1, "training.seed": seed, **knobs}, report, f"{name}/report.html")
+
+
+def test_seeds_are_repetitions_and_not_rivals(tmp_path):
+    """0.60, 0.70, 0.65 have mean 0.65, s = 0.05, and t(2 degrees, 97.5 %) = 4.303."""
+    accuracies = {("a", 0): 0.60, ("a", 1): 0.70, ("a", 2): 0.65, ("b", 0): 0.72, ("b", 1): 0.74, ("b", 2): 0.76}
+    runs = [
+        seeded(f"{name}{seed}", seed, value, **{"objective.beta": name}) for (name, seed), value in accuracies.items()
+    ]
+    first, second = points_of(runs)
+    assert [len(point.runs) for point in (first, second)] == [3, 3]
+    assert first.numbers["accuracy"].estimate == pytest.approx(0.65)
+    assert first.numbers["accuracy"].high - 0.65 == pytest.approx(4.30265 * 0.05 / 3**0.5, rel=1e-5)
+    assert headline(runs).best == "beta=b"
+    _, page = page_of(tmp_path, runs)
+    assert page.tags["table"] == 2, "the points, and each run"
+    assert "3 seeds" in page.visible_text()
+    twin = json.loads((tmp_path / "comparison.json").read_text())
+    assert [point["runs"] for point in twin["points"]] == [["a0", "a1", "a2"], ["b0", "b1", "b2"]]
+
+
+def test_a_failed_seed_is_counted(tmp_path):
+    failed = ComparedRun("a1", {"objective.beta": 0.1, "training.seed": 1}, None, error="no")
+    (point,) = points_of([seeded("a0", 0, 0.6), failed])
+    assert point.numbers["accuracy"].low == 0.6 - 0.05
+    _, page = page_of(tmp_path, [seeded("a0", 0, 0.6), failed])
+    assert "2 seeds, 1 failed" in page.visible_text()
+
+
+def test_points_are_paired_by_prompt(tmp_path):
+    """Both accuracies have wide intervals, but one is better at almost every prompt."""
+    low = seeded("low", 0, 0.60, [0.0, 1.0] * 30)
+    high = seeded("high", 0, 0.70, [0.2, 1.2] * 30, **{"objective.beta": 0.2})
+    other = seeded("other", 0, 0.69, [1.2, 0.0] * 30, **{"objective.beta": 0.3})
+    found = headline([low, high, other])
+    assert (found.best, found.within_reach) == ("high", ("other",))
+    _, page = page_of(tmp_path, [low, high])
+    assert "difference to the best" in page.visible_text()
+    apart = seeded("apart", 0, 0.69, [1.0] * 7, **{"objective.beta": 0.3})  # other prompts: only intervals are left
+    assert headline([high, apart]).within_reach == ("apart",)
+
+
+def test_the_deciding_number_is_drawn_over_the_kl(tmp_path):
+    html, _ = page_of(tmp_path, [seeded("a", 0, 0.6), seeded("b", 0, 0.7, **{"objective.beta": 0.2})])
+    assert "over KL" in html
+    html, _ = page_of(tmp_path, [run("a", 0.6, samples=samples(kl=None)), run("b", 0.7, samples=samples(kl=None))])
+    assert "over KL" not in html
+
+
+def test_a_caution_of_many_runs_is_one_list(tmp_path):
+    runs = [run(name, 0.7, samples=samples(kl=25.0)) for name in "abc"]
+    _, page = page_of(tmp_path, runs)
+    assert page.named("data-caution") == ["large_kl"]
+    assert page.tags["details"] == 1
+    assert "large KL: 3 of 3 runs" in page.visible_text()
+
+
+def test_a_share_over_seeds_stays_a_share():
+    (point,) = points_of([seeded(f"a{seed}", seed, value) for seed, value in enumerate((0.8, 1.0))])
+    assert point.numbers["accuracy"].high == 1.0

@@ -255,3 +255,9 @@ def test_other_files_are_refused(tmp_path, content, code, seen):
         (tmp_path / "report.json").write_text(content)
     with raises(RunError, code, mentions=[str(tmp_path / "report.json"), seen]):
         read_run(tmp_path)
+
+
+def test_words_are_explained_where_they_first_stand():
+    visible = Page(render(quick(gold=None))).visible_text()
+    assert visible.index("Nat.") < visible.index("On held-out data")
+    assert "Margin." not in Page(render(quick())).visible_text(), "a page without a margin among its tiles"

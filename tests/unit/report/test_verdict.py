@@ -30,16 +30,20 @@ def test_direction(low, high, outcome):
 @pytest.mark.parametrize(
     ("accuracy", "margin", "outcome", "word"),
     [
-        (change(0.5, 0.7), change(0, 0.4), "better", "Yes, it helped"),
+        (change(0.5, 0.7), change(0, 0.4), "better", "Yes"),
         (change(0.5, 0.52), change(0, 0.4), "unclear", "Partly"),
         (change(0.5, 0.7), change(0, 0.05), "unclear", "Partly"),
         (change(0.5, 0.52), change(0, 0.05), "unclear", "No clear difference"),
-        (change(0.7, 0.5), change(0, 0.4), "worse", "No, it did harm"),
+        (change(0.7, 0.5), change(0, 0.4), "worse", "No, it does worse"),
     ],
 )
 def test_held_out_pairs(accuracy, margin, outcome, word):
-    found = verdict(held_out=held_out(contrast(accuracy, margin)))
+    """The effect size is the label loss, or the margin where rewards are no log-odds."""
+    found = verdict(held_out=held_out(contrast(accuracy, margin, label_loss=None)))
     assert (found.outcome, found.word) == (outcome, word)
+    loss = change(0.693, 0.693 - margin.after.estimate, 0.1)
+    by_loss = verdict(held_out=held_out(contrast(accuracy, change(0, 0.4), label_loss=loss)))
+    assert (by_loss.outcome, by_loss.word) == (outcome, word)
 
 
 def test_the_sentence_names_both_policies():
@@ -87,6 +91,7 @@ def test_a_good_run_has_no_cautions():
         ({"held_out": held_out(contrast(better=change(-2.0, -2.3)))}, "displaced", "30.0 % of prompts"),
         ({"held_out": held_out(contrast(length_advantage=interval(0.05)))}, "length_rule", "longer"),
         ({"held_out": held_out(contrast(ties=0.2))}, "ties", "20.0 %"),
+        ({"held_out": held_out(contrast(label_loss=change(0.69, 0.9, 0.05)))}, "overconfident", "0.9"),
         ({"held_out": held_out(contrast(), num_prompts=12)}, "few_prompts", "12"),
         ({"samples": samples(kl=25.0)}, "large_kl", "25.0"),
         ({"samples": samples(cut_share=0.5)}, "cut", "64"),
@@ -114,5 +119,48 @@ def test_displacement_of_labels_has_no_share_of_prompts():
 
 def test_an_unknown_interval_is_no_success():
     nan = Interval(0.9, math.nan, math.nan, 0.95, 1)
-    one = held_out(contrast(replace(change(0.5, 0.9), difference=nan), replace(change(0, 1), difference=nan)))
+    unknown = {"label_loss": replace(change(0.7, 0.5), difference=nan)}
+    one = held_out(contrast(*(replace(change(a, b), difference=nan) for a, b in ((0.5, 0.9), (0, 1))), **unknown))
     assert verdict(held_out=one).outcome == "unclear"
+
+
+@pytest.mark.parametrize(
+    ("shift", "kl", "margin", "is_still"),
+    [
+        (interval(3e-5, 1e-5), samples(kl=1e-5), change(0, 0.4), True),
+        (interval(0.09, 0.02), None, change(0, 0.4), True),
+        (interval(4.0), samples(kl=0.05), change(0, 0.05), True),  # both intervals reach 0
+        (interval(4.0), samples(kl=1.5), change(0, 0.05), False),
+        (interval(4.0), samples(kl=0.05), change(0, 0.4), False),
+        (interval(4.0), None, change(0, 0.05), False),
+        (None, None, change(0, 0.4), False),  # a reward model
+    ],
+)
+def test_a_policy_that_hardly_moved_has_not_learned(shift, kl, margin, is_still):
+    """At a learning rate of 1e-8 a log-ratio reward ranked 77 % of pairs right, with a KL of 0.000009."""
+    found = verdict(held_out=held_out(contrast(change(0.5, 0.77, 0.05), margin), shift=shift), samples=kl)
+    assert (found.word == "It hardly moved") == is_still
+    if is_still:
+        assert found.outcome == found.colour == "unclear"
+        assert "training.learning_rate" in found.sentence
+    assert verdict(held_out=held_out(nll=change(2.0, 1.99, 0.001), shift=interval(0.01, 0.001))).outcome == "unclear"
+
+
+def test_a_small_gain_is_called_small():
+    little = held_out(contrast(label_loss=change(0.693, 0.691, 0.001)))
+    assert verdict(held_out=little).word == "Yes, a little"
+    assert verdict(held_out=held_out(contrast(label_loss=None))).word == "Yes"
+    assert "0.693" in verdict(held_out=held_out(contrast())).sentence
+
+
+def test_cautions_change_the_colour_of_a_good_verdict_only():
+    assert verdict(held_out=held_out(contrast())).colour == "better"
+    sure = held_out(contrast(ties=0.2))
+    assert verdict(held_out=sure).colour == "cautious"
+    assert verdict(held_out=held_out(contrast(change(0.7, 0.5), label_loss=change(0.6, 0.9, 0.05)))).colour == "worse"
+
+
+def test_the_question_says_what_was_measured():
+    questions = {verdict_of(r).question for r in (whole(), RunReport("x", held_out=held_out(contrast())),
+                 RunReport("x", held_out=held_out(nll=change(2.0, 1.5))), RunReport("x"))}  # fmt: skip
+    assert len(questions) == 4

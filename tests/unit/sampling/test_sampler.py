@@ -1,6 +1,7 @@
 """Sampling compared with plain forwards, known distributions, and the same prompts in other batches."""
 
 import logging
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -89,6 +90,26 @@ def test_what_is_drawn_follows_the_model():
     observed = np.append(counts[likely], counts[~likely].sum())
     wanted = np.append(expected.numpy()[likely], expected.numpy()[~likely].sum()) * 4000
     assert stats.chisquare(observed, wanted * 4000 / wanted.sum()).pvalue > 0.01
+
+
+class Renamed(transformers.LlamaForCausalLM):
+    """A model of transformers 5.24 or newer, whose cache has another name in calls and outputs."""
+
+    def forward(self, input_ids, cache=None, use_cache=None, attention_mask=None, position_ids=None, **rest):
+        assert "past_key_values" not in rest
+        placed = {"attention_mask": attention_mask, "position_ids": position_ids}
+        output = super().forward(input_ids, past_key_values=cache, use_cache=use_cache, **placed, **rest)
+        return SimpleNamespace(logits=output.logits, cache=output.past_key_values)
+
+
+def test_a_cache_by_its_new_name(policy, caplog):
+    torch.manual_seed(0)
+    renamed = Renamed(policy.model.config).eval()
+    renamed.load_state_dict(policy.model.state_dict())
+    asked = prompts(5, 9)
+    found = sample(PolicyModule(renamed, layout="padded"), asked, 3, SETTINGS, **SEED)
+    assert texts(found) == texts(sample(policy, asked, 3, SETTINGS, **SEED))
+    assert not has_event(caplog, "sampling_without_cache")
 
 
 def test_a_seed_is_a_result(policy):

@@ -25,8 +25,9 @@ flex_attention. It has no mask function, so models pass no mask of their own."""
 
 _HARMLESS = frozenset(
     {
-        "position_ids", "cache_position", "past_key_values", "position_embeddings", "use_cache", "output_attentions",
-        "output_hidden_states", "output_router_logits", "return_dict", "logits_to_keep", "num_items_in_batch", "labels",
+        "position_ids", "cache_position", "past_key_values", "cache", "position_embeddings", "use_cache",
+        "output_attentions", "output_hidden_states", "output_router_logits", "return_dict", "logits_to_keep",
+        "num_items_in_batch", "labels",
     }
 )  # fmt: skip
 """Keywords that models pass to every attention call and that do not change its result."""
