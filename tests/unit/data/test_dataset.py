@@ -99,14 +99,14 @@ def test_nothing_left_to_train_on(load):
 
 
 def test_unknown_column_wins_over_everything(load):
-    facts = ["data.jsonl:2", "'question'", "data.columns.prompt=question"]
+    facts = ["data.jsonl:2", "'user'", "data.columns.prompt=user"]
     with raises(DataError, "unknown_column", key="data.columns", row="data.jsonl:2", mentions=facts):
-        load([{"chosen": "a", "rejected": "b"}, {"chosen": "a", "rejected": "b", "question": "c"}])
+        load([{"chosen": "a", "rejected": "b"}, {"chosen": "a", "rejected": "b", "user": "c"}])
 
 
 def test_a_renamed_prompt_trains_on_the_prompt(load, encoder):
-    rows = [{"question": "what", "chosen": " a", "rejected": " b"}]
-    data = load(rows, columns={"prompt": "question"})
+    rows = [{"user": "what", "chosen": " a", "rejected": " b"}]
+    data = load(rows, columns={"prompt": "user"})
     assert encoder.decode(data.train[0].prompt_ids) == "<s>what"
 
 
@@ -259,7 +259,7 @@ def test_conversations(load, encoder):
     with raises(DataError, "no_chat_template", key="data.chat_template", row="data.jsonl:1"):
         load(rows)
     with raises(DataError, "text_and_conversations"):
-        load([*rows, {"prompt": "a", "chosen": "b", "rejected": "c"}], chat_template=CHATML)
+        load([*rows, {"prompt": "a", "chosen": "b", "rejected": "c"}], chat_template=CHATML, as_chat=False)
 
 
 def test_long_conversations_are_cut_at_turns_and_counted(load):

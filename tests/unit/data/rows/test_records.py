@@ -95,7 +95,8 @@ def test_votes_are_soft_labels(votes, preference):
         (pair(tools="look"), "wrong_type"),
         (pair(tools={"name": "look"}), "wrong_type"),
         (pair(chat_template_kwargs=[1]), "wrong_type"),
-        (pair(chosen=turns(("user", "a"))), "no_response"),
+        (pair(chosen=turns(("user", "a"), ("assistant", "b"))), "prompt_mismatch"),
+        (pair(chosen=turns(("user", "question 0"))), "no_response"),
         (pair(chosen=turns(("assistant", "a"))), "wrong_type"),
         (pair(prompt=[{"role": "user", "content": [{"type": "image"}]}]), "wrong_type"),
         (pair(prompt=[{"role": "user", "content": 3}]), "wrong_type"),
@@ -173,9 +174,9 @@ def test_arrow_nulls_inside_messages_are_absent():
 
 
 def test_content_in_parts_of_text():
-    parts = [{"type": "text", "text": "blue"}]
+    parts = [{"type": "text", "text": "bl"}, {"type": "text", "text": "ue"}]
     record = read({"prompt": "sky?", "completion": [{"role": "assistant", "content": parts}]})
-    assert record.responses == (({"role": "assistant", "content": parts},),)
+    assert record.responses == (tuple(turns(("assistant", "blue"))),)
 
 
 def test_unpaired_transcript_and_conversation():
