@@ -54,6 +54,7 @@ def load_data(
     uses: frozenset[Use] | None = None,
     needs_partners: bool = False,
     use_reference_columns: bool = False,
+    is_whole: bool = True,
 ) -> PreferenceData:
     """Load the data of a run.
 
@@ -65,6 +66,8 @@ def load_data(
         uses: Optional columns that the objective uses; others are refused. None: those usual for its shape.
         needs_partners: Give every response a partner of another prompt (KTO's baseline).
         use_reference_columns: True with `reference=columns`.
+        is_whole: False: the settings limit the rows to the first ones, to look at them. They need not have both labels,
+            nor a held-out prompt.
 
     Raises:
         ConfigError: Settings contradict each other, or one has no effect.
@@ -94,7 +97,8 @@ def load_data(
     held_out: Sequence[Example] = data.held_out
     if needs_partners:
         train = assign_partners(train, loader.max_length, part="training")
-    facts.check_held_out(settings)
+    if is_whole:
+        facts.check_parts(settings)
     if needs_partners:
         held_out = assign_partners(held_out, loader.max_length, part="held-out")
     return PreferenceData(

@@ -1,5 +1,6 @@
 """Check the sources of a run before its model is loaded: everything that their rows show without a tokenizer."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
@@ -10,6 +11,7 @@ from tiltlm.data.accounting import Accounting
 from tiltlm.data.data_settings import DataSettings
 from tiltlm.data.dataset import check_turns, find_parts, refuse_unreadable, schema_of, survey
 from tiltlm.data.files.sources import Rows, check_hub_settings
+from tiltlm.data.findings import refuse_one_label
 from tiltlm.data.loader import RowReader, count_defect
 from tiltlm.data.rows.columns import ColumnRoles
 from tiltlm.data.rows.convert import announce
@@ -66,11 +68,14 @@ def first_rows(rows: Rows) -> list[Rows]:
 
 
 def check_rows(reader: RowReader, parts: Sequence[Rows]) -> None:
-    """Raise if too many rows are defective."""
+    """Raise if too many rows are defective, or all labels are equal."""
     accounting = Accounting()
+    labels: Counter[bool] = Counter()
     for part, from_eval in zip(parts, (False, True), strict=False):
         for row in part:
             accounting.total += 1
             with count_defect(accounting, row.location):
-                reader.read(row, from_eval)
+                record, held_out = reader.read(row, from_eval)
+                labels.update(() if held_out else record.labels)
     accounting.check_limit(reader.settings.max_bad, reader.settings.on_bad)
+    refuse_one_label(labels[False], labels[True])

@@ -118,8 +118,8 @@ class DataFacts:
         """Raise if the data cannot be used for training.
 
         Raises:
-            DataError: There are too many defects, no training row is left, all labels are equal, or the rows end with
-                different tokens.
+            DataError: There are too many defects, no training row is left, labels mean more than two things, or the rows
+                end with different tokens.
             ConfigError: `assistant_turns`, `as_chat` or a setting of the chat template has no effect on these rows.
         """
         self.accounting.check_limit(settings.max_bad, settings.on_bad)
@@ -141,12 +141,13 @@ class DataFacts:
                 key="data.assistant_turns",
             )
 
-    def check_held_out(self, settings: DataSettings) -> None:
-        """Raise if rows should be held out, but none are.
+    def check_parts(self, settings: DataSettings) -> None:
+        """Raise if the training rows have one label, or if rows should be held out, but none are.
 
         Raises:
-            DataError: No prompt was chosen.
+            DataError: All labels are equal, or no prompt was chosen.
         """
+        refuse_one_label(*self.labels[0])
         if not settings.eval_fraction or self.accounting.held_out:
             return
         if self.num_prompts == 1:
@@ -161,16 +162,7 @@ class DataFacts:
         )
 
     def _check_labels(self) -> None:
-        """Raise if the labels of the training rows teach no difference, or mean more than two things."""
-        undesirable, desirable = self.labels[0]
-        if max(undesirable, desirable) > 0 == min(undesirable, desirable):
-            label, way_out = ("true", "To imitate them, use sft: data.ignore=[label]") if desirable else ("false", "")
-            raise DataError(
-                f"the label of all {undesirable + desirable} training rows is {label}; responses of both kinds are "
-                f"needed. {way_out}".strip(),
-                code="one_label",
-                key="data.columns.label",
-            )
+        """Raise if labels mean more than two things."""
         minus = self.accounting.changes.get("minus_one")
         if minus is not None and minus.count < sum(undesirable for undesirable, _ in self.labels):
             raise DataError(
@@ -231,6 +223,23 @@ class DataFacts:
         if self.num_opposed:
             notes.append(f"{self.num_opposed} pairs of responses are preferred in opposite order by different rows")
         return notes
+
+
+def refuse_one_label(undesirable: int, desirable: int) -> None:
+    """Raise if there are labels, but all are equal: nothing says which responses are better than others.
+
+    Args:
+        undesirable: Number of training responses with the label false.
+        desirable: Number of training responses with the label true.
+    """
+    if max(undesirable, desirable) > 0 == min(undesirable, desirable):
+        label, way_out = ("true", ". To imitate them, use sft: data.ignore=[label]") if desirable else ("false", "")
+        raise DataError(
+            f"the label of all {undesirable + desirable} training responses is {label}, but both kinds are "
+            f"needed{way_out}",
+            code="one_label",
+            key="data.columns.label",
+        )
 
 
 def refuse_no_effect(name: str, reason: str) -> NoReturn:

@@ -56,7 +56,9 @@ class RowReader:
         record = to_record(row, self.schema, every_turn=self.settings.assistant_turns == "all")
         if self.needs_reference and not record.ref_logps:
             raise Defect("missing_value", "the row has no reference log-probability")
-        held_out = from_eval or is_held_out(record.prompt_key, self.settings.eval_fraction, self.settings.eval_seed)
+        held_out = from_eval or is_held_out(
+            record.prompt_key, self.settings.eval_fraction or 0, self.settings.eval_seed
+        )
         return convert(record, self.schema, self.shape, self.needs, self.uses, held_out=held_out), held_out
 
 
