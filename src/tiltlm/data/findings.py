@@ -118,8 +118,8 @@ class DataFacts:
         """Raise if the data cannot be used for training.
 
         Raises:
-            DataError: There are too many defects, no training row is left, labels mean more than two things, or the rows
-                end with different tokens.
+            DataError: There are too many defects, no training row is left, labels mean more than two things, or the
+                rows end with different tokens.
             ConfigError: `assistant_turns`, `as_chat` or a setting of the chat template has no effect on these rows.
         """
         self.accounting.check_limit(settings.max_bad, settings.on_bad)
