@@ -73,7 +73,7 @@ def train(model: str) -> Callable:
     """Return `tiltlm.train` with little sampling."""
 
     def run(output: Path, **settings):
-        return tiltlm.train(model=model, output=output, **{**FAST, **settings})
+        return tiltlm.train(**{"model": model, "output": output, **FAST, **settings})
 
     return run
 

@@ -48,9 +48,27 @@ def test_a_missing_file(attempt, tmp_path):
 
 
 def test_an_unknown_column_names_the_way_out(attempt, tmp_path):
-    row = {"question": "Why?", "chosen": "a", "rejected": "b"}
-    mentions = ["d.jsonl:1", "'question'", "data.columns.prompt=question", "data.ignore=[question]"]
+    row = {"user": "Why?", "chosen": "a", "rejected": "b", "extra": 1}
+    mentions = ["d.jsonl:1", "'user'", "data.columns.prompt=user data.ignore=[extra]"]
     attempt(DataError, "unknown_column", mentions=mentions, data=rows(tmp_path / "d.jsonl", row))
+
+
+@pytest.mark.parametrize(
+    ("lines", "code", "settings"),
+    [
+        ([{"user": "Why?", "chosen": "a", "rejected": "b"}], "unknown_column", {}),
+        ([{"prompt": "Why?", "completion": "a", "label": True}] * 3, "one_label", {"objective": "kto"}),
+        ([{"prompt": "Why?", "completion": "a", "label": True}], "wrong_data_shape", {}),
+        ([{"prompt": "Why?", "chosen": "a", "rejected": ""}], "too_many_defects", {}),
+        ([{"prompt": "Why?", "chosen": "a", "rejected": "b"}], "no_effect", {"data.split": "test"}),
+    ],
+)
+def test_what_the_rows_show_is_refused_before_a_model_is_loaded(tmp_path, model, monkeypatch, lines, code, settings):
+    monkeypatch.setattr("tiltlm.recipes.prepare.load_policy", None)
+    data = rows(tmp_path / "d.jsonl", *lines)
+    with raises(TiltError, code):
+        tiltlm.train(model=model, data=data, output=tmp_path / "run", **{"objective": "dpo", **settings})
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_folder_without_weights(attempt, tmp_path, model):

@@ -3,6 +3,7 @@
 from tiltlm.data.accounting import Accounting
 from tiltlm.data.data_settings import DataSettings
 from tiltlm.data.dataset import PreferenceData, load_data
+from tiltlm.data.early import check_sources
 from tiltlm.data.order import epoch_order
 from tiltlm.data.partners import assign_partners
 from tiltlm.data.token_preview import Piece, Preview
@@ -16,6 +17,7 @@ __all__ = [
     "PreferenceData",
     "Preview",
     "assign_partners",
+    "check_sources",
     "epoch_order",
     "load_data",
 ]

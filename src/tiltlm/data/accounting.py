@@ -18,22 +18,24 @@ from tiltlm.data.data_settings import OnBad
 LOSSES = {
     "malformed_json": "the line is not valid JSON; repair or delete it",
     "malformed_csv": "the row has more or fewer fields than the header; check its quotes and commas",
-    "ends_early": "the compressed file ends early, so the rows after this place are lost; copy or download it again",
-    "damaged_compression": "the compressed data are damaged, or the file is not compressed although its name says so. "
-    "The rows after this place are lost; make the file again, or correct the ending of its name",
-    "invalid_unicode": "the bytes are not UTF-8, or the text has half of a surrogate pair; convert the text to UTF-8",
+    "invalid_unicode": "the bytes are not UTF-8, or the text has half of a surrogate pair; convert the file, for "
+    "example iconv -f LATIN1 -t UTF-8 FILE > NEW_FILE",
     "wrong_type": "a value has the wrong type for its column; the documentation of data lists the columns",
     "missing_value": "a required value is missing or null; add it, or delete the row",
     "empty_response": "a response is missing, empty or only white space",
     "identical_responses": "chosen and rejected are equal, so the row has no preference",
     "no_common_prompt": "chosen and rejected differ before their last assistant turn, so the prompt cannot be found; "
     "add a `prompt` column",
+    "prompt_mismatch": "the response is a whole conversation, but it does not begin with the row's prompt; if "
+    "the conversations have all turns, leave the prompt out: data.ignore=[prompt]",
     "no_comparison": "the row has fewer than two responses, or all of them are tied, so it has no preference",
     "score_tie": "the score of the chosen response is not above the score of the rejected one, and this objective "
     "needs the difference; correct the scores, or use an objective without scores (dpo)",
     "soft_label": "this objective needs the order of the two responses, so `preference` must be 1, 0 or 0.5 (a tie); "
     "leave the column out with data.ignore, or use an objective of pairs (dpo)",
     "no_response": "the conversation must end with an assistant turn",
+    "no_turns": "`system`, `tools` and `chat_template_kwargs` have no effect on plain text; set data.chat_template, or "
+    "leave these columns out with data.ignore",
     "template_rewrites": "the chat template changes the text of the prompt when the response is added; "
     "set data.chat_template or data.chat_template_kwargs",
     "template_error": "the chat template raises an error for this conversation; set data.chat_template, or correct "
@@ -62,6 +64,7 @@ CHANGES = {
     "was tokenised separately",
     "empty_prompt": "the prompt is empty; the beginning token (or else the end token) takes its place",
     "identical_comparison": "a comparison of two equal responses was left out",
+    "minus_one": "the label −1 was read as undesirable",
     "tie": "responses of equal rank or score are not compared",
 }
 """Changes to rows that are kept."""
@@ -187,15 +190,19 @@ class Accounting:
         rule = "data.on_bad=error allows no defective row"
         if on_bad == "drop":
             rule = f"data.max_bad={max_bad:g} allows at most {max_bad:.1%}"
-        lines = [f"{self.defects} of {self.total} rows ({self.defects / self.total:.1%}) cannot be used; {rule}."]
+        rule = "" if self.defects == self.total else f"; {rule}"
+        lines = [f"{self.defects} of {self.total} rows ({self.defects / self.total:.1%}) cannot be used{rule}."]
         for cause, counts in self._by_count(self.losses):
             if cause not in BY_POLICY:
                 lines.append(f"  {cause} × {counts.count}: {LOSSES[cause]}")
                 lines += [f"    {example}" for example in counts.examples]
-        way_out = "Correct the rows, or leave them out: data.on_bad=drop"
-        if on_bad == "drop":
-            way_out = f"Correct the rows, or raise data.max_bad to {ceil(100 * self.defects / self.total) / 100:.2f}"
         key = "data.max_bad" if on_bad == "drop" else "data.on_bad"
+        if 2 * self.defects > self.total:  # such rows have another form; a setting that drops them is no way out
+            way_out = "Correct the rows, or name their columns: data.columns"
+        elif on_bad == "drop":
+            way_out = f"Correct the rows, or raise data.max_bad to {ceil(100 * self.defects / self.total) / 100:.2f}"
+        else:
+            way_out = "Correct the rows, or leave them out: data.on_bad=drop"
         raise DataError("\n".join([*lines, way_out + "."]), code="too_many_defects", key=key)
 
     @staticmethod

@@ -22,7 +22,7 @@ class DataSettings:
     """Sources of preference data, and how rows are read, split, shortened and cached."""
 
     train: str | tuple[str, ...]
-    """A file (JSONL, also .gz or .zst; JSON, CSV, Parquet, Arrow), a folder, a dataset on the Hub; or a list."""
+    """A file (JSONL, JSON, CSV or TSV, also .gz or .zst; Parquet, Arrow), a folder, a dataset on the Hub; or a list."""
     eval: str | tuple[str, ...] | None = None
     """Separate held-out data, named as for `train`. Not together with `eval_fraction`."""
     eval_fraction: float | None = None
@@ -30,10 +30,10 @@ class DataSettings:
     None: training holds out a tenth of the prompts, unless `eval` is given or there are too few prompts."""
     eval_seed: int = 0
     """Another seed holds out other prompts."""
-    split: str = "train"
-    """Split to read for `train`, if it is a Hugging Face dataset."""
-    eval_split: str = "test"
-    """Split to read for `eval`, if it is a Hugging Face dataset."""
+    split: str | None = None
+    """Split to read for `train`, if it is a dataset or a folder with splits. None: train."""
+    eval_split: str | None = None
+    """Split to read for `eval`, if it is a dataset or a folder with splits. None: test."""
     subset: str | None = None
     """Configuration name of a dataset on the Hub."""
     revision: str | None = None
@@ -58,6 +58,9 @@ class DataSettings:
     """`drop` leaves defective rows out and counts them; with `error`, one defective row stops the run."""
     max_bad: float = 0.05
     """Largest share of defective rows under `on_bad="drop"`. Above it, the run stops."""
+    as_chat: bool | None = None
+    """Whether to wrap text as turns of a user and an assistant, with the chat template. None: where the model has a
+    template or `chat_template` is given. False: text stays text. Conversations are turns already."""
     assistant_turns: AssistantTurns = "last"
     """Assistant turns of a conversation that `sft` learns. All other objectives use only the last one."""
     chat_template: str | None = None
@@ -108,3 +111,5 @@ class DataSettings:
         both = self.eval is not None and bool(self.eval_fraction)
         rule = f"data.eval={self.eval!r} already names held-out data; remove one of the two settings"
         demand(not both, "conflict", "eval_fraction", rule)
+        unused = self.eval is None and self.eval_split is not None
+        demand(not unused, "no_effect", "eval_split", "has no effect without data.eval; add it, or remove this setting")

@@ -54,6 +54,7 @@ def load_data(
     uses: frozenset[Use] | None = None,
     needs_partners: bool = False,
     use_reference_columns: bool = False,
+    is_whole: bool = True,
 ) -> PreferenceData:
     """Load the data of a run.
 
@@ -65,6 +66,8 @@ def load_data(
         uses: Optional columns that the objective uses; others are refused. None: those usual for its shape.
         needs_partners: Give every response a partner of another prompt (KTO's baseline).
         use_reference_columns: True with `reference=columns`.
+        is_whole: False: the settings limit the rows to the first ones, to look at them. They need not have both labels,
+            nor a held-out prompt.
 
     Raises:
         ConfigError: Settings contradict each other, or one has no effect.
@@ -74,17 +77,16 @@ def load_data(
     encoder = encoder.with_template(settings.chat_template, settings.chat_template_kwargs)
     check_turns(settings, objective_shape)
     hub_notes = check_hub_settings(settings)
-    parts = [read_rows(settings)]
-    if settings.eval is not None:
-        parts.append(read_rows(settings, held_out=True))
-    folder = entry_folder(settings, encoder, objective_shape, needs, use_reference_columns, parts)
+    parts = find_parts(settings)
+    folder = entry_folder(settings, encoder, objective_shape, needs, uses, use_reference_columns, parts)
     cached = None if folder is None else open_cache(folder)
     columns, num_rows = (cached.columns, cached.facts.accounting.total) if cached else survey(parts)
     if not columns:
         refuse_unreadable(parts[0])
     schema = schema_of(columns, settings, needs_partners, use_reference_columns)
-    notes = [*announce(schema, objective_shape, needs, uses), *hub_notes]
-    loader = Loader(settings, encoder, schema, objective_shape, needs, needs_reference=use_reference_columns)
+    source_notes = [*hub_notes, *(note for part in parts for note in part.notes)]
+    notes = [*announce(schema, objective_shape, needs, uses), *schema.notes, *source_notes]
+    loader = Loader(settings, schema, objective_shape, needs, uses, use_reference_columns, encoder=encoder)
     if cached is not None:
         extra = {"event": "data_from_cache", "rows": num_rows, "folder": folder}
         log.info("read %d tokenised rows from the cache: %s", num_rows, folder, extra=extra)
@@ -95,6 +97,9 @@ def load_data(
     held_out: Sequence[Example] = data.held_out
     if needs_partners:
         train = assign_partners(train, loader.max_length, part="training")
+    if is_whole:
+        facts.check_parts(settings)
+    if needs_partners:
         held_out = assign_partners(held_out, loader.max_length, part="held-out")
     return PreferenceData(
         train=train,
@@ -107,6 +112,14 @@ def load_data(
         max_length=loader.max_length,
         has_reference=use_reference_columns,
     )
+
+
+def find_parts(settings: DataSettings) -> list[Rows]:
+    """Return the rows of the training data, then those of separate held-out data if it is named."""
+    parts = [read_rows(settings)]
+    if settings.eval is not None:
+        parts.append(read_rows(settings, held_out=True))
+    return parts
 
 
 def check_turns(settings: DataSettings, objective_shape: Shape) -> None:

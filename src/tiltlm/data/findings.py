@@ -6,12 +6,13 @@ They are small: what must be compared across the whole data is held as digests o
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
 from tiltlm.core.errors import ConfigError, DataError
 from tiltlm.core.example import Example
+from tiltlm.core.notes import Note
 from tiltlm.data.accounting import Accounting
 from tiltlm.data.cache.fingerprints import comparison_digests, digest, distinct
 from tiltlm.data.data_settings import DataSettings
@@ -26,6 +27,10 @@ class Findings:
     accounting: Accounting = field(default_factory=Accounting)
     forms: set[Form] = field(default_factory=set)
     """Forms of prompts and responses: text, turns, tokens."""
+    num_wrapped: int = 0
+    """Rows of text that were wrapped as turns."""
+    labels: tuple[Counter[bool], Counter[bool]] = field(default_factory=lambda: (Counter(), Counter()))
+    """Labels of training rows and of held-out rows → how many."""
     ends: Counter[int] = field(default_factory=Counter)
     """Last tokens of the responses that are not cut → how many."""
     prompts: tuple[bytearray, bytearray] = field(default_factory=lambda: (bytearray(), bytearray()))
@@ -37,6 +42,7 @@ class Findings:
         """Add a row that became an example."""
         self.accounting.keep(example, held_out)
         self.forms.add(record.form)
+        self.labels[held_out].update(example.labels)
         self.ends.update(int(r.token_ids[-1]) for r in example.responses if r.ended)
         self.prompts[held_out].extend(digest(record.prompt_key.encode("utf-8", "surrogatepass")))
         for compared, preferred in comparison_digests(example):
@@ -46,6 +52,9 @@ class Findings:
         """Add the findings of later rows."""
         self.accounting.merge(later.accounting)
         self.forms |= later.forms
+        self.num_wrapped += later.num_wrapped
+        for own_labels, more_labels in zip(self.labels, later.labels, strict=True):
+            own_labels.update(more_labels)
         self.ends.update(later.ends)
         for own, others in ((self.prompts, later.prompts), (self.comparison_digests, later.comparison_digests)):
             for digests, more in zip(own, others, strict=True):
@@ -58,6 +67,8 @@ class Findings:
         return DataFacts(
             accounting=self.accounting,
             forms=frozenset(self.forms),
+            num_wrapped=self.num_wrapped,
+            labels=tuple((counts[False], counts[True]) for counts in self.labels),
             end=self.ends.most_common(1)[0][0] if self.ends else None,
             num_prompts=len(trained),
             num_shared_prompts=len(np.intersect1d(trained, held_out, assume_unique=True)),
@@ -71,6 +82,10 @@ class DataFacts:
 
     accounting: Accounting
     forms: frozenset[Form]
+    num_wrapped: int
+    """Rows of text that were wrapped as turns."""
+    labels: tuple[tuple[int, int], ...]
+    """Number of undesirable and of desirable responses in training rows, then in held-out rows."""
     end: int | None
     """The most frequent last token of responses that are not cut. None: all are cut."""
     num_prompts: int
@@ -88,7 +103,8 @@ class DataFacts:
     def from_plain(cls, plain: Mapping[str, Any]) -> "DataFacts":
         """Read what `to_plain` returned."""
         accounting = Accounting.from_plain(plain["accounting"])
-        return cls(**{**plain, "accounting": accounting, "forms": frozenset(plain["forms"])})
+        labels = tuple((undesirable, desirable) for undesirable, desirable in plain["labels"])
+        return cls(**{**plain, "accounting": accounting, "forms": frozenset(plain["forms"]), "labels": labels})
 
     def end_token_id(self, encoder: Encoder) -> int:
         """Return the token that ends responses in this data; for token ids, the most frequent last token."""
@@ -102,21 +118,16 @@ class DataFacts:
         """Raise if the data cannot be used for training.
 
         Raises:
-            DataError: There are too many defects, no training row or no held-out row is left, or the rows end with
-                different tokens.
-            ConfigError: `assistant_turns` has no effect on these rows.
+            DataError: There are too many defects, no training row is left, labels mean more than two things, or the
+                rows end with different tokens.
+            ConfigError: `assistant_turns`, `as_chat` or a setting of the chat template has no effect on these rows.
         """
         self.accounting.check_limit(settings.max_bad, settings.on_bad)
         if not self.accounting.kept_train:
             table = "\n".join(self.accounting.lines())
             raise DataError(f"no row is left to train on; the table shows the causes:\n{table}", code="no_rows_left")
-        if settings.eval_fraction and not self.accounting.held_out:
-            raise DataError(
-                f"data.eval_fraction={settings.eval_fraction:g} holds out none of {self.num_prompts} prompts; "
-                "raise it, or name separate held-out data: data.eval=FILE",
-                code="nothing_held_out",
-                key="data.eval_fraction",
-            )
+        self._check_labels()
+        self._check_chat(settings, encoder)
         if len(self.forms) == 2 and encoder.turn_end_token_id != encoder.end_token_id:
             raise DataError(
                 "some rows are plain text and others conversations, but the two end with different tokens. Use only "
@@ -129,6 +140,54 @@ class DataFacts:
                 code="no_effect",
                 key="data.assistant_turns",
             )
+
+    def check_parts(self, settings: DataSettings) -> None:
+        """Raise if the training rows have one label, or if rows should be held out, but none are.
+
+        Raises:
+            DataError: All labels are equal, or no prompt was chosen.
+        """
+        refuse_one_label(*self.labels[0])
+        if not settings.eval_fraction or self.accounting.held_out:
+            return
+        if self.num_prompts == 1:
+            problem = "all rows have the same prompt, and prompts are held out whole. Set data.eval_fraction=0"
+        else:
+            share = f"data.eval_fraction={settings.eval_fraction:g}"
+            problem = f"{share} holds out none of {self.num_prompts} prompts; raise it"
+        raise DataError(
+            f"{problem}, or name separate held-out data: data.eval=FILE",
+            code="nothing_held_out",
+            key="data.eval_fraction",
+        )
+
+    def _check_labels(self) -> None:
+        """Raise if labels mean more than two things."""
+        minus = self.accounting.changes.get("minus_one")
+        if minus is not None and minus.count < sum(undesirable for undesirable, _ in self.labels):
+            raise DataError(
+                f"labels are −1 in some rows, such as {minus.examples[0]}, and 0 or false in others. If 0 means "
+                "neither, remove these rows",
+                code="mixed_labels",
+                key="data.columns.label",
+            )
+
+    def _check_chat(self, settings: DataSettings, encoder: Encoder) -> None:
+        """Raise if a setting about conversations has no effect on these rows."""
+        seen = (
+            "token ids" if self.forms == {"tokens"} else "plain text" if "turns" not in self.forms else "conversations"
+        )
+        if settings.as_chat is False and "text" not in self.forms:
+            refuse_no_effect("as_chat", f"the rows are {seen}")
+        if settings.as_chat is False and not encoder.has_template:
+            refuse_no_effect("as_chat", "the tokenizer has no chat template, so text stays text")
+        if settings.as_chat and not self.num_wrapped:
+            missing = seen == "plain text" and not encoder.has_template
+            refuse_no_effect("as_chat", "the tokenizer has no chat template" if missing else f"the rows are {seen}")
+        if "turns" not in self.forms:
+            for name in ("chat_template", "chat_template_kwargs"):
+                if getattr(settings, name):
+                    refuse_no_effect(name, f"the rows are {seen}")
 
     def notes(self, encoder: Encoder, unused: tuple[str, ...]) -> list[str]:
         """Return facts that the user must know, as sentences.
@@ -144,6 +203,17 @@ class DataFacts:
             notes += _template_notes(encoder)
         elif encoder.begin_token_id is None and "empty_prompt" in self.accounting.changes:
             notes.append(f"rows without a prompt start with {encoder.decode([encoder.empty_prompt_id])!r}")
+        if self.num_wrapped:
+            notes.append(
+                Note(
+                    f"{self.num_wrapped} rows of text were wrapped as turns of a user and an assistant, because there "
+                    "is a chat template; data.as_chat=false keeps text",
+                    "as_chat",
+                )
+            )
+        if sum(self.labels[1]) > 0 and 0 in self.labels[1]:
+            label = "false" if self.labels[1][0] else "true"
+            notes.append(Note(f"all held-out responses have the label {label}, so they cannot be ranked", "one_label"))
         if unused:
             notes.append(f"columns not used: {', '.join(unused)}")
         if self.num_shared_prompts:
@@ -153,6 +223,28 @@ class DataFacts:
         if self.num_opposed:
             notes.append(f"{self.num_opposed} pairs of responses are preferred in opposite order by different rows")
         return notes
+
+
+def refuse_one_label(undesirable: int, desirable: int) -> None:
+    """Raise if there are labels, but all are equal: nothing says which responses are better than others.
+
+    Args:
+        undesirable: Number of training responses with the label false.
+        desirable: Number of training responses with the label true.
+    """
+    if max(undesirable, desirable) > 0 == min(undesirable, desirable):
+        label, way_out = ("true", ". To imitate them, use sft: data.ignore=[label]") if desirable else ("false", "")
+        raise DataError(
+            f"the label of all {undesirable + desirable} training responses is {label}, but both kinds are "
+            f"needed{way_out}",
+            code="one_label",
+            key="data.columns.label",
+        )
+
+
+def refuse_no_effect(name: str, reason: str) -> NoReturn:
+    """Raise the error for a setting that has no effect."""
+    raise ConfigError(f"data.{name} has no effect, because {reason}; remove it", code="no_effect", key=f"data.{name}")
 
 
 def _template_notes(encoder: Encoder) -> list[str]:

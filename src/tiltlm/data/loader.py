@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from tiltlm.core.example import Example
-from tiltlm.core.needs import Need, Shape
+from tiltlm.core.needs import Need, Shape, Use
 from tiltlm.data.accounting import Accounting, Defect
 from tiltlm.data.cache.fingerprints import is_held_out
 from tiltlm.data.cache.table import to_batch
@@ -35,16 +35,38 @@ class RowBlock:
 
 
 @dataclass(frozen=True)
-class Loader:
-    """Everything that decides which example a row becomes."""
+class RowReader:
+    """Everything that decides which record a row becomes. No tokenizer is needed."""
 
     settings: DataSettings
-    encoder: Encoder
     schema: ColumnRoles
     shape: Shape
     needs: frozenset[Need] = frozenset()
+    uses: frozenset[Use] | None = None
+    """Optional columns that the objective uses. None: those usual for its shape."""
     needs_reference: bool = False
     """True: rows without reference log-probabilities are defective."""
+
+    def read(self, row: Row, from_eval: bool) -> tuple[Record, bool]:
+        """Return the row in the shape that the objective needs, and True if it is held out.
+
+        Raises:
+            Defect: The row cannot be used.
+        """
+        record = to_record(row, self.schema, every_turn=self.settings.assistant_turns == "all")
+        if self.needs_reference and not record.ref_logps:
+            raise Defect("missing_value", "the row has no reference log-probability")
+        held_out = from_eval or is_held_out(
+            record.prompt_key, self.settings.eval_fraction or 0, self.settings.eval_seed
+        )
+        return convert(record, self.schema, self.shape, self.needs, self.uses, held_out=held_out), held_out
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loader(RowReader):
+    """Everything that decides which example a row becomes."""
+
+    encoder: Encoder
 
     @property
     def max_length(self) -> int:
@@ -66,7 +88,11 @@ class Loader:
         records = []
         for row in rows:
             with count_defect(findings.accounting, row.location):
-                records.append(self._record(row, from_eval))
+                record, held_out = self.read(row, from_eval)
+                if self._wraps(record):
+                    record = record.as_chat()
+                    findings.num_wrapped += 1
+                records.append((record, held_out))
         encoded = self.encoder.encode_many([record for record, _ in records])
         for (record, held_out), result in zip(records, encoded, strict=True):
             with count_defect(findings.accounting, record.location):
@@ -77,15 +103,11 @@ class Loader:
         train, held_out = map(to_batch, examples)
         return RowBlock(train, held_out, findings)
 
-    def _record(self, row: Row, from_eval: bool) -> tuple[Record, bool]:
-        """Return the row in the shape that the objective needs, and True if it is held out."""
-        record = to_record(row, self.schema, every_turn=self.settings.assistant_turns == "all")
-        if self.needs_reference and not record.ref_logps:
-            raise Defect("missing_value", "the row has no reference log-probability")
-        held_out = from_eval or is_held_out(
-            record.prompt_key, self.settings.eval_fraction or 0.0, self.settings.eval_seed
-        )
-        return convert(record, self.schema, self.shape, self.needs, held_out=held_out), held_out
+    def _wraps(self, record: Record) -> bool:
+        """Return True if a record of text becomes turns. A text without a prompt has no user turn, and stays text."""
+        if record.form != "text" or self.settings.as_chat is False or "text" in self.schema.roles:
+            return False
+        return self.encoder.has_template
 
     def _example(self, record: Record, encoded: Encoded | Defect) -> tuple[Example, list[str]]:
         """Return the example of a record, within the length limit, and what was changed."""

@@ -44,10 +44,14 @@ def assign_partners(examples: Sequence[Example], max_length: int, *, part: str =
     prompts = np.frombuffer(digests, [("prompt", f"S{DIGEST}"), ("response", f"S{DIGEST}")])["prompt"]
     largest = int(np.unique(prompts, return_counts=True)[1].max(initial=0))
     if 2 * largest > len(order):
+        way_out = "Add rows with other prompts"
+        if part == "held-out":
+            way_out = "Hold out more prompts (data.eval_fraction), or name other held-out data (data.eval)"
         raise DataError(
             f"one prompt has {largest} of the {len(order)} {part} responses, but at most half are allowed: KTO's "
-            f"baseline puts each response after another prompt. Add {part} rows with other prompts",
+            f"baseline puts each response after another prompt. {way_out}",
             code="prompt_above_half",
+            key="data.eval_fraction" if part == "held-out" else "data.train",
         )
     partner = np.empty_like(order)
     partner[order] = np.roll(order, -largest)

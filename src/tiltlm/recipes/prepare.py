@@ -9,7 +9,7 @@ import torch
 
 from tiltlm.core import DataError, Example, Tree, build_trees
 from tiltlm.core.logps import OF_REFERENCE
-from tiltlm.data import DataSettings, Encoder, PreferenceData, load_data
+from tiltlm.data import DataSettings, Encoder, PreferenceData, check_sources, load_data
 from tiltlm.data.cache.fingerprints import prompt_numbers
 from tiltlm.data.cache.lazy import Joined, Selection
 from tiltlm.distributed import Ranks
@@ -83,6 +83,7 @@ def prepare(settings: RunSettings, device: torch.device) -> Prepared:
     objective = settings.build_objective()
     note_all(settings.objective_notes)
     objective(*toy_batch(objective))  # raises here if a part reads scores and another one log-probabilities
+    check_data(objective, settings.data, settings.reference.reads_columns)
     load = load_scorer if reads_scores(objective) else load_policy
     policy: Policy | Scorer = load(settings.model, device)
     note_all(policy.notes)
@@ -92,6 +93,28 @@ def prepare(settings: RunSettings, device: torch.device) -> Prepared:
     note_all(data.accounting.lines())
     note_all(data.notes)
     return name_reference(settings, objective, policy, data)
+
+
+def check_data(objective: Objective, settings: DataSettings, use_reference_columns: bool = False) -> None:
+    """Raise what is wrong with the sources and columns of the data, before a model is loaded.
+
+    Raises:
+        ConfigError: a setting has no effect.
+        DataError: the data cannot be used.
+    """
+    check_sources(
+        settings,
+        objective.shape,
+        needs=objective.needs,
+        uses=objective.uses,
+        needs_partners=reads_partners(objective),
+        use_reference_columns=use_reference_columns,
+    )
+
+
+def reads_partners(objective: Objective) -> bool:
+    """Return whether an objective's statistic reads responses after other prompts."""
+    return objective.statistic is not None and objective.statistic.reads == "partners"
 
 
 def load_for(
@@ -113,7 +136,7 @@ def load_for(
             objective.shape,
             needs=objective.needs,
             uses=objective.uses,
-            needs_partners=objective.statistic is not None and objective.statistic.reads == "partners",
+            needs_partners=reads_partners(objective),
             use_reference_columns=use_reference_columns,
         )
 

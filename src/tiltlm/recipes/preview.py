@@ -24,7 +24,7 @@ def preview(settings: RunSettings, *, rows: int = 3) -> list[Preview]:
     encoder = Encoder(tokenizer, tokenizer.eos_token_id, window)
     objective = settings.build_objective()
     first = replace(settings.data, limit=limit, max_bad=1.0)
-    data = load_data(first, encoder, objective.shape, needs=objective.needs, uses=objective.uses)
+    data = load_data(first, encoder, objective.shape, needs=objective.needs, uses=objective.uses, is_whole=False)
     note_all(data.accounting.lines())
     note_all(data.notes)
     return preview_examples([*data.train, *data.held_out][:rows], data.encoder, data.end_token_id)

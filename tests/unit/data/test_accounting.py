@@ -97,3 +97,13 @@ def test_counts_merge_as_if_counted_in_one(blocks):
         merged.merge(part)
     assert merged == whole
     assert Accounting.from_plain(json.loads(json.dumps(whole.to_plain()))) == whole
+
+
+def test_leaving_rows_out_is_advised_only_while_most_are_good():
+    for causes, setting in (({"wrong_type": 3}, "data.max_bad"), ({"wrong_type": 10}, None), ({"wrong_type": 6}, None)):
+        for on_bad in ("drop", "error"):
+            with raises(DataError, "too_many_defects") as caught:
+                counted(10 - causes["wrong_type"], **causes).check_limit(0.05, on_bad)
+            advice = str(caught.value).splitlines()[-1]
+            assert ("data.max_bad" in advice) == (setting is not None and on_bad == "drop")
+            assert ("data.on_bad" in advice) == (setting is not None and on_bad == "error")

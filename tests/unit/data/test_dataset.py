@@ -1,6 +1,7 @@
 """From files to examples: splits, row counts, fingerprints, notes and refusals."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -12,6 +13,7 @@ from tiltlm.core.errors import ConfigError, DataError
 from tiltlm.core.example import Comparison
 from tiltlm.data import DataSettings, load_data
 from tiltlm.data.cache.fingerprints import fingerprint, is_held_out
+from tiltlm.data.tokens.encoder import Encoder
 
 PAIRS = [pair(i) for i in range(40)]
 
@@ -99,14 +101,14 @@ def test_nothing_left_to_train_on(load):
 
 
 def test_unknown_column_wins_over_everything(load):
-    facts = ["data.jsonl:2", "'question'", "data.columns.prompt=question"]
+    facts = ["data.jsonl:2", "'user'", "data.columns.prompt=user"]
     with raises(DataError, "unknown_column", key="data.columns", row="data.jsonl:2", mentions=facts):
-        load([{"chosen": "a", "rejected": "b"}, {"chosen": "a", "rejected": "b", "question": "c"}])
+        load([{"chosen": "a", "rejected": "b"}, {"chosen": "a", "rejected": "b", "user": "c"}])
 
 
 def test_a_renamed_prompt_trains_on_the_prompt(load, encoder):
-    rows = [{"question": "what", "chosen": " a", "rejected": " b"}]
-    data = load(rows, columns={"prompt": "question"})
+    rows = [{"user": "what", "chosen": " a", "rejected": " b"}]
+    data = load(rows, columns={"prompt": "user"})
     assert encoder.decode(data.train[0].prompt_ids) == "<s>what"
 
 
@@ -259,7 +261,7 @@ def test_conversations(load, encoder):
     with raises(DataError, "no_chat_template", key="data.chat_template", row="data.jsonl:1"):
         load(rows)
     with raises(DataError, "text_and_conversations"):
-        load([*rows, {"prompt": "a", "chosen": "b", "rejected": "c"}], chat_template=CHATML)
+        load([*rows, {"prompt": "a", "chosen": "b", "rejected": "c"}], chat_template=CHATML, as_chat=False)
 
 
 def test_long_conversations_are_cut_at_turns_and_counted(load):
@@ -344,3 +346,121 @@ def test_a_limit_beyond_the_window(encoder, jsonl):
     assert load_data(DataSettings(train=path), narrow, "pairs").max_length == 16
     with raises(DataError, "beyond_window", key="data.max_length", mentions=["17", "16"]):
         load_data(DataSettings(train=path, max_length=17), narrow, "pairs")
+
+
+def noted(data, code):
+    return [note for note in data.notes if getattr(note, "code", None) == code]
+
+
+def test_text_is_wrapped_as_chat_where_there_is_a_template(load):
+    data = load(PAIRS, chat_template=CHATML)
+    first = data.train[0]
+    decode = data.encoder.decode
+    assert decode(first.prompt_ids) == "<|im_start|>user\nquestion 0<|im_end|>\n<|im_start|>assistant\n"
+    assert [decode(r.token_ids) for r in first.responses] == ["yes 0<|im_end|>", "no 0<|im_end|>"]
+    assert data.end_token_id == data.encoder.turn_end_token_id
+    assert len(noted(data, "as_chat")) == 1
+    assert not noted(load(PAIRS), "as_chat")
+    chat = [{"role": "user", "content": "question 0"}]
+    mixed = load([*PAIRS, {**pair(0), "prompt": chat, "chosen": "yes", "rejected": "no"}], chat_template=CHATML)
+    assert (mixed.train[40].prompt_ids == first.prompt_ids).all()
+    assert mixed.train[40].responses[0].token_ids[-1] == first.responses[0].token_ids[-1]
+
+
+def test_as_chat_false_keeps_text(load, encoder, jsonl):
+    with_template = Encoder(encoder.tokenizer, encoder.end_token_id, chat_template=CHATML)
+    settings = DataSettings(train=jsonl(PAIRS))
+    kept = load_data(replace(settings, as_chat=False), with_template, "pairs")
+    assert kept.fingerprint == load(PAIRS).fingerprint
+    assert not noted(kept, "as_chat")
+    wrapped, asked = (load_data(s, with_template, "pairs") for s in (settings, replace(settings, as_chat=True)))
+    assert wrapped.fingerprint == asked.fingerprint != kept.fingerprint
+    held = [
+        [e.id for e in load_data(replace(settings, eval_fraction=0.25, as_chat=c), with_template, "pairs").held_out]
+        for c in (None, False)
+    ]
+    assert held[0] == held[1]  # the same rows are held out
+
+
+CHAT_PAIR = {"prompt": [{"role": "user", "content": "q"}], "chosen": "a", "rejected": "b"}
+
+
+@pytest.mark.parametrize(
+    ("rows", "shape", "settings", "key"),
+    [
+        (PAIRS, "pairs", {"as_chat": False}, "as_chat"),
+        (PAIRS, "pairs", {"as_chat": True}, "as_chat"),
+        ([CHAT_PAIR], "pairs", {"as_chat": False, "chat_template": CHATML}, "as_chat"),
+        ([CHAT_PAIR], "pairs", {"as_chat": True, "chat_template": CHATML}, "as_chat"),
+        (PAIRS, "pairs", {"as_chat": False, "chat_template": CHATML}, "chat_template"),
+        (PAIRS, "pairs", {"chat_template_kwargs": {"mood": "glum"}}, "chat_template_kwargs"),
+        ([{"text": "Once"}], "demonstrations", {"chat_template": CHATML}, "chat_template"),
+        (PAIRS, "pairs", {"split": "train"}, "split"),
+    ],
+)
+def test_settings_of_chat_and_splits_without_effect(load, rows, shape, settings, key):
+    with raises(ConfigError, "no_effect", key=f"data.{key}"):
+        load(rows, shape, **settings)
+
+
+def test_text_without_a_prompt_stays_text(load):
+    assert not noted(load([{"text": "Once"}, {"text": "Twice"}], "demonstrations"), "as_chat")
+
+
+@pytest.mark.parametrize(
+    "column", [{"system": "be brief"}, {"tools": [{"name": "look"}]}, {"chat_template_kwargs": {"a": 1}}]
+)
+def test_columns_for_conversations_are_not_lost_in_text(load, column):
+    rows = [pair(i, **column) for i in range(4)]
+    with raises(DataError, "too_many_defects", mentions=["no_turns × 4"]):
+        load(rows)
+    assert len(load(rows, chat_template=CHATML).train) == 4
+
+
+def test_labels_of_one_kind_are_refused(load):
+    for label in (True, False):
+        rows = [{"prompt": f"q{i}", "completion": f" a{i}", "label": label} for i in range(6)]
+        with raises(DataError, "one_label", key="data.columns.label", mentions=["6", str(label).lower()]):
+            load(rows, "unpaired")
+        rows[0]["label"] = not label
+        assert len(load(rows, "unpaired").train) == 6
+
+
+@pytest.mark.parametrize("other", [0, False, "false"])
+def test_minus_one_and_zero_are_not_one_label(load, other):
+    rows = [{"prompt": f"q{i}", "completion": f" a{i}", "label": label} for i, label in enumerate([1, -1, 1, -1])]
+    data = load(rows, "unpaired")
+    assert [e.labels[0] for e in data.train] == [True, False, True, False]
+    assert data.accounting.changes["minus_one"].count == 2
+    with raises(DataError, "mixed_labels", key="data.columns.label", mentions=["data.jsonl:2"]):
+        load([*rows, {**rows[0], "label": other}], "unpaired")
+
+
+def test_held_out_labels_of_one_kind_are_noted(load, jsonl):
+    rows = [{"prompt": f"q{i}", "completion": f" a{i}", "label": i % 2 == 0} for i in range(6)]
+    held = jsonl([rows[0], rows[2]], "held.jsonl")
+    assert len(noted(load(rows, "unpaired", eval=held), "one_label")) == 1
+    assert not noted(load(rows, "unpaired", eval=jsonl(rows[:2], "held.jsonl")), "one_label")
+
+
+@pytest.mark.parametrize("partners", [False, True])
+def test_the_advice_on_held_out_prompts_where_all_rows_have_one(load, partners):
+    rows = [{"prompt": "q", "completion": f" a{i}", "label": i % 2 == 0} for i in range(6)]
+    code = "prompt_above_half" if partners else "nothing_held_out"
+    with raises(DataError, code) as caught:
+        load(rows, "unpaired", partners=partners, eval_fraction=1e-9)
+    assert "raise" not in str(caught.value)
+
+
+def test_ties_need_an_objective_that_uses_them(load):
+    rows = [
+        {"question": f"q{i}", "answer_a": f" a{i}", "answer_b": f" b{i}", "winner": w} for i, w in enumerate("ABABAB")
+    ]
+    rows.append({**rows[0], "winner": "tie"})
+    data = load(rows)
+    assert [e.comparisons[0].preference for e in data.train] == [1.0] * 6 + [0.5]
+    texts = [data.encoder.decode(e.responses[0].token_ids) for e in data.train]
+    assert [text[1] for text in texts] == list("ABABABA".lower())
+    for shape, uses in (("pairs", frozenset({"weight"})), ("unpaired", None), ("lists", None)):
+        data = load(rows, shape, uses=uses, max_bad=0.2)
+        assert {cause: t.count for cause, t in data.accounting.losses.items()} == {"no_comparison": 1}

@@ -23,7 +23,7 @@ import pyarrow as pa
 from filelock import FileLock, Timeout
 
 from tiltlm.core.errors import ConfigError, DataError, RunError
-from tiltlm.core.needs import Need, Shape
+from tiltlm.core.needs import Need, Shape, Use
 from tiltlm.data.cache.fingerprints import fingerprint
 from tiltlm.data.cache.table import ExampleTable, table_writer
 from tiltlm.data.data_settings import DataSettings
@@ -37,7 +37,7 @@ from tiltlm.storage.files import atomic_folder
 
 log = logging.getLogger(__name__)
 
-DEFINITION = "2"
+DEFINITION = "3"
 """Change this when the same rows become other examples, or the files have another form."""
 
 NOT_IN_KEY = frozenset(
@@ -73,6 +73,7 @@ def entry_folder(
     encoder: Encoder,
     shape: Shape,
     needs: frozenset[Need],
+    uses: frozenset[Use] | None,
     needs_reference: bool,
     parts: Iterable[Rows],
 ) -> Path | None:
@@ -95,7 +96,7 @@ def entry_folder(
         "template": _template_facts(encoder),
         "max_length": longest_allowed(settings.max_length, encoder.window),
         "settings": {name: value for name, value in vars(settings).items() if name not in NOT_IN_KEY},
-        "objective": [shape, sorted(needs), needs_reference],
+        "objective": [shape, sorted(needs), None if uses is None else sorted(uses), needs_reference],
     }
     key = hashlib.blake2b(json.dumps(facts, sort_keys=True, default=dict).encode(), digest_size=16).hexdigest()
     parent = cache_folder("tokens", "TILTLM_CACHE") if settings.cache is True else Path(settings.cache).expanduser()

@@ -6,15 +6,22 @@ or a damaged container (Parquet, Arrow), stops the run. Text formats (`text_file
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from tiltlm.core.errors import ConfigError, DataError
 from tiltlm.data.data_settings import DataSettings
+from tiltlm.data.files.arrow_files import arrow_rows, read_arrow, read_parquet
+from tiltlm.data.files.folders import data_files, files_by_split
 from tiltlm.data.files.text_files import Row, read_csv, read_json, read_jsonl
+
+T = TypeVar("T")
+
+TEXT_READERS = {".jsonl": read_jsonl, ".json": read_json, ".csv": read_csv, ".tsv": read_csv}
+"""End of the name of a text file, before that of a compression → the function that reads such files."""
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 """Names of datasets on the Hub: owner/name."""
@@ -29,6 +36,10 @@ class Source:
     """Starts to read its rows."""
     content: Callable[[], list[str] | None]
     """Returns names and digests of everything its rows depend on; None if only reading the rows would show it."""
+    has_splits: bool = False
+    """True if it has splits, of which one was chosen."""
+    note: str = ""
+    """What the user must know about the choice of its files, as a sentence."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +65,11 @@ class Rows(Iterable[Row]):
                 raise DataError(f"{source.name}: the source has no rows", code="no_rows")
             left = None if left is None else left - count
 
+    @property
+    def notes(self) -> list[str]:
+        """Return the notes of all sources."""
+        return [source.note for source in self.sources if source.note]
+
     def content(self) -> list[list[str]] | None:
         """Return `Source.content` of all sources; None if it is None for one of them."""
         contents = [source.content() for source in self.sources]
@@ -61,7 +77,7 @@ class Rows(Iterable[Row]):
 
 
 class Split(NamedTuple):
-    """A split of a Hugging Face dataset, and the setting that names it."""
+    """The split to read, and the setting that names it."""
 
     name: str
     key: str
@@ -71,11 +87,22 @@ def read_rows(settings: DataSettings, *, held_out: bool = False) -> Rows:
     """Return the rows of `settings.train`, or those of `settings.eval`, at most `settings.limit`.
 
     Raises:
-        DataError: A source is missing or has an unknown format.
+        ConfigError: A split is named, but no source has splits.
+        DataError: A source is missing, has an unknown format, or does not have the split.
     """
-    names = settings.eval if held_out else settings.train
-    split = Split(settings.eval_split, "data.eval_split") if held_out else Split(settings.split, "data.split")
-    return Rows(tuple(_find(name, settings, split) for name in _as_tuple(names)), settings.limit)
+    names, given, usual = (
+        (settings.eval, settings.eval_split, "test") if held_out else (settings.train, settings.split, "train")
+    )
+    split = Split(given or usual, "data.eval_split" if held_out else "data.split")
+    sources = tuple(_find(name, settings, split) for name in _as_tuple(names))
+    if given is not None and not any(source.has_splits for source in sources):
+        names = ", ".join(source.name for source in sources)
+        raise ConfigError(
+            f"{split.key}={given} has no effect, because there are no splits in {names}; remove it",
+            code="no_effect",
+            key=split.key,
+        )
+    return Rows(sources, settings.limit)
 
 
 def _as_tuple(names: str | tuple[str, ...] | None) -> tuple[str, ...]:
@@ -89,7 +116,7 @@ def _find(name: str, settings: DataSettings, split: Split) -> Source:
     if path.is_file():
         return _of_files(name, [path])
     if HUB_NAME.fullmatch(name) and not _reader(path) and not path.parent.exists():
-        return _dataset(name, _hub(name, settings, split))
+        return _dataset(name, _hub(name, settings, split), has_splits=True)
     raise DataError(
         f"{name}: no such file or folder, and not the name of a dataset on the Hub (owner/name)", code="no_such_path"
     )
@@ -134,70 +161,59 @@ def _file(path: Path) -> Iterator[Row]:
 
 def _folder(path: Path, split: Split) -> Source:
     if (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists():
-        return _dataset(path.name, _saved_dataset(path, split))
-    files = [p for p in sorted(path.iterdir()) if p.is_file() and _reader(p)]
+        return _saved_dataset(path, split)
+    files = data_files(path, lambda file: _reader(file) is not None)
     if not files:
         raise DataError(
             f"{path}: the folder has no data file, which ends with one of {', '.join(READERS)}", code="no_data_file"
         )
-    return _of_files(str(path), files)
+    splits = files_by_split(files, path)
+    if not splits:
+        return _of_files(str(path), files)
+    chosen = _choose(str(path), splits, split)
+    left_out = [file for file in files if file not in chosen]
+    note = f"{path}: read the split {split.name}: {_few(chosen)}" + f"; not read: {_few(left_out)}" * bool(left_out)
+    return replace(_of_files(str(path), chosen), has_splits=True, note=note)
 
 
-def _dataset(name: str, data: Any) -> Source:
+def _few(files: Sequence[Path]) -> str:
+    """Return the names of files, the first ones of many."""
+    return ", ".join(file.name for file in files[:5]) + f" and {len(files) - 5} more" * (len(files) > 5)
+
+
+def _choose(name: str, splits: Mapping[str, T], split: Split) -> T:
+    """Return a split by its name.
+
+    Raises:
+        DataError: It does not exist.
+    """
+    if split.name not in splits:
+        raise DataError(
+            f"{name}: no split {split.name!r}; there are {', '.join(splits)}. Set {split.key}",
+            code="unknown_split",
+            key=split.key,
+        )
+    return splits[split.name]
+
+
+def _dataset(name: str, data: Any, *, has_splits: bool) -> Source:
     """Return a Hugging Face dataset as a source. Its own fingerprint changes when rows or their order change."""
     fingerprint = getattr(data, "_fingerprint", None)
     return Source(
         name,
-        rows=lambda: _numbered(name, iter(data)),
+        rows=lambda: arrow_rows(name, map(dict, data)),
         content=lambda: None if fingerprint is None else [f"{name} {fingerprint}"],
+        has_splits=has_splits,
     )
 
 
-def _parquet(path: Path) -> Iterator[Row]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path) as file:
-            yield from _numbered(path.name, (row for batch in file.iter_batches(1024) for row in batch.to_pylist()))
-    except pa.ArrowException as error:
-        raise DataError(f"{path}: not a Parquet file, or damaged: {error}", code="damaged") from error
-
-
-def _arrow(path: Path) -> Iterator[Row]:
-    """Read an Arrow file, or an Arrow stream as Hugging Face datasets write it. The file is memory-mapped."""
-    import pyarrow as pa
-
-    try:
-        with pa.memory_map(str(path)) as file:
-            try:
-                table = pa.ipc.open_stream(file).read_all()
-            except pa.ArrowInvalid:
-                file.seek(0)
-                table = pa.ipc.open_file(file).read_all()
-            batches = table.to_batches(max_chunksize=1024)
-            yield from _numbered(path.name, (row for batch in batches for row in batch.to_pylist()))
-    except pa.ArrowException as error:
-        raise DataError(f"{path}: not an Arrow file, or damaged: {error}", code="damaged") from error
-
-
-def _numbered(name: str, values: Iterator[dict[str, Any]]) -> Iterator[Row]:
-    return (Row(f"{name}[{index}]", dict(row)) for index, row in enumerate(values))
-
-
-def _saved_dataset(path: Path, split: Split) -> Any:
+def _saved_dataset(path: Path, split: Split) -> Source:
     import datasets
 
     data = datasets.load_from_disk(str(path))
     if isinstance(data, datasets.DatasetDict):
-        if split.name not in data:
-            raise DataError(
-                f"{path}: no split {split.name!r}; the dataset has {', '.join(data)}. Set {split.key}",
-                code="unknown_split",
-                key=split.key,
-            )
-        data = data[split.name]
-    return data
+        return _dataset(path.name, _choose(str(path), data, split), has_splits=True)
+    return _dataset(path.name, data, has_splits=False)
 
 
 def _hub(name: str, settings: DataSettings, split: Split) -> Any:
@@ -233,14 +249,8 @@ def check_hub_settings(settings: DataSettings) -> list[str]:
 
 
 READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
-    ".jsonl": read_jsonl,
-    ".jsonl.gz": read_jsonl,
-    ".jsonl.zst": read_jsonl,
-    ".json": read_json,
-    ".json.gz": read_jsonl,
-    ".json.zst": read_jsonl,
-    ".csv": read_csv,
-    ".parquet": _parquet,
-    ".arrow": _arrow,
+    **{f"{ending}{packed}": reader for ending, reader in TEXT_READERS.items() for packed in ("", ".gz", ".zst")},
+    ".parquet": read_parquet,
+    ".arrow": read_arrow,
 }
 """End of a file name → the function that reads such files."""

@@ -5,8 +5,11 @@ Numbers may be given as text, because CSV has only text. Callers remove nulls be
 In all functions, `column` is the column's name for messages, and they raise `Defect` for a value they cannot read.
 """
 
+import ast
+import contextlib
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +30,18 @@ class TokenContent:
     """True if the response ended by itself, False if it was cut. None: the row does not say."""
 
 
+ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
+"""Roles that are recognised with capitals too. Other roles are left as they are, because templates may know them."""
+
+SHAREGPT_KEYS = {"from": "role", "value": "content"}
+SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "observation": "tool"}
+
+START_OF_MESSAGES = re.compile(r"\s*(array\()?\[?\s*\{")
+ROLE_IN_TEXT = re.compile(
+    r"""(['"])(role|from)\1\s*:\s*(['"])(system|developer|user|assistant|tool|human|gpt)\3""", re.I
+)
+"""Where both are found, a text may spell messages in JSON or Python: `[{"role": "user", …`."""
+
 Content = str | Conversation | TokenContent
 """A prompt or a response: plain text, turns for a chat template, or token ids."""
 
@@ -37,12 +52,41 @@ def wrong_type(column: str, value: object, wanted: str) -> Defect:
 
 
 def content(column: str, value: object) -> Content:
-    """Read text or a conversation. Token ids that were read before are returned unchanged."""
+    """Read text or a conversation, also a conversation written as JSON or Python text.
+
+    Token ids that were read before are returned unchanged.
+    """
     if isinstance(value, TokenContent):
         return value
     if isinstance(value, str):
-        return text(column, value)
+        turns = _written_turns(column, value)
+        return text(column, value) if turns is None else conversation(column, turns)
     return conversation(column, value)
+
+
+def _written_turns(column: str, value: str) -> object:
+    """Return the messages that a text spells in JSON or Python, as exports to CSV do; None if it spells none.
+
+    Raises:
+        Defect: It begins as a list of messages, but cannot be read.
+    """
+    start = START_OF_MESSAGES.match(value)
+    if not start or not ROLE_IN_TEXT.search(value):
+        return None
+    for read in (json.loads, ast.literal_eval):
+        with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+            read_value = read(value)
+            return read_value if _are_messages(read_value) else None
+    if "[" not in start[0]:
+        return None
+    raise wrong_type(column, value, "messages in JSON; this text begins like a list of messages, but is no valid JSON")
+
+
+def _are_messages(value: object) -> bool:
+    """Return True for a message or a list of messages, and nothing else."""
+    turns = value if isinstance(value, list) else [value]
+    needed = ({"role", "content"}, {"role", "tool_calls"}, {"from", "value"})
+    return bool(turns) and all(isinstance(t, dict) and any(keys <= t.keys() for keys in needed) for t in turns)
 
 
 def text(column: str, value: object) -> str:
@@ -57,30 +101,55 @@ def text(column: str, value: object) -> str:
 
 
 def conversation(column: str, value: object) -> Conversation:
-    """Read turns, each with a role. Nulls are removed: Arrow puts them into fields that a turn does not have."""
-    if not isinstance(value, list | tuple):
+    """Read turns, each with a role, in the one form that chat templates read.
+
+    ShareGPT's `from` and `value` become `role` and `content`, and a turn alone becomes a list of one. Usual roles may
+    have capitals. Text parts are joined. OpenAI's tool-call arguments, which are JSON text, become a mapping. Nulls of
+    a turn are removed: they stand for missing fields.
+    """
+    turns = [value] if isinstance(value, Mapping) else value
+    if not isinstance(turns, list | tuple):
         raise wrong_type(column, value, "text or a list of messages")
-    turns = []
-    for turn in value:
-        if not isinstance(turn, Mapping) or not isinstance(turn.get("role"), str):
-            raise wrong_type(column, turn, 'a message: {"role": ..., "content": ...}')
-        _check_content(column, turn.get("content"))
-        kept = {key: item for key, item in turn.items() if item is not None}
-        turns.append({"content": "", **kept})
-    return tuple(turns)
+    return tuple(_turn(column, turn) for turn in turns)
 
 
-def _check_content(column: str, value: object) -> None:
-    """Accept text, a list of text parts, or None. Of a picture, only its placeholder would reach the prompt."""
-    if value is None:
-        return
+def _turn(column: str, value: object) -> Message:
+    if not isinstance(value, Mapping):
+        raise wrong_type(column, value, 'a message: {"role": ..., "content": ...}')
+    turn: Message = {SHAREGPT_KEYS.get(str(key), str(key)): item for key, item in value.items() if item is not None}
+    role = turn.get("role")
+    if not isinstance(role, str):
+        raise wrong_type(column, value, 'a message: {"role": ..., "content": ...}')
+    if "from" in value:
+        role = SHAREGPT_ROLES.get(role.lower(), role)
+    turn["role"] = role.lower() if role.lower() in ROLES else role
+    turn["content"] = _joined_text(column, turn.get("content", ""))
+    if "tool_calls" in turn:
+        turn["tool_calls"] = [_tool_call(column, call) for call in structure(column, turn["tool_calls"], list)]
+    return turn
+
+
+def _joined_text(column: str, value: object) -> str:
+    """Return text, also of a list of text parts. Of a picture, only its placeholder would reach the prompt."""
     if isinstance(value, str):
-        text(column, value)
-        return
+        return text(column, value)
+    parts = []
     for part in items(column, value):
         if not isinstance(part, Mapping) or part.get("type") != "text":
             raise wrong_type(column, part, "a part of type text; other content is not supported")
-        text(column, part.get("text"))
+        parts.append(text(column, part.get("text")))
+    return "".join(parts)
+
+
+def _tool_call(column: str, value: object) -> object:
+    """Return a tool call whose arguments are a mapping. As text, a template would write them as JSON once more."""
+    if not isinstance(value, Mapping):
+        raise wrong_type(column, value, "a tool call")
+    if isinstance(value.get("function"), Mapping):
+        return {**value, "function": _tool_call(column, value["function"])}
+    if not isinstance(value.get("arguments"), str):
+        return value
+    return {**value, "arguments": structure(f"{column}: arguments", value["arguments"] or "{}", dict)}
 
 
 def number(column: str, value: object) -> float:
@@ -113,12 +182,16 @@ def probability(column: str, value: object) -> float:
 
 
 def label(column: str, value: object) -> bool:
-    """Read a label: true (desirable) or false, 1 or 0, also as text."""
-    known = {"1": True, "0": False, "true": True, "false": False}
+    """Read a label: true (desirable) or false, 1 and 0, or 1 and -1; also as text."""
+    known = {"true": True, "false": False}
     if isinstance(value, bool):
         return value
-    if isinstance(value, int | str) and str(value).strip().lower() in known:
-        return known[str(value).strip().lower()]
+    if isinstance(value, str) and value.strip().lower() in known:
+        return known[value.strip().lower()]
+    with contextlib.suppress(Defect):
+        read = number(column, value)
+        if read in (1, 0, -1):
+            return read == 1
     raise wrong_type(column, value, "true or false")
 
 

@@ -1,17 +1,21 @@
 """Find the role of each column and the shape of the data. Names follow TRL. An unknown column is an error.
 
 If it were ignored instead, a prompt column of unexpected name would be lost, and the model trained on wrong context.
+Names of other tools are read where their meaning is plain (`exports`).
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tiltlm.core.errors import ConfigError, DataError
 from tiltlm.core.needs import Shape
 from tiltlm.data.data_settings import DataSettings
+from tiltlm.data.rows.exports import GUESSES, PICTURES, Reader, plain_name, recognise
 
-COMMON = frozenset({"id", "source", "prompt", "weight", "tools", "chat_template_kwargs"})
+COMMON = frozenset({"id", "source", "prompt", "system", "weight", "tools", "chat_template_kwargs"})
+ANSWERS = frozenset({"answer_a", "answer_b", "winner"})
+"""A pair as two answers and the one that won."""
 PAIR_ONLY = frozenset(
     {
         *("score_chosen", "score_rejected", "offset", "preference", "votes"),
@@ -28,7 +32,7 @@ TOKENS = {
 """Column of token ids → the role it replaces."""
 ENDED = {"chosen": "chosen_ended", "rejected": "rejected_ended", "completion": "ended", "completions": "ended"}
 """Role of a response → column that says if the response, given as token ids, ended by itself."""
-TEXTUAL = frozenset({*TOKENS.values(), "messages", "text", "tools", "chat_template_kwargs"})
+TEXTUAL = frozenset({*TOKENS.values(), *ANSWERS, "messages", "text", "system", "tools", "chat_template_kwargs"})
 """Columns that are useless beside token ids."""
 
 ROLES_OF_SHAPE: dict[Shape, frozenset[str]] = {
@@ -39,46 +43,19 @@ ROLES_OF_SHAPE: dict[Shape, frozenset[str]] = {
 }
 """Columns that each shape of data can use, if it is text."""
 
-ALL_ROLES = frozenset({*TOKENS, *ENDED.values()}).union(*ROLES_OF_SHAPE.values())
+ALL_ROLES = frozenset({*TOKENS, *ENDED.values(), *ANSWERS}).union(*ROLES_OF_SHAPE.values())
 REFERENCE = frozenset({"ref_chosen_logps", "ref_rejected_logps", "ref_logps"})
 
 METADATA = frozenset(
     {
         *("annotator", "annotator_id", "category", "conversation_id", "created_at", "dataset", "date", "hash", "idx"),
-        *(
-            "index",
-            "lang",
-            "language",
-            "license",
-            "meta",
-            "metadata",
-            "model",
-            "models",
-            "prompt_id",
-            "row_id",
-            "split",
-        ),
-        *("chosen_model", "rejected_model", "chosen-model", "rejected-model", "model_chosen", "model_rejected"),
-        *("model_name", "generator", "source_dataset", "subset", "tags", "task", "timestamp", "topic", "url", "uuid"),
-        *("question_id", "user_id", "__index_level_0__"),
+        *("index", "index_level_0", "lang", "language", "license", "meta", "metadata", "model", "models", "model_name"),
+        *("model_a", "model_b", "chosen_model", "rejected_model", "model_chosen", "model_rejected", "generator"),
+        *("prompt_id", "question_id", "row_id", "split", "source_dataset", "subset", "tags", "task", "timestamp"),
+        *("topic", "url", "user_id", "uuid"),
     }
 )
-"""Common names of identifiers and remarks: they are noted as unused, not refused."""
-
-ALIASES = {
-    **dict.fromkeys(("question", "instruction", "query", "input", "context", "user", "problem"), "prompt"),
-    **{f"{part}_input_ids": f"{part}_ids" for part in ("prompt", "chosen", "rejected", "completion")},
-    **dict.fromkeys(("response_chosen", "preferred", "accepted", "response_w", "y_w", "winner"), "chosen"),
-    **dict.fromkeys(("response_rejected", "dispreferred", "response_l", "y_l", "loser"), "rejected"),
-    **dict.fromkeys(("response", "output", "answer", "answers"), "completion"),
-    **dict.fromkeys(("responses", "outputs", "candidates"), "completions"),
-    **dict.fromkeys(("conversation", "conversations", "conversational"), "messages"),
-    **dict.fromkeys(("labels", "thumbs", "feedback"), "label"),
-    **dict.fromkeys(("margin", "margins"), "offset"),
-    **dict.fromkeys(("rank", "ranking"), "ranks"),
-    **dict.fromkeys(("rating", "ratings", "score", "rewards"), "scores"),
-}
-"""Column name → the role that its author probably meant; used in messages only."""
+"""Common names of identifiers and remarks, as `plain_name` gives them: they are noted as unused, not refused."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +68,10 @@ class ColumnRoles:
     """Columns without a role."""
     renamed: Mapping[str, str]
     """Column name → role."""
+    readers: tuple[Reader, ...] = ()
+    """Turn the values of another tool's row into those of our roles."""
+    notes: tuple[str, ...] = ()
+    """Which columns were read under another name than the settings say, as sentences."""
 
     @property
     def is_tokenised(self) -> bool:
@@ -98,9 +79,16 @@ class ColumnRoles:
         return bool(self.roles & TOKENS.keys())
 
     def values(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the values of a row by role."""
+        """Return the values of a row by role.
+
+        Raises:
+            Defect: A reader cannot read the row.
+        """
         named = {self.renamed.get(column, column): value for column, value in row.items()}
-        return {role: value for role, value in named.items() if role in self.roles}
+        values = {role: value for role, value in named.items() if role in self.roles}
+        for read in self.readers:
+            values = read(values)
+        return values
 
 
 def detect(
@@ -115,29 +103,32 @@ def detect(
 
     Raises:
         ConfigError: `columns` names an unknown role.
-        DataError: A column is unknown or useless, columns contradict each other, or no column has responses.
+        DataError: Columns are unknown or useless, columns contradict each other, or no column has responses.
     """
     _check_settings(first_seen, settings)
     renamed = {column: role for role, column in settings.columns.items()}
-    present = {renamed.get(column, column): column for column in first_seen if column not in settings.ignore}
+    names = {renamed.get(column, column): column for column in first_seen if column not in settings.ignore}
+    reading = recognise(names, ALL_ROLES)
+    present = {reading.roles.get(name, name): column for name, column in names.items()}
     roles = {role for role in present if role in ALL_ROLES}
-    unused = {role for role in present if role in METADATA}
-    for role in present.keys() - roles - unused:
-        column = present[role]
-        raise DataError(
-            _unknown(column, first_seen, roles), code="unknown_column", key="data.columns", row=first_seen[column]
-        )
-    shape = _shape({TOKENS.get(role, role) for role in roles}, first_seen)
+    unused = {role for role in present if role in reading.remarks or plain_name(role) in METADATA} - roles
+    unknown = {present[role] for role in present.keys() - roles - unused}
+    if unknown:
+        raise _unknown_columns(unknown, roles, first_seen, settings, use_reference_columns, reading.roles)
+    shape = _shape({TOKENS.get(role, role) for role in roles} | reading.adds, first_seen)
     if shape == "pairs":
         redundant = roles & {"messages", "text"}  # UltraFeedback repeats the chosen conversation
         roles, unused = roles - redundant, unused | redundant
     usable = _usable(shape, roles)
-    for role in sorted(roles - usable):
+    useless = sorted(present[role] for role in roles - usable)
+    if useless:
+        row = first_seen[useless[0]]
         raise DataError(
-            f"{first_seen[present[role]]}: column {present[role]!r} cannot be used together with "
-            f"{', '.join(sorted(roles & usable))}. Ignore it: data.ignore=[{present[role]}]",
+            f"{row}: {_listed(useless)} cannot be used together with {', '.join(sorted(roles & usable))}. Ignore: "
+            f"data.ignore=[{', '.join(useless)}]",
             code="column_without_use",
-            row=first_seen[present[role]],
+            key="data.ignore",
+            row=row,
         )
     if not use_reference_columns and roles & REFERENCE:
         named = ", ".join(sorted(roles & REFERENCE))
@@ -148,7 +139,16 @@ def detect(
             key="reference.name",
         )
     ignored = tuple(sorted({*unused, *settings.ignore}))
-    return ColumnRoles(shape, frozenset(roles), ignored, renamed)
+    by_column = {column: role for role, column in present.items() if role != column}
+    return ColumnRoles(shape, frozenset(roles), ignored, by_column, reading.readers, _notes(reading.roles, roles))
+
+
+def _notes(read: Mapping[str, str], roles: Collection[str]) -> tuple[str, ...]:
+    named = [f"{name} → {role}" for name, role in read.items() if role in roles and role != name]
+    notes = [f"columns read by their names: {', '.join(named)}; data.columns changes this"] if named else []
+    if "winner" in roles:
+        notes.append("two answers and a winner → pairs: the winner is chosen; a tie is a pair with preference 0.5")
+    return tuple(notes)
 
 
 def _usable(shape: Shape, roles: Collection[str]) -> frozenset[str]:
@@ -158,7 +158,7 @@ def _usable(shape: Shape, roles: Collection[str]) -> frozenset[str]:
         DataError: Some prompts or responses are token ids, and others are not.
     """
     if not TOKENS.keys() & set(roles):
-        return ROLES_OF_SHAPE[shape]
+        return COMMON | ANSWERS if "winner" in roles else ROLES_OF_SHAPE[shape]
     ids = {column for column, role in TOKENS.items() if role in ROLES_OF_SHAPE[shape]}
     missing = ", ".join(sorted(ids - set(roles)))
     if missing:
@@ -201,15 +201,79 @@ def _check_settings(first_seen: Collection[str], settings: DataSettings) -> None
             )
 
 
-def _unknown(column: str, first_seen: Mapping[str, str], roles: Collection[str]) -> str:
-    role = ALIASES.get(column.lower(), "prompt" if "prompt" not in roles else "ROLE")
-    if role in roles:
-        role = "ROLE"
-    known = f" (roles: {', '.join(sorted(ALL_ROLES))})" if role == "ROLE" else ""
-    return (
-        f"{first_seen[column]}: unknown column {column!r}. If it has a role, name it: "
-        f"data.columns.{role}={column}{known}. If not, ignore it: data.ignore=[{column}]"
+def _unknown_columns(
+    unknown: Collection[str],
+    roles: Collection[str],
+    first_seen: Mapping[str, str],
+    settings: DataSettings,
+    use_reference_columns: bool,
+    read: Mapping[str, str],
+) -> DataError:
+    """Return the error that names all unknown columns, and settings with which the data can be read."""
+    columns = sorted(unknown)
+    row = first_seen[columns[0]]
+    pictures = [column for column in columns if plain_name(column) in PICTURES]
+    if pictures:
+        return DataError(
+            f"{first_seen[pictures[0]]}: {_listed(pictures)}: pictures and sound are not supported. Keep only the "
+            f"rows without them, and ignore the columns: data.ignore=[{', '.join(pictures)}]",
+            code="not_supported",
+            key="data.columns",
+            row=first_seen[pictures[0]],
+        )
+    guesses: dict[str, list[str]] = {}
+    for column in columns:
+        role = GUESSES.get(plain_name(column)) or recognise({column: column}, ALL_ROLES).roles.get(column)
+        if role is not None and role not in roles:
+            guesses.setdefault(role, []).append(column)
+    shares = [f"{' and '.join(names)} could both be the {role}" for role, names in guesses.items() if len(names) > 1]
+    if len(columns) == 1 and not guesses and "prompt" not in roles:
+        guesses["prompt"] = columns
+    proposal = _proposal({role: names[0] for role, names in guesses.items() if len(names) == 1}, columns)
+    works = _works(proposal, first_seen, settings, use_reference_columns)
+    shares += _notes(read, roles)[: len(read)]
+    way_out = [f"To ignore them all: data.ignore=[{', '.join(columns)}]", f"Roles: {', '.join(sorted(ALL_ROLES))}"]
+    if proposal["columns"] and works:
+        way_out.insert(0, f"If this is what they mean: {_as_settings(proposal)}")
+    else:
+        way_out.insert(0, "Name the role of each one that matters: data.columns.ROLE=COLUMN")
+    return DataError(
+        "\n  ".join([f"{row}: unknown columns: {', '.join(map(repr, columns))}", *shares, *way_out]),
+        code="unknown_column",
+        key="data.columns",
+        row=row,
     )
+
+
+def _proposal(columns: Mapping[str, str], unknown: Collection[str]) -> dict[str, Any]:
+    """Return the settings that give these roles and ignore the other unknown columns."""
+    return {"columns": dict(columns), "ignore": tuple(c for c in unknown if c not in columns.values())}
+
+
+def _works(
+    proposal: Mapping[str, Any], first_seen: Mapping[str, str], settings: DataSettings, use_reference_columns: bool
+) -> bool:
+    """Return True if the data can be read with these settings beside those that are given."""
+    columns, ignore = {**settings.columns, **proposal["columns"]}, (*settings.ignore, *proposal["ignore"])
+    try:
+        detect(
+            first_seen,
+            replace(settings, columns=columns, ignore=ignore),
+            use_reference_columns=use_reference_columns,
+        )
+    except (ConfigError, DataError):
+        return False
+    return True
+
+
+def _as_settings(proposal: Mapping[str, Any]) -> str:
+    named = [f"data.columns.{role}={column}" for role, column in proposal["columns"].items()]
+    ignored = [f"data.ignore=[{', '.join(proposal['ignore'])}]"] * bool(proposal["ignore"])
+    return " ".join([*named, *ignored])
+
+
+def _listed(columns: Collection[str]) -> str:
+    return f"column{'s' * (len(columns) > 1)} {', '.join(map(repr, columns))}"
 
 
 def _shape(roles: Collection[str], first_seen: Mapping[str, str]) -> Shape:
@@ -220,6 +284,10 @@ def _shape(roles: Collection[str], first_seen: Mapping[str, str]) -> Shape:
     if "chosen" in roles or "rejected" in roles:
         both = "chosen" in roles and "rejected" in roles
         demand(both, "missing_column", "`chosen` and `rejected` must both be given")
+        return "pairs"
+    if ANSWERS & set(roles):
+        rule = "two answers need `answer_a`, `answer_b` and `winner` (A, B or tie): data.columns.winner=COLUMN"
+        demand(set(roles) >= ANSWERS, "missing_column", rule)
         return "pairs"
     if "completions" in roles:
         known = {"ranks", "scores", "comparisons"} & set(roles)

@@ -118,6 +118,7 @@ def convert(
     schema: ColumnRoles,
     shape: Shape,
     needs: frozenset[Need] = frozenset(),
+    uses: frozenset[Use] | None = None,
     *,
     held_out: bool,
 ) -> Record:
@@ -130,6 +131,7 @@ def convert(
         schema: Columns and shape of the data.
         shape: Shape that the objective needs.
         needs: What the objective needs beside responses.
+        uses: Optional columns that the objective uses. None: `USES` of its shape.
         held_out: True if the row is not trained on.
 
     Raises:
@@ -138,6 +140,8 @@ def convert(
     """
     if needs & {"scores", "strict_scores"}:
         _check_scores(record, "strict_scores" in needs)
+    if "winner" in schema.roles and shape != "lists" and "preference" not in (USES[shape] if uses is None else uses):
+        _refuse_tie(record)
     if shape == "lists":
         record = _as_list(record, schema, needs)
     elif schema.shape == "lists" and not record.comparisons:
@@ -147,6 +151,12 @@ def convert(
     if shape == "demonstrations" and record.comparisons and not held_out:
         return _only(record, _best(record))
     return record
+
+
+def _refuse_tie(record: Record) -> None:
+    """Refuse a row whose winner is a tie: the objective cannot use its preference of ½."""
+    if record.comparisons[0].preference != 1:
+        raise Defect("no_comparison", "the winner is a tie, and this objective needs one of the two")
 
 
 def _check_scores(record: Record, strict: bool) -> None:

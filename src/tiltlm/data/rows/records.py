@@ -4,8 +4,8 @@ A record is the last form before tokens; `tiltlm.data.tokens.length_limit` turns
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Any, Literal
 
@@ -16,7 +16,17 @@ from tiltlm.data.rows import cells
 from tiltlm.data.rows.cells import Content, TokenContent
 from tiltlm.data.rows.columns import ColumnRoles
 from tiltlm.data.rows.pretokenised import read_tokens
-from tiltlm.data.rows.prompts import is_blank, join, split_conversation, split_pair, split_transcript
+from tiltlm.data.rows.prompts import (
+    INSTRUCTIONS,
+    is_blank,
+    join,
+    move_shared_turns,
+    split_conversation,
+    split_pair,
+    split_transcript,
+    whole_conversation,
+    wrapped,
+)
 
 Form = Literal["text", "turns", "tokens"]
 
@@ -38,6 +48,8 @@ class Record:
     ref_logps: tuple[float, ...] = ()
     """Reference log-probability of each response, summed, in nats."""
     weight: float = 1.0
+    system: str = ""
+    """Text of the system turn that the prompt gets when text is wrapped as turns."""
     tools: tuple[dict[str, Any], ...] = ()
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     source: str = ""
@@ -50,6 +62,12 @@ class Record:
         if isinstance(self.prompt, TokenContent):
             return "tokens"
         return "text" if isinstance(self.prompt, str) else "turns"
+
+    def as_chat(self) -> "Record":
+        """Return a record of text as turns: the prompt becomes the user's, each response the assistant's."""
+        assert isinstance(self.prompt, str)
+        prompt, responses = wrapped(self.prompt, [str(response) for response in self.responses], self.system)
+        return replace(self, prompt=prompt, responses=responses, system="")
 
     @property
     def prompt_key(self) -> str:
@@ -85,7 +103,19 @@ def to_record(row: Row, schema: ColumnRoles, *, every_turn: bool = False) -> Rec
     for k, response in enumerate(record.responses):
         if is_blank(response):
             raise Defect("empty_response", f"{_name(schema, k)} is {excerpt(response)}")
-    return record
+    return _with_system(record)
+
+
+def _with_system(record: Record) -> Record:
+    """Return a conversation with the text of the column `system` as its first turn. Text keeps it in `system`."""
+    if not record.system or not isinstance(record.prompt, tuple):
+        return record
+    turn = {"role": "system", "content": record.system}
+    if record.prompt and record.prompt[0]["role"] in INSTRUCTIONS:
+        if record.prompt[0]["content"].strip() != record.system:
+            raise Defect("wrong_type", "the column `system` and the conversation have different system turns")
+        return replace(record, system="")
+    return replace(record, prompt=(turn, *record.prompt), system="")
 
 
 def _name(schema: ColumnRoles, k: int) -> str:
@@ -98,6 +128,7 @@ def _common(row: Row, values: Mapping[str, Any]) -> dict[str, Any]:
         "id": str(values.get("id", row.location)),
         "weight": cells.at_least_zero("weight", values["weight"]) if _given(values, "weight") else 1.0,
         "source": str(values.get("source", "")),
+        "system": cells.text("system", values.get("system", "")).strip(),
         "tools": tuple(tools),
         "template_kwargs": cells.structure("chat_template_kwargs", values.get("chat_template_kwargs", {}), dict),
     }
@@ -128,14 +159,11 @@ def _pair(values: Mapping[str, Any], common: dict[str, Any], _: bool) -> Record:
     chosen, rejected = _response(values, "chosen"), _response(values, "rejected")
     if chosen == rejected:
         raise Defect("identical_responses", excerpt(chosen))
-    if "prompt" in values:
-        raw = _prompt(values)
-        prompt, chosen = join(raw, chosen)
-        other, rejected = join(raw, rejected)
-        if isinstance(prompt, str) != isinstance(other, str):
-            raise Defect("wrong_type", "one of chosen and rejected is text, the other is a conversation")
+    wholes = _wholes(values, (chosen, rejected))
+    if wholes:
+        prompt, *responses = split_pair(wholes[0], wholes[1])
     else:
-        prompt, chosen, rejected = split_pair(chosen, rejected)
+        prompt, *responses = _answers(_prompt(values), ("chosen", "rejected"), (chosen, rejected))
     comparison = Comparison(
         0,
         1,
@@ -144,12 +172,31 @@ def _pair(values: Mapping[str, Any], common: dict[str, Any], _: bool) -> Record:
     )
     return Record(
         prompt=prompt,
-        responses=(chosen, rejected),
+        responses=tuple(responses),
         comparisons=(comparison,),
         scores=_both(values, "score_chosen", "score_rejected"),
         ref_logps=_both(values, "ref_chosen_logps", "ref_rejected_logps"),
         **common,
     )
+
+
+def _wholes(values: Mapping[str, Any], responses: Sequence[Content]) -> list[Content]:
+    """Return the responses with their prompts if all are whole conversations, which repeat it; else an empty list."""
+    if "prompt" not in values:
+        return list(responses)
+    prompt = _prompt(values)
+    wholes = [whole_conversation(prompt, response) for response in responses]
+    return [whole for whole in wholes if whole is not None] if None not in wholes else []
+
+
+def _answers(prompt: Content, names: Sequence[str], responses: Sequence[Content]) -> tuple[Content, ...]:
+    """Return a prompt, then its responses in the same form. Turns that all responses share are in the prompt."""
+    prompts, answers = zip(*(join(prompt, response) for response in responses), strict=True)
+    if len({type(p) for p in prompts}) > 1:
+        raise Defect("wrong_type", f"some of {', '.join(names)} are text, others are conversations")
+    if any(p != prompts[0] for p in prompts):
+        raise Defect("no_common_prompt", f"the prompts of {', '.join(names)} differ")
+    return move_shared_turns(prompts[0], answers)
 
 
 def _both(values: Mapping[str, Any], chosen: str, rejected: str) -> tuple[float, ...]:
@@ -174,12 +221,16 @@ def _unpaired(values: Mapping[str, Any], common: dict[str, Any], _: bool) -> Rec
     prompt, response = _prompt_and_response(values)
     ref = (cells.number("ref_logps", values["ref_logps"]),) if _given(values, "ref_logps") else ()
     label = cells.label("label", _required(values, "label"))
-    return Record(prompt=prompt, responses=(response,), labels=(label,), ref_logps=ref, **common)
+    changes = ("minus_one",) * str(values["label"]).strip().startswith("-")
+    return Record(prompt=prompt, responses=(response,), labels=(label,), ref_logps=ref, changes=changes, **common)
 
 
 def _demonstration(values: Mapping[str, Any], common: dict[str, Any], every_turn: bool) -> Record:
     if "text" in values and "prompt" not in values:
-        return Record(prompt="", responses=(cells.text("text", values["text"]),), **common)
+        whole = cells.content("text", values["text"])
+        if isinstance(whole, str):
+            return Record(prompt="", responses=(whole,), **common)
+        values = {**values, "messages": whole}
     prompt, response = _prompt_and_response(values)
     if every_turn and isinstance(prompt, tuple) and isinstance(response, tuple):
         prompt, response = split_conversation(prompt + response, first=True)
@@ -190,8 +241,9 @@ def _prompt_and_response(values: Mapping[str, Any]) -> tuple[Content, Content]:
     """Read one response and its prompt from `prompt` and `completion`, `messages`, or a transcript in `completion`."""
     role = "messages" if "messages" in values else "completion"
     response = _response(values, role)
-    if "prompt" in values:
+    if not (wholes := _wholes(values, [response])):
         return join(_prompt(values), response)
+    (response,) = wholes
     assert not isinstance(response, TokenContent), "token ids have a column of prompts"
     if isinstance(response, str):
         return split_transcript(response)
@@ -199,11 +251,8 @@ def _prompt_and_response(values: Mapping[str, Any]) -> tuple[Content, Content]:
 
 
 def _list(values: Mapping[str, Any], common: dict[str, Any], _: bool) -> Record:
-    joined = [join(_prompt(values), cells.content("completions", c)) for c in _completions(values)]
-    prompt = joined[0][0]
-    if any(isinstance(p, str) != isinstance(prompt, str) for p, _ in joined):
-        raise Defect("wrong_type", "some completions are text, others are conversations")
-    responses = tuple(response for _, response in joined)
+    completions = [cells.content("completions", completion) for completion in _completions(values)]
+    prompt, *responses = _answers(_prompt(values), ["completions"], completions)
     k = len(responses)
     ranks = tuple(_rank(r) for r in cells.each(values, "ranks", k))
     scores = tuple(cells.number("scores", s) for s in cells.each(values, "scores", k))
@@ -217,7 +266,7 @@ def _list(values: Mapping[str, Any], common: dict[str, Any], _: bool) -> Record:
     ref = tuple(cells.number("ref_logps", r) for r in cells.each(values, "ref_logps", k))
     return Record(
         prompt=prompt,
-        responses=responses,
+        responses=tuple(responses),
         comparisons=distinct,
         ranks=ranks,
         scores=scores,

@@ -88,6 +88,11 @@ class Encoder:
             template_kwargs={**self.template_kwargs, **template_kwargs},
         )
 
+    @property
+    def has_template(self) -> bool:
+        """True if the tokenizer has a chat template, or one is given."""
+        return bool(self.chat_template or self.tokenizer.chat_template)
+
     @cached_property
     def template(self) -> ChatTemplate | None:
         """The chat template with its variables. None: the tokenizer has none, and none is given."""
@@ -186,6 +191,8 @@ class Encoder:
         if isinstance(record.prompt, TokenContent):
             return self._as_given(record)
         if isinstance(record.prompt, str):
+            if record.system or record.tools or record.template_kwargs:
+                raise Defect("no_turns", f"the prompt is {excerpt(record.prompt)}")
             return Draft(record, record.prompt, tuple((Segment(text_of(r), scored=True),) for r in record.responses))
         if self.template is None:
             raise DataError(

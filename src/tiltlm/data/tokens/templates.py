@@ -89,6 +89,7 @@ class ChatTemplate:
         open_response: bool,
         tools: Sequence[dict[str, Any]] = (),
         kwargs: Mapping[str, Any] | None = None,
+        closed: bool = True,
     ) -> str:
         """Return these turns as text.
 
@@ -97,12 +98,14 @@ class ChatTemplate:
             open_response: Add the start of the assistant's next turn.
             tools: Tools for the template.
             kwargs: Variables that override those of the template.
+            closed: False: the text ends with the last turn's own text, so that it can be continued.
         """
         text = self.tokenizer.apply_chat_template(
             list(turns),
             tools=list(tools) or None,
             chat_template=self.source,
             add_generation_prompt=open_response,
+            continue_final_message=not closed,
             tokenize=False,
             **{**self.kwargs, **(kwargs or {})},
         )
@@ -157,6 +160,8 @@ class ChatTemplate:
     ) -> tuple[str, tuple[Segment, ...]]:
         """Return the prompt's text as at inference, and the response's text in scored and unscored segments.
 
+        If the prompt ends with an assistant turn, the response continues that turn.
+
         Every assistant turn of `response` is scored, from the end of its opening to its end token. The text before each
         of them must equal what the template renders without this turn.
 
@@ -169,10 +174,14 @@ class ChatTemplate:
         Raises:
             Defect: The template raises an error, or renders earlier turns differently when later turns are added.
         """
-        turns = (*prompt, *response)
-        ends = [i + 1 for i, turn in enumerate(turns) if i >= len(prompt) and turn["role"] == "assistant"]
+        begun = begins_response(prompt)
+        turns = (*prompt[:-1], _continued(prompt[-1], response[0]), *response[1:]) if begun else (*prompt, *response)
+        start = len(prompt) - begun
+        ends = [i + 1 for i, turn in enumerate(turns) if i >= start and turn["role"] == "assistant"]
         try:
             contexts = [self.render(turns[: e - 1], open_response=True, tools=tools, kwargs=kwargs) for e in ends]
+            if begun:
+                contexts[0] = self.render(prompt, open_response=False, tools=tools, kwargs=kwargs, closed=False)
             rendered = [self.render(turns[:e], open_response=False, tools=tools, kwargs=kwargs) for e in ends]
         except UNRENDERABLE as error:
             raise Defect("template_error", excerpt(str(error))) from error
@@ -190,6 +199,15 @@ class ChatTemplate:
             segments.append(Segment(final[len(context) : len(whole)], scored=True))
             position = len(whole)
         return contexts[0], tuple(segments)
+
+
+def begins_response(prompt: Conversation) -> bool:
+    """Return True if a prompt ends with text of the assistant, which the response continues."""
+    return bool(prompt) and prompt[-1]["role"] == "assistant" and "tool_calls" not in prompt[-1]
+
+
+def _continued(begun: Message, response: Message) -> Message:
+    return {**begun, **response, "content": begun["content"] + response["content"]}
 
 
 def _own(tokenizer: "PreTrainedTokenizerBase") -> str | None:

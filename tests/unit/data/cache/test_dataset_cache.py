@@ -106,7 +106,7 @@ def test_a_template_that_writes_the_date_is_cached_for_a_day(load, tokenised, mo
         def today(cls):
             return cls(2199, 1, 1)
 
-    dated = {"chat_template": CHATML + "{{ strftime_now('%d %b') }}"}
+    dated = {"chat_template": "{{ strftime_now('%d %b') }}" + CHATML, "max_length": 100}
     load(**dated)
     load(**dated)
     assert tokenised == [1]

@@ -4,8 +4,10 @@ import pytest
 
 from support.errors import raises
 from tiltlm.core.errors import ConfigError, DataError
+from tiltlm.data.accounting import Defect
 from tiltlm.data.data_settings import DataSettings
-from tiltlm.data.rows.columns import ALIASES, ALL_ROLES, METADATA, detect
+from tiltlm.data.rows.columns import ALL_ROLES, METADATA, detect
+from tiltlm.data.rows.exports import EXPORTS, GUESSES, NAMES
 
 
 def find(*columns, reference=False, **settings):
@@ -36,29 +38,145 @@ def test_shapes(columns, shape):
     assert schema.unused == ()
 
 
-def test_question_beside_chosen_and_rejected_is_refused_with_the_way_out():
-    facts = ["a.jsonl:3", "'question'", "data.columns.prompt=question", "data.ignore=[question]"]
-    with raises(DataError, "unknown_column", key="data.columns", row="a.jsonl:3", mentions=facts) as caught:
-        find("chosen", "rejected", "question")
+def test_all_unknown_columns_are_in_one_message_with_settings_that_work():
+    facts = [
+        "'inner'",
+        "'user'",
+        "'zzz'",
+        "data.ignore=[inner, user, zzz]",
+        "data.columns.prompt=user data.ignore=[inner, zzz]",
+    ]
+    with raises(DataError, "unknown_column", key="data.columns", row="a.jsonl:5", mentions=facts) as caught:
+        find("chosen", "rejected", "zzz", "user", "inner")
     assert caught.value.exit_code == 2
+    schema = find("chosen", "rejected", "zzz", "user", "inner", columns={"prompt": "user"}, ignore=("inner", "zzz"))
+    assert schema.roles == {"prompt", "chosen", "rejected"}
+    assert schema.unused == ("inner", "zzz")
+    row = {"chosen": "a", "rejected": "b", "user": "c", "inner": 1, "zzz": 2}
+    assert schema.values(row) == {"chosen": "a", "rejected": "b", "prompt": "c"}
 
 
 @pytest.mark.parametrize(
-    ("column", "role"), [("margin", "offset"), ("response", "completion"), ("zzz", "ROLE"), ("Question", "ROLE")]
+    ("columns", "proposed", "not_proposed"),
+    [
+        (("prompt", "chosen", "rejected", "margin"), "data.columns.offset=margin", "data.columns.prompt"),
+        (("chosen", "rejected", "zzz"), "data.columns.prompt=zzz", "data.columns.ROLE"),
+        (("prompt", "chosen", "rejected", "zzz"), "data.columns.ROLE=", "data.columns.prompt"),
+        (("chosen", "rejected", "zzz", "external"), "data.columns.ROLE=", "data.columns.prompt"),
+        (("chosen", "rejected", "question", "context"), "question", "data.columns.prompt=context"),
+        (("prompt", "chosen", "rejected", "question"), "data.columns.ROLE=", "data.columns.prompt=question"),
+    ],
 )
-def test_the_refusal_guesses_the_role(column, role):
-    with raises(DataError, "unknown_column", row="a.jsonl:4", mentions=[f"data.columns.{role}={column}"]):
-        find("prompt", "chosen", "rejected", column)
+def test_only_settings_that_would_work_are_proposed(columns, proposed, not_proposed):
+    with raises(DataError, "unknown_column", mentions=[proposed]) as caught:
+        find(*columns)
+    assert not_proposed not in str(caught.value)
 
 
-def test_the_way_out_works():
-    renamed = find("chosen", "rejected", "question", columns={"prompt": "question"})
-    assert renamed.roles == {"prompt", "chosen", "rejected"}
-    row = {"chosen": "a", "rejected": "b", "question": "c"}
-    assert renamed.values(row) == {"chosen": "a", "rejected": "b", "prompt": "c"}
-    ignored = find("chosen", "rejected", "question", ignore=("question",))
-    assert ignored.values(row) == {"chosen": "a", "rejected": "b"}
-    assert ignored.unused == ("question",)
+def test_columns_for_pictures_are_refused_by_what_they_are():
+    with raises(DataError, "not_supported", row="a.jsonl:4", mentions=["'images'", "data.ignore=[images]"]):
+        find("prompt", "chosen", "rejected", "images")
+
+
+@pytest.mark.parametrize(
+    ("columns", "roles"),
+    [
+        (("question", "chosen", "rejected"), {"prompt", "chosen", "rejected"}),
+        (("Prompt", "Chosen", "REJECTED"), {"prompt", "chosen", "rejected"}),
+        (("instruction", "output"), {"prompt", "completion"}),
+        (("system", "question", "chosen", "rejected"), {"system", "prompt", "chosen", "rejected"}),
+        (("conversations", "chosen", "rejected"), {"prompt", "chosen", "rejected"}),
+        (("conversations",), {"messages"}),
+        (("messages", "kto_tag"), {"messages", "label"}),
+        (("prompt", "winner", "loser"), {"prompt", "chosen", "rejected"}),
+        (("Question", "Answer A", "Answer B", "Winner"), {"prompt", "answer_a", "answer_b", "winner"}),
+        (("conversation_a", "conversation_b", "winner", "model_a", "model_b"), {"answer_a", "answer_b", "winner"}),
+        (("prompt_input_ids", "chosen_input_ids", "rejected_input_ids"), {"prompt_ids", "chosen_ids", "rejected_ids"}),
+    ],
+)
+def test_other_names_are_read_where_their_meaning_is_plain_and_announced(columns, roles):
+    schema = find(*columns)
+    assert schema.roles == roles
+    renamed = [column for column in columns if column in schema.renamed]
+    assert all(any(column in note for note in schema.notes) for column in renamed)
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        ("instruction", "query", "chosen", "rejected"),  # two could be the prompt
+        ("prompt", "question", "chosen", "rejected"),
+        ("prompt", "response_0", "response_1", "response_2", "winner"),
+        ("prompt", "response_a", "winner"),
+    ],
+)
+def test_names_with_two_meanings_are_not_read(columns):
+    with pytest.raises(DataError) as caught:
+        find(*columns)
+    assert caught.value.code in ("unknown_column", "missing_column")
+
+
+@pytest.mark.parametrize(
+    ("columns", "winner", "expected"),
+    [
+        (("answer_a", "answer_b"), "A", ("x", "y", 1.0)),
+        (("answer_a", "answer_b"), "b", ("y", "x", 1.0)),
+        (("answer_a", "answer_b"), "answer_b", ("y", "x", 1.0)),
+        (("answer_a", "answer_b"), "model_a", ("x", "y", 1.0)),
+        (("answer_a", "answer_b"), "tie (bothbad)", ("x", "y", 0.5)),
+        (("answer_a", "answer_b"), "Tie", ("x", "y", 0.5)),
+        (("answer_1", "answer_2"), 2, ("y", "x", 1.0)),
+        (("answer_1", "answer_2"), "1.0", ("x", "y", 1.0)),
+        (("response_0", "response_1"), 1.0, ("y", "x", 1.0)),
+        (("answer_a", "answer_b"), 1, "wrong_type"),
+        (("answer_1", "answer_2"), 0, "wrong_type"),
+        (("answer_1", "answer_2"), -1, "wrong_type"),
+        (("answer_a", "answer_b"), "neither of them", ("x", "y", 0.5)),
+        (("answer_a", "answer_b"), "maybe", "wrong_type"),
+        (("answer_a", "answer_b"), "", "missing_value"),
+        (("answer_a", "answer_b"), None, "missing_value"),
+    ],
+)
+def test_two_answers_and_a_winner_are_a_pair(columns, winner, expected):
+    schema = find(*columns, "winner")
+    row = dict(zip((*columns, "winner"), ("x", "y", winner), strict=True))
+    assert schema.shape == "pairs"
+    if isinstance(expected, str):
+        with pytest.raises(Defect) as caught:
+            schema.values(row)
+        assert caught.value.code == expected
+    else:
+        assert schema.values(row) == dict(zip(("chosen", "rejected", "preference"), expected, strict=True))
+
+
+def test_named_answers_and_the_names_of_their_columns_as_winner():
+    schema = find("q", "left", "right", "best", columns={
+        "prompt": "q", "answer_a": "left", "answer_b": "right", "winner": "best",
+    })  # fmt: skip
+    row = {"q": "?", "left": "x", "right": "y", "best": "right"}
+    assert schema.values(row) == {"prompt": "?", "chosen": "y", "rejected": "x", "preference": 1.0}
+    with raises(DataError, "missing_column", mentions=["data.columns.winner"]):
+        find("prompt", "answer_a", "answer_b")
+
+
+@pytest.mark.parametrize(("value", "chosen"), [(-3, "x"), (-1, "x"), (1, "y"), ("2", "y"), (0, "x")])
+def test_helpsteer_states_the_winner_by_its_sign(value, chosen):
+    schema = find("context", "response1", "response2", "overall_preference", "domain", "individual_preference")
+    row = {"context": "?", "response1": "x", "response2": "y", "overall_preference": value}
+    values = schema.values(row)
+    assert (values["prompt"], values["chosen"], values["preference"]) == ("?", chosen, 1.0 if value else 0.5)
+    assert schema.unused == ("domain", "individual_preference")
+
+
+def test_nectar_has_ranks_in_its_answers():
+    schema = find("prompt", "answers", "turns", "num_responses", "good_natured")
+    assert schema.shape == "lists"
+    answers = [{"answer": "x", "rank": 2.0, "model": "m"}, {"answer": "y", "rank": 1.0, "model": "n"}]
+    assert schema.values({"prompt": "?", "answers": answers})["completions"] == ["x", "y"]
+    assert schema.values({"prompt": "?", "answers": answers})["ranks"] == [2.0, 1.0]
+    with pytest.raises(Defect) as caught:
+        schema.values({"prompt": "?", "answers": ["x"]})
+    assert caught.value.code == "wrong_type"
 
 
 def test_metadata_and_the_repeated_conversation_are_listed_as_unused():
@@ -98,6 +216,11 @@ def test_a_column_that_its_shape_cannot_use(columns, without_use):
         find(*columns)
 
 
+def test_all_columns_without_use_are_in_one_message():
+    with raises(DataError, "column_without_use", key="data.ignore", mentions=["data.ignore=[completion, label]"]):
+        find("prompt", "chosen", "rejected", "label", "completion")
+
+
 def test_reference_columns_only_where_the_reference_is_named_so():
     columns = ("prompt", "chosen", "rejected", "ref_chosen_logps", "ref_rejected_logps")
     facts = ["reference=columns", "data.ignore=[ref_chosen_logps, ref_rejected_logps]"]
@@ -121,6 +244,7 @@ def test_settings_that_fit_no_column(settings, error, code, key, mentions):
 
 
 def test_a_name_means_one_thing():
-    assert not ALL_ROLES & METADATA
-    assert not ALL_ROLES & ALIASES.keys()
-    assert set(ALIASES.values()) <= ALL_ROLES
+    names = [ALL_ROLES, METADATA, NAMES.keys(), GUESSES.keys()]
+    assert len(set().union(*names)) == sum(map(len, names))
+    given = [role for table in (NAMES, GUESSES, *(export.roles for export in EXPORTS)) for role in table.values()]
+    assert set(given) <= ALL_ROLES

@@ -3,7 +3,6 @@
 import pytest
 
 from support.errors import raises
-from support.tokenizers_and_templates import CHATML
 from tiltlm.core.errors import ConfigError, DataError
 from tiltlm.core.example import Comparison
 from tiltlm.data import DataSettings, load_data
@@ -155,11 +154,6 @@ def test_rows_are_named(load):
         (("prompt_ids", "completion_ids", "tools"), "column_without_use", ["data.ignore=[tools]"]),
         (("prompt_ids", "completion_ids", "chosen_ended"), "column_without_use", ["data.ignore=[chosen_ended]"]),
         (("prompt", "completion", "ended"), "column_without_use", ["data.ignore=[ended]"]),
-        (
-            ("prompt_input_ids", "chosen_ids", "rejected_ids"),
-            "unknown_column",
-            ["data.columns.prompt_ids=prompt_input_ids"],
-        ),
     ],
 )
 def test_text_and_ids_do_not_mix(columns, code, mentions):
@@ -204,12 +198,12 @@ def test_prompts_are_held_out_whole(load):
 
 
 def test_a_chat_template_is_not_rendered(load):
-    """A broken template raises no error if nothing is rendered."""
-    assert load([ids_pair()], chat_template="{{ raise_exception('never') }}").train
+    """A template for token ids alone is refused, even a broken one, because nothing is rendered."""
+    with raises(ConfigError, "no_effect", key="data.chat_template"):
+        load([ids_pair()], chat_template="{{ raise_exception('never') }}")
     with raises(ConfigError, "no_effect", key="data.assistant_turns"):
         load(
             [{"prompt_ids": [30], "completion_ids": [31]}],
             "demonstrations",
             assistant_turns="all",
-            chat_template=CHATML,
         )

@@ -1,5 +1,6 @@
 """Rows become records, or defects with a cause."""
 
+import json
 import math
 
 import pytest
@@ -9,6 +10,7 @@ from tiltlm.core.example import Comparison
 from tiltlm.data.accounting import Defect
 from tiltlm.data.data_settings import DataSettings
 from tiltlm.data.files.text_files import Row
+from tiltlm.data.rows import cells
 from tiltlm.data.rows.columns import detect
 from tiltlm.data.rows.records import to_record
 
@@ -95,7 +97,8 @@ def test_votes_are_soft_labels(votes, preference):
         (pair(tools="look"), "wrong_type"),
         (pair(tools={"name": "look"}), "wrong_type"),
         (pair(chat_template_kwargs=[1]), "wrong_type"),
-        (pair(chosen=turns(("user", "a"))), "no_response"),
+        (pair(chosen=turns(("user", "a"), ("assistant", "b"))), "prompt_mismatch"),
+        (pair(chosen=turns(("user", "question 0"))), "no_response"),
         (pair(chosen=turns(("assistant", "a"))), "wrong_type"),
         (pair(prompt=[{"role": "user", "content": [{"type": "image"}]}]), "wrong_type"),
         (pair(prompt=[{"role": "user", "content": 3}]), "wrong_type"),
@@ -173,9 +176,9 @@ def test_arrow_nulls_inside_messages_are_absent():
 
 
 def test_content_in_parts_of_text():
-    parts = [{"type": "text", "text": "blue"}]
+    parts = [{"type": "text", "text": "bl"}, {"type": "text", "text": "ue"}]
     record = read({"prompt": "sky?", "completion": [{"role": "assistant", "content": parts}]})
-    assert record.responses == (({"role": "assistant", "content": parts},),)
+    assert record.responses == (tuple(turns(("assistant", "blue"))),)
 
 
 def test_unpaired_transcript_and_conversation():
@@ -228,3 +231,140 @@ def test_prompt_keys():
     assert read({"text": "a"}).prompt_key != read({"text": "b"}).prompt_key
     chat = {"completion": "a", "prompt": turns(("user", "q"))}
     assert read(chat).prompt_key == read({**chat, "completion": "b"}).prompt_key
+
+
+USER, BLUE, BLACK = turns(("user", "sky?")), turns(("assistant", "blue")), turns(("assistant", "black"))
+
+
+@pytest.mark.parametrize("spell", [json.dumps, repr, lambda turns: json.dumps(turns, indent=1)])
+def test_messages_spelled_as_text_are_read(spell):
+    written = read({"prompt": spell(USER), "chosen": spell(BLUE), "rejected": spell(BLACK[0])})
+    assert written == read({"prompt": USER, "chosen": BLUE, "rejected": BLACK})
+    assert read({"text": spell(USER + BLUE)}).prompt == tuple(USER)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        repr(USER + BLUE).replace("}, {", "}\n {"),  # as numpy prints arrays
+        f"array({USER + BLUE!r}, dtype=object)",
+        json.dumps(USER + BLUE)[:-4],
+    ],
+)
+def test_messages_that_cannot_be_read_are_not_text(text):
+    assert cause(pair(chosen=text)) == "wrong_type"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"value": 3}',
+        '[{"from": "Paris", "to": "Rome"}]',
+        '{"role": "user", "name": "Ada"}',
+        '{"role": "user"',
+        "[1, 2]",
+        'Say [{"role": "user", "content": "x"}]',
+        "{{ role }}",
+    ],
+)
+def test_other_json_is_text(text):
+    assert read(pair(chosen=text)).responses[0] == text
+
+
+@pytest.mark.parametrize(
+    ("given", "read_as"),
+    [
+        ({"from": "human", "value": "a"}, {"role": "user", "content": "a"}),
+        ({"from": "gpt", "value": "a"}, {"role": "assistant", "content": "a"}),
+        ({"from": "observation", "value": "a"}, {"role": "tool", "content": "a"}),
+        ({"role": "User", "content": "a"}, {"role": "user", "content": "a"}),
+        ({"role": "ipython", "content": "a"}, {"role": "ipython", "content": "a"}),
+        ({"role": "user", "content": "a", "name": None}, {"role": "user", "content": "a"}),
+    ],
+)
+def test_turns_have_one_form(given, read_as):
+    assert cells.conversation("prompt", [given]) == cells.conversation("prompt", given) == (read_as,)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [('{"c": "p", "d": null}', {"c": "p", "d": None}), ({"c": None}, {"c": None}), ("", {}), ("{c", None), ("3", None)],
+)
+def test_arguments_of_tool_calls_are_mappings(arguments, expected):
+    calls = [{"type": "function", "function": {"name": "look", "arguments": arguments}}]
+    row = {"prompt": USER, "completion": [{"role": "assistant", "content": None, "tool_calls": calls}]}
+    if expected is None:
+        assert cause(row) == "wrong_type"
+    else:
+        (turn,) = read(row).responses[0]
+        assert turn["tool_calls"][0]["function"] == {"name": "look", "arguments": expected}
+
+
+@pytest.mark.parametrize(
+    ("value", "label", "changes"),
+    [(1, True, ()), (-1, False, ("minus_one",)), ("-1", False, ("minus_one",)), (1.0, True, ()), ("0.0", False, ())],
+)
+def test_numbers_as_labels(value, label, changes):
+    record = read({"prompt": "q", "completion": "a", "label": value})
+    assert (record.labels, record.changes) == ((label,), changes)
+
+
+@pytest.mark.parametrize("shape", ["pairs", "unpaired", "demonstrations", "lists"])
+@pytest.mark.parametrize("prompt", ["sky?", "sky?\n", USER, turns(("system", "be brief")) + USER])
+def test_a_prompt_beside_whole_conversations_changes_nothing(shape, prompt):
+    system, second = turns(("system", "be brief")), turns(("user", "sea?"))
+    wholes = [system + USER + BLUE + second + answer for answer in (BLUE, BLACK)]
+    shared = tuple(system + USER + BLUE + second)
+    rows = {
+        "pairs": {"chosen": wholes[0], "rejected": wholes[1]},
+        "unpaired": {"completion": wholes[0], "label": True},
+        "demonstrations": {"messages": wholes[0]},
+        "lists": {"completions": wholes, "ranks": [1, 2]},
+    }
+    record = read({"prompt": prompt, **rows[shape]})
+    assert record.prompt == shared
+    assert record.responses[0] == tuple(BLUE)
+    if shape == "demonstrations":
+        assert read({"prompt": prompt, **rows[shape]}, every_turn=True).prompt == tuple(system + USER)
+
+
+def test_shared_turns_after_the_prompt_belong_to_it():
+    look = turns(("assistant", "look"), ("tool", "dark"))
+    record = read({"prompt": USER, "chosen": look + BLUE, "rejected": look + BLACK})
+    assert (record.prompt, record.responses) == (tuple(USER + look), (tuple(BLUE), tuple(BLACK)))
+    other = turns(("assistant", "see"), ("tool", "dark"))
+    record = read({"prompt": USER, "chosen": look + BLUE, "rejected": other + BLACK})
+    assert (record.prompt, record.responses[0]) == (tuple(USER), tuple(look + BLUE))
+
+
+def test_a_transcript_beside_its_prompt():
+    start = "\n\nHuman: q\n\nAssistant:"
+    for prompt in ("q", start):
+        assert read({"prompt": prompt, "chosen": start + " a", "rejected": start + " b"}).responses == (" a", " b")
+    assert cause({"prompt": "other", "chosen": start + " a", "rejected": start + " b"}) == "prompt_mismatch"
+
+
+def test_the_column_system():
+    record = read(pair(system="be brief"))
+    assert (record.prompt, record.system) == ("question 0", "be brief")
+    system = tuple(turns(("system", "be brief")))
+    assert record.as_chat().prompt == system + tuple(turns(("user", "question 0")))
+    for prompt in (USER, list(system) + USER):
+        record = read({"prompt": prompt, "chosen": BLUE, "rejected": BLACK, "system": "be brief"})
+        assert (record.prompt, record.system) == (system + tuple(USER), "")
+    assert read(pair(system="")).system == ""
+    assert cause({"prompt": turns(("system", "x")) + USER, "completion": "a", "system": "be brief"}) == "wrong_type"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        (" sky? ", USER),
+        ("\n\nHuman: sky?\n\nAssistant: ", USER),
+        ("\n\nHuman: sky?\n\nAssistant: blue\n\nHuman: why?\n\nAssistant:", USER + BLUE + turns(("user", "why?"))),
+        ("x\n\nHuman: a\n\nAssistant:", turns(("user", "x\n\nHuman: a\n\nAssistant:"))),
+    ],
+)
+def test_text_as_chat(prompt, expected):
+    record = read({"prompt": prompt, "chosen": " blue", "rejected": "black\n"}).as_chat()
+    assert (record.prompt, record.responses) == (tuple(expected), (tuple(BLUE), tuple(BLACK)))

@@ -196,3 +196,28 @@ def test_digest_depends_on_template_and_variables(encoder):
         for kwargs in ({}, {"mood": "glum"})
     }
     assert len(digests) == 4
+
+
+@pytest.mark.parametrize("template", ["chatml", "llama", "plain"])
+@pytest.mark.parametrize("begun", ["Sure, ", "Sure,"])
+def test_an_answer_continues_the_turn_that_the_prompt_begins(encoder, template, begun):
+    """The prompt is that of transformers' `continue_final_message`, and the whole is one turn."""
+    chat = encoder.with_template(TEMPLATES[template], {})
+    prompt = (*QUESTION, turn("assistant", begun))
+    prompt_ids, (response,), _ = encode(chat, record(prompt, ANSWER))
+    opened = encoder.tokenizer.apply_chat_template(
+        list(prompt), chat_template=TEMPLATES[template], continue_final_message=True, tokenize=False
+    )
+    assert chat.decode(prompt_ids) == opened
+    assert opened.rstrip().endswith("Sure,")  # a template may trim the white space after it
+    whole = chat.template.render((*QUESTION, turn("assistant", begun + "it is blue")), open_response=False)
+    learned = chat.decode([*prompt_ids, *response.token_ids[:-1]])
+    assert whole.startswith(learned)
+    assert learned.endswith(begun + "it is blue")
+
+
+def test_a_tool_call_at_the_end_of_a_prompt_is_closed(encoder):
+    chat = encoder.with_template(CHATML, {})
+    call = turn("assistant", "look", tool_calls=[{"name": "look"}])
+    prompt_ids, _, _ = encode(chat, record((*QUESTION, call), ANSWER))
+    assert chat.decode(prompt_ids).endswith("look<|im_end|>\n<|im_start|>assistant\n")
