@@ -62,7 +62,7 @@ def check_start(stepper: Stepper, examples: Sequence[Example]) -> None:
                     f"before the first step the policy and the reference {name!r} have the same weights, but response "
                     f"{k} of {example.id} has log π/π_ref = {ratios[slot]:.4g} nats; expected 0 ± {allowed:.2g}. "
                     "Either the stored values belong to another model, template or adapter (use another store), or the "
-                    "forward is random (dropout)",
+                    "forward is random",
                     code="differs_at_start",
                     row=example.id,
                 )

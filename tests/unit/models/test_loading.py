@@ -12,8 +12,9 @@ from support.errors import raises
 from tiltlm.core.errors import ConfigError, ModelError, RunError
 from tiltlm.core.example import Response, token_ids
 from tiltlm.core.forest import Tree, pack_trees
+from tiltlm.logprobs import checkpointing
 from tiltlm.logprobs.plain import plain_logps
-from tiltlm.models.loading import enable_checkpointing, load_policy, load_tokenizer
+from tiltlm.models.loading import load_policy, load_tokenizer
 from tiltlm.models.model_settings import LoraSettings, ModelSettings
 from tiltlm.models.saving import save_policy
 
@@ -45,10 +46,9 @@ def test_a_folder_is_a_policy(folder):
     assert policy.end_token_id == 2
     assert policy.end_token_ids == (2, 5), "sampling also stops where the generation configuration says"
     assert not policy.has_adapter
-    assert policy.module.config.attention_dropout == 0
+    assert policy.module.config.attention_dropout == 0.1, "the model is the one in the folder"
     notes = {note.code: note for note in policy.notes}
     for code, value in (
-        ("dropout_removed", "attention_dropout=0.1"),
         ("layout", "shared"),
         ("precision", "float32"),
         ("end_tokens", "'</s>', 'w2'"),
@@ -77,9 +77,8 @@ def test_weights_have_the_dtype_that_is_asked_for(folder, dtype):
 
 def test_gradient_checkpointing_is_switched_on(folder):
     policy = load_policy(settings(folder, gradient_checkpointing=True))
-    assert all(layer.gradient_checkpointing for layer in policy.module.model.model.layers)
+    assert all(checkpointing.is_checkpointed(layer) for layer in policy.module.model.model.layers)
     plain = load_policy(settings(folder))
-    policy.module.train()
     for each in (policy, plain):
         each.module(FOREST).token_logps.sum().backward()
     weights = [each.module.model.model.embed_tokens.weight.grad for each in (policy, plain)]
@@ -99,35 +98,17 @@ def test_activation_offload_needs_checkpointing_and_a_device(folder):
     assert "gradient_checkpointing" not in str(refusal.value)
 
 
-class OnADevice(torch.nn.Linear):
-    """Stands for a model on a GPU, and records the call."""
-
-    supports_gradient_checkpointing = True
-
-    def activation_checkpointing_enable(self, activation_checkpointing_kwargs, offload=False):
-        self.asked = (activation_checkpointing_kwargs, offload)
-
-
-@pytest.mark.parametrize("offload", [True, False])
-def test_transformers_is_asked_to_offload(offload):
-    model = OnADevice(2, 2, device="meta")
-    enable_checkpointing(model, offload)
-    assert model.asked == ({"use_reentrant": False}, offload)
-
-
-@pytest.mark.skipif(
-    not hasattr(transformers.modeling_utils, "save_on_cpu"), reason="this version of transformers does not offload"
-)
 def test_what_each_layer_keeps_is_what_is_offloaded(folder, monkeypatch):
     """The hooks that take tensors to the host see the input of every layer, and give the same gradients."""
-    plain, policy = (load_policy(settings(folder, gradient_checkpointing=True)).module.train() for _ in range(2))
+    plain, policy = (load_policy(settings(folder)).module for _ in range(2))
     moved = []
 
     def to_the_host(**_):
         return torch.autograd.graph.saved_tensors_hooks(lambda t: moved.append(t) or t.clone(), lambda t: t)
 
-    monkeypatch.setattr(transformers.modeling_utils, "save_on_cpu", to_the_host)
-    policy.model.activation_checkpointing_enable(offload=True)
+    monkeypatch.setattr(checkpointing, "save_on_cpu", to_the_host)
+    for layer in policy.model.model.layers:
+        checkpointing.checkpoint_layer(layer, offload=True)
     for module in (plain, policy):
         module(FOREST).token_logps.sum().backward()
     assert len(moved) >= len(policy.model.model.layers)
