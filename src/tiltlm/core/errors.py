@@ -58,6 +58,22 @@ class NumericsError(TiltError, ArithmeticError):
     """A number is not finite, or differs from one that it must equal."""
 
 
+def is_own_mistake(error: BaseException) -> bool:
+    """Return whether an error is a mistake in tiltlm: raised by its own code, or by torch for it, and not on purpose.
+
+    Errors of a model's code, or of a call that a model's `forward` does not accept, are not.
+    """
+    if isinstance(error, TiltError):
+        return False
+    names = []
+    trace = error.__traceback__
+    while trace is not None:
+        names.append(trace.tb_frame.f_globals.get("__name__", ""))
+        trace = trace.tb_next
+    outside_torch = (n for n in reversed(names) if not n.startswith("torch.") or n == "torch.nn.modules.module")
+    return next(outside_torch, "").startswith("tiltlm.")
+
+
 def _unpickle(kind: type[TiltError], arguments: tuple[str, ...], attributes: dict[str, Any]) -> TiltError:
     error = kind.__new__(kind, *arguments)
     error.args = arguments

@@ -3,6 +3,7 @@
 `Loaded.notes` holds everything that a run prints about its model.
 """
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +22,8 @@ from tiltlm.logprobs.scoring import ScoreModule
 from tiltlm.logprobs.selfcheck import Choice, choose_layout, probe_trees
 from tiltlm.models.folders import Located, locate
 from tiltlm.models.model_settings import LoraSettings, ModelSettings
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +84,7 @@ def load_policy(
     base, tokenizer = _load_language_model(located, settings), _load_tokenizer(located, settings)
     made = _make_ready(base, tokenizer, located, settings, device, choice)
     module = PolicyModule(made.model, made.choice.layout, made.precision, made.choice.head, made.choice.trims)
+    module.is_exact = made.choice.is_exact
     notes = [*made.notes, *_prepare_kernels(module, settings)]
     end_token_id, end_token_ids = _end_tokens(tokenizer, base)
     names = ", ".join(repr(tokenizer.convert_ids_to_tokens(i)) for i in end_token_ids)
@@ -109,6 +113,7 @@ def load_scorer(settings: ModelSettings, device: torch.device | str | None = Non
     base.config.get_text_config().pad_token_id = pad
     made = _make_ready(base, tokenizer, located, settings, device, None, is_scorer=True)
     module = ScoreModule(made.model, made.choice.layout, made.precision, made.choice.trims)
+    module.is_exact = made.choice.is_exact
     notes = [*made.notes, *_prepare_kernels(module, settings)]
     notes.append(
         Note(f"a response given as text ends with token {end}; the score is read there", code="score_position")
@@ -164,6 +169,8 @@ def _make_ready(
     model = _put_adapter(base, located, settings, "SEQ_CLS" if is_scorer else "CAUSAL_LM").to(target)
     choice = choice or choose_layout(model, settings.layout, is_scorer)
     notes = [Note(f"layout {choice.layout}: {choice.reason}", code="layout")]
+    if not choice.is_exact:
+        log.warning("layout %s: %s", choice.layout, choice.reason, extra={"event": "layout_deviates", "choice": choice})
     precision, reason = choose_precision(settings.precision, target, settings.dtype)
     notes.append(Note(f"precision {precision}: {reason}", code="precision"))
     if settings.gradient_checkpointing:

@@ -1,24 +1,31 @@
 """Loading of policies: what is decided and noted, and what is refused."""
 
 import json
+import logging
 import math
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 import transformers
 
-from support.errors import raises
+from support.errors import has_event, raises
+from support.small_run import Run
 from tiltlm.core.errors import ConfigError, ModelError, RunError
 from tiltlm.core.example import Response, token_ids
 from tiltlm.core.forest import Tree, pack_trees
 from tiltlm.logprobs import checkpointing
 from tiltlm.logprobs.plain import plain_logps
+from tiltlm.logprobs.policy import PolicyModule
+from tiltlm.models import loading
 from tiltlm.models.loading import load_policy, load_tokenizer
 from tiltlm.models.model_settings import LoraSettings, ModelSettings
 from tiltlm.models.saving import save_policy
+from tiltlm.reference.digests import numeric_path
 
-FOREST = pack_trees([Tree(token_ids([1, 5, 6, 9]), (Response(token_ids([7, 8, 2])), Response(token_ids([4]))))])
+TREES = [Tree(token_ids([1, 5, 6, 9]), (Response(token_ids([7, 8, 2])), Response(token_ids([4]))))]
+FOREST = pack_trees(TREES)
 
 
 @pytest.fixture
@@ -54,6 +61,44 @@ def test_a_folder_is_a_policy(folder):
         ("end_tokens", "'</s>', 'w2'"),
     ):
         assert value in notes[code]
+
+
+RANDOM = [
+    ("llama", {"attention_dropout": 0.1}),
+    ("gpt2", {}),
+    ("opt", {"layerdrop": 0.5, "dropout": 0.3}),
+    ("bloom", {"hidden_dropout": 0.2}),
+    ("mixtral", {"router_jitter_noise": 0.05}),
+    ("phimoe", {"input_jitter_noise": 0.1, "router_jitter_noise": 0.3}),
+]
+
+
+@pytest.mark.parametrize(("family", "fields"), RANDOM)
+def test_what_trains_is_the_model_in_the_folder(tmp_path, make_model, write_tokenizer, family, fields):
+    """Nothing random acts in training, and a setting that counts in evaluation too (PhiMoE's jitter) is kept."""
+    folder = tmp_path / "model"
+    make_model(family, torch.float32, **fields).save_pretrained(folder)
+    write_tokenizer(folder, eos_token="</s>")
+    policy = load_policy(settings(folder))
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        torch.testing.assert_close(logps(policy), plain_logps(model, TREES), atol=1e-5, rtol=0)
+    result = Run(tmp_path / "run", policy=policy.module, max_steps=2).result
+    first = next(record for record in result.history if "loss" in record)
+    assert first["rewards/margins"] == pytest.approx(0, abs=1e-5), "policy and reference are the same"
+    save_policy(policy, tmp_path / "trained")
+    before, after = (json.loads((path / "config.json").read_text()) for path in (folder, tmp_path / "trained"))
+    assert after == before
+
+
+def test_a_layout_that_deviates_is_a_warning_where_it_is_forced(folder, monkeypatch, caplog):
+    choice = replace(load_policy(settings(folder)).choice, max_error=0.03)
+    monkeypatch.setattr(loading, "choose_layout", lambda *_: choice)
+    policy = load_policy(settings(folder, layout="shared"))
+    assert has_event(caplog, "layout_deviates", logging.WARNING, choice=choice)
+    assert "3e-02" in next(note for note in policy.notes if note.code == "layout")
+    exact = PolicyModule(policy.module.model)
+    assert numeric_path(policy.module) != numeric_path(exact), "other runs do not use what the store keeps of it"
 
 
 def test_a_tokenizer_without_weights(folder):
