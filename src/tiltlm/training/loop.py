@@ -30,7 +30,7 @@ from tiltlm.training.optim.optimizer import (
     whole_weights,
 )
 from tiltlm.training.recorder import Listener, MetricsRecord, Recorder
-from tiltlm.training.start import check_start, measured_noise, starts_at_reference
+from tiltlm.training.start import check_start, measured_noise, starts_at_reference, warn_of_rounding
 from tiltlm.training.state import TrainingState, Window, identity, pooled
 from tiltlm.training.step import Stepper, StepResult
 from tiltlm.training.timetable import Timetable
@@ -138,6 +138,7 @@ def build_trainer(
     num_all, num_trained = (sum(p.numel() for p in ps) for ps in (policy.parameters(), trainable(policy).values()))
     learning_rate = settings.learning_rate or default_learning_rate(num_all, lora=num_trained < num_all)
     run_identity = identity(policy, objective, reference, settings, learning_rate, fingerprint)
+    warn_of_rounding(policy, learning_rate)
     module = wrap(policy.eval(), ranks, settings.parallel)
     signals = StopSignals(ranks)
     stepper = Stepper(
