@@ -65,13 +65,18 @@ def is_own_mistake(error: BaseException) -> bool:
     """
     if isinstance(error, TiltError):
         return False
-    names = []
-    trace = error.__traceback__
+    trace, code = error.__traceback__, []
     while trace is not None:
-        names.append(trace.tb_frame.f_globals.get("__name__", ""))
+        code.append((trace.tb_frame.f_globals.get("__name__", ""), trace.tb_frame.f_code.co_name))
         trace = trace.tb_next
-    outside_torch = (n for n in reversed(names) if not n.startswith("torch.") or n == "torch.nn.modules.module")
+    outside_torch = (
+        module for module, name in reversed(code) if not module.startswith("torch.") or name == _MODEL_CALL
+    )
     return next(outside_torch, "").startswith("tiltlm.")
+
+
+_MODEL_CALL = "_call_impl"
+"""The function of torch that calls a module's `forward`."""
 
 
 def _unpickle(kind: type[TiltError], arguments: tuple[str, ...], attributes: dict[str, Any]) -> TiltError:
