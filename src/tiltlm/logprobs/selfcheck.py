@@ -6,7 +6,6 @@ error, so every layout that is used was compared here in values and gradients. T
 """
 
 import copy
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -40,6 +39,8 @@ MULTIPLE = 8
 """A layout may deviate by this many times the effect of rounding. Right layouts deviate by up to twice that effect."""
 FLOOR = 1e-6
 """Smallest tolerance."""
+MOST_FORCED = 0.1
+"""A forced layout may deviate by this share of the largest value; one that deviates by more is another model."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def choose_layout(model: Any, requested: Literal["auto"] | LayoutName = "auto", 
     Args:
         model: A causal language model or sequence classifier, or a PEFT model around one.
         requested: `auto` tries shared, packed, padded. A name tries only that one, and takes it even where values or
-            gradients deviate; see `Choice.is_exact`. It is refused where its attention is not the model's, or it fails.
+            gradients deviate, by up to `MOST_FORCED`; see `Choice.is_exact`.
         is_scorer: The model is a sequence classifier, so scores are compared.
 
     Raises:
@@ -117,7 +118,7 @@ def choose_layout(model: Any, requested: Literal["auto"] | LayoutName = "auto", 
     _refuse_changing(bare_model_of(model))
     attempts: list[tuple[LayoutName, bool]] = [("shared", True), ("shared", False), ("packed", True), ("padded", True)]
     refused: dict[LayoutName, Note] = {}
-    forced: list[Choice] = []
+    deviating: list[Choice] = []
     with _under_test(model) as tested:
         probe, expected = _own(tested, is_scorer)
         tolerance = probe.tolerance(expected)
@@ -130,13 +131,13 @@ def choose_layout(model: Any, requested: Literal["auto"] | LayoutName = "auto", 
                 others = tuple((name, why) for name, why in refused.items() if name != layout)
                 return Choice(layout, probe.head, error, tolerance, others, trims)
             refused[layout] = wrong
-            if requested == layout and wrong.code == "not_equal" and math.isfinite(error):
-                forced.append(Choice(layout, probe.head, error, tolerance, trims=trims))
-    if forced:
-        return min(forced, key=lambda choice: choice.max_error)
+            if wrong.code == "not_equal" and error <= MOST_FORCED:
+                deviating.append(Choice(layout, probe.head, error, tolerance, trims=trims))
+    least = min(deviating, key=lambda choice: choice.max_error, default=None)
+    if least is not None and requested != "auto":
+        return least
     reasons = "; ".join(f"{name}: {why}" for name, why in refused.items())
-    equal = [name for name, why in refused.items() if why.code == "not_equal"]
-    way_out = f"; model.layout={equal[-1]} takes that layout and says what it risks" if equal else ""
+    way_out = "" if least is None else f"; model.layout={least.layout} uses that layout all the same"
     way_out = way_out if requested == "auto" else "; layout=auto tries the other layouts"
     raise ModelError(
         f"no layout of {type(bare_model_of(model)).__name__} equals separate forwards: {reasons}{way_out}",
