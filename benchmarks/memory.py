@@ -20,7 +20,7 @@ from workload import SHAPES
 from tiltlm.core.example import Response, token_ids
 from tiltlm.core.forest import Forest, Tree, pack_trees
 from tiltlm.logprobs import PolicyModule
-from tiltlm.models.loading import enable_checkpointing
+from tiltlm.logprobs.checkpointing import enable_checkpointing
 from tiltlm.training.optim.optimizer import build_optimizer, optimizer_tensors
 from tiltlm.training.training_settings import TrainingSettings
 
@@ -62,7 +62,7 @@ def measure(shape: str, max_tokens: int) -> dict[str, int]:
     """Bytes by what holds them."""
     vocabulary = VOCABULARIES[shape]
     model, forest = build(SHAPES[shape], vocabulary, ending=False, device="cpu"), make_forest(max_tokens, vocabulary)
-    policy = PolicyModule(model, "shared").train()
+    policy = PolicyModule(model, "shared")
     num_parameters = sum(p.numel() for p in policy.parameters())
     found = {"parameters (count)": num_parameters, "weights": 4 * num_parameters, "gradients": 4 * num_parameters}
     found["kept by the forward"] = kept_bytes(policy, forest)

@@ -35,7 +35,11 @@ TEXT = """\
 This page lists the layout of each of the {count} causal language models of transformers {transformers}. Every model was
 examined (torch {torch}, on a CPU). A layout is used only if log-probabilities and gradients equal those of separate,
 unpadded forwards. Every model is checked again when it is loaded, with its own weights, and the layout and the reason
-are logged. `model.layout` chooses a layout; a wrong one is an error.
+are logged. The tolerance is eight times the effect of rounding, which is measured on the model: it grows with depth and
+with the scale of the weights. `model.layout` forces a layout. If its values or gradients then deviate by up to a tenth
+of the largest, the run goes on with a warning that says by how much, and reference log-probabilities are kept apart. A
+layout is refused if it deviates by more, or if the model's attention does not take part in it. Models run in evaluation
+mode, in training too, so no dropout and no routing noise acts.
 
 {counts}
 
@@ -50,7 +54,8 @@ and a soft cap.
 **How the models are examined.** A tiny model of each class has large random weights and runs in its own process, in
 float64 if it can. The layout is chosen with windows and chunks of the lengths that the class declares. It is then
 verified with windows and chunks of a few tokens, on other examples, in values and in the gradient of every parameter.
-Masked language models are built as decoders (`is_decoder`), as their causal classes require. The largest deviation of a
+Masked language models are built as decoders (`is_decoder`), as their causal classes require. A model type has a second
+row where released models have other kinds of layers than the class's defaults. The largest deviation of a
 layout that is used is {value:.0e} nats, and {gradient:.0e} of a parameter's largest gradient.
 
 **The reasons.** *n of m layers use the attention hook*: the other layers have their own attention, or none; recurrences
@@ -101,7 +106,7 @@ def page(versions: dict[str, str], records: list[dict[str, Any]]) -> str:
             )
         )
     return TEXT.format(
-        count=len(records),
+        count=sum("," not in record["model_type"] for record in records),
         counts=table(counts),
         table=table(rows),
         value=max(record.get("value_error") or 0 for record in records),

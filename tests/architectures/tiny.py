@@ -146,10 +146,20 @@ OVERRIDES: dict[str, dict[str, Any]] = {
 """Corrections of the tables by model type. The value None leaves a key to the class."""
 
 
-def tiny_config(model_type: str, near: bool) -> PreTrainedConfig:
-    """Return the configuration with small sizes, and with `near` also with small reaches."""
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "granitemoehybrid, attention only": (
+        "granitemoehybrid",
+        {"layer_types": ["full_attention"] * 2, "position_embedding_type": "rope", "num_local_experts": 0},
+    ),
+}
+"""Second configurations of a class, as released models have them, where these run in another layout: what changes."""
+
+
+def tiny_config(name: str, near: bool) -> PreTrainedConfig:
+    """Return the configuration of a model type or variant: small sizes, and with `near` also small reaches."""
+    model_type, variant = VARIANTS.get(name, (name, {}))
     changes = _changes(AutoConfig.for_model(model_type), near)
-    return AutoConfig.for_model(model_type, **changes)
+    return AutoConfig.for_model(model_type, **changes | variant)
 
 
 def _changes(config: PreTrainedConfig, near: bool) -> dict[str, Any]:

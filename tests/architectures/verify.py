@@ -25,7 +25,6 @@ from tiltlm.core.errors import ModelError
 from tiltlm.core.example import Response, token_ids
 from tiltlm.core.forest import Tree, pack_trees
 from tiltlm.logprobs import Choice, PolicyModule, choose_layout
-from tiltlm.models.dropout import remove_dropout
 
 LARGEST = 50_000_000
 """More parameters than this are not built."""
@@ -98,7 +97,7 @@ def summary(failure: Exception) -> str:
 
 
 def build(model_type: str, near: bool, record: Record) -> Any:
-    """Build a model with large random weights, without dropout.
+    """Build a model with large random weights.
 
     Raises:
         TooLarge: it has more than `LARGEST` parameters, counted before anything is allocated.
@@ -111,7 +110,6 @@ def build(model_type: str, near: bool, record: Record) -> Any:
         raise TooLarge(f"{record.num_parameters / 1e6:.0f} M parameters at its smallest")
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(config).eval()
-    remove_dropout(model)
     with torch.no_grad():
         for parameter in model.parameters():
             width = parameter.shape[-1] ** -0.5 if parameter.ndim > 1 else 0.1

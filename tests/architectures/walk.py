@@ -19,10 +19,11 @@ LIMIT = 90
 
 
 def all_model_types() -> list[str]:
-    """Return the type of every configuration that has a causal language model in the installed transformers."""
+    """Return the type of every configuration that has a causal language model in transformers, and our variants."""
+    from tiny import VARIANTS
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    return list(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+    return [*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, *VARIANTS]
 
 
 def walk(model_types: Sequence[str], workers: int = 2, limit: float = LIMIT) -> Iterator[dict[str, Any]]:

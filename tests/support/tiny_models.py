@@ -40,6 +40,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "cohere": ("CohereConfig", BASE),
     "granite": ("GraniteConfig", {**BASE, "logits_scaling": 4.0, "attention_multiplier": 0.3}),
     "mixtral": ("MixtralConfig", {**BASE, "num_local_experts": 4, "num_experts_per_tok": 2}),
+    "phimoe": ("PhimoeConfig", {**BASE, "num_local_experts": 4, "num_experts_per_tok": 2}),
     "qwen3_moe": ("Qwen3MoeConfig", {**BASE, **EXPERTS, "head_dim": 16}),
     "gpt_oss": (
         "GptOssConfig",

@@ -19,7 +19,7 @@ from tiltlm.core import ConfigError
 from tiltlm.distributed.ranks import Ranks
 from tiltlm.distributed.wrapping import full_tensor, trainable_copy, wrap
 from tiltlm.logprobs import PolicyModule, ScoreModule
-from tiltlm.models.loading import enable_checkpointing
+from tiltlm.logprobs.checkpointing import enable_checkpointing
 from tiltlm.objectives import aot, aot_unpaired, bco, dpo, kto, reward_model, sft
 from tiltlm.reference.moving import MovingReference
 from tiltlm.runs.directory import RunDirectory

@@ -58,6 +58,27 @@ class NumericsError(TiltError, ArithmeticError):
     """A number is not finite, or differs from one that it must equal."""
 
 
+def is_own_mistake(error: BaseException) -> bool:
+    """Return whether an error is a mistake in tiltlm: raised by its own code, or by torch for it, and not on purpose.
+
+    Errors of a model's code, or of a call that a model's `forward` does not accept, are not.
+    """
+    if isinstance(error, TiltError):
+        return False
+    trace, code = error.__traceback__, []
+    while trace is not None:
+        code.append((trace.tb_frame.f_globals.get("__name__", ""), trace.tb_frame.f_code.co_name))
+        trace = trace.tb_next
+    outside_torch = (
+        module for module, name in reversed(code) if not module.startswith("torch.") or name == _MODEL_CALL
+    )
+    return next(outside_torch, "").startswith("tiltlm.")
+
+
+_MODEL_CALL = "_call_impl"
+"""The function of torch that calls a module's `forward`."""
+
+
 def _unpickle(kind: type[TiltError], arguments: tuple[str, ...], attributes: dict[str, Any]) -> TiltError:
     error = kind.__new__(kind, *arguments)
     error.args = arguments

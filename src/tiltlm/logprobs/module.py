@@ -24,6 +24,9 @@ from tiltlm.logprobs.precision import Precision
 class ForestModule(nn.Module):
     """A transformers model whose body runs on forests. Subclasses are final and define what its head reads."""
 
+    is_exact = True
+    """False for a layout that was forced although the self-check found that it deviates from separate forwards."""
+
     def __init__(self, model: Any, layout: LayoutName, precision: Precision, trims: bool) -> None:
         """Wrap a loaded model with its stock attention; `_lay_out` sets the attention that the layout needs."""
         super().__init__()

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tiltlm.core.errors import ModelError
+from tiltlm.core.errors import ModelError, is_own_mistake
 from tiltlm.core.example import Response, TokenIds, token_ids
 from tiltlm.core.forest import Forest, Tree, pack_trees, with_score_token
 from tiltlm.core.notes import Note
@@ -27,13 +27,20 @@ from tiltlm.logprobs.inputs import Inputs, LayoutName, arrange
 from tiltlm.logprobs.module import bare_model_of, evaluating, exact_positions, stock_attention_name
 from tiltlm.logprobs.plain import plain_logps, plain_scores
 from tiltlm.logprobs.policy import PolicyModule
+from tiltlm.logprobs.rounding import rounded
 from tiltlm.logprobs.scoring import ScoreModule
 
 SMALL = 50_000_000
 """Models up to this many parameters are compared in float64, on a copy: small weights make small errors."""
 MEASURED = 2**24
 """Gradients are compared on the smallest parameters, up to this many values: norms and biases of every layer. A wrong
-gradient anywhere changes theirs too. A small model is compared on all parameters."""
+gradient anywhere changes theirs too."""
+MULTIPLE = 8
+"""A layout may deviate by this many times the effect of rounding. Right layouts deviate by up to twice that effect."""
+FLOOR = 1e-6
+"""Smallest tolerance."""
+MOST_FORCED = 0.1
+"""A forced layout may deviate by this share of the largest value; one that deviates by more is another model."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +60,20 @@ class Choice:
     """True: in a shared row the last layer may skip what is not read (`last_layer.py`)."""
 
     @property
+    def is_exact(self) -> bool:
+        """False for a layout that was forced although it deviates by more than rounding explains."""
+        return self.max_error <= self.tolerance
+
+    @property
     def reason(self) -> str:
         """One sentence to print."""
         values = "scores" if self.head is None else "log-probabilities"
+        if not self.is_exact:
+            return (
+                f"set by model.layout, although {values} or gradients differ from separate forwards by "
+                f"{self.max_error:.0e} of the largest, and rounding explains {self.tolerance:.0e}: all numbers of this "
+                "run may be wrong by that share. layout=auto uses a layout that is equal"
+            )
         equal = f"{values} and gradients equal separate forwards to {self.max_error:.0e} (≤ {self.tolerance:.0e})"
         return "; ".join([*(f"not {name}: {why}" for name, why in self.refused), equal])
 
@@ -85,23 +103,25 @@ def choose_layout(model: Any, requested: Literal["auto"] | LayoutName = "auto", 
     """Choose the fastest layout whose values and gradients equal those of separate, unpadded forwards.
 
     Nothing in the model changes: gradients, random state, mode, dtype and attention are the same afterwards. A small
-    model is compared in float64 to 1e-6. A larger one is compared as it is. Its tolerance is 1e-5, or four times the
-    difference between two stock attentions, whichever is larger: trained weights amplify rounding, and a leak between
-    responses is far larger than that.
+    model is compared on a float64 copy, a larger one as it is. The tolerance is `MULTIPLE` times the effect of
+    rounding, measured on the model's separate forwards. A leak between responses is far larger than that.
 
     Args:
-        model: A causal language model or sequence classifier, or a PEFT model around one, without dropout.
-        requested: `auto` tries shared, packed, padded; a name tries only that one.
+        model: A causal language model or sequence classifier, or a PEFT model around one.
+        requested: `auto` tries shared, packed, padded. A name tries only that one, and takes it even where values or
+            gradients deviate, by up to `MOST_FORCED`; see `Choice.is_exact`.
         is_scorer: The model is a sequence classifier, so scores are compared.
 
     Raises:
         ModelError: no layout equals separate forwards, or the model cannot be compared.
     """
+    _refuse_changing(bare_model_of(model))
     attempts: list[tuple[LayoutName, bool]] = [("shared", True), ("shared", False), ("packed", True), ("padded", True)]
     refused: dict[LayoutName, Note] = {}
-    with _under_test(model) as (tested, is_wide):
+    deviating: list[Choice] = []
+    with _under_test(model) as tested:
         probe, expected = _own(tested, is_scorer)
-        tolerance = 1e-6 if is_wide else probe.tolerance(expected)
+        tolerance = probe.tolerance(expected)
         probe.refuse_acausal(tolerance)
         for layout, trims in attempts:
             if requested not in ("auto", layout):
@@ -111,8 +131,14 @@ def choose_layout(model: Any, requested: Literal["auto"] | LayoutName = "auto", 
                 others = tuple((name, why) for name, why in refused.items() if name != layout)
                 return Choice(layout, probe.head, error, tolerance, others, trims)
             refused[layout] = wrong
+            if wrong.code == "not_equal" and error <= MOST_FORCED:
+                deviating.append(Choice(layout, probe.head, error, tolerance, trims=trims))
+    least = min(deviating, key=lambda choice: choice.max_error, default=None)
+    if least is not None and requested != "auto":
+        return least
     reasons = "; ".join(f"{name}: {why}" for name, why in refused.items())
-    way_out = "" if requested == "auto" else "; layout=auto tries the other layouts"
+    way_out = "" if least is None else f"; model.layout={least.layout} uses that layout all the same"
+    way_out = way_out if requested == "auto" else "; layout=auto tries the other layouts"
     raise ModelError(
         f"no layout of {type(bare_model_of(model)).__name__} equals separate forwards: {reasons}{way_out}",
         code="no_exact_layout",
@@ -120,16 +146,29 @@ def choose_layout(model: Any, requested: Literal["auto"] | LayoutName = "auto", 
     )
 
 
+def _refuse_changing(model: Any) -> None:
+    """Refuse RWKV's rescaling: in evaluation mode it divides weights in place, and these would be trained and saved."""
+    if getattr(model.config, "rescale_every", 0):
+        raise ModelError(
+            f"the forward of {type(model).__name__} changes its own weights; set rescale_every to 0 in its "
+            "config.json, which gives the same model",
+            code="changes_weights",
+        )
+
+
 def _own(model: Any, is_scorer: bool) -> tuple["_Probe", _Measured]:
     """Return the probe, and the result of the model's own forwards; refuse a model that fails on plain ids."""
+    name = type(bare_model_of(model)).__name__
     try:
         probe: _Probe = _ScoreProbe(model) if is_scorer else _PolicyProbe(model)
-        return probe, probe.plain()
+        expected = probe.plain()
     except Exception as failure:
-        name = type(bare_model_of(model)).__name__
+        if is_own_mistake(failure):
+            raise
         raise ModelError(
             f"{name} cannot compute a plain sequence of token ids: {_first_line(failure)}", code="forward_fails"
         ) from failure
+    return probe, expected
 
 
 def _first_line(failure: Exception) -> str:
@@ -177,17 +216,11 @@ class _Probe(ABC):
             return self._measure(self._separate())
 
     def tolerance(self, expected: _Measured) -> float:
-        """Return 1e-5, or four times the effect of rounding: the stock attention against the explicit one.
-
-        It has an upper bound: two stock attentions with different meanings must not hide a wrong layout.
-        """
-        bound = 1e-3 if torch.finfo(self.bare_model.dtype).bits >= 32 else 5e-2
-        if self.stock == "eager":
-            return 1e-5 if bound == 1e-3 else bound
-        self.bare_model.set_attn_implementation("eager")
-        noise = self.plain().error(expected)
-        self.bare_model.set_attn_implementation(self.stock)
-        return min(bound, max(1e-5, 4 * noise))
+        """Return how far a layout may deviate from `expected`, the result of `plain`."""
+        with rounded(self.model):
+            noise = self.plain().error(expected)
+        bound = 1e-2 if torch.finfo(self.bare_model.dtype).bits >= 32 else 5e-2  # beyond it, no check means anything
+        return min(bound, max(FLOOR, MULTIPLE * noise))
 
     def compare(
         self, layout: LayoutName, trims: bool, expected: _Measured, tolerance: float
@@ -200,7 +233,9 @@ class _Probe(ABC):
                 inputs.keywords["attention_record"] = record
             with torch.enable_grad():
                 error = self._measure(self._laid_out(layout, trims, inputs)).error(expected)
-        except Exception as failure:  # any error of a model on inputs it was not made for is a reason, not a crash
+        except Exception as failure:  # an error of a model on inputs that it was not made for is a reason, not a crash
+            if is_own_mistake(failure):
+                raise
             return float("inf"), Note(_first_line(failure), code="fails")
         finally:
             self.bare_model.set_attn_implementation(self.stock)
@@ -326,18 +361,17 @@ def probe_trees(config: Any) -> list[Tree]:
 
 
 @contextmanager
-def _under_test(model: Any) -> Iterator[tuple[Any, bool]]:
-    """Yield the model to compare, in evaluation mode, and whether it is a float64 copy of a small model."""
+def _under_test(model: Any) -> Iterator[Any]:
+    """Yield the model to compare, in evaluation mode: a float64 copy of a small model, or the model itself."""
     bare_model = bare_model_of(model)
     attention = bare_model.config._attn_implementation
     size = sum(p.numel() for p in model.parameters())
-    is_wide = size <= SMALL and bare_model.device.type != "mps"
-    tested = _wide_copy(model) if is_wide else model
-    if is_wide and not _computes(tested):
-        tested, is_wide = model, False
+    tested = _wide_copy(model) if size <= SMALL and bare_model.device.type != "mps" else model
+    if tested is not model and not _computes(tested):
+        tested = model
     with evaluating(tested):
         try:
-            yield tested, is_wide
+            yield tested
         finally:
             if tested is model:
                 bare_model.set_attn_implementation(attention)
@@ -355,12 +389,9 @@ def _computes(model: nn.Module) -> bool:
 
 
 def _wide_copy(model: nn.Module) -> Any:
-    """Return a float64 copy with all parameters trainable, and with experts that compute in float64."""
+    """Return a float64 copy without gradients, and with experts that compute in float64."""
     wide: Any = copy.deepcopy(model).double()
-    for parameter in wide.parameters():
-        if parameter.is_floating_point():
-            parameter.requires_grad_(True)
-            parameter.grad = None
+    wide.zero_grad()
     bare_model = bare_model_of(wide)
     if getattr(bare_model.config, "_experts_implementation", None) is not None:
         bare_model.set_experts_implementation("eager")

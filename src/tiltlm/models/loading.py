@@ -3,7 +3,7 @@
 `Loaded.notes` holds everything that a run prints about its model.
 """
 
-import inspect
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,14 +14,16 @@ from safetensors import SafetensorError
 from tiltlm.core.errors import ConfigError, ModelError
 from tiltlm.core.forest import pack_trees
 from tiltlm.core.notes import Note
+from tiltlm.logprobs.checkpointing import enable_checkpointing
 from tiltlm.logprobs.module import ForestModule
 from tiltlm.logprobs.policy import PolicyModule
 from tiltlm.logprobs.precision import Precision, choose_precision
 from tiltlm.logprobs.scoring import ScoreModule
 from tiltlm.logprobs.selfcheck import Choice, choose_layout, probe_trees
-from tiltlm.models.dropout import remove_dropout
 from tiltlm.models.folders import Located, locate
 from tiltlm.models.model_settings import LoraSettings, ModelSettings
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +84,7 @@ def load_policy(
     base, tokenizer = _load_language_model(located, settings), _load_tokenizer(located, settings)
     made = _make_ready(base, tokenizer, located, settings, device, choice)
     module = PolicyModule(made.model, made.choice.layout, made.precision, made.choice.head, made.choice.trims)
+    module.is_exact = made.choice.is_exact
     notes = [*made.notes, *_prepare_kernels(module, settings)]
     end_token_id, end_token_ids = _end_tokens(tokenizer, base)
     names = ", ".join(repr(tokenizer.convert_ids_to_tokens(i)) for i in end_token_ids)
@@ -110,6 +113,7 @@ def load_scorer(settings: ModelSettings, device: torch.device | str | None = Non
     base.config.get_text_config().pad_token_id = pad
     made = _make_ready(base, tokenizer, located, settings, device, None, is_scorer=True)
     module = ScoreModule(made.model, made.choice.layout, made.precision, made.choice.trims)
+    module.is_exact = made.choice.is_exact
     notes = [*made.notes, *_prepare_kernels(module, settings)]
     notes.append(
         Note(f"a response given as text ends with token {end}; the score is read there", code="score_position")
@@ -163,10 +167,10 @@ def _make_ready(
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     _refuse_short_vocabulary(base, tokenizer, located)
     model = _put_adapter(base, located, settings, "SEQ_CLS" if is_scorer else "CAUSAL_LM").to(target)
-    removed = remove_dropout(model)
-    notes = [Note(f"dropout set to 0: {', '.join(removed)}", code="dropout_removed")] if removed else []
     choice = choice or choose_layout(model, settings.layout, is_scorer)
-    notes.append(Note(f"layout {choice.layout}: {choice.reason}", code="layout"))
+    notes = [Note(f"layout {choice.layout}: {choice.reason}", code="layout")]
+    if not choice.is_exact:
+        log.warning("layout %s: %s", choice.layout, choice.reason, extra={"event": "layout_deviates", "choice": choice})
     precision, reason = choose_precision(settings.precision, target, settings.dtype)
     notes.append(Note(f"precision {precision}: {reason}", code="precision"))
     if settings.gradient_checkpointing:
@@ -353,44 +357,6 @@ def _lora_config(lora: LoraSettings, task: str) -> Any:
         use_rslora=lora.rslora,
         target_modules=lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules),
     )
-
-
-def enable_checkpointing(model: Any, offload: bool = False) -> None:
-    """Enable activation checkpointing in a transformers or PEFT model.
-
-    Args:
-        model: The model; its attribute `gradient_checkpointing` is set in every decoder layer.
-        offload: Hold the kept activations in the host's memory.
-
-    Raises:
-        ModelError: the architecture does not support it.
-        ConfigError: offloading has no effect or is not supported.
-    """
-    if not model.supports_gradient_checkpointing:
-        raise ModelError(
-            "model.gradient_checkpointing: this architecture does not support it; leave it off",
-            code="not_supported",
-            key="model.gradient_checkpointing",
-        )
-    keywords = {"use_reentrant": False}  # reentrant checkpoints lose gradients of keyword arguments
-    if offload and next(model.parameters()).device.type == "cpu":
-        raise ConfigError(
-            "model.activation_offload moves activations to the host, and this model is there already; leave it off",
-            code="no_effect",
-            key="model.activation_offload",
-        )
-    if hasattr(model, "activation_checkpointing_enable"):  # the name since transformers 5.23
-        enable, name = model.activation_checkpointing_enable, "activation_checkpointing_kwargs"
-    else:
-        enable, name = model.gradient_checkpointing_enable, "gradient_checkpointing_kwargs"
-    if offload and "offload" not in inspect.signature(enable).parameters:
-        raise ConfigError(
-            "model.activation_offload: this architecture, or this version of transformers, does not support it; leave "
-            "it off",
-            code="not_supported",
-            key="model.activation_offload",
-        )
-    enable(**{name: keywords}, **({"offload": True} if offload else {}))
 
 
 def _end_tokens(tokenizer: Any, model: Any) -> tuple[int, tuple[int, ...]]:

@@ -94,14 +94,15 @@ def _tensor_digest(tensor: Tensor) -> str:
 def numeric_path(policy: ForestModule) -> str:
     """Describe what changes a log-probability beside weights and tokens: precision, device, and library versions.
 
-    The layout is left out: `shared`, `packed` and `padded` are verified equal before they are used. Versions count to
-    the minor number: a new one may bring other kernels (torch) or a corrected model (transformers). One more forward
-    over the data costs less than a wrong number.
+    The layout is left out where it is verified equal to separate forwards; one that was forced and deviates is part of
+    the path. Versions count to the minor number: a new one may bring other kernels (torch) or a corrected model
+    (transformers). One more forward over the data costs less than a wrong number.
     """
     dtype = next(policy.parameters()).dtype
     versions = [".".join(module.__version__.split(".")[:2]) for module in (torch, transformers)]
+    layout = "" if policy.is_exact else f", {policy.layout} layout with deviations"
     matmul = "" if policy.device.type == "cpu" else f" {torch.get_float32_matmul_precision()}"
     return (
         f"{str(dtype).removeprefix('torch.')} weights, {policy.precision} products, {policy.device.type}{matmul},"
-        f" torch {versions[0]}, transformers {versions[1]}"
+        f" torch {versions[0]}, transformers {versions[1]}{layout}"
     )

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -150,7 +151,10 @@ def prompt_seeds(seed: int, prompts: Sequence[TokenIds]) -> list[int]:
     return seeds
 
 
-def uniforms(prompt_seed: int, n: int, num_tokens: int) -> Float[Tensor, "n T"]:
-    """Return the numbers in [0, 1) for the n samples of one prompt, from the CPU's generator on every device."""
-    generator = torch.Generator().manual_seed(prompt_seed)
-    return torch.rand(n, num_tokens, generator=generator, dtype=torch.float64)
+def uniforms(prompt_seed: int, samples: range, num_tokens: int) -> Float[Tensor, "n T"]:
+    """Return the numbers in [0, 1) of these samples of one prompt, computed on the CPU for every device.
+
+    Number t of sample i depends on (prompt_seed, i, t) alone. So neither more tokens nor more samples change it.
+    """
+    streams = [np.random.Philox(key=prompt_seed, counter=[0, i, 0, 0]).random_raw(num_tokens) for i in samples]
+    return torch.from_numpy((np.stack(streams) >> 11) * 2.0**-53)

@@ -51,8 +51,9 @@ def sample(
 ) -> list[list[Sampled]]:
     """Draw n responses to each prompt.
 
-    The samples of a prompt depend only on (policy, prompt, n, settings, seed), up to rounding of the logits. A prompt
-    that occurs again gets other samples. Policies sampled with one seed use the same uniform numbers, which makes
+    Token t of sample i of a prompt depends only on (policy, prompt, temperature and truncation, seed, i, t), up to
+    rounding of the logits. So more samples, longer ones or other prompts beside it change none. A prompt that occurs
+    again gets other samples. Policies sampled with one seed use the same uniform numbers, which makes
     differences between them less noisy.
 
     Args:
@@ -82,7 +83,7 @@ def sample(
     with evaluating(policy), policy.stock_attention(), precision:
         mixed = len({len(p) for p in prompts}) > 1 and pads_exactly(policy.model, prompts)
         for members, copies in _batches(prompts, n, settings, mixed):
-            uniform = torch.cat([uniforms(seeds[i], n, settings.max_new_tokens)[copies] for i in members])
+            uniform = torch.cat([uniforms(seeds[i], copies, settings.max_new_tokens) for i in members])
             draws = decode(policy.model, [prompts[i] for i in members], uniform.to(device), ends, settings)
             drawn = _unpack(draws)
             share = len(drawn) // len(members)
@@ -115,8 +116,8 @@ def _check_lengths(policy: PolicyModule, prompts: Sequence[TokenIds], max_new_to
 
 def _batches(
     prompts: Sequence[TokenIds], n: int, settings: SamplingSettings, mixed: bool
-) -> Iterator[tuple[list[int], slice]]:
-    """Yield the prompts to decode together, shortest first, and the slice of their n samples.
+) -> Iterator[tuple[list[int], range]]:
+    """Yield the prompts to decode together, shortest first, and which of their n samples.
 
     Args:
         prompts: Token ids of each prompt.
@@ -135,7 +136,7 @@ def _batches(
             batches.append([i])
     for batch in batches:
         for start in range(0, n, settings.max_rows):
-            yield batch, slice(start, start + settings.max_rows)
+            yield batch, range(start, min(n, start + settings.max_rows))
 
 
 def _unpack(draws: DecodedBatch) -> list[Sampled]:

@@ -30,7 +30,7 @@ from tiltlm.training.optim.optimizer import (
     whole_weights,
 )
 from tiltlm.training.recorder import Listener, MetricsRecord, Recorder
-from tiltlm.training.start import check_start, measured_noise, starts_at_reference
+from tiltlm.training.start import check_start, measured_noise, starts_at_reference, warn_of_rounding
 from tiltlm.training.state import TrainingState, Window, identity, pooled
 from tiltlm.training.step import Stepper, StepResult
 from tiltlm.training.timetable import Timetable
@@ -138,7 +138,8 @@ def build_trainer(
     num_all, num_trained = (sum(p.numel() for p in ps) for ps in (policy.parameters(), trainable(policy).values()))
     learning_rate = settings.learning_rate or default_learning_rate(num_all, lora=num_trained < num_all)
     run_identity = identity(policy, objective, reference, settings, learning_rate, fingerprint)
-    module = wrap(policy.train(), ranks, settings.parallel)
+    warn_of_rounding(policy, learning_rate)
+    module = wrap(policy.eval(), ranks, settings.parallel)
     signals = StopSignals(ranks)
     stepper = Stepper(
         module, objective, reference, settings.max_tokens, ranks,
@@ -220,8 +221,6 @@ class Trainer:
             except Interrupted as stop:
                 self.checkpoints.commit(self.state, self.window)
                 raise stop.after(self.state.step) from None
-            finally:
-                self.policy.eval()  # what follows measures and samples
 
     def begin(self, resume: bool) -> None:
         """Restore the newest checkpoint, or check that policy and reference agree where they must."""

@@ -1,9 +1,10 @@
-"""Checks before the first step: measure rounding on this machine, and compare the policy with its reference.
+"""Checks before the first step: whether weights can move, rounding on this machine, the policy at its reference.
 
 A wrong chat template, a store of another model's values, or an adapter that was not switched off gives margins that are
 not zero before the first step. After it they look like an effect of training.
 """
 
+import logging
 from collections.abc import Sequence
 from math import sqrt
 
@@ -13,11 +14,16 @@ from torch import nn
 from tiltlm.core import Example, RunError, Tree
 from tiltlm.logprobs import PolicyModule
 from tiltlm.reference import Reference, model_digest
+from tiltlm.training.optim.optimizer import share_unmoved, trainable
 from tiltlm.training.packs import Pack
 from tiltlm.training.step import Stepper
 
+log = logging.getLogger(__name__)
+
 MEASURED = 4
 """Examples on which the noise floor is measured and the reference compared."""
+MOST_UNMOVED = 0.01
+"""Share of weights that rounding may hold without a warning."""
 
 
 def starts_at_reference(policy: nn.Module, reference: Reference | None) -> bool:
@@ -62,7 +68,30 @@ def check_start(stepper: Stepper, examples: Sequence[Example]) -> None:
                     f"before the first step the policy and the reference {name!r} have the same weights, but response "
                     f"{k} of {example.id} has log π/π_ref = {ratios[slot]:.4g} nats; expected 0 ± {allowed:.2g}. "
                     "Either the stored values belong to another model, template or adapter (use another store), or the "
-                    "forward is random (dropout)",
+                    "forward is random",
                     code="differs_at_start",
                     row=example.id,
                 )
+
+
+def warn_of_rounding(policy: nn.Module, learning_rate: float) -> None:
+    """Warn if steps of this size are lost to rounding in part of the weights."""
+    share = share_unmoved(policy, learning_rate)
+    if share < MOST_UNMOVED:
+        return
+    dtype = str(next(iter(trainable(policy).values())).dtype).removeprefix("torch.")
+    way_out = (
+        "Raise training.learning_rate"
+        if dtype == "float32"
+        else "Set model.dtype=float32 (model.precision=bf16 keeps the products fast), train an adapter (model.lora), "
+        "or raise training.learning_rate"
+    )
+    log.warning(
+        "%.1f %% of the trained weights will not move: they are %s, and a step of the peak learning rate %g is lost to "
+        "rounding there. %s",
+        100 * share,
+        dtype,
+        learning_rate,
+        way_out,
+        extra={"event": "updates_lost", "share": share},
+    )

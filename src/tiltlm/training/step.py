@@ -335,7 +335,7 @@ class Stepper:
         if bool((difference > allowed).any()):
             raise NumericsError(
                 f"the two passes over the pack of {pack.examples[0].id} differ by {difference.max().item():.3g} nats "
-                f"in a token, and the noise floor is {self.noise:.1e}; the forward is random (dropout?)",
+                f"in a token, and the noise floor is {self.noise:.1e}; the forward is random",
                 code="passes_differ",
                 row=pack.examples[0].id,
             )

@@ -6,11 +6,16 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 import tiltlm
 from support.errors import raises
 from tiltlm.core import ConfigError, DataError, RunError, TiltError
 from tiltlm.core.checks import between, positive, prefix_errors
+from tiltlm.core.errors import is_own_mistake
+from tiltlm.core.example import Response, token_ids
+from tiltlm.core.forest import Tree
+from tiltlm.logprobs.plain import plain_logps, select_logps
 
 ROOT = Path(tiltlm.__file__).parent
 KINDS = {"ConfigError", "DataError", "ModelError", "RunError", "NumericsError"}
@@ -60,3 +65,41 @@ def test_a_range_has_two_ends(value):
     between(0.0, 1.0, share=0.0), between(0.0, 1.0, share=1.0)
     with raises(ConfigError, "out_of_range", key="share", mentions=[str(value)]):
         between(0.0, 1.0, share=value)
+
+
+def caught(call):
+    with pytest.raises(Exception) as failure:  # noqa: PT011  # any
+        call()
+    return failure.value
+
+
+@pytest.mark.parametrize(
+    ("call", "is_own"),
+    [
+        (lambda: positive(beta=-1), False),  # on purpose
+        (lambda: select_logps(torch.ones(1, 2), torch.zeros(1)), True),  # torch raises it for a call of ours
+        (lambda: select_logps(torch.ones(1, 2), None), True),
+        (lambda: plain_logps(torch.nn.Linear(2, 2), [TREE]), True),  # no device: our assumption
+        (lambda: plain_logps(Deaf(), [TREE]), False),  # a model that does not take our keywords
+        (lambda: plain_logps(Broken(), [TREE]), False),
+    ],
+)
+def test_a_mistake_of_ours_is_told_from_an_error_of_a_model(call, is_own):
+    assert is_own_mistake(caught(call)) == is_own
+
+
+class Deaf(torch.nn.Module):
+    device = "cpu"
+
+    def forward(self, tokens):
+        return tokens
+
+
+class Broken(torch.nn.Module):
+    device = "cpu"
+
+    def forward(self, **keywords):
+        return torch.nn.functional.pad(None, (1, 1))
+
+
+TREE = Tree(token_ids([1, 2]), (Response(token_ids([3])),))

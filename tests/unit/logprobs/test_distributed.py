@@ -14,8 +14,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tiltlm.core.example import Response, token_ids
 from tiltlm.core.forest import Tree, pack_trees
+from tiltlm.logprobs.checkpointing import enable_checkpointing
 from tiltlm.logprobs.policy import PolicyModule
-from tiltlm.models.loading import enable_checkpointing
 
 
 def make_module(tied: bool, checkpointing: bool, seed: int = 0) -> PolicyModule:

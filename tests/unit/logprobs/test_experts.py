@@ -6,11 +6,11 @@ import torch
 from support.errors import raises
 from tiltlm.core.errors import ModelError
 from tiltlm.core.forest import pack_trees
+from tiltlm.logprobs.checkpointing import enable_checkpointing
 from tiltlm.logprobs.experts import experts_per_token
 from tiltlm.logprobs.head.states import Head
 from tiltlm.logprobs.module import stock_attention_name
 from tiltlm.logprobs.policy import PolicyModule
-from tiltlm.models.loading import enable_checkpointing
 
 
 def make_mixture(make_model, family="mixtral", **changes):
@@ -106,7 +106,7 @@ def test_with_checkpoints(make_model, trees, gradients, close):
     expected = module(pack_trees(trees), routing=True)
     slopes = torch.randn_like(expected.router_probabilities)
     plain = gradients(model, (slopes * expected.router_probabilities).sum() + expected.token_logps.sum())
-    enable_checkpointing(model.train())
+    enable_checkpointing(model)
     found = module(pack_trees(trees), routing=True)
     torch.testing.assert_close(found.router_loads, expected.router_loads)
     again = gradients(model, (slopes * found.router_probabilities).sum() + found.token_logps.sum())

@@ -1,48 +1,14 @@
-"""Every kind of dropout is found, and bf16 is chosen only where it is faster."""
+"""bf16 is chosen only where it is faster."""
 
 import pytest
 import torch
-from torch import nn
 
 from support.errors import raises
 from tiltlm.core.errors import ModelError
 from tiltlm.logprobs import precision
 from tiltlm.logprobs.precision import choose_precision
-from tiltlm.models.dropout import remove_dropout
 
 CPU = torch.device("cpu")
-
-
-@pytest.mark.parametrize(
-    ("family", "changes", "names"),
-    [
-        ("llama", {"attention_dropout": 0.1}, {"attention_dropout=0.1"}),
-        ("gpt2", {}, {"attn_pdrop=0.1", "embd_pdrop=0.1", "resid_pdrop=0.1"}),
-        ("opt", {"layerdrop": 0.2, "dropout": 0.3}, {"layerdrop=0.2", "dropout=0.3"}),
-        ("bloom", {"hidden_dropout": 0.2}, {"hidden_dropout=0.2"}),
-        ("mixtral", {"router_jitter_noise": 0.05}, {"router_jitter_noise=0.05"}),
-    ],
-)
-def test_two_training_forwards_agree_afterwards(make_model, family, changes, names):
-    """In training mode, where dropout would be active."""
-    model = make_model(family, torch.float32, **changes).train()
-    ids = torch.tensor([[1, 5, 9, 4, 7, 30, 2, 8]])
-
-    def logits():
-        return model(input_ids=ids, use_cache=False).logits
-
-    torch.manual_seed(0)
-    assert not torch.equal(logits(), logits())
-    found = remove_dropout(model)
-    assert names <= set(found)
-    assert torch.equal(logits(), logits())
-    assert remove_dropout(model) == []
-
-
-def test_dropout_of_adapters():
-    model = nn.ModuleDict({"lora_dropout": nn.ModuleDict({"default": nn.Dropout(0.05)})})
-    assert remove_dropout(model) == ["dropout=0.05"]
-    assert model["lora_dropout"]["default"].p == 0
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,11 @@ from tiltlm.core.errors import ModelError
 from tiltlm.core.example import Example, Response, token_ids
 from tiltlm.core.forest import Tree, build_trees, pack_trees
 from tiltlm.logprobs.attention.hook import NAME
+from tiltlm.logprobs.checkpointing import enable_checkpointing, is_checkpointed
 from tiltlm.logprobs.head.find import Head
 from tiltlm.logprobs.module import exact_positions
 from tiltlm.logprobs.plain import plain_logps
 from tiltlm.logprobs.policy import PolicyModule
-from tiltlm.models.loading import enable_checkpointing
 
 
 def with_adapter(model, targets, seed=1):
@@ -53,7 +53,7 @@ def test_tied_weights_tie_through_the_module(make_model):
 @pytest.mark.parametrize("layout", ["shared", "packed"])
 def test_checkpointing_changes_nothing(make_model, trees, weights, gradients, layout):
     """The layout is a keyword of the call, so recomputation sees it."""
-    model = make_model("qwen3").train()
+    model = make_model("qwen3")
     module = PolicyModule(model, layout)
 
     def run():
@@ -63,14 +63,14 @@ def test_checkpointing_changes_nothing(make_model, trees, weights, gradients, la
     logps, expected = run()
     enable_checkpointing(model)
     again, found = run()
-    assert model.model.layers[0].gradient_checkpointing
+    assert is_checkpointed(model.model.layers[0])
     assert torch.equal(logps, again)
     assert all(torch.equal(f, e) for f, e in zip(found, expected, strict=True))
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_lora(make_model, trees, weights, gradients, close, checkpointing):
-    model = with_adapter(make_model("llama"), "all-linear").train()
+    model = with_adapter(make_model("llama"), "all-linear")
     expected = plain_logps(model.get_base_model(), trees)
     expected_gradients = gradients(model, (expected * weights).sum())
     if checkpointing:

@@ -89,7 +89,7 @@ def test_the_score_is_the_last_tokens_and_of_nothing_else(trees, make_classifier
 def test_the_self_check_takes_what_is_right(family, layout, make_classifier):
     choice = choose_layout(make_classifier(family, torch.float32), is_scorer=True)
     assert choice.layout == layout
-    assert choice.max_error <= choice.tolerance == 1e-6
+    assert choice.max_error <= choice.tolerance < 1e-5
     assert choice.head is None
     assert "scores" in choice.reason
 

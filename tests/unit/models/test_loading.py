@@ -1,23 +1,31 @@
 """Loading of policies: what is decided and noted, and what is refused."""
 
 import json
+import logging
 import math
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 import transformers
 
-from support.errors import raises
+from support.errors import has_event, raises
+from support.small_run import Run
 from tiltlm.core.errors import ConfigError, ModelError, RunError
 from tiltlm.core.example import Response, token_ids
 from tiltlm.core.forest import Tree, pack_trees
+from tiltlm.logprobs import checkpointing
 from tiltlm.logprobs.plain import plain_logps
-from tiltlm.models.loading import enable_checkpointing, load_policy, load_tokenizer
+from tiltlm.logprobs.policy import PolicyModule
+from tiltlm.models import loading
+from tiltlm.models.loading import load_policy, load_tokenizer
 from tiltlm.models.model_settings import LoraSettings, ModelSettings
 from tiltlm.models.saving import save_policy
+from tiltlm.reference.digests import numeric_path
 
-FOREST = pack_trees([Tree(token_ids([1, 5, 6, 9]), (Response(token_ids([7, 8, 2])), Response(token_ids([4]))))])
+TREES = [Tree(token_ids([1, 5, 6, 9]), (Response(token_ids([7, 8, 2])), Response(token_ids([4]))))]
+FOREST = pack_trees(TREES)
 
 
 @pytest.fixture
@@ -45,15 +53,52 @@ def test_a_folder_is_a_policy(folder):
     assert policy.end_token_id == 2
     assert policy.end_token_ids == (2, 5), "sampling also stops where the generation configuration says"
     assert not policy.has_adapter
-    assert policy.module.config.attention_dropout == 0
+    assert policy.module.config.attention_dropout == 0.1, "the model is the one in the folder"
     notes = {note.code: note for note in policy.notes}
     for code, value in (
-        ("dropout_removed", "attention_dropout=0.1"),
         ("layout", "shared"),
         ("precision", "float32"),
         ("end_tokens", "'</s>', 'w2'"),
     ):
         assert value in notes[code]
+
+
+RANDOM = [
+    ("llama", {"attention_dropout": 0.1}),
+    ("gpt2", {}),
+    ("opt", {"layerdrop": 0.5, "dropout": 0.3}),
+    ("bloom", {"hidden_dropout": 0.2}),
+    ("mixtral", {"router_jitter_noise": 0.05}),
+    ("phimoe", {"input_jitter_noise": 0.1, "router_jitter_noise": 0.3}),
+]
+
+
+@pytest.mark.parametrize(("family", "fields"), RANDOM)
+def test_what_trains_is_the_model_in_the_folder(tmp_path, make_model, write_tokenizer, family, fields):
+    """Nothing random acts in training, and a setting that counts in evaluation too (PhiMoE's jitter) is kept."""
+    folder = tmp_path / "model"
+    make_model(family, torch.float32, **fields).save_pretrained(folder)
+    write_tokenizer(folder, eos_token="</s>")
+    policy = load_policy(settings(folder))
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        torch.testing.assert_close(logps(policy), plain_logps(model, TREES), atol=1e-5, rtol=0)
+    result = Run(tmp_path / "run", policy=policy.module, max_steps=2).result
+    first = next(record for record in result.history if "loss" in record)
+    assert first["rewards/margins"] == pytest.approx(0, abs=1e-5), "policy and reference are the same"
+    save_policy(policy, tmp_path / "trained")
+    before, after = (json.loads((path / "config.json").read_text()) for path in (folder, tmp_path / "trained"))
+    assert after == before
+
+
+def test_a_layout_that_deviates_is_a_warning_where_it_is_forced(folder, monkeypatch, caplog):
+    choice = replace(load_policy(settings(folder)).choice, max_error=0.03)
+    monkeypatch.setattr(loading, "choose_layout", lambda *_: choice)
+    policy = load_policy(settings(folder, layout="shared"))
+    assert has_event(caplog, "layout_deviates", logging.WARNING, choice=choice)
+    assert "3e-02" in next(note for note in policy.notes if note.code == "layout")
+    exact = PolicyModule(policy.module.model)
+    assert numeric_path(policy.module) != numeric_path(exact), "other runs do not use what the store keeps of it"
 
 
 def test_a_tokenizer_without_weights(folder):
@@ -77,9 +122,8 @@ def test_weights_have_the_dtype_that_is_asked_for(folder, dtype):
 
 def test_gradient_checkpointing_is_switched_on(folder):
     policy = load_policy(settings(folder, gradient_checkpointing=True))
-    assert all(layer.gradient_checkpointing for layer in policy.module.model.model.layers)
+    assert all(checkpointing.is_checkpointed(layer) for layer in policy.module.model.model.layers)
     plain = load_policy(settings(folder))
-    policy.module.train()
     for each in (policy, plain):
         each.module(FOREST).token_logps.sum().backward()
     weights = [each.module.model.model.embed_tokens.weight.grad for each in (policy, plain)]
@@ -99,35 +143,17 @@ def test_activation_offload_needs_checkpointing_and_a_device(folder):
     assert "gradient_checkpointing" not in str(refusal.value)
 
 
-class OnADevice(torch.nn.Linear):
-    """Stands for a model on a GPU, and records the call."""
-
-    supports_gradient_checkpointing = True
-
-    def activation_checkpointing_enable(self, activation_checkpointing_kwargs, offload=False):
-        self.asked = (activation_checkpointing_kwargs, offload)
-
-
-@pytest.mark.parametrize("offload", [True, False])
-def test_transformers_is_asked_to_offload(offload):
-    model = OnADevice(2, 2, device="meta")
-    enable_checkpointing(model, offload)
-    assert model.asked == ({"use_reentrant": False}, offload)
-
-
-@pytest.mark.skipif(
-    not hasattr(transformers.modeling_utils, "save_on_cpu"), reason="this version of transformers does not offload"
-)
 def test_what_each_layer_keeps_is_what_is_offloaded(folder, monkeypatch):
     """The hooks that take tensors to the host see the input of every layer, and give the same gradients."""
-    plain, policy = (load_policy(settings(folder, gradient_checkpointing=True)).module.train() for _ in range(2))
+    plain, policy = (load_policy(settings(folder)).module for _ in range(2))
     moved = []
 
     def to_the_host(**_):
         return torch.autograd.graph.saved_tensors_hooks(lambda t: moved.append(t) or t.clone(), lambda t: t)
 
-    monkeypatch.setattr(transformers.modeling_utils, "save_on_cpu", to_the_host)
-    policy.model.activation_checkpointing_enable(offload=True)
+    monkeypatch.setattr(checkpointing, "save_on_cpu", to_the_host)
+    for layer in policy.model.model.layers:
+        checkpointing.checkpoint_layer(layer, offload=True)
     for module in (plain, policy):
         module(FOREST).token_logps.sum().backward()
     assert len(moved) >= len(policy.model.model.layers)

@@ -107,9 +107,17 @@ def test_seeds_go_with_content():
     a, b = token_ids([1, 2]), token_ids([1, 3])
     assert prompt_seeds(0, [a, b]) == prompt_seeds(0, [b, a])[::-1]
     assert len({*prompt_seeds(0, [a, a, b]), *prompt_seeds(1, [a])}) == 4
-    first, again = (uniforms(5, 3, 4) for _ in range(2))
-    assert torch.equal(first, again)
-    assert ((first >= 0) & (first < 1)).all()
+
+
+def test_a_number_depends_on_its_sample_and_position_alone():
+    few, many = uniforms(5, range(3), 4), uniforms(5, range(200), 50)
+    assert torch.equal(few, many[:3, :4])
+    assert torch.equal(uniforms(5, range(7, 9), 50), many[7:9])
+    assert ((many >= 0) & (many < 1)).all()
+    assert len(many.unique()) == many.numel()
+    assert stats.kstest(many.flatten().numpy(), "uniform").pvalue > 0.01
+    for one, other in ((many[1:], many[:-1]), (many[:, 1:], many[:, :-1]), (many, uniforms(6, range(200), 50))):
+        assert abs(np.corrcoef(one.flatten(), other.flatten())[0, 1]) < 0.03
 
 
 @pytest.mark.parametrize(

@@ -130,6 +130,16 @@ def test_samples_of_a_prompt_do_not_depend_on_the_batch(policy):
         assert together == texts(sample(policy, asked, 4, other, **SEED))
 
 
+def test_more_or_longer_samples_change_none(policy):
+    """The first tokens of a sample depend on prompt, index and seed alone."""
+    asked = prompts(5, 9, 6)
+    whole = texts(sample(policy, asked, 5, SETTINGS, **SEED))
+    assert [group[:2] for group in whole] == texts(sample(policy, asked, 2, SETTINGS, **SEED))
+    for length in (1, 3, 11):
+        cut = texts(sample(policy, asked, 5, SamplingSettings(length), **SEED))
+        assert cut == [[text[:length] for text in group] for group in whole]
+
+
 def test_rare_checks_change_nothing(policy, monkeypatch):
     """Rows that have ended continue until the next check, as on a device. Their further tokens are not read."""
     asked = prompts(4, 5, 6)

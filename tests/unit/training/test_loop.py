@@ -7,7 +7,7 @@ import threading
 import pytest
 import torch
 
-from support.errors import raises
+from support.errors import events, raises
 from support.small_run import HELD_OUT, TRAIN, Run
 from support.toy_training import Killed, SortedMargins, ToyPolicy, ToyReference, without_times
 from tiltlm.core import ConfigError, RunError
@@ -219,6 +219,19 @@ def test_the_derived_learning_rate_is_printed(tmp_path):
     rate = default_learning_rate(sum(p.numel() for p in run.policy.parameters()), lora=False)
     assert any(f"{rate:g}" in note for note in run.notes)
     assert run.result.learning_rate == rate
+
+
+def test_updates_that_rounding_loses_are_a_warning(tmp_path, caplog):
+    Run(tmp_path / "float32", learning_rate=1e-6, max_steps=1)
+    assert not events(caplog, "updates_lost")
+    for dtype, way_out in ((torch.bfloat16, "model.dtype=float32"), (torch.float32, "training.learning_rate")):
+        caplog.clear()
+        rate = 1e-6 if dtype == torch.bfloat16 else 1e-9
+        Run(tmp_path / str(dtype), policy=ToyPolicy(seed=1, dtype=dtype), learning_rate=rate, max_steps=1)
+        (warning,) = events(caplog, "updates_lost")
+        assert warning.levelname == "WARNING"
+        assert 0.5 < warning.share < 1
+        assert way_out in warning.getMessage()
 
 
 def test_steps_beyond_the_last_epoch_are_said_to_have_no_effect(tmp_path):

@@ -1,6 +1,7 @@
 """The step divides once, by counts over the whole of it: however it is cut, loss and gradient are the same numbers."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -95,7 +96,8 @@ def test_kto_baseline_is_pooled_over_the_whole_step():
     policy, reference = ToyPolicy(seed=1, dtype=torch.float64), ToyReference(frozen, name="other")
     examples, beta = rows(5), 0.3
     ratio = lambda e, r: (seq_logps(policy, e, r) - seq_logps(frozen, e, r)).item()  # noqa: E731
-    z0 = max(0.0, sum(ratio(e, r) for e in examples for r in e.partners) / 10)
+    total = sum(e.weight * ratio(e, r) for e in examples for r in e.partners)
+    z0 = max(0.0, total / sum(2 * e.weight for e in examples))
     sigmoid = lambda x: 1 / (1 + math.exp(-x))  # noqa: E731
     values = [
         e.weight * (1 - sigmoid(sign * beta * (ratio(e, r) - z0)))
@@ -118,11 +120,28 @@ def test_bco_shift_is_the_middle_of_both_classes_over_all_steps_so_far():
     stepper = Stepper(policy, bco(beta), reference, max_tokens=10)
     first = stepper.train(examples[:3])
     second = stepper.train(examples[3:5], first.memory)
-    means = [sum(reward(e, k) for e in examples[:5]) / 5 for k in (0, 1)]
-    assert second.baseline == pytest.approx(sum(means) / 2, rel=1e-9)
-    assert second.memory == pytest.approx((5 * means[0], 5, 5 * means[1], 5))
+    weight = sum(e.weight for e in examples[:5])
+    totals = [sum(e.weight * reward(e, k) for e in examples[:5]) for k in (0, 1)]
+    assert second.baseline == pytest.approx(sum(totals) / weight / 2, rel=1e-9)
+    assert second.memory == pytest.approx((totals[0], weight, totals[1], weight))
     held_out = stepper.evaluate(examples[5:], memory=second.memory)
     assert held_out.baseline == pytest.approx(second.baseline), "held-out rows are measured, they do not move the shift"
+
+
+@pytest.mark.parametrize("objective", [kto(0.3), bco(0.3)], ids=["kto", "bco"])
+def test_a_weight_in_a_statistic_is_a_number_of_rows(objective):
+    """Weight 0 is no row, and weight 2 two rows, in the statistic and, but for the divisor, in the loss."""
+    frozen, _ = moved_policy()
+    policy, reference = ToyPolicy(seed=1, dtype=torch.float64), ToyReference(frozen, name="other")
+    ones = [replace(example, weight=1.0) for example in rows(5)]
+    stepper = Stepper(policy, objective, reference, max_tokens=10)
+    weighted = stepper.train([replace(ones[0], weight=0.0), replace(ones[1], weight=2.0), *ones[2:]])
+    repeated = stepper.train([*ones[1:], ones[1]])
+    assert weighted.baseline == pytest.approx(repeated.baseline, rel=1e-12)
+    assert weighted.baseline != 0
+    assert weighted.loss == pytest.approx(repeated.loss, rel=1e-12)
+    nothing = stepper.train([replace(ones[0], weight=0.0)])
+    assert (nothing.baseline, nothing.loss) == (0, 0)
 
 
 @pytest.mark.parametrize("num", [1, 2, 5])

@@ -11,6 +11,7 @@ from torch._dynamo import config
 
 from tiltlm.core.errors import ModelError
 from tiltlm.logprobs.attention.last_layer import decoder_layers, is_trimmed
+from tiltlm.logprobs.checkpointing import is_checkpointed
 
 VARIANTS = 64
 """Compilations of one function that are kept: kinds of layers, with gradient and without, adapters on and off, dtypes.
@@ -35,7 +36,7 @@ def compile_layers(model: Any, backend: str = "inductor") -> None:
         )
     allow_variants()
     for layer in layers:
-        for part in layer.children() if getattr(layer, "gradient_checkpointing", False) else [layer]:
+        for part in layer.children() if is_checkpointed(layer) else [layer]:
             part.compile(dynamic=True, backend=backend)
 
 

@@ -62,11 +62,12 @@ def exo(
     Source: Ji et al. 2024, arXiv 2402.00856.
     Units: β per nat of the whole response; β and β_r are 0.5 in the authors' scripts. `reward_temperature` is in units
     of the score; if it is given, the data must be scored lists, and label_smoothing is not used.
-    When: scored lists, where its optimum is π_ref·e^(s/(β β_r))/Z; pairs with soft labels.
+    When: scored lists, where its optimum is π_ref·e^(s/(β β_r))/Z; pairs whose labels are nearly certain.
     Differs: the authors' code uses log ε = −10 and omits log(1 − ε); TRL needs ε > 0 and recommends 0.001. `dpo` is the
     counterpart with forward KL.
-    Fails: not convex: a pair with a very wrong margin has a small gradient, where that of `dpo` is largest. With hard
-    labels drawn at rate p the optimal margin is (2p − 1) log((1 − ε)/ε), which is not Bradley–Terry's.
+    Fails: not convex: a pair with a very wrong margin has a small gradient, where that of `dpo` is largest. With labels
+    that are right at rate p, drawn or soft, the optimal margin is (2p − 1) log((1 − ε)/ε). For p = 0.7 that is 2.76,
+    and Bradley–Terry's is 0.85. Use `dpo` for such labels.
     """
     if reward_temperature is None:
         label_smoothing = 0.001 if label_smoothing is None else label_smoothing

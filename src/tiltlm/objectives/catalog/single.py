@@ -13,7 +13,7 @@ def kto(beta: float = 0.1, desirable_weight: float = 1.0, undesirable_weight: fl
     r"""KTO: learns from responses labelled good or bad, relative to log-ratios on other prompts' responses.
 
     ℓ = λ_D·(1 − σ(β(ρ − z0))) if desirable, λ_U·(1 − σ(β(z0 − ρ))) if not,  ρ = log π/π_ref(y|x),
-    z0 = max(0, mean of log π/π_ref over mismatched (x, y′)), without gradient
+    z0 = max(0, weighted mean of log π/π_ref over mismatched (x, y′)), without gradient
 
     Source: Ethayarajh et al. 2024, arXiv 2402.01306.
     Units: β in reward per nat of the whole response, 0.01 to 1; λ_D is desirable_weight, λ_U undesirable_weight. With
@@ -23,7 +23,7 @@ def kto(beta: float = 0.1, desirable_weight: float = 1.0, undesirable_weight: fl
     a mean over them.
     Differs: the baseline z0 is a mean over the whole step and all ranks, clamped once. TRL rotates completions by one
     inside each device's batch and averages devices; HALOs leaves zeros out. The mean is over mismatched pairs, not over
-    the batch's own rewards.
+    the batch's own rewards. A pair counts with the `weight` of its prompt's row; TRL and HALOs have no such column.
     Fails: at the optimum, responses that are mostly undesirable get no probability. The gradient vanishes for very good
     and for very bad examples. z0 is a biased estimate of the KL: do not report it as the KL.
     """
@@ -36,14 +36,14 @@ def bco(beta: float = 0.01) -> Unpaired:
     r"""BCO: trains a classifier of good and bad responses, whose logit is the implicit reward minus a shift.
 
     ℓ = −log σ(βρ − δ) if desirable, −log σ(δ − βρ) if not,  ρ = log π/π_ref(y|x),
-    δ = ½ (mean βρ of desirable + mean βρ of undesirable responses so far), without gradient
+    δ = ½ (weighted mean βρ of desirable + of undesirable responses so far), without gradient
 
     Source: Jung et al. 2024, arXiv 2404.04656.
     Units: β per nat of the whole response; 0.01 in the paper, TRL 0.1. δ in units of the reward.
     When: single responses labelled good or bad, if the vanishing gradients of `kto` are unwanted.
     Differs: δ is half the sum of two class means, as the paper writes it; the authors' code and TRL take one mean over
     both classes, which is the same if both have equally many responses. The authors' weights for shifted prompts (UDM)
-    go into the column `weight`.
+    go into the column `weight`, with which a response also counts in δ; theirs leave δ as it is.
     Fails: δ is a mean over the whole run, so it follows fast changes slowly; checkpoints contain it. With certain
     labels there is no finite optimum. Prompts of different difficulty share one δ.
     """

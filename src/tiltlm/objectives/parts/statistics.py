@@ -1,6 +1,7 @@
 """Statistics of a whole step, without gradient, which are subtracted from rewards.
 
 They are summed over all packs and ranks before the loss is computed, so they do not depend on how a step is split. A
+response counts with the weight of its row: weight 0 is as if the row were absent, weight 2 as if it were there twice. A
 statistic may remember a few numbers from step to step; checkpoints contain them.
 """
 
@@ -45,10 +46,10 @@ class Statistic(ABC):
 
 @dataclass(frozen=True)
 class MismatchedKL(Statistic):
-    """KTO's z0 = max(0, mean log π/π_ref over mismatched pairs (x, y′)), in nats per response.
+    """KTO's z0 = max(0, weighted mean log π/π_ref over mismatched pairs (x, y′)), in nats per response.
 
-    The mean over the whole step is clamped once. It is a biased estimate of KL(π‖π_ref), because the mismatched
-    responses are not samples of the policy.
+    A pair has the weight of the row of x. The mean over the whole step is clamped once. It is a biased estimate of
+    KL(π‖π_ref), because the mismatched responses are not samples of the policy.
     """
 
     reward: LogRatio
@@ -56,14 +57,15 @@ class MismatchedKL(Statistic):
     metric: ClassVar[str] = "kl"
 
     def sums(self, responses: Responses, unpaired: UnpairedResponses) -> Float[Tensor, " S"]:
-        """Return the sum and the number of log-ratios."""
+        """Return the weighted sum of log-ratios, and the sum of the weights."""
         ratios = responses.log_ratios[unpaired.response]
-        return torch.stack([ratios.sum(), torch.ones_like(ratios).sum()])
+        weight = unpaired.weight.to(ratios.dtype)
+        return torch.stack([(weight * ratios).sum(), weight.sum()])
 
     def settle(self, sums: Sequence[float], memory: Memory) -> tuple[float, Memory]:
-        """Return z0; nothing is remembered."""
-        total, count = sums
-        return max(0.0, total / count), memory
+        """Return z0, 0 for a step without weight; nothing is remembered."""
+        total, weight = sums
+        return max(0.0, total / weight) if weight else 0.0, memory
 
     def shift(self, value: float) -> float:
         """Return β·z0."""
@@ -74,7 +76,8 @@ class MismatchedKL(Statistic):
 class BalancedMean(Statistic):
     """BCO's δ = ½ (mean reward of desirable + mean reward of undesirable responses), in units of the reward.
 
-    Both means are over all steps so far, including this one. While only one class has been seen, δ is its mean.
+    Both means are weighted, and over all steps so far, including this one. While only one class has been seen, δ is its
+    mean.
 
     Source: Jung et al. 2024, arXiv 2404.04656. The authors' code takes one mean over both classes, which is the same if
     both have equally many responses.
@@ -85,16 +88,17 @@ class BalancedMean(Statistic):
     metric: ClassVar[str] = "delta"
 
     def sums(self, responses: Responses, unpaired: UnpairedResponses) -> Float[Tensor, " S"]:
-        """Return the sum and the number of the rewards of each class."""
+        """Return the weighted sum of the rewards of each class, and the sum of its weights."""
         rewards = self.reward(responses)[unpaired.response]
-        good = unpaired.desirable.to(rewards.dtype)
-        return torch.stack([(rewards * good).sum(), good.sum(), (rewards * (1 - good)).sum(), (1 - good).sum()])
+        weight = unpaired.weight.to(rewards.dtype)
+        good, bad = weight * unpaired.desirable, weight * ~unpaired.desirable
+        return torch.stack([(rewards * good).sum(), good.sum(), (rewards * bad).sum(), bad.sum()])
 
     def settle(self, sums: Sequence[float], memory: Memory) -> tuple[float, Memory]:
         """Return δ; the sums of all steps are remembered."""
         so_far = tuple(a + b for a, b in zip(sums, memory or (0.0,) * 4, strict=True))
-        means = [total / count for total, count in (so_far[:2], so_far[2:]) if count]
-        return sum(means) / len(means), so_far
+        means = [total / weight for total, weight in (so_far[:2], so_far[2:]) if weight]
+        return sum(means) / max(1, len(means)), so_far
 
     def shift(self, value: float) -> float:
         """Return δ."""

@@ -51,6 +51,18 @@ def build_optimizer(policy: nn.Module, settings: TrainingSettings, learning_rate
     return AdamW(groups, **options, fused={p.device.type for p in parameters} <= FUSED)
 
 
+@torch.no_grad()
+def share_unmoved(policy: nn.Module, rate: float) -> float:
+    """Return the share of the trained weights that a step of size `rate` leaves as they are, because of rounding.
+
+    AdamW changes a weight by about the learning rate, whatever the size of its gradient. A weight w of a dtype with
+    relative spacing ε stays as it is if that is less than about ε·w/2: 0.2 % of w in bfloat16.
+    """
+    weights = list(trainable(policy).values())
+    unmoved = sum(int(((w + rate == w) & (w - rate == w)).sum()) for w in weights)
+    return unmoved / max(1, sum(w.numel() for w in weights))
+
+
 def learning_rate_factor(settings: TrainingSettings, num_steps: int) -> Callable[[int], float]:
     """Return the function from step i = 0, 1, … to the learning rate as a share of its peak.
 

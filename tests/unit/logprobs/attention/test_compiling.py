@@ -16,8 +16,9 @@ from tiltlm.core.errors import ModelError
 from tiltlm.core.example import Response
 from tiltlm.core.forest import Tree, pack_trees
 from tiltlm.logprobs.attention.last_layer import decoder_layers
+from tiltlm.logprobs.checkpointing import enable_checkpointing
 from tiltlm.logprobs.policy import PolicyModule
-from tiltlm.models.loading import enable_checkpointing, load_policy
+from tiltlm.models.loading import load_policy
 from tiltlm.models.model_settings import ModelSettings
 
 pytestmark = [
@@ -58,7 +59,7 @@ def with_adapter(model):
 
 
 def with_checkpoints(model):
-    enable_checkpointing(model.train())
+    enable_checkpointing(model)
     return model
 
 

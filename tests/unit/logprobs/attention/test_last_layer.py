@@ -10,9 +10,9 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from tiltlm.core.forest import pack_trees
 from tiltlm.logprobs.attention.layout import Layout
+from tiltlm.logprobs.checkpointing import enable_checkpointing
 from tiltlm.logprobs.policy import PolicyModule
 from tiltlm.logprobs.selfcheck import choose_layout
-from tiltlm.models.loading import enable_checkpointing
 
 SHARING = (
     "llama", "qwen2", "qwen3", "mistral", "gemma2", "gemma3", "phi3", "gpt2", "gpt_neox", "olmo2", "cohere", "granite",
@@ -61,7 +61,7 @@ def test_the_mlp_sees_only_what_is_read(make_model, trees, family):
 
 def test_recomputation_skips_as_well(make_model, trees):
     """Under checkpointing the layer's own hooks do not run again in the backward pass; its submodules' do."""
-    model = make_model("llama").train()
+    model = make_model("llama")
     enable_checkpointing(model)
     module = PolicyModule(model)
     seen = Seen(mlp_of(layers_of(module)[-1]))
@@ -74,7 +74,7 @@ def test_recomputation_skips_as_well(make_model, trees):
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_stock_attention_is_whole(make_model, trees, checkpointing):
     """The model itself computes all of a row, even of one with as many tokens as the forest before it."""
-    model = make_model("llama").train()
+    model = make_model("llama")
     if checkpointing:
         enable_checkpointing(model)
     ids = torch.arange(len(pack_trees(trees).token_ids))[None] % 61

@@ -14,6 +14,7 @@ from tiltlm.training.optim.optimizer import (
     policy_tensors,
     restore_optimizer,
     restore_policy,
+    share_unmoved,
 )
 from tiltlm.training.training_settings import TrainingSettings
 
@@ -95,3 +96,26 @@ def test_clipping_returns_the_norm_before_it():
     assert p.grad.tolist() == [3, 4]
     assert clip_gradients([p], 1.0) == 5
     assert p.grad.norm().item() == pytest.approx(1, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "rate", "least", "most"),
+    [
+        (torch.float32, 1e-6, 0, 0),
+        (torch.bfloat16, 1e-2, 0, 0.01),
+        (torch.bfloat16, 1e-4, 0.5, 0.95),
+        (torch.bfloat16, 1e-6, 0.98, 1),  # biases of 0 move
+        (torch.float32, 1e-9, 0.5, 1),
+    ],
+)
+def test_weights_that_rounding_holds_are_those_that_a_step_does_not_move(dtype, rate, least, most):
+    policy = ToyPolicy(dtype=dtype, width=64)
+    share = share_unmoved(policy, rate)
+    assert least <= share <= most
+    before = torch.cat([p.detach().flatten() for p in policy.parameters()])
+    optimizer = build_optimizer(policy, TrainingSettings(weight_decay=0.0), rate)
+    for parameter in policy.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    after = torch.cat([p.detach().flatten() for p in policy.parameters()])
+    assert float((before == after).double().mean()) == pytest.approx(share, abs=0.01)
