@@ -105,10 +105,10 @@ def score(
         `objective`, `num_examples`, `loss` and `metrics`.
     """
     from tiltlm.config.resolve import resolve
-    from tiltlm.recipes.run_settings import RunSettings
+    from tiltlm.recipes.run_settings import SCORE_READS, RunSettings
     from tiltlm.recipes.score import score as recipe
 
-    resolved = resolve(RunSettings, config, NO_OUTPUT, **settings)
+    resolved = resolve(RunSettings, config, NO_OUTPUT, SCORE_READS, **settings)
     return recipe(resolved, per_example=None if per_example is None else Path(per_example), progress=progress)
 
 
@@ -170,6 +170,7 @@ def preview(config: "Config" = None, /, *, rows: int = 3, **settings: Any) -> li
     """
     from tiltlm.config.resolve import resolve
     from tiltlm.recipes.preview import preview as recipe
-    from tiltlm.recipes.run_settings import RunSettings
+    from tiltlm.recipes.run_settings import PREVIEW_READS, RunSettings
 
-    return recipe(resolve(RunSettings, config, {**NO_OUTPUT, "objective": "dpo"}, **settings), rows=rows)
+    defaults = {**NO_OUTPUT, "objective": "dpo"}
+    return recipe(resolve(RunSettings, config, defaults, PREVIEW_READS, **settings), rows=rows)

@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 
 from tiltlm.core.errors import ConfigError, ModelError
+from tiltlm.core.finite import not_finite
 from tiltlm.core.forest import pack_trees
 from tiltlm.core.notes import Note
 from tiltlm.logprobs.module import ForestModule
@@ -163,6 +164,7 @@ def _make_ready(
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     _refuse_short_vocabulary(base, tokenizer, located)
     model = _put_adapter(base, located, settings, "SEQ_CLS" if is_scorer else "CAUSAL_LM").to(target)
+    _refuse_not_finite(model, located)
     removed = remove_dropout(model)
     notes = [Note(f"dropout set to 0: {', '.join(removed)}", code="dropout_removed")] if removed else []
     choice = choice or choose_layout(model, settings.layout, is_scorer)
@@ -311,6 +313,16 @@ def _refuse_short_vocabulary(model: Any, tokenizer: Any, located: Located) -> No
             f"{located.key}: the tokenizer has {len(tokenizer)} tokens and the model only {rows} embeddings; use the "
             "model's own tokenizer",
             code="too_few_embeddings",
+            key=located.key,
+        )
+
+
+def _refuse_not_finite(model: Any, located: Located) -> None:
+    if names := not_finite(dict(model.named_parameters())):
+        raise ModelError(
+            f"{_place(located, located.adapter or located.base)}: {len(names)} of its tensors hold NaN or infinities, "
+            f"first {names[0]}; the weights are damaged, or the training that made them diverged. Use another copy",
+            code="weights_not_finite",
             key=located.key,
         )
 

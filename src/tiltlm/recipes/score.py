@@ -1,6 +1,7 @@
 """The scoring recipe: loss and metrics of data under a policy and a reference, as one step without training."""
 
 import json
+from errno import EISDIR
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,8 @@ from tiltlm.distributed import Ranks
 from tiltlm.objectives import Objective, Term, example_losses
 from tiltlm.recipes.prepare import ensure_reference, prepare
 from tiltlm.recipes.progress import ProgressCallback, silent
-from tiltlm.recipes.run_settings import RunSettings
-from tiltlm.storage.files import finite_json, write_text
+from tiltlm.recipes.run_settings import RunSettings, check_inputs
+from tiltlm.storage.files import check_writable, finite_json, write_text
 from tiltlm.training.packs import Pack
 from tiltlm.training.step import Stepper
 
@@ -35,6 +36,7 @@ def score(
     """
     objective = settings.build_objective()
     check_score_settings(settings, objective, per_example)
+    check_inputs(settings, objective)
     ranks = Ranks.single("score")
     ready = prepare(settings, ranks.device)
     examples = ready.examples
@@ -87,12 +89,27 @@ def check_score_settings(settings: RunSettings, objective: Objective, per_exampl
             code="no_effect",
             key="reference.name",
         )
-    if per_example is not None and not per_example.absolute().parent.is_dir():
+    if per_example is not None:
+        check_file(per_example, "--per-example")
+
+
+def check_file(path: Path, key: str) -> None:
+    """Require that a file can be written, in a folder that exists.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    folder = path.absolute().parent
+    if not folder.is_dir():
         raise ConfigError(
-            f"--per-example {per_example}: the folder {per_example.parent} does not exist; create it first",
-            code="no_such_path",
-            key="--per-example",
+            f"{key} {path}: the folder {path.parent} does not exist; create it first", code="no_such_path", key=key
         )
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(EISDIR, "it is a folder")
+        check_writable(folder)
+    except OSError as error:
+        raise ConfigError(f"{key} {path} cannot be written: {error.strerror}", code="not_writable", key=key) from error
 
 
 def example_rows(

@@ -41,13 +41,14 @@ def verdict_of(report: RunReport) -> Verdict:
         return _by_nll(held_out, held_out.nll, cautions)
     if held_out is not None and held_out.contrast is not None:
         return _by_contrast(held_out, held_out.contrast, cautions)
-    return Verdict(
-        "unmeasured",
-        "Not measured",
-        "It is not known whether training helped, because no data that shows it was held out. Hold out some prompts "
-        "(data.eval_fraction=0.1) and train again.",
-        cautions,
+    cause = (
+        f"because the trained policy could not be measured: {report.failure}. Train again with a smaller "
+        "training.learning_rate."
+        if report.failure
+        else "because no data that shows it was held out. Hold out some prompts (data.eval_fraction=0.1) and train "
+        "again."
     )
+    return Verdict("unmeasured", "Not measured", f"It is not known whether training helped, {cause}", cautions)
 
 
 def direction(difference: Interval, *, less_is_better: bool = False) -> Outcome:

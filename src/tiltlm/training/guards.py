@@ -106,7 +106,9 @@ def ruined_step(step: int, names: Sequence[str], rate: float, grad_norm: float, 
         newest: Step of the newest intact checkpoint; None if there is none.
     """
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    kept = "no checkpoint was written before" if newest is None else f"the checkpoint of step {newest} has finite weights"
+    kept = (
+        "no checkpoint was written before" if newest is None else f"the checkpoint of step {newest} has finite weights"
+    )
     return RunError(
         f"step {step}: after the update {names[0]}{more} holds NaN or infinities, although loss and gradient were "
         f"finite (gradient norm {grad_norm:g}, learning rate {rate:g}). Nothing of this step is saved; {kept}. Start "
