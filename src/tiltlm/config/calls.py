@@ -143,7 +143,10 @@ def sweep(
     from tiltlm.recipes.sweep import SweepPoint, combinations
     from tiltlm.recipes.sweep import sweep as recipe
 
-    values = grid if isinstance(grid, Mapping) else parse_grid(Schema(RunSettings), grid)
+    schema = Schema(RunSettings)
+    values = grid if isinstance(grid, Mapping) else parse_grid(schema, grid)
+    for key in {schema.spell_out(k) for k in values} & {schema.spell_out(k) for k in settings}:
+        raise ConfigError(f"{key} is given twice: in the grid and beside it; remove one", code="duplicate", key=key)
     fixed = {**settings, **{key: vs[0] for key, vs in values.items() if len(vs) == 1}}
     varied = {key: list(vs) for key, vs in values.items() if len(vs) > 1}
     if not varied:

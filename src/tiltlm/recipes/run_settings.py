@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tiltlm.core import ConfigError
+from tiltlm.core.checks import not_negative, prefix_errors
 from tiltlm.core.logps import OF_REFERENCE
 from tiltlm.data import DataSettings
 from tiltlm.models import ModelSettings
@@ -44,12 +45,8 @@ class EvaluationSettings:
     """Seed of the samples."""
 
     def __post_init__(self) -> None:
-        if self.num_prompts < 0:
-            raise ConfigError(
-                f"evaluation.num_prompts is {self.num_prompts}; it must be 0 or more",
-                code="negative",
-                key="evaluation.num_prompts",
-            )
+        with prefix_errors("evaluation"):
+            not_negative(num_prompts=float(self.num_prompts), seed=float(self.seed))
         for name in ("num_samples", "max_new_tokens"):
             if getattr(self, name) < 1:
                 raise ConfigError(

@@ -1,10 +1,9 @@
 """The settings of a reference, and what they rule out before anything is loaded."""
 
-import difflib
 from dataclasses import dataclass
 from pathlib import Path
 
-from tiltlm.core.checks import positive
+from tiltlm.core.checks import positive, suggestion
 from tiltlm.core.errors import ConfigError
 from tiltlm.models.folders import locate
 from tiltlm.storage.cache import cache_folder
@@ -197,9 +196,9 @@ def no_adapter() -> ConfigError:
 def _check_other(settings: ReferenceSettings) -> None:
     """Refuse another model that is not there, or a revision of a folder."""
     path, revision = settings.name, settings.revision
-    if not Path(path).exists() and (close := difflib.get_close_matches(path, NAMES, n=1)):
+    if not Path(path).exists() and (hint := suggestion(path, NAMES)) != ".":
         raise ConfigError(
-            f"reference.name: there is no reference {path!r}; did you mean {close[0]!r}? Known names are"
+            f"reference.name: there is no reference {path!r}{hint} Known names are"
             f" {', '.join(NAMES)}; anything else is a model folder or a name on the hub",
             code="unknown_name",
             key="reference.name",
