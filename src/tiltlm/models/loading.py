@@ -24,6 +24,18 @@ from tiltlm.models.dropout import remove_dropout
 from tiltlm.models.folders import Located, locate
 from tiltlm.models.model_settings import LoraSettings, ModelSettings
 
+DAMAGED = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    ImportError,
+    RuntimeError,
+    SafetensorError,
+)
+"""Errors of transformers for a folder whose files are missing, damaged or of another kind."""
+
 
 @dataclass(frozen=True, eq=False)
 class Loaded:
@@ -196,7 +208,7 @@ def load_tokenizer(settings: ModelSettings) -> tuple[Any, int | None]:
             revision=None if located.is_folder else settings.revision,
             trust_remote_code=settings.trust_remote_code,
         )
-    except (OSError, ValueError, KeyError) as error:
+    except DAMAGED as error:
         raise ModelError(
             f"{_place(located, located.base)}: the configuration could not be read: {_first_line(error)}",
             code="config_not_readable",
@@ -226,7 +238,7 @@ def _load_tokenizer(located: Located, settings: ModelSettings) -> Any:
             revision=None if located.is_folder else settings.revision,
             trust_remote_code=settings.trust_remote_code,
         )
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except DAMAGED as error:
         raise ModelError(
             f"{_place(located, located.tokenizer)}: the tokenizer could not be loaded: {_first_line(error)}",
             code="tokenizer_not_readable",
@@ -273,7 +285,7 @@ def _load_model(kind: Any, located: Located, settings: ModelSettings, **keywords
             output_loading_info=True,
             **keywords,
         )
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+    except DAMAGED as error:
         raise ModelError(
             f"{_place(located, located.base)}: the model could not be loaded: {_first_line(error)}",
             code="model_not_readable",
