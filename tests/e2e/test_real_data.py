@@ -15,7 +15,7 @@ def train(stories, hh, output, **settings):
 
 @pytest.mark.slow
 def test_dpo_on_some_pairs(stories, hh, tmp_path):
-    """500 pairs are too few to show a held-out effect; on the training data the accuracy is 0.79 and 0.77 (two seeds)."""
+    """500 pairs are too few to show a held-out effect; training accuracy is 0.79 and 0.77 with two seeds."""
     run = train(stories, hh, tmp_path / "run", objective="dpo", beta=0.1, limit=500)
     accounting = json.loads((run.path / "data.json").read_text())
     assert accounting["total"] == 500 == accounting["train"] + accounting["held_out"] + accounting["dropped"]

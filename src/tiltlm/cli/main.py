@@ -8,6 +8,7 @@ SIGINT or SIGTERM stopped the run.
 import os
 import signal
 import sys
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -15,6 +16,8 @@ import typer
 from tiltlm.cli.commands import run_function
 from tiltlm.cli.launched import fail_together
 from tiltlm.config import calls
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -55,10 +58,22 @@ def program(
     """Hold the options of the program itself."""
 
 
+def stop(signum: int, frame: FrameType | None) -> None:
+    """End the process as a signal asks. A second signal ends it at once, without waiting for any clean-up."""
+    del frame
+    for other in SIGNALS:
+        signal.signal(other, lambda number, _: os._exit(128 + number))
+    sys.exit(128 + signum)
+
+
 def main() -> None:
-    """Run a command; print one of our errors as one message and end with its exit code."""
-    for signum in (signal.SIGINT, signal.SIGTERM):  # training replaces these handlers: it saves a checkpoint first
-        signal.signal(signum, lambda number, _: sys.exit(128 + number))
+    """Run a command; print an error as one message and end with its exit code.
+
+    Errors of ours and refusals of the operating system (no rights, a full disk) are printed so. Any other exception is
+    a defect of this program, and its traceback is shown.
+    """
+    for signum in SIGNALS:  # training replaces these handlers: it saves a checkpoint first
+        signal.signal(signum, stop)
     if "_TILTLM_COMPLETE" not in os.environ and not any(flag in sys.argv[1:] for flag in ("-h", "--help")):
         from tiltlm.cli.console import start_logging
 
@@ -69,7 +84,11 @@ def main() -> None:
     except Exception as error:
         from tiltlm.core.errors import TiltError
 
-        if not isinstance(error, TiltError):
+        if isinstance(error, TiltError):
+            message, exit_code = str(error), error.exit_code
+        elif isinstance(error, OSError) and error.strerror:
+            message, exit_code = f"{error.filename or 'the operating system'}: {error.strerror}", 1
+        else:
             raise
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        print(f"error: {message}", file=sys.stderr)
+        sys.exit(exit_code)

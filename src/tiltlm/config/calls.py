@@ -105,10 +105,10 @@ def score(
         `objective`, `num_examples`, `loss` and `metrics`.
     """
     from tiltlm.config.resolve import resolve
-    from tiltlm.recipes.run_settings import RunSettings
+    from tiltlm.recipes.run_settings import SCORE_READS, RunSettings
     from tiltlm.recipes.score import score as recipe
 
-    resolved = resolve(RunSettings, config, NO_OUTPUT, **settings)
+    resolved = resolve(RunSettings, config, NO_OUTPUT, SCORE_READS, **settings)
     return recipe(resolved, per_example=None if per_example is None else Path(per_example), progress=progress)
 
 
@@ -143,7 +143,10 @@ def sweep(
     from tiltlm.recipes.sweep import SweepPoint, combinations
     from tiltlm.recipes.sweep import sweep as recipe
 
-    values = grid if isinstance(grid, Mapping) else parse_grid(Schema(RunSettings), grid)
+    schema = Schema(RunSettings)
+    values = grid if isinstance(grid, Mapping) else parse_grid(schema, grid)
+    for key in {schema.spell_out(k) for k in values} & {schema.spell_out(k) for k in settings}:
+        raise ConfigError(f"{key} is given twice: in the grid and beside it; remove one", code="duplicate", key=key)
     fixed = {**settings, **{key: vs[0] for key, vs in values.items() if len(vs) == 1}}
     varied = {key: list(vs) for key, vs in values.items() if len(vs) > 1}
     if not varied:
@@ -170,6 +173,7 @@ def preview(config: "Config" = None, /, *, rows: int = 3, **settings: Any) -> li
     """
     from tiltlm.config.resolve import resolve
     from tiltlm.recipes.preview import preview as recipe
-    from tiltlm.recipes.run_settings import RunSettings
+    from tiltlm.recipes.run_settings import PREVIEW_READS, RunSettings
 
-    return recipe(resolve(RunSettings, config, {**NO_OUTPUT, "objective": "dpo"}, **settings), rows=rows)
+    defaults = {**NO_OUTPUT, "objective": "dpo"}
+    return recipe(resolve(RunSettings, config, defaults, PREVIEW_READS, **settings), rows=rows)

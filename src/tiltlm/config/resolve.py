@@ -19,6 +19,7 @@ def resolve(
     kind: type[S],
     config: Config = None,
     defaults: Mapping[str, Any] = MappingProxyType({}),
+    reads: Sequence[str] | None = None,
     /,
     **overrides: Any,
 ) -> S:
@@ -28,13 +29,18 @@ def resolve(
         kind: The settings dataclass.
         config: A YAML file, or its content.
         defaults: Sections that the command itself sets; file and overrides win over them.
+        reads: Sections and dotted keys that the command reads; None: all. Overrides of others are refused. A file may
+            have others: commands share it.
         **overrides: Sections, dotted keys, or bare keys that only one section has; they win over `config`.
 
     Raises:
-        ConfigError: A key is unknown or missing, or a value is impossible; the message names the place.
+        ConfigError: A key is unknown or missing, an override has no effect, or a value is impossible; the message names
+            the place.
     """
     schema = Schema(kind)
     tree, where = gather(schema, config, defaults, overrides)
+    if reads is not None:
+        _refuse_unread(schema, overrides, reads, _method(tree))
     for section in schema.required:
         if section not in tree:
             option = f"give --{section}, " if section in OPTIONS else ""
@@ -79,6 +85,21 @@ def gather(
             tree[section] = _set(tree.get(section), path, value, full)
             _drop_places(where, [full])
     return tree, where
+
+
+def _refuse_unread(schema: Schema[Any], overrides: Mapping[str, Any], reads: Sequence[str], method: str | None) -> None:
+    """Refuse an override of a setting that the command does not read."""
+    for name, value in overrides.items():
+        key = schema.qualify(name, method)
+        value = schema.expand(key, value) if key in schema.sections else value
+        inner = [f"{key}.{k}" for k in value] if key in schema.sections and isinstance(value, Mapping) else [key]
+        for full in inner:
+            if not any(f"{full}.".startswith(f"{known}.") for known in reads):
+                raise ConfigError(
+                    f"{full} has no effect in this command, which reads {', '.join(reads)}; remove it",
+                    code="no_effect",
+                    key=full,
+                )
 
 
 def parse_overrides(pairs: Sequence[str]) -> dict[str, Text]:

@@ -6,7 +6,6 @@ objective (its keys depend on the method), or a plain value. Pydantic checks val
 
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from types import NoneType
 from typing import Any, Generic, TypeVar, get_args, get_type_hints
@@ -15,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from tiltlm.config.documents import parse_value
 from tiltlm.core import ConfigError
-from tiltlm.core.checks import prefix_errors
+from tiltlm.core.checks import prefix_errors, suggestion
 from tiltlm.objectives import Spec, knobs, resolve_name, spell_out
 from tiltlm.objectives.catalog.names import refuse_foreign
 
@@ -56,6 +55,11 @@ class Schema(Generic[S]):
         first = next(iter(self.keys(section).items()), None)
         return first[0] if first is not None and _takes_text(first[1]) else None
 
+    def spell_out(self, key: str) -> str:
+        """Return `objective` as `objective.name`: a section as its main key, any other key as it is."""
+        main = self.main_key(key) if key in self.sections else None
+        return key if main is None else f"{key}.{main}"
+
     def expand(self, section: str, value: Any) -> Any:
         """Return a section's value as a mapping of its keys where it can be one."""
         if isinstance(value, Mapping):
@@ -90,10 +94,11 @@ class Schema(Generic[S]):
             raise ConfigError(
                 f"{key} is a key of {' and '.join(homes)}; write {homes[0]}.{key}", code="ambiguous_setting", key=key
             )
-        full = [f"{section}.{k}" for section in self.sections for k in self.keys(section)]
-        full += [f"objective.{name}" for name in sorted(known)]
-        near = get_close_matches(key, [k.split(".")[1] for k in full], n=1)
-        hint = f"; did you mean {next(k for k in full if k.endswith('.' + near[0]))}?" if near else ""
+        hint = suggestion(key, known)  # the objective's own are suggested first
+        if hint == ".":
+            hint = suggestion(key, [*self.sections, *(k for section in self.sections for k in self.keys(section))])
+        if hint == "." and objective is not None:
+            hint = f". {objective} takes {', '.join(sorted(known)) or 'no settings'}"
         raise ConfigError(f"{key}: this setting does not exist{hint}", code="unknown_setting", key=key)
 
     def read_text(self, key: str, text: str) -> Any:
@@ -122,6 +127,11 @@ class Schema(Generic[S]):
         """
         kind = self.sections[section]
         if kind is Path:
+            if isinstance(value, Mapping | list):
+                error = ConfigError(
+                    f"{section} is {value!r}; it must be one path, without keys", code="wrong_type", key=section
+                )
+                raise _with_place(error, where)
             return Path(str(value))
         if not self.keys(section):
             return self._validate(section, kind, value, where)
@@ -149,6 +159,11 @@ class Schema(Generic[S]):
 
     def _validate(self, section: str, kind: Any, value: Any, where: Mapping[str, str]) -> Any:
         """Return the value as `kind`; raise ConfigError for the first error that pydantic finds."""
+        try:
+            with prefix_errors(section):
+                _check_numbers(kind, value)
+        except ConfigError as error:
+            raise _with_place(error, where) from None
         try:
             return TypeAdapter(kind).validate_python(value, extra="forbid" if is_dataclass(kind) else None)
         except ValidationError as error:
@@ -193,6 +208,24 @@ def _switched(kind: Any, value: Any) -> Any:
     return ({} if value else None) if optional and isinstance(value, bool) else value
 
 
+def _check_numbers(kind: Any, value: Any, key: str = "") -> None:
+    """Refuse what pydantic and Python take as numbers: booleans, and whole numbers beyond 64 bits.
+
+    Raises:
+        ConfigError: The message and the key begin with the path inside the section.
+    """
+    kinds = {kind, *get_args(kind)}
+    inner = next((k for k in kinds if is_dataclass(k)), None)
+    if inner is not None and isinstance(value, Mapping):
+        for name, found in _types(inner).items():
+            if name in value:
+                _check_numbers(found, value[name], f"{key}.{name}" if key else name)
+    elif isinstance(value, bool) and bool not in kinds and kinds & {int, float}:
+        raise ConfigError(f"{key} is {str(value).lower()}; it must be a number", code="wrong_type", key=key)
+    elif isinstance(value, int | float) and int in kinds and float not in kinds and not abs(value) < 2**63:
+        raise ConfigError(f"{key} is {value}; it must be a whole number below 2⁶³", code="out_of_range", key=key)
+
+
 def _with_place(error: ConfigError, where: Mapping[str, str]) -> ConfigError:
     """Return the error with the place of its key before its message, or of the nearest section around that key."""
     key = error.key or ""
@@ -204,10 +237,8 @@ def _with_place(error: ConfigError, where: Mapping[str, str]) -> ConfigError:
 
 def _unknown(key: str, known: tuple[str, ...], where: Mapping[str, str]) -> ConfigError:
     section, name = key.split(".", 1)
-    near = get_close_matches(name, known, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else "."
     error = ConfigError(
-        f"{key}: this setting does not exist{hint} Keys of {section}: {', '.join(known)}",
+        f"{key}: this setting does not exist{suggestion(name, known)} Keys of {section}: {', '.join(known)}",
         code="unknown_setting",
         key=key,
     )
@@ -224,6 +255,9 @@ def _first_error(section: str, error: ValidationError, where: Mapping[str, str])
     key = ".".join([section, *path])
     code = CODES.get(first["type"], "wrong_type")
     message = f"{key} is {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+    if first["type"] == "literal_error":  # a union of several lists of names gives several errors
+        known = [e["ctx"]["expected"].replace(" or ", ", ") for e in error.errors() if e["loc"][:1] == first["loc"][:1]]
+        message = f"{key} is {first['input']!r}; known: {', '.join(known)}"
     if code == "unknown_setting":
         message = f"{key}: this setting does not exist"
     place = f"{where[key]}: " if key in where else ""

@@ -1,11 +1,12 @@
-"""Checks of the numbers that parts and knobs of objectives are given.
+"""Checks of the numbers that parts and knobs of objectives are given, and suggestions for unknown names.
 
 The message and the `key` of an error begin with the name of the number. A caller that knows where the number was set
 puts that place before both with `prefix_errors`: `beta is -1` becomes `objective.reward.beta is -1`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from math import inf, isfinite
 
 from tiltlm.core.errors import ConfigError
@@ -50,6 +51,15 @@ def below_half(**values: float) -> None:
                 code="out_of_range",
                 key=name,
             )
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """Return the end of a message about an unknown name: `; did you mean 'dpo'?` or a full stop.
+
+    Only a name that differs by about one letter in five is suggested; another one would mislead.
+    """
+    near = get_close_matches(word, list(known), n=1, cutoff=0.75)
+    return f"; did you mean {near[0]!r}?" if near else "."
 
 
 @contextmanager

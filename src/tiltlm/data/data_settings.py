@@ -94,6 +94,7 @@ class DataSettings:
         )
         demand(0 <= self.max_bad <= 1, "out_of_range", "max_bad", "must be a share of the rows: 0 ≤ value ≤ 1")
         demand(self.limit is None or self.limit >= 1, "not_positive", "limit", "must be at least 1 row")
+        demand(self.eval_seed >= 0, "negative", "eval_seed", "must be 0 or more")
         limit = self.cache_limit
         demand(
             limit is None or limit > 0, "not_positive", "cache_limit", "must be gigabytes above 0, or null for no limit"

@@ -95,6 +95,11 @@ def full_tensor(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
+def local_part(tensor: Tensor) -> Tensor:
+    """Return the part of a tensor that this process holds: all of it, unless it is sharded."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
 def laid_out_as(tensor: Tensor, parameter: Tensor) -> Tensor:
     """Return a whole tensor in the layout of `parameter`: on its device, and sharded if it is."""
     tensor = tensor.to(parameter.device)

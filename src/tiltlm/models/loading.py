@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 
 from tiltlm.core.errors import ConfigError, ModelError
+from tiltlm.core.finite import not_finite
 from tiltlm.core.forest import pack_trees
 from tiltlm.core.notes import Note
 from tiltlm.logprobs.checkpointing import enable_checkpointing
@@ -24,6 +25,18 @@ from tiltlm.models.folders import Located, locate
 from tiltlm.models.model_settings import LoraSettings, ModelSettings
 
 log = logging.getLogger(__name__)
+
+DAMAGED = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    ImportError,
+    RuntimeError,
+    SafetensorError,
+)
+"""Errors of transformers for a folder whose files are missing, damaged or of another kind."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,6 +180,7 @@ def _make_ready(
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     _refuse_short_vocabulary(base, tokenizer, located)
     model = _put_adapter(base, located, settings, "SEQ_CLS" if is_scorer else "CAUSAL_LM").to(target)
+    _refuse_not_finite(model, located)
     choice = choice or choose_layout(model, settings.layout, is_scorer)
     notes = [Note(f"layout {choice.layout}: {choice.reason}", code="layout")]
     if not choice.is_exact:
@@ -198,7 +212,7 @@ def load_tokenizer(settings: ModelSettings) -> tuple[Any, int | None]:
             revision=None if located.is_folder else settings.revision,
             trust_remote_code=settings.trust_remote_code,
         )
-    except (OSError, ValueError, KeyError) as error:
+    except DAMAGED as error:
         raise ModelError(
             f"{_place(located, located.base)}: the configuration could not be read: {_first_line(error)}",
             code="config_not_readable",
@@ -228,7 +242,7 @@ def _load_tokenizer(located: Located, settings: ModelSettings) -> Any:
             revision=None if located.is_folder else settings.revision,
             trust_remote_code=settings.trust_remote_code,
         )
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except DAMAGED as error:
         raise ModelError(
             f"{_place(located, located.tokenizer)}: the tokenizer could not be loaded: {_first_line(error)}",
             code="tokenizer_not_readable",
@@ -275,7 +289,7 @@ def _load_model(kind: Any, located: Located, settings: ModelSettings, **keywords
             output_loading_info=True,
             **keywords,
         )
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+    except DAMAGED as error:
         raise ModelError(
             f"{_place(located, located.base)}: the model could not be loaded: {_first_line(error)}",
             code="model_not_readable",
@@ -315,6 +329,16 @@ def _refuse_short_vocabulary(model: Any, tokenizer: Any, located: Located) -> No
             f"{located.key}: the tokenizer has {len(tokenizer)} tokens and the model only {rows} embeddings; use the "
             "model's own tokenizer",
             code="too_few_embeddings",
+            key=located.key,
+        )
+
+
+def _refuse_not_finite(model: Any, located: Located) -> None:
+    if names := not_finite(dict(model.named_parameters())):
+        raise ModelError(
+            f"{_place(located, located.adapter or located.base)}: {len(names)} of its tensors hold NaN or infinities, "
+            f"first {names[0]}; the weights are damaged, or the training that made them diverged. Use another copy",
+            code="weights_not_finite",
             key=located.key,
         )
 

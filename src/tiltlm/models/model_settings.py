@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from tiltlm.core.checks import positive, prefix_errors
+from tiltlm.core.checks import not_negative, positive, prefix_errors
 from tiltlm.core.errors import ConfigError
 from tiltlm.logprobs.inputs import LayoutName
 
@@ -31,6 +31,7 @@ class LoraSettings:
             )
         with prefix_errors("model.lora"):
             positive(alpha=float(self.alpha))
+            not_negative(seed=float(self.seed))
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tiltlm.core import ConfigError
-from tiltlm.core.checks import prefix_errors
+from tiltlm.core.checks import prefix_errors, suggestion
 from tiltlm.objectives.catalog.names import refuse_foreign, resolve_name
-from tiltlm.objectives.catalog.registry import build_at, knobs, nearest
+from tiltlm.objectives.catalog.registry import build_at, knobs
 from tiltlm.objectives.plain_parts import construct, plain_fields, read_number, to_plain_value
 from tiltlm.objectives.shapes.listwise import Listwise
 from tiltlm.objectives.shapes.pairwise import Pairwise
@@ -171,9 +171,9 @@ def _from_parts(spec: Spec, place: str) -> Composed:
         )
     shape = spec["data"]
     if not isinstance(shape, str) or shape not in SHAPES:
-        hint = (
-            ", which have only one method, {name: sft}." if shape == "demonstrations" else nearest(str(shape), SHAPES)
-        )
+        hint = suggestion(str(shape), SHAPES)
+        if shape == "demonstrations":
+            hint = ", which have only one method, {name: sft}."
         raise ConfigError(
             f"{place}.data is {shape!r}{hint} Known: {', '.join(SHAPES)}", code="unknown_name", key=f"{place}.data"
         )

@@ -13,9 +13,8 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from tiltlm import links, rewards
 from tiltlm.core import ConfigError
-from tiltlm.core.checks import prefix_errors
+from tiltlm.core.checks import prefix_errors, suggestion
 from tiltlm.links import Denoised, Link, Smoothed
-from tiltlm.objectives.catalog.registry import nearest
 from tiltlm.objectives.parts import adjustments, regularisers, statistics, weightings
 from tiltlm.objectives.parts.adjustments import Adjustment
 from tiltlm.objectives.parts.regularisers import Regulariser
@@ -75,7 +74,7 @@ def construct(
         if key not in known:
             takes = ", ".join(known) or "none"
             raise ConfigError(
-                f"{place}.{key}: {called} has no such setting{nearest(key, known)} Its settings: {takes}",
+                f"{place}.{key}: {called} has no such setting{suggestion(key, known)} Its settings: {takes}",
                 code="unknown_setting",
                 key=f"{place}.{key}",
             )
@@ -151,7 +150,7 @@ def _part(known: Mapping[str, type], value: Any, place: str, reward: Reward | No
     name = values["name"]
     if name not in known:
         raise ConfigError(
-            f"{place}: there is no {name!r}{nearest(name, known)} Known: {', '.join(known)}",
+            f"{place}: there is no {name!r}{suggestion(name, known)} Known: {', '.join(known)}",
             code="unknown_name",
             key=place,
         )

@@ -16,11 +16,10 @@ from tiltlm.distributed import Ranks
 from tiltlm.logprobs.experts import experts_per_token
 from tiltlm.models import Loaded, Policy, Scorer, load_policy, load_scorer
 from tiltlm.objectives import Objective
-from tiltlm.objectives.dry_run import toy_batch
 from tiltlm.objectives.terms import reads_scores
 from tiltlm.recipes.progress import ProgressCallback
 from tiltlm.recipes.run_settings import RunSettings
-from tiltlm.reference import Reference, ReferenceSettings, build_reference, model_digest, no_reference
+from tiltlm.reference import Reference, ReferenceSettings, build_reference, model_digest
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +81,6 @@ def prepare(settings: RunSettings, device: torch.device) -> Prepared:
     """
     objective = settings.build_objective()
     note_all(settings.objective_notes)
-    objective(*toy_batch(objective))  # raises here if a part reads scores and another one log-probabilities
     check_data(objective, settings.data, settings.reference.reads_columns)
     load = load_scorer if reads_scores(objective) else load_policy
     policy: Policy | Scorer = load(settings.model, device)
@@ -164,7 +162,7 @@ def name_reference(
 ) -> Prepared:
     """Build the reference and log it with its digest. A reward model has none."""
     if isinstance(policy, Scorer):
-        return Prepared(objective, policy, data, no_reference(settings.reference), None, model_digest(policy.module))
+        return Prepared(objective, policy, data, Reference(), None, model_digest(policy.module))
     max_tokens = settings.training.max_tokens
     reference = build_reference(
         settings.reference,

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from errno import EISDIR
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,8 @@ from tiltlm.distributed import Ranks
 from tiltlm.objectives import Objective, Term, example_losses
 from tiltlm.recipes.prepare import ensure_reference, prepare
 from tiltlm.recipes.progress import ProgressCallback, silent
-from tiltlm.recipes.run_settings import RunSettings
-from tiltlm.storage.files import finite_json, write_text
+from tiltlm.recipes.run_settings import RunSettings, check_inputs
+from tiltlm.storage.files import check_writable, finite_json, write_text
 from tiltlm.training.packs import Pack
 from tiltlm.training.step import Stepper
 
@@ -37,6 +38,7 @@ def score(
     settings = replace(settings, data=replace(settings.data, eval_fraction=settings.data.eval_fraction or 0.0))
     objective = settings.build_objective()
     check_score_settings(settings, objective, per_example)
+    check_inputs(settings, objective)
     ranks = Ranks.single("score")
     ready = prepare(settings, ranks.device)
     examples = ready.examples
@@ -89,12 +91,27 @@ def check_score_settings(settings: RunSettings, objective: Objective, per_exampl
             code="no_effect",
             key="reference.name",
         )
-    if per_example is not None and not per_example.absolute().parent.is_dir():
+    if per_example is not None:
+        check_file(per_example, "--per-example")
+
+
+def check_file(path: Path, key: str) -> None:
+    """Require that a file can be written, in a folder that exists.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    folder = path.absolute().parent
+    if not folder.is_dir():
         raise ConfigError(
-            f"--per-example {per_example}: the folder {per_example.parent} does not exist; create it first",
-            code="no_such_path",
-            key="--per-example",
+            f"{key} {path}: the folder {path.parent} does not exist; create it first", code="no_such_path", key=key
         )
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(EISDIR, "it is a folder")
+        check_writable(folder)
+    except OSError as error:
+        raise ConfigError(f"{key} {path} cannot be written: {error.strerror}", code="not_writable", key=key) from error
 
 
 def example_rows(

@@ -10,9 +10,10 @@ from typing import Any
 from tiltlm.core import ConfigError, NumericsError, RunError
 from tiltlm.distributed import Ranks
 from tiltlm.recipes.progress import ProgressCallback, silent
-from tiltlm.recipes.run_settings import RunSettings
+from tiltlm.recipes.run_settings import RunSettings, check_training
 from tiltlm.recipes.train import train
 from tiltlm.report import ComparedRun, read_run, verdict_of, write_comparison
+from tiltlm.runs import check_output
 from tiltlm.training.guards import Interrupted
 
 log = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ def combinations(grid: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
 def run_name(index: int, values: Mapping[str, Any]) -> str:
     """Return the folder name of a run, made of its values: `02-beta=0.1-learning_rate=0.001`."""
     text = "-".join(f"{key.split('.')[-1]}={value}" for key, value in values.items())
-    clean = "".join(c if c.isalnum() or c in "=.-_+" else "_" for c in text)
+    clean = "".join(c if c.isascii() and (c.isalnum() or c in "=.-_+") else "_" for c in text)
     return f"{index:02d}-{clean}"[:120]
 
 
@@ -69,18 +70,20 @@ def sweep(
         progress: Called with the progress of the current run.
 
     Raises:
-        ConfigError: the folder is not empty and neither `resume` nor `overwrite` is set, or a launcher started several
-            processes.
+        ConfigError: the folder is not empty and neither `resume` nor `overwrite` is set, a launcher started several
+            processes, or the settings of a run are refused; then none has started.
     """
     Ranks.single("sweep")
     folder = points[0].settings.output
-    if folder.exists() and any(folder.iterdir()) and not (resume or overwrite):
+    if check_output(folder) and not (resume or overwrite):
         raise ConfigError(
             f"{folder} is not empty; continue the sweep there (--resume), run it again (--overwrite), or choose "
             "another folder",
             code="not_empty",
             key="output",
         )
+    for point in points:
+        check_training(point.settings, point.settings.build_objective())
     runs = []
     for index, point in enumerate(points):
         name = run_name(index, point.values)

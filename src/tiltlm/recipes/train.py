@@ -11,8 +11,9 @@ from pathlib import Path
 
 import yaml
 from numpy.typing import ArrayLike
+from safetensors import SafetensorError
 
-from tiltlm.core import RunError
+from tiltlm.core import NumericsError, RunError
 from tiltlm.distributed import Ranks
 from tiltlm.distributed.wrapping import check_parallel, trainable_copy
 from tiltlm.evaluation import Gold, SampleSet
@@ -20,12 +21,13 @@ from tiltlm.models import save_policy
 from tiltlm.recipes.measurement import Measurement, held_out_change, measure_policy, sample_change, training_accuracy
 from tiltlm.recipes.prepare import Prepared, ensure_reference, prepare
 from tiltlm.recipes.progress import ProgressCallback, silent
-from tiltlm.recipes.run_settings import RunSettings
+from tiltlm.recipes.run_settings import RunSettings, check_training
 from tiltlm.recipes.trained_run import TrainedRun
 from tiltlm.reference import Reference
 from tiltlm.reference.digests import numeric_path
 from tiltlm.report import RunReport, series_of, to_plain, verdict_of, write_report
 from tiltlm.runs import RunDirectory, check_contents
+from tiltlm.storage.files import write_text
 from tiltlm.storage.versions import python_and_packages
 from tiltlm.training import Listener, TrainingResult, train_loop
 from tiltlm.training.recorder import MetricsRecord
@@ -62,6 +64,7 @@ def train(
     ranks = Ranks.join()
     check_parallel(settings.training.parallel, ranks)
     ranks.first(lambda: check_contents(settings.output, resume, overwrite))
+    check_training(settings, settings.build_objective())
     ready = prepare(settings, ranks.device)
     settings.training.check_held_out(len(ready.data.held_out))
     if ranks.size > 1:
@@ -150,18 +153,28 @@ def conclude(
     command: str | None,
     gold: GoldMeasure | None,
 ) -> TrainedRun:
-    """Measure again after the last step, save the policy and write the report. Only rank 0 calls it."""
-    after = measure_policy(ready, settings, "samples after", progress, trained=True)
-    measured, rewards = gold(before.draws, after.draws) if gold and before.draws and after.draws else (None, None)
-    report = replace(
-        make_report(run, ready, settings, result),
-        held_out=held_out_change(ready, before, after),
-        training_accuracy=training_accuracy(ready, settings),
-        samples=sample_change(ready, before, after, rewards),
-        gold=measured,
-    )
+    """Save the policy, measure it and write the report. Only rank 0 calls it.
+
+    The policy is saved first, so that nothing that fails later can lose it. If the policy cannot be measured, because
+    it gives numbers that are not finite, the report says so and shows the rest.
+    """
+    save(ready, run.path)
+    report = make_report(run, ready, settings, result)
     report = replace(report, title=title or report.title, command=command or report.command)
-    save(ready, run.path, report)
+    try:
+        after = measure_policy(ready, settings, "samples after", progress, trained=True)
+        measured, rewards = gold(before.draws, after.draws) if gold and before.draws and after.draws else (None, None)
+        report = replace(
+            report,
+            held_out=held_out_change(ready, before, after),
+            training_accuracy=training_accuracy(ready, settings),
+            samples=sample_change(ready, before, after, rewards),
+            gold=measured,
+        )
+    except NumericsError as error:
+        log.error("the trained policy could not be measured: %s", error, extra={"event": "not_measured"})
+        report = replace(report, failure=str(error))
+    write_text(run.path / "model" / "README.md", model_card(report))
     write_report(run.path, report)
     return TrainedRun(run.path, result, report)
 
@@ -211,13 +224,25 @@ def short(name: str) -> str:
     return Path(name).name if Path(name).exists() else name
 
 
-def save(ready: Prepared, folder: Path, report: RunReport) -> None:
-    """Write the trained policy as an ordinary model folder, `model/`, and an adapter also on its own, `adapter/`."""
+def save(ready: Prepared, folder: Path) -> None:
+    """Write the trained policy as an ordinary model folder, `model/`, and an adapter also on its own, `adapter/`.
+
+    Raises:
+        RunError: the disk is full, or a file cannot be written.
+    """
     for name in ("model", "adapter"):
         shutil.rmtree(folder / name, ignore_errors=True)  # this run may have ended before
-    if ready.policy.has_adapter:
-        save_policy(ready.policy, folder / "adapter")
-    save_policy(ready.policy, folder / "model", merge=True, card=model_card(report))
+    try:
+        if ready.policy.has_adapter:
+            save_policy(ready.policy, folder / "adapter")
+        save_policy(ready.policy, folder / "model", merge=True)
+    except (OSError, SafetensorError) as error:
+        raise RunError(
+            f"{folder / 'model'}: the trained model could not be written ({error}). Training is done and its last "
+            "checkpoint is kept: free space there, then continue with --resume",
+            code="not_writable",
+            key="output",
+        ) from error
 
 
 def model_card(report: RunReport) -> str:

@@ -10,10 +10,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tiltlm.core.errors import ConfigError, DataError
+from tiltlm.core.errors import DataError
 from tiltlm.core.forest import Tree
 from tiltlm.core.logps import ResponseLogps
 from tiltlm.logprobs.head.states import States
+from tiltlm.reference.reference_settings import no_distributions
 
 CountCallback = Callable[[int, int], None]
 """Called with the number of sequences done and the number of all sequences."""
@@ -95,16 +96,6 @@ class Reference:
     def __str__(self) -> str:
         """Return the line that a run logs about its reference."""
         return self.name
-
-
-def no_distributions(name: str) -> ConfigError:
-    """Return the error of an objective that reads whole distributions of a reference without weights."""
-    return ConfigError(
-        f"this objective reads the reference's whole distribution at every token, and the reference {name!r} has no"
-        " weights; set reference.name to 'initial', 'base' or a model folder",
-        code="needs_reference_weights",
-        key="reference.name",
-    )
 
 
 class ColumnReference(Reference):

@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from tiltlm.core.errors import ConfigError, RunError
+from tiltlm.core.errors import RunError
 from tiltlm.logprobs import PolicyModule
 from tiltlm.reference.digests import adapter_is_zero, adapter_tensors, base_digest, base_tensors, model_digest
+from tiltlm.reference.reference_settings import no_adapter
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,12 +64,7 @@ def base_weights(policy: PolicyModule, keep_copy: bool) -> Weights:
         ConfigError: there is no adapter.
     """
     if not adapter_tensors(policy):
-        raise ConfigError(
-            "reference.name is 'base', which means the model without its adapters, and this model has no adapter; set"
-            " reference.name to 'initial'",
-            code="no_adapter",
-            key="reference.name",
-        )
+        raise no_adapter()
     return _serve(policy, base_digest(policy), "adapters off", PolicyModule.adapters_disabled, keep_copy)
 
 

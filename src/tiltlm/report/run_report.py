@@ -28,6 +28,8 @@ class RunReport:
     """Ranking accuracy after training on examples that were used for training."""
     samples: SampleComparison | None = None
     gold: Gold | None = None
+    failure: str = ""
+    """Why the trained policy could not be measured; "" if it could."""
     series: tuple[Series, ...] = ()
     """Curves over training (`series_of`)."""
     data: Mapping[str, Any] | None = None

@@ -53,14 +53,15 @@ def verdict_of(report: RunReport) -> Verdict:
     if report.gold is not None:
         return _by_gold(report.gold, cautions)
     if held_out is None or (held_out.nll is None and held_out.contrast is None):
-        return Verdict(
-            "Did training help?",
-            "unmeasured",
-            "Not measured",
-            "It is not known whether training helped, because no data that shows it was held out. Hold out some "
-            "prompts (data.eval_fraction=0.1), or name held-out data (data.eval=FILE), and train again.",
-            cautions,
+        cause = (
+            f"because the trained policy could not be measured: {report.failure}. Train again with a smaller "
+            "training.learning_rate."
+            if report.failure
+            else "because no data that shows it was held out. Hold out some prompts (data.eval_fraction=0.1), or name "
+            "held-out data (data.eval=FILE), and train again."
         )
+        sentence = f"It is not known whether training helped, {cause}"
+        return Verdict("Did training help?", "unmeasured", "Not measured", sentence, cautions)
     of_responses = "predict" if held_out.nll is not None else "rank"
     question = f"Does it {of_responses} held-out responses better?"
     if hardly_moved(report):

@@ -1,8 +1,9 @@
 """Run directories."""
 
-from tiltlm.runs.directory import RunDirectory, check_contents
+from tiltlm.runs.directory import RunDirectory, check_contents, check_output
 
 __all__ = [
     "RunDirectory",
     "check_contents",
+    "check_output",
 ]

@@ -15,17 +15,20 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar
 
-from tiltlm.core.errors import ConfigError, RunError
+from tiltlm.core.errors import ConfigError, RunError, TiltError
 from tiltlm.distributed.ranks import Ranks
 from tiltlm.storage.cache import try_lock
-from tiltlm.storage.files import write_json, write_text
+from tiltlm.storage.files import check_writable, write_json, write_text
 
 LOCK, WRITER = ".lock", ".writer.json"
 
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """An open run directory. As a context manager it releases the lock at the end."""
+    """An open run directory. As a context manager it releases the lock at the end.
+
+    A new run that one of our errors ends before its first record is deleted, so that it does not block the next try.
+    """
 
     MARKER: ClassVar[str] = "run.json"
     """The file that marks a folder as a run directory. It is written first and deleted last."""
@@ -33,6 +36,8 @@ class RunDirectory:
     path: Path
     _lock: ExitStack | None
     """Releases the lock when it is closed. Rank 0 holds the lock; the others have None and write nothing."""
+    _is_new: bool = False
+    """True if the run is not continued. An error of ours before its first record then removes what was written."""
 
     @classmethod
     def open(
@@ -53,7 +58,7 @@ class RunDirectory:
         path = Path(path)
         locks: list[ExitStack] = []
         (ranks or Ranks()).first(lambda: locks.append(_prepare(path, resume, overwrite)))
-        return cls(path, locks[0] if locks else None)
+        return cls(path, locks[0] if locks else None, not resume)
 
     @property
     def metrics(self) -> Path:
@@ -82,10 +87,24 @@ class RunDirectory:
             write_text(self.path / name, text)
         return self.path / name
 
+    @property
+    def has_records(self) -> bool:
+        """True if the run has a checkpoint, a step or an evaluation: something to continue from or to look at."""
+        return self.checkpoints.exists() or (self.metrics.exists() and self.metrics.stat().st_size > 0)
+
     def close(self) -> None:
         """Release the lock, so that another process may write here."""
         if self._lock is not None:
             self._lock.close()
+
+    def remove(self) -> None:
+        """Delete the run directory with all that is in it, in rank 0 only."""
+        if self._lock is not None:
+            _empty(self.path)
+            self.close()
+            (self.path / LOCK).unlink(missing_ok=True)
+            with suppress(OSError):  # not empty: another run has started here meanwhile
+                self.path.rmdir()
 
     def __enter__(self) -> "RunDirectory":
         return self
@@ -93,6 +112,8 @@ class RunDirectory:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if isinstance(error, TiltError) and self._is_new and not self.has_records:
+            self.remove()
         self.close()
 
 
@@ -101,7 +122,7 @@ def check_contents(path: Path, resume: bool = False, overwrite: bool = False) ->
 
     Raises:
         ConfigError: the folder holds a run and neither `resume` nor `overwrite` is set, or it holds something else, or
-            there is no run to resume.
+            there is no run to resume, or files cannot be written there.
     """
     if resume and overwrite:
         raise ConfigError(
@@ -109,10 +130,8 @@ def check_contents(path: Path, resume: bool = False, overwrite: bool = False) ->
             code="conflict",
             key="--resume",
         )
-    if path.exists() and not path.is_dir():
-        raise ConfigError(f"{path} is a file; choose a folder for the run", code="not_a_folder", key="output")
-    holds_run = (path / RunDirectory.MARKER).exists()
-    others = [p.name for p in path.iterdir() if p.name not in (LOCK, WRITER)] if path.exists() else []
+    others = [name for name in check_output(path) if name not in (LOCK, WRITER)]
+    holds_run = RunDirectory.MARKER in others
     if resume and not holds_run:
         raise ConfigError(
             f"{path}: there is no run to resume here; remove --resume to start one", code="no_run", key="--resume"
@@ -130,6 +149,29 @@ def check_contents(path: Path, resume: bool = False, overwrite: bool = False) ->
             code="not_empty",
             key="output",
         )
+
+
+def check_output(path: Path) -> list[str]:
+    """Require that files can be written in the folder of a run or a sweep, and return the names in it.
+
+    The folder need not exist yet, and nothing is made.
+
+    Raises:
+        ConfigError: it is a file, a right is missing, the disk is read-only, a folder above it is a file, or a name is
+            too long.
+    """
+    try:
+        if path.is_file():
+            raise ConfigError(f"{path} is a file; choose a folder for the run", code="not_a_folder", key="output")
+        check_writable(path)
+        return sorted(os.listdir(path)) if path.is_dir() else []
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be the folder of a run: {error.strerror} ({error.filename}). Choose a folder in which you "
+            "may write files",
+            code="not_writable",
+            key="output",
+        ) from error
 
 
 def _prepare(path: Path, resume: bool, overwrite: bool) -> ExitStack:

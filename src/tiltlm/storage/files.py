@@ -4,6 +4,7 @@ import json
 import math
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,27 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def check_writable(folder: Path) -> None:
+    """Require that files can be written in a folder, which need not exist yet. Nothing is left behind.
+
+    Raises:
+        OSError: a right is missing, the disk is read-only, a folder above it is a file, or a name is too long.
+    """
+    existing = folder.absolute()
+    while not _exists(existing):
+        existing = existing.parent
+    with tempfile.TemporaryFile(dir=existing):
+        pass
+
+
+def _exists(path: Path) -> bool:
+    try:
+        path.lstat()  # `Path.exists` hides or raises errors, depending on the version of Python
+    except FileNotFoundError:
+        return False
+    return True
 
 
 @contextmanager

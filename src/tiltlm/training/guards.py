@@ -1,14 +1,15 @@
 """Guards of a run: skipped steps, signals, and advice when memory runs out.
 
-A step whose loss or gradient is not finite is skipped, counted, and logged with its rows and its true value. The first
-SIGINT or SIGTERM stops the run before the next pack and saves a checkpoint; a second one exits at once.
+A step whose loss or gradient is not finite is skipped, counted, and logged with its rows and its true value. A step
+after which a weight is not finite stops the run. The first SIGINT or SIGTERM stops the run before the next pack and
+saves a checkpoint; a second one exits at once.
 """
 
 import math
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
@@ -94,9 +95,36 @@ def bad_step(
     return record, f"step {step} is skipped (loss {loss:g}, gradient norm {grad_norm:g}); {which} {shown}"
 
 
+def ruined_step(step: int, names: Sequence[str], rate: float, grad_norm: float, newest: int | None) -> RunError:
+    """Return the error of a step after which weights are not finite.
+
+    Args:
+        step: Its number, from 1.
+        names: Names of these weights.
+        rate: The learning rate of the step.
+        grad_norm: The norm of its gradient, which was finite.
+        newest: Step of the newest intact checkpoint; None if there is none.
+    """
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    kept = (
+        "no checkpoint was written before" if newest is None else f"the checkpoint of step {newest} has finite weights"
+    )
+    return RunError(
+        f"step {step}: after the update {names[0]}{more} holds NaN or infinities, although loss and gradient were "
+        f"finite (gradient norm {grad_norm:g}, learning rate {rate:g}). Nothing of this step is saved; {kept}. Start "
+        "again with --overwrite and a smaller training.learning_rate",
+        code="weights_not_finite",
+        key="training.learning_rate",
+    )
+
+
 @contextmanager
-def explained_out_of_memory(max_tokens: int) -> Iterator[None]:
+def explained_out_of_memory(max_tokens: int, newest: Callable[[], int | None]) -> Iterator[None]:
     """Replace an out-of-memory error in the block by one that names the settings that need less memory.
+
+    Args:
+        max_tokens: The token budget of a pack.
+        newest: Returns the step of the newest intact checkpoint; None if there is none.
 
     Raises:
         RunError: memory ran out.
@@ -107,10 +135,13 @@ def explained_out_of_memory(max_tokens: int) -> Iterator[None]:
         if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise
         peak = f" (peak {torch.cuda.max_memory_allocated() / 1e9:.1f} GB)" if torch.cuda.is_available() else ""
+        step = newest()
+        again = "Start again with --overwrite" if step is None else "Continue with --resume"
+        kept = "no checkpoint was written before" if step is None else f"the checkpoint of step {step} is intact"
         raise RunError(
-            f"out of memory{peak} with packs of up to {max_tokens} tokens. The last checkpoint is intact. Continue "
-            f"with --resume and training.max_tokens={max(max_tokens // 2, 1)} (the result is the same), with gradient "
-            "checkpointing, or with adapters (LoRA)",
+            f"out of memory{peak} with packs of up to {max_tokens} tokens; {kept}. {again} and "
+            f"training.max_tokens={max(max_tokens // 2, 1)} (the result is the same), or start a run with "
+            "model.gradient_checkpointing=true or an adapter (model.lora=true)",
             code="out_of_memory",
             key="training.max_tokens",
         ) from error

@@ -20,11 +20,19 @@ from tiltlm.reference import Reference
 from tiltlm.runs.directory import RunDirectory
 from tiltlm.training.allocator import keep_freed_memory
 from tiltlm.training.checkpoints.manager import CheckpointManager
-from tiltlm.training.guards import Interrupted, StopSignals, bad_step, explained_out_of_memory, is_good
+from tiltlm.training.guards import (
+    Interrupted,
+    StopSignals,
+    bad_step,
+    explained_out_of_memory,
+    is_good,
+    ruined_step,
+)
 from tiltlm.training.optim.optimizer import (
     build_optimizer,
     clip_gradients,
     learning_rate_factor,
+    ruined_weights,
     set_learning_rate,
     trainable,
     whole_weights,
@@ -84,8 +92,8 @@ def train_loop(
 
     Raises:
         ConfigError: a setting would have no effect, or the checkpoint belongs to another run.
-        RunError: all checkpoints are damaged, the disk is full, too many bad steps came in a row, or policy and
-            reference differ before the first step.
+        RunError: all checkpoints are damaged, the disk is full, too many bad steps came in a row, a weight became
+            infinite, or policy and reference differ before the first step.
         Interrupted: a signal stopped the run; a checkpoint is saved.
     """
     trainer = build_trainer(
@@ -252,7 +260,7 @@ class Trainer:
         state, started = self.state, time.perf_counter()
         examples = [self.examples[i] for i in self.timetable.rows(state.step)]
         self.optimizer.zero_grad()
-        with explained_out_of_memory(self.settings.max_tokens):
+        with explained_out_of_memory(self.settings.max_tokens, self.checkpoints.newest_intact):
             result = self.stepper.train(examples, state.memory)
         grad_norm = clip_gradients(trainable(self.policy).values(), self.settings.max_grad_norm)
         rate = self.learning_rate * self.schedule(state.step)
@@ -260,6 +268,7 @@ class Trainer:
         if good:
             set_learning_rate(self.optimizer, rate)
             self.optimizer.step()
+            self.check_weights(rate, grad_norm)
             state.memory = result.memory
         state.advance(result.num_tokens, good)
         reference = self.stepper.reference
@@ -275,6 +284,17 @@ class Trainer:
             self.window = Window()
         self.recorder.stepped(state.step, self.timetable.last_step)
 
+    def check_weights(self, rate: float, grad_norm: float) -> None:
+        """Require finite weights after an update.
+
+        Raises:
+            RunError: a weight is NaN or infinite: the learning rate was too large for a finite gradient.
+        """
+        ruined = ruined_weights(self.policy)
+        if self.ranks.any(bool(ruined)):
+            names = sorted({name for own in self.ranks.gather(ruined) for name in own})
+            raise ruined_step(self.state.step + 1, names, rate, grad_norm, self.checkpoints.newest_intact())
+
     def skip(self, result: StepResult, grad_norm: float, examples: Sequence[Example]) -> None:
         """Record a step that did not change the weights.
 
@@ -288,10 +308,11 @@ class Trainer:
         self.recorder.add_bad_step(record)
         self.recorder.note(message)
         if in_a_row >= self.settings.max_bad_steps:
+            newest = self.checkpoints.newest_intact()
+            kept = "there is no intact checkpoint" if newest is None else f"the checkpoint of step {newest} is intact"
             raise RunError(
-                f"{in_a_row} steps in a row were skipped; {message}. No bad value reached the weights, "
-                f"{self.checkpoints.newest()}, and bad_steps.jsonl names the rows. Lower training.learning_rate, "
-                "or inspect those rows",
+                f"{in_a_row} steps in a row were skipped; {message}. The weights are finite, {kept}, and "
+                "bad_steps.jsonl names the rows. Lower training.learning_rate, or inspect those rows",
                 code="too_many_bad_steps",
                 key="training.max_bad_steps",
             )
@@ -299,7 +320,7 @@ class Trainer:
     def evaluate(self) -> bool:
         """Evaluate the held-out examples as one step without gradient; return whether this is the best so far."""
         started = time.perf_counter()
-        with explained_out_of_memory(self.settings.max_tokens):
+        with explained_out_of_memory(self.settings.max_tokens, self.checkpoints.newest_intact):
             result = self.stepper.evaluate(self.held_out, memory=self.state.memory)
         record = {"eval_loss": result.loss}
         record |= {f"eval_{name}": value for name, value in pooled(result.metric_sums, self.ranks).items()}

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tiltlm.core.errors import ConfigError
+from tiltlm.core.errors import ConfigError, RunError
 from tiltlm.distributed.ranks import Ranks
 from tiltlm.runs.directory import RunDirectory
 from tiltlm.storage.files import append_line, finite_json, keep_lines
+from tiltlm.storage.versions import is_installed
 
 MetricsRecord = dict[str, Any]
 
@@ -103,21 +104,41 @@ class Recorder:
             tracker.finish()
 
 
+def check_trackers(names: Sequence[str]) -> None:
+    """Require the packages of the trackers.
+
+    Raises:
+        ConfigError: one of them is not installed.
+    """
+    packages = {"tensorboard": ("tensorboard", "tensorboardX")}  # either of the two writes its files
+    if missing := [name for name in names if not any(map(is_installed, packages.get(name, (name,))))]:
+        raise ConfigError(
+            f"training.trackers: {', '.join(missing)} is not installed; install it (pip install {' '.join(missing)}), "
+            "or remove it from the list",
+            code="missing_dependency",
+            key="training.trackers",
+        )
+
+
 def open_trackers(names: Sequence[str], folder: Path, config: Mapping[str, Any], ranks: Ranks) -> Any:
     """Return an Accelerator that logs to TensorBoard, trackio or W&B.
 
     Raises:
         ConfigError: one of them is not installed.
+        RunError: one of them cannot start, for example because it needs a login.
     """
+    check_trackers(names)
     from accelerate import Accelerator  # imported here: nothing else of a run needs it
 
     accelerator = Accelerator(cpu=ranks.device.type == "cpu", log_with=list(names), project_dir=str(folder))
-    if missing := {*names} - {str(found) for found in accelerator.log_with}:
-        raise ConfigError(
-            f"training.trackers: {', '.join(sorted(missing))} is not installed; install it, or remove it from the list",
-            code="missing_dependency",
-            key="training.trackers",
-        )
     plain = {key: value if isinstance(value, int | float | str) else str(value) for key, value in config.items()}
-    accelerator.init_trackers("tiltlm", config=plain)
+    try:
+        accelerator.init_trackers("tiltlm", config=plain)
+    except Exception as error:  # each tracker has its own classes
+        raise RunError(
+            f"training.trackers: {', '.join(names)} could not start: {error}. Log in or connect, or remove it from the "
+            "list",
+            code="tracker_failed",
+            key="training.trackers",
+        ) from error
     return accelerator

@@ -7,6 +7,7 @@ length of the schedule from the data.
 from dataclasses import dataclass
 from typing import Literal
 
+from tiltlm.core.checks import not_negative, prefix_errors
 from tiltlm.core.errors import ConfigError
 
 KNOWN_TRACKERS = ("tensorboard", "trackio", "wandb")
@@ -119,6 +120,8 @@ class TrainingSettings:
                     code="negative",
                     key=f"training.{name}",
                 )
+        with prefix_errors("training"):
+            not_negative(seed=float(self.seed))
         self._known("schedule", self.schedule, ("linear", "cosine", "constant"))
         self._known("optimizer", self.optimizer, ("adamw", "adamw_8bit", "paged_adamw_8bit"))
         self._known("parallel", self.parallel, ("replicate", "shard"))

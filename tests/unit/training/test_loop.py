@@ -11,6 +11,7 @@ from support.errors import events, raises
 from support.small_run import HELD_OUT, TRAIN, Run
 from support.toy_training import Killed, SortedMargins, ToyPolicy, ToyReference, without_times
 from tiltlm.core import ConfigError, RunError
+from tiltlm.core.finite import not_finite
 from tiltlm.objectives import bco, dpo, ipo, kto
 from tiltlm.runs.directory import RunDirectory
 from tiltlm.storage.files import read_lines
@@ -162,6 +163,52 @@ def test_all_steps_bad_leaves_no_checkpoint(tmp_path):
     with raises(RunError, "too_many_bad_steps"):
         Run(tmp_path / "run", poisoned=range(forward_of(tmp_path, 1), 10**4), save_every=4, **ONE_PACK)
     assert steps_in(tmp_path / "run/checkpoints") == []
+
+
+def test_a_finite_gradient_that_makes_weights_infinite_stops_the_run(tmp_path):
+    """Warm-up begins at rate 0, so the second step is the first that changes weights. Nothing of it is saved."""
+    mentions = ["step 2", "step 1", "--overwrite"]
+    with raises(RunError, "weights_not_finite", key="training.learning_rate", mentions=mentions):
+        Run(tmp_path / "run", learning_rate=1e39, warmup_ratio=0.5, save_every=1)
+    checkpoints = tmp_path / "run/checkpoints"
+    assert steps_in(checkpoints) == [1]
+    assert not not_finite(load(folder_of(checkpoints, 1)).policy)
+
+
+def test_a_checkpoint_is_looked_at_before_it_is_called_intact(tmp_path):
+    """The only one is damaged after it was written."""
+
+    class Sabotage(ToyPolicy):
+        def forward(self, forest):
+            for file in tmp_path.glob("run/checkpoints/*/optimizer.safetensors"):
+                file.write_bytes(b"")
+            return super().forward(forest)
+
+    with raises(RunError, "too_many_bad_steps") as stop:
+        Run(tmp_path / "run", policy=Sabotage(), poisoned=range(forward_of(tmp_path, 3), 10**4), **ONE_PACK)
+    assert "is intact" not in str(stop.value)
+
+
+def test_a_run_neither_reads_nor_moves_torchs_random_generator(tmp_path):
+    """So a checkpoint does not hold its state."""
+
+    def disturb(state):
+        class Disturbed(ToyPolicy):
+            def forward(self, forest):
+                torch.set_rng_state(state)
+                return super().forward(forest)
+
+        return Disturbed(seed=1)
+
+    torch.manual_seed(1)
+    one, before = Run(tmp_path / "one"), torch.get_rng_state()
+    other = Run(tmp_path / "other", policy=disturb(torch.Generator().manual_seed(5).get_state()))
+    torch.set_rng_state(before)
+    assert torch.equal(weights(one), weights(other))
+    again = ToyPolicy(seed=1)
+    state = torch.get_rng_state()
+    Run(tmp_path / "again", policy=again)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_early_stopping_restores_the_best_weights(tmp_path):

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tiltlm.core import ConfigError
-from tiltlm.objectives.catalog.registry import CATALOG, constructor, nearest
+from tiltlm.core.checks import suggestion
+from tiltlm.objectives.catalog.registry import CATALOG, constructor
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,10 @@ OWN_NOTES = {"ipo": "ipo: log-ratios are summed over the response; TRL's ipo ave
 NO_METHOD = {
     "r_dpo": "two methods have this name: use length_dpo (Park et al. 2024) or robust_dpo (Chowdhury et al. 2024)",
     "kto_pair": "TRL has removed it; use kto, which splits pairs into unpaired responses, or bco_pair",
+    **dict.fromkeys(
+        ("ppo", "grpo", "rloo", "reinforce", "online_dpo", "nash_md", "xpo"),
+        "it draws new responses during training; the methods here learn from preferences that are given, such as dpo",
+    ),
     "apo_zero_unpaired": "give its parts: {data: unpaired, reward: {name: log_ratio, beta: 0.1}, link: sigmoid}",
 }
 """Names that are not supported, with the alternative."""
@@ -164,14 +169,14 @@ def _of_library(library: str, other_name: str, written: str) -> Resolved:
     """Return the method that a library calls `other_name`; `written` is the name as the user wrote it."""
     if library not in PEERS:
         raise ConfigError(
-            f"name: there is no library {library!r}{nearest(library, PEERS)} Known: {', '.join(PEERS)}",
+            f"name: there is no library {library!r}{suggestion(library, PEERS)} Known: {', '.join(PEERS)}",
             code="unknown_name",
             key="name",
         )
     known = PEERS[library]
     if other_name not in known:
         raise ConfigError(
-            f"name: {library} has no {other_name!r}{nearest(other_name, known)} Known: {', '.join(known)}",
+            f"name: {library} has no {other_name!r}{suggestion(other_name, known)} Known: {', '.join(known)}",
             code="unknown_name",
             key="name",
         )

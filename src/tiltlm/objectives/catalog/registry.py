@@ -5,14 +5,13 @@ setting that a method does not use is an error.
 """
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from types import NoneType
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from tiltlm.core import ConfigError
-from tiltlm.core.checks import prefix_errors
+from tiltlm.core.checks import prefix_errors, suggestion
 from tiltlm.objectives.terms import Objective
 
 Constructor = Callable[..., Objective]
@@ -98,16 +97,10 @@ def constructor(name: str) -> Constructor:
     if name in CATALOG:
         return CATALOG[name]
     raise ConfigError(
-        f"name: there is no objective {name!r}{nearest(name, CATALOG)} Known: {', '.join(CATALOG)}",
+        f"name: there is no objective {name!r}{suggestion(name, CATALOG)} Known: {', '.join(CATALOG)}",
         code="unknown_name",
         key="name",
     )
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """Return the end of a message about an unknown name: `; did you mean 'dpo'?` or a full stop."""
-    near = get_close_matches(word, list(known), n=1)
-    return f"; did you mean {near[0]!r}?" if near else "."
 
 
 def build(name: str, **settings: Any) -> Objective:
@@ -126,10 +119,8 @@ def build_at(place: str, name: str, settings: Mapping[str, Any]) -> Objective:
         for key in settings:
             if key not in known:
                 takes = ", ".join(known) or "none"
-                near = get_close_matches(key, known, n=1)
-                hint = f" Did you mean {near[0]!r}?" if near else ""
                 raise ConfigError(
-                    f"{key}: {name} has no such setting. Its settings: {takes}.{hint}",
+                    f"{key}: {name} has no such setting{suggestion(key, known)} Its settings: {takes}",
                     code="unknown_setting",
                     key=key,
                 )

@@ -34,18 +34,13 @@ from tiltlm.reference.store.shard import (
     token_bytes,
     write_shard,
 )
-from tiltlm.storage.cache import cache_folder, entries_of, mark_used, try_lock
+from tiltlm.storage.cache import entries_of, mark_used, try_lock
 from tiltlm.storage.files import atomic_file
 
 log = logging.getLogger(__name__)
 
 DEFINITION = "1"
 """Version of the meaning of a stored number. A new definition never reads old numbers."""
-
-
-def default_store_folder() -> Path:
-    """Return `$TILTLM_STORE`, or the folder `tiltlm/reference` in the user's cache folder."""
-    return cache_folder("reference", "TILTLM_STORE")
 
 
 class ReferenceStore:

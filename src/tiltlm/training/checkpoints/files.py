@@ -1,8 +1,9 @@
 """Checkpoints that are complete or absent: weights, optimiser state and counters, as safetensors and JSON.
 
 Files are written to a temporary folder, synchronised to the disk, listed in a manifest of sizes and hashes, and the
-folder is renamed: a kill at any moment leaves the last checkpoint intact. Nothing is pickled, so that a checkpoint from
-someone else cannot run code.
+folder is renamed: a kill at any moment leaves the last checkpoint intact. The hash of the manifest is in a file of its
+own. Tensors with NaN or infinities are refused, so the newest checkpoint is always one that a run can continue from.
+Nothing is pickled, so that a checkpoint from someone else cannot run code.
 """
 
 import hashlib
@@ -19,11 +20,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tiltlm.core.errors import RunError
+from tiltlm.core.finite import not_finite
 from tiltlm.storage.files import atomic_folder, sync
 from tiltlm.storage.versions import python_and_packages
 
-FORMAT = 2
+FORMAT = 3
 POLICY, OPTIMIZER, STATE, MANIFEST = "policy.safetensors", "optimizer.safetensors", "state.json", "manifest.json"
+MANIFEST_HASH = "manifest.sha256"
+"""The hash of the manifest, in the form that `sha256sum --check` reads."""
 REFERENCE = "reference.safetensors"
 """Present only if the reference moves."""
 REPLACED = ".replaced-"
@@ -74,12 +78,14 @@ def commit(folder: Path, step: int, checkpoint: Checkpoint, setting: Mapping[str
         setting: What bit-for-bit equality depends on besides this machine, as JSON values.
 
     Raises:
-        RunError: it could not be written. Nothing is left of it, and earlier checkpoints are unchanged.
+        RunError: it could not be written, or holds NaN or infinities. Nothing is left of it, and earlier checkpoints
+            are unchanged.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    _refuse_not_finite(step, checkpoint)
     target = folder_of(folder, step)
     replaced = folder / f"{REPLACED}{target.name}"
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         _check_space(folder, checkpoint)
         with atomic_folder(target) as temporary:
             _write(temporary, step, checkpoint, setting or {})
@@ -98,6 +104,19 @@ def commit(folder: Path, step: int, checkpoint: Checkpoint, setting: Mapping[str
     return target
 
 
+def _refuse_not_finite(step: int, checkpoint: Checkpoint) -> None:
+    parts = {"weights": checkpoint.policy, "optimiser state": checkpoint.optimizer, "reference": checkpoint.reference}
+    for part, tensors in parts.items():
+        if names := not_finite(tensors):
+            raise RunError(
+                f"no checkpoint of step {step} is written: NaN or infinities in {len(names)} tensors of the {part}, "
+                f"first in {names[0]}. Earlier checkpoints are unchanged. Start again with --overwrite and a smaller "
+                "training.learning_rate or training.max_grad_norm",
+                code="checkpoint_not_finite",
+                key="training.learning_rate",
+            )
+
+
 def _write(folder: Path, step: int, checkpoint: Checkpoint, setting: Mapping[str, Any]) -> None:
     """Write the files of a checkpoint into a new folder and have them on the disk."""
     tensors = {POLICY: checkpoint.policy, OPTIMIZER: checkpoint.optimizer}
@@ -108,7 +127,9 @@ def _write(folder: Path, step: int, checkpoint: Checkpoint, setting: Mapping[str
     files = {name: _seal(folder / name) for name in (*tensors, STATE)}
     manifest = {"format": FORMAT, "step": step, "files": files, "environment": numeric_environment() | dict(setting)}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    (folder / MANIFEST_HASH).write_text(f"{_sha256(folder / MANIFEST)}  {MANIFEST}\n", encoding="utf-8")
     sync(folder / MANIFEST)
+    sync(folder / MANIFEST_HASH)
     sync(folder)
 
 
@@ -159,10 +180,12 @@ def damage(path: Path) -> str | None:
         files = {name: (entry["size"], entry["sha256"]) for name, entry in manifest["files"].items()}
         if manifest["format"] != FORMAT:
             return f"its format is {manifest['format']} and this version reads {FORMAT}"
+        if (path / MANIFEST_HASH).read_text(encoding="utf-8").split() != [_sha256(path / MANIFEST), MANIFEST]:
+            return f"the content of {MANIFEST} has changed (its sha256 is not the one in {MANIFEST_HASH})"
         if missing := {POLICY, OPTIMIZER, STATE} - set(files):
             return f"its manifest does not name {', '.join(sorted(missing))}"
-    except FileNotFoundError:
-        return f"{MANIFEST} is missing"
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name} is missing"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{MANIFEST} cannot be read ({error})"
     for name, (size, sha256) in files.items():

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 from torch.optim import Optimizer
 
@@ -44,24 +43,17 @@ class CheckpointManager:
         """What may change when a run is resumed, which is then equal to rounding and not bit for bit."""
         return {"num_processes": self.ranks.size} | {name: getattr(self.settings, name) for name in sorted(ROUNDING)}
 
-    def newest(self) -> str:
-        """Return part of a sentence that names the newest checkpoint."""
-        return (
-            f"the checkpoint of step {self.committed.step} is intact"
-            if self.committed
-            else "there is no checkpoint yet"
-        )
+    def newest_intact(self) -> int | None:
+        """Return the step of the newest checkpoint whose files are as they were written; None if there is none."""
+        folder = self.run.checkpoints
+        steps = reversed(checkpoint.steps_in(folder))
+        return next((step for step in steps if checkpoint.damage(checkpoint.folder_of(folder, step)) is None), None)
 
     def commit(self, state: TrainingState, window: Window) -> None:
         """Write a checkpoint, unless the newest one holds the same state; then remove old checkpoints."""
         if state == self.committed:
             return
-        values = {
-            "progress": asdict(state),
-            "window": asdict(window),
-            "identity": self.identity,
-            "rng": self.ranks.gather(rng_state()),
-        }
+        values = {"progress": asdict(state), "window": asdict(window), "identity": self.identity}
         content = Checkpoint(
             policy_tensors(self.policy),
             optimizer_tensors(self.policy, self.optimizer),
@@ -98,8 +90,6 @@ class CheckpointManager:
         refuse_other_run(content.state["identity"], self.identity)
         self._restore_weights(content)
         restore_optimizer(self.policy, self.optimizer, content.optimizer)
-        if len(content.state["rng"]) == self.ranks.size:
-            restore_rng(content.state["rng"][self.ranks.rank])
         state, window = TrainingState(**content.state["progress"]), dict(content.state["window"])
         self.committed = replace(state)
         self.note(f"resuming after step {state.step} from {path}")
@@ -120,21 +110,3 @@ class CheckpointManager:
         restore_policy(self.policy, content.policy)
         if self.reference is not None:
             self.reference.restore(content.reference)
-
-
-def rng_state() -> dict[str, str]:
-    """Return the states of torch's random generators, in hexadecimal. Training does not use them; callers may."""
-    states = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        states["cuda"] = torch.cuda.get_rng_state()
-    return {device: state.numpy().tobytes().hex() for device, state in states.items()}
-
-
-def restore_rng(states: Mapping[str, str]) -> None:
-    """Set torch's random generators to states from `rng_state`."""
-    tensors = {
-        device: torch.frombuffer(bytearray.fromhex(state), dtype=torch.uint8) for device, state in states.items()
-    }
-    torch.set_rng_state(tensors["cpu"])
-    if "cuda" in tensors and torch.cuda.is_available():
-        torch.cuda.set_rng_state(tensors["cuda"])

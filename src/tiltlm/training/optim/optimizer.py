@@ -13,7 +13,8 @@ from torch.optim import AdamW, Optimizer
 from transformers import get_scheduler
 
 from tiltlm.core.errors import RunError
-from tiltlm.distributed.wrapping import full_tensor, laid_out_as, reshard
+from tiltlm.core.finite import not_finite
+from tiltlm.distributed.wrapping import full_tensor, laid_out_as, local_part, reshard
 from tiltlm.training.optim.quantised import allocate, build_quantised
 from tiltlm.training.training_settings import TrainingSettings
 
@@ -97,6 +98,12 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float | None) -
     """
     norm = torch.nn.utils.clip_grad_norm_(parameters, float("inf") if max_norm is None else max_norm)
     return float(full_tensor(norm).item())
+
+
+def ruined_weights(policy: nn.Module) -> list[str]:
+    """Return the names of the trained weights that hold NaN or an infinity in the part that this process holds."""
+    reshard(policy)  # the optimiser changes the shards
+    return not_finite({name: local_part(p.detach()) for name, p in trainable(policy).items()})
 
 
 def optimizer_tensors(policy: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:

@@ -11,9 +11,24 @@ from torch import nn
 from torch.optim import Optimizer
 
 from tiltlm.core.errors import ConfigError
+from tiltlm.storage.versions import is_installed
 
 Quantised = Literal["adamw_8bit", "paged_adamw_8bit"]
 DEVICES = {"adamw_8bit": ("cpu", "cuda"), "paged_adamw_8bit": ("cuda",)}
+
+
+def check_quantised(name: str) -> None:
+    """Require the package of an optimiser.
+
+    Raises:
+        ConfigError: `name` is an 8-bit optimiser, and bitsandbytes is not installed.
+    """
+    if name in DEVICES and not is_installed("bitsandbytes"):
+        raise ConfigError(
+            f"training.optimizer={name} needs bitsandbytes: pip install 'tiltlm[quant]', or use adamw",
+            code="missing_dependency",
+            key="training.optimizer",
+        )
 
 
 def build_quantised(policy: nn.Module, name: Quantised, groups: list[dict[str, Any]], **options: Any) -> Optimizer:
@@ -39,14 +54,9 @@ def build_quantised(policy: nn.Module, name: Quantised, groups: list[dict[str, A
             code="unsupported_device",
             key="training.optimizer",
         )
-    try:
-        from bitsandbytes import optim
-    except ImportError as error:
-        raise ConfigError(
-            f"training.optimizer={name} needs bitsandbytes: pip install 'tiltlm[quant]', or use adamw",
-            code="missing_dependency",
-            key="training.optimizer",
-        ) from error
+    check_quantised(name)
+    from bitsandbytes import optim
+
     kind = optim.AdamW8bit if name == "adamw_8bit" else optim.PagedAdamW8bit
     optimizer: Any = kind(groups, **options)
     # A manager of its own: the global one holds the settings of every optimiser that was ever made.

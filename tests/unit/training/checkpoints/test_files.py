@@ -1,5 +1,6 @@
 """A checkpoint is complete or absent: damage is found, and a full disk or a kill leaves the last one intact."""
 
+import dataclasses
 import json
 import os
 import resource
@@ -43,7 +44,7 @@ def test_what_is_read_is_what_was_written(tmp_path):
 
 def test_nothing_is_pickled(tmp_path):
     path = commit(tmp_path, 1, content())
-    assert {p.suffix for p in path.iterdir()} == {".safetensors", ".json"}
+    assert {p.suffix for p in path.iterdir()} == {".safetensors", ".json", ".sha256"}
     manifest = json.loads((path / "manifest.json").read_text())
     assert set(manifest["files"]) == {"policy.safetensors", "optimizer.safetensors", "state.json"}
     assert {"torch", "transformers", "num_threads", "cpu_capability"} <= set(manifest["environment"])
@@ -60,14 +61,13 @@ def truncate(path):
 
 
 FILES = ("policy.safetensors", "optimizer.safetensors", "state.json")
+MANIFEST = ("manifest.json", "manifest.sha256")
 
 
-@pytest.mark.parametrize("name", [*FILES, "manifest.json"])
+@pytest.mark.parametrize("name", [*FILES, *MANIFEST])
 @pytest.mark.parametrize(("harm", "mention"), [(flip, "sha256"), (truncate, "bytes"), (os.unlink, "")])
 def test_damage_is_found_and_the_one_before_is_used(tmp_path, name, harm, mention):
-    if name == "manifest.json":
-        mention = ""
-        harm = truncate if harm is flip else harm
+    mention = "" if name in MANIFEST else mention
     good, bad = commit(tmp_path, 10, content()), commit(tmp_path, 20, content())
     harm(bad / name)
     notes = []
@@ -76,6 +76,35 @@ def test_damage_is_found_and_the_one_before_is_used(tmp_path, name, harm, mentio
     assert str(bad) in note
     assert name in note
     assert mention in note
+
+
+@pytest.mark.parametrize("name", MANIFEST)
+def test_every_bit_of_the_manifest_is_covered(tmp_path, name):
+    """One bit of every third byte is exchanged, each time another one."""
+    path = commit(tmp_path, 1, content())
+    whole = (path / name).read_bytes()
+    for place in range(0, len(whole), 3):
+        changed = bytearray(whole)
+        changed[place] ^= 1 << place % 8
+        (path / name).write_bytes(changed)
+        assert damage(path) is not None, place
+    (path / name).write_bytes(whole)
+    assert damage(path) is None
+
+
+@pytest.mark.parametrize("part", ["policy", "optimizer", "reference"])
+def test_what_is_not_finite_is_never_written(tmp_path, part):
+    good = commit(tmp_path, 1, content())
+    tensors = {"layer.weight": torch.tensor([1.0, float("nan")])}
+    with raises(RunError, "checkpoint_not_finite", mentions=["layer.weight", "step 2", "--overwrite"]):
+        commit(tmp_path, 2, dataclasses.replace(content(), **{part: tensors}))
+    assert [p.name for p in tmp_path.iterdir()] == [good.name]
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_of_ours(tmp_path):
+    (tmp_path / "checkpoints").write_text("in the way")
+    with raises(RunError, "not_writable", mentions=["checkpoints"]):
+        commit(tmp_path / "checkpoints", 1, content())
 
 
 def test_only_damaged_checkpoints_are_an_error_and_none_is_not(tmp_path):

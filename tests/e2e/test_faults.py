@@ -1,0 +1,191 @@
+"""Faults of disks, rights, packages and weights: one error of ours, early, and nothing left that blocks a retry."""
+
+import errno
+import json
+import os
+import shutil
+import sys
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+import tiltlm
+from support.errors import has_event, raises
+from tiltlm.core import ConfigError, ModelError, NumericsError, RunError
+
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
+
+@pytest.fixture
+def refuse(model, data, tmp_path, monkeypatch):
+    """Return a function that expects `tiltlm.train` to refuse before a model is loaded, leaving nothing behind."""
+    for name in ("load_policy", "load_scorer", "load_data"):
+        monkeypatch.setattr(f"tiltlm.recipes.prepare.{name}", lambda *_, **__: pytest.fail("it was loaded"))
+
+    def run(code, key, kind=ConfigError, **settings):
+        before = sorted(tmp_path.rglob("*"))
+        given = {"model": model, "data": data, "objective": "dpo", "output": tmp_path / "run", **settings}
+        with raises(kind, code, key=key):
+            tiltlm.train(**given)
+        assert sorted(tmp_path.rglob("*")) == before
+
+    return run
+
+
+@pytest.mark.parametrize("setting", ["output", "reference.store", "data.cache"])
+@pytest.mark.parametrize("fault", ["below a file", "name too long", "no rights", "read-only"])
+def test_a_folder_that_cannot_be_written(refuse, tmp_path, monkeypatch, setting, fault):
+    (tmp_path / "file").touch()
+    folders = {"below a file": tmp_path / "file/deep/run", "name too long": tmp_path / ("x" * 300)}
+    if fault not in folders:  # tests may run as root, which has all rights
+        number = {"no rights": errno.EACCES, "read-only": errno.EROFS}[fault]
+
+        def refuse_file(dir):
+            raise OSError(number, os.strerror(number), str(dir))
+
+        monkeypatch.setattr("tiltlm.storage.files.tempfile.TemporaryFile", refuse_file)
+        if setting != "output":
+            monkeypatch.setattr("tiltlm.runs.directory.check_writable", lambda folder: None)
+    objective = "simpo" if setting == "data.cache" else "dpo"  # without a reference there is no store
+    refuse("not_writable", setting, objective=objective, **{setting: str(folders.get(fault, tmp_path / "new"))})
+
+
+@pytest.mark.parametrize("unreadable", ["folder", "sweep"])
+def test_an_output_folder_that_cannot_be_listed(model, data, tmp_path, monkeypatch, unreadable):
+    def refuse_listing(path):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    (tmp_path / "run").mkdir()
+    monkeypatch.setattr("tiltlm.runs.directory.os.listdir", refuse_listing)
+    settings = {"model": model, "data": data, "objective": "dpo", "output": tmp_path / "run"}
+    with raises(ConfigError, "not_writable", key="output"):
+        if unreadable == "folder":
+            tiltlm.train(**settings)
+        else:
+            tiltlm.sweep(None, {"beta": [0.1, 0.2]}, **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "code", "key", "kind"),
+    [
+        ({"training.trackers": ["trackio"]}, "missing_dependency", "training.trackers", ConfigError),
+        ({"training.trackers": ["wandb"]}, "missing_dependency", "training.trackers", ConfigError),
+        ({"training.optimizer": "adamw_8bit"}, "missing_dependency", "training.optimizer", ConfigError),
+        ({"reference": "base"}, "no_adapter", "reference.name", ConfigError),
+        ({"reference": "initail"}, "unknown_name", "reference.name", ConfigError),
+        ({"reference": "/no/such/model"}, "no_such_path", "reference.name", ModelError),
+        ({"reference": "none"}, "needs_reference", "reference.name", ConfigError),
+        ({"objective": "simpo", "reference": "initial"}, "no_effect", "reference.name", ConfigError),
+        ({"eval_fraction": 0.0, "eval_every": 1}, "needs_held_out", "training.eval_every", ConfigError),
+        ({"eval_fraction": 0.0, "best_metric": "eval_loss"}, "needs_held_out", "training.best_metric", ConfigError),
+        ({"model": "/no/such/model"}, "no_such_path", "model.path", ModelError),
+    ],
+    ids=lambda value: "-".join(f"{k}" for k in value) if isinstance(value, dict) else "",
+)
+def test_what_can_be_seen_before_loading(refuse, monkeypatch, settings, code, key, kind):
+    for package in ("trackio", "wandb", "bitsandbytes"):
+        monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
+    refuse(code, key, kind, **settings)
+
+
+def test_a_sweep_checks_all_its_runs_before_the_first(model, data, tmp_path, monkeypatch):
+    monkeypatch.setattr("tiltlm.recipes.sweep.train", lambda *_, **__: pytest.fail("a run has started"))
+    settings = {"model": model, "data": data, "objective": "dpo", "output": tmp_path / "sweep"}
+    with raises(ConfigError, "no_adapter", key="reference.name"):
+        tiltlm.sweep(None, {"reference.name": ["initial", "base"]}, **settings)
+    assert not (tmp_path / "sweep").exists()
+    with raises(ConfigError, "duplicate", key="objective.name"):
+        tiltlm.sweep(None, ["objective=dpo,ipo"], **settings)
+
+
+def test_a_run_that_never_began_does_not_block_the_next(train, data, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise RunError("the tracker wants a login", code="tracker_failed")
+
+    settings = {"data": data, "objective": "dpo", "max_steps": 1}
+    with monkeypatch.context() as patch:
+        patch.setattr("tiltlm.recipes.train.train_loop", fail)
+        with raises(RunError, "tracker_failed"):
+            train(tmp_path / "run", **settings)
+    assert not (tmp_path / "run").exists()
+    assert train(tmp_path / "run", **settings).training.num_steps == 1
+    with monkeypatch.context() as patch:
+        patch.setattr("tiltlm.recipes.train.train_loop", fail)
+        with raises(RunError, "tracker_failed"):
+            train(tmp_path / "run", **settings, resume=True)
+    assert (tmp_path / "run/model/model.safetensors").exists(), "a run with records is never removed"
+
+
+def test_a_disk_that_is_full_when_the_model_is_saved(train, data, tmp_path, monkeypatch):
+    """Training is not lost: with space again, --resume takes no step and saves the model."""
+    settings = {"data": data, "objective": "dpo", "max_steps": 2}
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tiltlm.recipes.train.save_policy", full)
+        with raises(RunError, "not_writable", key="output", mentions=["--resume"]):
+            train(tmp_path / "run", **settings)
+    assert not (tmp_path / "run/model").exists()
+    train(tmp_path / "run", **settings, resume=True)
+    assert (tmp_path / "run/model/model.safetensors").exists()
+
+
+def test_a_policy_that_cannot_be_measured_is_saved_and_reported(train, data, tmp_path, monkeypatch, caplog):
+    from tiltlm.recipes import train as recipe
+
+    def measure(*arguments, trained):
+        if trained:
+            raise NumericsError("pairs.jsonl:3: response 0 has reward nan", code="not_finite")
+        return recipe_measure(*arguments, trained=trained)
+
+    recipe_measure = recipe.measure_policy
+    monkeypatch.setattr(recipe, "measure_policy", measure)
+    run = train(tmp_path / "run", data=data, objective="dpo", max_steps=1, eval_fraction=0.25)
+    assert has_event(caplog, "not_measured")
+    assert "pairs.jsonl:3" in run.verdict
+    assert "pairs.jsonl:3" in (run.path / "model/README.md").read_text()
+    assert json.loads((run.path / "report.json").read_text())["failure"]
+    assert (run.path / "model/model.safetensors").exists()
+    assert (run.path / "report.html").exists()
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_model_with_one_bad_number_is_refused_by_its_parameter(model, data, tmp_path, bad):
+    folder = tmp_path / "model"
+    shutil.copytree(model, folder)
+    weights = load_file(folder / "model.safetensors")
+    name = next(name for name, tensor in weights.items() if "mlp" in name)
+    weights[name] = weights[name].clone()
+    weights[name].view(-1)[3] = bad
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with raises(ModelError, "weights_not_finite", key="model.path", mentions=[str(folder), name]):
+        tiltlm.train(model=folder, data=data, objective="dpo", output=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+MODEL_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors", "generation_config.json")
+
+
+@pytest.mark.parametrize("name", MODEL_FILES)
+@pytest.mark.parametrize("fault", ["missing", "empty", "torn", "a folder", "no JSON"])
+def test_a_model_folder_with_a_damaged_file(model, data, tmp_path, name, fault):
+    """It is refused as a fault of the model, or trains where the file is not needed; nothing else is raised."""
+    folder = tmp_path / "model"
+    shutil.copytree(model, folder)
+    content = (folder / name).read_bytes()
+    (folder / name).unlink()
+    if fault == "a folder":
+        (folder / name).mkdir()
+    elif fault != "missing":
+        torn = content[: len(content) // 2]
+        (folder / name).write_bytes({"empty": b"", "torn": torn, "no JSON": b"[3]"}[fault])
+    found = []
+    for use in (lambda: tiltlm.preview(model=folder, data=data), lambda: tiltlm.load_policy(folder)):
+        try:
+            use()
+        except ModelError as error:
+            found.append(error)
+    assert all(str(folder) in str(error) and error.key == "model.path" for error in found)
+    assert found or name != "model.safetensors"
