@@ -146,7 +146,8 @@ def conclude(
     title: str | None,
     gold: GoldMeasure | None,
 ) -> TrainedRun:
-    """Measure again after the last step, save the policy and write the report. Only rank 0 calls it."""
+    """Save the policy, measure again after the last step and write the report. Only rank 0 calls it."""
+    save(ready, run.path)  # first: nothing after it can lose the trained weights
     after = measure_policy(ready, settings, "samples after", progress, trained=True)
     measured, rewards = gold(before.draws, after.draws) if gold and before.draws and after.draws else (None, None)
     report = replace(
@@ -157,7 +158,7 @@ def conclude(
         gold=measured,
     )
     report = replace(report, title=title) if title else report
-    save(ready, run.path, report)
+    run.write_text("model/README.md", model_card(report))
     write_report(run.path, report)
     return TrainedRun(run.path, result, report)
 
@@ -207,13 +208,14 @@ def short(name: str) -> str:
     return Path(name).name if Path(name).exists() else name
 
 
-def save(ready: Prepared, folder: Path, report: RunReport) -> None:
+def save(ready: Prepared, folder: Path) -> None:
     """Write the trained policy as an ordinary model folder, `model/`, and an adapter also on its own, `adapter/`."""
+    template, end = ready.data.encoder.given_template, ready.data.end_token_id
     for name in ("model", "adapter"):
         shutil.rmtree(folder / name, ignore_errors=True)  # this run may have ended before
     if ready.policy.has_adapter:
-        save_policy(ready.policy, folder / "adapter")
-    save_policy(ready.policy, folder / "model", merge=True, card=model_card(report))
+        save_policy(ready.policy, folder / "adapter", chat_template=template, response_end=end)
+    save_policy(ready.policy, folder / "model", merge=True, chat_template=template, response_end=end)
 
 
 def model_card(report: RunReport) -> str:
