@@ -46,7 +46,7 @@ def locate(path: str, adapter: str | None = None, key: str = "model.path") -> Lo
     if not folder.exists():
         if folder.is_absolute() or path.startswith((".", "~")) or not _HUB_NAME.fullmatch(path):
             raise ModelError(f"{key}: there is no folder {path}", code="no_such_path", key=key)
-        return Located(path, _adapter(adapter), path, is_folder=False, key=key)
+        return Located(path, _adapter(adapter), _tokenizer(adapter, path), is_folder=False, key=key)
     if not folder.is_dir():
         raise ModelError(
             f"{key}: {path} is a file; name the folder that holds config.json and the weights",
@@ -62,8 +62,7 @@ def locate(path: str, adapter: str | None = None, key: str = "model.path") -> Lo
             )
         _refuse_without_safetensors(folder, "adapter_model*.safetensors", key)
         base = locate(_base_of(folder, key), key=key)
-        tokenizer = path if (folder / "tokenizer_config.json").exists() else base.tokenizer
-        return Located(base.base, path, tokenizer, base.is_folder, key)
+        return Located(base.base, path, _tokenizer(path, base.tokenizer), base.is_folder, key)
     if not (folder / "config.json").exists():
         raise ModelError(
             f"{key}: {path} contains no config.json, so it is not a model folder of transformers",
@@ -71,7 +70,13 @@ def locate(path: str, adapter: str | None = None, key: str = "model.path") -> Lo
             key=key,
         )
     _refuse_without_safetensors(folder, "*.safetensors", key)
-    return Located(path, _adapter(adapter), path, is_folder=True, key=key)
+    return Located(path, _adapter(adapter), _tokenizer(adapter, path), is_folder=True, key=key)
+
+
+def _tokenizer(adapter: str | None, base: str) -> str:
+    """Return the folder of the tokenizer: the adapter's where it has one, else the base model's."""
+    has_own = adapter is not None and (Path(adapter) / "tokenizer_config.json").exists()
+    return adapter if adapter is not None and has_own else base
 
 
 def _adapter(adapter: str | None) -> str | None:

@@ -93,8 +93,12 @@ def load_policy(
         ModelError: the folder, tokenizer or architecture cannot be used; the message says what to do.
         ConfigError: a setting has no effect for this model.
     """
+    from transformers import GenerationConfig
+
     located = _locate(settings, key)
     base, tokenizer = _load_language_model(located, settings), _load_tokenizer(located, settings)
+    if located.adapter is not None and (Path(located.adapter) / "generation_config.json").exists():
+        base.generation_config = GenerationConfig.from_pretrained(located.adapter)
     made = _make_ready(base, tokenizer, located, settings, device, choice)
     module = PolicyModule(made.model, made.choice.layout, made.precision, made.choice.head, made.choice.trims)
     module.is_exact = made.choice.is_exact

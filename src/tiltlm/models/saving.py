@@ -1,14 +1,24 @@
-"""A model as an ordinary folder, which transformers' `from_pretrained` and other tools load."""
+"""A model as an ordinary folder, which transformers' `from_pretrained` and other tools load.
+
+The folder chats as it was trained: it has the chat template that rendered the data, and the tokens that ended responses.
+"""
 
 import copy
 from pathlib import Path
+from typing import Any
 
 from tiltlm.core.errors import RunError
-from tiltlm.models.loading import Loaded
+from tiltlm.models.loading import Loaded, Policy
 from tiltlm.storage.files import atomic_folder
 
 
-def save_policy(policy: Loaded, folder: Path, merge: bool = False, card: str = "") -> None:
+def save_policy(
+    policy: Loaded,
+    folder: Path,
+    merge: bool = False,
+    chat_template: str | None = None,
+    response_end: int | None = None,
+) -> None:
     """Write weights (safetensors), configuration, generation configuration and tokenizer.
 
     The folder is complete or absent: it gets its name when all files are written.
@@ -17,7 +27,9 @@ def save_policy(policy: Loaded, folder: Path, merge: bool = False, card: str = "
         policy: A policy or a reward model. With an adapter, the folder holds only the adapter, and names its base.
         folder: Must not exist.
         merge: Add the adapter to the weights and save a full model.
-        card: Content of README.md, the model card; "" writes none (PEFT writes one of its own for adapters).
+        chat_template: Jinja text of the template that rendered the data; None keeps the tokenizer's own.
+        response_end: The token that ended responses in the data. `generate` stops there too. None: only at the model's
+            own end tokens.
 
     Raises:
         RunError: the folder exists.
@@ -28,11 +40,54 @@ def save_policy(policy: Loaded, folder: Path, merge: bool = False, card: str = "
         )
     folder.parent.mkdir(parents=True, exist_ok=True)
     with atomic_folder(folder) as partial:
-        with policy.module.stock_attention():  # the saved configuration must not name our attention
-            model = policy.module.model
-            if merge and policy.has_adapter:
-                model = copy.deepcopy(model).merge_and_unload()
-            model.save_pretrained(partial)
-        policy.tokenizer.save_pretrained(partial)
-        if card:
-            (partial / "README.md").write_text(card, encoding="utf-8")
+        _save_weights(policy, partial, merge)
+        if isinstance(policy, Policy):
+            _save_generation_config(policy, partial, response_end)
+        _with_template(policy.tokenizer, chat_template).save_pretrained(partial)
+
+
+def _save_weights(policy: Loaded, folder: Path, merge: bool) -> None:
+    """Write weights and configuration of the model, or of its adapter."""
+    from transformers import GenerationConfig
+
+    with policy.module.stock_attention():  # the saved configuration must not name our attention
+        model = policy.module.model
+        if policy.has_adapter and not merge:
+            model.save_pretrained(folder, save_embedding_layers=False)  # embeddings of the base; none are added
+            return
+        if policy.has_adapter:
+            model = copy.deepcopy(model).merge_and_unload()
+        own = model.generation_config
+        model.generation_config = GenerationConfig()  # transformers refuses to save some of those that it loads
+        try:
+            model.save_pretrained(folder)
+        finally:
+            model.generation_config = own
+
+
+def _save_generation_config(policy: Policy, folder: Path, response_end: int | None) -> None:
+    """Write the generation configuration that the model came with, and all tokens that end a response.
+
+    It is written without transformers' check: values that a model came with are kept, even contradictory ones such as a
+    temperature without sampling.
+    """
+    from transformers import GenerationConfig
+
+    config = copy.deepcopy(policy.module.bare_model.generation_config) or GenerationConfig()
+    ends = list(policy.end_token_ids)
+    if response_end is not None and response_end not in ends:
+        ends.append(response_end)
+    config.eos_token_id = ends
+    if config.pad_token_id is None:
+        config.pad_token_id = policy.tokenizer.pad_token_id
+    config.to_json_file(folder / "generation_config.json", keys_to_pop=["compile_config"])
+
+
+def _with_template(tokenizer: Any, chat_template: str | None) -> Any:
+    """Return the tokenizer with this chat template as its default one."""
+    if chat_template is None:
+        return tokenizer
+    tokenizer = copy.deepcopy(tokenizer)
+    named = tokenizer.chat_template
+    tokenizer.chat_template = {**named, "default": chat_template} if isinstance(named, dict) else chat_template
+    return tokenizer

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 EVAL_FRACTION = 0.1
 """Share of the prompts that a run holds out by default."""
-TOO_FEW_TO_HOLD_OUT = frozenset({"nothing_held_out", "no_rows_left", "prompt_above_half"})
+TOO_FEW_TO_HOLD_OUT = frozenset({"nothing_held_out", "no_rows_left", "prompt_above_half", "one_label"})
 """Codes of errors that may come from holding out a share of very few prompts."""
 CHUNK = 50_000
 """Number of examples whose trees are in memory at the same time."""

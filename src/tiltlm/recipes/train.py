@@ -27,7 +27,6 @@ from tiltlm.reference import Reference
 from tiltlm.reference.digests import numeric_path
 from tiltlm.report import RunReport, series_of, to_plain, verdict_of, write_report
 from tiltlm.runs import RunDirectory, check_contents
-from tiltlm.storage.files import write_text
 from tiltlm.storage.versions import python_and_packages
 from tiltlm.training import Listener, TrainingResult, train_loop
 from tiltlm.training.recorder import MetricsRecord
@@ -174,7 +173,7 @@ def conclude(
     except NumericsError as error:
         log.error("the trained policy could not be measured: %s", error, extra={"event": "not_measured"})
         report = replace(report, failure=str(error))
-    write_text(run.path / "model" / "README.md", model_card(report))
+    run.write_text("model/README.md", model_card(report))
     write_report(run.path, report)
     return TrainedRun(run.path, result, report)
 
@@ -230,12 +229,13 @@ def save(ready: Prepared, folder: Path) -> None:
     Raises:
         RunError: the disk is full, or a file cannot be written.
     """
+    template, end = ready.data.encoder.given_template, ready.data.end_token_id
     for name in ("model", "adapter"):
         shutil.rmtree(folder / name, ignore_errors=True)  # this run may have ended before
     try:
         if ready.policy.has_adapter:
-            save_policy(ready.policy, folder / "adapter")
-        save_policy(ready.policy, folder / "model", merge=True)
+            save_policy(ready.policy, folder / "adapter", chat_template=template, response_end=end)
+        save_policy(ready.policy, folder / "model", merge=True, chat_template=template, response_end=end)
     except (OSError, SafetensorError) as error:
         raise RunError(
             f"{folder / 'model'}: the trained model could not be written ({error}). Training is done and its last "

@@ -202,9 +202,9 @@ def test_an_adapter_is_saved_continued_and_merged(folder, tmp_path):
 def test_a_saved_policy_is_an_ordinary_folder(folder, tmp_path):
     policy = load_policy(settings(folder))
     target = tmp_path / "runs" / "saved"
-    save_policy(policy, target, card="# A model\n")
+    save_policy(policy, target)
     names = {p.name for p in target.iterdir()}
-    assert {"model.safetensors", "config.json", "generation_config.json", "tokenizer.json", "README.md"} <= names
+    assert {"model.safetensors", "config.json", "generation_config.json", "tokenizer.json"} <= names
     assert not any(name.endswith((".bin", ".pt")) for name in names)
     assert [p.name for p in target.parent.iterdir()] == ["saved"], "nothing temporary is left"
     model = transformers.AutoModelForCausalLM.from_pretrained(target)

@@ -98,6 +98,13 @@ class Encoder:
         """The chat template with its variables. None: the tokenizer has none, and none is given."""
         return ChatTemplate.of(self.tokenizer, self.chat_template, self.template_kwargs)
 
+    @property
+    def given_template(self) -> str | None:
+        """Jinja text of the template with its variables, to save with a model. None: the tokenizer's own, unchanged."""
+        if self.chat_template is None and not self.template_kwargs:
+            return None
+        return self.template.standalone if self.template else None
+
     @cached_property
     def begin_token_id(self) -> int | None:
         """The beginning token, if the tokenizer puts it before plain text; else None."""

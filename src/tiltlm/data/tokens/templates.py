@@ -7,6 +7,7 @@ used.
 """
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -81,6 +82,15 @@ class ChatTemplate:
     def writes_date(self) -> bool:
         """True if the template can write today's date, so that it renders other text tomorrow."""
         return "strftime_now" in self.source
+
+    @property
+    def standalone(self) -> str:
+        """Jinja text that renders the same without the variables: they are its defaults."""
+        defaults = (
+            f"{{% set {name} = {name} if {name} is defined else {_literal(value)} %}}\n"
+            for name, value in self.kwargs.items()
+        )
+        return "".join(defaults) + self.source
 
     def render(
         self,
@@ -208,6 +218,11 @@ def begins_response(prompt: Conversation) -> bool:
 
 def _continued(begun: Message, response: Message) -> Message:
     return {**begun, **response, "content": begun["content"] + response["content"]}
+
+
+def _literal(value: Any) -> str:
+    """Return a variable of a template as Jinja text; a value without a literal, such as a date, as its string."""
+    return repr(json.loads(json.dumps(value, default=str)))
 
 
 def _own(tokenizer: "PreTrainedTokenizerBase") -> str | None:

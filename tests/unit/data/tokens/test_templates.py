@@ -1,5 +1,7 @@
 """Chat templates of four kinds: start and end of the response, and scored tokens."""
 
+from datetime import date
+
 import numpy as np
 import pytest
 
@@ -221,3 +223,18 @@ def test_a_tool_call_at_the_end_of_a_prompt_is_closed(encoder):
     call = turn("assistant", "look", tool_calls=[{"name": "look"}])
     prompt_ids, _, _ = encode(chat, record((*QUESTION, call), ANSWER))
     assert chat.decode(prompt_ids).endswith("look<|im_end|>\n<|im_start|>assistant\n")
+
+
+@pytest.mark.parametrize("start", ["", "\n", "  {% if mood %}x{% endif %}\n", " text "])
+def test_a_standalone_template_has_the_variables_as_defaults(encoder, start):
+    """A saved model has no settings: its template alone gives the same text, and can still be overridden."""
+    source = start + "{% if mood is defined %}{{ mood }} {{ day }} {{ more | tojson }}{% endif %}" + PLAIN_TURNS
+    kwargs = {"mood": 'it\'s "glum"\n{% if %}', "day": date(2026, 1, 2), "more": {"a": [True, None, 1.5, "é"]}}
+    tokenizer = encoder.tokenizer
+    template = Encoder(tokenizer, encoder.end_token_id, chat_template=source, template_kwargs=kwargs)
+    kwargs = {**kwargs, "day": "2026-01-02"}
+    for variables in ({}, {"mood": "calm", "day": False}):
+        expected = ChatTemplate(tokenizer, source, kwargs).render(ANSWER, open_response=True, kwargs=variables)
+        alone = ChatTemplate(tokenizer, template.given_template, {})
+        assert alone.render(ANSWER, open_response=True, kwargs=variables) == expected
+    assert encoder.given_template is None, "the tokenizer has its own template already"
