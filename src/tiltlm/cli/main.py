@@ -71,5 +71,7 @@ def main() -> None:
 
         if not isinstance(error, TiltError):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        from tiltlm.cli.console import print_error
+
+        print_error(str(error))
         sys.exit(error.exit_code)

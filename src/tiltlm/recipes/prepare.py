@@ -24,6 +24,11 @@ from tiltlm.reference import Reference, ReferenceSettings, build_reference, mode
 
 log = logging.getLogger(__name__)
 
+DETAILS = frozenset(
+    {"layout", "precision", "attention_route", "compiled", "end_tokens", "score_position", "dropout_removed"}
+    | {"token_lengths", "response_end", "chat_template"}
+)
+"""Codes of notes that `--verbose` shows and log.txt holds."""
 CHUNK = 50_000
 """Number of examples whose trees are in memory at the same time."""
 
@@ -124,7 +129,7 @@ def name_reference(
         max_tokens=max_tokens,
         live=bool(objective.extras & OF_REFERENCE),
     )
-    log.info("reference: %s", reference, extra={"event": "reference", "reference": str(reference)})
+    log.debug("reference: %s", reference, extra={"event": "reference", "reference": str(reference)})
     untrained = None
     if policy.has_adapter:
         as_loaded = ReferenceSettings("initial", cache=False)
@@ -150,7 +155,7 @@ def ensure_reference(
         for chunk in chunks(examples):
             reference.ensure(all_trees(chunk))
     if num_hits or num_computed:
-        log.info(
+        log.debug(
             "reference: %d sequences read from the store, %d computed",
             num_hits,
             num_computed,
@@ -158,7 +163,7 @@ def ensure_reference(
         )
     audited = reference.audit()
     if audited:
-        log.info("reference: %d stored sequences were computed again and are equal within noise", audited)
+        log.debug("reference: %d stored sequences were computed again and are equal within noise", audited)
     if ranks.is_first:
         reference.tidy()
 
@@ -179,6 +184,6 @@ def all_trees(examples: Sequence[Example]) -> list[Tree]:
 
 
 def note_all(lines: Iterable[str]) -> None:
-    """Log each line as one note."""
+    """Log each line as one note; those about how tiltlm works, not about the user's run, as details."""
     for line in lines:
-        log.info("%s", line)
+        log.log(logging.DEBUG if getattr(line, "code", None) in DETAILS else logging.INFO, "%s", line)

@@ -1,8 +1,11 @@
 """Run directories."""
 
 from tiltlm.runs.directory import RunDirectory, check_contents
+from tiltlm.runs.log import RunLog, run_log
 
 __all__ = [
     "RunDirectory",
+    "RunLog",
     "check_contents",
+    "run_log",
 ]
