@@ -19,6 +19,7 @@ from pathlib import Path
 import tiltlm.links
 import tiltlm.objectives
 import tiltlm.rewards
+from tiltlm.config.foreign_names import TRL
 from tiltlm.objectives import CATALOG, knobs
 from tiltlm.objectives.catalog.names import PEERS
 from tiltlm.objectives.parts.adjustments import Adjustment
@@ -191,6 +192,11 @@ def names_table(library: str) -> str:
     return table(*rows)
 
 
+def settings_table() -> str:
+    """Return the table of TRL's settings and their counterparts."""
+    return table(("TRL", "here", "note"), *((row.there, row.here, row.note) for row in TRL))
+
+
 def beta_table() -> str:
     """Return the table that scripts/compare_beta.py prints."""
     return str(runpy.run_path(str(ROOT / "scripts" / "compare_beta.py"))["table"]())
@@ -204,7 +210,7 @@ BLOCKS: dict[str, dict[str, Callable[[], str]]] = {
         "metrics": metrics_table,
     },
     "comparing-beta.md": {"margins": beta_table},
-    "coming-from-trl.md": {library: partial(names_table, library) for library in PEERS},
+    "coming-from-trl.md": {"settings": settings_table} | {library: partial(names_table, library) for library in PEERS},
 }
 """The functions that make the marked blocks of each page."""
 

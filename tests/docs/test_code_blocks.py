@@ -26,8 +26,8 @@ from tiltlm.worlds import TextWorld
 MODEL = str(TextWorld().model_path())
 SETUP = {"git", "cd", "source", "pip", "pre-commit"}
 """Programs that fetch from the network or change the shell. Files that their arguments name must exist."""
-ELSEWHERE = {"quickstart"}
-"""Commands whose own test is tests/e2e/test_quickstart.py."""
+ELSEWHERE = {"quickstart", "report"}
+"""Commands whose own tests are in tests/e2e/test_quickstart.py and tests/e2e/test_tools.py."""
 CHEAP = {
     "train": ("training.max_steps=1", "evaluation.num_prompts=0"),
     "sweep": ("training.max_steps=1", "evaluation.num_prompts=0"),
@@ -85,6 +85,8 @@ def on_the_tiny_model(arguments: list[str]) -> list[str]:
             is_word = option == "--reference" and given in ("base", "columns", "initial")
             if not is_word and not Path(given).exists():
                 arguments = with_value(arguments, option, value)
+    if arguments[:1] == ["chat"] and not Path(arguments[1]).exists():
+        arguments = with_value([arguments[0], MODEL, *arguments[2:]], "--beside", MODEL)
     return [argument.replace("=...", "=0.3") for argument in arguments]
 
 
@@ -100,6 +102,7 @@ def assert_settings_hold(arguments: list[str], place: str) -> None:
 def find_config(arguments: list[str], candidates: list[Path], place: str) -> list[str]:
     """Return the arguments with the configuration file replaced by the first block of the page that they fit."""
     named = [i for i, argument in enumerate(arguments) if argument.endswith(".yaml") or argument == "CONFIG"]
+    named = [i for i in named if not Path(arguments[i]).exists()]  # `tiltlm init` has written it
     if not named:
         return arguments
     failures = []
@@ -119,7 +122,8 @@ def run_tiltlm(arguments: list[str], candidates: list[Path], place: str) -> None
     command, *rest = arguments
     if command in ELSEWHERE:
         return
-    found = find_config([command, *on_the_tiny_model(rest)], candidates, place)
+    arguments = on_the_tiny_model([command, *rest])
+    found = arguments if command == "init" else find_config(arguments, candidates, place)
     result = invoke(*found, *CHEAP.get(command, ()))
     assert result.exit_code == 0, f"{place}: {' '.join(found)}: {result.exception!r}\n{result.output}"
 

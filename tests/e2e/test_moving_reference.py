@@ -16,7 +16,7 @@ MOVING = {"reference": {"name": "moving", "rate": 1.0, "period": 6}}
 def test_the_report_measures_to_the_untrained_policy(train, data, tmp_path, caplog, lora):
     """After the last of 6 steps the reference equals the policy: margins to it are 0, to the untrained policy not."""
     adapter = {"model.lora.r": 4} if lora else {}
-    with caplog.at_level("INFO", "tiltlm"):
+    with caplog.at_level("DEBUG", "tiltlm"):
         run = train(
             tmp_path / "run", data=data, objective="dpo", beta=0.5, learning_rate=5e-3 if lora else 1e-3, batch_size=8,
             max_steps=6, eval_fraction=0.25, eval_every=3, **MOVING, **adapter,

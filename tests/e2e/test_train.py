@@ -39,7 +39,7 @@ def test_the_run_directory_is_complete(trained):
     names = {p.name for p in trained.path.iterdir()}
     assert {
         "config.yaml", "versions.json", "digests.json", "data.json", "metrics.jsonl", "checkpoints", "model",
-        "report.html", "report.json",
+        "report.html", "report.json", "log.txt",
     } <= names  # fmt: skip
     books = json.loads((trained.path / "data.json").read_text())
     assert books["total"] == books["train"] + books["held_out"] + books["dropped"] == 64
@@ -72,7 +72,7 @@ def test_the_saved_model_is_an_ordinary_folder(trained, model):
 
 def test_a_second_run_computes_no_reference_log_probability(train, data, tmp_path, caplog):
     common = {"data": data, "objective": "dpo", "max_steps": 1}
-    with caplog.at_level("INFO", "tiltlm"):
+    with caplog.at_level("DEBUG", "tiltlm"):
         train(tmp_path / "a", **common, **{"reference.store": str(tmp_path / "store")})
         assert events(caplog, "reference_pass")
         assert not has_event(caplog, "reference_pass", computed=0)
@@ -91,7 +91,7 @@ def test_an_appended_row_costs_one(train, data, tmp_path, caplog):
         file.write(json.dumps(row) + "\n")
     store = {"reference.store": str(tmp_path / "store")}
     train(tmp_path / "a", data=data, objective="dpo", max_steps=1, **store)
-    with caplog.at_level("INFO", "tiltlm"):
+    with caplog.at_level("DEBUG", "tiltlm"):
         train(tmp_path / "b", data=longer, objective="dpo", max_steps=1, **store)
     assert has_event(caplog, "reference_pass", stored=128, computed=1)
 
@@ -113,7 +113,7 @@ def test_resume_equals_uninterrupted(train, data, trained, tmp_path):
 
 
 def test_kto_on_pairs_announces_the_split(train, data, tmp_path, caplog):
-    with caplog.at_level("INFO", "tiltlm"):
+    with caplog.at_level("DEBUG", "tiltlm"):
         train(tmp_path / "run", data=data, objective="kto", max_steps=1)
     assert any(re.search(r"\bdesirable\b.*\bundesirable\b", message) for message in caplog.messages)
 
@@ -172,7 +172,7 @@ def test_another_run_is_not_resumed_and_its_records_stay(train, data, trained):
 
 
 def test_sweep_compares_runs_over_one_store(model, data, tmp_path, caplog):
-    with caplog.at_level("INFO", "tiltlm"):
+    with caplog.at_level("DEBUG", "tiltlm"):
         result = tiltlm.sweep(
             None,
             {"beta": [0.1, 1.0], "training.seed": [0]},

@@ -12,21 +12,35 @@ from tiltlm.cli.launched import is_first
 from tiltlm.config.command import OPTIONS, Command
 
 OVERRIDES = ("[CONFIG] [KEY=VALUE ...]", "A YAML file, then KEY=VALUE overrides, such as training.seed=1.")
+VERBOSE = "Print details too: layout, precision, digests, reference store. log.txt of a run always has them."
 GRID = ("[CONFIG] KEY=V1,V2,... ...", "A YAML file, then keys with their values; every combination is run.")
 
 
 def run_function(command: Command) -> Callable[..., None]:
     """Return the function that typer makes a command from: it takes what the user writes, and runs the command."""
     has_grid = "grid" in command.parameters
-    has_progress = "progress" in command.parameters
+    shows_progress = "progress" in command.parameters
     settings = (*([command.argument] if command.argument else []), *command.options)
 
     def run(**given: Any) -> None:
-        from tiltlm.cli.console import progress, quiet_libraries
+        from tiltlm.cli.console import progress, quiet_libraries, show_details
+
+        if given.pop("verbose"):
+            show_details()
+        with progress() as draw:
+            draw("import torch, transformers", 0, 0)  # before these: it takes seconds
+            quiet_libraries()
+            positional, overrides = read_arguments(given)
+            shown = {"progress": draw} if shows_progress else {}
+            result = command.call(*positional, **given, **shown, **overrides)
+        if is_first():
+            print_result(result)
+
+    def read_arguments(given: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+        """Take the configuration, the overrides and the settings with options out of what the user wrote."""
         from tiltlm.config.resolve import parse_overrides
         from tiltlm.config.schema import Text
 
-        quiet_libraries()
         positional: list[Any] = []
         overrides: dict[str, Any] = {}
         if "arguments" in given:
@@ -36,13 +50,7 @@ def run_function(command: Command) -> Callable[..., None]:
         for name in settings:
             if (text := given.pop(name)) is not None:
                 overrides[name] = Text(text)
-        if has_progress:
-            with progress() as draw:
-                result = command.call(*positional, **given, progress=draw, **overrides)
-        else:
-            result = command.call(*positional, **given, **overrides)
-        if is_first():
-            print_result(result)
+        return positional, overrides
 
     parameters = signature_of(command)
     run.__name__, run.__doc__ = command.call.__name__, command.help
@@ -74,6 +82,7 @@ def signature_of(command: Command) -> list[inspect.Parameter]:
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name != "progress":
             kind = parameter.annotation if parameter.annotation in (bool, int, float) else str | None
             add(name, kind, typer.Option(f"--{name.replace('_', '-')}", help=command.helps[name]), parameter.default)
+    add("verbose", bool, typer.Option("--verbose", "-v", help=VERBOSE), False)
     return found
 
 
@@ -90,7 +99,9 @@ def split_arguments(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
 def print_result(result: Any) -> None:
     """Print the result of a command on stdout: a summary, rows as tokens, or JSON."""
     if hasattr(result, "summary"):
-        typer.echo(result.summary())
+        from tiltlm.cli.summary_text import print_summary
+
+        print_summary(result)
     elif isinstance(result, list):
         from tiltlm.cli.preview_text import print_preview
 

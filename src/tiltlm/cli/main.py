@@ -1,8 +1,8 @@
 """`tiltlm`: the command line. Results go to stdout; the log and progress go to stderr.
 
-Each command is made from its Python function in `config.calls`. What is heavy is imported when a command runs, so that
-`--help` and shell completion are quick. Exit code 0 means done, 1 a run that failed, 2 wrong use; 130 and 143 mean that
-SIGINT or SIGTERM stopped the run.
+Each command that runs a recipe is made from its Python function in `config.calls`; the others are in `tools`. What is
+heavy is imported when a command runs, so that `--help` and shell completion are quick. Exit code 0 means done, 1 a run
+that failed, 2 wrong use; 130 and 143 mean that SIGINT or SIGTERM stopped the run.
 """
 
 import os
@@ -15,6 +15,7 @@ import typer
 
 from tiltlm.cli.commands import run_function
 from tiltlm.cli.launched import fail_together
+from tiltlm.cli.tools import TOOLS
 from tiltlm.config import calls
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -30,14 +31,8 @@ for name, command in calls.COMMANDS.items():
     app.command(name=name)(run_function(command))
 
 
-@app.command()
-def objectives(
-    name: Annotated[str | None, typer.Argument(help="Name of a method; without it, all are listed.")] = None,
-) -> None:
-    """List the methods, or describe one of them in full."""
-    from tiltlm.config.notebook import describe_objective
-
-    typer.echo(describe_objective(name))
+for tool in TOOLS:
+    app.command()(tool)
 
 
 def show_version(wanted: bool) -> None:
@@ -90,5 +85,7 @@ def main() -> None:
             message, exit_code = f"{error.filename or 'the operating system'}: {error.strerror}", 1
         else:
             raise
-        print(f"error: {message}", file=sys.stderr)
+        from tiltlm.cli.console import print_error
+
+        print_error(message)
         sys.exit(exit_code)

@@ -13,6 +13,7 @@ import numpy as np
 
 from tiltlm.core.errors import DataError
 from tiltlm.core.example import Example
+from tiltlm.core.notes import Note
 from tiltlm.data.data_settings import OnBad
 
 LOSSES = {
@@ -258,7 +259,7 @@ class Accounting:
         for role in filter(self.lengths.__contains__, ROLES):
             s = summary(self.lengths[role])
             tokens = f"mean {s['mean']:.0f}, median {s['median']:.0f}, 95 % {s['p95']:.0f}, max {s['max']:.0f}"
-            lines.append(f"{'tokens: ' + role:<32} {tokens}")
+            lines.append(Note(f"{'tokens: ' + role:<32} {tokens}", code="token_lengths"))
         return lines
 
 

@@ -198,7 +198,7 @@ class DataFacts:
         """
         end_token_id = self.end_token_id(encoder)
         end = encoder.tokenizer.convert_ids_to_tokens(end_token_id)
-        notes = [f"responses end with {end!r} (token {end_token_id})"]
+        notes: list[str] = [Note(f"responses end with {end!r} (token {end_token_id})", code="response_end")]
         if self.forms == {"turns"}:
             notes += _template_notes(encoder)
         elif encoder.begin_token_id is None and "empty_prompt" in self.accounting.changes:
@@ -250,7 +250,7 @@ def refuse_no_effect(name: str, reason: str) -> NoReturn:
 def _template_notes(encoder: Encoder) -> list[str]:
     template = encoder.template
     assert template is not None
-    notes = [f"chat template {template.digest}"]
+    notes: list[str] = [Note(f"chat template {template.digest}", code="chat_template")]
     if encoder.turn_end_token_id != encoder.end_token_id:
         usual = encoder.tokenizer.convert_ids_to_tokens(encoder.end_token_id)
         notes.append(f"the chat template does not end responses with the model's own end token {usual!r}")

@@ -68,6 +68,7 @@ def measure_policy(
     rows: tuple[ExampleRow, ...] = ()
     max_tokens = settings.training.max_tokens
     if ready.data.held_out:
+        progress("measure held-out data", 0, 0)
         reference = margin_reference(ready, settings, trained=trained)
         rows = measure_examples(ready.policy.module, ready.data.held_out, ready.objective, reference, max_tokens)
     prompts = sampled_prompts(ready, settings)

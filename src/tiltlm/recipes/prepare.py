@@ -9,6 +9,7 @@ import torch
 
 from tiltlm.core import DataError, Example, Tree, build_trees
 from tiltlm.core.logps import OF_REFERENCE
+from tiltlm.core.notes import Note
 from tiltlm.data import DataSettings, Encoder, PreferenceData, check_sources, load_data
 from tiltlm.data.cache.fingerprints import prompt_numbers
 from tiltlm.data.cache.lazy import Joined, Selection
@@ -27,6 +28,11 @@ EVAL_FRACTION = 0.1
 """Share of the prompts that a run holds out by default."""
 TOO_FEW_TO_HOLD_OUT = frozenset({"nothing_held_out", "no_rows_left", "prompt_above_half", "one_label"})
 """Codes of errors that may come from holding out a share of very few prompts."""
+DETAILS = frozenset(
+    {"layout", "precision", "attention_route", "compiled", "end_tokens", "score_position", "dropout_removed"}
+    | {"token_lengths", "response_end", "chat_template"}
+)
+"""Codes of notes that `--verbose` shows and log.txt holds."""
 CHUNK = 50_000
 """Number of examples whose trees are in memory at the same time."""
 
@@ -142,17 +148,19 @@ def load_for(
         return load(settings)
     try:
         data = load(replace(settings, eval_fraction=EVAL_FRACTION))
-        note = (
+        note = Note(
             f"{len(data.held_out):,} of {data.accounting.kept:,} rows are held out to measure what training does "
-            f"(data.eval_fraction={EVAL_FRACTION:g} by default; 0 trains on all rows)"
+            f"(data.eval_fraction={EVAL_FRACTION:g} by default; 0 trains on all rows)",
+            code="held_out",
         )
     except DataError as error:
         if error.code not in TOO_FEW_TO_HOLD_OUT:
             raise
         data = load(replace(settings, eval_fraction=0.0))
-        note = (
+        note = Note(
             "nothing is held out, because the data has too few prompts, so the report cannot say whether training "
-            "helped; name held-out data (data.eval=FILE)"
+            "helped; name held-out data (data.eval=FILE)",
+            code="nothing_held_out",
         )
     return replace(data, notes=(*data.notes, note))
 
@@ -171,7 +179,7 @@ def name_reference(
         max_tokens=max_tokens,
         live=bool(objective.extras & OF_REFERENCE),
     )
-    log.info("reference: %s", reference, extra={"event": "reference", "reference": str(reference)})
+    log.debug("reference: %s", reference, extra={"event": "reference", "reference": str(reference)})
     untrained = None
     if policy.has_adapter:
         as_loaded = ReferenceSettings("initial", cache=False)
@@ -197,7 +205,7 @@ def ensure_reference(
         for chunk in chunks(examples):
             reference.ensure(all_trees(chunk))
     if num_hits or num_computed:
-        log.info(
+        log.debug(
             "reference: %d sequences read from the store, %d computed",
             num_hits,
             num_computed,
@@ -205,7 +213,7 @@ def ensure_reference(
         )
     audited = reference.audit()
     if audited:
-        log.info("reference: %d stored sequences were computed again and are equal within noise", audited)
+        log.debug("reference: %d stored sequences were computed again and are equal within noise", audited)
     if ranks.is_first:
         reference.tidy()
 
@@ -226,6 +234,6 @@ def all_trees(examples: Sequence[Example]) -> list[Tree]:
 
 
 def note_all(lines: Iterable[str]) -> None:
-    """Log each line as one note."""
+    """Log each line as one note; those about how tiltlm works, not about the user's run, as details."""
     for line in lines:
-        log.info("%s", line)
+        log.log(logging.DEBUG if getattr(line, "code", None) in DETAILS else logging.INFO, "%s", line)

@@ -7,7 +7,10 @@ class ProgressCallback(Protocol):
     """A function that is called as work proceeds."""
 
     def __call__(self, label: str, done: int, total: int, /, **figures: float) -> None:
-        """Take note that `done` of `total` units of `label` are done; `figures` are worth showing beside that."""
+        """Take note that `done` of `total` units of `label` are done; `figures` are worth showing beside that.
+
+        A total of 0 means that `label` has begun and that its length is unknown.
+        """
         ...
 
 

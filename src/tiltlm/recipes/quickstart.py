@@ -24,7 +24,7 @@ from tiltlm.recipes.progress import ProgressCallback, silent
 from tiltlm.recipes.run_settings import EvaluationSettings, RunSettings
 from tiltlm.recipes.train import MeasuredGold, carry_out
 from tiltlm.recipes.trained_run import TrainedRun
-from tiltlm.runs import RunDirectory, check_contents
+from tiltlm.runs import RunDirectory, RunLog, check_contents, run_log
 from tiltlm.sampling import Sampled, SamplingSettings, sample
 from tiltlm.training.training_settings import TrainingSettings
 from tiltlm.worlds import LEVELS, PromptSet, TextWorld
@@ -58,8 +58,8 @@ def quickstart(
     """
     process = Ranks.single("quickstart")
     check_contents(output, resume=False, overwrite=overwrite)
-    with one_thread():
-        return run_in_world(output, overwrite, seed, progress, process)
+    with one_thread(), run_log() as messages:
+        return run_in_world(output, overwrite, seed, progress, process, messages)
 
 
 @contextmanager
@@ -73,10 +73,13 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def run_in_world(output: Path, overwrite: bool, seed: int, progress: ProgressCallback, process: Ranks) -> TrainedRun:
+def run_in_world(
+    output: Path, overwrite: bool, seed: int, progress: ProgressCallback, process: Ranks, messages: RunLog
+) -> TrainedRun:
     """Sample, label, train, measure."""
     world = TextWorld()
     settings = run_settings(world, output, seed)
+    progress("load the model", 0, 0)
     policy = load_policy(settings.model, process.device)
     note_all(policy.notes)
     encoder = encoder_of(policy)
@@ -86,6 +89,7 @@ def run_in_world(output: Path, overwrite: bool, seed: int, progress: ProgressCal
     data = preference_data(examples["train"], examples["heldout"], encoder)
     ready = name_reference(settings, settings.build_objective(), policy, data)
     with RunDirectory.open(output, overwrite=overwrite) as run:
+        messages.write_to(run.path)
         run.write_text(DATA, "".join(lines(examples["train"] + examples["heldout"], encoder, world)))
         return carry_out(
             run,

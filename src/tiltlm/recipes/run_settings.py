@@ -63,7 +63,8 @@ class RunSettings:
     model: ModelSettings
     data: DataSettings
     objective: Spec
-    """The `name` of a method and its settings; or parts; or a weighted sum: see `objectives.composing`."""
+    """The `name` of a method with its settings; or parts, `{data: pairs, reward: ..., link: ...}`; or a weighted sum,
+    `{sum: [...]}`."""
     output: Path
     """The run directory: a new or empty folder."""
     reference: ReferenceSettings = field(default_factory=ReferenceSettings)

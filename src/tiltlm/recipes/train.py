@@ -26,7 +26,7 @@ from tiltlm.recipes.trained_run import TrainedRun
 from tiltlm.reference import Reference
 from tiltlm.reference.digests import numeric_path
 from tiltlm.report import RunReport, series_of, to_plain, verdict_of, write_report
-from tiltlm.runs import RunDirectory, check_contents
+from tiltlm.runs import RunDirectory, RunLog, check_contents, run_log
 from tiltlm.storage.versions import python_and_packages
 from tiltlm.training import Listener, TrainingResult, train_loop
 from tiltlm.training.recorder import MetricsRecord
@@ -60,10 +60,19 @@ def train(
     Raises:
         TiltError: something is wrong. If it is found before the first step, nothing has been written.
     """
+    with run_log() as messages:
+        return train_logged(settings, messages, resume=resume, overwrite=overwrite, progress=progress)
+
+
+def train_logged(
+    settings: RunSettings, messages: RunLog, *, resume: bool, overwrite: bool, progress: ProgressCallback
+) -> TrainedRun:
+    """Train as `train` does; rank 0 writes the messages into the run directory as soon as there is one."""
     ranks = Ranks.join()
     check_parallel(settings.training.parallel, ranks)
     ranks.first(lambda: check_contents(settings.output, resume, overwrite))
     check_training(settings, settings.build_objective())
+    progress("load model and data", 0, 0)
     ready = prepare(settings, ranks.device)
     settings.training.check_held_out(len(ready.data.held_out))
     if ranks.size > 1:
@@ -75,6 +84,8 @@ def train(
             extra={"event": "processes", "num_processes": ranks.size, "parallel": settings.training.parallel},
         )
     with RunDirectory.open(settings.output, resume=resume, overwrite=overwrite, ranks=ranks) as run:
+        if ranks.is_first:
+            messages.write_to(run.path)
         return carry_out(run, ready, settings, ranks, resume=resume, progress=progress)
 
 
@@ -157,6 +168,7 @@ def conclude(
     The policy is saved first, so that nothing that fails later can lose it. If the policy cannot be measured, because
     it gives numbers that are not finite, the report says so and shows the rest.
     """
+    progress("save", 0, 0)
     save(ready, run.path)
     report = make_report(run, ready, settings, result)
     report = replace(report, title=title or report.title, command=command or report.command)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
+from tiltlm.objectives import compose
+from tiltlm.objectives.terms import reads_scores
 from tiltlm.report import RunReport, series_of, verdict_of
 from tiltlm.training import TrainingResult
 
@@ -73,8 +76,10 @@ class TrainedRun:
         return figure
 
     def summary(self) -> str:
-        """Return what the command line prints at the end."""
-        lines = [self.verdict]
-        if self.report.training_accuracy is not None:
-            lines.append(f"Ranking accuracy on the training data: {self.report.training_accuracy.estimate:.0%}.")
-        return "\n".join([*lines, f"model   {self.path / 'model'}", f"report  {self.path / 'report.html'}"])
+        """Return what the command line prints at the end: the verdict, and what to do next."""
+        verdict = verdict_of(self.report)
+        lines = [verdict.word, verdict.sentence, *(f"- {caution.text}" for caution in verdict.cautions), ""]
+        lines += [f"report  {self.path / 'report.html'}  (open it in a browser)", f"model   {self.path / 'model'}"]
+        if not reads_scores(compose(self.report.config["objective"])):  # a reward model does not answer
+            lines.append(f"try it  tiltlm chat {quote(str(self.path / 'model'))}")
+        return "\n".join(lines)

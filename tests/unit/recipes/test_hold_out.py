@@ -31,6 +31,7 @@ def test_a_tenth_of_the_prompts_by_default(load):
     assert 10 < len(data.held_out) < 35
     assert data.fingerprint == named.fingerprint
     assert len(data.train) + len(data.held_out) == 200
+    assert data.notes[-1].code == "held_out"
     assert str(len(data.held_out)) in data.notes[-1]
     assert data.notes[:-1] == named.notes
 
@@ -46,8 +47,7 @@ def test_few_prompts_are_trained_on_and_not_refused(load, objective, num_rows):
     """Of few prompts a tenth may be none, all of them, or one, which KTO's baseline cannot use."""
     data = load(num_rows, objective)
     assert len(data.train) + len(data.held_out) == num_rows
-    if not data.held_out:
-        assert "data.eval" in data.notes[-1]
+    assert data.notes[-1].code == ("held_out" if data.held_out else "nothing_held_out")
 
 
 def test_no_rows_are_still_refused(load):

@@ -38,7 +38,7 @@ def test_every_sequence_once_and_prompts_together(monkeypatch, partners, caplog)
     examples = examples_of([0, 1, 2, 3, 0, 1, 2, 3, 4])
     examples = assign_partners(examples, 10) if partners else examples
     reference, progress = Recording(), []
-    caplog.set_level("INFO")
+    caplog.set_level("DEBUG")
     ensure_reference(reference, examples, lambda *args: progress.append(args), Ranks())
     asked = [sequence for call in reference.calls for sequence in call]
     everything = [(t.prompt_ids.tobytes(), r.token_ids.tobytes()) for t in all_trees(examples) for r in t.responses]

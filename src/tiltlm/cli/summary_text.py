@@ -1,0 +1,29 @@
+"""The end of a command in a terminal: what came out, with the verdict's words in colour."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+COLOURS = {"better": "green", "worse": "red"}
+"""Outcome of a verdict → its colour; others, and good ones with cautions, are yellow."""
+
+
+def print_summary(result: Any, console: Console | None = None) -> None:
+    """Print the summary of a finished run or sweep on stdout.
+
+    Args:
+        result: Its `summary()` is printed; a run's `report` gives the colour.
+        console: The console; None: stdout.
+    """
+    from tiltlm.report import RunReport, verdict_of
+
+    console = console or Console()
+    head, gap, rest = result.summary().partition("\n\n")
+    text = Text(head)
+    if isinstance(report := getattr(result, "report", None), RunReport):
+        verdict = verdict_of(report)
+        colour = "yellow" if verdict.cautions else COLOURS.get(verdict.outcome, "yellow")
+        text.stylize(f"bold {colour}", 0, len(verdict.word))
+    console.print(text, soft_wrap=not console.is_terminal)  # a file gets whole lines
+    console.print(Text(gap[1:] + rest), soft_wrap=True)  # so that a terminal's paths and commands can be copied
