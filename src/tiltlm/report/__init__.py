@@ -1,8 +1,7 @@
 """Reports: a run, or several runs side by side, as one HTML page, and the same numbers as JSON."""
 
-from tiltlm.report.comparison import write_comparison
+from tiltlm.report.comparison import ComparedRun, write_comparison
 from tiltlm.report.page import read_run, render, write_report
-from tiltlm.report.points import ComparedRun
 from tiltlm.report.run_report import RunReport, to_plain
 from tiltlm.report.series import Series, series_of
 from tiltlm.report.verdict import Verdict, verdict_of

@@ -11,8 +11,8 @@ from support.errors import raises
 from support.made_up_reports import HOSTILE, Page, change, contrast, gold, held_out, samples
 from tiltlm.core import ConfigError
 from tiltlm.report import ComparedRun, RunReport, write_comparison
-from tiltlm.report.comparison import headline
-from tiltlm.report.points import numbers, points_of
+from tiltlm.report.comparison.page import headline
+from tiltlm.report.comparison.points import numbers, points_of
 
 
 def run(name: str, accuracy: float, half: float = 0.05, **parts) -> ComparedRun:

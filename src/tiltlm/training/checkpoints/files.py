@@ -27,7 +27,7 @@ from tiltlm.storage.versions import python_and_packages
 FORMAT = 3
 POLICY, OPTIMIZER, STATE, MANIFEST = "policy.safetensors", "optimizer.safetensors", "state.json", "manifest.json"
 MANIFEST_HASH = "manifest.sha256"
-"""The hash of the manifest, in the form that `sha256sum --check` reads."""
+"""The hash of the manifest, in the form that the program `sha256sum` reads."""
 REFERENCE = "reference.safetensors"
 """Present only if the reference moves."""
 REPLACED = ".replaced-"

@@ -11,9 +11,9 @@ from markupsafe import Markup
 from tiltlm.core import ConfigError
 from tiltlm.diagnostics import Interval
 from tiltlm.report import plots
+from tiltlm.report.comparison.points import ComparedRun, Point, accuracy_difference, points_of
 from tiltlm.report.numbers import with_bounds
 from tiltlm.report.page import as_json, script, template_environment, write
-from tiltlm.report.points import ComparedRun, Point, accuracy_difference, points_of
 from tiltlm.report.sections import Remark
 from tiltlm.report.tables import Cell, cell
 from tiltlm.report.verdict import verdict_of
