@@ -189,3 +189,27 @@ def test_sweep_compares_runs_over_one_store(model, data, tmp_path, caplog):
     page = (tmp_path / "sweep" / "comparison.html").read_text()
     assert "00-beta%3D0.1/report.html" in page
     assert "01-beta%3D1.0/report.html" in page
+
+
+def test_a_sweep_of_named_points_and_seeds(model, data, tmp_path):
+    """Each method has its own settings, and its seeds are repetitions of one point."""
+    points = tmp_path / "points.yaml"
+    points.write_text("dpo: {objective: dpo, objective.beta: 0.5}\nipo: {objective: {name: ipo, tau: 0.2}}\n")
+    common = {"model": model, "data": data, "max_steps": 1, "evaluation.num_prompts": 0}
+    result = tiltlm.sweep(None, ["training.seed=0,1"], points=points, output=tmp_path / "sweep", **common)
+    names = [
+        f"{2 * i + seed:02d}-point={point}-seed={seed}" for i, point in enumerate(("dpo", "ipo")) for seed in (0, 1)
+    ]
+    assert [run.name for run in result.runs] == names
+    objectives = [run.report.config["objective"] for run in result.runs]
+    assert [o["name"] for o in objectives] == ["dpo", "dpo", "ipo", "ipo"]
+    assert (objectives[0]["beta"], objectives[2]["tau"]) == (0.5, 0.2)
+    twin = json.loads((tmp_path / "sweep" / "comparison.json").read_text())
+    assert [(point["name"], len(point["runs"])) for point in twin["points"]] == [("point=dpo", 2), ("point=ipo", 2)]
+    first, last = (run.report.held_out.accuracy_by_prompt for run in (result.runs[0], result.runs[3]))
+    assert first
+    assert first.keys() == last.keys()
+    with raises(ConfigError, "duplicate", key="objective.beta"):
+        tiltlm.sweep(None, {"objective.beta": [0.1, 0.2]}, points=points, output=tmp_path / "other", **common)
+    with raises(ConfigError, "wrong_type", key="points"):
+        tiltlm.sweep(None, {}, points={"dpo": "objective"}, output=tmp_path / "other", **common)

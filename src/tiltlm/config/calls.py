@@ -118,6 +118,7 @@ def sweep(
     grid: Sequence[str] | Mapping[str, Sequence[Any]],
     /,
     *,
+    points: str | Path | Mapping[str, Mapping[str, Any]] | None = None,
     resume: bool = False,
     overwrite: bool = False,
     progress: ProgressCallback = silent,
@@ -125,9 +126,13 @@ def sweep(
 ) -> "Sweep":
     """Train over a grid of settings and compare the runs.
 
+    Runs that differ only in `training.seed` are repetitions: the comparison shows their mean.
+
     Args:
         config: A YAML file, or its content; None if `settings` give everything.
         grid: Values of each key, as a mapping or as texts `key=v1,v2,...`. A key with one value is a plain setting.
+        points: A YAML file, or its content: name → settings of a point, for methods that differ in several settings,
+            such as `ipo: {objective: {name: ipo, tau: 0.1}}`. Every point is run with every combination of the grid.
         resume: Keep the runs that are complete, and continue or start the others.
         overwrite: Delete the runs in the output folder and start again.
         progress: Called with label, units done, units in all, and figures to show.
@@ -136,7 +141,7 @@ def sweep(
     Returns:
         The finished sweep; its folder holds `comparison.html` and one folder per run.
     """
-    from tiltlm.config.resolve import parse_grid, resolve
+    from tiltlm.config.resolve import parse_grid, read_points, refuse_given_twice, resolve
     from tiltlm.config.schema import Schema
     from tiltlm.core import ConfigError
     from tiltlm.recipes.run_settings import RunSettings
@@ -145,18 +150,22 @@ def sweep(
 
     schema = Schema(RunSettings)
     values = grid if isinstance(grid, Mapping) else parse_grid(schema, grid)
-    for key in {schema.spell_out(k) for k in values} & {schema.spell_out(k) for k in settings}:
-        raise ConfigError(f"{key} is given twice: in the grid and beside it; remove one", code="duplicate", key=key)
+    bundles = read_points(points)
+    refuse_given_twice(schema, values, settings, *bundles.values())
     fixed = {**settings, **{key: vs[0] for key, vs in values.items() if len(vs) == 1}}
     varied = {key: list(vs) for key, vs in values.items() if len(vs) > 1}
-    if not varied:
+    if not varied and len(bundles) < 2:
         raise ConfigError(
-            "no key has several values; give several to at least one, such as objective.beta=0.05,0.1,0.5",
+            "nothing varies; give several values to a key, such as objective.beta=0.05,0.1,0.5, or several points",
             code="nothing_varies",
             key="grid",
         )
-    points = [SweepPoint(p, resolve(RunSettings, config, **fixed, **p)) for p in combinations(varied)]
-    return recipe(points, resume=resume, overwrite=overwrite, progress=progress)
+    runs = [
+        SweepPoint({**({"point": name} if name else {}), **p}, resolve(RunSettings, config, **fixed, **bundle, **p))
+        for name, bundle in bundles.items()
+        for p in combinations(varied)
+    ]
+    return recipe(runs, resume=resume, overwrite=overwrite, progress=progress)
 
 
 @command("model", "objective", argument="data")

@@ -127,6 +127,37 @@ def parse_grid(schema: Schema[Any], pairs: Sequence[str]) -> dict[str, list[Any]
     }
 
 
+def read_points(points: str | Path | Mapping[str, Mapping[str, Any]] | None) -> dict[str, dict[str, Any]]:
+    """Return the settings of each named point; without points, one without a name that sets nothing.
+
+    Raises:
+        ConfigError: A point is no mapping of settings.
+    """
+    if points is None:
+        return {"": {}}
+    named = points if isinstance(points, Mapping) else read_document(Path(points))[0]
+    for name, bundle in named.items():
+        if not isinstance(bundle, Mapping):
+            raise ConfigError(
+                f"point {name}: {bundle!r} must be a mapping of settings, such as "
+                "{objective: ipo, training.learning_rate: 1e-6}",
+                code="wrong_type",
+                key="points",
+            )
+    return {str(name): dict(bundle) for name, bundle in named.items()}
+
+
+def refuse_given_twice(
+    schema: Schema[Any], grid: Mapping[str, Any], settings: Mapping[str, Any], *bundles: Mapping[str, Any]
+) -> None:
+    """Raise if a key of a sweep is given in two places: in the grid, in a point, or for all runs."""
+    for first, second in [(grid, settings), *((grid, bundle) for bundle in bundles), *((settings, b) for b in bundles)]:
+        for key in sorted({schema.spell_out(k) for k in first} & {schema.spell_out(k) for k in second}):
+            raise ConfigError(
+                f"{key} is given twice: in the grid, in a point, or for all runs; remove one", code="duplicate", key=key
+            )
+
+
 def _plain(value: Any) -> Any:
     """Return the value with paths as text and tuples as lists, as a file would have them."""
     if isinstance(value, Mapping):
