@@ -93,13 +93,8 @@ def load_data(
     data = cached or tokenise(loader, parts, columns, num_rows, folder)
     facts = data.facts
     facts.check(settings, encoder)
-    if use_reference_columns and facts.num_wrapped and settings.as_chat is None:
-        raise ConfigError(
-            "reference=columns: the log-probabilities belong either to the text as it is or to the turns of the chat "
-            "template. Say which: data.as_chat=false or data.as_chat=true",
-            code="missing_setting",
-            key="data.as_chat",
-        )
+    if use_reference_columns:
+        facts.check_form(settings)
     train: Sequence[Example] = data.train
     held_out: Sequence[Example] = data.held_out
     if needs_partners:
