@@ -169,3 +169,12 @@ def test_notes_do_not_depend_on_which_side_is_called_chosen(chat):
         for name in ("pairs.csv.gz", "pairs_swapped.csv.gz")
     )
     assert pairs.notes == swapped.notes
+
+
+@needs_cases
+def test_the_setting_that_the_refusal_of_argilla_names_reads_it(chat):
+    settings = DataSettings(train=str(CASES / "argilla.jsonl"), ignore=("rank",))
+    data = load_data(settings, chat, "pairs")
+    assert len(data.train) == 24
+    assert data.train[0].scores == (4.5, 2.0)
+    assert TODAY[0] in chat.decode(data.train[0].prompt_ids)
