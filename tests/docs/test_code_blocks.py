@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from support.pages import GUIDES, METHODS, ROOT, Block, blocks, commands, page_name
 from tiltlm.cli.main import app
-from tiltlm.core import ModelError
+from tiltlm.core import DataError, ModelError
 from tiltlm.objectives import CATALOG
 from tiltlm.worlds import TextWorld
 
@@ -91,12 +91,12 @@ def on_the_tiny_model(arguments: list[str]) -> list[str]:
 
 
 def assert_settings_hold(arguments: list[str], place: str) -> None:
-    """Run a command on a model that does not exist, which is found out as soon as all settings have been read."""
+    """Run a command without its model and data, which is found out as soon as all settings have been read."""
     if "--output" not in arguments and arguments[:1] in (["train"], ["sweep"]):
         arguments = [*arguments, "--output", "new-run"]
     error = invoke(*with_value(arguments, "--model", "no/such/model")).exception
-    assert isinstance(error, ModelError), f"{place}: {' '.join(arguments)}: {error!r}"
-    assert error.code == "no_such_path", f"{place}: {error}"
+    assert isinstance(error, ModelError | DataError), f"{place}: {' '.join(arguments)}: {error!r}"
+    assert error.code in ("no_such_path", "not_readable"), f"{place}: {error}"
 
 
 def find_config(arguments: list[str], candidates: list[Path], place: str) -> list[str]:

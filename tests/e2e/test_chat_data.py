@@ -49,6 +49,14 @@ def test_a_table_of_answers_and_winners_trains_in_one_command(train, chat_model,
     assert (run.path / "model" / "config.json").exists()
 
 
+def test_preview_of_first_rows_with_one_label(chat_model, tmp_path):
+    """Rows are often sorted by label; looking at the first ones is no reason to refuse."""
+    path = tmp_path / "kto.jsonl"
+    path.write_text("".join(f'{{"prompt": "q{i}", "completion": "a{i}", "label": true}}\n' for i in range(4)))
+    (first,) = tiltlm.preview(model=str(chat_model), data=str(path), objective="kto", rows=1)
+    assert first.responses
+
+
 def test_preview_shows_the_template_around_text(chat_model, table):
     (first,) = tiltlm.preview(model=str(chat_model), data=str(table), rows=1)
     assert "".join(piece.text for piece in first.prompt).startswith("<|im_start|>user\nwhat is 0?<|im_end|>")

@@ -93,6 +93,8 @@ def load_data(
     data = cached or tokenise(loader, parts, columns, num_rows, folder)
     facts = data.facts
     facts.check(settings, encoder)
+    if use_reference_columns:
+        facts.check_form(settings)
     train: Sequence[Example] = data.train
     held_out: Sequence[Example] = data.held_out
     if needs_partners:

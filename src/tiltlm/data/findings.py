@@ -161,6 +161,20 @@ class DataFacts:
             key="data.eval_fraction",
         )
 
+    def check_form(self, settings: DataSettings) -> None:
+        """Raise if the form of the text is unclear to which the data's reference log-probabilities belong.
+
+        Raises:
+            ConfigError: Text was wrapped as turns, but no setting says so.
+        """
+        if self.num_wrapped and settings.as_chat is None:
+            raise ConfigError(
+                "reference=columns: the log-probabilities belong either to the text as it is or to the turns of the "
+                "chat template. Say which: data.as_chat=false or data.as_chat=true",
+                code="missing_setting",
+                key="data.as_chat",
+            )
+
     def _check_labels(self) -> None:
         """Raise if labels mean more than two things."""
         minus = self.accounting.changes.get("minus_one")

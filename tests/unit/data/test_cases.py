@@ -160,3 +160,21 @@ def test_a_tie_is_a_preference_of_one_half(chat):
     data = load_data(DataSettings(train=str(CASES / "compare.csv.gz")), chat, "pairs")
     assert data.train[1].comparisons[0].preference == 0.5
     assert {example.comparisons[0].preference for example in data.train} == {0.5, 1.0}
+
+
+@needs_cases
+def test_notes_do_not_depend_on_which_side_is_called_chosen(chat):
+    pairs, swapped = (
+        load_data(DataSettings(train=str(CASES / name)), chat, "pairs")
+        for name in ("pairs.csv.gz", "pairs_swapped.csv.gz")
+    )
+    assert pairs.notes == swapped.notes
+
+
+@needs_cases
+def test_the_setting_that_the_refusal_of_argilla_names_reads_it(chat):
+    settings = DataSettings(train=str(CASES / "argilla.jsonl"), ignore=("rank",))
+    data = load_data(settings, chat, "pairs")
+    assert len(data.train) == 24
+    assert data.train[0].scores == (4.5, 2.0)
+    assert TODAY[0] in chat.decode(data.train[0].prompt_ids)

@@ -403,6 +403,13 @@ def test_settings_of_chat_and_splits_without_effect(load, rows, shape, settings,
         load(rows, shape, **settings)
 
 
+def test_reference_columns_of_text_need_to_know_its_form(load):
+    rows = [pair(i, ref_chosen_logps=-1, ref_rejected_logps=-2) for i in range(4)]
+    with raises(ConfigError, "missing_setting", key="data.as_chat"):
+        load(rows, reference=True, chat_template=CHATML)
+    assert load(rows, reference=True, chat_template=CHATML, as_chat=True).has_reference
+
+
 def test_text_without_a_prompt_stays_text(load):
     assert not noted(load([{"text": "Once"}, {"text": "Twice"}], "demonstrations"), "as_chat")
 

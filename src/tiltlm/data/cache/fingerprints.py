@@ -54,11 +54,16 @@ def comparison_digests(example: Example) -> Iterator[tuple[bytes, bool]]:
     """Yield a digest of (prompt, two responses) for each comparison, and which of the two is preferred.
 
     The digest does not depend on the preference, so two rows that contradict each other give the same digest with
-    different preferences.
+    different preferences. A tie prefers neither, and a `preference` below ½ the rejected one.
     """
     for c in example.comparisons:
+        if c.preference == 0.5:
+            continue
         chosen, rejected = (digest(*example.responses[k].key) for k in (c.chosen, c.rejected))
-        yield digest(example.prompt_ids.tobytes(), *sorted((chosen, rejected))), chosen < rejected
+        yield (
+            digest(example.prompt_ids.tobytes(), *sorted((chosen, rejected))),
+            (chosen < rejected) == (c.preference > 0.5),
+        )
 
 
 def prompt_numbers(examples: Iterable[Example]) -> NDArray[np.int64]:

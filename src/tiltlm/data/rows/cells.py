@@ -196,7 +196,9 @@ def label(column: str, value: object) -> bool:
 
 
 def items(column: str, value: object, length: int | None = None) -> list[Any]:
-    """Read a list. None as `length`: any length."""
+    """Read a list, also as JSON text. None as `length`: any length."""
+    if isinstance(value, str):
+        value = structure(column, value, list)
     if not isinstance(value, list | tuple):
         raise wrong_type(column, value, "a list")
     if length is not None and len(value) != length:

@@ -53,6 +53,7 @@ METADATA = frozenset(
         *("model_a", "model_b", "chosen_model", "rejected_model", "model_chosen", "model_rejected", "generator"),
         *("prompt_id", "question_id", "row_id", "split", "source_dataset", "subset", "tags", "task", "timestamp"),
         *("topic", "url", "user_id", "uuid"),
+        *("", "unnamed_0"),  # the index of a pandas frame in CSV
     }
 )
 """Common names of identifiers and remarks, as `plain_name` gives them: they are noted as unused, not refused."""

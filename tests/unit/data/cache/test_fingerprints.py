@@ -47,3 +47,18 @@ def test_prompts_are_numbered_by_first_appearance():
 def test_digests_depend_on_where_pieces_end():
     assert len({digest(b"ab", b"c"), digest(b"a", b"bc"), digest(b"abc"), digest(b"abc", b"")}) == 4
     assert len(distinct(digest(b"a") + digest(b"b") + digest(b"a"))) == 2
+
+
+@settings(deadline=None)
+@given(st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0]))
+def test_a_preference_counts_as_with_the_sides_exchanged(p):
+    """Exchanging the sides with 1 − p says the same; a tie says nothing, and opposes nobody."""
+    one, two = (Response(token_ids([answer])) for answer in (1, 2))
+    given, exchanged = (
+        list(comparison_digests(Example("1", token_ids([5]), responses, (Comparison(0, 1, preference=preference),))))
+        for responses, preference in (((one, two), p), ((two, one), 1 - p))
+    )
+    assert given == exchanged
+    assert len(given) == (p != 0.5)
+    plain = list(comparison_digests(example_of(5, (1, 2), [(0, 1)])))
+    assert (given == plain) == (p > 0.5)

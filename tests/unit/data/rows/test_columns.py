@@ -1,5 +1,7 @@
 """Roles of columns, shapes of data, and refusal of unknown columns."""
 
+import pickle
+
 import pytest
 
 from support.errors import raises
@@ -88,6 +90,7 @@ def test_columns_for_pictures_are_refused_by_what_they_are():
         (("conversations", "chosen", "rejected"), {"prompt", "chosen", "rejected"}),
         (("conversations",), {"messages"}),
         (("messages", "kto_tag"), {"messages", "label"}),
+        (("", "Unnamed: 0", "prompt", "chosen", "rejected"), {"prompt", "chosen", "rejected"}),
         (("prompt", "winner", "loser"), {"prompt", "chosen", "rejected"}),
         (("Question", "Answer A", "Answer B", "Winner"), {"prompt", "answer_a", "answer_b", "winner"}),
         (("conversation_a", "conversation_b", "winner", "model_a", "model_b"), {"answer_a", "answer_b", "winner"}),
@@ -166,6 +169,7 @@ def test_helpsteer_states_the_winner_by_its_sign(value, chosen):
     values = schema.values(row)
     assert (values["prompt"], values["chosen"], values["preference"]) == ("?", chosen, 1.0 if value else 0.5)
     assert schema.unused == ("domain", "individual_preference")
+    assert pickle.loads(pickle.dumps(schema)).values(row) == values  # worker processes get a copy
 
 
 def test_nectar_has_ranks_in_its_answers():

@@ -164,6 +164,10 @@ def test_csv_cells_are_text():
     record = read(pair(weight="0.5", preference="0.75", offset=""))
     assert record.weight == 0.5
     assert record.comparisons == (Comparison(0, 1, preference=0.75),)
+    record = read(
+        {key: str(value) for key, value in listed(ranks=[2, 1, 3]).items()} | {"completions": '["a", "b", "c"]'}
+    )
+    assert (record.responses, record.ranks) == (("a", "b", "c"), (2, 1, 3))
     for text, label in (("true", True), ("False", False), ("1", True), ("0", False)):
         assert read({"prompt": "q", "completion": "a", "label": text}).labels == (label,)
 
