@@ -13,7 +13,8 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from threading import Thread
 from types import ModuleType
 
 from tiltlm.core.errors import RunError
@@ -91,6 +92,18 @@ def _begin(loader: Loader) -> None:
     global _loader
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes already use all cores
     _loader = loader
+    Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it has ended, also where that one was killed.
+
+    A process of a pool waits for work, and would wait for ever.
+    """
+    parent = parent_process()
+    assert parent is not None, "only processes of the pool call this"
+    parent.join()
+    os._exit(1)
 
 
 def _load(rows: list[Row], from_eval: bool) -> RowBlock:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tiltlm.core.errors import ModelError
+from tiltlm.storage.hub import unreachable
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -77,6 +78,20 @@ def _tokenizer(adapter: str | None, base: str) -> str:
     """Return the folder of the tokenizer: the adapter's where it has one, else the base model's."""
     has_own = adapter is not None and (Path(adapter) / "tokenizer_config.json").exists()
     return adapter if adapter is not None and has_own else base
+
+
+def check_reachable(located: Located) -> None:
+    """Require that a model on the hub can be read from here. It takes seconds, where loading would try for minutes.
+
+    Raises:
+        ModelError: the hub does not answer, or is switched off and has left no copy in the cache.
+    """
+    if not located.is_folder and (reason := unreachable(located.base, "model")):
+        raise ModelError(
+            f"{located.key}: there is no folder {located.base}, and as a name on the hub it cannot be read: {reason}",
+            code="not_reachable",
+            key=located.key,
+        )
 
 
 def _adapter(adapter: str | None) -> str | None:

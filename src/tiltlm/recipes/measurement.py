@@ -71,7 +71,7 @@ def measure_policy(
         progress("measure held-out data", 0, 0)
         reference = margin_reference(ready, settings, trained=trained)
         rows = measure_examples(ready.policy.module, ready.data.held_out, ready.objective, reference, max_tokens)
-    prompts = sampled_prompts(ready, settings)
+    prompts = sampled_prompts(ready, settings, announce=not trained)
     if not prompts or isinstance(ready.policy, Scorer):  # a reward model gives no samples
         return Measurement(rows, None)
     draws = draw_samples(
@@ -88,18 +88,25 @@ def measure_policy(
     return Measurement(rows, draws)
 
 
-def sampled_prompts(ready: Prepared, settings: RunSettings) -> list[TokenIds]:
-    """Return the first distinct held-out prompts that leave room for a sample in the model's context window."""
+def sampled_prompts(ready: Prepared, settings: RunSettings, *, announce: bool) -> list[TokenIds]:
+    """Return the first distinct held-out prompts that leave room for a sample in the model's context window.
+
+    Args:
+        ready: Model and data.
+        settings: All settings of the run.
+        announce: Log it if no prompt leaves room.
+    """
     window = window_of(ready.policy)
     room = np.inf if window is None else window - settings.evaluation.max_new_tokens
     distinct = {example.prompt_ids.tobytes(): example.prompt_ids for example in ready.data.held_out}
     fitting = [ids for ids in distinct.values() if len(ids) <= room]
-    if settings.evaluation.num_prompts and distinct and not fitting:
+    if announce and settings.evaluation.num_prompts and distinct and not fitting:
         log.info(
             "no samples: every held-out prompt with %d new tokens is longer than the context window of %s tokens; "
             "lower evaluation.max_new_tokens",
             settings.evaluation.max_new_tokens,
             window,
+            extra={"event": "no_samples"},
         )
     return fitting[: settings.evaluation.num_prompts]
 

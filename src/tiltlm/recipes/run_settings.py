@@ -19,7 +19,7 @@ from tiltlm.core.checks import not_negative, prefix_errors
 from tiltlm.core.logps import OF_REFERENCE
 from tiltlm.data import DataSettings
 from tiltlm.models import ModelSettings
-from tiltlm.models.folders import locate
+from tiltlm.models.folders import check_reachable, locate
 from tiltlm.objectives import Objective, Spec, compose, describe_spec, notes_on, spell_out
 from tiltlm.objectives.dry_run import toy_batch
 from tiltlm.objectives.terms import reads_scores
@@ -175,6 +175,7 @@ def check_inputs(settings: RunSettings, objective: Objective) -> None:
         ModelError: a model folder is not there or cannot be used.
     """
     located = locate(settings.model.path, settings.model.adapter)
+    check_reachable(located)
     check_reference(settings.reference, is_needed=objective.needs_reference, live=bool(objective.extras & OF_REFERENCE))
     if settings.reference.name == "base" and located.adapter is None and settings.model.lora is None:
         raise no_adapter()

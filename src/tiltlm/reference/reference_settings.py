@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tiltlm.core.checks import positive, suggestion
 from tiltlm.core.errors import ConfigError
-from tiltlm.models.folders import locate
+from tiltlm.models.folders import check_reachable, locate
 from tiltlm.storage.cache import cache_folder
 from tiltlm.storage.files import check_writable
 
@@ -203,7 +203,9 @@ def _check_other(settings: ReferenceSettings) -> None:
             code="unknown_name",
             key="reference.name",
         )
-    if locate(path, key="reference.name").is_folder and revision is not None:
+    located = locate(path, key="reference.name")
+    check_reachable(located)
+    if located.is_folder and revision is not None:
         raise ConfigError(
             f"reference.revision={revision} has no effect: reference.name={path} is a folder; remove it",
             code="no_effect",

@@ -170,3 +170,68 @@ def test_resolved_settings_read_back_to_the_same(tmp_path, overrides):
     file = tmp_path / "resolved.yaml"
     file.write_text(yaml.safe_dump(to_plain(settings)))
     assert resolve(file) == settings
+
+
+@pytest.mark.parametrize(
+    ("override", "code", "key"),
+    [
+        ("training.batch_size=true", "wrong_type", "training.batch_size"),
+        ("training.learning_rate=true", "wrong_type", "training.learning_rate"),
+        ("training.max_grad_norm=false", "wrong_type", "training.max_grad_norm"),
+        ("model.lora.r=true", "wrong_type", "model.lora.r"),
+        ("data.cache_limit=true", "wrong_type", "data.cache_limit"),
+        (f"training.batch_size={10**30}", "out_of_range", "training.batch_size"),
+        (f"data.limit={2**63}", "out_of_range", "data.limit"),
+        ("training.seed=-1", "negative", "training.seed"),
+        ("evaluation.seed=-1", "negative", "evaluation.seed"),
+        ("data.eval_seed=-1", "negative", "data.eval_seed"),
+        ("model.lora.seed=-1", "negative", "model.lora.seed"),
+        ("output.folder=x", "wrong_type", "output"),
+    ],
+)
+def test_what_is_no_number_or_seed(override, code, key):
+    with raises(ConfigError, code, key=key):
+        resolve(BASE, **parse_overrides([override]))
+
+
+def test_what_looks_like_them_and_is_allowed():
+    found = resolve(BASE, **parse_overrides(["data.cache=true", "lora=true", "training.seed=0"]))
+    assert (found.data.cache, found.training.seed) == (True, 0)
+    assert found.model.lora is not None
+
+
+def test_all_names_of_a_choice_are_listed():
+    with raises(ConfigError, "unknown_name", key="model.layout", mentions=["auto", "shared", "packed", "padded"]):
+        resolve(BASE, **{"model.layout": "x"})
+
+
+@pytest.mark.parametrize(
+    ("objective", "key", "mentions", "silent_on"),
+    [
+        ("ipo", "bet", ["tau"], "subset"),
+        ("sft", "beta", ["sft"], "subset"),
+        ("dpo", "bta", ["'beta'"], "data."),
+        ("dpo", "learning_rat", ["'learning_rate'"], "beta"),
+        ("dpo", "outputs", ["'output'"], "beta"),
+    ],
+)
+def test_only_near_names_are_suggested(objective, key, mentions, silent_on):
+    """Of the objective first; where nothing is near, what the objective takes is listed."""
+    with raises(ConfigError, "unknown_setting", key=key, mentions=mentions) as error:
+        resolve({**BASE, "objective": objective}, **{key: 1})
+    assert silent_on not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["trl:ppo", "grpo", "online_dpo"])
+def test_online_methods_are_refused_by_what_they_are(name):
+    with raises(ConfigError, "no_method", key="objective.name", mentions=[name]):
+        resolve({**BASE, "objective": name})
+
+
+def test_an_override_that_the_command_does_not_read():
+    reads = ("model", "training.max_tokens")
+    assert resolve({**BASE, "training": {"seed": 1}}, {}, reads, max_tokens=9).training.max_tokens == 9
+    for override, key in (({"training.seed": 1}, "training.seed"), ({"batch_size": 1}, "training.batch_size"),
+                          ({"training": {"seed": 1}}, "training.seed"), ({"data": "other"}, "data.train")):  # fmt: skip
+        with raises(ConfigError, "no_effect", key=key):
+            resolve(BASE, {}, reads, **override)

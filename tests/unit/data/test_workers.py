@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -82,3 +83,25 @@ def test_a_script_without_a_main_guard_runs_once(tmp_path, jsonl):
         timeout=120,
     )
     assert done.stdout.decode().split() == ["once", "40"], done.stderr.decode()
+
+
+def test_a_process_ends_with_the_one_that_started_it(monkeypatch):
+    """It waits for the end of its parent in a thread of its own, and is not stopped by one that was killed."""
+    killed, ends = threading.Event(), []
+
+    class Parent:
+        @staticmethod
+        def join():
+            killed.wait()
+
+    monkeypatch.setattr(workers, "parent_process", Parent)
+    monkeypatch.setattr(workers.os, "_exit", ends.append)
+    monkeypatch.setattr(workers, "_loader", None, raising=False)
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")
+    before = set(threading.enumerate())
+    workers._begin(None)
+    (waiting,) = set(threading.enumerate()) - before
+    assert ends == []
+    killed.set()
+    waiting.join()
+    assert ends == [1]

@@ -6,6 +6,8 @@ import socket
 import subprocess
 import sys
 
+import pytest
+
 from support.errors import raises
 from tiltlm.core import ConfigError, RunError
 from tiltlm.runs.directory import LOCK, RunDirectory
@@ -90,3 +92,26 @@ def test_a_file_is_whole_or_what_it_was(tmp_path, monkeypatch):
         write_json(path, {"a": 2})
     assert json.loads(path.read_text()) == {"a": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["report.json"]
+
+
+def test_a_run_that_an_error_of_ours_ends_before_its_first_record_is_removed(tmp_path):
+    def begin(error, record, options):
+        with RunDirectory.open(tmp_path / "run", **options) as run:
+            run.write_json("config.json", {})
+            if record:
+                run.metrics.write_text('{"step": 0}\n')
+            raise error
+
+    def attempt(error, record=False, **options):
+        with pytest.raises(type(error)):
+            begin(error, record, options)
+
+    refusal = RunError("it cannot be", code="any")
+    attempt(refusal)
+    assert not (tmp_path / "run").exists()
+    attempt(KeyError("a defect keeps what may explain it"))
+    assert (tmp_path / "run").exists()
+    attempt(refusal, resume=True)
+    assert (tmp_path / "run/config.json").exists()
+    attempt(refusal, overwrite=True, record=True)
+    assert (tmp_path / "run/config.json").exists()

@@ -161,7 +161,7 @@ def write_cache(
     """
     if folder is None:
         with tempfile.TemporaryDirectory(prefix="tiltlm-") as temporary:
-            with _report_failed_write(Path(temporary)):
+            with _report_failed_write(Path(temporary), "set TMPDIR to a folder with space"):
                 _write(Path(temporary), blocks(), columns)
             return _open(Path(temporary))  # files that are memory-mapped stay readable after they are deleted
     try:
@@ -178,7 +178,10 @@ def write_cache(
         if (data := open_cache(folder)) is not None:
             return data
         # No fsync: after a crash of the machine, the checksums show whether the entry is complete.
-        with _report_failed_write(folder), atomic_folder(folder) as unfinished:
+        with (
+            _report_failed_write(folder, "name another folder: data.cache=FOLDER"),
+            atomic_folder(folder) as unfinished,
+        ):
             _write(unfinished, blocks(), columns)
         data = _open(folder)
     finally:
@@ -250,13 +253,12 @@ def _wait_for_lock(folder: Path) -> FileLock:
 
 
 @contextlib.contextmanager
-def _report_failed_write(folder: Path) -> Iterator[None]:
+def _report_failed_write(folder: Path, way_out: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         raise RunError(
-            f"tokenised data: cannot write {folder}: {error.strerror or error}. Free disk space, or name another "
-            "folder: data.cache=FOLDER",
+            f"tokenised data: cannot write {folder}: {error.strerror or error}. Free disk space, or {way_out}",
             code="not_writable",
             key="data.cache",
         ) from error

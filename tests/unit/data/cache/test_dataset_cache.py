@@ -166,6 +166,8 @@ def test_a_run_that_fails_leaves_nothing(load, folder, monkeypatch):
     with raises(RunError, "not_writable", key="data.cache", mentions=facts):
         load()
     assert entries(folder) == []
+    with raises(RunError, "not_writable", key="data.cache", mentions=["TMPDIR"]):
+        load(cache=False)
 
 
 def test_leftovers_of_a_killed_run_are_replaced(load, folder, tokenised):

@@ -1,0 +1,114 @@
+"""Every setting is read by a run, or refused by it: none has no effect in silence."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import pytest
+
+import tiltlm
+from tiltlm.config.resolve import resolve
+from tiltlm.core import ConfigError
+from tiltlm.recipes.run_settings import PREVIEW_READS, READ_IF, SCORE_READS, RunSettings, check_training
+
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
+SECTIONS = {name: kind for name, kind in get_type_hints(RunSettings).items() if is_dataclass(kind)}
+KEYS = [f"{section}.{field.name}" for section, kind in SECTIONS.items() for field in fields(kind)]
+CHECKS = {"__post_init__", "_check_moving", "_at_least_one", "_known", "is_set", "identity", "demand", "<lambda>"}
+"""Functions that look at settings without using them: checks, and the identity of a run."""
+NOT_IN_A_SHORT_RUN = {"training.max_bad_steps"}
+"""Read where a step is not finite."""
+WHERE_TO_STORE = {"reference.store", "reference.store_limit", "reference.cache"}
+"""These may be given to all runs, as $TILTLM_STORE is; a method without a reference stores nothing."""
+FOR_OTHER_SOURCES = {"data.split", "data.eval_split", "data.subset", "data.revision"}
+"""Settings of datasets on the hub, which the reader of the data refuses or warns of; tests/unit/data has them."""
+
+
+@contextmanager
+def recorded() -> Iterator[set[str]]:
+    """Yield a set that gets every setting that the block reads."""
+    found: set[str] = set()
+
+    def spy(section: str, kind: type) -> Any:
+        names = {field.name for field in fields(kind)}
+
+        def read(self: Any, name: str) -> Any:
+            if name in names:
+                code = sys._getframe(1).f_code
+                if code.co_name not in CHECKS and Path(code.co_filename).name != "dataclasses.py":
+                    found.add(f"{section}.{name}")
+            return object.__getattribute__(self, name)
+
+        return read
+
+    with pytest.MonkeyPatch.context() as patch:
+        for section, kind in SECTIONS.items():
+            patch.setattr(kind, "__getattribute__", spy(section, kind))
+        yield found
+
+
+def another(key: str, value: Any) -> Any:
+    """Return a value of the setting's type that is not `value`."""
+    section, name = key.split(".")
+    kind = get_type_hints(SECTIONS[section])[name]
+    kinds = [k for k in (kind, *get_args(kind)) if k is not type(None)]
+    if choices := [choice for k in kinds if get_origin(k) is Literal for choice in get_args(k)]:
+        return next(choice for choice in choices if choice != value)
+    if bool in kinds and isinstance(value, bool):
+        return not value
+    if int in kinds or float in kinds:
+        return 0.25 if float in kinds and value != 0.25 else (value or 0) + 1
+    return ["any"] if kind == tuple[str, ...] else "any"
+
+
+def is_refused(settings: dict[str, Any], key: str, reads: tuple[str, ...] | None) -> bool:
+    """Return whether a command refuses this setting as one without effect."""
+    default = getattr(getattr(resolve(RunSettings, settings), key.split(".")[0]), key.split(".")[1])
+    try:
+        found = resolve(RunSettings, settings, {}, reads, **{key: another(key, default)})
+        if reads is None:
+            check_training(found, found.build_objective())
+    except ConfigError as error:
+        return error.code in ("no_effect", "conflict", "needs_held_out") and error.key == key
+    return False
+
+
+@pytest.mark.parametrize(
+    ("command", "reads", "given", "samples"),
+    [
+        ("train", None, {"data": {"eval_fraction": 0.25}}, True),
+        ("train", None, {"data": {"eval_fraction": 0.0, "on_bad": "error"}}, False),
+        ("train", None, {"data": {"eval_fraction": 0.25}, "objective": "reward_model"}, False),
+        ("train", None, {"data": {"eval_fraction": 0.25}, "evaluation": {"num_prompts": 0}}, False),
+        ("score", SCORE_READS, {"reference": "initial"}, False),
+        ("preview", PREVIEW_READS, {}, False),
+    ],
+    ids=["train", "nothing held out", "reward model", "no samples", "score", "preview"],
+)
+def test_a_setting_is_read_or_refused(model, data, tmp_path, command, reads, given, samples):
+    base = {"model": model, "objective": "dpo", "output": str(tmp_path / "run"), **given}
+    settings = {**base, "data": {"train": str(data), **given.get("data", {})}}
+    short = {"training": {"max_steps": 2}, **({"evaluation": {"max_new_tokens": 8}} if samples else {})}
+    with recorded() as found:
+        getattr(tiltlm, command)({**settings, **short})
+    elsewhere = FOR_OTHER_SOURCES | NOT_IN_A_SHORT_RUN | (WHERE_TO_STORE if given.get("objective") else set())
+    silent = [key for key in KEYS if key not in found | elsewhere and not is_refused(settings, key, reads)]
+    assert silent == []
+
+
+def test_the_resolved_settings_of_a_run_are_never_refused(model, data, tmp_path):
+    """Every setting at its default is no mistake, whatever else is set."""
+    for fraction in (0.0, 0.25):
+        settings = resolve(
+            RunSettings, {"model": model, "data": {"train": str(data), "eval_fraction": fraction}, "objective": "dpo",
+                          "output": str(tmp_path / "run")},
+        )  # fmt: skip
+        check_training(settings, settings.build_objective())
+
+
+def test_the_conditions_name_settings_that_exist():
+    assert {key for rule in READ_IF for key in rule.keys} <= set(KEYS)
