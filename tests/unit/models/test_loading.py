@@ -118,7 +118,7 @@ def test_transformers_is_asked_to_offload(offload):
 
 
 @pytest.mark.skipif(
-    not hasattr(transformers.modeling_utils, "save_on_cpu"), reason="this version of transformers does not offload"
+    not hasattr(transformers.PreTrainedModel, "activation_checkpointing_enable"), reason="this version of transformers does not offload"
 )
 def test_what_each_layer_keeps_is_what_is_offloaded(folder, monkeypatch):
     """The hooks that take tensors to the host see the input of every layer, and give the same gradients."""
