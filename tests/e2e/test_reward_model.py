@@ -5,10 +5,11 @@ import re
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 import tiltlm
 from support.errors import raises
+from support.tokenizers_and_templates import TEMPLATES, byte_level
 from tiltlm.core import ConfigError
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
@@ -137,3 +138,44 @@ def test_a_link_on_likelihoods_is_refused(train, data, tmp_path):
     with raises(ConfigError, "needs_policy", key="objective"):
         train(tmp_path / "run", data=data, **{**SETTINGS, "objective": objective})
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("template", ["chatml", "llama", "plain"])
+@pytest.mark.parametrize("kind", ["whole", "adapter"])
+def test_conversations_are_scored_where_plain_transformers_reads_them(template, kind, tmp_path):
+    """ChatML writes a line break after its end token, and `apply_chat_template` gives it to the classifier."""
+    tokenizer = byte_level(bos=template == "llama")
+    tokenizer.pad_token = tokenizer.eos_token
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        eos_token_id=tokenizer.eos_token_id, bos_token_id=tokenizer.bos_token_id, tie_word_embeddings=True,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    conversations = [
+        {side: [{"role": "user", "content": f"what is {i}?"}, {"role": "assistant", "content": answer}]
+         for side, answer in (("chosen", "it is " * (i % 4 + 1)), ("rejected", "no"))}
+        for i in range(16)
+    ]  # fmt: skip
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps(row) + "\n" for row in conversations))
+    lora = {"model.lora.r": 4} if kind == "adapter" else {}
+    run = tiltlm.train(
+        model=str(tmp_path / "model"), data=str(rows), output=tmp_path / "run", num_epochs=4,
+        **{**SETTINGS, "learning_rate": 1e-2, "data.chat_template": TEMPLATES[template]}, **lora,
+    )  # fmt: skip
+    folder = run.path / "model"
+    file = tmp_path / "scores.jsonl"
+    tiltlm.score(model=str(folder), data=str(rows), objective="reward_model", per_example=file)
+    found = [r["score"] for row in rows_of(file) for r in row["responses"]]
+    saved = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    texts = [row[side] for row in conversations for side in ("chosen", "rejected")]
+    for padding_side in ("right", "left"):
+        saved.padding_side = padding_side
+        batch = saved.apply_chat_template(texts, padding=True, return_tensors="pt", return_dict=True)
+        with torch.no_grad():
+            together = model(**batch).logits[:, 0]
+        torch.testing.assert_close(together, torch.tensor(found), atol=1e-4, rtol=0)
+    assert torch.tensor(found).std() > 0.05

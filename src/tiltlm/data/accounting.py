@@ -42,7 +42,7 @@ LOSSES = {
     "template_error": "the chat template raises an error for this conversation; set data.chat_template, or correct "
     "the row",
     "boundary": "the response cannot be tokenised after its prompt without changing the prompt's tokens or the text",
-    "unknown_token": "a token id is not in the tokenizer's vocabulary; were the ids made by another tokenizer?",
+    "unknown_token": "the tokenizer or the model has no such token id; were the ids made by another tokenizer?",
     "wrong_end": "the last token id of a response contradicts the row's `ended` value; correct one of them",
     "end_inside": "the response has text after an end token; give `messages`, or one response per row",
     "response_too_long": "the response does not fit in data.max_length, even with a shortened prompt; raise "

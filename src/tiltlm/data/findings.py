@@ -107,10 +107,13 @@ class DataFacts:
         return cls(**{**plain, "accounting": accounting, "forms": frozenset(plain["forms"]), "labels": labels})
 
     def end_token_id(self, encoder: Encoder) -> int:
-        """Return the token that ends responses in this data; for token ids, the most frequent last token."""
-        if "turns" in self.forms:
+        """Return the token that ends responses in this data.
+
+        For token ids, and for conversations that end as they are rendered, it is the most frequent last token.
+        """
+        if "turns" in self.forms and not (encoder.reads_whole and self.end is not None):
             return encoder.turn_end_token_id
-        if "tokens" in self.forms and self.end is not None:
+        if self.forms & {"tokens", "turns"} and self.end is not None:
             return self.end
         return encoder.end_token_id
 

@@ -62,7 +62,7 @@ def locate(path: str, adapter: str | None = None, key: str = "model.path") -> Lo
                 key="model.adapter",
             )
         _refuse_without_safetensors(folder, "adapter_model*.safetensors", key)
-        base = locate(_base_of(folder, key), key=key)
+        base = _located_base(folder, key)
         return Located(base.base, path, _tokenizer(path, base.tokenizer), base.is_folder, key)
     if not (folder / "config.json").exists():
         raise ModelError(
@@ -107,6 +107,20 @@ def _adapter(adapter: str | None) -> str | None:
         )
     _refuse_without_safetensors(folder, "adapter_model*.safetensors", "model.adapter")
     return adapter
+
+
+def _located_base(folder: Path, key: str) -> Located:
+    """Find the base model that an adapter's configuration names."""
+    base = _base_of(folder, key)
+    try:
+        return locate(base, key=key)
+    except ModelError as error:
+        raise ModelError(
+            f"{key}: the adapter {folder} names its base model {base}, which cannot be used: {error}. If the base "
+            f"model has another place, set {key} to it and model.adapter={folder}",
+            code="no_base_model",
+            key="model.adapter",
+        ) from error
 
 
 def _base_of(folder: Path, key: str) -> str:

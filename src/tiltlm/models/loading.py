@@ -21,8 +21,10 @@ from tiltlm.logprobs.policy import PolicyModule
 from tiltlm.logprobs.precision import Precision, choose_precision
 from tiltlm.logprobs.scoring import ScoreModule
 from tiltlm.logprobs.selfcheck import Choice, choose_layout, probe_trees
+from tiltlm.models.adapters import put_adapter
 from tiltlm.models.folders import Located, locate
-from tiltlm.models.model_settings import LoraSettings, ModelSettings
+from tiltlm.models.kinds import refuse_other_kinds
+from tiltlm.models.model_settings import ModelSettings
 
 log = logging.getLogger(__name__)
 
@@ -133,7 +135,11 @@ def load_scorer(settings: ModelSettings, device: torch.device | str | None = Non
     module.is_exact = made.choice.is_exact
     notes = [*made.notes, *_prepare_kernels(module, settings)]
     notes.append(
-        Note(f"a response given as text ends with token {end}; the score is read there", code="score_position")
+        Note(
+            f"the score is read at a response's last token: for text, token {end}; for a conversation, the last one "
+            "that the template writes",
+            code="score_position",
+        )
     )
     if is_new and located.adapter is None:
         notes.append(
@@ -142,8 +148,8 @@ def load_scorer(settings: ModelSettings, device: torch.device | str | None = Non
     if pad is None:
         notes.append(
             Note(
-                "the tokenizer has no padding token that differs from its end token, so the saved model names none; "
-                "transformers then scores one sequence at a time, always at its last token",
+                "the tokenizer has no padding token that differs from its end token, so the saved model names none if "
+                "responses end with it; transformers then scores one sequence at a time, always at its last token",
                 code="no_padding_token",
             )
         )
@@ -182,11 +188,12 @@ def _make_ready(
 ) -> _Made:
     """Put the adapter on, move the model to its device, and choose layout and precision."""
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    _refuse_short_vocabulary(base, tokenizer, located)
-    model = _put_adapter(base, located, settings, "SEQ_CLS" if is_scorer else "CAUSAL_LM").to(target)
+    notes = _missing_embeddings(base, tokenizer, located)
+    model = put_adapter(base, located, settings.lora, "SEQ_CLS" if is_scorer else "CAUSAL_LM").to(target)
+    model.eval()  # PEFT adds its modules in training mode, where their dropout acts
     _refuse_not_finite(model, located)
     choice = choice or choose_layout(model, settings.layout, is_scorer)
-    notes = [Note(f"layout {choice.layout}: {choice.reason}", code="layout")]
+    notes.append(Note(f"layout {choice.layout}: {choice.reason}", code="layout"))
     if not choice.is_exact:
         log.warning("layout %s: %s", choice.layout, choice.reason, extra={"event": "layout_deviates", "choice": choice})
     precision, reason = choose_precision(settings.precision, target, settings.dtype)
@@ -206,16 +213,10 @@ def load_tokenizer(settings: ModelSettings) -> tuple[Any, int | None]:
         ModelError: there is no such model, or its tokenizer has no end token.
         ConfigError: `revision` is set for a folder.
     """
-    from transformers import AutoConfig
-
     located = _locate(settings, "model.path")
     tokenizer = _load_tokenizer(located, settings)
     try:
-        config = AutoConfig.from_pretrained(
-            located.base,
-            revision=None if located.is_folder else settings.revision,
-            trust_remote_code=settings.trust_remote_code,
-        )
+        config = _read_config(located, settings)
     except DAMAGED as error:
         raise ModelError(
             f"{_place(located, located.base)}: the configuration could not be read: {_first_line(error)}",
@@ -223,6 +224,16 @@ def load_tokenizer(settings: ModelSettings) -> tuple[Any, int | None]:
             key=located.key,
         ) from error
     return tokenizer, getattr(config.get_text_config(), "max_position_embeddings", None)
+
+
+def _read_config(located: Located, settings: ModelSettings) -> Any:
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(
+        located.base,
+        revision=None if located.is_folder else settings.revision,
+        trust_remote_code=settings.trust_remote_code,
+    )
 
 
 def _locate(settings: ModelSettings, key: str) -> Located:
@@ -284,6 +295,7 @@ def _load_classifier(located: Located, settings: ModelSettings) -> tuple[Any, bo
 def _load_model(kind: Any, located: Located, settings: ModelSettings, **keywords: Any) -> tuple[Any, list[str]]:
     """Load a model with this class of transformers; return it, and the names of tensors missing in the weights."""
     try:
+        refuse_other_kinds(_read_config(located, settings), located, is_scorer="num_labels" in keywords)
         model, info = kind.from_pretrained(
             located.base,
             revision=None if located.is_folder else settings.revision,
@@ -293,6 +305,8 @@ def _load_model(kind: Any, located: Located, settings: ModelSettings, **keywords
             output_loading_info=True,
             **keywords,
         )
+    except ModelError:
+        raise
     except DAMAGED as error:
         raise ModelError(
             f"{_place(located, located.base)}: the model could not be loaded: {_first_line(error)}",
@@ -314,11 +328,15 @@ def _refuse_incomplete(model: Any, missing: list[str], located: Located) -> None
 
 def _place(located: Located, path: str) -> str:
     """Return the beginning of a message about a part of the model: the setting, the path, and where it was read."""
-    return (
-        f"{located.key}: {path}"
-        if Path(path).exists()
-        else f"{located.key}: {path} on the hub (there is no such folder)"
-    )
+    place = f"{located.key}: {path}"
+    if not Path(path).exists():
+        place += " on the hub (there is no such folder)"
+    if located.adapter is not None and path == located.base:
+        place += (
+            f", the base model of the adapter {located.adapter} (to name another place of it, set {located.key} to "
+        )
+        place += f"the base model and model.adapter={located.adapter})"
+    return place
 
 
 def _first_line(error: Exception) -> str:
@@ -326,15 +344,25 @@ def _first_line(error: Exception) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def _refuse_short_vocabulary(model: Any, tokenizer: Any, located: Located) -> None:
-    rows = model.get_input_embeddings().num_embeddings
-    if len(tokenizer) > rows:
+def _missing_embeddings(model: Any, tokenizer: Any, located: Located) -> list[Note]:
+    """Return a note if the last tokens of the tokenizer have no embeddings; rows that use them are defective."""
+    rows = len(model.get_input_embeddings().weight)
+    if len(tokenizer) <= rows:
+        return []
+    if tokenizer.eos_token_id >= rows:
         raise ModelError(
-            f"{located.key}: the tokenizer has {len(tokenizer)} tokens and the model only {rows} embeddings; use the "
-            "model's own tokenizer",
+            f"{located.key}: the tokenizer has {len(tokenizer)} tokens, its end token is number "
+            f"{tokenizer.eos_token_id}, and the model has only {rows} embeddings; use the model's own tokenizer",
             code="too_few_embeddings",
             key=located.key,
         )
+    return [
+        Note(
+            f"the tokenizer has {len(tokenizer)} tokens and the model {rows} embeddings; rows that use the others, "
+            f"such as {tokenizer.convert_ids_to_tokens(rows)!r}, are defective",
+            code="too_few_embeddings",
+        )
+    ]
 
 
 def _refuse_not_finite(model: Any, located: Located) -> None:
@@ -345,46 +373,6 @@ def _refuse_not_finite(model: Any, located: Located) -> None:
             code="weights_not_finite",
             key=located.key,
         )
-
-
-def _put_adapter(model: Any, located: Located, settings: ModelSettings, task: str) -> Any:
-    """Return the model with the adapter of the settings, if any."""
-    if located.adapter is None and settings.lora is None:
-        return model
-    import peft
-
-    if located.adapter is not None and settings.lora is not None:
-        raise ModelError(
-            f"{located.adapter} is an adapter, and model.lora starts another one; remove one of them",
-            code="conflict",
-            key="model.lora",
-        )
-    if located.adapter is not None:
-        adapted = peft.PeftModel.from_pretrained(model, located.adapter, is_trainable=True)
-        if adapted.active_peft_config.is_prompt_learning:
-            raise ModelError(
-                f"model.adapter: {located.adapter} learns prompt vectors; only adapters inside the layers can be used",
-                code="not_supported",
-                key="model.adapter",
-            )
-        return adapted
-    assert settings.lora is not None
-    with torch.random.fork_rng():
-        torch.manual_seed(settings.lora.seed)
-        return peft.get_peft_model(model, _lora_config(settings.lora, task))
-
-
-def _lora_config(lora: LoraSettings, task: str) -> Any:
-    import peft
-
-    return peft.LoraConfig(
-        task_type=task,  # for a classifier, PEFT trains the head too
-        r=lora.r,
-        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # PEFT accepts any number
-        lora_dropout=0.0,
-        use_rslora=lora.rslora,
-        target_modules=lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules),
-    )
 
 
 def _end_tokens(tokenizer: Any, model: Any) -> tuple[int, tuple[int, ...]]:

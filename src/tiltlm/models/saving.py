@@ -1,9 +1,12 @@
 """A model as an ordinary folder, which transformers' `from_pretrained` and other tools load.
 
-The folder chats as it was trained: it has the chat template that rendered the data, and the tokens that ended responses.
+The folder chats as it was trained: it has the chat template that rendered the data and the tokens that ended responses.
 """
 
 import copy
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +31,8 @@ def save_policy(
         folder: Must not exist.
         merge: Add the adapter to the weights and save a full model.
         chat_template: Jinja text of the template that rendered the data; None keeps the tokenizer's own.
-        response_end: The token that ended responses in the data. `generate` stops there too. None: only at the model's
-            own end tokens.
+        response_end: The token that ended responses in the data; None: the tokenizer's own. `generate` stops there too.
+            A reward model is read there, so it is never its padding token.
 
     Raises:
         RunError: the folder exists.
@@ -40,9 +43,12 @@ def save_policy(
         )
     folder.parent.mkdir(parents=True, exist_ok=True)
     with atomic_folder(folder) as partial:
-        _save_weights(policy, partial, merge)
         if isinstance(policy, Policy):
+            _save_weights(policy, partial, merge)
             _save_generation_config(policy, partial, response_end)
+        else:
+            with _padding_of(policy, response_end):
+                _save_weights(policy, partial, merge)
         _with_template(policy.tokenizer, chat_template).save_pretrained(partial)
 
 
@@ -56,13 +62,17 @@ def _save_weights(policy: Loaded, folder: Path, merge: bool) -> None:
             model.save_pretrained(folder, save_embedding_layers=False)  # embeddings of the base; none are added
             return
         if policy.has_adapter:
-            model = copy.deepcopy(model).merge_and_unload()
-        own = model.generation_config
-        model.generation_config = GenerationConfig()  # transformers refuses to save some of those that it loads
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", ".*no longer tied.*")  # the saved configuration says so too
+                model = copy.deepcopy(model).merge_and_unload()
+        own = getattr(model, "generation_config", None)  # a classifier has none
+        if own is not None:
+            model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]  # some that it loads are not saved
         try:
             model.save_pretrained(folder)
         finally:
-            model.generation_config = own
+            if own is not None:
+                model.generation_config = own
 
 
 def _save_generation_config(policy: Policy, folder: Path, response_end: int | None) -> None:
@@ -73,7 +83,7 @@ def _save_generation_config(policy: Policy, folder: Path, response_end: int | No
     """
     from transformers import GenerationConfig
 
-    config = copy.deepcopy(policy.module.bare_model.generation_config) or GenerationConfig()
+    config = copy.deepcopy(policy.module.bare_model.generation_config) or GenerationConfig()  # type: ignore[no-untyped-call]
     ends = list(policy.end_token_ids)
     if response_end is not None and response_end not in ends:
         ends.append(response_end)
@@ -81,6 +91,22 @@ def _save_generation_config(policy: Policy, folder: Path, response_end: int | No
     if config.pad_token_id is None:
         config.pad_token_id = policy.tokenizer.pad_token_id
     config.to_json_file(folder / "generation_config.json", keys_to_pop=["compile_config"])
+
+
+@contextmanager
+def _padding_of(scorer: Loaded, response_end: int | None) -> Iterator[None]:
+    """Let the configuration name the tokenizer's padding token inside the block.
+
+    transformers reads the score at the last token that is not padding. So the configuration names none if that token
+    ends responses; transformers then scores one sequence at a time.
+    """
+    config, pad = scorer.module.config.get_text_config(), scorer.tokenizer.pad_token_id
+    before = config.pad_token_id
+    config.pad_token_id = None if pad == (scorer.end_token_id if response_end is None else response_end) else pad
+    try:
+        yield
+    finally:
+        config.pad_token_id = before
 
 
 def _with_template(tokenizer: Any, chat_template: str | None) -> Any:

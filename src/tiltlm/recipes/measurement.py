@@ -133,7 +133,7 @@ def kl_reference(ready: Prepared, settings: RunSettings) -> Reference:
     """
     assert isinstance(ready.policy, Policy), "a reward model has no KL"
     if not starts_at_kl_reference(ready):
-        uncached = ReferenceSettings(ready.reference.name, cache=False)
+        uncached = ReferenceSettings(ready.reference.name, revision=settings.reference.revision, cache=False)
         return build_reference(uncached, ready.policy, is_needed=True, max_tokens=settings.training.max_tokens)
     if ready.untrained is not None:
         return ready.untrained

@@ -70,7 +70,14 @@ def window_of(policy: Loaded) -> int | None:
 
 def encoder_of(policy: Loaded) -> Encoder:
     """Return the encoder of a model: its tokenizer, end token and context window."""
-    return Encoder(policy.tokenizer, policy.end_token_id, window_of(policy))
+    rows = len(policy.module.get_input_embeddings().weight)
+    return Encoder(
+        policy.tokenizer,
+        policy.end_token_id,
+        window_of(policy),
+        num_embeddings=rows if rows < len(policy.tokenizer) else None,
+        reads_whole=isinstance(policy, Scorer),
+    )
 
 
 def prepare(settings: RunSettings, device: torch.device) -> Prepared:

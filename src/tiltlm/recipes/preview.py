@@ -5,6 +5,7 @@ from dataclasses import replace
 from tiltlm.data import Encoder, Preview, load_data
 from tiltlm.data.token_preview import preview_examples
 from tiltlm.models import load_tokenizer
+from tiltlm.objectives.terms import reads_scores
 from tiltlm.recipes.prepare import note_all
 from tiltlm.recipes.run_settings import RunSettings
 
@@ -21,8 +22,8 @@ def preview(settings: RunSettings, *, rows: int = 3) -> list[Preview]:
     """
     tokenizer, window = load_tokenizer(settings.model)
     limit = min(settings.data.limit or ROWS_READ * rows, ROWS_READ * rows)
-    encoder = Encoder(tokenizer, tokenizer.eos_token_id, window)
     objective = settings.build_objective()
+    encoder = Encoder(tokenizer, tokenizer.eos_token_id, window, reads_whole=reads_scores(objective))
     first = replace(settings.data, limit=limit, max_bad=1.0)
     data = load_data(first, encoder, objective.shape, needs=objective.needs, uses=objective.uses, is_whole=False)
     note_all(data.accounting.lines())

@@ -104,9 +104,14 @@ def _cache_name(model: nn.Module) -> str:
 
 
 def _forward(model: nn.Module, token_ids: Int[Tensor, "D T"], **keywords: Any) -> Any:
-    """Call the model; where its forward has the option, compute logits of the last position only."""
-    last = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(_inner(model).forward).parameters else {}
-    return model(input_ids=token_ids, **keywords, **last)
+    """Call the model; where it has the options, compute logits of the last position only, and none of its routers."""
+    inner = _inner(model)
+    options: dict[str, Any] = {}
+    if "logits_to_keep" in inspect.signature(inner.forward).parameters:
+        options["logits_to_keep"] = 1
+    if getattr(inner.config.get_text_config(), "output_router_logits", False):
+        options["output_router_logits"] = False  # the loss of the routers needs a mask of one token a column
+    return model(input_ids=token_ids, **keywords, **options)
 
 
 def pads_exactly(model: nn.Module, prompts: Sequence[TokenIds]) -> bool:

@@ -230,10 +230,22 @@ def test_an_incomplete_folder_is_refused(folder):
         load_scorer(ModelSettings(str(folder)))
 
 
-def test_a_reward_model_is_no_policy(folder, tmp_path):
-    save_policy(load_scorer(ModelSettings(str(folder))), tmp_path / "saved")
-    with raises(ModelError, "missing_tensors", key="model.path", mentions=["LlamaForCausalLM", "lm_head.weight"]):
-        load_policy(ModelSettings(str(tmp_path / "saved")))
+@pytest.mark.parametrize("is_tied", [True, False])
+def test_a_reward_model_is_no_policy(tmp_path, make_model, write_tokenizer, is_tied):
+    """With tied embeddings nothing is missing in its weights."""
+    path = tmp_path / "model"
+    make_model("llama", torch.float32, tie_word_embeddings=is_tied).save_pretrained(path)
+    write_tokenizer(path, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+    save_policy(load_scorer(ModelSettings(str(path))), tmp_path / "saved")
+    for key in ("model.path", "reference.name"):
+        with raises(ModelError, "reward_model_as_policy", key=key, mentions=["LlamaForSequenceClassification"]):
+            load_policy(ModelSettings(str(tmp_path / "saved")), key=key)
+    save_policy(load_scorer(ModelSettings(str(path), lora=LoraSettings(r=2))), tmp_path / "adapter")
+    with raises(ModelError, "not_supported", key="model.adapter", mentions=["SEQ_CLS"]):
+        load_policy(ModelSettings(str(tmp_path / "adapter")))
+    save_policy(load_policy(ModelSettings(str(path), lora=LoraSettings(r=2))), tmp_path / "policy")
+    with raises(ModelError, "not_supported", key="model.adapter", mentions=["CAUSAL_LM"]):
+        load_scorer(ModelSettings(str(tmp_path / "policy")))
 
 
 def test_in_16_bits_scores_come_close(trees, make_classifier):

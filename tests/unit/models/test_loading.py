@@ -15,6 +15,7 @@ from support.small_run import Run
 from tiltlm.core.errors import ConfigError, ModelError, RunError
 from tiltlm.core.example import Response, token_ids
 from tiltlm.core.forest import Tree, pack_trees
+from tiltlm.data.rows.records import Record
 from tiltlm.logprobs import checkpointing
 from tiltlm.logprobs.plain import plain_logps
 from tiltlm.logprobs.policy import PolicyModule
@@ -22,6 +23,7 @@ from tiltlm.models import loading
 from tiltlm.models.loading import load_policy, load_tokenizer
 from tiltlm.models.model_settings import LoraSettings, ModelSettings
 from tiltlm.models.saving import save_policy
+from tiltlm.recipes.prepare import encoder_of
 from tiltlm.reference.digests import numeric_path
 
 TREES = [Tree(token_ids([1, 5, 6, 9]), (Response(token_ids([7, 8, 2])), Response(token_ids([4]))))]
@@ -259,6 +261,7 @@ def test_a_name_on_the_hub_goes_through_transformers(monkeypatch):
         asked.update(keywords, path=path)
         raise OSError("We couldn't connect to the hub\nmore lines")
 
+    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", lambda *_, **__: transformers.LlamaConfig())
     monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", from_pretrained)
     its_error = "We couldn't connect to the hub"
     refusal = refuse("someone/model", "model_not_readable", "someone/model", its_error, revision="abc")
@@ -319,9 +322,20 @@ def test_a_folder_without_a_tokenizer(folder):
     refuse(folder, "tokenizer_not_readable", str(folder))
 
 
-def test_a_tokenizer_of_another_model(folder, make_model):
-    make_model("llama", torch.float32, vocab_size=40).save_pretrained(folder)
-    refuse(folder, "too_few_embeddings", "53", "40")
+def test_tokens_without_embeddings(folder, make_model, write_tokenizer):
+    """They do no harm where no row uses them: a note. An end token must have one."""
+    make_model("llama", torch.float32, vocab_size=52).save_pretrained(folder)
+    policy = load_policy(settings(folder))
+    (note,) = [note for note in policy.notes if note.code == "too_few_embeddings"]
+    assert "'w49'" in note
+    encoder = encoder_of(policy)
+    assert encoder.num_embeddings == 52
+    rows = [Record(location="1", id=str(i), prompt="w1 w2", responses=(f" w{i}",)) for i in (48, 49)]
+    good, bad = encoder.encode_many(rows)
+    assert good.responses[0].token_ids.tolist() == [51, 2]
+    assert bad.code == "unknown_token"
+    write_tokenizer(folder, eos_token="w49")
+    refuse(folder, "too_few_embeddings", "53", "52")
 
 
 def test_adapters_are_safetensors_with_a_base(folder, tmp_path):

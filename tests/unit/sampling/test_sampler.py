@@ -311,3 +311,17 @@ def test_on_a_device_the_same_numbers_decide():
     here, there = (texts(sample(build(LLAMA).to(device), asked, 4, SETTINGS, **SEED)) for device in ("cpu", "cuda"))
     same = [a == b for mine, its in zip(here, there, strict=True) for a, b in zip(mine, its, strict=True)]
     assert sum(same) >= len(same) - 1
+
+
+@pytest.mark.parametrize("lengths", [(4, 4), (3, 5)])
+def test_a_configuration_that_asks_for_router_logits_changes_nothing(lengths):
+    """Some models compute a loss of their routers then, which does not fit one new token after a cache."""
+    drawn = []
+    for output_router_logits in (True, False):
+        config = transformers.MixtralConfig(
+            **SMALL, intermediate_size=48, num_key_value_heads=2, num_local_experts=4,
+            output_router_logits=output_router_logits,
+        )  # fmt: skip
+        found = sample(build(config), prompts(*lengths), 2, SamplingSettings(6), seed=0, end_token_ids=[END])
+        drawn.append([s.token_ids.tolist() for of_prompt in found for s in of_prompt])
+    assert drawn[0] == drawn[1]

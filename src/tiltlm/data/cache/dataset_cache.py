@@ -92,7 +92,7 @@ def entry_folder(
         "versions": [version(package) for package in ("tokenizers", "transformers")],
         "contents": contents,
         "tokenizer": tokenizer,
-        "end": encoder.end_token_id,
+        "end": [encoder.end_token_id, encoder.num_embeddings, encoder.reads_whole],
         "template": _template_facts(encoder),
         "max_length": longest_allowed(settings.max_length, encoder.window),
         "settings": {name: value for name, value in vars(settings).items() if name not in NOT_IN_KEY},

@@ -8,6 +8,7 @@ with the same text. So the ids of prompt and response always start with the prom
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tiltlm.core.errors import DataError, ModelError
@@ -71,6 +72,11 @@ class Encoder:
     """Jinja text or a file. None: the tokenizer's own template."""
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     """Variables for the chat template."""
+    num_embeddings: int | None = None
+    """Number of embeddings, if the model has fewer than the tokenizer has tokens. Rows with others are defective."""
+    reads_whole: bool = False
+    """Conversations have the tokens that `apply_chat_template` gives, up to the last one, which is often a line break:
+    reward models are read there. False: the boundary rule, and responses end with the token where samplers stop."""
 
     def __post_init__(self) -> None:
         if self.end_token_id is None:
@@ -123,6 +129,12 @@ class Encoder:
         """End token of the responses of conversations."""
         end = self.template.end_token_id if self.template else None
         return self.end_token_id if end is None else end
+
+    @cached_property
+    def _closing_ids(self) -> tuple[int, ...]:
+        """The tokens that the chat template writes after a response."""
+        assert self.template is not None, "there are conversations"
+        return tuple(self.tokens([self.template.closing])[0])
 
     def tokens(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the token ids of each text, without special tokens added."""
@@ -210,14 +222,20 @@ class Encoder:
                 row=record.location,
             )
         rendered = [
-            self.template.split(record.prompt, turns_of(response), tools=record.tools, kwargs=record.template_kwargs)
+            self.template.split(
+                record.prompt,
+                turns_of(response),
+                tools=record.tools,
+                kwargs=record.template_kwargs,
+                keep_closing=self.reads_whole,
+            )
             for response in record.responses
         ]
         return Draft(record, rendered[0][0], tuple(segments for _, segments in rendered))
 
     def _as_given(self, record: Record) -> Encoded:
         """Return a record of token ids unchanged, after checks."""
-        vocabulary = len(self.tokenizer)
+        vocabulary = self.num_embeddings or len(self.tokenizer)
         refs = record.ref_logps or (None,) * len(record.responses)
         responses = tuple(
             response_as_given(response, ref, vocabulary, self.end_token_id, self._specials)
@@ -235,6 +253,8 @@ class Encoder:
         chat = not isinstance(draft.record.prompt, str)
         end = self.turn_end_token_id if chat else self.end_token_id
         context_ids, *joints = ids
+        if chat and self.reads_whole:  # each conversation is one text: a token may cover the boundary
+            context_ids = _common_start(ids)
         prompt_ids, changes = self._prompt(context_ids, chat)
         refs = draft.record.ref_logps or (None,) * len(joints)
         responses = []
@@ -242,15 +262,20 @@ class Encoder:
             response, scored, merged = self._follow(draft.context, context_ids, segments, joint)
             if not chat and not context_ids:  # the text may start with a beginning token, which is the prompt now
                 response = response[_leading(response, self.tokenizer.bos_token_id) :]
-            response = end_once(response, end)
-            if len(response) == 1:
+            closing = self._closing_ids if chat and self.reads_whole else (end,)
+            if closing == (end,):
+                response = end_once(response, end)
+            if len(response) <= len(closing):
                 raise Defect("empty_response", "the response has only special tokens")
-            if len(segments) == 1 and end in response[:-1]:
+            if len(segments) == 1 and end in response[: -len(closing) or None]:
                 raise Defect("end_inside", f"end token at position {response.index(end)} of {len(response)}")
             if scored is not None:
                 scored = [*(i for i in scored if i < len(response) - 1), len(response) - 1]
             responses.append(Response(token_ids(response), True, None if scored is None else token_ids(scored), ref))
             changes += ["boundary_merge"] * merged
+        largest = max(int(ids.max()) for ids in (prompt_ids, *(r.token_ids for r in responses)))
+        if self.num_embeddings is not None and largest >= self.num_embeddings:
+            raise Defect("unknown_token", f"id {largest}, and the model has {self.num_embeddings} embeddings")
         return Encoded(prompt_ids, tuple(responses), tuple(changes))
 
     def _prompt(self, ids: list[int], chat: bool) -> tuple[TokenIds, list[str]]:
@@ -324,6 +349,11 @@ def caught(function: Callable[..., T], *args: Any) -> T | Defect:
 def _leading(ids: Sequence[int], token: int | None) -> int:
     """Count how many ids at the start are this token."""
     return next((i for i, t in enumerate(ids) if t != token), len(ids))
+
+
+def _common_start(sequences: Sequence[Sequence[int]]) -> list[int]:
+    """Return the ids with which all these sequences start."""
+    return [column[0] for column in takewhile(lambda column: len(set(column)) == 1, zip(*sequences, strict=False))]
 
 
 def end_once(ids: list[int], end: int) -> list[int]:

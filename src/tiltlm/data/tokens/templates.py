@@ -123,7 +123,7 @@ class ChatTemplate:
         return text
 
     @cached_property
-    def _closing(self) -> str:
+    def closing(self) -> str:
         """The text that the template writes after the last response."""
         turns = ({"role": "user", "content": "?"}, {"role": "assistant", "content": PROBE})
         try:
@@ -147,16 +147,16 @@ class ChatTemplate:
     def end_token_id(self) -> int | None:
         """The first special token that the template writes after a response. None: it writes none."""
         added = self.tokenizer.added_tokens_decoder  # Gemma adds line breaks and spaces too: they end nothing
-        ids = self.tokenizer(self._closing, add_special_tokens=False).input_ids
+        ids = self.tokenizer(self.closing, add_special_tokens=False).input_ids
         return next((i for i in ids if i in added and added[i].content.strip(" \t\n▁")), None)
 
     @cached_property
     def _after_end(self) -> str:
         """The text after the end token, which does not belong to the response."""
         if self.end_token_id is None:
-            return self._closing
+            return self.closing
         token = str(self.tokenizer.convert_ids_to_tokens(self.end_token_id))
-        _, found, after = self._closing.partition(token)
+        _, found, after = self.closing.partition(token)
         assert found, "`end_token_id` was found in this text"
         return after
 
@@ -167,6 +167,7 @@ class ChatTemplate:
         *,
         tools: Sequence[dict[str, Any]] = (),
         kwargs: Mapping[str, Any] | None = None,
+        keep_closing: bool = False,
     ) -> tuple[str, tuple[Segment, ...]]:
         """Return the prompt's text as at inference, and the response's text in scored and unscored segments.
 
@@ -180,6 +181,7 @@ class ChatTemplate:
             response: Turns from an assistant turn on.
             tools: Tools for the template.
             kwargs: Variables that override those of the template.
+            keep_closing: Keep the text that the template writes after the last end token, usually a line break.
 
         Raises:
             Defect: The template raises an error, or renders earlier turns differently when later turns are added.
@@ -196,6 +198,8 @@ class ChatTemplate:
         except UNRENDERABLE as error:
             raise Defect("template_error", excerpt(str(error))) from error
         with_response = [text.removesuffix(self._after_end) for text in rendered]
+        if keep_closing:
+            with_response[-1] = rendered[-1]
         final = with_response[-1]
         segments: list[Segment] = []
         position = len(contexts[0])

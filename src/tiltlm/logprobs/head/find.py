@@ -62,7 +62,7 @@ def _own_logits(model: Any, module: nn.Module, states: Float[Tensor, "n D"]) -> 
         inputs.append(args[0])
         return (states[None], *args[1:])
 
-    ids = torch.arange(len(states), device=states.device)[None] % model.get_input_embeddings().num_embeddings
+    ids = torch.arange(len(states), device=states.device)[None] % len(model.get_input_embeddings().weight)
     handle = module.register_forward_pre_hook(replace)
     try:
         logits = model(input_ids=ids, use_cache=False).logits
