@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from tiltlm.core import RunError
 from tiltlm.objectives import compose
 from tiltlm.objectives.terms import reads_scores
 from tiltlm.report import RunReport, read_run, series_of, verdict_of, write_report
+from tiltlm.report.page import render
 from tiltlm.runs import RunDirectory
 from tiltlm.training import TrainingResult
 
@@ -45,6 +47,10 @@ class TrainedRun:
             f"  {self.verdict}\n"
             f"  {steps} steps, peak learning rate {rate:g}; model/ and report.html in {self.path}"
         )
+
+    def _repr_html_(self) -> str:
+        """Return the report for a notebook: the whole page in a frame, so that its style stays its own."""
+        return f'<iframe srcdoc="{escape(render(self.report))}" style="width: 100%; height: 640px; border: 0"></iframe>'
 
     @property
     def verdict(self) -> str:
