@@ -85,8 +85,9 @@ def on_the_tiny_model(arguments: list[str]) -> list[str]:
             is_word = option == "--reference" and given in ("base", "columns", "initial")
             if not is_word and not Path(given).exists():
                 arguments = with_value(arguments, option, value)
-    if arguments[:1] == ["chat"] and not Path(arguments[1]).exists():
-        arguments = with_value([arguments[0], MODEL, *arguments[2:]], "--beside", MODEL)
+    if arguments[:1] == ["chat"]:
+        trained = arguments[1] if Path(arguments[1]).exists() else MODEL
+        arguments = with_value(["chat", trained, *arguments[2:]], "--beside", MODEL)
     return [argument.replace("=...", "=0.3") for argument in arguments]
 
 

@@ -1,5 +1,6 @@
 """`import tiltlm` as a library: what is public, in any order; the calls that README shows; the result of a run."""
 
+import html
 import os
 import re
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 import tiltlm
 from support.errors import raises
 from tiltlm.core import ConfigError, DataError
+from tiltlm.report import verdict_of
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = {path.parent.name for path in Path(tiltlm.__file__).parent.glob("*/__init__.py")}
@@ -92,6 +94,24 @@ def test_a_run_shows_what_it_came_to(trained):
     assert len(table) == len((trained.path / "metrics.jsonl").read_text().splitlines())
     assert {"step", "loss", "eval_loss", "rewards/margins"} <= set(table.columns)
     assert table["eval_loss"].dropna().iloc[0] == pytest.approx(0.693, abs=1e-3)
+
+
+def test_a_notebook_shows_the_report_in_a_frame(trained):
+    shown = trained._repr_html_()
+    assert shown.startswith("<iframe ")
+    page = html.unescape(shown.partition('srcdoc="')[2].partition('"')[0])
+    assert verdict_of(trained.report).word in page
+    assert "<svg" in page
+    assert page.endswith("</html>")
+
+
+def test_rows_in_memory_and_an_objective_object_train(train, some_pairs, tmp_path, monkeypatch):
+    monkeypatch.setenv("TILTLM_CACHE", str(tmp_path / "cache"))
+    rows = [*some_pairs, {"prompt": "p", "chosen": "", "rejected": "b"}]
+    run = train(tmp_path / "run", data=rows, objective=tiltlm.objectives.dpo(0.3), max_steps=1)
+    assert run.report.data["losses"]["empty_response"]["examples"][0].startswith(f"data.jsonl:{len(rows)}")
+    again = tiltlm.train(run.path / "config.yaml", output=tmp_path / "again")
+    assert again.training.history[0]["loss"] == run.training.history[0]["loss"]
 
 
 def test_a_run_draws_its_curves(trained):

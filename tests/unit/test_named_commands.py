@@ -174,7 +174,7 @@ def found_in(check, text: str) -> Set[str]:
 
 
 def test_the_checks_see_what_is_wrong():
-    assert found_in(unknown_commands, "run `tiltlm report`") == {"tiltlm report"}
+    assert found_in(unknown_commands, "run `tiltlm rapport`") == {"tiltlm rapport"}
     assert found_in(unknown_commands, "`tiltlm score --output x`") == {"tiltlm score --output"}
     assert found_in(unknown_commands, "torchrun -m tiltlm trian x") == {"tiltlm trian"}
     assert found_in(unknown_commands, "what tiltlm does, `tiltlm train --resume`, `tiltlm --version`") == set()

@@ -57,5 +57,41 @@ def init(
         typer.echo(f"{file}  (edit it, then: tiltlm train {file})")
 
 
-TOOLS = (objectives, settings, init)
+def chat(
+    model: Annotated[str, typer.Argument(help="Model: a folder, or a name on the Hugging Face Hub.")],
+    beside: Annotated[str | None, typer.Option(help="A second model, which answers too.")] = None,
+    temperature: Annotated[float, typer.Option(help="0 takes the most probable token.")] = 0.7,
+    max_new_tokens: Annotated[int, typer.Option(help="An answer is cut after this many tokens.")] = 256,
+    seed: Annotated[int, typer.Option(help="The same seed and prompts give the same answers.")] = 0,
+) -> None:
+    """Try a model in the terminal, or give it the lines of stdin."""
+    from tiltlm.cli.console import progress, quiet_libraries
+
+    with progress() as draw:
+        draw("import torch, transformers", 0, 0)
+        quiet_libraries()
+        from tiltlm.cli.chat import answer_lines, talk
+        from tiltlm.cli.conversation import open_conversation
+
+        names = [model] if beside is None else [model, beside]
+        conversations = []
+        for name in names:
+            draw("load the model", 0, 0)
+            conversations.append(
+                open_conversation(name, temperature=temperature, max_new_tokens=max_new_tokens, seed=seed)
+            )
+    if sys.stdin.isatty():
+        talk(conversations)
+    else:
+        answer_lines(conversations, iter(sys.stdin))
+
+
+def report(run: Annotated[Path, typer.Argument(help="Folder of a finished run.")]) -> None:
+    """Make the page of a finished run again, without training."""
+    from tiltlm.recipes.trained_run import report_again
+
+    typer.echo(str(report_again(run)))
+
+
+TOOLS = (objectives, settings, init, chat, report)
 """In the order of `tiltlm --help`."""

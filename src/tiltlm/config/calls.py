@@ -1,8 +1,9 @@
 """The commands as Python functions: `tiltlm.train(...)`. The command line is made from them, see `command`.
 
 Settings are a YAML file (or its content) and keyword arguments that override it: sections (`model="path"`), dotted keys
-(`**{"training.seed": 1}`), or bare keys that only one section has (`beta=0.2`). What is heavy is imported inside the
-functions, so that `tiltlm --help` is quick.
+(`**{"training.seed": 1}`), or bare keys that only one section has (`beta=0.2`). Data may also be rows in memory: a list
+of mappings, a pandas frame, a `datasets.Dataset`. An objective may be an object (`tiltlm.objectives.dpo(0.1)`). What is
+heavy is imported inside the functions, so that `tiltlm --help` is quick.
 """
 
 from collections.abc import Mapping, Sequence

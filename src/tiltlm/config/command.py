@@ -6,7 +6,8 @@ Its parameters mean:
   dataclass that the function passes to `resolve`;
 - `grid`: the overrides `KEY=V1,V2,...` as texts, in place of settings;
 - `progress`: a display of progress, which the command line passes in;
-- every other one: an option of its own, whose help is in the section `Args:` of the docstring.
+- every other one: an option of its own, whose help is in the section `Args:` of the docstring. None may be called
+  `verbose`: every command has that option.
 """
 
 import inspect

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tiltlm.config.in_memory import plain
 from tiltlm.config.schema import Schema
 from tiltlm.data import PreferenceData
 from tiltlm.models import Policy
@@ -28,13 +29,12 @@ def load_policy(model: str | Path, **settings: Any) -> Policy:
     return models.load_policy(Schema(RunSettings).make("model", {"path": str(model), **settings}, {}))
 
 
-def load_data(
-    data: str | Path | Sequence[str], policy: Policy, objective: str = "dpo", **settings: Any
-) -> PreferenceData:
+def load_data(data: Any, policy: Policy, objective: str = "dpo", **settings: Any) -> PreferenceData:
     """Load preference data as the examples that training would use.
 
     Args:
-        data: A file, a folder, a name on the Hugging Face Hub, or several of them.
+        data: A file, a folder, a name on the Hugging Face Hub, or several of them; or rows: a list of mappings, a
+            pandas frame, a `datasets.Dataset`.
         policy: The policy whose tokenizer is used.
         objective: The method that the data is for; it decides which columns are needed.
         **settings: Keys of the section `data` (`tiltlm.data.DataSettings`), such as `eval_fraction=0.1`.
@@ -45,8 +45,7 @@ def load_data(
     Raises:
         DataError: The data cannot be used; the message names the row and what to change.
     """
-    train = str(data) if isinstance(data, str | Path) else [str(item) for item in data]
-    section = Schema(RunSettings).make("data", {"train": train, **settings}, {})
+    section = Schema(RunSettings).make("data", plain({"train": data, **settings}, "data"), {})
     return load_for(build_objective(objective), section, encoder_of(policy))
 
 

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from tiltlm.config.command import OPTIONS
 from tiltlm.config.documents import read_document
+from tiltlm.config.in_memory import plain
 from tiltlm.config.schema import Schema, Text
 from tiltlm.core import ConfigError
 
@@ -56,11 +57,13 @@ def gather(
     schema: Schema[Any], config: Config, defaults: Mapping[str, Any], overrides: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Return the merged sections, and the place of each dotted key that comes from a file."""
-    overrides = {key: _plain(schema.read_text(key, v) if isinstance(v, Text) else v) for key, v in overrides.items()}
+    overrides = {
+        key: plain(schema.read_text(key, v) if isinstance(v, Text) else v, key) for key, v in overrides.items()
+    }
     tree: dict[str, Any] = {}
     where: dict[str, str] = {}
     if isinstance(config, Mapping):
-        tree = {key: _plain(value) for key, value in config.items()}
+        tree = {key: plain(value, key) for key, value in config.items()}
     elif config is not None:
         tree, lines = read_document(Path(config))
         where = {key: f"{config}:{line}" for key, line in lines.items()}
@@ -156,15 +159,6 @@ def refuse_given_twice(
             raise ConfigError(
                 f"{key} is given twice: in the grid, in a point, or for all runs; remove one", code="duplicate", key=key
             )
-
-
-def _plain(value: Any) -> Any:
-    """Return the value with paths as text and tuples as lists, as a file would have them."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
 
 
 def _no_section(schema: Schema[Any], section: str, key: str, place: str | None = None) -> ConfigError:

@@ -89,9 +89,9 @@ def translate(document: Mapping[str, Any], objective: str | None = None) -> Tran
         if value is not False and value != "no":
             made.lost[f"{name}: {value}"] = NO_COUNTERPART.get(name, "there is no such setting")
     for name, value in TRL_DEFAULTS.items():
-        key = SAME.get(name)
-        if key is not None and key.split(".")[1] not in made.tree.get(key.split(".")[0], {}):
-            made.set(key, value, "TRL's default")
+        section, _, here = SAME.get(name, "").partition(".")
+        if section and here not in made.tree.get(section, {}):
+            made.set(f"{section}.{here}", value, "TRL's default")
     return made
 
 

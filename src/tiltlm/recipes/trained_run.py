@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
 
+from tiltlm.core import RunError
 from tiltlm.objectives import compose
 from tiltlm.objectives.terms import reads_scores
-from tiltlm.report import RunReport, series_of, verdict_of
+from tiltlm.report import RunReport, read_run, series_of, verdict_of, write_report
+from tiltlm.report.page import render
+from tiltlm.runs import RunDirectory
 from tiltlm.training import TrainingResult
 
 if TYPE_CHECKING:
@@ -42,6 +47,10 @@ class TrainedRun:
             f"  {self.verdict}\n"
             f"  {steps} steps, peak learning rate {rate:g}; model/ and report.html in {self.path}"
         )
+
+    def _repr_html_(self) -> str:
+        """Return the report for a notebook: the whole page in a frame, so that its style stays its own."""
+        return f'<iframe srcdoc="{escape(render(self.report))}" style="width: 100%; height: 640px; border: 0"></iframe>'
 
     @property
     def verdict(self) -> str:
@@ -83,3 +92,35 @@ class TrainedRun:
         if not reads_scores(compose(self.report.config["objective"])):  # a reward model does not answer
             lines.append(f"try it  tiltlm chat {quote(str(self.path / 'model'))}")
         return "\n".join(lines)
+
+
+def report_again(folder: Path) -> Path:
+    """Write report.html of a run again, as this version of tiltlm writes it.
+
+    Args:
+        folder: The run directory.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        RunError: The folder is no run, or the run has not ended, so that its measurements are missing.
+    """
+    if not (folder / RunDirectory.MARKER).exists():
+        raise RunError(f"{folder}: this is no run directory; it has no {RunDirectory.MARKER}", code="no_run", key="RUN")
+    if not (folder / "report.json").exists():
+        raise RunError(
+            f"{folder}: report.json is missing, which holds the measurements after training; {_progress_of(folder)}. "
+            f"Finish the run (tiltlm train {folder / 'config.yaml'} --resume); the report is made at its end",
+            code="no_report",
+            key="RUN",
+        )
+    return write_report(folder, read_run(folder))
+
+
+def _progress_of(folder: Path) -> str:
+    """Return how far a run has come, from its last record."""
+    path = folder / "metrics.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    steps = [json.loads(line).get("step", 0) for line in lines if line.endswith("}")]
+    return f"its last record is of step {max(steps)}" if steps else "it has no record of any step"

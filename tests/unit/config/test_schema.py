@@ -36,14 +36,14 @@ class DebateSettings:
     folder: Path = Path(".")
 
 
-def debate(config: Config = None, /, *, verbose: bool = False, weight: float = 0.5, **settings: Any) -> dict[str, Any]:
+def debate(config: Config = None, /, *, loud: bool = False, weight: float = 0.5, **settings: Any) -> dict[str, Any]:
     """Let two policies argue.
 
     It prints who won.
 
     Args:
         config: A YAML file.
-        verbose: Print
+        loud: Print
             every round.
         weight: A number.
         **settings: Overrides.
@@ -58,7 +58,7 @@ def debate(config: Config = None, /, *, verbose: bool = False, weight: float = 0
         "rounds": found.num_rounds,
         "language": found.language,
         "folder": str(found.folder),
-        "options": [verbose, weight],
+        "options": [loud, weight],
     }
 
 
@@ -75,7 +75,7 @@ def test_the_command_line_of_a_new_command(run, tmp_path, monkeypatch):
     monkeypatch.setattr("tiltlm.cli.console.quiet_libraries", lambda: None)
     file = tmp_path / "a=b.yaml"
     file.write_text("judge: strict\nnum_rounds: 5\n")
-    result = run(str(file), "temperature=0.5", "language=de", "folder=7", "loss={name: dpo}", "--verbose")
+    result = run(str(file), "temperature=0.5", "language=de", "folder=7", "loss={name: dpo}", "--loud")
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout) == {
         "judge": ["strict", 0.5],
@@ -115,7 +115,7 @@ def test_a_command_is_registered_under_its_name(monkeypatch):
     monkeypatch.setattr("tiltlm.config.command.COMMANDS", found := {})
     assert command("model")(debate) is debate
     assert found["debate"].options == ("model",)
-    assert found["debate"].helps["verbose"] == "Print every round."
+    assert found["debate"].helps["loud"] == "Print every round."
 
 
 def test_the_main_key_of_a_section_is_its_first_if_that_is_text():

@@ -4,13 +4,16 @@ An entry has the name here, the knobs that reproduce the other library's default
 differences. Knobs have the names used here.
 """
 
+import importlib.util
+import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from tiltlm.core import ConfigError
 from tiltlm.core.checks import suggestion
-from tiltlm.objectives.catalog.registry import CATALOG, constructor
+from tiltlm.objectives.catalog.registry import CATALOG, constructor, knobs
 
 
 @dataclass(frozen=True)
@@ -167,12 +170,15 @@ def resolve_name(name: Any) -> Resolved:
 
 def _of_library(library: str, other_name: str, written: str) -> Resolved:
     """Return the method that a library calls `other_name`; `written` is the name as the user wrote it."""
-    if library not in PEERS:
+    if library not in PEERS and "." not in library and find_spec_here(library) is None:
         raise ConfigError(
-            f"name: there is no library {library!r}{suggestion(library, PEERS)} Known: {', '.join(PEERS)}",
+            f"name: there is no library {library!r}{suggestion(library, PEERS)} Known: {', '.join(PEERS)}; and there "
+            "is no module of this name with a method of your own",
             code="unknown_name",
             key="name",
         )
+    if library not in PEERS:
+        return Resolved(import_method(library, other_name), {}, ())
     known = PEERS[library]
     if other_name not in known:
         raise ConfigError(
@@ -184,6 +190,51 @@ def _of_library(library: str, other_name: str, written: str) -> Resolved:
     implied = ", ".join(f"{key} {value:g}" for key, value in peer.knobs.items())
     note = f"{written} is {peer.name} here" + (f", by default with {implied}" if implied else "")
     return Resolved(peer.name, peer.knobs, (note + (f"; {peer.note}" if peer.note else ""),))
+
+
+def find_spec_here(module: str) -> Any:
+    """Return the spec of a module, also of one in the working folder; None if there is none."""
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.append(os.getcwd())
+    return importlib.util.find_spec(module)
+
+
+def import_method(module: str, function: str) -> str:
+    """Import a constructor of the user's own, register it, and return its name in the catalogue.
+
+    Args:
+        module: The module, installed or in the working folder.
+        function: The constructor, or the name under which importing the module registers one.
+
+    Raises:
+        ConfigError: It cannot be imported, or a method of tiltlm has its name.
+    """
+    key = "name"
+    try:
+        find_spec_here(module.partition(".")[0])
+        made = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(
+            f"name: {module}:{function} cannot be imported: {error}", code="not_importable", key=key
+        ) from error
+    name = str(getattr(made, "__name__", function))
+    if CATALOG.setdefault(name, made) is not made:
+        raise ConfigError(
+            f"name: {module}:{function}: there is a method {name!r} already; give the function another name",
+            code="duplicate",
+            key=key,
+        )
+    try:
+        knobs(name)
+    except (AssertionError, TypeError, ValueError) as error:
+        del CATALOG[name]
+        raise ConfigError(
+            f"name: {module}:{function} is no constructor of an objective, whose parameters are annotated float, "
+            f"float | None or Literal: {error}",
+            code="wrong_type",
+            key=key,
+        ) from error
+    return name
 
 
 def refuse_foreign(name: str, settings: Mapping[str, Any]) -> None:

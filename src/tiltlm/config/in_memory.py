@@ -1,0 +1,114 @@
+"""Python objects as plain settings: rows in memory become a file, an objective becomes the description of its parts.
+
+So a run is repeatable from its config.yaml, and rows go the way of every other file: same columns, same account.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tiltlm.core import ConfigError, DataError
+from tiltlm.objectives import Objective, WeightedSum
+from tiltlm.objectives.composing import Composed, parts_of
+from tiltlm.objectives.shapes.base import ObjectiveBase
+from tiltlm.storage.cache import cache_folder
+from tiltlm.storage.files import write_text
+
+DATA = ("data", "data.train", "data.eval", "train", "eval")
+"""Settings that may be rows."""
+
+
+def plain(value: Any, key: str = "") -> Any:
+    """Return a setting as a file would have it.
+
+    Args:
+        value: Plain values with paths, tuples, rows of data or an objective among them.
+        key: Its full name, or the bare name under which it was given.
+
+    Raises:
+        ConfigError: An objective or a model cannot be written as plain values.
+        DataError: A row cannot be written as JSON.
+    """
+    if key in DATA and (rows := rows_of(value)) is not None:
+        return str(save_rows(rows, key))
+    if isinstance(value, Mapping):
+        return {name: plain(item, f"{key}.{name}" if key else name) for name, item in value.items()}
+    if isinstance(value, ObjectiveBase | WeightedSum):
+        return describe(value)
+    if any(hasattr(part, "save_pretrained") for part in (value if isinstance(value, tuple) else (value,))):
+        raise ConfigError(
+            f"{key} is a loaded model; a run starts from a folder, so that it can be repeated. Write one: "
+            "model.save_pretrained(FOLDER); tokenizer.save_pretrained(FOLDER)",
+            code="wrong_type",
+            key=key,
+        )
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def rows_of(value: Any) -> Iterable[Mapping[str, Any]] | None:
+    """Return the rows of a list of mappings, a pandas frame or a dataset; None for anything else."""
+    library = type(value).__module__.partition(".")[0]
+    if library == "pandas" and hasattr(value, "to_dict"):
+        records: list[dict[str, Any]] = value.astype(object).where(value.notna(), None).to_dict("records")
+        return records
+    if library == "datasets" and hasattr(value, "column_names") and not isinstance(value, Mapping):
+        rows: Iterable[Mapping[str, Any]] = value
+        return rows
+    if isinstance(value, list | tuple) and value and all(isinstance(row, Mapping) for row in value):
+        return value
+    return None
+
+
+def save_rows(rows: Iterable[Mapping[str, Any]], key: str) -> Path:
+    """Write rows to a JSON Lines file of the user's cache, named by their content, and return its path.
+
+    Raises:
+        DataError: A row cannot be written as JSON.
+    """
+    lines = []
+    for index, row in enumerate(rows):
+        try:
+            lines.append(json.dumps(dict(row), ensure_ascii=False, default=_listed) + "\n")
+        except (TypeError, ValueError) as error:
+            raise DataError(
+                f"data[{index}]: {error}; a row has texts, numbers, lists and mappings",
+                code="wrong_type",
+                key=key,
+                row=f"data[{index}]",
+            ) from error
+    text = "".join(lines)
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    path = cache_folder("", "TILTLM_CACHE") / "rows" / digest / "data.jsonl"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, text)
+    return path
+
+
+def describe(objective: Objective) -> dict[str, Any]:
+    """Return the description of an objective; `compose` builds an equal one from it.
+
+    Raises:
+        ConfigError: It is no objective of parts, nor a sum of such.
+    """
+    if isinstance(objective, WeightedSum):
+        terms = zip(objective.objectives, objective.weights, strict=True)
+        return {"sum": [{**describe(term), "weight": weight} for term, weight in terms]}
+    if not isinstance(objective, Composed):
+        raise ConfigError(
+            f"objective: a {type(objective).__name__} has no description by parts; give the name of its method",
+            code="wrong_type",
+            key="objective",
+        )
+    return parts_of(objective)
+
+
+def _listed(value: Any) -> Any:
+    """Return an array or a number of numpy as plain values."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"a value of type {type(value).__name__} cannot be written as JSON")
