@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.text import Text
 
 COLOURS = {"better": "green", "worse": "red"}
-"""Outcome of a verdict → its colour; others, and good ones with cautions, are yellow."""
+"""Colour of a verdict on the page → its colour here; all others are yellow."""
 
 
 def print_summary(result: Any, console: Console | None = None) -> None:
@@ -23,7 +23,7 @@ def print_summary(result: Any, console: Console | None = None) -> None:
     text = Text(head)
     if isinstance(report := getattr(result, "report", None), RunReport):
         verdict = verdict_of(report)
-        colour = "yellow" if verdict.cautions else COLOURS.get(verdict.outcome, "yellow")
-        text.stylize(f"bold {colour}", 0, len(verdict.word))
+        start = len(verdict.question) + 1
+        text.stylize(f"bold {COLOURS.get(verdict.colour, 'yellow')}", start, start + len(verdict.word))
     console.print(text, soft_wrap=not console.is_terminal)  # a file gets whole lines
     console.print(Text(gap[1:] + rest), soft_wrap=True)  # so that a terminal's paths and commands can be copied

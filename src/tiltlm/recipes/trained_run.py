@@ -87,7 +87,8 @@ class TrainedRun:
     def summary(self) -> str:
         """Return what the command line prints at the end: the verdict, and what to do next."""
         verdict = verdict_of(self.report)
-        lines = [verdict.word, verdict.sentence, *(f"- {caution.text}" for caution in verdict.cautions), ""]
+        lines = [f"{verdict.question} {verdict.word}", verdict.sentence]
+        lines += [*(f"- {caution.text}" for caution in verdict.cautions), ""]
         lines += [f"report  {self.path / 'report.html'}  (open it in a browser)", f"model   {self.path / 'model'}"]
         if not reads_scores(compose(self.report.config["objective"])):  # a reward model does not answer
             lines.append(f"try it  tiltlm chat {quote(str(self.path / 'model'))}")
