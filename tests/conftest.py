@@ -1,5 +1,6 @@
 """What all tests share: shape annotations are checked while testing, and nothing reaches for the network."""
 
+import logging
 import os
 from pathlib import Path
 
@@ -37,6 +38,17 @@ SLOW = (
     "unit/training/test_step",
 )
 """Modules that take longest, the longest first. They start first, so that both processes of ./test end together."""
+
+
+@pytest.fixture(autouse=True)
+def same_logging():
+    """Leave the logger of tiltlm as it was: a command that runs in this process sets it up for a terminal."""
+    log = logging.getLogger("tiltlm")
+    before = log.level, log.propagate, [*log.handlers]
+    yield
+    log.setLevel(before[0])
+    log.propagate, log.handlers[:] = before[1:]
+
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

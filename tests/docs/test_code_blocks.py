@@ -233,7 +233,7 @@ WRONG = {
         "```yaml\nobjective: {name: dpo}\n```\n\n```\ntiltlm sweep run.yaml objective.sum.0.beta=1,2\n```"
     ),
     "JSON that is none": '```json\n{"prompt": }\n```',
-    "a row that no method reads": '```json\n{"prompt": "Why?", "answer": "So."}\n```',
+    "a row that no method reads": '```json\n{"prompt": "Why?", "reply_text": "So."}\n```',
     "Python that fails": "```python\nassert False\n```",
     "a language that no test runs": "```rust\nfn main() {}\n```",
 }

@@ -141,6 +141,7 @@ def test_a_name_on_the_hub_is_loaded_at_its_revision(policy, make, tmp_path, mon
         return SimpleNamespace(module=make(seed=5), tokenizer=tokenizer())
 
     monkeypatch.setattr("tiltlm.reference.build.load_policy", load)
+    monkeypatch.setattr("tiltlm.reference.reference_settings.check_reachable", lambda located: None)
     reference = build(policy, name="owner/model", revision="v2")
     build(policy, name="owner/model")
     assert [(s.path, s.revision, s.dtype) for s in asked] == [
