@@ -139,10 +139,10 @@ def loss(axes: Axes) -> None:
 def weight(axes: Axes) -> None:
     axes.plot(MARGINS, Logistic()(MARGINS), color="0.6", label="loss −log σ(m)")
     axes.plot(MARGINS, slope(Logistic(), MARGINS), color="black", label="weight σ(−m)")
-    for margin, name in ((-2.0, "wrong"), (0.0, "undecided"), (2.0, "right")):
+    for margin, name, place in ((-2.0, "wrong", (-36, -12)), (0.0, "undecided", (-56, -12)), (2.0, "right", (4, 5))):
         high = float(torch.sigmoid(torch.tensor(-margin)))
         axes.plot(margin, high, "o", color="C0")
-        axes.annotate(name, (margin, high), xytext=(4, 5), textcoords="offset points")
+        axes.annotate(name, (margin, high), xytext=place, textcoords="offset points")
     axes.set_ylim(0, 2.5)
     axes.set_xlabel("margin m")
     axes.legend()
