@@ -84,24 +84,36 @@ def mark_the_ends(axes: Axes) -> None:
     axes.axvline(1, color="0.6", linestyle=":", linewidth=1)
 
 
+def price(axes: Axes) -> None:
+    shares = torch.linspace(0, 0.999, 100, dtype=torch.float64)
+    always_d = torch.tensor([0.0, 0.0, 0.0, 1.0], dtype=torch.float64)
+    policies = [((1 - share) * REFERENCE + share * always_d).log() for share in shares]
+    parts_of_j(axes, shares, policies)
+    axes.set_xticks([0, 1], ["reference", "always D"])
+    axes.set_title("J is largest between the two")
+
+
+def parts_of_j(axes: Axes, places: Tensor, policies: list[Tensor]) -> None:
+    """Draw mean reward, cost and J of policies."""
+    gained = [WORLD.expected_reward(policy) for policy in policies]
+    paid = [BETA * WORLD.kl_to_reference(policy) for policy in policies]
+    axes.plot(places, gained, label="E[r]", color="C0", linestyle="--")
+    axes.plot(places, paid, label="β·KL", color="C3", linestyle="--")
+    axes.plot(places, [WORLD.value(policy, BETA) for policy in policies], label="J = E[r] − β·KL", color="black")
+    axes.set_ylim(0, 1.9)
+    axes.legend()
+
+
 def tilt(axes: Axes) -> None:
     bars(axes, {"π_ref": WORLD.ref_logps} | {f"π*, β = {beta:g}": WORLD.optimum(beta) for beta in (2.0, 0.5, 0.2)})
     axes.set_title("A smaller β tilts further")
 
 
 def objective(axes: Axes) -> None:
-    policies = along_the_path()
-    gained = [WORLD.expected_reward(policy) for policy in policies]
-    paid = [BETA * WORLD.kl_to_reference(policy) for policy in policies]
-    value = [WORLD.value(policy, BETA) for policy in policies]
-    axes.plot(PATH, gained, label="E[r]", color="C0", linestyle="--")
-    axes.plot(PATH, paid, label="β·KL", color="C3", linestyle="--")
-    axes.plot(PATH, value, label="J = E[r] − β·KL", color="black")
+    parts_of_j(axes, PATH, along_the_path())
     axes.axhline(BETA * WORLD.log_partition(BETA), color="0.6", linestyle=":", linewidth=1)
     axes.text(0.03, BETA * WORLD.log_partition(BETA) + 0.02, "β·log Z", color="0.4")
     mark_the_ends(axes)
-    axes.set_ylim(0, 1.9)
-    axes.legend()
     axes.set_title("J is largest at π*")
 
 
@@ -128,6 +140,17 @@ def bradley_terry(axes: Axes) -> None:
     axes.set_title("Bradley–Terry")
 
 
+def pair_loss(axes: Axes) -> None:
+    axes.plot(MARGINS, torch.sigmoid(MARGINS), color="0.6", label="probability of the winner, σ(m)")
+    axes.plot(MARGINS, Logistic()(MARGINS), color="black", label="loss −log σ(m)")
+    axes.plot(0, Logistic()(torch.zeros(1)), "o", color="C0")
+    axes.annotate("reference: log 2", (0, 0.69), xytext=(6, 16), textcoords="offset points")
+    axes.set_xlabel("margin m")
+    axes.set_ylim(0, 5)
+    axes.legend()
+    axes.set_title("The loss of one pair")
+
+
 def loss(axes: Axes) -> None:
     dpo = build("dpo", beta=BETA)
     axes.plot(PATH, [float(population_loss(dpo, WORLD, policy)) for policy in along_the_path()], color="black")
@@ -137,13 +160,12 @@ def loss(axes: Axes) -> None:
 
 
 def weight(axes: Axes) -> None:
-    axes.plot(MARGINS, Logistic()(MARGINS), color="0.6", label="loss −log σ(m)")
     axes.plot(MARGINS, slope(Logistic(), MARGINS), color="black", label="weight σ(−m)")
     for margin, name, place in ((-2.0, "wrong", (-36, -12)), (0.0, "undecided", (-56, -12)), (2.0, "right", (4, 5))):
         high = float(torch.sigmoid(torch.tensor(-margin)))
         axes.plot(margin, high, "o", color="C0")
         axes.annotate(name, (margin, high), xytext=place, textcoords="offset points")
-    axes.set_ylim(0, 2.5)
+    axes.set_ylim(0, 1.25)
     axes.set_xlabel("margin m")
     axes.legend()
     axes.set_title("A wrong pair has the largest weight")
@@ -284,8 +306,11 @@ def offset(axes: Axes) -> None:
     axes.set_title("A larger gap keeps its weight for longer")
 
 
-DRAWN = (tilt, objective, reward, bradley_terry, loss, weight, finite_data, certain, displacement, links, rewards,
-         divergences, shapes, noise, offset)  # fmt: skip
+DRAWN = (
+    *(price, tilt, objective, reward, bradley_terry, pair_loss, weight, loss),
+    *(finite_data, certain, displacement),
+    *(links, rewards, divergences, shapes, noise, offset),
+)
 
 
 def write(folder: Path, drawn: Iterable[Callable[[Axes], None]] = DRAWN) -> None:
