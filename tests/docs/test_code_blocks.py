@@ -1,15 +1,18 @@
 """Every code block of the guides runs on the bundled tiny model, or says before it why not: `<!-- not run: reason -->`.
 
 Shell blocks: each `tiltlm` command runs for one step; scripts and their options are there; `SETUP` is not run. YAML
-blocks are configurations, JSON blocks are rows of data, Python blocks of a page run in one namespace.
+blocks are configurations, JSON blocks are rows of data, Python blocks of a page run in one namespace. A text block
+directly after a Python block is what it prints.
 """
 
+import contextlib
 import gzip
+import io
 import json
 import os
 import re
 import shlex
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from pathlib import Path
 
 import pytest
@@ -170,6 +173,17 @@ def is_shell(block: Block) -> bool:
     return block.language in ("", "bash", "sh", "shell", "console")
 
 
+def run_python(block: Block, after: Block | None, namespace: dict[str, object]) -> None:
+    """Run a Python block. If a text block follows it directly, compare what is printed."""
+    code = re.sub(r"\"[A-Z]\w*/[\w.-]+\"", repr(MODEL), block.text)
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        exec(compile("\n" * block.line + code, page_name(block.page), "exec"), namespace)
+    print(printed.getvalue())
+    closing = block.line + block.text.count("\n") + 1
+    if after is not None and after.language == "text" and after.line == closing + 2:
+        assert printed.getvalue() == after.text, f"{after.place}: this is not what the block before it prints"
+
+
 def run_page(page: Path, folder: Path) -> None:
     """Run the blocks of a page in their order."""
     found = [block for block in blocks(page) if not block.not_run]
@@ -182,15 +196,14 @@ def run_page(page: Path, folder: Path) -> None:
             candidates[0].write_text(yaml.safe_dump(document))
             assert_settings_hold(["train", str(candidates[0])], block.place)
     namespace: dict[str, object] = {}
-    for block in found:
+    for block, after in zip_longest(found, found[1:]):
         if is_shell(block):
             for line in commands(block.text):
                 run_line(line, candidates, block.place)
         elif block.language in ("json", "jsonl"):
             check_json(block, folder)
         elif block.language == "python":
-            code = re.sub(r"\"[A-Z]\w*/[\w.-]+\"", repr(MODEL), block.text)
-            exec(compile("\n" * block.line + code, page_name(page), "exec"), namespace)
+            run_python(block, after, namespace)
         else:
             known = block.language in ("text", "yaml") or block.language.startswith("{")  # a directive of Sphinx
             assert known, f"{block.place}: a block of {block.language!r} is run by no test: name a reason before it"
@@ -235,6 +248,7 @@ WRONG = {
     "JSON that is none": '```json\n{"prompt": }\n```',
     "a row that no method reads": '```json\n{"prompt": "Why?", "reply_text": "So."}\n```',
     "Python that fails": "```python\nassert False\n```",
+    "Python that prints something else": "```python\nprint(1)\n```\n\n```text\n2\n```",
     "a language that no test runs": "```rust\nfn main() {}\n```",
 }
 
