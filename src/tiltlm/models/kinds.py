@@ -50,7 +50,7 @@ def refuse_text_parts(config: Any, names: list[str], located: Located, is_scorer
         return  # it is loaded and saved whole
     kind = "vision-language model" if "vision_config" in modalities else "multimodal model"
     if loaded is None:
-        way_out = "tiltlm trains language models: name a text-only model, such as the one that it was built on"
+        way_out = "only language models can be trained: name a text-only model, such as the one that it was built on"
     else:
         way_out = (
             f"transformers takes its text part out ({loaded.__name__}), and the trained folder would have lost the "
