@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ EVAL_FRACTION = 0.1
 TOO_FEW_TO_HOLD_OUT = frozenset({"nothing_held_out", "no_rows_left", "prompt_above_half", "one_label"})
 """Codes of errors that may come from holding out a share of very few prompts."""
 DETAILS = frozenset(
-    {"layout", "precision", "attention_route", "compiled", "end_tokens", "score_position", "dropout_removed"}
+    {"layout", "precision", "attention_route", "compiled", "end_tokens", "score_position"}
     | {"token_lengths", "response_end", "chat_template"}
 )
 """Codes of notes that `--verbose` shows and log.txt holds."""
@@ -113,19 +114,17 @@ def check_data(objective: Objective, settings: DataSettings, use_reference_colum
         ConfigError: a setting has no effect.
         DataError: the data cannot be used.
     """
-    check_sources(
-        settings,
-        objective.shape,
-        needs=objective.needs,
-        uses=objective.uses,
-        needs_partners=reads_partners(objective),
-        use_reference_columns=use_reference_columns,
-    )
+    check_sources(settings, objective.shape, **columns_read(objective, use_reference_columns))
 
 
-def reads_partners(objective: Objective) -> bool:
-    """Return whether an objective's statistic reads responses after other prompts."""
-    return objective.statistic is not None and objective.statistic.reads == "partners"
+def columns_read(objective: Objective, use_reference_columns: bool) -> dict[str, Any]:
+    """Return what an objective reads beside responses, as keywords of `load_data` and `check_sources`."""
+    return {
+        "needs": objective.needs,
+        "uses": objective.uses,
+        "needs_partners": objective.statistic is not None and objective.statistic.reads == "partners",
+        "use_reference_columns": use_reference_columns,
+    }
 
 
 def load_for(
@@ -141,15 +140,7 @@ def load_for(
     """
 
     def load(settings: DataSettings) -> PreferenceData:
-        return load_data(
-            settings,
-            encoder,
-            objective.shape,
-            needs=objective.needs,
-            uses=objective.uses,
-            needs_partners=reads_partners(objective),
-            use_reference_columns=use_reference_columns,
-        )
+        return load_data(settings, encoder, objective.shape, **columns_read(objective, use_reference_columns))
 
     if settings.eval is not None or settings.eval_fraction is not None:
         return load(settings)

@@ -236,6 +236,22 @@ def _contrast_rows(contrast: Contrast, learner: str, *, by_definition: bool) -> 
             "costs log 2 = 0.693"
         )
         yield change_row("label_loss", "Label loss", meaning, contrast.label_loss)
+    yield from _likelihood_rows(contrast)
+    yield TableRow(
+        "length_rule",
+        "Length rule",
+        (
+            NONE,
+            cell(contrast.length_accuracy, percent=True),
+            cell(contrast.length_advantage, percent=True, signed=True),
+        ),
+        f"accuracy of a rule that always prefers the {contrast.length_rule} response; last column: how much better the "
+        f"{learner} does than this rule",
+    )
+
+
+def _likelihood_rows(contrast: Contrast) -> Iterator[TableRow]:
+    better, worse = contrast.sides
     if contrast.seq_accuracy is not None and contrast.mean_accuracy is not None:
         yield change_row(
             "seq_accuracy",
@@ -264,17 +280,6 @@ def _contrast_rows(contrast: Contrast, learner: str, *, by_definition: bool) -> 
         name = f"{better.capitalize()} responses less likely"
         meaning = f"share of prompts whose {better} responses became less likely in training"
         yield TableRow("share_fell", name, (NONE, NONE, fell), meaning)
-    yield TableRow(
-        "length_rule",
-        "Length rule",
-        (
-            NONE,
-            cell(contrast.length_accuracy, percent=True),
-            cell(contrast.length_advantage, percent=True, signed=True),
-        ),
-        f"accuracy of a rule that always prefers the {contrast.length_rule} response; last column: how much better the "
-        f"{learner} does than this rule",
-    )
 
 
 def _held_out_figure(report: RunReport) -> Sequence[Markup]:

@@ -65,7 +65,7 @@ def verdict_of(report: RunReport) -> Verdict:
     of_responses = "predict" if held_out.nll is not None else "rank"
     question = f"Does it {of_responses} held-out responses better?"
     if hardly_moved(report):
-        return Verdict(question, "unclear", "It hardly moved", _hardly_moved_sentence(held_out), cautions)
+        return Verdict(question, "unclear", "It hardly moved", _hardly_moved_sentence(report, held_out), cautions)
     if held_out.nll is not None:
         return _by_nll(question, held_out, held_out.nll, cautions)
     assert held_out.contrast is not None
@@ -85,17 +85,26 @@ def hardly_moved(report: RunReport) -> bool:
     return held_out.shift.estimate < SMALL_SHIFT or (stays and kl is not None and kl.low <= 0)
 
 
-def _hardly_moved_sentence(held_out: HeldOut) -> str:
+def _hardly_moved_sentence(report: RunReport, held_out: HeldOut) -> str:
+    contrast, sentence = held_out.contrast, f"On {held_out.num_prompts:,} held-out prompts "
     assert held_out.shift is not None
-    sentence = (
-        f"On {held_out.num_prompts:,} held-out prompts the trained policy is nearly the untrained one: the "
-        f"log-probability of a response changed by only {with_bounds(held_out.shift)} nats on average. "
-    )
-    contrast = held_out.contrast
-    if held_out.starts_at_reference and contrast is not None and contrast.accuracy.after.low > 0.5:
+    if held_out.shift.estimate < SMALL_SHIFT:
         sentence += (
-            f"It ranks {with_bounds(contrast.accuracy.after, percent=True)} of comparisons as labelled, but after so "
-            "small a change that shows only the direction of the first steps. "
+            "the trained policy is nearly the untrained one: the log-probability of a response changed by only "
+            f"{with_bounds(held_out.shift)} nats on average. "
+        )
+        if held_out.starts_at_reference and contrast is not None and contrast.accuracy.after.low > 0.5:
+            sentence += (
+                f"It ranks {with_bounds(contrast.accuracy.after, percent=True)} of comparisons as labelled, but after "
+                "so small a change that shows only the direction of the first steps. "
+            )
+    else:
+        assert contrast is not None
+        assert report.samples is not None
+        assert report.samples.after.kl is not None
+        sentence += (
+            f"the margin changed by {with_bounds(contrast.margin.difference, signed=True)}, and the KL is "
+            f"{with_bounds(report.samples.after.kl)} nats per response: neither can be told from 0. "
         )
     return (
         sentence

@@ -143,6 +143,7 @@ def test_a_policy_that_hardly_moved_has_not_learned(shift, kl, margin, is_still)
     if is_still:
         assert found.outcome == found.colour == "unclear"
         assert "training.learning_rate" in found.sentence
+        assert ("only" in found.sentence) == (shift.estimate < 0.1), "a large change is not called a small one"
     assert verdict(held_out=held_out(nll=change(2.0, 1.99, 0.001), shift=interval(0.01, 0.001))).outcome == "unclear"
 
 

@@ -130,9 +130,11 @@ class Row:
     """Estimate and text of each measure, and of the difference to the best point where that is shown."""
 
 
-def render_comparison(title: str, runs: Sequence[ComparedRun], facts: Mapping[str, str], notes: Sequence[str]) -> str:
+def render_comparison(
+    title: str, runs: Sequence[ComparedRun], first: Headline, facts: Mapping[str, str], notes: Sequence[str]
+) -> str:
     """Return the page of a comparison as HTML."""
-    points, first = points_of(runs), headline(runs)
+    points = points_of(runs)
     measures = [m for m in MEASURES if any(m.key in run.numbers for run in runs)]
     best = next((point for point in points if point.name == first.best), None)
     differences = [None if best is None or point is best else accuracy_difference(point, best) for point in points]
@@ -269,5 +271,5 @@ def write_comparison(
         ],
     }
     write(folder / TWIN, as_json(content))
-    write(folder / PAGE, render_comparison(title, runs, facts or {}, notes))
+    write(folder / PAGE, render_comparison(title, runs, first, facts or {}, notes))
     return folder / PAGE
