@@ -12,7 +12,14 @@ import pytest
 import tiltlm
 from tiltlm.config.resolve import resolve
 from tiltlm.core import ConfigError
-from tiltlm.recipes.run_settings import PREVIEW_READS, READ_IF, SCORE_READS, RunSettings, check_training
+from tiltlm.recipes.run_settings import (
+    PREVIEW_READS,
+    READ_IF,
+    SCORE_READS,
+    RunSettings,
+    check_before_training,
+    check_training,
+)
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
 
@@ -71,6 +78,7 @@ def is_refused(settings: dict[str, Any], key: str, reads: tuple[str, ...] | None
     try:
         found = resolve(RunSettings, settings, {}, reads, **{key: another(key, default)})
         if reads is None:
+            check_before_training(found)
             check_training(found, found.build_objective())
     except ConfigError as error:
         return error.code in ("no_effect", "conflict", "needs_held_out") and error.key == key

@@ -28,7 +28,7 @@ def run_function(command: Command) -> Callable[..., None]:
         if given.pop("verbose"):
             show_details()
         with progress() as draw:
-            draw("import torch, transformers", 0, 0)  # before these: it takes seconds
+            draw("check the settings", 0, 0)
             quiet_libraries()
             positional, overrides = read_arguments(given)
             shown = {"progress": draw} if shows_progress else {}

@@ -5,6 +5,7 @@ so that handlers which libraries make for themselves write above the bar too.
 """
 
 import logging
+import os
 import sys
 import time
 import warnings
@@ -17,6 +18,13 @@ from tiltlm.recipes.progress import ProgressCallback, silent
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
+
+QUIET = {
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+}
+"""Variables of the environment that switch off progress bars and messages of libraries."""
 
 SECONDS_BETWEEN_LINES = 10.0
 """Shortest time between two lines of progress if stderr is not a terminal."""
@@ -65,14 +73,17 @@ def print_error(message: str) -> None:
 
 
 def quiet_libraries() -> None:
-    """Switch off the progress bars and messages of transformers and datasets; two bars would overwrite each other."""
-    import datasets
-    import transformers
+    """Switch off the progress bars and messages of transformers and datasets; two bars would overwrite each other.
 
-    datasets.disable_progress_bars()
-    library_log: Any = transformers.utils.logging
-    library_log.disable_progress_bar()
-    library_log.set_verbosity_error()
+    They read this when they are imported, which takes seconds, so nothing is imported for it.
+    """
+    os.environ.update(QUIET)
+    if "transformers" in sys.modules:  # a program that runs a command after it used the library
+        library_log: Any = sys.modules["transformers"].utils.logging
+        library_log.disable_progress_bar()
+        library_log.set_verbosity_error()
+    if "datasets" in sys.modules:
+        sys.modules["datasets"].disable_progress_bars()
 
 
 @contextmanager

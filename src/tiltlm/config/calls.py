@@ -4,6 +4,9 @@ Settings are a YAML file (or its content) and keyword arguments that override it
 (`**{"training.seed": 1}`), or bare keys that only one section has (`beta=0.2`). Data may also be rows in memory: a list
 of mappings, a pandas frame, a `datasets.Dataset`. An objective may be an object (`tiltlm.objectives.dpo(0.1)`). What is
 heavy is imported inside the functions, so that `tiltlm --help` is quick.
+
+Importing torch and transformers takes seconds. So each function first refuses all that can be refused without torch,
+then what needs the objective and so torch, and imports its recipe at the end.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["COMMANDS", "preview", "quickstart", "score", "sweep", "train"]
 
+HEAVY = "import torch, transformers"
+"""Label of progress before a recipe is imported."""
 NO_OUTPUT = {"output": "."}
 """Default of commands that write no run; they do not use it."""
 
@@ -47,6 +52,10 @@ def quickstart(
     Returns:
         The finished run; its folder holds `model/` and `report.html`.
     """
+    from tiltlm.runs import check_contents
+
+    check_contents(Path(output), overwrite=overwrite)
+    progress(HEAVY, 0, 0)
     from tiltlm.recipes.quickstart import quickstart as recipe
 
     return recipe(Path(output), overwrite=overwrite, seed=seed, progress=progress)
@@ -77,11 +86,23 @@ def train(
     Raises:
         TiltError: Something is wrong. If it is found before the first step, nothing has been written.
     """
-    from tiltlm.config.resolve import resolve
-    from tiltlm.recipes.run_settings import RunSettings
+    from tiltlm.config.resolve import draft
+    from tiltlm.distributed.launched import in_first_process
+    from tiltlm.recipes import run_settings as run
+    from tiltlm.runs import check_contents
+
+    given = draft(run.RunSettings, config, **settings)
+    in_first_process(lambda: check_contents(given.settings.output, resume, overwrite))
+    run.check_before_training(given.settings)
+    columns = run.check_inputs(given.settings)
+    progress(HEAVY, 0, 0)
+    resolved = given.complete()
+    objective = resolved.build_objective()
+    run.check_training(resolved, objective)
+    run.check_data(objective, columns)
     from tiltlm.recipes.train import train as recipe
 
-    return recipe(resolve(RunSettings, config, **settings), resume=resume, overwrite=overwrite, progress=progress)
+    return recipe(resolved, resume=resume, overwrite=overwrite, progress=progress)
 
 
 @command("model", "data", "objective", "reference", "store")
@@ -105,12 +126,22 @@ def score(
     Returns:
         `objective`, `num_examples`, `loss` and `metrics`.
     """
-    from tiltlm.config.resolve import resolve
-    from tiltlm.recipes.run_settings import SCORE_READS, RunSettings
+    from tiltlm.config.resolve import draft
+    from tiltlm.recipes import run_settings as run
+
+    given = draft(run.RunSettings, config, NO_OUTPUT, run.SCORE_READS, **settings)
+    rows = None if per_example is None else Path(per_example)
+    if rows is not None:
+        run.check_file(rows, "--per-example")
+    columns = run.check_inputs(given.settings)
+    progress(HEAVY, 0, 0)
+    resolved = given.complete()
+    objective = resolved.build_objective()
+    run.check_scoring(resolved, objective)
+    run.check_data(objective, columns)
     from tiltlm.recipes.score import score as recipe
 
-    resolved = resolve(RunSettings, config, NO_OUTPUT, SCORE_READS, **settings)
-    return recipe(resolved, per_example=None if per_example is None else Path(per_example), progress=progress)
+    return recipe(resolved, per_example=rows, progress=progress)
 
 
 @command("model", "data", "objective", "output", "store")
@@ -142,31 +173,28 @@ def sweep(
     Returns:
         The finished sweep; its folder holds `comparison.html` and one folder per run.
     """
-    from tiltlm.config.resolve import parse_grid, read_points, refuse_given_twice, resolve
+    from tiltlm.config.resolve import draft, points_of
     from tiltlm.config.schema import Schema
-    from tiltlm.core import ConfigError
-    from tiltlm.recipes.run_settings import RunSettings
-    from tiltlm.recipes.sweep import SweepPoint, combinations
+    from tiltlm.recipes import run_settings as run
+    from tiltlm.runs import check_sweep
+
+    given = [
+        (values, draft(run.RunSettings, config, **overrides))
+        for values, overrides in points_of(Schema(run.RunSettings), grid, points, settings)
+    ]
+    check_sweep(given[0][1].settings.output, resume, overwrite)
+    columns = run.check_sweep_inputs([found.settings for _, found in given])
+    progress(HEAVY, 0, 0)
+    resolved = [(values, found.complete()) for values, found in given]
+    for (_, found), read in zip(resolved, columns, strict=True):
+        objective = found.build_objective()
+        run.check_training(found, objective)
+        run.check_data(objective, read)
+    from tiltlm.recipes.sweep import SweepPoint
     from tiltlm.recipes.sweep import sweep as recipe
 
-    schema = Schema(RunSettings)
-    values = grid if isinstance(grid, Mapping) else parse_grid(schema, grid)
-    bundles = read_points(points)
-    refuse_given_twice(schema, values, settings, *bundles.values())
-    fixed = {**settings, **{key: vs[0] for key, vs in values.items() if len(vs) == 1}}
-    varied = {key: list(vs) for key, vs in values.items() if len(vs) > 1}
-    if not varied and len(bundles) < 2:
-        raise ConfigError(
-            "nothing varies; give several values to a key, such as objective.beta=0.05,0.1,0.5, or several points",
-            code="nothing_varies",
-            key="grid",
-        )
-    runs = [
-        SweepPoint({**({"point": name} if name else {}), **p}, resolve(RunSettings, config, **fixed, **bundle, **p))
-        for name, bundle in bundles.items()
-        for p in combinations(varied)
-    ]
-    return recipe(runs, resume=resume, overwrite=overwrite, progress=progress)
+    runs = [SweepPoint(values, found) for values, found in resolved]
+    return recipe(runs, resume=resume, progress=progress)
 
 
 @command("model", "objective", argument="data")
@@ -181,9 +209,11 @@ def preview(config: "Config" = None, /, *, rows: int = 3, **settings: Any) -> li
         **settings: Overrides of `config`. Model and data must be given in one of the two; the objective is `dpo` unless
             it is given.
     """
-    from tiltlm.config.resolve import resolve
-    from tiltlm.recipes.preview import preview as recipe
-    from tiltlm.recipes.run_settings import PREVIEW_READS, RunSettings
+    from tiltlm.config.resolve import draft
+    from tiltlm.recipes import run_settings as run
 
-    defaults = {**NO_OUTPUT, "objective": "dpo"}
-    return recipe(resolve(RunSettings, config, defaults, PREVIEW_READS, **settings), rows=rows)
+    given = draft(run.RunSettings, config, {**NO_OUTPUT, "objective": "dpo"}, run.PREVIEW_READS, **settings)
+    run.check_preview(given.settings, rows)
+    from tiltlm.recipes.preview import preview as recipe
+
+    return recipe(given.complete(), rows=rows)

@@ -6,15 +6,16 @@ So a run is repeatable from its config.yaml, and rows go the way of every other 
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from tiltlm.core import ConfigError, DataError
-from tiltlm.objectives import Objective, WeightedSum
-from tiltlm.objectives.composing import Composed, parts_of
-from tiltlm.objectives.shapes.base import ObjectiveBase
 from tiltlm.storage.cache import cache_folder
 from tiltlm.storage.files import write_text
+
+if TYPE_CHECKING:
+    from tiltlm.objectives import Objective
 
 DATA = ("data", "data.train", "data.eval", "train", "eval")
 """Settings that may be rows."""
@@ -35,7 +36,7 @@ def plain(value: Any, key: str = "") -> Any:
         return str(save_rows(rows, key))
     if isinstance(value, Mapping):
         return {name: plain(item, f"{key}.{name}" if key else name) for name, item in value.items()}
-    if isinstance(value, ObjectiveBase | WeightedSum):
+    if is_objective(value):
         return describe(value)
     if any(hasattr(part, "save_pretrained") for part in (value if isinstance(value, tuple) else (value,))):
         raise ConfigError(
@@ -47,6 +48,16 @@ def plain(value: Any, key: str = "") -> Any:
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value
+
+
+def is_objective(value: Any) -> "TypeGuard[Objective]":
+    """Return whether a setting is an objective. Torch is imported only if it may be one."""
+    if not is_dataclass(value):
+        return False
+    from tiltlm.objectives import WeightedSum
+    from tiltlm.objectives.shapes.base import ObjectiveBase
+
+    return isinstance(value, ObjectiveBase | WeightedSum)
 
 
 def rows_of(value: Any) -> Iterable[Mapping[str, Any]] | None:
@@ -89,12 +100,15 @@ def save_rows(rows: Iterable[Mapping[str, Any]], key: str) -> Path:
     return path
 
 
-def describe(objective: Objective) -> dict[str, Any]:
+def describe(objective: "Objective") -> dict[str, Any]:
     """Return the description of an objective; `compose` builds an equal one from it.
 
     Raises:
         ConfigError: It is no objective of parts, nor a sum of such.
     """
+    from tiltlm.objectives import WeightedSum
+    from tiltlm.objectives.composing import Composed, parts_of
+
     if isinstance(objective, WeightedSum):
         terms = zip(objective.objectives, objective.weights, strict=True)
         return {"sum": [{**describe(term), "weight": weight} for term, weight in terms]}

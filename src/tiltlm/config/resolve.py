@@ -1,9 +1,11 @@
 """Merge defaults, a YAML file and overrides into the settings of a command; later ones win."""
 
+import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from tiltlm.config.command import OPTIONS
 from tiltlm.config.documents import read_document
@@ -16,6 +18,39 @@ Config = str | Path | Mapping[str, Any] | None
 """A YAML file, its content as a mapping, or nothing."""
 
 
+@dataclass(frozen=True)
+class Draft(Generic[S]):
+    """The settings of a command while its objective is as it was written: checking that one imports torch."""
+
+    settings: S
+    """All sections but the objective are checked."""
+    schema: Schema[S]
+    where: dict[str, str]
+    """Place of each dotted key that comes from a file."""
+    objectives: Sequence[str]
+    """Sections that are given and describe an objective."""
+    pending: Mapping[str, Any]
+    """Overrides by bare keys that no section has: knobs of the objective, or mistakes."""
+    reads: Sequence[str] | None
+
+    def complete(self) -> S:
+        """Return the settings with the objective checked and spelled out.
+
+        Raises:
+            ConfigError: As for `resolve`.
+        """
+        tree = {section: getattr(self.settings, section) for section in self.objectives}
+        method = _method(tree)
+        for key, value in self.pending.items():
+            full = self.schema.knob_of(key, method)
+            _refuse_unread(self.schema, {full: value}, self.reads)
+            section, *path = full.split(".")
+            tree[section] = _set(tree[section], path, value, full)
+            _drop_places(self.where, [full])
+        made = {section: self.schema.make(section, value, self.where) for section, value in tree.items()}
+        return replace(self.settings, **made)  # type: ignore[type-var]
+
+
 def resolve(
     kind: type[S],
     config: Config = None,
@@ -24,7 +59,24 @@ def resolve(
     /,
     **overrides: Any,
 ) -> S:
-    """Return the settings of a command.
+    """Return the settings of a command: `draft`, completed at once.
+
+    Raises:
+        ConfigError: A key is unknown or missing, an override has no effect, or a value is impossible; the message names
+            the place.
+    """
+    return draft(kind, config, defaults, reads, **overrides).complete()
+
+
+def draft(
+    kind: type[S],
+    config: Config = None,
+    defaults: Mapping[str, Any] = MappingProxyType({}),
+    reads: Sequence[str] | None = None,
+    /,
+    **overrides: Any,
+) -> Draft[S]:
+    """Return the settings of a command, all but the objective.
 
     Args:
         kind: The settings dataclass.
@@ -35,13 +87,14 @@ def resolve(
         **overrides: Sections, dotted keys, or bare keys that only one section has; they win over `config`.
 
     Raises:
-        ConfigError: A key is unknown or missing, an override has no effect, or a value is impossible; the message names
-            the place.
+        ConfigError: As for `resolve`.
     """
     schema = Schema(kind)
-    tree, where = gather(schema, config, defaults, overrides)
-    if reads is not None:
-        _refuse_unread(schema, overrides, reads, _method(tree))
+    given = {key: plain(schema.read_text(key, v) if isinstance(v, Text) else v, key) for key, v in overrides.items()}
+    named = {full: value for key, value in given.items() if (full := schema.home_of(key)) is not None}
+    pending = {key: value for key, value in given.items() if schema.home_of(key) is None}
+    tree, where = gather(schema, config, defaults, named)
+    _refuse_unread(schema, named, reads)
     for section in schema.required:
         if section not in tree:
             option = f"give --{section}, " if section in OPTIONS else ""
@@ -50,16 +103,25 @@ def resolve(
                 code="missing_setting",
                 key=section,
             )
-    return kind(**{section: schema.make(section, value, where) for section, value in tree.items()})
+    objectives = [section for section in tree if schema.is_objective(section)]
+    made = {
+        section: value if section in objectives else schema.make(section, value, where)
+        for section, value in tree.items()
+    }
+    return Draft(kind(**made), schema, where, objectives, pending, reads)
 
 
 def gather(
     schema: Schema[Any], config: Config, defaults: Mapping[str, Any], overrides: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the merged sections, and the place of each dotted key that comes from a file."""
-    overrides = {
-        key: plain(schema.read_text(key, v) if isinstance(v, Text) else v, key) for key, v in overrides.items()
-    }
+    """Return the merged sections, and the place of each dotted key that comes from a file.
+
+    Args:
+        schema: What the settings may contain.
+        config: A YAML file, or its content.
+        defaults: Sections that the command itself sets.
+        overrides: Plain values of sections and dotted keys.
+    """
     tree: dict[str, Any] = {}
     where: dict[str, str] = {}
     if isinstance(config, Mapping):
@@ -79,9 +141,8 @@ def gather(
         else:
             tree[section] = {**known, **given}
             _drop_places(where, [f"{section}.{key}" for key in given])
-    for key, value in overrides.items():
-        if key not in schema.sections:
-            full = schema.qualify(key, _method(tree))
+    for full, value in overrides.items():
+        if full not in schema.sections:
             section, *path = full.split(".")
             if section not in schema.sections:
                 raise _no_section(schema, section, full)
@@ -90,11 +151,12 @@ def gather(
     return tree, where
 
 
-def _refuse_unread(schema: Schema[Any], overrides: Mapping[str, Any], reads: Sequence[str], method: str | None) -> None:
-    """Refuse an override of a setting that the command does not read."""
-    for name, value in overrides.items():
-        key = schema.qualify(name, method)
-        value = schema.expand(key, value) if key in schema.sections else value
+def _refuse_unread(schema: Schema[Any], overrides: Mapping[str, Any], reads: Sequence[str] | None) -> None:
+    """Refuse an override, by its section or dotted key, of a setting that the command does not read."""
+    if reads is None:
+        return
+    for key, given in overrides.items():
+        value = schema.expand(key, given) if key in schema.sections else given
         inner = [f"{key}.{k}" for k in value] if key in schema.sections and isinstance(value, Mapping) else [key]
         for full in inner:
             if not any(f"{full}.".startswith(f"{known}.") for known in reads):
@@ -130,6 +192,11 @@ def parse_grid(schema: Schema[Any], pairs: Sequence[str]) -> dict[str, list[Any]
     }
 
 
+def combinations(grid: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """Return every combination of the grid's values; the last key varies fastest."""
+    return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+
+
 def read_points(points: str | Path | Mapping[str, Mapping[str, Any]] | None) -> dict[str, dict[str, Any]]:
     """Return the settings of each named point; without points, one without a name that sets nothing.
 
@@ -148,6 +215,35 @@ def read_points(points: str | Path | Mapping[str, Mapping[str, Any]] | None) -> 
                 key="points",
             )
     return {str(name): dict(bundle) for name, bundle in named.items()}
+
+
+def points_of(
+    schema: Schema[Any],
+    grid: Sequence[str] | Mapping[str, Sequence[Any]],
+    points: str | Path | Mapping[str, Mapping[str, Any]] | None,
+    settings: Mapping[str, Any],
+) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Return each run of a sweep: the values of the keys that vary, and all overrides.
+
+    Raises:
+        ConfigError: Nothing varies, or a key is given twice.
+    """
+    values = grid if isinstance(grid, Mapping) else parse_grid(schema, grid)
+    bundles = read_points(points)
+    refuse_given_twice(schema, values, settings, *bundles.values())
+    fixed = {**settings, **{key: vs[0] for key, vs in values.items() if len(vs) == 1}}
+    varied = {key: list(vs) for key, vs in values.items() if len(vs) > 1}
+    if not varied and len(bundles) < 2:
+        raise ConfigError(
+            "nothing varies; give several values to a key, such as objective.beta=0.05,0.1,0.5, or several points",
+            code="nothing_varies",
+            key="grid",
+        )
+    return [
+        ({**({"point": name} if name else {}), **chosen}, {**fixed, **bundle, **chosen})
+        for name, bundle in bundles.items()
+        for chosen in combinations(varied)
+    ]
 
 
 def refuse_given_twice(

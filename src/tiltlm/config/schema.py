@@ -2,6 +2,8 @@
 
 No key and no default is written here. Each field of the dataclass is a section. A section is a dataclass itself, an
 objective (its keys depend on the method), or a plain value. Pydantic checks values; unknown keys are refused.
+
+Objectives need torch, which takes seconds to import. So it is imported only where an objective is read.
 """
 
 from collections.abc import Mapping
@@ -15,8 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from tiltlm.config.documents import parse_value
 from tiltlm.core import ConfigError
 from tiltlm.core.checks import prefix_errors, suggestion
-from tiltlm.objectives import Spec, knobs, resolve_name, spell_out
-from tiltlm.objectives.catalog.names import refuse_foreign
+from tiltlm.core.needs import Spec
 
 S = TypeVar("S")
 
@@ -67,18 +68,39 @@ class Schema(Generic[S]):
         main = self.main_key(section)
         return value if main is None else {main: value}
 
-    def qualify(self, key: str, objective: str | None) -> str:
-        """Return the full name of a key that is given without its section.
+    def home_of(self, key: str) -> str | None:
+        """Return the full name of a key that is given without its section; None if no section is known to have it.
+
+        Such a key is the objective's, or a mistake: see `knob_of`. No method has a knob with the name of a key here.
 
         Args:
-            key: `beta` or `training.seed`.
-            objective: Name of the method, whose knobs are found first.
+            key: `seed` or `training.seed`.
 
         Raises:
-            ConfigError: No section has the key, several have it, or it is another library's name of a setting.
+            ConfigError: Several sections have the key.
         """
         if "." in key or key in self.sections:
             return key
+        homes = self._homes(key)
+        if len(homes) > 1:
+            raise ConfigError(
+                f"{key} is a key of {' and '.join(homes)}; write {homes[0]}.{key}", code="ambiguous_setting", key=key
+            )
+        return f"{homes[0]}.{key}" if homes else None
+
+    def knob_of(self, key: str, objective: str | None) -> str:
+        """Return the full name of a knob of the objective that is given without its section.
+
+        Args:
+            key: `beta`.
+            objective: Name of the method.
+
+        Raises:
+            ConfigError: The method does not have it, or it is another library's name of a knob.
+        """
+        from tiltlm.objectives import knobs, resolve_name
+        from tiltlm.objectives.catalog.names import refuse_foreign
+
         known = set()
         if objective is not None:
             with prefix_errors("objective"):
@@ -87,13 +109,6 @@ class Schema(Generic[S]):
                 refuse_foreign(method, {key: None})
         if key in known:
             return f"objective.{key}"
-        homes = self._homes(key)
-        if len(homes) == 1:
-            return f"{homes[0]}.{key}"
-        if homes:
-            raise ConfigError(
-                f"{key} is a key of {' and '.join(homes)}; write {homes[0]}.{key}", code="ambiguous_setting", key=key
-            )
         hint = suggestion(key, known)  # the objective's own are suggested first
         if hint == ".":
             hint = suggestion(key, [*self.sections, *(k for section in self.sections for k in self.keys(section))])
@@ -143,6 +158,8 @@ class Schema(Generic[S]):
                 key=section,
             )
         if self.is_objective(section):
+            from tiltlm.objectives import spell_out
+
             try:
                 return spell_out(values)
             except ConfigError as error:

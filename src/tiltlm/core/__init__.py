@@ -2,45 +2,10 @@
 
 Shape letters, the same in the whole package: `B` comparisons (or unpaired responses), `N` responses, `R` scored tokens,
 `T` input tokens of a pack, `V` vocabulary, `K` responses per prompt, `D` hidden width.
+
+Names are imported when they are first used (`__init__.pyi` lists them), so that one module does not load the others.
 """
 
-from tiltlm.core.device import detached, to_device
-from tiltlm.core.errors import ConfigError, DataError, ModelError, NumericsError, RunError, TiltError
-from tiltlm.core.example import Comparison, Example, Response, TokenIds, token_ids
-from tiltlm.core.forest import Forest, Tree, build_trees, pack_trees, with_score_token
-from tiltlm.core.logps import Extra, ResponseLogps, segment_sum
-from tiltlm.core.scores import Responses, ResponseScores
-from tiltlm.core.views import Counts, Demonstrations, Lists, Pairs, UnpairedResponses, View, Views
+import lazy_loader
 
-__all__ = [
-    "Comparison",
-    "ConfigError",
-    "Counts",
-    "DataError",
-    "Demonstrations",
-    "Example",
-    "Extra",
-    "Forest",
-    "Lists",
-    "ModelError",
-    "NumericsError",
-    "Pairs",
-    "Response",
-    "ResponseLogps",
-    "ResponseScores",
-    "Responses",
-    "RunError",
-    "TiltError",
-    "TokenIds",
-    "Tree",
-    "UnpairedResponses",
-    "View",
-    "Views",
-    "build_trees",
-    "detached",
-    "pack_trees",
-    "segment_sum",
-    "to_device",
-    "token_ids",
-    "with_score_token",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,6 +1,10 @@
-"""What an objective requires of data; objectives and data readers share these names."""
+"""The description of an objective, and what it requires of data: names that settings and data readers share with it."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
+
+Spec = Mapping[str, Any]
+"""The description of an objective by plain values."""
 
 Shape = Literal["pairs", "unpaired", "lists", "demonstrations"]
 """What a row holds: one or more comparisons, single labels, a ranked or scored list, or responses to imitate."""

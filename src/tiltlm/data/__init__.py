@@ -3,7 +3,7 @@
 from tiltlm.data.accounting import Accounting
 from tiltlm.data.data_settings import DataSettings
 from tiltlm.data.dataset import PreferenceData, load_data
-from tiltlm.data.early import check_sources
+from tiltlm.data.early import Columns, check_sources, read_columns
 from tiltlm.data.order import epoch_order
 from tiltlm.data.partners import assign_partners
 from tiltlm.data.token_preview import Piece, Preview
@@ -11,6 +11,7 @@ from tiltlm.data.tokens.encoder import Encoder
 
 __all__ = [
     "Accounting",
+    "Columns",
     "DataSettings",
     "Encoder",
     "Piece",
@@ -20,4 +21,5 @@ __all__ = [
     "check_sources",
     "epoch_order",
     "load_data",
+    "read_columns",
 ]

@@ -1,7 +1,8 @@
-"""The processes and devices of a run."""
+"""The processes and devices of a run.
 
-from tiltlm.distributed.ranks import Ranks
+Names are imported when they are first used (`__init__.pyi` lists them), so that one module does not load the others.
+"""
 
-__all__ = [
-    "Ranks",
-]
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -4,7 +4,6 @@ Accelerate finds the device and starts the process group. With one process every
 """
 
 import gc
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -15,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tiltlm.core.errors import ConfigError
+from tiltlm.distributed.launched import num_launched
 
 Value = TypeVar("Value")
 
@@ -114,8 +114,3 @@ class Ranks:
             raise outcome[1]
         value: Value = outcome[0]
         return value
-
-
-def num_launched() -> int:
-    """Return the number of processes that a launcher started, this one included; 1 without a launcher."""
-    return int(os.environ.get("WORLD_SIZE", "1"))

@@ -15,7 +15,7 @@ from torch import Tensor
 from tiltlm.core.errors import ModelError
 from tiltlm.core.forest import Forest
 from tiltlm.logprobs.attention.layout import sent
-from tiltlm.logprobs.inputs import LayoutName
+from tiltlm.logprobs.layout_name import LayoutName
 
 
 class Routing(NamedTuple):

@@ -4,7 +4,7 @@
 batch. They are fallbacks for models that cannot share prompts, and sharing is compared with them.
 """
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,8 +13,7 @@ from torch import Tensor
 
 from tiltlm.core.forest import Forest
 from tiltlm.logprobs.attention.layout import Layout, sent
-
-LayoutName = Literal["shared", "packed", "padded"]
+from tiltlm.logprobs.layout_name import LayoutName
 
 
 class Inputs(NamedTuple):

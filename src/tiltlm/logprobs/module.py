@@ -17,7 +17,8 @@ from tiltlm.core.forest import Forest
 from tiltlm.logprobs.attention import hook as attention
 from tiltlm.logprobs.attention.compiling import compile_layers
 from tiltlm.logprobs.attention.last_layer import trim_last_layer
-from tiltlm.logprobs.inputs import Inputs, LayoutName, arrange
+from tiltlm.logprobs.inputs import Inputs, arrange
+from tiltlm.logprobs.layout_name import LayoutName
 from tiltlm.logprobs.precision import Precision
 
 

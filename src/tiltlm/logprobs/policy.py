@@ -16,7 +16,8 @@ from tiltlm.logprobs.experts import count, experts_per_token, sequence_counts
 from tiltlm.logprobs.head.find import find_head
 from tiltlm.logprobs.head.states import Head, States, affine
 from tiltlm.logprobs.head.token_values import TokenValues, token_values
-from tiltlm.logprobs.inputs import Inputs, LayoutName, arrange
+from tiltlm.logprobs.inputs import Inputs, arrange
+from tiltlm.logprobs.layout_name import LayoutName
 from tiltlm.logprobs.module import ForestModule
 from tiltlm.logprobs.precision import Precision
 

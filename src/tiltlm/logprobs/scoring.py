@@ -14,7 +14,8 @@ from tiltlm.core.errors import ModelError
 from tiltlm.core.forest import Forest
 from tiltlm.core.scores import ResponseScores
 from tiltlm.logprobs.head.states import float_dtype
-from tiltlm.logprobs.inputs import Inputs, LayoutName, arrange
+from tiltlm.logprobs.inputs import Inputs, arrange
+from tiltlm.logprobs.layout_name import LayoutName
 from tiltlm.logprobs.module import ForestModule
 from tiltlm.logprobs.precision import Precision
 

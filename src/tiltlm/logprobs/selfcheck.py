@@ -23,7 +23,8 @@ from tiltlm.core.notes import Note
 from tiltlm.logprobs.attention.hook import AttentionRecord
 from tiltlm.logprobs.head.find import find_head
 from tiltlm.logprobs.head.states import Head
-from tiltlm.logprobs.inputs import Inputs, LayoutName, arrange
+from tiltlm.logprobs.inputs import Inputs, arrange
+from tiltlm.logprobs.layout_name import LayoutName
 from tiltlm.logprobs.module import bare_model_of, evaluating, exact_positions, stock_attention_name
 from tiltlm.logprobs.plain import plain_logps, plain_scores
 from tiltlm.logprobs.policy import PolicyModule

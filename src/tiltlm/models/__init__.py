@@ -1,17 +1,8 @@
-"""Loading, saving and settings of models."""
+"""Loading, saving and settings of models.
 
-from tiltlm.models.loading import Loaded, Policy, Scorer, load_policy, load_scorer, load_tokenizer
-from tiltlm.models.model_settings import LoraSettings, ModelSettings
-from tiltlm.models.saving import save_policy
+Names are imported when they are first used (`__init__.pyi` lists them), so that one module does not load the others.
+"""
 
-__all__ = [
-    "Loaded",
-    "LoraSettings",
-    "ModelSettings",
-    "Policy",
-    "Scorer",
-    "load_policy",
-    "load_scorer",
-    "load_tokenizer",
-    "save_policy",
-]
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

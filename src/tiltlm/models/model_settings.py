@@ -6,7 +6,7 @@ from typing import Literal
 
 from tiltlm.core.checks import not_negative, positive, prefix_errors
 from tiltlm.core.errors import ConfigError
-from tiltlm.logprobs.inputs import LayoutName
+from tiltlm.logprobs.layout_name import LayoutName
 
 
 @dataclass(frozen=True)

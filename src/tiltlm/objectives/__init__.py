@@ -3,9 +3,10 @@
 `catalog` has the methods by name. The other modules are the parts and shapes that they share.
 """
 
+from tiltlm.core.needs import Spec
 from tiltlm.objectives.catalog import *  # noqa: F403, every method by its name
 from tiltlm.objectives.catalog import CATALOG, Knob, Resolved, build, knobs, register, resolve_name
-from tiltlm.objectives.composing import Spec, compose, describe_spec, form_of, notes_on, parts_of, spell_out
+from tiltlm.objectives.composing import compose, describe_spec, form_of, notes_on, parts_of, spell_out
 from tiltlm.objectives.parts.adjustments import (
     Adjustment,
     ChosenDrop,

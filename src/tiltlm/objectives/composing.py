@@ -8,6 +8,7 @@ from typing import Any
 
 from tiltlm.core import ConfigError
 from tiltlm.core.checks import prefix_errors, suggestion
+from tiltlm.core.needs import Spec
 from tiltlm.objectives.catalog.names import refuse_foreign, resolve_name
 from tiltlm.objectives.catalog.registry import build_at, knobs
 from tiltlm.objectives.plain_parts import construct, plain_fields, read_number, to_plain_value
@@ -17,8 +18,6 @@ from tiltlm.objectives.shapes.unpaired import Unpaired
 from tiltlm.objectives.shapes.weighted_sum import WeightedSum
 from tiltlm.objectives.terms import Objective
 
-Spec = Mapping[str, Any]
-"""The description of an objective by plain values."""
 Composed = Pairwise | Unpaired | Listwise
 
 SHAPES: dict[str, type[Composed]] = {kind.shape: kind for kind in (Pairwise, Unpaired, Listwise)}

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +10,7 @@ import torch
 from tiltlm.core import DataError, Example, Tree, build_trees
 from tiltlm.core.logps import OF_REFERENCE
 from tiltlm.core.notes import Note
-from tiltlm.data import DataSettings, Encoder, PreferenceData, check_sources, load_data
+from tiltlm.data import DataSettings, Encoder, PreferenceData, load_data
 from tiltlm.data.cache.fingerprints import prompt_numbers
 from tiltlm.data.cache.lazy import Joined, Selection
 from tiltlm.distributed import Ranks
@@ -20,7 +19,7 @@ from tiltlm.models import Loaded, Policy, Scorer, load_policy, load_scorer
 from tiltlm.objectives import Objective
 from tiltlm.objectives.terms import reads_scores
 from tiltlm.recipes.progress import ProgressCallback
-from tiltlm.recipes.run_settings import RunSettings
+from tiltlm.recipes.run_settings import RunSettings, columns_read
 from tiltlm.reference import Reference, ReferenceSettings, build_reference, model_digest
 
 log = logging.getLogger(__name__)
@@ -95,7 +94,6 @@ def prepare(settings: RunSettings, device: torch.device) -> Prepared:
     """
     objective = settings.build_objective()
     note_all(settings.objective_notes)
-    check_data(objective, settings.data, settings.reference.reads_columns)
     load = load_scorer if reads_scores(objective) else load_policy
     policy: Policy | Scorer = load(settings.model, device)
     note_all(policy.notes)
@@ -105,26 +103,6 @@ def prepare(settings: RunSettings, device: torch.device) -> Prepared:
     note_all(data.accounting.lines())
     note_all(data.notes)
     return name_reference(settings, objective, policy, data)
-
-
-def check_data(objective: Objective, settings: DataSettings, use_reference_columns: bool = False) -> None:
-    """Raise what is wrong with the sources and columns of the data, before a model is loaded.
-
-    Raises:
-        ConfigError: a setting has no effect.
-        DataError: the data cannot be used.
-    """
-    check_sources(settings, objective.shape, **columns_read(objective, use_reference_columns))
-
-
-def columns_read(objective: Objective, use_reference_columns: bool) -> dict[str, Any]:
-    """Return what an objective reads beside responses, as keywords of `load_data` and `check_sources`."""
-    return {
-        "needs": objective.needs,
-        "uses": objective.uses,
-        "needs_partners": objective.statistic is not None and objective.statistic.reads == "partners",
-        "use_reference_columns": use_reference_columns,
-    }
 
 
 def load_for(
@@ -140,7 +118,8 @@ def load_for(
     """
 
     def load(settings: DataSettings) -> PreferenceData:
-        return load_data(settings, encoder, objective.shape, **columns_read(objective, use_reference_columns))
+        reads = columns_read(objective)
+        return load_data(settings, encoder, objective.shape, **reads, use_reference_columns=use_reference_columns)
 
     if settings.eval is not None or settings.eval_fraction is not None:
         return load(settings)

@@ -1,16 +1,11 @@
 """Show what training would see: the first rows as tokens with the scored ones marked. No weights are loaded."""
 
-from dataclasses import replace
-
 from tiltlm.data import Encoder, Preview, load_data
 from tiltlm.data.token_preview import preview_examples
 from tiltlm.models import load_tokenizer
 from tiltlm.objectives.terms import reads_scores
 from tiltlm.recipes.prepare import note_all
-from tiltlm.recipes.run_settings import RunSettings
-
-ROWS_READ = 20
-"""Rows to read for each row shown, so that defective rows at the beginning leave enough to show."""
+from tiltlm.recipes.run_settings import RunSettings, few_rows
 
 
 def preview(settings: RunSettings, *, rows: int = 3) -> list[Preview]:
@@ -21,10 +16,9 @@ def preview(settings: RunSettings, *, rows: int = 3) -> list[Preview]:
         rows: Number of rows.
     """
     tokenizer, window = load_tokenizer(settings.model)
-    limit = min(settings.data.limit or ROWS_READ * rows, ROWS_READ * rows)
     objective = settings.build_objective()
     encoder = Encoder(tokenizer, tokenizer.eos_token_id, window, reads_whole=reads_scores(objective))
-    first = replace(settings.data, limit=limit, max_bad=1.0)
+    first = few_rows(settings.data, rows)
     data = load_data(first, encoder, objective.shape, needs=objective.needs, uses=objective.uses, is_whole=False)
     note_all(data.accounting.lines())
     note_all(data.notes)

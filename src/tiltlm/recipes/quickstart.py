@@ -24,7 +24,7 @@ from tiltlm.recipes.progress import ProgressCallback, silent
 from tiltlm.recipes.run_settings import EvaluationSettings, RunSettings
 from tiltlm.recipes.train import MeasuredGold, carry_out
 from tiltlm.recipes.trained_run import TrainedRun
-from tiltlm.runs import RunDirectory, RunLog, check_contents, run_log
+from tiltlm.runs import RunDirectory, RunLog, run_log
 from tiltlm.sampling import Sampled, SamplingSettings, sample
 from tiltlm.training.training_settings import TrainingSettings
 from tiltlm.worlds import LEVELS, PromptSet, TextWorld
@@ -57,7 +57,6 @@ def quickstart(
         ConfigError: the folder is not empty.
     """
     process = Ranks.single("quickstart")
-    check_contents(output, resume=False, overwrite=overwrite)
     with one_thread(), run_log() as messages:
         return run_in_world(output, overwrite, seed, progress, process, messages)
 

@@ -2,33 +2,37 @@
 
 The keys and defaults of each section are defined in the package that uses them.
 
-What the settings and this machine rule out is refused before a model or data are read. A setting that is not read is an
-error and not a silence. It counts as set if it differs from its default, so the resolved configuration of a run, which
-names every setting, can always be run again. `READ_IF` lists the settings that a run reads only under a condition that
-depends on other sections; what one section can check alone, it checks itself. `SCORE_READS` and `PREVIEW_READS` list
-what these commands read: they share their configuration file with training, so they refuse only overrides of others.
+What the settings, this machine and the data's columns rule out is refused before anything heavy is imported:
+`check_before_training` and `check_inputs` need no objective and so no torch; `check_training`, `check_scoring` and
+`check_data` read the objective. Recipes receive settings that were checked.
+
+A setting that is not read is an error and not a silence. It counts as set if it differs from its default, so the
+resolved configuration of a run, which names every setting, can always be run again. `READ_IF` lists the settings that a
+run reads only under a condition that depends on other sections; what one section can check alone, it checks itself.
+`SCORE_READS` and `PREVIEW_READS` list what these commands read: they share their configuration file with training, so
+they refuse only overrides of others.
 """
 
-from collections.abc import Callable
-from dataclasses import MISSING, dataclass, field, fields
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, dataclass, field, fields, replace
+from errno import EISDIR
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tiltlm.core import ConfigError
 from tiltlm.core.checks import not_negative, prefix_errors
-from tiltlm.core.logps import OF_REFERENCE
-from tiltlm.data import DataSettings
+from tiltlm.core.needs import Spec
+from tiltlm.data import Columns, DataSettings, check_sources, read_columns
 from tiltlm.models import ModelSettings
 from tiltlm.models.folders import check_reachable, locate
-from tiltlm.objectives import Objective, Spec, compose, describe_spec, notes_on, spell_out
-from tiltlm.objectives.dry_run import toy_batch
-from tiltlm.objectives.terms import reads_scores
 from tiltlm.reference import ReferenceSettings
 from tiltlm.reference.reference_settings import check_reference, no_adapter
 from tiltlm.storage.files import check_writable
-from tiltlm.training.optim.quantised import check_quantised
-from tiltlm.training.recorder import check_trackers
+from tiltlm.training.packages import check_quantised, check_trackers
 from tiltlm.training.training_settings import TrainingSettings
+
+if TYPE_CHECKING:
+    from tiltlm.objectives import Objective
 
 
 @dataclass(frozen=True)
@@ -71,12 +75,15 @@ class RunSettings:
     training: TrainingSettings = field(default_factory=TrainingSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
 
-    def build_objective(self) -> Objective:
+    def build_objective(self) -> "Objective":
         """Build the objective.
 
         Raises:
             ConfigError: its parts do not fit: one reads scores and another one log-probabilities.
         """
+        from tiltlm.objectives import compose
+        from tiltlm.objectives.dry_run import toy_batch
+
         objective = compose(self.objective)
         objective(*toy_batch(objective))
         return objective
@@ -84,18 +91,27 @@ class RunSettings:
     @property
     def objective_title(self) -> str:
         """The objective in a few words, without numbers."""
+        from tiltlm.objectives import describe_spec, spell_out
+
         return describe_spec(spell_out(self.objective))
 
     @property
     def objective_text(self) -> str:
         """The objective in words, with all numbers."""
+        from tiltlm.objectives import describe_spec, spell_out
+
         return describe_spec(spell_out(self.objective), with_numbers=True)
 
     @property
     def objective_notes(self) -> tuple[str, ...]:
         """Notes for readers who know the names from another library."""
+        from tiltlm.objectives import notes_on
+
         return notes_on(self.objective)
 
+
+ROWS_READ = 20
+"""Rows that preview reads for each row it shows, so that defective rows at the beginning leave enough to show."""
 
 SCORE_READS = ("model", "data", "objective", "reference", "training.max_tokens")
 PREVIEW_READS = (
@@ -113,7 +129,7 @@ class ReadIf:
     """Settings that training reads only under a condition."""
 
     keys: tuple[str, ...]
-    holds: Callable[[RunSettings, Objective], bool]
+    holds: Callable[[RunSettings, "Objective"], bool]
     otherwise: str
     """Why the settings have no effect where the condition does not hold, and the way out."""
 
@@ -121,6 +137,13 @@ class ReadIf:
 def holds_out(settings: RunSettings) -> bool:
     """Return whether the settings ask for held-out data."""
     return settings.data.eval is not None or settings.data.eval_fraction != 0
+
+
+def gives_samples(objective: "Objective") -> bool:
+    """Return whether the objective trains a policy, and not a reward model."""
+    from tiltlm.objectives.terms import reads_scores
+
+    return not reads_scores(objective)
 
 
 SAMPLING = ("evaluation.num_samples", "evaluation.max_new_tokens", "evaluation.seed")
@@ -145,42 +168,179 @@ READ_IF = (
     ),
     ReadIf(
         (NUM_PROMPTS, *SAMPLING),
-        lambda settings, objective: not reads_scores(objective) or settings.evaluation.num_prompts == 0,
+        lambda settings, objective: gives_samples(objective) or settings.evaluation.num_prompts == 0,
         "this objective trains a reward model, which gives no samples",
     ),
 )
 """A setting is refused where one of its conditions does not hold. To switch off what is off is no mistake."""
 
 
-def check_training(settings: RunSettings, objective: Objective) -> None:
-    """Refuse what a training run cannot do or would not read. Folders are checked by `runs.check_contents`.
+def check_before_training(settings: RunSettings) -> None:
+    """Refuse what a training run cannot do, whatever its objective.
 
     Raises:
-        ConfigError: a setting has no effect or needs held-out data, a package is missing, or a cache folder cannot be
-            written.
+        ConfigError: a setting needs held-out data, or a package or a login is missing.
     """
-    refuse_without_effect(settings, objective)
     if not holds_out(settings):
         settings.training.check_held_out(0)
     check_trackers(settings.training.trackers)
     check_quantised(settings.training.optimizer)
-    check_inputs(settings, objective)
 
 
-def check_inputs(settings: RunSettings, objective: Objective) -> None:
-    """Refuse what `prepare` could not do, in training and in scoring.
+def check_inputs(settings: RunSettings) -> Columns:
+    """Refuse inputs that cannot be used in training and scoring, whatever the objective.
+
+    Returns:
+        The columns of the data, for `check_data`.
 
     Raises:
-        ConfigError: the reference does not fit the objective, or a cache folder cannot be written.
+        ConfigError: a setting of the data has no effect, or a cache folder cannot be written.
+        DataError: a source is missing, or its columns are unknown or contradict each other.
         ModelError: a model folder is not there or cannot be used.
     """
-    located = locate(settings.model.path, settings.model.adapter)
-    check_reachable(located)
-    check_reference(settings.reference, is_needed=objective.needs_reference, live=bool(objective.extras & OF_REFERENCE))
-    if settings.reference.name == "base" and located.adapter is None and settings.model.lora is None:
-        raise no_adapter()
+    columns = read_columns(settings.data, settings.reference.reads_columns)
+    check_model(settings)
+    return columns
+
+
+def check_sweep_inputs(points: Sequence[RunSettings]) -> list[Columns]:
+    """Refuse what a run of a sweep cannot do, whatever its objective. Data that several runs share are read once.
+
+    Returns:
+        The columns of each run's data, for `check_data`.
+
+    Raises:
+        ConfigError: as `check_before_training` and `check_inputs`, and so are the others.
+        DataError: a source is missing, or its columns are unknown or contradict each other.
+        ModelError: a model folder is not there or cannot be used.
+    """
+    known: dict[str, Columns] = {}
+    found = []
+    for settings in points:
+        check_before_training(settings)
+        key = repr((settings.data, settings.reference.reads_columns))
+        if key in known:
+            check_model(settings)
+        else:
+            known[key] = check_inputs(settings)
+        found.append(known[key])
+    return found
+
+
+def check_model(settings: RunSettings) -> None:
+    """Refuse a model that is not there, and a cache of the data that cannot be written.
+
+    Raises:
+        ConfigError: the cache folder cannot be written, or the reference needs an adapter.
+        ModelError: a model folder is not there or cannot be used.
+    """
     if isinstance(settings.data.cache, str):
         check_cache(Path(settings.data.cache).expanduser())
+    located = locate(settings.model.path, settings.model.adapter)
+    check_reachable(located)
+    if settings.reference.name == "base" and located.adapter is None and settings.model.lora is None:
+        raise no_adapter()
+
+
+def check_preview(settings: RunSettings, rows: int) -> None:
+    """Refuse what cannot be shown: no data, unknown columns in its first rows, no model.
+
+    Raises:
+        ConfigError: a setting of the data has no effect.
+        DataError: a source is missing, or its columns are unknown or contradict each other.
+        ModelError: a model folder is not there or cannot be used.
+    """
+    read_columns(few_rows(settings.data, rows))
+    check_reachable(locate(settings.model.path, settings.model.adapter))
+
+
+def few_rows(data: DataSettings, rows: int) -> DataSettings:
+    """Return settings that read enough rows to show some, whatever share of them is defective."""
+    return replace(data, limit=min(data.limit or ROWS_READ * rows, ROWS_READ * rows), max_bad=1.0)
+
+
+def check_training(settings: RunSettings, objective: "Objective") -> None:
+    """Refuse settings that a training run with this objective would not read, or could not follow.
+
+    Raises:
+        ConfigError: a setting has no effect, or the reference does not fit the objective.
+        ModelError: the reference is a folder that cannot be used.
+    """
+    refuse_without_effect(settings, objective)
+    check_objectives_reference(settings, objective)
+
+
+def check_scoring(settings: RunSettings, objective: "Objective") -> None:
+    """Refuse a reference that scoring cannot use.
+
+    Raises:
+        ConfigError: the objective needs a reference and none is named, or the reference does not fit, or would move.
+        ModelError: the reference is a folder that cannot be used.
+    """
+    if objective.needs_reference and settings.reference.is_auto:
+        raise ConfigError(
+            f"{settings.objective_title} compares the policy with a reference, and none is named. Give --reference and "
+            "a model folder, base (adapters off), columns (of the data) or initial (the policy itself)",
+            code="needs_reference",
+            key="reference.name",
+        )
+    if settings.reference.moves:
+        raise ConfigError(
+            "reference.name is 'moving', but scoring takes no steps and the reference would not move; use 'initial'",
+            code="no_effect",
+            key="reference.name",
+        )
+    check_objectives_reference(settings, objective)
+
+
+def check_objectives_reference(settings: RunSettings, objective: "Objective") -> None:
+    """Refuse a reference that does not fit the objective.
+
+    Raises:
+        ConfigError: it does not fit, or its store cannot be written.
+        ModelError: it is a folder that cannot be used.
+    """
+    from tiltlm.core.logps import OF_REFERENCE
+
+    check_reference(settings.reference, is_needed=objective.needs_reference, live=bool(objective.extras & OF_REFERENCE))
+
+
+def check_data(objective: "Objective", columns: Columns) -> None:
+    """Refuse data whose columns or first rows do not serve the objective.
+
+    Raises:
+        ConfigError: settings contradict each other.
+        DataError: the data cannot be used.
+    """
+    check_sources(columns, objective.shape, **columns_read(objective))
+
+
+def columns_read(objective: "Objective") -> dict[str, Any]:
+    """Return what an objective reads beside responses, as keywords of `load_data` and `check_sources`."""
+    return {
+        "needs": objective.needs,
+        "uses": objective.uses,
+        "needs_partners": objective.statistic is not None and objective.statistic.reads == "partners",
+    }
+
+
+def check_file(path: Path, key: str) -> None:
+    """Require that a file can be written, in a folder that exists.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise ConfigError(
+            f"{key} {path}: the folder {path.parent} does not exist; create it first", code="no_such_path", key=key
+        )
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(EISDIR, "it is a folder")
+        check_writable(folder)
+    except OSError as error:
+        raise ConfigError(f"{key} {path} cannot be written: {error.strerror}", code="not_writable", key=key) from error
 
 
 def check_cache(folder: Path) -> None:
@@ -199,7 +359,7 @@ def check_cache(folder: Path) -> None:
         ) from error
 
 
-def refuse_without_effect(settings: RunSettings, objective: Objective) -> None:
+def refuse_without_effect(settings: RunSettings, objective: "Objective") -> None:
     """Refuse a setting that differs from its default and would not be read.
 
     Raises:

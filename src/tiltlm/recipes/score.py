@@ -2,17 +2,16 @@
 
 import json
 from dataclasses import replace
-from errno import EISDIR
 from pathlib import Path
 from typing import Any
 
-from tiltlm.core import ConfigError, Responses, ResponseScores, View
+from tiltlm.core import Responses, ResponseScores, View
 from tiltlm.distributed import Ranks
 from tiltlm.objectives import Objective, Term, example_losses
 from tiltlm.recipes.prepare import ensure_reference, prepare
 from tiltlm.recipes.progress import ProgressCallback, silent
-from tiltlm.recipes.run_settings import RunSettings, check_inputs
-from tiltlm.storage.files import check_writable, finite_json, write_text
+from tiltlm.recipes.run_settings import RunSettings
+from tiltlm.storage.files import finite_json, write_text
 from tiltlm.training.packs import Pack
 from tiltlm.training.step import Stepper
 
@@ -23,7 +22,8 @@ def score(
     """Compute loss and metrics of all data as one step.
 
     Args:
-        settings: Model, data, objective and reference are used; of training, `max_tokens`.
+        settings: Model, data, objective and reference are used; of training, `max_tokens`. They have been checked
+            (`recipes.run_settings`).
         per_example: A JSON Lines file to write, one line per example: `id`, `loss`, and for every response `role`,
             `logps` and `ref_logps` (nats, summed over the response) and `num_tokens`. A reward model gives `score`
             instead of log-probabilities.
@@ -31,14 +31,9 @@ def score(
 
     Returns:
         `objective`, `num_examples`, `loss`, `metrics` (TRL's names).
-
-    Raises:
-        ConfigError: the objective needs a reference and none is named, or a setting has no effect.
     """
     settings = replace(settings, data=replace(settings.data, eval_fraction=settings.data.eval_fraction or 0.0))
     objective = settings.build_objective()
-    check_score_settings(settings, objective, per_example)
-    check_inputs(settings, objective)
     ranks = Ranks.single("score")
     ready = prepare(settings, ranks.device)
     examples = ready.examples
@@ -69,49 +64,6 @@ def score(
         "loss": result.loss,
         "metrics": dict(result.metric_sums.means()),
     }
-
-
-def check_score_settings(settings: RunSettings, objective: Objective, per_example: Path | None) -> None:
-    """Refuse what can be seen to be wrong before anything is loaded.
-
-    Raises:
-        ConfigError: the objective needs a reference and none is named, the reference would have to move, or the folder
-            of `per_example` does not exist.
-    """
-    if objective.needs_reference and settings.reference.is_auto:
-        raise ConfigError(
-            f"{settings.objective_title} compares the policy with a reference, and none is named. Give --reference and "
-            "a model folder, base (adapters off), columns (of the data) or initial (the policy itself)",
-            code="needs_reference",
-            key="reference.name",
-        )
-    if settings.reference.moves:
-        raise ConfigError(
-            "reference.name is 'moving', but scoring takes no steps and the reference would not move; use 'initial'",
-            code="no_effect",
-            key="reference.name",
-        )
-    if per_example is not None:
-        check_file(per_example, "--per-example")
-
-
-def check_file(path: Path, key: str) -> None:
-    """Require that a file can be written, in a folder that exists.
-
-    Raises:
-        ConfigError: it cannot.
-    """
-    folder = path.absolute().parent
-    if not folder.is_dir():
-        raise ConfigError(
-            f"{key} {path}: the folder {path.parent} does not exist; create it first", code="no_such_path", key=key
-        )
-    try:
-        if path.is_dir():
-            raise IsADirectoryError(EISDIR, "it is a folder")
-        check_writable(folder)
-    except OSError as error:
-        raise ConfigError(f"{key} {path} cannot be written: {error.strerror}", code="not_writable", key=key) from error
 
 
 def example_rows(

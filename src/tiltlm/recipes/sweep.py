@@ -1,19 +1,17 @@
 """The sweep recipe: a grid of runs with one reference store, and one page that compares them."""
 
-import itertools
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tiltlm.core import ConfigError, NumericsError, RunError
+from tiltlm.core import NumericsError, RunError
 from tiltlm.distributed import Ranks
 from tiltlm.recipes.progress import ProgressCallback, silent
-from tiltlm.recipes.run_settings import RunSettings, check_training
+from tiltlm.recipes.run_settings import RunSettings
 from tiltlm.recipes.train import train
 from tiltlm.report import ComparedRun, read_run, verdict_of, write_comparison
-from tiltlm.runs import check_output
 from tiltlm.training.guards import Interrupted
 
 log = logging.getLogger(__name__)
@@ -44,11 +42,6 @@ class Sweep:
         return "\n".join([*lines, f"comparison  {self.path / 'comparison.html'}"])
 
 
-def combinations(grid: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
-    """Return every combination of the grid's values; the last key varies fastest."""
-    return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-
-
 def run_name(index: int, values: Mapping[str, Any]) -> str:
     """Return the folder name of a run, made of its values: `02-beta=0.1-learning_rate=0.001`."""
     text = "-".join(f"{key.split('.')[-1]}={value}" for key, value in values.items())
@@ -56,34 +49,22 @@ def run_name(index: int, values: Mapping[str, Any]) -> str:
     return f"{index:02d}-{clean}"[:120]
 
 
-def sweep(
-    points: Sequence[SweepPoint], *, resume: bool = False, overwrite: bool = False, progress: ProgressCallback = silent
-) -> Sweep:
+def sweep(points: Sequence[SweepPoint], *, resume: bool = False, progress: ProgressCallback = silent) -> Sweep:
     """Train at every point, one after another, and compare the runs.
 
     The runs share the reference store: each reads what an earlier one computed.
 
     Args:
-        points: The grid; all points have the same `output`.
-        resume: Keep runs that have a report and continue the others.
-        overwrite: Delete the runs in the folder.
+        points: The grid; all points have the same `output`, and their settings have been checked
+            (`recipes.run_settings`).
+        resume: Keep runs that have a report and continue the others; else runs in the folder are deleted.
         progress: Called with the progress of the current run.
 
     Raises:
-        ConfigError: the folder is not empty and neither `resume` nor `overwrite` is set, a launcher started several
-            processes, or the settings of a run are refused; then none has started.
+        ConfigError: a launcher started several processes.
     """
     Ranks.single("sweep")
     folder = points[0].settings.output
-    if check_output(folder) and not (resume or overwrite):
-        raise ConfigError(
-            f"{folder} is not empty; continue the sweep there (--resume), run it again (--overwrite), or choose "
-            "another folder",
-            code="not_empty",
-            key="output",
-        )
-    for point in points:
-        check_training(point.settings, point.settings.build_objective())
     runs = []
     for index, point in enumerate(points):
         name = run_name(index, point.values)

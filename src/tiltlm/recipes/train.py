@@ -21,12 +21,12 @@ from tiltlm.models import save_policy
 from tiltlm.recipes.measurement import Measurement, held_out_change, measure_policy, sample_change, training_accuracy
 from tiltlm.recipes.prepare import Prepared, ensure_reference, prepare
 from tiltlm.recipes.progress import ProgressCallback, silent
-from tiltlm.recipes.run_settings import RunSettings, check_training
+from tiltlm.recipes.run_settings import RunSettings
 from tiltlm.recipes.trained_run import TrainedRun
 from tiltlm.reference import Reference
 from tiltlm.reference.digests import numeric_path
 from tiltlm.report import RunReport, series_of, to_plain, verdict_of, write_report
-from tiltlm.runs import RunDirectory, RunLog, check_contents, run_log
+from tiltlm.runs import RunDirectory, RunLog, run_log
 from tiltlm.storage.versions import python_and_packages
 from tiltlm.training import Listener, TrainingResult, train_loop
 from tiltlm.training.recorder import MetricsRecord
@@ -52,7 +52,7 @@ def train(
     Under a launcher (`accelerate launch`, `torchrun`) the processes share the training, and rank 0 writes.
 
     Args:
-        settings: All settings of the run.
+        settings: All settings of the run. They have been checked (`recipes.run_settings`).
         resume: Continue the run in `settings.output`.
         overwrite: Delete the run in `settings.output`.
         progress: Called during the reference pass, training and sampling.
@@ -70,8 +70,6 @@ def train_logged(
     """Train as `train` does; rank 0 writes the messages into the run directory as soon as there is one."""
     ranks = Ranks.join()
     check_parallel(settings.training.parallel, ranks)
-    ranks.first(lambda: check_contents(settings.output, resume, overwrite))
-    check_training(settings, settings.build_objective())
     progress("load model and data", 0, 0)
     ready = prepare(settings, ranks.device)
     settings.training.check_held_out(len(ready.data.held_out))

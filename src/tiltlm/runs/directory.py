@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from tiltlm.core.errors import ConfigError, RunError, TiltError
-from tiltlm.distributed.ranks import Ranks
 from tiltlm.storage.cache import try_lock
 from tiltlm.storage.files import check_writable, write_json, write_text
+
+if TYPE_CHECKING:
+    from tiltlm.distributed.ranks import Ranks
 
 LOCK, WRITER = ".lock", ".writer.json"
 
@@ -41,7 +43,7 @@ class RunDirectory:
 
     @classmethod
     def open(
-        cls, path: Path | str, *, resume: bool = False, overwrite: bool = False, ranks: Ranks | None = None
+        cls, path: Path | str, *, resume: bool = False, overwrite: bool = False, ranks: "Ranks | None" = None
     ) -> "RunDirectory":
         """Make a run directory, or open an existing one, and lock it against a second writer.
 
@@ -57,7 +59,11 @@ class RunDirectory:
         """
         path = Path(path)
         locks: list[ExitStack] = []
-        (ranks or Ranks()).first(lambda: locks.append(_prepare(path, resume, overwrite)))
+
+        def prepare() -> None:
+            locks.append(_prepare(path, resume, overwrite))
+
+        prepare() if ranks is None else ranks.first(prepare)
         return cls(path, locks[0] if locks else None, not resume)
 
     @property
@@ -172,6 +178,22 @@ def check_output(path: Path) -> list[str]:
             code="not_writable",
             key="output",
         ) from error
+
+
+def check_sweep(path: Path, resume: bool = False, overwrite: bool = False) -> None:
+    """Require that a sweep may start or continue in this folder; it writes nothing.
+
+    Raises:
+        ConfigError: the folder is not empty and neither `resume` nor `overwrite` is set, or files cannot be written
+            there.
+    """
+    if check_output(path) and not (resume or overwrite):
+        raise ConfigError(
+            f"{path} is not empty; continue the sweep there (--resume), run it again (--overwrite), or choose "
+            "another folder",
+            code="not_empty",
+            key="output",
+        )
 
 
 def _prepare(path: Path, resume: bool, overwrite: bool) -> ExitStack:

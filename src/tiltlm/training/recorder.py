@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tiltlm.core.errors import ConfigError, RunError
+from tiltlm.core.errors import RunError
 from tiltlm.distributed.ranks import Ranks
 from tiltlm.runs.directory import RunDirectory
 from tiltlm.storage.files import append_line, finite_json, keep_lines
-from tiltlm.storage.versions import is_installed
+from tiltlm.training.packages import check_trackers
 
 MetricsRecord = dict[str, Any]
 
@@ -102,22 +102,6 @@ class Recorder:
         """Have the trackers write what they hold."""
         for tracker in self._accelerator.trackers if self._accelerator is not None else ():
             tracker.finish()
-
-
-def check_trackers(names: Sequence[str]) -> None:
-    """Require the packages of the trackers.
-
-    Raises:
-        ConfigError: one of them is not installed.
-    """
-    packages = {"tensorboard": ("tensorboard", "tensorboardX")}  # either of the two writes its files
-    if missing := [name for name in names if not any(map(is_installed, packages.get(name, (name,))))]:
-        raise ConfigError(
-            f"training.trackers: {', '.join(missing)} is not installed; install it (pip install {' '.join(missing)}), "
-            "or remove it from the list",
-            code="missing_dependency",
-            key="training.trackers",
-        )
 
 
 def open_trackers(names: Sequence[str], folder: Path, config: Mapping[str, Any], ranks: Ranks) -> Any:

@@ -6,7 +6,7 @@ import pytest
 
 from support.tokenizers_and_templates import CHATML, byte_level
 from tiltlm.core.errors import TiltError
-from tiltlm.data import DataSettings, check_sources, load_data
+from tiltlm.data import DataSettings, check_sources, load_data, read_columns
 from tiltlm.data.tokens.encoder import Encoder
 
 CASES = Path(__file__).resolve().parents[4] / "shared" / "cases"
@@ -103,7 +103,7 @@ def requirements(name: str) -> dict:
 @pytest.mark.parametrize("name", READ)
 def test_what_is_plain_is_read(chat, name):
     settings = DataSettings(train=str(CASES / name))
-    check_sources(settings, **requirements(name))
+    check_sources(read_columns(settings), **requirements(name))
     data = load_data(settings, chat, **requirements(name))
     num_rows, parts = READ[name]
     assert len(data.train) == num_rows
@@ -126,10 +126,10 @@ def test_what_is_not_plain_is_refused(chat, name):
     assert mention in str(caught.value)
     if is_early:
         with pytest.raises(TiltError) as caught:
-            check_sources(settings, **requirements(name))
+            check_sources(read_columns(settings), **requirements(name))
         assert caught.value.code == code
     else:
-        check_sources(settings, **requirements(name))
+        check_sources(read_columns(settings), **requirements(name))
 
 
 @needs_cases

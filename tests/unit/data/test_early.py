@@ -5,7 +5,7 @@ import pytest
 from support.errors import raises
 from support.tokenizers_and_templates import pair
 from tiltlm.core.errors import ConfigError, DataError
-from tiltlm.data import DataSettings, check_sources, early
+from tiltlm.data import DataSettings, check_sources, early, read_columns
 from tiltlm.data.files import sources
 
 
@@ -13,7 +13,7 @@ from tiltlm.data.files import sources
 def check(jsonl):
     def run(*files, shape="pairs", **settings):
         names = tuple(jsonl(rows, f"{i}.jsonl") for i, rows in enumerate(files))
-        check_sources(DataSettings(train=names, **settings), shape)
+        check_sources(read_columns(DataSettings(train=names, **settings)), shape)
 
     return run
 

@@ -11,24 +11,10 @@ from torch import nn
 from torch.optim import Optimizer
 
 from tiltlm.core.errors import ConfigError
-from tiltlm.storage.versions import is_installed
+from tiltlm.training.packages import check_quantised
 
 Quantised = Literal["adamw_8bit", "paged_adamw_8bit"]
 DEVICES = {"adamw_8bit": ("cpu", "cuda"), "paged_adamw_8bit": ("cuda",)}
-
-
-def check_quantised(name: str) -> None:
-    """Require the package of an optimiser.
-
-    Raises:
-        ConfigError: `name` is an 8-bit optimiser, and bitsandbytes is not installed.
-    """
-    if name in DEVICES and not is_installed("bitsandbytes"):
-        raise ConfigError(
-            f"training.optimizer={name} needs bitsandbytes: pip install 'tiltlm[quant]', or use adamw",
-            code="missing_dependency",
-            key="training.optimizer",
-        )
 
 
 def build_quantised(policy: nn.Module, name: Quantised, groups: list[dict[str, Any]], **options: Any) -> Optimizer:

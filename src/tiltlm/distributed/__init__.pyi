@@ -1,0 +1,5 @@
+from .ranks import Ranks
+
+__all__ = [
+    "Ranks",
+]
