@@ -79,7 +79,7 @@ def load_data(
     hub_notes = check_hub_settings(settings)
     parts = find_parts(settings)
     folder = entry_folder(settings, encoder, objective_shape, needs, uses, use_reference_columns, parts)
-    cached = None if folder is None else open_cache(folder)
+    cached = None if folder is None else read_cached(folder)
     columns, num_rows = (cached.columns, cached.facts.accounting.total) if cached else survey(parts)
     if not columns:
         refuse_unreadable(parts[0])
@@ -87,22 +87,12 @@ def load_data(
     source_notes = [*hub_notes, *(note for part in parts for note in part.notes)]
     notes = [*announce(schema, objective_shape, needs, uses), *schema.notes, *source_notes]
     loader = Loader(settings, schema, objective_shape, needs, uses, use_reference_columns, encoder=encoder)
-    if cached is not None:
-        extra = {"event": "data_from_cache", "rows": num_rows, "folder": folder}
-        log.info("read %d tokenised rows from the cache: %s", num_rows, folder, extra=extra)
     data = cached or tokenise(loader, parts, columns, num_rows, folder)
     facts = data.facts
     facts.check(settings, encoder)
     if use_reference_columns:
         facts.check_form(settings)
-    train: Sequence[Example] = data.train
-    held_out: Sequence[Example] = data.held_out
-    if needs_partners:
-        train = assign_partners(train, loader.max_length, part="training")
-    if is_whole:
-        facts.check_parts(settings)
-    if needs_partners:
-        held_out = assign_partners(held_out, loader.max_length, part="held-out")
+    train, held_out = with_partners(data, loader.max_length, settings, needs_partners, is_whole)
     return PreferenceData(
         train=train,
         held_out=held_out,
@@ -114,6 +104,35 @@ def load_data(
         max_length=loader.max_length,
         has_reference=use_reference_columns,
     )
+
+
+def read_cached(folder: Path) -> CachedData | None:
+    """Return the data of a cache entry and log it, or None if there is none."""
+    cached = open_cache(folder)
+    if cached is not None:
+        num_rows = cached.facts.accounting.total
+        extra = {"event": "data_from_cache", "rows": num_rows, "folder": folder}
+        log.info("read %d tokenised rows from the cache: %s", num_rows, folder, extra=extra)
+    return cached
+
+
+def with_partners(
+    data: CachedData, max_length: int, settings: DataSettings, needs_partners: bool, is_whole: bool
+) -> tuple[Sequence[Example], Sequence[Example]]:
+    """Return training and held-out examples, with partners if the objective needs them.
+
+    Raises:
+        DataError: Too few prompts have partners, or a part of whole data cannot be used.
+    """
+    train: Sequence[Example] = data.train
+    held_out: Sequence[Example] = data.held_out
+    if needs_partners:
+        train = assign_partners(train, max_length, part="training")
+    if is_whole:
+        data.facts.check_parts(settings)
+    if needs_partners:
+        held_out = assign_partners(held_out, max_length, part="held-out")
+    return train, held_out
 
 
 def find_parts(settings: DataSettings) -> list[Rows]:

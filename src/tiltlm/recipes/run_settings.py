@@ -231,15 +231,12 @@ def check_model(settings: RunSettings) -> None:
     """Refuse a model that is not there, and a cache of the data that cannot be written.
 
     Raises:
-        ConfigError: the cache folder cannot be written, or the reference needs an adapter.
+        ConfigError: the cache folder cannot be written.
         ModelError: a model folder is not there or cannot be used.
     """
     if isinstance(settings.data.cache, str):
         check_cache(Path(settings.data.cache).expanduser())
-    located = locate(settings.model.path, settings.model.adapter)
-    check_reachable(located)
-    if settings.reference.name == "base" and located.adapter is None and settings.model.lora is None:
-        raise no_adapter()
+    check_reachable(locate(settings.model.path, settings.model.adapter))
 
 
 def check_preview(settings: RunSettings, rows: int) -> None:
@@ -303,6 +300,9 @@ def check_objectives_reference(settings: RunSettings, objective: "Objective") ->
     from tiltlm.core.logps import OF_REFERENCE
 
     check_reference(settings.reference, is_needed=objective.needs_reference, live=bool(objective.extras & OF_REFERENCE))
+    trained = settings.model
+    if settings.reference.name == "base" and not (trained.lora or locate(trained.path, trained.adapter).adapter):
+        raise no_adapter()
 
 
 def check_data(objective: "Objective", columns: Columns) -> None:

@@ -20,7 +20,7 @@ def unreachable(repository: str, kind: Literal["model", "dataset"]) -> str | Non
     cache = Path(constants.HF_HUB_CACHE)
     is_cached = (cache / repo_folder_name(repo_id=repository, repo_type=kind) / "snapshots").is_dir()
     if constants.HF_HUB_OFFLINE:
-        if is_cached:
+        if is_cached or kind == "dataset":  # `datasets` has a cache of its own, and says at once what is not in it
             return None
         return (
             f"HF_HUB_OFFLINE is set, and {repository} is not in the cache ({cache}). Unset it, download the {kind} "

@@ -40,6 +40,13 @@ def test_only_the_first_rows_are_read_where_they_show_no_error(check, monkeypatc
     assert 3 <= len(read) <= 12
 
 
+def test_a_dataset_on_the_hub_is_opened_once(monkeypatch):
+    opened = []
+    monkeypatch.setattr(sources, "_hub", lambda name, *_: opened.append(name) or [pair(i) for i in range(9)])
+    check_sources(read_columns(DataSettings(train="owner/pairs")), "pairs")
+    assert opened == ["owner/pairs"]
+
+
 @pytest.mark.parametrize(
     ("rows", "shape", "settings", "error", "code"),
     [

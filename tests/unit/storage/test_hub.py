@@ -44,3 +44,11 @@ def test_what_is_known_of_a_repository(cache, offline, error, repository, mentio
     reason = unreachable(repository, "model")
     assert reason is None if mentions is None else mentions in reason
     assert session.num_requests == (0 if offline else 1), "one request, without retries"
+
+
+def test_a_data_set_may_be_in_the_cache_of_another_library(cache):
+    cache.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert unreachable("known/model", "dataset") is None
+    cache.setattr(constants, "HF_HUB_OFFLINE", False)
+    cache.setattr(huggingface_hub, "get_session", lambda: Session(ConnectionError("no name")))
+    assert "no name" in unreachable("known/model", "dataset")

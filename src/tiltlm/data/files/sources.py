@@ -17,6 +17,7 @@ from tiltlm.data.data_settings import DataSettings
 from tiltlm.data.files.arrow_files import arrow_rows, read_arrow, read_parquet
 from tiltlm.data.files.folders import data_files, files_by_split
 from tiltlm.data.files.text_files import Row, read_csv, read_json, read_jsonl
+from tiltlm.storage.hub import unreachable
 
 T = TypeVar("T")
 
@@ -217,6 +218,11 @@ def _saved_dataset(path: Path, split: Split) -> Source:
 
 
 def _hub(name: str, settings: DataSettings, split: Split) -> Any:
+    if reason := unreachable(name, "dataset"):
+        raise DataError(
+            f"{name}: no such file or folder, and as a dataset on the Hub it cannot be read: {reason}",
+            code="not_reachable",
+        )
     import datasets
 
     try:

@@ -262,6 +262,13 @@ def test_hub_out_of_reach(monkeypatch):
         load("owner/pairs", revision="abc")
 
 
+def test_a_hub_that_does_not_answer_is_not_asked_again(monkeypatch):
+    monkeypatch.setattr(datasets, "load_dataset", None)
+    monkeypatch.setattr("tiltlm.data.files.sources.unreachable", lambda name, kind: f"no answer from {kind} {name}")
+    with raises(DataError, "not_reachable", mentions=["no answer from dataset owner/pairs"]):
+        load("owner/pairs")
+
+
 def test_hub_settings_without_a_hub_dataset(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(LINES)
     with raises(ConfigError, "no_effect", key="data.revision"):
