@@ -65,7 +65,8 @@ def gather(
     if isinstance(config, Mapping):
         tree = {key: plain(value, key) for key, value in config.items()}
     elif config is not None:
-        tree, lines = read_document(Path(config))
+        found, lines = read_document(Path(config))
+        tree = {key: plain(value, key) for key, value in found.items()}
         where = {key: f"{config}:{line}" for key, line in lines.items()}
     for key in tree:
         if key not in schema.sections:
