@@ -2,8 +2,8 @@
 
 Settings are a YAML file (or its content) and keyword arguments that override it: sections (`model="path"`), dotted keys
 (`**{"training.seed": 1}`), or bare keys that only one section has (`beta=0.2`). Data may also be rows in memory: a list
-of mappings, a pandas frame, a `datasets.Dataset`. An objective may be an object (`tiltlm.objectives.dpo(0.1)`). What is
-heavy is imported inside the functions, so that `tiltlm --help` is quick.
+of mappings, a pandas frame, a `datasets.Dataset`. A model or a reference may be `(model, tokenizer)`, an objective an
+object (`tiltlm.objectives.dpo(0.1)`). What is heavy is imported inside the functions, so that `tiltlm --help` is quick.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tiltlm.config.command import COMMANDS, command
-from tiltlm.recipes.progress import ProgressCallback, silent
+from tiltlm.recipes.progress import ProgressCallback, display, quiet_libraries
 
 if TYPE_CHECKING:
     from tiltlm.config.resolve import Config
     from tiltlm.data import Preview
-    from tiltlm.recipes.sweep import Sweep
+    from tiltlm.recipes.sweep import Sweep, SweepPoint
     from tiltlm.recipes.trained_run import TrainedRun
 
 __all__ = ["COMMANDS", "preview", "quickstart", "score", "sweep", "train"]
@@ -31,7 +31,7 @@ def quickstart(
     output: str | Path = "quickstart-run",
     overwrite: bool = False,
     seed: int = 0,
-    progress: ProgressCallback = silent,
+    progress: ProgressCallback | bool | None = True,
 ) -> "TrainedRun":
     """Run a complete small alignment, offline, in minutes.
 
@@ -42,14 +42,16 @@ def quickstart(
         output: Folder of the run.
         overwrite: Delete the run in this folder and start again.
         seed: Seed of the samples, the labels and the order of training.
-        progress: Called with label, units done, units in all, and figures to show.
+        progress: True shows it: as a bar, in a notebook as a line. False: nothing is shown. A function is called with
+            label, units done, units in all, and figures to show.
 
     Returns:
         The finished run; its folder holds `model/` and `report.html`.
     """
     from tiltlm.recipes.quickstart import quickstart as recipe
 
-    return recipe(Path(output), overwrite=overwrite, seed=seed, progress=progress)
+    with display(progress) as draw:
+        return recipe(Path(output), overwrite=overwrite, seed=seed, progress=draw)
 
 
 @command("model", "data", "objective", "output", "store")
@@ -59,7 +61,7 @@ def train(
     *,
     resume: bool = False,
     overwrite: bool = False,
-    progress: ProgressCallback = silent,
+    progress: ProgressCallback | bool | None = True,
     **settings: Any,
 ) -> "TrainedRun":
     """Train a policy from preferences and report whether it helped.
@@ -68,7 +70,8 @@ def train(
         config: A YAML file, or its content.
         resume: Continue the run in the output folder from its newest intact checkpoint.
         overwrite: Delete the run in the output folder and start again.
-        progress: Called with label, units done, units in all, and figures to show.
+        progress: True shows it: as a bar, in a notebook as a line. False: nothing is shown. A function is called with
+            label, units done, units in all, and figures to show.
         **settings: Overrides of `config`. Model, data, objective and output must be given in one of the two.
 
     Returns:
@@ -81,7 +84,8 @@ def train(
     from tiltlm.recipes.run_settings import RunSettings
     from tiltlm.recipes.train import train as recipe
 
-    return recipe(resolve(RunSettings, config, **settings), resume=resume, overwrite=overwrite, progress=progress)
+    with display(progress) as draw:
+        return recipe(resolve(RunSettings, config, **settings), resume=resume, overwrite=overwrite, progress=draw)
 
 
 @command("model", "data", "objective", "reference", "store")
@@ -90,7 +94,7 @@ def score(
     /,
     *,
     per_example: str | Path | None = None,
-    progress: ProgressCallback = silent,
+    progress: ProgressCallback | bool | None = True,
     **settings: Any,
 ) -> dict[str, Any]:
     """Compute loss and metrics of data as one step.
@@ -98,7 +102,8 @@ def score(
     Args:
         config: A YAML file, or its content.
         per_example: File to write with one JSON line per example.
-        progress: Called with label, units done, units in all, and figures to show.
+        progress: True shows it: as a bar, in a notebook as a line. False: nothing is shown. A function is called with
+            label, units done, units in all, and figures to show.
         **settings: Overrides of `config`. Model, data and objective must be given in one of the two, and the reference
             if the objective needs one.
 
@@ -109,8 +114,9 @@ def score(
     from tiltlm.recipes.run_settings import SCORE_READS, RunSettings
     from tiltlm.recipes.score import score as recipe
 
-    resolved = resolve(RunSettings, config, NO_OUTPUT, SCORE_READS, **settings)
-    return recipe(resolved, per_example=None if per_example is None else Path(per_example), progress=progress)
+    with display(progress) as draw:
+        resolved = resolve(RunSettings, config, NO_OUTPUT, SCORE_READS, **settings)
+        return recipe(resolved, per_example=None if per_example is None else Path(per_example), progress=draw)
 
 
 @command("model", "data", "objective", "output", "store")
@@ -122,7 +128,7 @@ def sweep(
     points: str | Path | Mapping[str, Mapping[str, Any]] | None = None,
     resume: bool = False,
     overwrite: bool = False,
-    progress: ProgressCallback = silent,
+    progress: ProgressCallback | bool | None = True,
     **settings: Any,
 ) -> "Sweep":
     """Train over a grid of settings and compare the runs.
@@ -136,37 +142,58 @@ def sweep(
             such as `ipo: {objective: {name: ipo, tau: 0.1}}`. Every point is run with every combination of the grid.
         resume: Keep the runs that are complete, and continue or start the others.
         overwrite: Delete the runs in the output folder and start again.
-        progress: Called with label, units done, units in all, and figures to show.
+        progress: True shows it: as a bar, in a notebook as a line. False: nothing is shown. A function is called with
+            label, units done, units in all, and figures to show.
         **settings: Overrides of `config`, the same for all runs; `output` is the folder of the sweep.
 
     Returns:
         The finished sweep; its folder holds `comparison.html` and one folder per run.
     """
+    from tiltlm.recipes.sweep import sweep as recipe
+
+    with display(progress) as draw:
+        runs = _sweep_points(config, grid, points, settings)
+        return recipe(runs, resume=resume, overwrite=overwrite, progress=draw)
+
+
+def _sweep_points(
+    config: "Config",
+    grid: Sequence[str] | Mapping[str, Sequence[Any]],
+    points: str | Path | Mapping[str, Mapping[str, Any]] | None,
+    settings: Mapping[str, Any],
+) -> list["SweepPoint"]:
+    """Return the runs of a sweep: every point with every combination of the grid.
+
+    Raises:
+        ConfigError: Nothing varies, a setting is given twice, or settings of a run are refused.
+    """
+    from tiltlm.config.in_memory import plain
     from tiltlm.config.resolve import parse_grid, read_points, refuse_given_twice, resolve
     from tiltlm.config.schema import Schema
     from tiltlm.core import ConfigError
     from tiltlm.recipes.run_settings import RunSettings
     from tiltlm.recipes.sweep import SweepPoint, combinations
-    from tiltlm.recipes.sweep import sweep as recipe
 
     schema = Schema(RunSettings)
-    values = grid if isinstance(grid, Mapping) else parse_grid(schema, grid)
-    bundles = read_points(points)
+    given = grid if isinstance(grid, Mapping) else parse_grid(schema, grid)
+    # Objects are written here, once and not for each run.
+    config, settings = plain(config), plain(settings)
+    bundles = {name: plain(bundle) for name, bundle in read_points(points).items()}
+    values = {key: [plain(value, key) for value in listed] for key, listed in given.items()}
     refuse_given_twice(schema, values, settings, *bundles.values())
-    fixed = {**settings, **{key: vs[0] for key, vs in values.items() if len(vs) == 1}}
-    varied = {key: list(vs) for key, vs in values.items() if len(vs) > 1}
+    fixed = {**settings, **{key: listed[0] for key, listed in values.items() if len(listed) == 1}}
+    varied = {key: listed for key, listed in values.items() if len(listed) > 1}
     if not varied and len(bundles) < 2:
         raise ConfigError(
             "nothing varies; give several values to a key, such as objective.beta=0.05,0.1,0.5, or several points",
             code="nothing_varies",
             key="grid",
         )
-    runs = [
+    return [
         SweepPoint({**({"point": name} if name else {}), **p}, resolve(RunSettings, config, **fixed, **bundle, **p))
         for name, bundle in bundles.items()
         for p in combinations(varied)
     ]
-    return recipe(runs, resume=resume, overwrite=overwrite, progress=progress)
 
 
 @command("model", "objective", argument="data")
@@ -186,4 +213,5 @@ def preview(config: "Config" = None, /, *, rows: int = 3, **settings: Any) -> li
     from tiltlm.recipes.run_settings import PREVIEW_READS, RunSettings
 
     defaults = {**NO_OUTPUT, "objective": "dpo"}
-    return recipe(resolve(RunSettings, config, defaults, PREVIEW_READS, **settings), rows=rows)
+    with quiet_libraries():
+        return recipe(resolve(RunSettings, config, defaults, PREVIEW_READS, **settings), rows=rows)
