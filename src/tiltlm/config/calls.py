@@ -15,7 +15,8 @@ from tiltlm.recipes.progress import ProgressCallback, display, quiet_libraries
 
 if TYPE_CHECKING:
     from tiltlm.config.resolve import Config
-    from tiltlm.data import Preview
+    from tiltlm.data.token_preview import Previews
+    from tiltlm.recipes.score import Scores
     from tiltlm.recipes.sweep import Sweep, SweepPoint
     from tiltlm.recipes.trained_run import TrainedRun
 
@@ -96,7 +97,7 @@ def score(
     per_example: str | Path | None = None,
     progress: ProgressCallback | bool | None = True,
     **settings: Any,
-) -> dict[str, Any]:
+) -> "Scores":
     """Compute loss and metrics of data as one step.
 
     Args:
@@ -108,7 +109,7 @@ def score(
             if the objective needs one.
 
     Returns:
-        `objective`, `num_examples`, `loss` and `metrics`.
+        `objective`, `num_examples`, `loss` and `metrics`, as a mapping; `.examples` is a table.
     """
     from tiltlm.config.resolve import resolve
     from tiltlm.recipes.run_settings import SCORE_READS, RunSettings
@@ -197,7 +198,7 @@ def _sweep_points(
 
 
 @command("model", "objective", argument="data")
-def preview(config: "Config" = None, /, *, rows: int = 3, **settings: Any) -> list["Preview"]:
+def preview(config: "Config" = None, /, *, rows: int = 3, **settings: Any) -> "Previews":
     """Show the first rows as tokens, with the scored ones marked.
 
     Only the tokenizer of the model is loaded.

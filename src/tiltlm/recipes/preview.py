@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from tiltlm.data import Encoder, Preview, load_data
-from tiltlm.data.token_preview import preview_examples
+from tiltlm.data import Encoder, load_data
+from tiltlm.data.token_preview import Previews, preview_examples
 from tiltlm.models import load_tokenizer
 from tiltlm.objectives.terms import reads_scores
 from tiltlm.recipes.prepare import note_all
@@ -13,7 +13,7 @@ ROWS_READ = 20
 """Rows to read for each row shown, so that defective rows at the beginning leave enough to show."""
 
 
-def preview(settings: RunSettings, *, rows: int = 3) -> list[Preview]:
+def preview(settings: RunSettings, *, rows: int = 3) -> Previews:
     """Return the first rows as tokens with their roles, read as training would read them.
 
     Args:
