@@ -10,6 +10,7 @@ from tiltlm.models import Policy
 from tiltlm.objectives import CATALOG, Objective, compose
 from tiltlm.recipes import catalogue
 from tiltlm.recipes.prepare import encoder_of, load_for
+from tiltlm.recipes.progress import quiet_libraries
 from tiltlm.recipes.run_settings import RunSettings
 
 
@@ -26,7 +27,8 @@ def load_policy(model: Any, **settings: Any) -> Policy:
     """
     from tiltlm import models
 
-    return models.load_policy(Schema(RunSettings).make("model", plain({"path": model, **settings}, "model"), {}))
+    with quiet_libraries():
+        return models.load_policy(Schema(RunSettings).make("model", plain({"path": model, **settings}, "model"), {}))
 
 
 def load_data(data: Any, policy: Policy, objective: str = "dpo", **settings: Any) -> PreferenceData:
