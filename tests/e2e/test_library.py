@@ -1,6 +1,7 @@
 """`import tiltlm` as a library: what is public, in any order; the calls that README shows; the result of a run."""
 
 import html
+import json
 import os
 import re
 import subprocess
@@ -9,11 +10,16 @@ from pathlib import Path
 
 import matplotlib as mpl
 import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from typer.testing import CliRunner
 
 import tiltlm
 from support.errors import raises
+from tiltlm.cli.main import app
 from tiltlm.core import ConfigError, DataError
-from tiltlm.report import verdict_of
+from tiltlm.report import read_run, verdict_of
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = {path.parent.name for path in Path(tiltlm.__file__).parent.glob("*/__init__.py")}
@@ -114,6 +120,130 @@ def test_rows_in_memory_and_an_objective_object_train(train, some_pairs, tmp_pat
     again = tiltlm.train(run.path / "config.yaml", output=tmp_path / "again")
     losses = [[line["loss"] for line in of.training.history if "loss" in line] for of in (run, again)]
     assert losses[0] == losses[1] != []
+
+
+def test_a_loaded_model_trains_as_its_folder_and_stays_as_it_is(train, model, some_pairs, tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("TILTLM_CACHE", str(tmp_path / "cache"))
+    loaded = AutoModelForCausalLM.from_pretrained(model), AutoTokenizer.from_pretrained(model)
+    before = {name: tensor.clone() for name, tensor in loaded[0].state_dict().items()}
+    settings = {"data": some_pairs, "objective": "dpo", "max_steps": 2, "reference": loaded}
+    capfd.readouterr()
+    runs = [train(tmp_path / name, model=of, **settings) for name, of in (("object", loaded), ("folder", model))]
+    assert "weights" not in capfd.readouterr().err, "no bars of other libraries"
+    for file in ("model.safetensors", "config.json", "generation_config.json", "tokenizer.json"):
+        assert written(runs[0], file) == written(runs[1], file), file
+    assert [line["loss"] for line in runs[0].training.history if "loss" in line] == [
+        line["loss"] for line in runs[1].training.history if "loss" in line
+    ]
+    after = loaded[0].state_dict()
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    assert not torch.equal(
+        load_file(runs[0].path / "model/model.safetensors")["model.norm.weight"], after["model.norm.weight"]
+    )
+    again = tiltlm.train(runs[0].path / "config.yaml", output=tmp_path / "again", progress=False)
+    assert written(again, "model.safetensors") == written(runs[0], "model.safetensors")
+    assert capfd.readouterr().err == ""
+
+
+def written(run, file: str) -> bytes:
+    return (run.path / "model" / file).read_bytes()
+
+
+def test_the_tables_of_a_run_are_the_numbers_of_its_report(trained):
+    examples = trained.examples
+    held_out = trained.report.held_out
+    assert examples["id"].nunique() == held_out.num_examples
+    assert examples["prompt"].nunique() == held_out.num_prompts
+    by_role = examples.pivot_table(index="id", columns="role", values=["reward_after", "reward_before"])
+    margins = by_role["reward_after"]["chosen"] - by_role["reward_after"]["rejected"]
+    assert (by_role["reward_before"] == 0).all(axis=None), "the reference is the untrained policy"
+    assert margins.mean() == pytest.approx(held_out.contrast.margin.after.estimate, rel=1e-6)
+    log_ratio = examples["logps_after"] - examples["logps_before"]
+    assert list(0.5 * log_ratio) == pytest.approx(list(examples["reward_after"]), abs=1e-5)
+    numbers = trained.to_pandas()
+    assert numbers.loc["margin", "estimate"] == held_out.contrast.margin.after.estimate
+    assert (numbers["low"] <= numbers["estimate"]).all()
+    assert (numbers["estimate"] <= numbers["high"]).all()
+    texts = trained.report.samples.texts
+    assert list(trained.samples["before"]) == [text for shown in texts for text in shown.before]
+    assert list(trained.samples["after"]) == [text for shown in texts for text in shown.after]
+
+
+def test_a_sweep_is_a_table_of_points(model, data, tmp_path, blank_figures):
+    grid = {"beta": [0.1, 0.5], "training.seed": [0, 1]}
+    settings = {"model": model, "data": data, "objective": "dpo", "max_steps": 1, "evaluation.num_prompts": 0}
+    sweep = tiltlm.sweep(None, grid, output=tmp_path / "sweep", **settings)
+    table = sweep.to_pandas()
+    assert list(table["beta"]) == [0.1, 0.5]
+    assert list(table["num_seeds"]) == [2, 2]
+    for row in table.itertuples():
+        found = [run.numbers["margin"].estimate for run in sweep.runs if run.knobs["beta"] == row.beta]
+        assert row.margin == pytest.approx(sum(found) / 2)
+        half = 12.706204736 * abs(found[0] - found[1]) / 2  # Student's t with one degree of freedom
+        assert (row.margin_low, row.margin_high) == pytest.approx((row.margin - half, row.margin + half))
+    assert "4 runs at 2 points" in repr(sweep)
+    assert str(sweep.path) in repr(sweep)
+    page = html.unescape(sweep._repr_html_())
+    assert "<svg" in page
+    assert "report.html" not in page, "a link would lead nowhere"
+
+
+def test_scores_are_a_mapping_and_tables(model, some_pairs, tmp_path, monkeypatch):
+    monkeypatch.setenv("TILTLM_CACHE", str(tmp_path / "cache"))
+    scores = tiltlm.score(model=model, data=some_pairs, objective="simpo")
+    assert json.loads(json.dumps(scores)) == scores
+    examples = scores.examples
+    assert list(examples["id"]) == [f"data.jsonl:{i // 2 + 1}" for i in range(2 * len(some_pairs))]
+    assert examples["loss"].mean() == pytest.approx(scores["loss"])
+    assert scores.to_pandas()["loss"].item() == scores["loss"]
+    assert f"{scores['loss']:.4g}" in repr(scores)
+    assert f"<td>{scores['loss']:.4g}</td>" in scores._repr_html_()
+
+
+def test_a_preview_shows_tokens_in_a_notebook(model, tmp_path, monkeypatch):
+    monkeypatch.setenv("TILTLM_CACHE", str(tmp_path / "cache"))
+    rows = [{"prompt": "Guest Ada: <b>Where</b>?\nDesk:", "chosen": " It is here.", "rejected": " Hello."}] * 2
+    previews = tiltlm.preview(model=model, data=rows, rows=2)
+    assert len(previews) == 2
+    assert len(repr(previews[0])) < 100
+    shown = previews._repr_html_()
+    texts = re.findall(r"<span[^>]*>(.*?)</span>", shown, re.DOTALL)
+    tokens = [piece.text for of in previews for part in (of.prompt, *of.responses) for piece in part]
+    assert [html.unescape(text) for text in texts] == tokens
+    assert "<b>Where" not in shown
+
+
+OWN = """
+from tiltlm.objectives import Pairwise
+from tiltlm.links import Exponential
+from tiltlm.rewards import LogRatio
+
+def exponential_dpo(beta: float = 0.1) -> Pairwise:
+    return Pairwise(LogRatio(beta), Exponential())
+"""
+
+
+def test_a_method_of_a_module_works_from_the_command_line_and_in_a_sweep(
+    model, data, tmp_path, monkeypatch, blank_figures
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    Path("own_losses.py").write_text(OWN)
+    name, cheap = "own_losses:exponential_dpo", ["max_steps=1", "evaluation.num_prompts=0"]
+    common = ["--model", model, "--data", str(data)]
+    trained = ["train", *common, "--objective", name, "--output", "run", "beta=0.3", *cheap]
+    swept = ["sweep", *common, "--output", "sweep", f"objective={name},dpo", *cheap]
+    try:
+        for arguments in (trained, swept):
+            done = CliRunner().invoke(app, arguments)
+            assert done.exit_code == 0, done.output
+    finally:
+        tiltlm.objectives.CATALOG.pop("exponential_dpo", None)
+    report = read_run("run")
+    assert (report.config["objective"]["name"], report.config["objective"]["beta"]) == (name, 0.3)
+    runs = json.loads(Path("sweep/comparison.json").read_text())["runs"]
+    assert [run["knobs"]["objective"] for run in runs] == [name, "dpo"]
+    assert all(run["verdict"] for run in runs)
 
 
 def test_a_run_draws_its_curves(trained):

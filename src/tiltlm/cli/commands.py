@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from tiltlm.cli.launched import is_first
 from tiltlm.config.command import OPTIONS, Command
+from tiltlm.recipes.progress import is_first, show_progress
 
 OVERRIDES = ("[CONFIG] [KEY=VALUE ...]", "A YAML file, then KEY=VALUE overrides, such as training.seed=1.")
 VERBOSE = "Print details too: layout, precision, digests, reference store. log.txt of a run always has them."
@@ -23,13 +23,12 @@ def run_function(command: Command) -> Callable[..., None]:
     settings = (*([command.argument] if command.argument else []), *command.options)
 
     def run(**given: Any) -> None:
-        from tiltlm.cli.console import progress, quiet_libraries, show_details
+        from tiltlm.cli.console import show_details
 
         if given.pop("verbose"):
             show_details()
-        with progress() as draw:
+        with show_progress() as draw:
             draw("check the settings", 0, 0)
-            quiet_libraries()
             positional, overrides = read_arguments(given)
             shown = {"progress": draw} if shows_progress else {}
             result = command.call(*positional, **given, **shown, **overrides)
@@ -47,10 +46,22 @@ def run_function(command: Command) -> Callable[..., None]:
             config, pairs = split_arguments(given.pop("arguments") or [])
             positional = [config, pairs] if has_grid else [config]
             overrides = {} if has_grid else dict(parse_overrides(pairs))
+            refuse_options(overrides)
         for name in settings:
             if (text := given.pop(name)) is not None:
                 overrides[name] = Text(text)
         return positional, overrides
+
+    def refuse_options(overrides: dict[str, Any]) -> None:
+        """Refuse `rows=2` where `--rows` is an option of the command."""
+        for name in overrides:
+            if name in command.parameters:
+                from tiltlm.core import ConfigError
+
+                option = f"--{name.replace('_', '-')}"
+                raise ConfigError(
+                    f"{name} is an option; write {option} in place of {name}=", code="unknown_setting", key=name
+                )
 
     parameters = signature_of(command)
     run.__name__, run.__doc__ = command.call.__name__, command.help

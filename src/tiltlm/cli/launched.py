@@ -18,11 +18,6 @@ LEAD = 1.0
 """Seconds that the other processes wait before they end: a launcher ends all processes when the first one ends."""
 
 
-def is_first() -> bool:
-    """Return whether this process is rank 0, the one that prints."""
-    return os.environ.get("RANK", "0") == "0"
-
-
 @contextmanager
 def fail_together() -> Iterator[None]:
     """Wrap a whole command: if one process fails, all end with the same exit code and one of them prints the error.

@@ -65,11 +65,10 @@ def chat(
     seed: Annotated[int, typer.Option(help="The same seed and prompts give the same answers.")] = 0,
 ) -> None:
     """Try a model in the terminal, or give it the lines of stdin."""
-    from tiltlm.cli.console import progress, quiet_libraries
+    from tiltlm.recipes.progress import quiet_libraries, show_progress
 
-    with progress() as draw:
+    with show_progress() as draw:
         draw("import torch, transformers", 0, 0)
-        quiet_libraries()
         from tiltlm.cli.chat import answer_lines, talk
         from tiltlm.cli.conversation import open_conversation
 
@@ -77,9 +76,10 @@ def chat(
         conversations = []
         for name in names:
             draw("load the model", 0, 0)
-            conversations.append(
-                open_conversation(name, temperature=temperature, max_new_tokens=max_new_tokens, seed=seed)
-            )
+            with quiet_libraries():
+                conversations.append(
+                    open_conversation(name, temperature=temperature, max_new_tokens=max_new_tokens, seed=seed)
+                )
     if sys.stdin.isatty():
         talk(conversations)
     else:

@@ -2,32 +2,38 @@
 
 Settings are a YAML file (or its content) and keyword arguments that override it: sections (`model="path"`), dotted keys
 (`**{"training.seed": 1}`), or bare keys that only one section has (`beta=0.2`). Data may also be rows in memory: a list
-of mappings, a pandas frame, a `datasets.Dataset`. An objective may be an object (`tiltlm.objectives.dpo(0.1)`). What is
-heavy is imported inside the functions, so that `tiltlm --help` is quick.
+of mappings, a pandas frame, a `datasets.Dataset`. A model or a reference may be `(model, tokenizer)`, an objective an
+object (`tiltlm.objectives.dpo(0.1)`). What is heavy is imported inside the functions, so that `tiltlm --help` is quick.
 
 Importing torch and transformers takes seconds. So each function first refuses all that can be refused without torch,
 then what needs the objective and so torch, and imports its recipe at the end.
 """
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tiltlm.config.command import COMMANDS, command
-from tiltlm.recipes.progress import ProgressCallback, silent
+from tiltlm.recipes.progress import ProgressCallback, display, quiet_libraries
 
 if TYPE_CHECKING:
     from tiltlm.config.resolve import Config
-    from tiltlm.data import Preview
+    from tiltlm.data.token_preview import Previews
+    from tiltlm.recipes.score import Scores
     from tiltlm.recipes.sweep import Sweep
     from tiltlm.recipes.trained_run import TrainedRun
 
 __all__ = ["COMMANDS", "preview", "quickstart", "score", "sweep", "train"]
 
-HEAVY = "import torch, transformers"
-"""Label of progress before a recipe is imported."""
 NO_OUTPUT = {"output": "."}
 """Default of commands that write no run; they do not use it."""
+
+
+def announce_imports(draw: ProgressCallback) -> None:
+    """Show that the heavy imports begin, if they are still to come."""
+    if "transformers" not in sys.modules:
+        draw("import torch, transformers", 0, 0)
 
 
 @command()
@@ -36,7 +42,7 @@ def quickstart(
     output: str | Path = "quickstart-run",
     overwrite: bool = False,
     seed: int = 0,
-    progress: ProgressCallback = silent,
+    progress: ProgressCallback | bool | None = True,
 ) -> "TrainedRun":
     """Run a complete small alignment, offline, in minutes.
 
@@ -47,7 +53,8 @@ def quickstart(
         output: Folder of the run.
         overwrite: Delete the run in this folder and start again.
         seed: Seed of the samples, the labels and the order of training.
-        progress: Called with label, units done, units in all, and figures to show.
+        progress: True shows it: as a bar, in a notebook as a line. False: nothing is shown. A function is called with
+            label, units done, units in all, and figures to show.
 
     Returns:
         The finished run; its folder holds `model/` and `report.html`.
@@ -55,10 +62,12 @@ def quickstart(
     from tiltlm.runs import check_contents
 
     check_contents(Path(output), overwrite=overwrite)
-    progress(HEAVY, 0, 0)
-    from tiltlm.recipes.quickstart import quickstart as recipe
+    with display(progress) as draw:
+        announce_imports(draw)
+        from tiltlm.recipes.quickstart import quickstart as recipe
 
-    return recipe(Path(output), overwrite=overwrite, seed=seed, progress=progress)
+        with quiet_libraries():
+            return recipe(Path(output), overwrite=overwrite, seed=seed, progress=draw)
 
 
 @command("model", "data", "objective", "output", "store")
@@ -68,7 +77,7 @@ def train(
     *,
     resume: bool = False,
     overwrite: bool = False,
-    progress: ProgressCallback = silent,
+    progress: ProgressCallback | bool | None = True,
     **settings: Any,
 ) -> "TrainedRun":
     """Train a policy from preferences and report whether it helped.
@@ -77,7 +86,8 @@ def train(
         config: A YAML file, or its content.
         resume: Continue the run in the output folder from its newest intact checkpoint.
         overwrite: Delete the run in the output folder and start again.
-        progress: Called with label, units done, units in all, and figures to show.
+        progress: True shows it: as a bar, in a notebook as a line. False: nothing is shown. A function is called with
+            label, units done, units in all, and figures to show.
         **settings: Overrides of `config`. Model, data, objective and output must be given in one of the two.
 
     Returns:
@@ -91,18 +101,20 @@ def train(
     from tiltlm.recipes import run_settings as run
     from tiltlm.runs import check_contents
 
-    given = draft(run.RunSettings, config, **settings)
-    in_first_process(lambda: check_contents(given.settings.output, resume, overwrite))
-    run.check_before_training(given.settings)
-    columns = run.check_inputs(given.settings)
-    progress(HEAVY, 0, 0)
-    resolved = given.complete()
-    objective = resolved.build_objective()
-    run.check_training(resolved, objective)
-    run.check_data(objective, columns)
-    from tiltlm.recipes.train import train as recipe
+    with display(progress) as draw:
+        given = draft(run.RunSettings, config, **settings)
+        in_first_process(lambda: check_contents(given.settings.output, resume, overwrite))
+        run.check_before_training(given.settings)
+        columns = run.check_inputs(given.settings)
+        announce_imports(draw)
+        resolved = given.complete()
+        objective = resolved.build_objective()
+        run.check_training(resolved, objective)
+        run.check_data(objective, columns)
+        from tiltlm.recipes.train import train as recipe
 
-    return recipe(resolved, resume=resume, overwrite=overwrite, progress=progress)
+        with quiet_libraries():
+            return recipe(resolved, resume=resume, overwrite=overwrite, progress=draw)
 
 
 @command("model", "data", "objective", "reference", "store")
@@ -111,37 +123,40 @@ def score(
     /,
     *,
     per_example: str | Path | None = None,
-    progress: ProgressCallback = silent,
+    progress: ProgressCallback | bool | None = True,
     **settings: Any,
-) -> dict[str, Any]:
+) -> "Scores":
     """Compute loss and metrics of data as one step.
 
     Args:
         config: A YAML file, or its content.
         per_example: File to write with one JSON line per example.
-        progress: Called with label, units done, units in all, and figures to show.
+        progress: True shows it: as a bar, in a notebook as a line. False: nothing is shown. A function is called with
+            label, units done, units in all, and figures to show.
         **settings: Overrides of `config`. Model, data and objective must be given in one of the two, and the reference
             if the objective needs one.
 
     Returns:
-        `objective`, `num_examples`, `loss` and `metrics`.
+        `objective`, `num_examples`, `loss` and `metrics`, as a mapping; `.examples` is a table.
     """
     from tiltlm.config.resolve import draft
     from tiltlm.recipes import run_settings as run
 
-    given = draft(run.RunSettings, config, NO_OUTPUT, run.SCORE_READS, **settings)
-    rows = None if per_example is None else Path(per_example)
-    if rows is not None:
-        run.check_file(rows, "--per-example")
-    columns = run.check_inputs(given.settings)
-    progress(HEAVY, 0, 0)
-    resolved = given.complete()
-    objective = resolved.build_objective()
-    run.check_scoring(resolved, objective)
-    run.check_data(objective, columns)
-    from tiltlm.recipes.score import score as recipe
+    with display(progress) as draw:
+        given = draft(run.RunSettings, config, NO_OUTPUT, run.SCORE_READS, **settings)
+        rows = None if per_example is None else Path(per_example)
+        if rows is not None:
+            run.check_file(rows, "--per-example")
+        columns = run.check_inputs(given.settings)
+        announce_imports(draw)
+        resolved = given.complete()
+        objective = resolved.build_objective()
+        run.check_scoring(resolved, objective)
+        run.check_data(objective, columns)
+        from tiltlm.recipes.score import score as recipe
 
-    return recipe(resolved, per_example=rows, progress=progress)
+        with quiet_libraries():
+            return recipe(resolved, per_example=rows, progress=draw)
 
 
 @command("model", "data", "objective", "output", "store")
@@ -153,7 +168,7 @@ def sweep(
     points: str | Path | Mapping[str, Mapping[str, Any]] | None = None,
     resume: bool = False,
     overwrite: bool = False,
-    progress: ProgressCallback = silent,
+    progress: ProgressCallback | bool | None = True,
     **settings: Any,
 ) -> "Sweep":
     """Train over a grid of settings and compare the runs.
@@ -167,38 +182,42 @@ def sweep(
             such as `ipo: {objective: {name: ipo, tau: 0.1}}`. Every point is run with every combination of the grid.
         resume: Keep the runs that are complete, and continue or start the others.
         overwrite: Delete the runs in the output folder and start again.
-        progress: Called with label, units done, units in all, and figures to show.
+        progress: True shows it: as a bar, in a notebook as a line. False: nothing is shown. A function is called with
+            label, units done, units in all, and figures to show.
         **settings: Overrides of `config`, the same for all runs; `output` is the folder of the sweep.
 
     Returns:
         The finished sweep; its folder holds `comparison.html` and one folder per run.
     """
+    from tiltlm.config.in_memory import plain
     from tiltlm.config.resolve import draft, points_of
     from tiltlm.config.schema import Schema
     from tiltlm.recipes import run_settings as run
     from tiltlm.runs import check_sweep
 
-    given = [
-        (values, draft(run.RunSettings, config, **overrides))
-        for values, overrides in points_of(Schema(run.RunSettings), grid, points, settings)
-    ]
-    check_sweep(given[0][1].settings.output, resume, overwrite)
-    columns = run.check_sweep_inputs([found.settings for _, found in given])
-    progress(HEAVY, 0, 0)
-    resolved = [(values, found.complete()) for values, found in given]
-    for (_, found), read in zip(resolved, columns, strict=True):
-        objective = found.build_objective()
-        run.check_training(found, objective)
-        run.check_data(objective, read)
-    from tiltlm.recipes.sweep import SweepPoint
-    from tiltlm.recipes.sweep import sweep as recipe
+    with display(progress) as draw:
+        config, settings = plain(config), plain(settings)  # objects are written here, once and not for each run
+        given = [
+            (values, draft(run.RunSettings, config, **overrides))
+            for values, overrides in points_of(Schema(run.RunSettings), grid, points, settings)
+        ]
+        check_sweep(given[0][1].settings.output, resume, overwrite)
+        columns = run.check_sweep_inputs([found.settings for _, found in given])
+        announce_imports(draw)
+        resolved = [(values, found.complete()) for values, found in given]
+        for (_, found), read in zip(resolved, columns, strict=True):
+            objective = found.build_objective()
+            run.check_training(found, objective)
+            run.check_data(objective, read)
+        from tiltlm.recipes.sweep import SweepPoint
+        from tiltlm.recipes.sweep import sweep as recipe
 
-    runs = [SweepPoint(values, found) for values, found in resolved]
-    return recipe(runs, resume=resume, progress=progress)
+        with quiet_libraries():
+            return recipe([SweepPoint(*found) for found in resolved], resume=resume, progress=draw)
 
 
 @command("model", "objective", argument="data")
-def preview(config: "Config" = None, /, *, rows: int = 3, **settings: Any) -> list["Preview"]:
+def preview(config: "Config" = None, /, *, rows: int = 3, **settings: Any) -> "Previews":
     """Show the first rows as tokens, with the scored ones marked.
 
     Only the tokenizer of the model is loaded.
@@ -216,4 +235,5 @@ def preview(config: "Config" = None, /, *, rows: int = 3, **settings: Any) -> li
     run.check_preview(given.settings, rows)
     from tiltlm.recipes.preview import preview as recipe
 
-    return recipe(given.complete(), rows=rows)
+    with quiet_libraries():
+        return recipe(given.complete(), rows=rows)

@@ -1,35 +1,40 @@
-"""Python objects as plain settings: rows in memory become a file, an objective becomes the description of its parts.
+"""Python objects as plain settings: rows become a file, a model a folder, an objective the description of its parts.
 
 So a run is repeatable from its config.yaml, and rows go the way of every other file: same columns, same account.
 """
 
 import hashlib
 import json
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from tiltlm.core import ConfigError, DataError
-from tiltlm.storage.cache import cache_folder
 from tiltlm.storage.files import write_text
+from tiltlm.storage.objects import mark_object_used, write_once
 
 if TYPE_CHECKING:
     from tiltlm.objectives import Objective
 
 DATA = ("data", "data.train", "data.eval", "train", "eval")
 """Settings that may be rows."""
+MODELS = ("model", "model.path", "path", "reference", "reference.name")
+"""Settings that may be a loaded model with its tokenizer."""
 
 
 def plain(value: Any, key: str = "") -> Any:
     """Return a setting as a file would have it.
 
     Args:
-        value: Plain values with paths, tuples, rows of data or an objective among them.
+        value: Plain values with paths, tuples, rows of data, models or an objective among them.
         key: Its full name, or the bare name under which it was given.
 
     Raises:
-        ConfigError: An objective or a model cannot be written as plain values.
+        ConfigError: An objective has no description, a model is given where none can be, or one that was given before
+            is no longer in the cache.
+        ModelError: A model cannot be written as a folder.
         DataError: A row cannot be written as JSON.
     """
     if key in DATA and (rows := rows_of(value)) is not None:
@@ -38,16 +43,26 @@ def plain(value: Any, key: str = "") -> Any:
         return {name: plain(item, f"{key}.{name}" if key else name) for name, item in value.items()}
     if is_objective(value):
         return describe(value)
-    if any(hasattr(part, "save_pretrained") for part in (value if isinstance(value, tuple) else (value,))):
-        raise ConfigError(
-            f"{key} is a loaded model; a run starts from a folder, so that it can be repeated. Write one: "
-            "model.save_pretrained(FOLDER); tokenizer.save_pretrained(FOLDER)",
-            code="wrong_type",
-            key=key,
-        )
+    if is_model(value):
+        if key not in MODELS:
+            raise ConfigError(f"{key} is a loaded model; it cannot be one", code="wrong_type", key=key)
+        from tiltlm.models.in_memory import write_model
+
+        return str(write_model(value, key))
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [plain(item, key) for item in value]
+    if isinstance(value, str | Path) and key in (*DATA, *MODELS):
+        mark_object_used(str(value), key)
     return str(value) if isinstance(value, Path) else value
+
+
+def is_model(value: Any) -> bool:
+    """Return whether a setting is a loaded model. Without torch in memory there is none."""
+    if "torch" not in sys.modules:
+        return False
+    from tiltlm.models.in_memory import is_model as is_loaded
+
+    return is_loaded(value)
 
 
 def is_objective(value: Any) -> "TypeGuard[Objective]":
@@ -93,11 +108,7 @@ def save_rows(rows: Iterable[Mapping[str, Any]], key: str) -> Path:
             ) from error
     text = "".join(lines)
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-    path = cache_folder("", "TILTLM_CACHE") / "rows" / digest / "data.jsonl"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, text)
-    return path
+    return write_once("rows", digest, lambda folder: write_text(folder / "data.jsonl", text)) / "data.jsonl"
 
 
 def describe(objective: "Objective") -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Parts of tiltlm for notebooks: models, data, samples and objectives from plain values, in one call each."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from tiltlm.config.in_memory import plain
@@ -11,14 +10,16 @@ from tiltlm.models import Policy
 from tiltlm.objectives import CATALOG, Objective, compose
 from tiltlm.recipes import catalogue
 from tiltlm.recipes.prepare import encoder_of, load_for
+from tiltlm.recipes.progress import quiet_libraries
 from tiltlm.recipes.run_settings import RunSettings
 
 
-def load_policy(model: str | Path, **settings: Any) -> Policy:
+def load_policy(model: Any, **settings: Any) -> Policy:
     """Load a language model with its tokenizer.
 
     Args:
-        model: A folder, or a name on the Hugging Face Hub.
+        model: A folder, or a name on the Hugging Face Hub; or a loaded model with its tokenizer, `(model, tokenizer)`,
+            which is copied.
         **settings: Keys of the section `model` (`tiltlm.models.ModelSettings`), such as `dtype="float64"`.
 
     Raises:
@@ -26,7 +27,8 @@ def load_policy(model: str | Path, **settings: Any) -> Policy:
     """
     from tiltlm import models
 
-    return models.load_policy(Schema(RunSettings).make("model", {"path": str(model), **settings}, {}))
+    with quiet_libraries():
+        return models.load_policy(Schema(RunSettings).make("model", plain({"path": model, **settings}, "model"), {}))
 
 
 def load_data(data: Any, policy: Policy, objective: str = "dpo", **settings: Any) -> PreferenceData:

@@ -127,7 +127,8 @@ def gather(
     if isinstance(config, Mapping):
         tree = {key: plain(value, key) for key, value in config.items()}
     elif config is not None:
-        tree, lines = read_document(Path(config))
+        found, lines = read_document(Path(config))
+        tree = {key: plain(value, key) for key, value in found.items()}
         where = {key: f"{config}:{line}" for key, line in lines.items()}
     for key in tree:
         if key not in schema.sections:
@@ -228,8 +229,9 @@ def points_of(
     Raises:
         ConfigError: Nothing varies, or a key is given twice.
     """
-    values = grid if isinstance(grid, Mapping) else parse_grid(schema, grid)
-    bundles = read_points(points)
+    given = grid if isinstance(grid, Mapping) else parse_grid(schema, grid)
+    values = {key: [plain(value, key) for value in listed] for key, listed in given.items()}
+    bundles = {name: plain(bundle) for name, bundle in read_points(points).items()}
     refuse_given_twice(schema, values, settings, *bundles.values())
     fixed = {**settings, **{key: vs[0] for key, vs in values.items() if len(vs) == 1}}
     varied = {key: list(vs) for key, vs in values.items() if len(vs) > 1}

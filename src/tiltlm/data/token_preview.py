@@ -4,10 +4,21 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from markupsafe import Markup
+
 from tiltlm.core.example import Example, Response
 from tiltlm.data.tokens.encoder import Encoder
 
 Role = Literal["prompt", "response", "end", "unscored"]
+
+
+STYLES: dict[Role, str] = {
+    "prompt": "opacity: 0.6",
+    "response": "background: #1a9c5033",
+    "end": "background: #1a9c5099",
+    "unscored": "opacity: 0.6; font-style: italic",
+}
+"""How a notebook shows a token of each role."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +31,7 @@ class Piece:
     """`response` and `end` (the end token) are scored; `prompt` and `unscored` (later turns) are not."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Preview:
     """One example, token by token."""
 
@@ -32,10 +43,31 @@ class Preview:
     notes: tuple[str, ...]
     """Weight and comparisons of the row, as text."""
 
+    def __repr__(self) -> str:
+        lengths = ", ".join(f"{t} {len(r)}" for t, r in zip(self.titles, self.responses, strict=True))
+        return f"Preview: {self.id}, tokens: prompt {len(self.prompt)}, {lengths}"
 
-def preview_examples(examples: Iterable[Example], encoder: Encoder, end_token_id: int) -> list[Preview]:
+    def _repr_html_(self) -> str:
+        """Return the tokens side by side for a notebook; those that are scored have a coloured ground."""
+        head = Markup("<p><b>{}</b> {}</p>").format(self.id, "; ".join(self.notes))
+        parts = [(f"prompt, {len(self.prompt)} tokens", self.prompt)]
+        for title, response in zip(self.titles, self.responses, strict=True):
+            scored = sum(piece.role in ("response", "end") for piece in response)
+            parts.append((f"{title}, {len(response)} tokens, {scored} scored", response))
+        return head + Markup("").join(Markup("<p>{}<br>{}</p>").format(title, _spans(p)) for title, p in parts)
+
+
+class Previews(list[Preview]):
+    """Examples token by token, which a notebook shows one below the other."""
+
+    def _repr_html_(self) -> str:
+        """Return all examples as HTML for a notebook."""
+        return "".join(preview._repr_html_() for preview in self)
+
+
+def preview_examples(examples: Iterable[Example], encoder: Encoder, end_token_id: int) -> Previews:
     """Return these examples token by token. `end_token_id` is `PreferenceData.end_token_id`."""
-    return [
+    return Previews(
         Preview(
             id=example.id,
             prompt=_pieces(encoder, example.prompt_ids.tolist(), ["prompt"] * len(example.prompt_ids)),
@@ -46,7 +78,7 @@ def preview_examples(examples: Iterable[Example], encoder: Encoder, end_token_id
             notes=_notes(example),
         )
         for example in examples
-    ]
+    )
 
 
 def response_roles(response: Response, end_token_id: int) -> list[Role]:
@@ -58,6 +90,12 @@ def response_roles(response: Response, end_token_id: int) -> list[Role]:
         if response.token_ids[i] == end_token_id:
             roles[i] = "end"
     return roles
+
+
+def _spans(pieces: Iterable[Piece]) -> Markup:
+    """Return tokens as HTML, with a thin line at each boundary and line breaks as they are."""
+    span = Markup('<span style="{}; border-left: 1px solid #8888; white-space: pre-wrap">{}</span>')
+    return Markup("").join(span.format(STYLES[piece.role], piece.text) for piece in pieces)
 
 
 def _pieces(encoder: Encoder, ids: Sequence[int], roles: Sequence[Role]) -> tuple[Piece, ...]:

@@ -8,6 +8,7 @@ to the untrained policy.
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -153,6 +154,27 @@ def held_out_change(ready: Prepared, before: Measurement, after: Measurement) ->
         imitates=isinstance(ready.objective, Demonstration),
         log_odds=reads_log_odds(ready.objective),
     )
+
+
+def held_out_rows(ready: Prepared, before: Measurement, after: Measurement) -> list[dict[str, Any]]:
+    """Return one row per response of a held-out example: its texts, and its values before and after training."""
+    encoder = ready.data.encoder
+    return [
+        {
+            "id": example.id,
+            "role": role,
+            "prompt": encoder.plain_text(example.prompt_ids),
+            "response": encoder.plain_text(response.token_ids),
+            "num_tokens": new.num_tokens,
+            **({} if old.logps is None else {"logps_before": old.logps, "logps_after": new.logps}),
+            "reward_before": old.reward,
+            "reward_after": new.reward,
+        }
+        for example, first, last in zip(ready.data.held_out, before.rows, after.rows, strict=True)
+        for role, response, old, new in zip(
+            example.roles, example.responses, first.responses, last.responses, strict=True
+        )
+    ]
 
 
 def reads_log_odds(objective: Objective) -> bool:

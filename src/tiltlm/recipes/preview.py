@@ -1,14 +1,14 @@
 """Show what training would see: the first rows as tokens with the scored ones marked. No weights are loaded."""
 
-from tiltlm.data import Encoder, Preview, load_data
-from tiltlm.data.token_preview import preview_examples
+from tiltlm.data import Encoder, load_data
+from tiltlm.data.token_preview import Previews, preview_examples
 from tiltlm.models import load_tokenizer
 from tiltlm.objectives.terms import reads_scores
 from tiltlm.recipes.prepare import note_all
 from tiltlm.recipes.run_settings import RunSettings, few_rows
 
 
-def preview(settings: RunSettings, *, rows: int = 3) -> list[Preview]:
+def preview(settings: RunSettings, *, rows: int = 3) -> Previews:
     """Return the first rows as tokens with their roles, read as training would read them.
 
     Args:

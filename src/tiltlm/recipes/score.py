@@ -1,9 +1,12 @@
 """The scoring recipe: loss and metrics of data under a policy and a reference, as one step without training."""
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup
 
 from tiltlm.core import Responses, ResponseScores, View
 from tiltlm.distributed import Ranks
@@ -15,10 +18,49 @@ from tiltlm.storage.files import finite_json, write_text
 from tiltlm.training.packs import Pack
 from tiltlm.training.step import Stepper
 
+if TYPE_CHECKING:
+    import pandas as pd
 
-def score(
-    settings: RunSettings, *, per_example: Path | None = None, progress: ProgressCallback = silent
-) -> dict[str, Any]:
+
+class Scores(dict[str, Any]):
+    """Loss and metrics, as a mapping that can be written as JSON, with tables. pandas is imported only for these."""
+
+    def __init__(self, values: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
+        """Hold the values and, for `examples`, the rows of `--per-example`."""
+        super().__init__(values)
+        self._rows = rows
+
+    def __repr__(self) -> str:
+        numbers = " ".join(f"{name} {value:.4g}" for name, value in self._numbers().items())
+        return f"{self['objective']} on {self['num_examples']:,} examples: {numbers}"
+
+    def _repr_html_(self) -> str:
+        """Return the numbers as a table for a notebook."""
+        row = Markup("<tr><th style='text-align: left'>{}</th><td>{:.4g}</td></tr>")
+        rows = Markup("").join(row.format(name, value) for name, value in self._numbers().items())
+        caption = Markup("<caption>{} on {:,} examples</caption>").format(self["objective"], self["num_examples"])
+        return Markup("<table>") + caption + rows + Markup("</table>")
+
+    @property
+    def examples(self) -> "pd.DataFrame":
+        """One row per response: `id` and `loss` of its example, its role, log-probabilities in nats, and length."""
+        import pandas as pd
+
+        return pd.DataFrame(
+            [{"id": row["id"], "loss": row["loss"], **response} for row in self._rows for response in row["responses"]]
+        )
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """Return loss and metrics as a table of one row."""
+        import pandas as pd
+
+        return pd.DataFrame([{"objective": self["objective"], "num_examples": self["num_examples"], **self._numbers()}])
+
+    def _numbers(self) -> dict[str, float]:
+        return {"loss": self["loss"], **self["metrics"]}
+
+
+def score(settings: RunSettings, *, per_example: Path | None = None, progress: ProgressCallback = silent) -> Scores:
     """Compute loss and metrics of all data as one step.
 
     Args:
@@ -54,16 +96,17 @@ def score(
         progress("score", len(rows), len(examples))
 
     result = stepper.evaluate(examples, observe)
+    order = {e.id: i for i, e in enumerate(examples)}
+    rows.sort(key=lambda row: order[row["id"]])
     if per_example is not None:
-        order = {e.id: i for i, e in enumerate(examples)}
-        rows.sort(key=lambda row: order[row["id"]])
         write_text(per_example, "".join(json.dumps(finite_json(row), ensure_ascii=False) + "\n" for row in rows))
-    return {
+    values = {
         "objective": settings.objective_title,
         "num_examples": len(examples),
         "loss": result.loss,
         "metrics": dict(result.metric_sums.means()),
     }
+    return Scores(values, rows)
 
 
 def example_rows(

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tiltlm.core import NumericsError, RunError
 from tiltlm.distributed import Ranks
@@ -12,7 +12,13 @@ from tiltlm.recipes.progress import ProgressCallback, silent
 from tiltlm.recipes.run_settings import RunSettings
 from tiltlm.recipes.train import train
 from tiltlm.report import ComparedRun, read_run, verdict_of, write_comparison
+from tiltlm.report.comparison.page import headline, render_comparison
+from tiltlm.report.comparison.points import points_of, table_of
+from tiltlm.report.page import in_frame
 from tiltlm.training.guards import Interrupted
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 log = logging.getLogger(__name__)
 
@@ -27,14 +33,35 @@ class SweepPoint:
     """All settings of this run; `output` is the folder of the sweep."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Sweep:
-    """A finished sweep."""
+    """A finished sweep. pandas is imported only for the table."""
 
     path: Path
     """The folder with `comparison.html`, `comparison.json` and a folder for each run."""
     runs: tuple[ComparedRun, ...]
     """In the order of the grid."""
+
+    def __repr__(self) -> str:
+        return (
+            f"Sweep: {len(self.runs)} runs at {len(points_of(self.runs))} points\n"
+            f"  {headline(self.runs).sentence}\n"
+            f"  comparison.html and the runs in {self.path}"
+        )
+
+    def _repr_html_(self) -> str:
+        """Return the comparison for a notebook. Its links to the pages of the runs would lead nowhere there."""
+        runs = [replace(run, link="") for run in self.runs]
+        return in_frame(render_comparison("Comparison of runs", runs, headline(runs), {}, ()))
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """Return one row per point: its settings, and each number with the ends of its 95 % interval.
+
+        The interval is over prompts; over seeds (Student's) where a point has several.
+        """
+        import pandas as pd
+
+        return pd.DataFrame(table_of(self.runs))
 
     def summary(self) -> str:
         """Return what the command line prints at the end."""

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import yaml
 from numpy.typing import ArrayLike
@@ -18,7 +19,14 @@ from tiltlm.distributed import Ranks
 from tiltlm.distributed.wrapping import check_parallel, trainable_copy
 from tiltlm.evaluation import Gold, SampleSet
 from tiltlm.models import save_policy
-from tiltlm.recipes.measurement import Measurement, held_out_change, measure_policy, sample_change, training_accuracy
+from tiltlm.recipes.measurement import (
+    Measurement,
+    held_out_change,
+    held_out_rows,
+    measure_policy,
+    sample_change,
+    training_accuracy,
+)
 from tiltlm.recipes.prepare import Prepared, ensure_reference, prepare
 from tiltlm.recipes.progress import ProgressCallback, silent
 from tiltlm.recipes.run_settings import RunSettings
@@ -170,8 +178,10 @@ def conclude(
     save(ready, run.path)
     report = make_report(run, ready, settings, result)
     report = replace(report, title=title or report.title, command=command or report.command)
+    rows: list[dict[str, Any]] = []
     try:
         after = measure_policy(ready, settings, "samples after", progress, trained=True)
+        rows = held_out_rows(ready, before, after)
         measured, rewards = gold(before.draws, after.draws) if gold and before.draws and after.draws else (None, None)
         report = replace(
             report,
@@ -185,7 +195,7 @@ def conclude(
         report = replace(report, failure=str(error))
     run.write_text("model/README.md", model_card(report))
     write_report(run.path, report)
-    return TrainedRun(run.path, result, report)
+    return TrainedRun(run.path, result, report, rows)
 
 
 def describe_run(run: RunDirectory, ready: Prepared, settings: RunSettings) -> None:

@@ -1,19 +1,20 @@
-"""A finished run, as a notebook looks at it: verdict, metrics as a table, curves."""
+"""A finished run, as a notebook looks at it: verdict, tables, curves. pandas is imported only for the tables."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tiltlm.core import RunError
 from tiltlm.objectives import compose
 from tiltlm.objectives.terms import reads_scores
 from tiltlm.report import RunReport, read_run, series_of, verdict_of, write_report
-from tiltlm.report.page import render
+from tiltlm.report.comparison.points import numbers
+from tiltlm.report.page import in_frame, render
 from tiltlm.runs import RunDirectory
 from tiltlm.training import TrainingResult
 
@@ -39,6 +40,8 @@ class TrainedRun:
     training: TrainingResult
     report: RunReport
     """The numbers of `report.html`; `report.json` holds the same."""
+    held_out: Sequence[Mapping[str, Any]] = ()
+    """The rows of `examples`."""
 
     def __repr__(self) -> str:
         steps, rate = self.training.num_steps, self.training.learning_rate
@@ -49,8 +52,8 @@ class TrainedRun:
         )
 
     def _repr_html_(self) -> str:
-        """Return the report for a notebook: the whole page in a frame, so that its style stays its own."""
-        return f'<iframe srcdoc="{escape(render(self.report))}" style="width: 100%; height: 640px; border: 0"></iframe>'
+        """Return the report for a notebook: verdict, pictures and tables."""
+        return in_frame(render(self.report))
 
     @property
     def verdict(self) -> str:
@@ -63,6 +66,40 @@ class TrainedRun:
         import pandas as pd
 
         return pd.DataFrame(self.training.history)
+
+    @property
+    def examples(self) -> pd.DataFrame:
+        """One row per response of a held-out example: its texts, and its values before and after training.
+
+        `logps` are nats, summed over the response; `reward` is the objective's.
+        """
+        import pandas as pd
+
+        return pd.DataFrame(self.held_out)
+
+    @property
+    def samples(self) -> pd.DataFrame:
+        """The samples of the report, one row per prompt and sample, from the untrained and the trained policy."""
+        import pandas as pd
+
+        rows = []
+        for text in self.report.samples.texts if self.report.samples is not None else ():
+            columns = {"before": text.before, "after": text.after}
+            gold = {"gold_before": text.gold_before, "gold_after": text.gold_after}
+            columns |= {name: values for name, values in gold.items() if values is not None}  # type: ignore[misc]
+            listed = zip(*columns.values(), strict=True)
+            rows += [{"prompt": text.prompt, **dict(zip(columns, values, strict=True))} for values in listed]
+        return pd.DataFrame(rows)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return the numbers of the trained policy with the ends of their 95 % intervals, one row each."""
+        import pandas as pd
+
+        rows = {
+            key: {"estimate": found.estimate, "low": found.low, "high": found.high, "n": found.n}
+            for key, found in numbers(self.report).items()
+        }
+        return pd.DataFrame.from_dict(rows, orient="index", columns=["estimate", "low", "high", "n"])
 
     def plot(self) -> Figure:
         """Draw loss, margins and accuracies over the steps: batches as a pale line, held-out data as dots."""

@@ -4,17 +4,14 @@ Equal digests mean equal log-probabilities up to rounding. A digest is computed 
 names that they have without an adapter, so a LoRA run and full fine-tuning of the same model share one reference.
 """
 
-import hashlib
-import json
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from collections.abc import Iterator
 
 import torch
 import transformers
 from torch import Tensor, nn
 
 from tiltlm.logprobs import ForestModule
+from tiltlm.models.digests import tensors_digest
 
 _NO_LOGIT = frozenset(
     {
@@ -65,7 +62,7 @@ def adapter_is_zero(policy: ForestModule) -> bool:
 def base_digest(policy: ForestModule) -> str:
     """Digest the model without its adapters: tensors, architecture, and the configuration that changes a logit."""
     config = {k: v for k, v in policy.config.to_dict().items() if k not in _NO_LOGIT and "dropout" not in k}
-    return _digest(base_tensors(policy), {"class": type(policy.bare_model).__name__, "config": config})
+    return tensors_digest(base_tensors(policy), {"class": type(policy.bare_model).__name__, "config": config})
 
 
 def model_digest(policy: ForestModule) -> str:
@@ -74,21 +71,7 @@ def model_digest(policy: ForestModule) -> str:
     if adapter_is_zero(policy):
         return base
     scaling = {n: s for n, m in policy.bare_model.named_modules() if isinstance(s := getattr(m, "scaling", None), dict)}
-    return _digest(adapter_tensors(policy), {"base": base, "scaling": scaling})
-
-
-def _digest(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> str:
-    """Return the BLAKE2b-128 digest of named tensors and facts, in hexadecimal."""
-    with ThreadPoolExecutor() as pool:  # hashing releases the interpreter lock
-        contents = dict(zip(tensors, pool.map(_tensor_digest, tensors.values()), strict=True))
-    content = json.dumps([contents, facts], sort_keys=True, default=str)
-    return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
-
-
-def _tensor_digest(tensor: Tensor) -> str:
-    content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-    kind = f"{tensor.dtype}{tuple(tensor.shape)}".encode()
-    return hashlib.blake2b(kind + hashlib.blake2b(content.data).digest(), digest_size=16).hexdigest()
+    return tensors_digest(adapter_tensors(policy), {"base": base, "scaling": scaling})
 
 
 def numeric_path(policy: ForestModule) -> str:

@@ -68,6 +68,11 @@ def render(report: RunReport) -> str:
     )
 
 
+def in_frame(page: str) -> Markup:
+    """Return a whole page as HTML for a cell of a notebook: in a frame, so that its style stays its own."""
+    return Markup('<iframe srcdoc="{}" style="width: 100%; height: 640px; border: 0"></iframe>').format(page)
+
+
 def write_report(folder: Path | str, report: RunReport) -> Path:
     """Write report.html and report.json into a run directory.
 

@@ -8,9 +8,11 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from support.errors import raises
 from tiltlm.cli.commands import split_arguments
 from tiltlm.cli.main import app
 from tiltlm.config.command import COMMANDS, OPTIONS
+from tiltlm.core import ConfigError
 
 START = "from tiltlm.cli.main import main; main()"
 HEAVY = "{'torch', 'transformers', 'numpy', 'rich', 'datasets', 'matplotlib', 'tiltlm.core'}"
@@ -88,3 +90,8 @@ def test_the_version_is_the_installed_one():
     import tiltlm
 
     assert CliRunner().invoke(app, ["--version"]).output.strip() == tiltlm.__version__
+
+
+def test_an_option_that_is_written_as_a_setting_is_refused():
+    with raises(ConfigError, "unknown_setting", key="rows", mentions=["--rows"]):
+        CliRunner().invoke(app, ["preview", "pairs.jsonl", "rows=2"], catch_exceptions=False)

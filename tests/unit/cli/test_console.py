@@ -13,6 +13,7 @@ from support.made_up_reports import quick
 from support.screen import Terminal, screen, stderr_on_a_terminal
 from tiltlm.cli import console
 from tiltlm.cli.summary_text import print_summary
+from tiltlm.recipes.progress import show_progress
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def test_the_screen_is_what_a_terminal_would_show():
 def test_log_lines_stand_above_the_bar_and_the_bar_is_gone_at_the_end(monkeypatch, own_logging):
     with stderr_on_a_terminal(monkeypatch) as found:
         console.start_logging()
-        with console.progress() as draw:
+        with show_progress() as draw:
             draw("load", 0, 0)
             late = logging.StreamHandler()  # a library that is imported under the display makes such a handler
             for step in range(1, 4):
@@ -59,26 +60,6 @@ def test_details_are_printed_on_request(capsys, own_logging):
     console.show_details()
     own_logging.debug("digest")
     assert capsys.readouterr().err == "digest\n"
-
-
-def test_a_file_gets_a_line_a_stage_and_the_last_state(capsys):
-    with console.progress() as draw:
-        draw("load", 0, 0)
-        draw("load", 0, 0)
-        for step in range(1, 4):
-            draw("train", step, 3, loss=0.25)
-    load, train = capsys.readouterr().err.splitlines()
-    assert load == "load"
-    assert train.startswith("train 3/3 · ")
-    assert train.endswith("loss 0.25")
-    assert "\x1b" not in load + train
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0.42, "0.4 s"), (12.3, "12 s"), (200, "3 min 20 s"), (7500, "2 h 5 min")]
-)
-def test_a_duration_is_what_people_say(seconds, text):
-    assert console.duration(seconds) == text
 
 
 BEFORE_HEAVY_IMPORTS = """

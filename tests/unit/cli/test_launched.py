@@ -101,12 +101,3 @@ def test_one_process_joins_nothing(monkeypatch):
         pass
     with raises(RunError, "mine"), launched.fail_together():
         raise RunError("mine", code="mine")
-
-
-@pytest.mark.parametrize(("rank", "prints"), [("0", True), ("1", False), (None, True)])
-def test_rank_0_prints(monkeypatch, rank, prints):
-    if rank is None:
-        monkeypatch.delenv("RANK", raising=False)
-    else:
-        monkeypatch.setenv("RANK", rank)
-    assert launched.is_first() is prints

@@ -1,10 +1,15 @@
 """Rows and objectives as Python objects, and methods of a user's own module."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import yaml
+from transformers import AutoTokenizer
 
 from support.errors import raises
 from tiltlm.config.resolve import resolve
@@ -60,12 +65,46 @@ def test_what_cannot_be_written_is_refused(own_cache):
         resolve(RunSettings, BASE, data=[{"prompt": "p"}, {"prompt": object()}])
     assert not own_cache.exists()
 
-    class Model:
-        def save_pretrained(self, folder): ...
 
-    for model in (Model(), (Model(), "tokenizer")):
-        with raises(ConfigError, "wrong_type", key="model", mentions=["save_pretrained"]):
-            resolve(RunSettings, BASE, data="d", model=model)
+def test_a_model_with_its_tokenizer_becomes_a_folder(make_model, write_tokenizer, tmp_path, own_cache):
+    write_tokenizer(tmp_path)
+    pair = make_model("llama", torch.float32), AutoTokenizer.from_pretrained(tmp_path)
+    settings = resolve(RunSettings, BASE, data="d", model=pair, reference=pair)
+    folder = Path(settings.model.path)
+    assert folder.parent == own_cache / "models"
+    assert settings.reference.name == settings.model.path, "named by its content"
+    assert (folder / "config.json").exists()
+    for given in ({"model": {"path": pair, "dtype": "float64"}}, {"model.path": pair}, {"model": list(pair)}):
+        assert resolve(RunSettings, {**BASE, "data": "d"}, **given).model.path == str(folder)
+    with raises(ConfigError, "wrong_type", key="model.adapter"):
+        resolve(RunSettings, {**BASE, "data": "d"}, **{"model.adapter": pair})
+    with raises(ConfigError, "no_tokenizer", key="model"):
+        resolve(RunSettings, BASE, data="d", model=pair[0])
+
+
+def test_an_object_that_is_no_longer_in_the_cache_is_named(own_cache):
+    path = Path(resolve(RunSettings, BASE, data=ROWS).data.train)
+    again = {"data": str(path)}
+    os.utime(path.parent, (0, 0))
+    resolve(RunSettings, BASE, **again)
+    assert path.parent.stat().st_mtime > 0, "a run by its configuration counts as a use"
+    shutil.rmtree(path.parent)
+    with raises(ConfigError, "no_such_path", key="data"):
+        resolve(RunSettings, BASE, **again)
+    with raises(ConfigError, "no_such_path", key="data.train"):
+        resolve(RunSettings, {**BASE, "data": {"train": [str(path)]}})
+    resolve(RunSettings, BASE, data=ROWS)
+    resolve(RunSettings, BASE, **again)
+
+
+def test_a_file_may_name_an_object_that_is_gone(tmp_path, own_cache):
+    path = Path(resolve(RunSettings, BASE, data=ROWS).data.train)
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump({**BASE, "data": {"train": str(path)}}))
+    resolve(RunSettings, file)
+    shutil.rmtree(path.parent)
+    with raises(ConfigError, "no_such_path", key="data.train"):
+        resolve(RunSettings, file)
 
 
 @pytest.mark.parametrize(

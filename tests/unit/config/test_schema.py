@@ -71,8 +71,7 @@ def run(tmp_path):
     return lambda *arguments: runner.invoke(app, ["debate", *arguments])
 
 
-def test_the_command_line_of_a_new_command(run, tmp_path, monkeypatch):
-    monkeypatch.setattr("tiltlm.cli.console.quiet_libraries", lambda: None)
+def test_the_command_line_of_a_new_command(run, tmp_path):
     file = tmp_path / "a=b.yaml"
     file.write_text("judge: strict\nnum_rounds: 5\n")
     result = run(str(file), "temperature=0.5", "language=de", "folder=7", "loss={name: dpo}", "--loud")

@@ -78,6 +78,27 @@ def points_of(runs: Sequence[ComparedRun]) -> list[Point]:
     return [_point(group) for group in groups.values()]
 
 
+def table_of(runs: Sequence[ComparedRun]) -> list[dict[str, Any]]:
+    """Return one row per point: its varied settings, its seeds, and each number with the ends of its interval."""
+    return [
+        {
+            **point.knobs,
+            "num_seeds": len(point.finished),
+            "num_failed": len(point.runs) - len(point.finished),
+            **{
+                name: value
+                for key, interval in point.numbers.items()
+                for name, value in (
+                    (key, interval.estimate),
+                    (f"{key}_low", interval.low),
+                    (f"{key}_high", interval.high),
+                )
+            },
+        }
+        for point in points_of(runs)
+    ]
+
+
 def _within(low: float, high: float, value: Interval) -> Interval:
     return replace(value, low=max(low, value.low), high=min(high, value.high))
 
