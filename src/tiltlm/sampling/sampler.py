@@ -81,7 +81,7 @@ def sample(
     seeds = prompt_seeds(seed, prompts)
     samples: list[list[Sampled]] = [[] for _ in prompts]
     precision = torch.autocast(device.type, torch.bfloat16, enabled=policy.precision == "bf16")
-    report = progress or (lambda done, total: None)
+    report = progress or (lambda *_: None)
     done, total = 0, n * len(prompts) * settings.max_new_tokens
     report(done, total)
     with evaluating(policy), policy.stock_attention(), precision:
