@@ -66,6 +66,8 @@ CHANGES = {
     "empty_prompt": "the prompt is empty; the beginning token (or else the end token) takes its place",
     "identical_comparison": "a comparison of two equal responses was left out",
     "minus_one": "the label −1 was read as undesirable",
+    "tools_left_out": "the row has tools or tool calls, and the chat template does not write them; data.chat_template "
+    "names another template",
     "tie": "responses of equal rank or score are not compared",
 }
 """Changes to rows that are kept."""

@@ -88,7 +88,7 @@ def draw_samples(
         reference: The reference for the KL. It must be able to compute log-probabilities of new texts (a copy, another
             model, or the policy with its adapters off). None means that nothing is scored and there is no KL.
         max_tokens: Most input tokens of one scoring forward.
-        progress: Called with (samples done, all samples).
+        progress: Called with (tokens done, all tokens), as `sample` does.
 
     Raises:
         ConfigError: a prompt leaves no room for `max_new_tokens` in the model's window.

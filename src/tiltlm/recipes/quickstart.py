@@ -127,7 +127,7 @@ def compare_samples_of(
         SamplingSettings(MAX_NEW_TOKENS),
         seed=seed + 1,  # the measurement samples with `seed`, and must not get the same samples
         end_token_ids=policy.end_token_ids,
-        progress=lambda done, total: progress(f"sample, {split}", done, total),
+        progress=lambda done, total: progress(f"tokens sampled, {split}", done, total),
     )
     rng = np.random.default_rng([seed, split == "heldout"])
     return [

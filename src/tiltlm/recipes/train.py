@@ -140,7 +140,7 @@ def carry_out(
     if not resume:  # the description of a resumed run stays valid: the loop refuses settings that would change it
         describe_run(run, ready, settings)
     ensure_reference(ready.reference, ready.examples, progress, ranks)
-    before = ranks.first(lambda: measure_policy(ready, settings, "samples before", progress, trained=False))
+    before = ranks.first(lambda: measure_policy(ready, settings, "tokens sampled, before", progress, trained=False))
     with trainable_copy(ready.policy.module, settings.training.parallel, aside=not ready.reference.is_live) as module:
         result = train_loop(
             module,
@@ -180,7 +180,7 @@ def conclude(
     report = replace(report, title=title or report.title, command=command or report.command)
     rows: list[dict[str, Any]] = []
     try:
-        after = measure_policy(ready, settings, "samples after", progress, trained=True)
+        after = measure_policy(ready, settings, "tokens sampled, after", progress, trained=True)
         rows = held_out_rows(ready, before, after)
         measured, rewards = gold(before.draws, after.draws) if gold and before.draws and after.draws else (None, None)
         report = replace(

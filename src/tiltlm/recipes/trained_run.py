@@ -128,8 +128,16 @@ class TrainedRun:
         lines += [*(f"- {caution.text}" for caution in verdict.cautions), ""]
         lines += [f"report  {self.path / 'report.html'}  (open it in a browser)", f"model   {self.path / 'model'}"]
         if not reads_scores(compose(self.report.config["objective"])):  # a reward model does not answer
-            lines.append(f"try it  tiltlm chat {quote(str(self.path / 'model'))}")
+            lines.append(f"try it  {self._chat_command()}")
         return "\n".join(lines)
+
+    def _chat_command(self) -> str:
+        """Return the command that tries the trained model, beside the untrained one if that is a plain folder."""
+        command = f"tiltlm chat {quote(str(self.path / 'model'))}"
+        model = self.report.config["model"]
+        if model["adapter"] is None and model["revision"] is None:
+            command += f" --beside {quote(model['path'])}"
+        return command
 
 
 def report_again(folder: Path) -> Path:

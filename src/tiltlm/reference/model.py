@@ -70,7 +70,7 @@ class ModelReference(Reference):
 
         Args:
             trees: Prompts and responses. Equal sequences are computed once.
-            progress: Called with the number of sequences computed so far.
+            progress: Called with (sequences computed, all that are missing), first before anything is computed.
 
         Raises:
             RunError: a sequence is missing, and the weights that it needs have changed.
@@ -108,6 +108,8 @@ class ModelReference(Reference):
         """Compute the missing log-probabilities and store them regularly, and once more at the end or at an error."""
         fresh: list[Entry] = []
         num_done, num_tokens, written = 0, 0, time.monotonic()
+        if progress is not None:
+            progress(0, len(missing))
         with self._in_place():
             try:
                 for pack in reference_packs(missing, self._max_tokens):

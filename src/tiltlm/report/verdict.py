@@ -53,14 +53,7 @@ def verdict_of(report: RunReport) -> Verdict:
     if report.gold is not None:
         return _by_gold(report.gold, cautions)
     if held_out is None or (held_out.nll is None and held_out.contrast is None):
-        cause = (
-            f"because the trained policy could not be measured: {report.failure}. Train again with a smaller "
-            "training.learning_rate."
-            if report.failure
-            else "because no data that shows it was held out. Hold out some prompts (data.eval_fraction=0.1), or name "
-            "held-out data (data.eval=FILE), and train again."
-        )
-        sentence = f"It is not known whether training helped, {cause}"
+        sentence = f"It is not known whether training helped, because {_cause_of_no_measurement(report)}"
         return Verdict("Did training help?", "unmeasured", "Not measured", sentence, cautions)
     of_responses = "predict" if held_out.nll is not None else "rank"
     question = f"Does it {of_responses} held-out responses better?"
@@ -70,6 +63,25 @@ def verdict_of(report: RunReport) -> Verdict:
         return _by_nll(question, held_out, held_out.nll, cautions)
     assert held_out.contrast is not None
     return _by_contrast(question, held_out, held_out.contrast, cautions)
+
+
+def _cause_of_no_measurement(report: RunReport) -> str:
+    """Return why held-out data shows nothing, and the way out."""
+    if report.failure:
+        return (
+            f"the trained policy could not be measured: {report.failure}. Train again with a smaller "
+            "training.learning_rate."
+        )
+    if report.held_out is not None:
+        return (
+            f"none of the {report.held_out.num_examples:,} held-out rows says which response is better: all their "
+            "labels are equal, or all their pairs are ties. Hold out more prompts (data.eval_fraction=0.3), or name "
+            "held-out data with better and worse responses (data.eval=FILE), and train again."
+        )
+    return (
+        "no data that shows it was held out. Hold out some prompts (data.eval_fraction=0.1), or name held-out data "
+        "(data.eval=FILE), and train again."
+    )
 
 
 def hardly_moved(report: RunReport) -> bool:

@@ -6,7 +6,7 @@ this does not change the model's results. For other models a batch has prompts o
 
 import inspect
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -168,6 +168,7 @@ def decode(
     uniform: Float[Tensor, "D T"],
     end_token_ids: Int[Tensor, " E"],
     settings: SamplingSettings,
+    progress: Callable[[int], None] | None = None,
 ) -> DecodedBatch:
     """Draw up to T tokens for each of D rows.
 
@@ -177,6 +178,8 @@ def decode(
         uniform: Numbers in [0, 1). Row r continues prompt r // (D / P) and uses uniform[r].
         end_token_ids: Tokens that end a response.
         settings: Temperature and truncation.
+        progress: Called with the number of the D·T tokens that are done, as decoding goes on. A row that has ended has
+            all its T tokens done.
     """
     device, (num_rows, max_tokens) = uniform.device, uniform.shape
     rows = torch.arange(num_rows, device=device)
@@ -202,6 +205,8 @@ def decode(
             keep = going.nonzero()[:, 0]
             if len(keep) == 0:
                 break
+            if progress is not None:
+                progress(num_rows * max_tokens - len(keep) * (max_tokens - step - 1))
             if len(keep) <= 0.75 * len(rows):  # it copies the cache, so not for every row that ends
                 decoder.select(keep)
                 rows, tokens, going = rows[keep], tokens[keep], going[keep]

@@ -63,7 +63,8 @@ def sample(
         settings: Length, temperature, truncation.
         seed: Seed of the uniform numbers.
         end_token_ids: A response ends at the first of these tokens.
-        progress: Called with (responses done, all responses) after every batch.
+        progress: Called with (tokens done, all tokens) at the start and as decoding goes on. A response that has ended
+            has all its `max_new_tokens` done.
 
     Returns:
         The n samples of each prompt, in the order of the prompts.
@@ -80,17 +81,27 @@ def sample(
     seeds = prompt_seeds(seed, prompts)
     samples: list[list[Sampled]] = [[] for _ in prompts]
     precision = torch.autocast(device.type, torch.bfloat16, enabled=policy.precision == "bf16")
+    report = progress or (lambda *_: None)
+    done, total = 0, n * len(prompts) * settings.max_new_tokens
+    report(done, total)
     with evaluating(policy), policy.stock_attention(), precision:
         mixed = len({len(p) for p in prompts}) > 1 and pads_exactly(policy.model, prompts)
         for members, copies in _batches(prompts, n, settings, mixed):
             uniform = torch.cat([uniforms(seeds[i], copies, settings.max_new_tokens) for i in members])
-            draws = decode(policy.model, [prompts[i] for i in members], uniform.to(device), ends, settings)
+            draws = decode(
+                policy.model,
+                [prompts[i] for i in members],
+                uniform.to(device),
+                ends,
+                settings,
+                lambda tokens: report(done + tokens, total),  # noqa: B023
+            )
             drawn = _unpack(draws)
             share = len(drawn) // len(members)
             for slot, i in enumerate(members):
                 samples[i] += drawn[slot * share : (slot + 1) * share]
-            if progress is not None:
-                progress(sum(len(s) for s in samples), n * len(prompts))
+            done += uniform.numel()
+            report(done, total)
     return samples
 
 

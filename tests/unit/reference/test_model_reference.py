@@ -83,6 +83,16 @@ def test_what_was_computed_is_never_computed_again(make, trees, tmp_path):
     assert again.forwards == 1
 
 
+def test_progress_starts_before_the_first_forward(make, trees):
+    """The first pack can be the only one, and take minutes."""
+    reference, seen = in_store(initial_weights(make(), False)), []
+    reference.ensure(trees, lambda done, total: seen.append((done, total, reference.forwards)))
+    num = len({(t.prompt_ids.tobytes(), r.token_ids.tobytes()) for t in trees for r in t.responses})
+    assert seen[0] == (0, num, 0)
+    assert seen[-1][:2] == (num, num)
+    reference.ensure(trees, lambda *_: pytest.fail("nothing is missing"))
+
+
 def test_other_weights_share_nothing(make, trees, tmp_path):
     in_store(initial_weights(make(), False), tmp_path).ensure(trees)
     assert in_store(initial_weights(make(seed=1), False), tmp_path).ensure(trees).num_hits == 0

@@ -81,6 +81,14 @@ def test_without_a_measurement_the_verdict_names_the_setting_to_change():
         assert "data.eval_fraction" in found.sentence
 
 
+def test_held_out_rows_of_one_label_are_not_called_missing():
+    """The way out of no held-out rows would change nothing where rows are held out already."""
+    absent, alike = verdict().sentence, verdict(held_out=held_out(num_examples=20)).sentence
+    assert "data.eval_fraction=0.1" in absent
+    assert "data.eval_fraction=0.1" not in alike
+    assert "20 held-out rows" in alike
+
+
 def test_a_good_run_has_no_cautions():
     assert verdict_of(whole()).cautions == ()
 

@@ -241,14 +241,26 @@ def test_behaviour_is_the_policy_where_nothing_is_tempered(policy):
 def test_leaves_the_policy_as_it_was(policy):
     policy.train().model.eval()
     attention = policy.config._attn_implementation
-    seen = []
-    sample(policy, prompts(3, 9), 2, SETTINGS, **SEED, progress=lambda done, of: seen.append((done, of)))
+    sample(policy, prompts(3, 9), 2, SETTINGS, **SEED)
     assert policy.training
     assert not policy.model.training
     assert policy.config._attn_implementation == attention
-    assert seen[-1] == (4, 4)
     policy.model(torch.tensor([[1, 2]])).logits.sum().backward()  # no inference-mode tensor is left behind
     policy.zero_grad()
+
+
+def test_progress_goes_on_within_a_batch(policy):
+    """A batch can take minutes: it is reported from its first token on."""
+    seen = []
+    settings = SamplingSettings(6)
+    groups = sample(policy, prompts(3, 3), 2, settings, **SEED, progress=lambda done, of: seen.append((done, of)))
+    assert seen[0] == (0, 2 * 2 * 6)
+    assert seen[-1] == (24, 24)
+    lengths = [len(s.token_ids) for group in groups for s in group if not s.ended] or [0]
+    assert max(lengths) == 6, "one sample is cut, so decoding has all its steps"
+    ended = [len(s.token_ids) if s.ended else 7 for group in groups for s in group]
+    after = [sum(6 if end <= step else step for end in ended) for step in range(1, 6)]
+    assert [done for done, _ in seen[1:-1]] == after
 
 
 def test_an_adapter_is_part_of_the_policy():

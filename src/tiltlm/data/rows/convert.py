@@ -32,9 +32,9 @@ ANNOUNCED = {
 
 REFUSED = {
     ("unpaired", "pairs"): "the data has single responses with a label, but this objective compares two responses. "
-    "Use an objective for unpaired data (kto), or give `chosen` and `rejected`",
+    "Use an objective for unpaired data (objective=kto), or give `chosen` and `rejected`",
     ("demonstrations", "pairs"): "the data has single responses without a preference, but this objective compares two "
-    "responses. Use sft, or give `chosen` and `rejected`",
+    "responses. Use sft (objective=sft), or give `chosen` and `rejected`",
     ("lists", "unpaired"): "the data has ranked or scored lists, but this objective needs a label for every response. "
     "Use an objective of pairs (dpo), or give `completion` and `label`",
     ("demonstrations", "unpaired"): "the data has single responses without a `label` (true or false). Add the column, "

@@ -256,6 +256,8 @@ class Encoder:
         if chat and self.reads_whole:  # each conversation is one text: a token may cover the boundary
             context_ids = _common_start(ids)
         prompt_ids, changes = self._prompt(context_ids, chat)
+        without_tools = self._leaves_out_tools(draft.record)
+        changes += ["tools_left_out"] * without_tools
         refs = draft.record.ref_logps or (None,) * len(joints)
         responses = []
         for segments, joint, ref in zip(draft.responses, joints, refs, strict=True):
@@ -266,7 +268,8 @@ class Encoder:
             if closing == (end,):
                 response = end_once(response, end)
             if len(response) <= len(closing):
-                raise Defect("empty_response", "the response has only special tokens")
+                cause = ", because the chat template writes no tool calls" if without_tools else ""
+                raise Defect("empty_response", f"the response has only special tokens{cause}")
             if len(segments) == 1 and end in response[: -len(closing) or None]:
                 raise Defect("end_inside", f"end token at position {response.index(end)} of {len(response)}")
             if scored is not None:
@@ -277,6 +280,13 @@ class Encoder:
         if self.num_embeddings is not None and largest >= self.num_embeddings:
             raise Defect("unknown_token", f"id {largest}, and the model has {self.num_embeddings} embeddings")
         return Encoded(prompt_ids, tuple(responses), tuple(changes))
+
+    def _leaves_out_tools(self, record: Record) -> bool:
+        """Return whether the row has tools or tool calls that the chat template does not write."""
+        if self.template is None or not isinstance(record.prompt, tuple):
+            return False
+        turns = [turn for part in (record.prompt, *record.responses) for turn in turns_of(part)]
+        return self.template.leaves_out_tools(turns, record.tools)
 
     def _prompt(self, ids: list[int], chat: bool) -> tuple[TokenIds, list[str]]:
         """Return the prompt's ids with exactly one beginning token if the tokenizer or the template uses one.

@@ -122,6 +122,15 @@ class ChatTemplate:
         assert isinstance(text, str)
         return text
 
+    def leaves_out_tools(self, turns: Sequence[Message], tools: Sequence[dict[str, Any]]) -> bool:
+        """Return whether there are tools or tool calls that this template never reads, so that they are lost.
+
+        A template reads tools by their name only; calls also by writing whole turns as JSON.
+        """
+        reads_calls = "tool_calls" in self.source or "tojson" in self.source
+        has_calls = any(turn.get("tool_calls") for turn in turns)
+        return (bool(tools) and "tools" not in self.source) or (has_calls and not reads_calls)
+
     @cached_property
     def closing(self) -> str:
         """The text that the template writes after the last response."""

@@ -144,6 +144,40 @@ def test_tools_and_variables_reach_the_template(encoder):
     assert chat.decode(encode(chat, row)[0]).startswith("look merry here\n")
 
 
+CALL = ({"type": "function", "function": {"name": "look", "arguments": {}}},)
+
+
+READS_SCHEMAS = "{% if tools %}{{ tools[0].name }}{% endif %}" + CHATML
+READS_CALLS = CHATML.replace("{{ m.content }}", "{{ m.content }}{{ m.tool_calls or '' }}")
+
+
+@pytest.mark.parametrize(
+    ("template", "schemas", "calls", "is_counted"),
+    [
+        (CHATML, True, False, True),
+        (CHATML, False, True, True),
+        (CHATML, False, False, False),
+        (READS_SCHEMAS, True, False, False),
+        (READS_SCHEMAS, False, True, True),
+        (READS_CALLS, False, True, False),
+        (READS_CALLS, True, True, True),
+    ],
+)
+def test_tools_that_a_template_does_not_write_are_counted(encoder, template, schemas, calls, is_counted):
+    """Else a model would learn answers to tools that it never saw, without a word."""
+    answer = (turn("assistant", "let me look", **({"tool_calls": CALL} if calls else {})),)
+    row = record(QUESTION, answer, tools=({"name": "look"},) if schemas else ())
+    _, _, changes = encode(encoder.with_template(template, {}), row)
+    assert ("tools_left_out" in changes) is is_counted
+
+
+def test_an_answer_of_unwritten_tool_calls_names_the_template(encoder):
+    with pytest.raises(Defect) as caught:
+        encode(encoder.with_template(CHATML, {}), record(QUESTION, (turn("assistant", "", tool_calls=CALL),)))
+    assert caught.value.code == "empty_response"
+    assert "chat template" in caught.value.detail
+
+
 def test_a_refusing_template_is_a_defect_of_the_row(encoder):
     template = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + CHATML
     chat = encoder.with_template(template, {})
