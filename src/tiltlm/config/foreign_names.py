@@ -215,4 +215,4 @@ AXOLOTL_DEFAULTS: Mapping[str, object] = {
     "lr_scheduler_type": "cosine",
     "max_length": 512,
 }
-"""Defaults of axolotl 0.19 by their names in TRL. A learning rate is required there. The warm-up has at most 100 steps."""
+"""Defaults of axolotl 0.19 by their names in TRL. It requires a learning rate. Its warm-up has at most 100 steps."""

@@ -177,8 +177,8 @@ def _method(loss: str, given: Mapping[str, Any], made: Translation, used: set[st
         elif given.get("label_smoothing"):
             name = "cdpo"
             made.notes.append(
-                "label_smoothing with the loss sigmoid is cdpo, as in earlier versions of TRL; TRL 1.16 ignores it there, "
-                "which is objective.name=dpo"
+                "label_smoothing with the loss sigmoid is cdpo, as in earlier versions of TRL; TRL 1.16 ignores it "
+                "there, which is objective.name=dpo"
             )
     found = resolve_name(name)
     made.notes += [note for note in found.notes if note not in made.notes]
