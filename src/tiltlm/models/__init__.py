@@ -1,6 +1,6 @@
 """Loading, saving and settings of models."""
 
-from tiltlm.models.loading import Loaded, Policy, Scorer, load_policy, load_scorer, load_tokenizer
+from tiltlm.models.loading import Loaded, Policy, Scorer, limit_of_ids, load_policy, load_scorer, load_tokenizer
 from tiltlm.models.model_settings import LoraSettings, ModelSettings
 from tiltlm.models.saving import save_policy
 
@@ -10,6 +10,7 @@ __all__ = [
     "ModelSettings",
     "Policy",
     "Scorer",
+    "limit_of_ids",
     "load_policy",
     "load_scorer",
     "load_tokenizer",
