@@ -17,6 +17,7 @@ from typing import Any
 from tiltlm.core import ConfigError
 from tiltlm.core.checks import not_negative, prefix_errors
 from tiltlm.core.logps import OF_REFERENCE
+from tiltlm.core.notes import Note
 from tiltlm.data import DataSettings
 from tiltlm.models import ModelSettings
 from tiltlm.models.folders import check_reachable, locate
@@ -92,7 +93,7 @@ class RunSettings:
         return describe_spec(spell_out(self.objective), with_numbers=True)
 
     @property
-    def objective_notes(self) -> tuple[str, ...]:
+    def objective_notes(self) -> tuple[Note, ...]:
         """Notes for readers who know the names from another library."""
         return notes_on(self.objective)
 
