@@ -157,12 +157,16 @@ def check_training(settings: RunSettings, objective: Objective) -> None:
     """Refuse what a training run cannot do or would not read. Folders are checked by `runs.check_contents`.
 
     Raises:
-        ConfigError: a setting has no effect or needs held-out data, a package is missing, or a cache folder cannot be
-            written.
+        ConfigError: a setting has no effect or needs held-out data, no evaluation measures `training.best_metric`, a
+            package is missing, or a cache folder cannot be written.
     """
     refuse_without_effect(settings, objective)
     if not holds_out(settings):
         settings.training.check_held_out(0)
+    if settings.training.best_metric is not None:
+        from tiltlm.training.state import check_best_metric
+
+        check_best_metric(settings.training, objective)
     check_trackers(settings.training.trackers)
     check_quantised(settings.training.optimizer)
     check_inputs(settings, objective)
