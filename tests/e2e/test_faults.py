@@ -78,6 +78,13 @@ def test_an_output_folder_that_cannot_be_listed(model, data, tmp_path, monkeypat
         ({"objective": "simpo", "reference": "initial"}, "no_effect", "reference.name", ConfigError),
         ({"eval_fraction": 0.0, "eval_every": 1}, "needs_held_out", "training.eval_every", ConfigError),
         ({"eval_fraction": 0.0, "best_metric": "eval_loss"}, "needs_held_out", "training.best_metric", ConfigError),
+        ({"best_metric": "eval_rewards/accuracy"}, "unknown_name", "training.best_metric", ConfigError),
+        (
+            {"objective": "sft", "best_metric": "eval_rewards/margins"},
+            "unknown_name",
+            "training.best_metric",
+            ConfigError,
+        ),
         ({"model": "/no/such/model"}, "no_such_path", "model.path", ModelError),
     ],
     ids=lambda value: "-".join(f"{k}" for k in value) if isinstance(value, dict) else "",

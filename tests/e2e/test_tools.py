@@ -11,6 +11,7 @@ from tiltlm.cli.chat import talk
 from tiltlm.cli.conversation import open_conversation
 from tiltlm.cli.main import app
 from tiltlm.core import ConfigError, ModelError, RunError
+from tiltlm.report import ComparedRun, write_comparison
 from tiltlm.report.page import render
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
@@ -104,3 +105,9 @@ def test_a_report_is_made_again_from_what_the_run_holds(trained, tmp_path):
         raise invoke("report", copy).exception
     with raises(RunError, "no_run"):
         raise invoke("report", tmp_path).exception
+    shutil.copy(trained.path / "report.json", copy)
+    write_comparison(tmp_path, [ComparedRun("run", {}, trained.report, "run/report.html")])
+    (tmp_path / "comparison.html").unlink()
+    result = invoke("report", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "comparison.html").exists()

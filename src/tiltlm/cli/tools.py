@@ -86,8 +86,8 @@ def chat(
         answer_lines(conversations, iter(sys.stdin))
 
 
-def report(run: Annotated[Path, typer.Argument(help="Folder of a finished run.")]) -> None:
-    """Make the page of a finished run again, without training."""
+def report(run: Annotated[Path, typer.Argument(help="Folder of a finished run or of a sweep.")]) -> None:
+    """Make the page of a finished run or of a sweep again, without training."""
     from tiltlm.recipes.trained_run import report_again
 
     typer.echo(str(report_again(run)))

@@ -91,9 +91,9 @@ TRL: tuple[Row, ...] = (
         },
     ),
     Row(
-        "`num_train_epochs`, `max_steps`, `warmup_ratio`, `lr_scheduler_type`",
+        "`num_train_epochs`, `max_steps`, `warmup_steps` below 1 (`warmup_ratio`), `lr_scheduler_type`",
         "`training.num_epochs`, `max_steps`, `warmup_ratio`, `schedule`",
-        "",
+        "transformers 5 has one name for both kinds of warm-up",
         {"warmup_ratio": "training.warmup_ratio"},
     ),
     Row(
@@ -102,7 +102,11 @@ TRL: tuple[Row, ...] = (
         "a response never loses its end without notice",
         {"max_length": "data.max_length"},
     ),
-    Row("`use_peft`, `lora_r`, `lora_alpha`", "`model.lora: {r: 16, alpha: 32}`", "no dropout"),
+    Row(
+        "`use_peft`, `lora_r`, `lora_alpha`",
+        "`model.lora: {r: 16, alpha: 32}`",
+        "no dropout; all linear layers by default, where PEFT takes q_proj and v_proj in most models",
+    ),
     Row("`bf16`, `fp16`", "`model.precision: auto`, `float32` or `bf16`", "weights stay float32"),
     Row(
         "`gradient_checkpointing=True`",
@@ -118,7 +122,7 @@ TRL: tuple[Row, ...] = (
     ),
     Row('`optim="adamw_bnb_8bit"`', "`training.optimizer: adamw_8bit`", "extra `quant`; [memory](memory.md)"),
     Row(
-        "`output_router_logits`, `router_aux_loss_coef` in the model's `config.json`",
+        "`router_aux_loss_coef`; if it is not set, that of the model's `config.json`",
         "`training.router_aux_loss_coef: 0.001`",
         "off by default, whatever `config.json` says; each layer separately, over the whole step; "
         "[balancing experts](architecture.md#decisions-and-why)",
@@ -145,13 +149,15 @@ AXOLOTL: Mapping[str, str] = {
     "rl_beta": "beta",
     "dpo_beta": "beta",
     "orpo_alpha": "beta",
+    "dpo_loss_type": "loss_type",
+    "dpo_loss_weights": "loss_weights",
+    "dpo_use_weighting": "use_weighting",
     "micro_batch_size": "per_device_train_batch_size",
     "num_epochs": "num_train_epochs",
     "lr_scheduler": "lr_scheduler_type",
     "optimizer": "optim",
     "sequence_len": "max_length",
     "dpo_label_smoothing": "label_smoothing",
-    "rl_label_smoothing": "label_smoothing",
     "kto_desirable_weight": "desirable_weight",
     "kto_undesirable_weight": "undesirable_weight",
     "peft_use_rslora": "use_rslora",
@@ -193,6 +199,20 @@ TRL_DEFAULTS: Mapping[str, object] = {
     "per_device_train_batch_size": 8,
     "gradient_accumulation_steps": 1,
     "warmup_ratio": 0.0,
+    "lr_scheduler_type": "linear",
     "max_length": 1024,
 }
-"""Defaults of TRL 1.16 that differ from those here; a translated file states them."""
+"""Defaults of the DPO, KTO, ORPO and CPO trainers of TRL 1.16; a translated file states them."""
+
+REWARD_DEFAULTS: Mapping[str, object] = {**TRL_DEFAULTS, "learning_rate": 1e-4}
+"""Defaults of TRL's RewardTrainer."""
+
+AXOLOTL_DEFAULTS: Mapping[str, object] = {
+    "num_train_epochs": 1,
+    "per_device_train_batch_size": 1,
+    "gradient_accumulation_steps": 1,
+    "warmup_ratio": 0.03,
+    "lr_scheduler_type": "cosine",
+    "max_length": 512,
+}
+"""Defaults of axolotl 0.19 by their names in TRL. It requires a learning rate. Its warm-up has at most 100 steps."""

@@ -10,7 +10,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from tiltlm.config.foreign_names import AXOLOTL, NO_COUNTERPART, TRL, TRL_DEFAULTS
+from tiltlm.config.foreign_names import (
+    AXOLOTL,
+    AXOLOTL_DEFAULTS,
+    NO_COUNTERPART,
+    REWARD_DEFAULTS,
+    TRL,
+    TRL_DEFAULTS,
+)
 from tiltlm.core import ConfigError
 from tiltlm.objectives import knobs, resolve_name
 from tiltlm.objectives.catalog.names import FOREIGN_KNOBS
@@ -39,6 +46,10 @@ KNOBS = (
 class Translation:
     """Settings of tiltlm, and what to say about them."""
 
+    library: str = "TRL"
+    """Whose file it is, for remarks."""
+    defaults: Mapping[str, Any] = field(default_factory=lambda: TRL_DEFAULTS)
+    """Its defaults: name in TRL → value."""
     tree: dict[str, Any] = field(default_factory=dict)
     """Section → its settings."""
     remarks: dict[str, str] = field(default_factory=dict)
@@ -75,9 +86,11 @@ def translate(document: Mapping[str, Any], objective: str | None = None) -> Tran
             key="--from",
         )
     left = {AXOLOTL.get(key, key): value for key, value in document.items() if value is not None}
-    made = Translation()
+    if (loss := document.get("dpo_loss_type")) is not None:
+        left["loss_type"] = loss  # replaces that of axolotl's `rl: dpo`
+    made = _begin(document, objective)
     for name, key in SAME.items():
-        if name in left and not (name == "max_length" and left[name] is None):
+        if name in left:
             made.set(key, left.pop(name))
     _objective(left, made, objective)
     _data(left, made)
@@ -88,10 +101,23 @@ def translate(document: Mapping[str, Any], objective: str | None = None) -> Tran
     for name, value in left.items():
         if value is not False and value != "no":
             made.lost[f"{name}: {value}"] = NO_COUNTERPART.get(name, "there is no such setting")
-    for name, value in TRL_DEFAULTS.items():
+    for name, value in made.defaults.items():
         section, _, here = SAME.get(name, "").partition(".")
         if section and here not in made.tree.get(section, {}):
-            made.set(f"{section}.{here}", value, "TRL's default")
+            made.set(f"{section}.{here}", value, f"{made.library}'s default")
+    return made
+
+
+def _begin(document: Mapping[str, Any], objective: str | None) -> Translation:
+    """Return an empty translation with the defaults of the trainer that would read the file."""
+    if "base_model" in document:
+        made = Translation("axolotl", dict(AXOLOTL_DEFAULTS))
+    else:
+        trains_reward = objective == "reward_model" or document.get("center_rewards_coefficient") is not None
+        made = Translation("TRL", dict(REWARD_DEFAULTS if trains_reward else TRL_DEFAULTS))
+    if document.get("max_length", 0) is None:
+        made.defaults = {name: value for name, value in made.defaults.items() if name != "max_length"}
+        made.notes.append("max_length: null is no limit there; data.max_length is the model's window, at most 2,048")
     return made
 
 
@@ -110,7 +136,10 @@ def _objective(left: dict[str, Any], made: Translation, chosen: str | None) -> N
             "another trainer (kto, orpo, cpo, simpo, reward_model)"
         )
     used: set[str] = set()
-    terms = [_method(name, given, divergence, made, used, is_ours=chosen is not None) for name in names]
+    given["use_weighting"] = left.pop("use_weighting", None) or None
+    given["f_divergence_type"] = divergence if divergence != "reverse_kl" else None
+    given = {name: value for name, value in given.items() if value is not None}
+    terms = [_method(name, given, made, used, is_ours=chosen is not None) for name in names]
     if len(terms) == 1:
         made.set("objective", terms[0])
     else:
@@ -129,31 +158,44 @@ def _implied(given: Mapping[str, Any]) -> str:
     return "kto" if {"desirable_weight", "undesirable_weight"} & given.keys() else "sigmoid"
 
 
-def _method(
-    loss: str, given: Mapping[str, Any], divergence: str, made: Translation, used: set[str], *, is_ours: bool
-) -> dict[str, Any]:
+def _method(loss: str, given: Mapping[str, Any], made: Translation, used: set[str], *, is_ours: bool) -> dict[str, Any]:
     """Return the description of one loss; add the names of the settings that it reads to `used`."""
     name = loss if is_ours or loss == "dpo" else f"trl:{loss}"
     if loss in ("sigmoid", "dpo") and not is_ours:
         if "cpo_alpha" in given:
             name = "cpo"
-        elif divergence in DIVERGENCES:
+        elif given.get("f_divergence_type") in DIVERGENCES:
             name = "f_dpo"
+        elif "use_weighting" in given:
+            name = "wpo"
+            used.add("use_weighting")
+            made.notes.append("use_weighting is wpo; its weights are at most 1, as in the authors' code, TRL's are not")
         elif given.get("rpo_alpha") is not None:
             name = "dpo_nll"
         elif given.get("ld_alpha") is not None:
             name = "ld_dpo"
         elif given.get("label_smoothing"):
             name = "cdpo"
+            made.notes.append(
+                "label_smoothing with the loss sigmoid is cdpo, as in earlier versions of TRL; TRL 1.16 ignores it "
+                "there, which is objective.name=dpo"
+            )
     found = resolve_name(name)
     made.notes += [note for note in found.notes if note not in made.notes]
     known = {knob.name for knob in knobs(found.name)}
     spec: dict[str, Any] = {"name": found.name, **found.knobs}
     if found.name == "f_dpo":
-        spec["divergence"] = DIVERGENCES.get(divergence, "reverse_kl")
-    defaults = {"beta": 0.1} | ({"simpo_gamma": 0.5} if "gamma_beta_ratio" in known else {})
+        spec["divergence"] = DIVERGENCES.get(given.get("f_divergence_type", ""), "reverse_kl")
+        used.add("f_divergence_type")
+    defaults: dict[str, Any] = {"beta": 0.1}
+    if "gamma_beta_ratio" in known:
+        defaults["simpo_gamma"] = 0.5
+    if found.name == "robust_dpo":
+        defaults["label_smoothing"] = 0.0
     values = {key: value for key, value in {**defaults, **given}.items() if value is not None}
     for key, value in values.items():
+        if key in ("f_divergence_type", "use_weighting"):
+            continue  # they choose the method, above
         here = FOREIGN_KNOBS.get(key, {}).get(found.name, key).split(",")[0]
         if here in known:
             used.add(key)
@@ -212,15 +254,16 @@ def _data(left: dict[str, Any], made: Translation) -> None:
 def _steps(left: dict[str, Any], made: Translation) -> None:
     """Translate the batch, the length of training, the schedule and the optimiser."""
     has_batch = "per_device_train_batch_size" in left
-    size = left.pop("per_device_train_batch_size", TRL_DEFAULTS["per_device_train_batch_size"])
-    micro = left.pop("gradient_accumulation_steps", TRL_DEFAULTS["gradient_accumulation_steps"])
+    size = left.pop("per_device_train_batch_size", made.defaults["per_device_train_batch_size"])
+    micro = left.pop("gradient_accumulation_steps", made.defaults["gradient_accumulation_steps"])
+    stated = f"{made.library}'s default"
     remark = f"{size} × {micro}, for one process; multiply by the number of processes"
-    made.set("training.batch_size", int(size) * int(micro), remark if has_batch else f"TRL's default {size} × {micro}")
+    made.set("training.batch_size", int(size) * int(micro), remark if has_batch else f"{stated} {size} × {micro}")
     epochs = left.pop("num_train_epochs", None)
-    default = TRL_DEFAULTS["num_train_epochs"]
+    default = made.defaults["num_train_epochs"]
     if epochs is None or float(epochs) == int(float(epochs)):
         made.set("training.num_epochs", default if epochs is None else int(float(epochs)),
-                 "TRL's default" if epochs is None else "")  # fmt: skip
+                 stated if epochs is None else "")  # fmt: skip
     else:
         made.lost[f"num_train_epochs: {epochs}"] = "epochs are whole; training.max_steps ends earlier"
     steps = left.pop("max_steps", -1)
@@ -231,7 +274,7 @@ def _steps(left: dict[str, Any], made: Translation) -> None:
         made.set("training.warmup_ratio", warmup if warmup < 1 else warmup / steps)
     elif warmup:
         made.lost[f"warmup_steps: {warmup}"] = "training.warmup_ratio is a share of all steps"
-    schedule = str(left.pop("lr_scheduler_type", "linear"))
+    schedule = str(left.pop("lr_scheduler_type", made.defaults["lr_scheduler_type"]))
     if schedule in ("linear", "cosine", "constant"):
         made.set("training.schedule", schedule)
     elif schedule == "constant_with_warmup":
@@ -264,6 +307,11 @@ def _adapter(left: dict[str, Any], made: Translation) -> None:
             elif here is not None:
                 lora[here] = value
         made.set("model.lora", lora)
+        if "target_modules" not in lora and not left.get("lora_target_linear"):
+            made.notes.append(
+                "no lora_target_modules: all linear layers get an adapter here; PEFT chooses by the kind of model, "
+                "q_proj and v_proj in most"
+            )
         left.pop("lora_task_type", None)
     if left.pop("sync_ref_model", False):
         rate, period = left.pop("ref_model_mixup_alpha", 0.6), left.pop("ref_model_sync_steps", 512)

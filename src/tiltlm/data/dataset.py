@@ -8,6 +8,7 @@ from pathlib import Path
 from tiltlm.core.errors import ConfigError, DataError
 from tiltlm.core.example import Example
 from tiltlm.core.needs import Need, Shape, Use
+from tiltlm.core.notes import Note
 from tiltlm.data.accounting import Accounting, Defect
 from tiltlm.data.cache.dataset_cache import CachedData, entry_folder, open_cache, write_cache
 from tiltlm.data.data_settings import DataSettings
@@ -33,7 +34,7 @@ class PreferenceData:
     accounting: Accounting
     fingerprint: str
     """sha256 of the examples of both parts, without their ids and sources."""
-    notes: tuple[str, ...]
+    notes: tuple[Note, ...]
     """Facts that the user must know, as sentences: conversions, unused columns, the end token."""
     encoder: Encoder
     """Includes the chat template that was used."""

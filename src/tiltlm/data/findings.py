@@ -206,7 +206,7 @@ class DataFacts:
                 if getattr(settings, name):
                     refuse_no_effect(name, f"the rows are {seen}")
 
-    def notes(self, encoder: Encoder, unused: tuple[str, ...]) -> list[str]:
+    def notes(self, encoder: Encoder, unused: tuple[str, ...]) -> list[Note]:
         """Return facts that the user must know, as sentences.
 
         Args:
@@ -215,11 +215,12 @@ class DataFacts:
         """
         end_token_id = self.end_token_id(encoder)
         end = encoder.tokenizer.convert_ids_to_tokens(end_token_id)
-        notes: list[str] = [Note(f"responses end with {end!r} (token {end_token_id})", code="response_end")]
+        notes = [Note(f"responses end with {end!r} (token {end_token_id})", code="response_end")]
         if self.forms == {"turns"}:
             notes += _template_notes(encoder)
         elif encoder.begin_token_id is None and "empty_prompt" in self.accounting.changes:
-            notes.append(f"rows without a prompt start with {encoder.decode([encoder.empty_prompt_id])!r}")
+            start = encoder.decode([encoder.empty_prompt_id])
+            notes.append(Note(f"rows without a prompt start with {start!r}", "empty_prompt"))
         if self.num_wrapped:
             notes.append(
                 Note(
@@ -232,13 +233,15 @@ class DataFacts:
             label = "false" if self.labels[1][0] else "true"
             notes.append(Note(f"all held-out responses have the label {label}, so they cannot be ranked", "one_label"))
         if unused:
-            notes.append(f"columns not used: {', '.join(unused)}")
+            notes.append(Note(f"columns not used: {', '.join(unused)}", "unused_columns"))
         if self.num_shared_prompts:
-            notes.append(
+            text = (
                 f"{self.num_shared_prompts} held-out prompts are training prompts too, so held-out numbers are too good"
             )
+            notes.append(Note(text, "shared_prompts"))
         if self.num_opposed:
-            notes.append(f"{self.num_opposed} pairs of responses are preferred in opposite order by different rows")
+            text = f"{self.num_opposed} pairs of responses are preferred in opposite order by different rows"
+            notes.append(Note(text, "opposed_pairs"))
         return notes
 
 
@@ -264,16 +267,18 @@ def refuse_no_effect(name: str, reason: str) -> NoReturn:
     raise ConfigError(f"data.{name} has no effect, because {reason}; remove it", code="no_effect", key=f"data.{name}")
 
 
-def _template_notes(encoder: Encoder) -> list[str]:
+def _template_notes(encoder: Encoder) -> list[Note]:
     template = encoder.template
     assert template is not None
-    notes: list[str] = [Note(f"chat template {template.digest}", code="chat_template")]
+    notes = [Note(f"chat template {template.digest}", code="chat_template")]
     if encoder.turn_end_token_id != encoder.end_token_id:
         usual = encoder.tokenizer.convert_ids_to_tokens(encoder.end_token_id)
-        notes.append(f"the chat template does not end responses with the model's own end token {usual!r}")
+        text = f"the chat template does not end responses with the model's own end token {usual!r}"
+        notes.append(Note(text, "other_end_token"))
     if template.writes_date:
-        notes.append(
+        text = (
             "the chat template writes today's date, so tokens and reference log-probabilities change every day; "
             "set a fixed date in data.chat_template_kwargs (often date_string)"
         )
+        notes.append(Note(text, "template_writes_date"))
     return notes

@@ -14,6 +14,7 @@ from torch import Tensor
 from tiltlm.core import Demonstrations, Lists, Pairs, Responses, ResponseScores, UnpairedResponses, View, Views
 from tiltlm.core.logps import segment_sum
 from tiltlm.objectives import Objective
+from tiltlm.objectives.dry_run import toy_batch
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,11 @@ def metric_sums(objective: Objective, responses: Responses, view: View) -> Metri
                 {name: value for part in parts for name, value in part.sums.items()},
                 {name: value for part in parts for name, value in part.weights.items()},
             )
+
+
+def metric_names(objective: Objective) -> list[str]:
+    """Return the names of an objective's metrics, of which data without ties or without a label lack some."""
+    return list(metric_sums(objective, *toy_batch(objective)).means())
 
 
 def _pairs(objective: Objective, responses: Responses, pairs: Pairs) -> MetricSums:

@@ -3,6 +3,7 @@
 Some architectures ignore the attention hook and still return numbers. Recurrent layers carry a state from one response
 into the next. Chunked attention is defined by masks that a packed row does not build. No layout may be wrong without an
 error, so every layout that is used was compared here in values and gradients. The choice and its reason are printed.
+The examples, both ways to compute them and what is concluded are read together, so they are one module.
 """
 
 import copy
@@ -10,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -42,6 +43,9 @@ FLOOR = 1e-6
 """Smallest tolerance."""
 MOST_FORCED = 0.1
 """A forced layout may deviate by this share of the largest value; one that deviates by more is another model."""
+MOST_LEAKED = 0.1
+"""A forced layout's values may deviate by this share of what another context changes (`_Probe.context_effect`). Where
+sequences attend to each other, it is half to three times that effect, whatever the size of the weights."""
 
 
 @dataclass(frozen=True)
@@ -86,12 +90,27 @@ class _Measured:
     values: Tensor
     gradients: tuple[Tensor, ...]
 
+    def value_error(self, other: "_Measured") -> float:
+        """Return the largest deviation of the values from `other`, relative to its largest value."""
+        return _relative([self.values], [other.values])
+
     def error(self, other: "_Measured") -> float:
         """Return the largest deviation from `other`, relative to its largest value, or to its largest gradient."""
-        errors = [_relative([self.values], [other.values])]
+        errors = [self.value_error(other)]
         if self.gradients:
             errors.append(_relative(self.gradients, other.gradients))
         return max(errors)
+
+
+class _Compared(NamedTuple):
+    """How one layout compares with separate forwards."""
+
+    error: float
+    """Largest deviation."""
+    wrong: Note | None = None
+    """Why the layout must be refused; None if it need not."""
+    leaks: bool = False
+    """True if the deviation has the size of a leak between sequences, so that it is not taken where it is forced."""
 
 
 def _relative(values: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
@@ -110,7 +129,7 @@ def choose_layout(model: Any, requested: Literal["auto"] | LayoutName = "auto", 
     Args:
         model: A causal language model or sequence classifier, or a PEFT model around one.
         requested: `auto` tries shared, packed, padded. A name tries only that one, and takes it even where values or
-            gradients deviate, by up to `MOST_FORCED`; see `Choice.is_exact`.
+            gradients deviate, by up to `MOST_FORCED`, unless sequences see each other; see `Choice.is_exact`.
         is_scorer: The model is a sequence classifier, so scores are compared.
 
     Raises:
@@ -127,12 +146,12 @@ def choose_layout(model: Any, requested: Literal["auto"] | LayoutName = "auto", 
         for layout, trims in attempts:
             if requested not in ("auto", layout):
                 continue
-            error, wrong = probe.compare(layout, trims, expected, tolerance)
+            error, wrong, leaks = probe.compare(layout, trims, expected, tolerance)
             if wrong is None:
                 others = tuple((name, why) for name, why in refused.items() if name != layout)
                 return Choice(layout, probe.head, error, tolerance, others, trims)
             refused[layout] = wrong
-            if wrong.code == "not_equal" and error <= MOST_FORCED:
+            if wrong.code == "not_equal" and error <= MOST_FORCED and not leaks:
                 deviating.append(Choice(layout, probe.head, error, tolerance, trims=trims))
     least = min(deviating, key=lambda choice: choice.max_error, default=None)
     if least is not None and requested != "auto":
@@ -181,6 +200,8 @@ class _Probe(ABC):
     """The examples, and the ways to compute them."""
 
     head: Head | None = None
+    value_noise: float = 0.0
+    """Effect of rounding on the values alone, as `tolerance` measured it."""
 
     def __init__(self, model: Any) -> None:
         """Draw the examples, and choose the parameters whose gradients are compared."""
@@ -200,8 +221,8 @@ class _Probe(ABC):
         """Return the forest of the examples."""
 
     @abstractmethod
-    def _separate(self) -> Tensor:
-        """Return the values of separate forwards."""
+    def _separate(self, trees: Sequence[Tree]) -> Tensor:
+        """Return the values of separate forwards of these trees, which are the probe's or as long."""
 
     @abstractmethod
     def _laid_out(self, layout: LayoutName, trims: bool, inputs: Inputs) -> Tensor:
@@ -214,39 +235,65 @@ class _Probe(ABC):
     def plain(self) -> _Measured:
         """Measure the model's own separate forwards."""
         with torch.enable_grad():
-            return self._measure(self._separate())
+            return self._measure(self._separate(self.trees))
 
     def tolerance(self, expected: _Measured) -> float:
         """Return how far a layout may deviate from `expected`, the result of `plain`."""
         with rounded(self.model):
-            noise = self.plain().error(expected)
+            measured = self.plain()
+        noise, self.value_noise = measured.error(expected), measured.value_error(expected)
         bound = 1e-2 if torch.finfo(self.bare_model.dtype).bits >= 32 else 5e-2  # beyond it, no check means anything
         return min(bound, max(FLOOR, MULTIPLE * noise))
 
-    def compare(
-        self, layout: LayoutName, trims: bool, expected: _Measured, tolerance: float
-    ) -> tuple[float, Note | None]:
-        """Return the error of this layout, and why it must be refused; None if it need not."""
+    @torch.no_grad()
+    def context_effect(self, expected: _Measured) -> float:
+        """Return how far values change, relative to the largest, if all but the last token of each prompt change.
+
+        A layout in which sequences see each other also changes what a response's tokens attend to, so its values
+        deviate by about as much, with small weights too.
+        """
+        size = self.bare_model.config.get_text_config().vocab_size
+        others = [
+            Tree(np.concatenate([(tree.prompt_ids[:-1] + 1) % size, tree.prompt_ids[-1:]]), tree.responses)
+            for tree in self.trees
+        ]
+        return _relative([self._separate(others)], [expected.values])
+
+    def leaks(self, measured: _Measured, expected: _Measured) -> bool:
+        """Return whether values deviate by more than rounding explains, and by the size of another context's effect.
+
+        Log-probabilities are rounded to their dtype at the end, which `value_noise` does not hold.
+        """
+        error, rounding = measured.value_error(expected), torch.finfo(expected.values.dtype).eps
+        if error <= MULTIPLE * max(self.value_noise, rounding):
+            return False
+        return error > MOST_LEAKED * self.context_effect(expected)
+
+    def compare(self, layout: LayoutName, trims: bool, expected: _Measured, tolerance: float) -> _Compared:
+        """Compute the examples in this layout and compare them with separate forwards."""
         record = AttentionRecord()
         try:
             inputs = arrange(self.forest, layout)
             if layout != "padded":
                 inputs.keywords["attention_record"] = record
             with torch.enable_grad():
-                error = self._measure(self._laid_out(layout, trims, inputs)).error(expected)
+                measured = self._measure(self._laid_out(layout, trims, inputs))
+            error = measured.error(expected)
         except Exception as failure:  # an error of a model on inputs that it was not made for is a reason, not a crash
             if is_own_mistake(failure):
                 raise
-            return float("inf"), Note(_first_line(failure), code="fails")
+            return _Compared(float("inf"), Note(_first_line(failure), code="fails"))
         finally:
             self.bare_model.set_attn_implementation(self.stock)
         if layout != "padded":
             missing = missing_attention(self.bare_model.config.get_text_config(), record.windows)
             if missing is not None:
-                return error, missing
+                return _Compared(error, missing)
         if error <= tolerance:
-            return error, None
-        return error, Note(f"off by {error:.0e} (> {tolerance:.0e})", code="not_equal")
+            return _Compared(error)
+        leaks = self.leaks(measured, expected)
+        text = f"off by {error:.0e} (> {tolerance:.0e})" + ", as if sequences saw each other" * leaks
+        return _Compared(error, Note(text, code="not_equal"), leaks)
 
     def _measure(self, values: Tensor) -> _Measured:
         gradients: tuple[Tensor | None, ...] = ()
@@ -268,8 +315,8 @@ class _PolicyProbe(_Probe):
     def _pack(self) -> Forest:
         return pack_trees(self.trees)
 
-    def _separate(self) -> Tensor:
-        return plain_logps(self.bare_model, self.trees)
+    def _separate(self, trees: Sequence[Tree]) -> Tensor:
+        return plain_logps(self.bare_model, trees)
 
     @torch.no_grad()
     def refuse_acausal(self, tolerance: float) -> None:
@@ -302,8 +349,8 @@ class _ScoreProbe(_Probe):
     def _pack(self) -> Forest:
         return pack_trees(with_score_token(self.trees))
 
-    def _separate(self) -> Tensor:
-        return plain_scores(self.bare_model, self.trees)
+    def _separate(self, trees: Sequence[Tree]) -> Tensor:
+        return plain_scores(self.bare_model, trees)
 
     def _laid_out(self, layout: LayoutName, trims: bool, inputs: Inputs) -> Tensor:
         return ScoreModule(self.model, layout, trims=trims).scores_of(inputs)

@@ -1,4 +1,4 @@
-from .loading import Loaded, Policy, Scorer, load_policy, load_scorer, load_tokenizer
+from .loading import Loaded, Policy, Scorer, limit_of_ids, load_policy, load_scorer, load_tokenizer
 from .model_settings import LoraSettings, ModelSettings
 from .saving import save_policy
 
@@ -8,6 +8,7 @@ __all__ = [
     "ModelSettings",
     "Policy",
     "Scorer",
+    "limit_of_ids",
     "load_policy",
     "load_scorer",
     "load_tokenizer",

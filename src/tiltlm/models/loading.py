@@ -188,7 +188,7 @@ def _make_ready(
 ) -> _Made:
     """Put the adapter on, move the model to its device, and choose layout and precision."""
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    notes = _missing_embeddings(base, tokenizer, located)
+    notes = _missing_embeddings(len(base.get_input_embeddings().weight), tokenizer, located)
     model = put_adapter(base, located, settings.lora, "SEQ_CLS" if is_scorer else "CAUSAL_LM").to(target)
     model.eval()  # PEFT adds its modules in training mode, where their dropout acts
     _refuse_not_finite(model, located)
@@ -203,14 +203,22 @@ def _make_ready(
     return _Made(model, choice, precision, tuple(notes))
 
 
-def load_tokenizer(settings: ModelSettings) -> tuple[Any, int | None]:
+class LoadedTokenizer(NamedTuple):
+    """A tokenizer, and what the configuration of its model says about it."""
+
+    tokenizer: Any
+    window: int | None
+    """The longest sequence of the model in tokens; None if the configuration does not state it."""
+    num_embeddings: int | None
+    """Number of embeddings of the model if the tokenizer has more tokens, else None."""
+    notes: tuple[Note, ...]
+
+
+def load_tokenizer(settings: ModelSettings) -> LoadedTokenizer:
     """Load a model's tokenizer, without its weights.
 
-    Returns:
-        The tokenizer, and the longest sequence of the model; None where its configuration names none.
-
     Raises:
-        ModelError: there is no such model, or its tokenizer has no end token.
+        ModelError: there is no such model, its tokenizer has no end token, or this token has no embedding.
         ConfigError: `revision` is set for a folder.
     """
     located = _locate(settings, "model.path")
@@ -223,7 +231,17 @@ def load_tokenizer(settings: ModelSettings) -> tuple[Any, int | None]:
             code="config_not_readable",
             key=located.key,
         ) from error
-    return tokenizer, getattr(config.get_text_config(), "max_position_embeddings", None)
+    config = config.get_text_config()
+    rows = getattr(config, "vocab_size", None) or len(tokenizer)
+    notes = _missing_embeddings(rows, tokenizer, located)
+    return LoadedTokenizer(
+        tokenizer, getattr(config, "max_position_embeddings", None), limit_of_ids(rows, tokenizer), tuple(notes)
+    )
+
+
+def limit_of_ids(rows: int, tokenizer: Any) -> int | None:
+    """Return the number of embeddings if the tokenizer has more tokens, else None."""
+    return rows if rows < len(tokenizer) else None
 
 
 def _read_config(located: Located, settings: ModelSettings) -> Any:
@@ -344,9 +362,8 @@ def _first_line(error: Exception) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def _missing_embeddings(model: Any, tokenizer: Any, located: Located) -> list[Note]:
+def _missing_embeddings(rows: int, tokenizer: Any, located: Located) -> list[Note]:
     """Return a note if the last tokens of the tokenizer have no embeddings; rows that use them are defective."""
-    rows = len(model.get_input_embeddings().weight)
     if len(tokenizer) <= rows:
         return []
     if tokenizer.eos_token_id >= rows:

@@ -51,7 +51,8 @@ class ModelSettings:
     layout: Literal["auto"] | LayoutName = "auto"
     """Layout of a batch. `shared` computes each prompt once, `packed` repeats it for each response, `padded` is a
     padded batch. `auto` uses the first one that a self-check finds equal to separate forwards. A name forces that
-    layout: if its values or gradients deviate by up to a tenth of the largest, a warning says by how much."""
+    layout: if its values or gradients deviate by up to a tenth of the largest, a warning says by how much.
+    It is refused if sequences see each other in it."""
     gradient_checkpointing: bool = False
     """Keep only the inputs of each layer, and compute it again in the backward pass: less memory, a third more time."""
     activation_offload: bool = False

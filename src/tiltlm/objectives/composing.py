@@ -9,6 +9,7 @@ from typing import Any
 from tiltlm.core import ConfigError
 from tiltlm.core.checks import prefix_errors, suggestion
 from tiltlm.core.needs import Spec
+from tiltlm.core.notes import Note
 from tiltlm.objectives.catalog.names import refuse_foreign, resolve_name
 from tiltlm.objectives.catalog.registry import build_at, knobs
 from tiltlm.objectives.plain_parts import construct, plain_fields, read_number, to_plain_value
@@ -120,10 +121,11 @@ def describe_spec(spec: Spec, *, with_numbers: bool = False) -> str:
     return ", ".join(dict.fromkeys([first, *others])) + f" on {spec['data']}"
 
 
-def notes_on(spec: Spec) -> tuple[str, ...]:
+def notes_on(spec: Spec) -> tuple[Note, ...]:
     """Return notes on names that other libraries use differently, each once."""
     named = [term["name"] for term in spec.get("sum", [spec]) if "name" in term]
-    return tuple(dict.fromkeys(note for name in named for note in resolve_name(name).notes))
+    notes = dict.fromkeys(note for name in named for note in resolve_name(name).notes)
+    return tuple(Note(note, "other_name") for note in notes)
 
 
 def _sum(spec: Spec, place: str) -> WeightedSum:

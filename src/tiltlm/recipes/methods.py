@@ -13,7 +13,7 @@ from typing import Any
 
 from tiltlm.core import ConfigError
 from tiltlm.core.logps import OF_REFERENCE
-from tiltlm.diagnostics.step_metrics import metric_sums
+from tiltlm.diagnostics import step_metrics
 from tiltlm.objectives import CATALOG, Knob, Objective, build, knobs
 from tiltlm.objectives.catalog.names import PEERS
 from tiltlm.objectives.catalog.registry import constructor
@@ -148,8 +148,7 @@ def step_text(objective: Objective) -> str:
 
 def metric_names(objective: Objective) -> list[str]:
     """Return the names of the metrics of each step; those of held-out data have the prefix `eval_`."""
-    responses, view = toy_batch(objective)
-    seen = {"loss", *metric_sums(objective, responses, view).means()}
+    seen = {"loss", *step_metrics.metric_names(objective)}
     assert seen <= METRICS.keys(), f"METRICS must explain {seen - METRICS.keys()}, which is logged"
     return [name for name in METRICS if name in seen]
 

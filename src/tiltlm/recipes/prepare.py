@@ -15,7 +15,7 @@ from tiltlm.data.cache.fingerprints import prompt_numbers
 from tiltlm.data.cache.lazy import Joined, Selection
 from tiltlm.distributed import Ranks
 from tiltlm.logprobs.experts import experts_per_token
-from tiltlm.models import Loaded, Policy, Scorer, load_policy, load_scorer
+from tiltlm.models import Loaded, Policy, Scorer, limit_of_ids, load_policy, load_scorer
 from tiltlm.objectives import Objective
 from tiltlm.objectives.terms import reads_scores
 from tiltlm.recipes.progress import ProgressCallback
@@ -70,12 +70,11 @@ def window_of(policy: Loaded) -> int | None:
 
 def encoder_of(policy: Loaded) -> Encoder:
     """Return the encoder of a model: its tokenizer, end token and context window."""
-    rows = len(policy.module.get_input_embeddings().weight)
     return Encoder(
         policy.tokenizer,
         policy.end_token_id,
         window_of(policy),
-        num_embeddings=rows if rows < len(policy.tokenizer) else None,
+        num_embeddings=limit_of_ids(len(policy.module.get_input_embeddings().weight), policy.tokenizer),
         reads_whole=isinstance(policy, Scorer),
     )
 
@@ -213,4 +212,5 @@ def all_trees(examples: Sequence[Example]) -> list[Tree]:
 def note_all(lines: Iterable[str]) -> None:
     """Log each line as one note; those about how tiltlm works, not about the user's run, as details."""
     for line in lines:
-        log.log(logging.DEBUG if getattr(line, "code", None) in DETAILS else logging.INFO, "%s", line)
+        code = getattr(line, "code", None)
+        log.log(logging.DEBUG if code in DETAILS else logging.INFO, "%s", line, extra={"event": code})

@@ -15,9 +15,16 @@ def preview(settings: RunSettings, *, rows: int = 3) -> Previews:
         settings: Model (its tokenizer), data and objective (it decides the shape of the data) are used.
         rows: Number of rows.
     """
-    tokenizer, window = load_tokenizer(settings.model)
+    tokenizer, window, num_embeddings, notes = load_tokenizer(settings.model)
+    note_all(notes)
     objective = settings.build_objective()
-    encoder = Encoder(tokenizer, tokenizer.eos_token_id, window, reads_whole=reads_scores(objective))
+    encoder = Encoder(
+        tokenizer,
+        tokenizer.eos_token_id,
+        window,
+        num_embeddings=num_embeddings,
+        reads_whole=reads_scores(objective),
+    )
     first = few_rows(settings.data, rows)
     data = load_data(first, encoder, objective.shape, needs=objective.needs, uses=objective.uses, is_whole=False)
     note_all(data.accounting.lines())

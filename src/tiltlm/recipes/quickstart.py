@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from tiltlm.core import Example
+from tiltlm.core.notes import Note
 from tiltlm.data import Accounting, DataSettings, Encoder, PreferenceData
 from tiltlm.data.cache.fingerprints import fingerprint
 from tiltlm.distributed import Ranks
@@ -157,7 +158,7 @@ def preference_data(train: Sequence[Example], held_out: Sequence[Example], encod
         held_out=tuple(held_out),
         accounting=accounting,
         fingerprint=fingerprint(train, held_out),
-        notes=(f"{RESPONSES} responses a prompt are the model's own, labelled by Bradley–Terry on the gold reward",),
+        notes=(Note(f"{RESPONSES} responses a prompt are the model's own, labelled by their gold rewards", "sampled"),),
         encoder=encoder,
         end_token_id=encoder.end_token_id,
         max_length=encoder.window or 0,

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from tiltlm.core import ConfigError
 from tiltlm.core.checks import not_negative, prefix_errors
 from tiltlm.core.needs import Spec
+from tiltlm.core.notes import Note
 from tiltlm.data import Columns, DataSettings, check_sources, read_columns
 from tiltlm.models import ModelSettings
 from tiltlm.models.folders import check_reachable, locate
@@ -103,7 +104,7 @@ class RunSettings:
         return describe_spec(spell_out(self.objective), with_numbers=True)
 
     @property
-    def objective_notes(self) -> tuple[str, ...]:
+    def objective_notes(self) -> tuple[Note, ...]:
         """Notes for readers who know the names from another library."""
         from tiltlm.objectives import notes_on
 
@@ -260,10 +261,15 @@ def check_training(settings: RunSettings, objective: "Objective") -> None:
     """Refuse settings that a training run with this objective would not read, or could not follow.
 
     Raises:
-        ConfigError: a setting has no effect, or the reference does not fit the objective.
+        ConfigError: a setting has no effect, no evaluation measures `training.best_metric`, or the reference does not
+            fit the objective.
         ModelError: the reference is a folder that cannot be used.
     """
     refuse_without_effect(settings, objective)
+    if settings.training.best_metric is not None:
+        from tiltlm.training.state import check_best_metric
+
+        check_best_metric(settings.training, objective)
     check_objectives_reference(settings, objective)
 
 

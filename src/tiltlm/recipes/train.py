@@ -38,10 +38,11 @@ from tiltlm.runs import RunDirectory, RunLog, run_log
 from tiltlm.storage.versions import python_and_packages
 from tiltlm.training import Listener, TrainingResult, train_loop
 from tiltlm.training.recorder import MetricsRecord
+from tiltlm.version import __version__
 
 log = logging.getLogger(__name__)
 
-PACKAGES = ("tiltlm", "torch", "transformers", "tokenizers", "accelerate", "datasets", "peft", "numpy")
+PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "datasets", "peft", "numpy")
 SHOWN = ("loss", "rewards/accuracies", "rewards/margins")
 """Metrics that are shown beside the progress bar."""
 
@@ -289,7 +290,7 @@ def listener(progress: ProgressCallback) -> Listener:
 
 def versions() -> dict[str, str]:
     """Return the versions of the platform, Python and packages that computed the run."""
-    return {"platform": platform.platform(), **python_and_packages(*PACKAGES)}
+    return {"platform": platform.platform(), "tiltlm": __version__, **python_and_packages(*PACKAGES)}
 
 
 def digests(ready: Prepared) -> dict[str, str]:

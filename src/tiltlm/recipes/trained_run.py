@@ -13,6 +13,8 @@ from tiltlm.core import RunError
 from tiltlm.objectives import compose
 from tiltlm.objectives.terms import reads_scores
 from tiltlm.report import RunReport, read_run, series_of, verdict_of, write_report
+from tiltlm.report.comparison.again import compare_again
+from tiltlm.report.comparison.page import TWIN as COMPARISON
 from tiltlm.report.comparison.points import numbers
 from tiltlm.report.page import in_frame, render
 from tiltlm.runs import RunDirectory
@@ -141,19 +143,26 @@ class TrainedRun:
 
 
 def report_again(folder: Path) -> Path:
-    """Write report.html of a run again, as this version of tiltlm writes it.
+    """Write report.html of a run or comparison.html of a sweep again, as this version of tiltlm writes it.
 
     Args:
-        folder: The run directory.
+        folder: The run directory, or the folder of a sweep.
 
     Returns:
         The path of the page.
 
     Raises:
-        RunError: The folder is no run, or the run has not ended, so that its measurements are missing.
+        RunError: The folder is neither, or the run has not ended, so that its measurements are missing.
     """
+    if (folder / COMPARISON).exists():
+        return compare_again(folder)
     if not (folder / RunDirectory.MARKER).exists():
-        raise RunError(f"{folder}: this is no run directory; it has no {RunDirectory.MARKER}", code="no_run", key="RUN")
+        raise RunError(
+            f"{folder}: this is no run directory, which has {RunDirectory.MARKER}, and no folder of a sweep, which "
+            f"has {COMPARISON}",
+            code="no_run",
+            key="RUN",
+        )
     if not (folder / "report.json").exists():
         raise RunError(
             f"{folder}: report.json is missing, which holds the measurements after training; {_progress_of(folder)}. "

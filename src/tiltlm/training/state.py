@@ -1,6 +1,6 @@
 """The state of a run: the counters that a checkpoint holds, and the identity that a resumed run must share."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from math import isfinite
@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import nn
 
+from tiltlm.core.checks import suggestion
 from tiltlm.core.errors import ConfigError
-from tiltlm.diagnostics.step_metrics import MetricSums
+from tiltlm.diagnostics.step_metrics import MetricSums, metric_names
 from tiltlm.distributed.ranks import Ranks
 from tiltlm.objectives.parts.statistics import Memory
 from tiltlm.objectives.terms import Objective
@@ -69,12 +70,7 @@ class TrainingState:
         if settings.best_metric is None:
             return False
         if settings.best_metric not in evaluation:
-            known = ", ".join(name for name in evaluation if name.startswith("eval_"))
-            raise ConfigError(
-                f"training.best_metric: {settings.best_metric!r} is not measured in this run; known: {known}",
-                code="unknown_name",
-                key="training.best_metric",
-            )
+            raise _not_measured(settings.best_metric, [name for name in evaluation if name.startswith("eval_")])
         value = evaluation[settings.best_metric]
         sign = -1 if settings.lower_is_better else 1
         better = isfinite(value) and (self.best_value is None or sign * value > sign * self.best_value)
@@ -84,6 +80,26 @@ class TrainingState:
             self.num_stale += 1
             self.stopped_early = settings.early_stopping is not None and self.num_stale >= settings.early_stopping
         return better
+
+
+def check_best_metric(settings: TrainingSettings, objective: Objective) -> None:
+    """Refuse a `best_metric` that no evaluation of this objective measures. `TrainingState.judge` knows the data too.
+
+    Raises:
+        ConfigError: there is no such metric.
+    """
+    known = ["eval_loss", *(f"eval_{name}" for name in metric_names(objective))]
+    if settings.best_metric is not None and settings.best_metric not in known:
+        raise _not_measured(settings.best_metric, known)
+
+
+def _not_measured(name: str, known: Collection[str]) -> ConfigError:
+    return ConfigError(
+        f"training.best_metric: {name!r} is not measured in this run{suggestion(name, known)} Known: "
+        f"{', '.join(known)}",
+        code="unknown_name",
+        key="training.best_metric",
+    )
 
 
 @dataclass

@@ -131,6 +131,7 @@ AXOLOTL = {
     "micro_batch_size": 2,
     "gradient_accumulation_steps": 8,
     "num_epochs": 2,
+    "learning_rate": 2e-6,
     "optimizer": "adamw_bnb_8bit",
     "lr_scheduler": "cosine",
     "sequence_len": 2048,
@@ -165,7 +166,6 @@ def test_a_configuration_of_axolotl_becomes_one_of_tiltlm():
     assert (settings.training.batch_size, settings.training.optimizer) == (16, "adamw_8bit")
     assert (settings.objective["name"], settings.objective["tau"]) == ("ipo_mean", 0.3)
     assert settings.model.lora.r == 8
-    assert settings.training.learning_rate == 1e-6, "TRL's default"
     assert {text.partition(":")[0] for text in made.lost} >= {"adapter", "load_in_4bit", "datasets"}
 
 
@@ -177,6 +177,8 @@ def test_a_configuration_of_axolotl_becomes_one_of_tiltlm():
         ({"loss_type": "simpo", "beta": 2, "simpo_gamma": 1}, {"name": "simpo", "beta": 2, "gamma_beta_ratio": 0.5}),
         ({"loss_type": "sigmoid", "cpo_alpha": 0.5}, {"name": "cpo", "beta": 0.1, "nll_weight": 0.5}),
         ({"desirable_weight": 1.5}, {"name": "kto", "beta": 0.1, "desirable_weight": 1.5}),
+        ({"use_weighting": True, "beta": 0.2}, {"name": "wpo", "beta": 0.2}),
+        ({"loss_type": "robust"}, {"name": "robust_dpo", "beta": 0.1, "label_smoothing": 0.0}),
         ({"f_divergence_type": "js_divergence"}, {"name": "f_dpo", "beta": 0.1, "divergence": "jensen_shannon"}),
         ({"center_rewards_coefficient": 0.01}, {"name": "reward_model", "centering": 0.01}),
         (
@@ -190,6 +192,42 @@ def test_losses_of_trl_become_methods_here(there, here):
     assert made.tree["objective"] == here
     assert not made.lost
     resolve(RunSettings, {**made.tree, "output": "o"}).build_objective()
+
+
+@pytest.mark.parametrize(
+    ("given", "objective", "expected"),
+    [
+        ({"model_name_or_path": "M"}, None, (8, 3, 1e-6, 0.0, "linear", 1024)),
+        ({"model_name_or_path": "M"}, "kto", (8, 3, 1e-6, 0.0, "linear", 1024)),
+        ({"model_name_or_path": "M"}, "reward_model", (8, 3, 1e-4, 0.0, "linear", 1024)),
+        ({"model_name_or_path": "M", "center_rewards_coefficient": 0.1}, None, (8, 3, 1e-4, 0.0, "linear", 1024)),
+        ({"model_name_or_path": "M", "max_length": None}, None, (8, 3, 1e-6, 0.0, "linear", None)),
+        ({"base_model": "M", "learning_rate": 3e-6}, None, (1, 1, 3e-6, 0.03, "cosine", 512)),
+    ],
+)
+def test_the_defaults_that_a_translated_file_states_are_those_of_the_library_that_would_read_it(
+    given, objective, expected
+):
+    """The values are those of the sources of TRL 1.16, transformers 5 (TrainingArguments) and axolotl 0.19."""
+    settings = resolve(
+        RunSettings, {**GIVEN, **translate({**given, "dataset_name": "D"}, objective).tree, "output": "o"}
+    )
+    found = settings.training
+    assert (
+        found.batch_size, found.num_epochs, found.learning_rate, found.warmup_ratio, found.schedule,
+        settings.data.max_length,
+    ) == expected  # fmt: skip
+
+
+def test_what_a_loss_does_not_read_is_listed():
+    made = translate({"model_name_or_path": "M", "loss_type": "hinge", "f_divergence_type": "alpha_divergence"})
+    assert made.tree["objective"]["name"] == "rso"
+    assert {text.partition(":")[0] for text in made.lost} == {"f_divergence_type"}
+
+
+def test_the_loss_of_axolotls_dpo_trainer_can_be_another():
+    made = translate({"base_model": "M", "dpo_loss_type": ["hinge", "sft"], "dpo_loss_weights": [1, 0.1], "rl": "dpo"})
+    assert [term["name"] for term in made.tree["objective"]["sum"]] == ["rso", "sft"]
 
 
 def test_the_trainer_can_be_named_and_a_foreign_file_is_refused(tmp_path):

@@ -105,8 +105,8 @@ def test_a_layout_that_deviates_is_a_warning_where_it_is_forced(folder, monkeypa
 
 def test_a_tokenizer_without_weights(folder):
     (folder / "model.safetensors").write_bytes(b"")
-    tokenizer, window = load_tokenizer(settings(folder))
-    assert (tokenizer.eos_token_id, window) == (2, 128)
+    found = load_tokenizer(settings(folder))
+    assert (found.tokenizer.eos_token_id, found.window, found.num_embeddings, found.notes) == (2, 128, None, ())
     config = folder / "config.json"
     for content, code in (('{"model_type": "nothing"}', "config_not_readable"), ("{", "tokenizer_not_readable")):
         config.write_text(content, encoding="utf-8")

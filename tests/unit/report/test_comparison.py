@@ -9,8 +9,9 @@ import pytest
 
 from support.errors import raises
 from support.made_up_reports import HOSTILE, Page, change, contrast, gold, held_out, samples
-from tiltlm.core import ConfigError
-from tiltlm.report import ComparedRun, RunReport, write_comparison
+from tiltlm.core import ConfigError, RunError
+from tiltlm.report import ComparedRun, RunReport, write_comparison, write_report
+from tiltlm.report.comparison.again import compare_again
 from tiltlm.report.comparison.page import headline
 from tiltlm.report.comparison.points import numbers, points_of
 
@@ -115,6 +116,39 @@ def test_numbers_of_a_bare_report():
 def test_cautions_of_a_run_are_on_the_page(tmp_path):
     _, page = page_of(tmp_path, [run("a", 0.6), run("far", 0.7, samples=samples(kl=25.0))])
     assert page.named("data-caution") == ["large_kl"]
+
+
+def test_the_page_is_made_again_from_what_the_folder_holds(tmp_path):
+    runs = [run("a", 0.6), run("b", 0.75), ComparedRun("c", {"objective.beta": 3.0}, None, error="step 3: loss is NaN")]
+    for made in runs[:2]:
+        write_report(tmp_path / made.name, made.report)
+    page = write_comparison(tmp_path, runs, title="Two", facts={"Model": "tiny"}, notes=("a note",))
+    before, twin = page.read_text(), (tmp_path / "comparison.json").read_text()
+    page.unlink()
+    assert compare_again(tmp_path) == page
+    assert (page.read_text(), (tmp_path / "comparison.json").read_text()) == (before, twin)
+
+    write_report(tmp_path / "c", run("c", 0.9).report)  # it was continued by itself
+    compare_again(tmp_path)
+    assert json.loads((tmp_path / "comparison.json").read_text())["best"] == "c"
+    (tmp_path / "a" / "report.json").unlink()
+    with raises(RunError, "not_readable", mentions=[str(tmp_path / "a")]):
+        compare_again(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [
+        ("{", "not_a_report"),
+        ("[]", "not_a_report"),
+        ('{"schema": "tiltlm.comparison/1", "runs": [{"name": "a"}]}', "not_a_report"),
+        ('{"schema": "tiltlm.comparison/9", "runs": []}', "other_version"),
+    ],
+)
+def test_a_damaged_or_newer_comparison_is_refused(tmp_path, content, code):
+    (tmp_path / "comparison.json").write_text(content)
+    with raises(RunError, code, mentions=[str(tmp_path / "comparison.json")]):
+        compare_again(tmp_path)
 
 
 def test_names_are_needed_and_distinct(tmp_path):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from tiltlm.core.errors import ConfigError, DataError
+from tiltlm.core.notes import Note
 from tiltlm.data.data_settings import DataSettings
 from tiltlm.data.files.arrow_files import arrow_rows, read_arrow, read_parquet
 from tiltlm.data.files.folders import data_files, files_by_split
@@ -39,8 +40,8 @@ class Source:
     """Returns names and digests of everything its rows depend on; None if only reading the rows would show it."""
     has_splits: bool = False
     """True if it has splits, of which one was chosen."""
-    note: str = ""
-    """What the user must know about the choice of its files, as a sentence."""
+    note: Note | None = None
+    """What the user must know about the choice of its files."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,9 @@ class Rows(Iterable[Row]):
             left = None if left is None else left - count
 
     @property
-    def notes(self) -> list[str]:
+    def notes(self) -> list[Note]:
         """Return the notes of all sources."""
-        return [source.note for source in self.sources if source.note]
+        return [source.note for source in self.sources if source.note is not None]
 
     def content(self) -> list[list[str]] | None:
         """Return `Source.content` of all sources; None if it is None for one of them."""
@@ -174,7 +175,7 @@ def _folder(path: Path, split: Split) -> Source:
     chosen = _choose(str(path), splits, split)
     left_out = [file for file in files if file not in chosen]
     note = f"{path}: read the split {split.name}: {_few(chosen)}" + f"; not read: {_few(left_out)}" * bool(left_out)
-    return replace(_of_files(str(path), chosen), has_splits=True, note=note)
+    return replace(_of_files(str(path), chosen), has_splits=True, note=Note(note, "split_files"))
 
 
 def _few(files: Sequence[Path]) -> str:
@@ -236,14 +237,15 @@ def _hub(name: str, settings: DataSettings, split: Split) -> Any:
         ) from error
 
 
-def check_hub_settings(settings: DataSettings) -> list[str]:
+def check_hub_settings(settings: DataSettings) -> list[Note]:
     """Return a note if the version of a Hub dataset is not fixed.
 
     Raises:
         ConfigError: A setting for Hub datasets is given, but no source is one.
     """
     if not all(Path(name).exists() for name in (*_as_tuple(settings.train), *_as_tuple(settings.eval))):
-        return [] if settings.revision else ["data.revision is not set, so the newest version on the Hub was read"]
+        text = "data.revision is not set, so the newest version on the Hub was read"
+        return [] if settings.revision else [Note(text, "newest_revision")]
     for name in ("subset", "revision"):
         if getattr(settings, name) is not None:
             raise ConfigError(

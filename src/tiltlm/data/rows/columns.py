@@ -10,10 +10,11 @@ from typing import Any
 
 from tiltlm.core.errors import ConfigError, DataError
 from tiltlm.core.needs import Shape
+from tiltlm.core.notes import Note
 from tiltlm.data.data_settings import DataSettings
 from tiltlm.data.rows.exports import GUESSES, PICTURES, Reader, plain_name, recognise
 
-COMMON = frozenset({"id", "source", "prompt", "system", "weight", "tools", "chat_template_kwargs"})
+COMMON = frozenset({"id", "source", "prompt", "prompt_input", "system", "weight", "tools", "chat_template_kwargs"})
 ANSWERS = frozenset({"answer_a", "answer_b", "winner"})
 """A pair as two answers and the one that won."""
 PAIR_ONLY = frozenset(
@@ -32,7 +33,9 @@ TOKENS = {
 """Column of token ids → the role it replaces."""
 ENDED = {"chosen": "chosen_ended", "rejected": "rejected_ended", "completion": "ended", "completions": "ended"}
 """Role of a response → column that says if the response, given as token ids, ended by itself."""
-TEXTUAL = frozenset({*TOKENS.values(), *ANSWERS, "messages", "text", "system", "tools", "chat_template_kwargs"})
+TEXTUAL = frozenset(
+    {*TOKENS.values(), *ANSWERS, "prompt_input", "messages", "text", "system", "tools", "chat_template_kwargs"}
+)
 """Columns that are useless beside token ids."""
 
 ROLES_OF_SHAPE: dict[Shape, frozenset[str]] = {
@@ -71,8 +74,8 @@ class ColumnRoles:
     """Column name → role."""
     readers: tuple[Reader, ...] = ()
     """Turn the values of another tool's row into those of our roles."""
-    notes: tuple[str, ...] = ()
-    """Which columns were read under another name than the settings say, as sentences."""
+    notes: tuple[Note, ...] = ()
+    """Which columns were read under another name than the settings say, and how."""
 
     @property
     def is_tokenised(self) -> bool:
@@ -111,8 +114,16 @@ def detect(
     names = {renamed.get(column, column): column for column in first_seen if column not in settings.ignore}
     reading = recognise(names, ALL_ROLES)
     present = {reading.roles.get(name, name): column for name, column in names.items()}
-    roles = {role for role in present if role in ALL_ROLES}
+    roles = {role for role in present if role in ALL_ROLES and role not in reading.remarks}
     unused = {role for role in present if role in reading.remarks or plain_name(role) in METADATA} - roles
+    if "prompt_input" in roles and "prompt" not in roles:
+        row = first_seen[present["prompt_input"]]
+        raise DataError(
+            f"{row}: prompt_input is appended to the prompt, and no column is the prompt: data.columns.prompt=COLUMN",
+            code="missing_column",
+            key="data.columns",
+            row=row,
+        )
     unknown = {present[role] for role in present.keys() - roles - unused}
     if unknown:
         raise _unknown_columns(unknown, roles, first_seen, settings, use_reference_columns, reading.roles)
@@ -144,11 +155,18 @@ def detect(
     return ColumnRoles(shape, frozenset(roles), ignored, by_column, reading.readers, _notes(reading.roles, roles))
 
 
-def _notes(read: Mapping[str, str], roles: Collection[str]) -> tuple[str, ...]:
+def _notes(read: Mapping[str, str], roles: Collection[str]) -> tuple[Note, ...]:
     named = [f"{name} → {role}" for name, role in read.items() if role in roles and role != name]
-    notes = [f"columns read by their names: {', '.join(named)}; data.columns changes this"] if named else []
+    notes = []
+    if named:
+        text = f"columns read by their names: {', '.join(named)}; data.columns changes this"
+        notes.append(Note(text, "columns_by_name"))
     if "winner" in roles:
-        notes.append("two answers and a winner → pairs: the winner is chosen; a tie is a pair with preference 0.5")
+        text = "two answers and a winner → pairs: the winner is chosen; a tie is a pair with preference 0.5"
+        notes.append(Note(text, "winner_to_pair"))
+    if "prompt_input" in roles:
+        text = "prompt and prompt_input → prompt: the input stands below the prompt, after an empty line"
+        notes.append(Note(text, "input_joined"))
     return tuple(notes)
 
 
@@ -232,7 +250,7 @@ def _unknown_columns(
         guesses["prompt"] = columns
     proposal = _proposal({role: names[0] for role, names in guesses.items() if len(names) == 1}, columns)
     works = _works(proposal, first_seen, settings, use_reference_columns)
-    shares += _notes(read, roles)[: len(read)]
+    shares += [note for note in _notes(read, roles) if note.code == "columns_by_name"]
     way_out = [f"To ignore them all: data.ignore=[{', '.join(columns)}]", f"Roles: {', '.join(sorted(ALL_ROLES))}"]
     if proposal["columns"] and works:
         way_out.insert(0, f"If this is what they mean: {_as_settings(proposal)}")

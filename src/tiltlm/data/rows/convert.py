@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from tiltlm.core.errors import DataError
 from tiltlm.core.needs import Need, Shape, Use
+from tiltlm.core.notes import Note
 from tiltlm.data.accounting import Defect
 from tiltlm.data.rows.columns import ColumnRoles
 from tiltlm.data.rows.records import Record
@@ -57,7 +58,7 @@ PURPOSE: dict[str, Use] = {"weight": "weight", "offset": "offset", "preference":
 
 def announce(
     schema: ColumnRoles, shape: Shape, needs: frozenset[Need] = frozenset(), uses: frozenset[Use] | None = None
-) -> list[str]:
+) -> list[Note]:
     """Return a note that describes the conversion, or an empty list if there is none.
 
     Args:
@@ -76,11 +77,12 @@ def announce(
     _refuse_missing(schema, shape, needs)
     if schema.shape == shape:
         if "ranks" in needs and "scores" in schema.roles:
-            return ["scores → ranks: the highest score has rank 1, equal scores have equal ranks"]
+            text = "scores → ranks: the highest score has rank 1, equal scores have equal ranks"
+            return [Note(text, "scores_to_ranks")]
         return []
     if shape == "pairs" and "comparisons" in schema.roles:
         return []
-    return [ANNOUNCED[route]]
+    return [Note(ANNOUNCED[route], f"{schema.shape}_to_{shape}")]
 
 
 def _refuse_unused(schema: ColumnRoles, shape: Shape, uses: frozenset[Use]) -> None:

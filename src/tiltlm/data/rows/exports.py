@@ -117,6 +117,12 @@ EXPORTS = (
             {"chosen_rating", "chosen_rating_suggestion", "chosen_rating_suggestion_metadata", "external_id", "status"}
         ),
     ),
+    Export(
+        frozenset({"instruction", "input", "output", "text"}),  # Alpaca; `text` repeats the row in a template
+        roles={"input": "prompt_input"},
+        remarks=frozenset({"text"}),
+    ),
+    Export(frozenset({"instruction", "input"}), roles={"input": "prompt_input"}),
 )
 """Known forms. Their columns are compared as `plain_name` gives them."""
 
@@ -162,6 +168,8 @@ def recognise(columns: Mapping[str, str], known: Collection[str]) -> Reading:
     sides = {role: plain_name(columns[name]) for name, role in [*roles.items(), *((name, name) for name in taken)]}
     if "winner" in sides and "answer_a" in sides and "answer_b" in sides:
         readers.append(partial(choose_winner, winners=_winners(sides, export.winners)))
+    if "prompt_input" in sides:
+        readers.append(join_input)
     remarks = frozenset(column for column, name in plain.items() if name in export.remarks and column not in roles)
     return Reading(roles, remarks, export.adds, tuple(readers))
 
@@ -195,6 +203,19 @@ def choose_winner(values: Values, winners: Mapping[str, str]) -> Values:
     side = _side(values.get("winner"), winners)
     chosen, rejected = (b, a) if side == "b" else (a, b)
     return {**rest, "chosen": chosen, "rejected": rejected, "preference": 0.5 if side == "tie" else 1.0}
+
+
+def join_input(values: Values) -> Values:
+    """Put what an instruction is about (Alpaca's `input`) below the prompt, after an empty line; "" adds nothing.
+
+    Raises:
+        Defect: One of the two is no text.
+    """
+    rest = {role: value for role, value in values.items() if role != "prompt_input"}
+    given, prompt = values.get("prompt_input"), values.get("prompt")
+    if given is None or given == "" or prompt is None:
+        return rest
+    return {**rest, "prompt": f"{cells.text('prompt', prompt)}\n\n{cells.text('prompt_input', given)}"}
 
 
 def _side(value: object, winners: Mapping[str, str]) -> str:

@@ -69,7 +69,12 @@ PEERS: dict[str, dict[str, Peer]] = {
             "sft", note="here the loss is divided by the tokens of the whole step, in TRL by those of the batch"
         ),
         "kto": Peer("kto", note="here the baseline is of the whole step, in TRL of each device's batch"),
-        "bco": Peer("bco", BETA, "here δ is the mean of both classes' means, in TRL one mean over all responses"),
+        "bco": Peer(
+            "bco",
+            BETA,
+            "here δ is the mean of both classes' means, in TRL one mean over all responses; "
+            "TRL 1.16 has no BCO any more",
+        ),
         "orpo": Peer("orpo", note="TRL's beta is odds_weight here; TRL's NLL includes the prompt, here it does not"),
         "cpo": Peer("cpo", note=f"TRL's cpo_alpha is nll_weight here; {NLL}"),
         "simpo": Peer(

@@ -172,6 +172,37 @@ def test_helpsteer_states_the_winner_by_its_sign(value, chosen):
     assert pickle.loads(pickle.dumps(schema)).values(row) == values  # worker processes get a copy
 
 
+@pytest.mark.parametrize("answers", [("output",), ("chosen", "rejected"), ("output", "text")])
+@pytest.mark.parametrize(
+    ("given", "prompt"),
+    [("1, 2, 3", "Add.\n\n1, 2, 3"), ("", "Add."), (None, "Add."), (" a ", "Add.\n\n a "), (["x"], "wrong_type")],
+)
+def test_an_instruction_and_its_input_are_one_prompt_as_in_alpaca(answers, given, prompt):
+    schema = find("instruction", "input", *answers)
+    assert schema.roles == {"prompt", "prompt_input", *({"completion"} if "output" in answers else answers)}
+    assert [note.code for note in schema.notes] == ["columns_by_name", "input_joined"]
+    assert schema.unused == (("text",) if "text" in answers else ())
+    row = {"instruction": "Add.", "input": given, **dict.fromkeys(answers, "6")}
+    if prompt == "wrong_type":
+        with pytest.raises(Defect) as caught:
+            schema.values(row)
+        assert caught.value.code == prompt
+    else:
+        values = schema.values(row)
+        assert values["prompt"] == prompt
+        assert "prompt_input" not in values
+        assert pickle.loads(pickle.dumps(schema)).values(row) == values  # worker processes get a copy
+
+
+def test_an_input_without_an_instruction_is_not_read():
+    with raises(DataError, "unknown_column", mentions=["data.columns.prompt=input"]):
+        find("input", "output")
+    with raises(DataError, "missing_column", key="data.columns", row="a.jsonl:1", mentions=["data.columns.prompt"]):
+        find("input", "output", columns={"prompt_input": "input"})
+    schema = find("task_text", "context", "output", columns={"prompt": "task_text", "prompt_input": "context"})
+    assert schema.values({"task_text": "?", "context": "x", "output": "y"}) == {"prompt": "?\n\nx", "completion": "y"}
+
+
 def test_nectar_has_ranks_in_its_answers():
     schema = find("prompt", "answers", "turns", "num_responses", "good_natured")
     assert schema.shape == "lists"
