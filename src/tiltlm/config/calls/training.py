@@ -1,4 +1,4 @@
-"""The commands as Python functions: `tiltlm.train(...)`. The command line is made from them, see `command`.
+"""The calls that train, and those around them: quickstart, train, score, sweep, preview.
 
 Settings are a YAML file (or its content) and keyword arguments that override it: sections (`model="path"`), dotted keys
 (`**{"training.seed": 1}`), or bare keys that only one section has (`beta=0.2`). Data may also be rows in memory: a list
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tiltlm.config.command import COMMANDS, command
+from tiltlm.config.command import command
 from tiltlm.recipes.progress import ProgressCallback, silent
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tiltlm.recipes.sweep import Sweep
     from tiltlm.recipes.trained_run import TrainedRun
 
-__all__ = ["COMMANDS", "preview", "quickstart", "score", "sweep", "train"]
+__all__ = ["preview", "quickstart", "score", "sweep", "train"]
 
 NO_OUTPUT = {"output": "."}
 """Default of commands that write no run; they do not use it."""
