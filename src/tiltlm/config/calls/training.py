@@ -1,4 +1,4 @@
-"""The commands as Python functions: `tiltlm.train(...)`. The command line is made from them, see `command`.
+"""The calls that train, and those around them: quickstart, train, score, sweep, preview.
 
 Settings are a YAML file (or its content) and keyword arguments that override it: sections (`model="path"`), dotted keys
 (`**{"training.seed": 1}`), or bare keys that only one section has (`beta=0.2`). Data may also be rows in memory: a list
@@ -14,8 +14,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+<<<<<<< HEAD:src/tiltlm/config/calls.py
 from tiltlm.config.command import COMMANDS, command
 from tiltlm.recipes.progress import ProgressCallback, display, quiet_libraries
+=======
+from tiltlm.config.command import command
+from tiltlm.recipes.progress import ProgressCallback, silent
+>>>>>>> g15-base:src/tiltlm/config/calls/training.py
 
 if TYPE_CHECKING:
     from tiltlm.config.resolve import Config
@@ -24,7 +29,7 @@ if TYPE_CHECKING:
     from tiltlm.recipes.sweep import Sweep
     from tiltlm.recipes.trained_run import TrainedRun
 
-__all__ = ["COMMANDS", "preview", "quickstart", "score", "sweep", "train"]
+__all__ = ["preview", "quickstart", "score", "sweep", "train"]
 
 NO_OUTPUT = {"output": "."}
 """Default of commands that write no run; they do not use it."""

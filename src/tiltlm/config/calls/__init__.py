@@ -1,0 +1,6 @@
+"""The commands as Python functions: `tiltlm.train(...)`. The command line is made from them, see `command`."""
+
+from tiltlm.config.calls.training import preview, quickstart, score, sweep, train
+from tiltlm.config.command import COMMANDS
+
+__all__ = ["COMMANDS", "preview", "quickstart", "score", "sweep", "train"]

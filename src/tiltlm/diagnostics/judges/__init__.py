@@ -1,0 +1,1 @@
+"""Numbers about a judge: agreement with labels, biases, calibration."""

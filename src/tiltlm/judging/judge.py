@@ -1,0 +1,131 @@
+"""What every judge is: a scorer of single responses, or a comparer of two.
+
+A judge that fails on an item says so (`error`). A failure never becomes a number, and never a tie.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+Role = Literal["train", "held_out"]
+"""`train` judges make data to train on. `held_out` judges only measure. One judge never has both roles in a run."""
+
+Prompt = str | tuple[Mapping[str, Any], ...]
+"""Text, or the turns of a conversation (`role`, `content`) up to the response."""
+
+Outcome = Literal["left_strong", "left", "tie", "right", "right_strong", "both_bad", "error"]
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
+
+Order = Literal["ab", "ba"]
+"""Which response was shown first."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """A response to be scored."""
+
+    prompt: Prompt
+    response: str
+    """Text without special tokens."""
+    row: Mapping[str, Any] = field(default_factory=dict)
+    """Other columns of its row, such as the right answer that a verifier reads."""
+    ended: bool = True
+    """False if the response was cut."""
+
+
+@dataclass(frozen=True)
+class PairItem:
+    """Two responses to one prompt, to be compared."""
+
+    prompt: Prompt
+    a: str
+    b: str
+    row: Mapping[str, Any] = field(default_factory=dict)
+    ended: tuple[bool, bool] = (True, True)
+    """False for a response that was cut."""
+
+    @property
+    def swapped(self) -> "PairItem":
+        """The same two responses, exchanged."""
+        return PairItem(self.prompt, self.b, self.a, self.row, (self.ended[1], self.ended[0]))
+
+
+@dataclass(frozen=True)
+class Score:
+    """The score of one response, higher is better; or the reason why there is none."""
+
+    value: float | None
+    """In units of the judge; None if it failed."""
+    error: str = ""
+    """What went wrong, as one sentence; "" if nothing did."""
+    cost: float | None = 0.0
+    """What this call cost, in the currency of the price file; None if the price is not known."""
+    tokens_in: int = 0
+    tokens_out: int = 0
+    cached: bool = False
+    raw: str = ""
+    """What the judge answered, if it answers in text."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One judgement of two responses in one order. `left` is the response that was shown first."""
+
+    order: Order
+    outcome: Outcome
+    p_left: float | None = None
+    """Probability that the first one shown is better, ties counted ½; None if the judge gives no probability."""
+    p_tie: float | None = None
+    """Part of that probability mass which was on a tie; None if the judge gives none."""
+    label_mass: float | None = None
+    """Probability of all labels together, before they were normalised."""
+    error: str = ""
+    raw: str = ""
+    rationale: str = ""
+    finish_reason: str = ""
+    mode: str = ""
+    """How the verdict was read: scores, decisions, logprobs, schema, json or regex."""
+    model: str = ""
+    template: str = ""
+    """Name and version of the template."""
+    cost: float | None = 0.0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    latency: float = 0.0
+    """Seconds."""
+    attempt: int = 1
+    cached: bool = False
+
+    @property
+    def p_a(self) -> float | None:
+        """Probability that response a is better: `p_left`, or 1 − `p_left` if b was shown first."""
+        if self.p_left is None:
+            return None
+        return self.p_left if self.order == "ab" else 1 - self.p_left
+
+
+class Judge(ABC):
+    """A scorer or a comparer. Its digest names everything that its judgements depend on."""
+
+    name: str
+    """Short name, for tables."""
+    role: Role
+    digest: str
+    """Hash of kind, weights or model and revision, template, rubric and sampling. Judgements are cached by it."""
+
+
+class Scorer(Judge):
+    """Scores one response at a time: reward model, verifier, rubric, grade, implicit reward."""
+
+    @abstractmethod
+    def score(self, items: Iterable[Item]) -> Iterator[Score]:
+        """Yield a score for each item, in order."""
+
+
+class Comparer(Judge):
+    """Compares two responses at a time, in the order given: a is shown first, so `Verdict.order` is `ab`."""
+
+    @abstractmethod
+    def compare(self, pairs: Iterable[PairItem]) -> Iterator[Verdict]:
+        """Yield one verdict for each pair, in order."""
