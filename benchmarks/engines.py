@@ -4,8 +4,8 @@
         [--prompts 16] [--samples 8] [--tokens 64]
 
 Both are the engines of `tiltlm sample`, with the log-probabilities at temperature 1 that it writes: continuous batching
-needs one more forward for these. Prompts have 40 to 250 tokens. In the case `ending` an answer ends after 24 tokens in the
-mean, in `full` none ends.
+needs one more forward for these. Prompts have 40 to 250 tokens. In the case `ending` an answer ends after 24 tokens in
+the mean, in `full` none ends.
 """
 
 import argparse

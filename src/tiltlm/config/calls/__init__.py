@@ -1,7 +1,8 @@
 """The commands as Python functions: `tiltlm.train(...)`. The command line is made from them, see `command`."""
 
-from tiltlm.config.calls.answers import sample
 from tiltlm.config.calls.training import preview, quickstart, score, sweep, train
+# isort: split  # commands stand in `--help` in the order of these imports
+from tiltlm.config.calls.answers import sample
 from tiltlm.config.command import COMMANDS
 
 __all__ = ["COMMANDS", "preview", "quickstart", "sample", "score", "sweep", "train"]

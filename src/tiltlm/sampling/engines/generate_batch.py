@@ -27,7 +27,7 @@ PAGE = 32
 
 @dataclass(frozen=True, eq=False)
 class GenerateBatchEngine:
-    """`model.generate_batch` of transformers, with the weights of a loaded policy."""
+    """Method `generate_batch` of transformers' models, with the weights of a loaded policy."""
 
     policy: PolicyModule
     digest: str
