@@ -1,7 +1,9 @@
 """The commands as Python functions: `tiltlm.train(...)`. The command line is made from them, see `command`."""
 
 from tiltlm.config.calls.training import preview, quickstart, score, sweep, train
-# isort: split  # commands stand in `--help` in the order of these imports
+
+# The split keeps the order of `--help`: training first.
+# isort: split
 from tiltlm.config.calls.answers import sample
 from tiltlm.config.command import COMMANDS
 

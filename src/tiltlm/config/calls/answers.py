@@ -1,6 +1,6 @@
 """The calls that draw and judge answers. What is heavy is imported inside the functions."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +9,8 @@ from tiltlm.config.command import command
 from tiltlm.recipes.progress import ProgressCallback, silent
 
 if TYPE_CHECKING:
+    from tiltlm.data.files.text_files import Row
+    from tiltlm.recipes.answers.sample_settings import SampleSettings
     from tiltlm.recipes.answers.samples import Samples
 
 __all__ = ["sample"]
@@ -32,8 +34,8 @@ def sample(
 ) -> "Samples":
     """Draw answers of a model to prompts.
 
-    The file has one row a prompt, with log-probabilities. Judges add scores to it, and training reads it: it uses exactly the tokens that were
-    drawn.
+    The file has one row a prompt, with log-probabilities. Judges add scores to it, and training reads it: it uses
+    exactly the tokens that were drawn.
 
     Args:
         model: A folder, a name on the Hugging Face Hub, or a loaded policy.
@@ -57,39 +59,16 @@ def sample(
     Raises:
         TiltError: Something is wrong; the message says what to change.
     """
-    from tiltlm.config.in_memory import rows_of
-    from tiltlm.config.resolve import resolve
     from tiltlm.core import ConfigError
-    from tiltlm.data.distinct_prompts import rows_in_memory
     from tiltlm.models import Policy
     from tiltlm.recipes.answers.sample import sample as recipe
-    from tiltlm.recipes.answers.sample_settings import (
-        DEFAULTS,
-        SAMPLE_READS,
-        SampleRequest,
-        SampleSettings,
-        read_temperatures,
-    )
+    from tiltlm.recipes.answers.sample_settings import SampleRequest, read_temperatures
 
-    if prompts is None:
-        raise ConfigError("prompts are missing; give --prompts FILE", code="missing_setting", key="prompts")
     if temperatures is not None and {"temperature", "sampling.temperature"} & settings.keys():
         raise ConfigError(
             "temperature and temperatures are both given; give one of the two", code="conflict", key="temperatures"
         )
-    is_loaded = isinstance(model, Policy)
-    values = rows_of(prompts)
-    if values is None and isinstance(prompts, list | tuple) and all(isinstance(text, str) for text in prompts):
-        values = prompts
-    section = prompts if values is None else "prompts"
-    given = {"model": model.settings.path if is_loaded else model, "data": section, **settings}
-    resolved = resolve(SampleSettings, None, DEFAULTS, SAMPLE_READS, **given)
-    if is_loaded:
-        if resolved.model != type(resolved.model)(path=resolved.model.path):
-            raise ConfigError(
-                "settings of the model have no effect: it is loaded already; remove them", code="no_effect", key="model"
-            )
-        resolved = replace(resolved, model=model.settings)
+    resolved, rows = _read(model, prompts, settings)
     request = SampleRequest(
         n=n,
         temperatures=read_temperatures(temperatures, resolved.sampling.temperature),
@@ -100,5 +79,38 @@ def sample(
         resume=resume,
         overwrite=overwrite,
     )
-    rows = None if values is None else rows_in_memory(values)
-    return recipe(resolved, request, rows=rows, policy=model if is_loaded else None, progress=progress)
+    policy = model if isinstance(model, Policy) else None
+    return recipe(resolved, request, rows=rows, policy=policy, progress=progress)
+
+
+def _read(model: Any, prompts: Any, settings: Mapping[str, Any]) -> "tuple[SampleSettings, tuple[Row, ...] | None]":
+    """Return the settings of a call, and its prompts as rows if they are in memory.
+
+    Raises:
+        ConfigError: Prompts are missing, or settings of a model are given that is loaded already.
+    """
+    from tiltlm.config.in_memory import rows_of
+    from tiltlm.config.resolve import resolve
+    from tiltlm.core import ConfigError
+    from tiltlm.data.distinct_prompts import rows_in_memory
+    from tiltlm.models import ModelSettings, Policy
+    from tiltlm.recipes.answers.sample_settings import DEFAULTS, SAMPLE_READS, SampleSettings
+
+    if prompts is None:
+        raise ConfigError("prompts are missing; give --prompts FILE", code="missing_setting", key="prompts")
+    values = rows_of(prompts)
+    if values is None and isinstance(prompts, list | tuple) and all(isinstance(text, str) for text in prompts):
+        values = prompts
+    given = {
+        "model": model.settings.path if isinstance(model, Policy) else model,
+        "data": prompts if values is None else "prompts",
+        **settings,
+    }
+    resolved = resolve(SampleSettings, None, DEFAULTS, SAMPLE_READS, **given)
+    if isinstance(model, Policy):
+        if resolved.model != ModelSettings(resolved.model.path):
+            raise ConfigError(
+                "settings of the model have no effect: it is loaded already; remove them", code="no_effect", key="model"
+            )
+        resolved = replace(resolved, model=model.settings)
+    return resolved, None if values is None else rows_in_memory(values)
