@@ -34,6 +34,7 @@ ELSEWHERE = {"quickstart", "report"}
 CHEAP = {
     "train": ("training.max_steps=1", "evaluation.num_prompts=0"),
     "sweep": ("training.max_steps=1", "evaluation.num_prompts=0"),
+    "sample": ("max_new_tokens=4", "--limit", "2", "--overwrite"),
 }
 SHAPES = ("dpo", "kto", "pl_dpo", "sft")
 """Methods that read a row of data: one of each shape."""
@@ -91,6 +92,9 @@ def on_the_tiny_model(arguments: list[str]) -> list[str]:
     if arguments[:1] == ["chat"]:
         trained = arguments[1] if Path(arguments[1]).exists() else MODEL
         arguments = with_value(["chat", trained, *arguments[2:]], "--beside", MODEL)
+    if arguments[:1] == ["sample"]:  # tests/unit/sampling/engines/test_server.py has the servers
+        trained = arguments[1] if Path(arguments[1]).exists() else MODEL
+        arguments = ["sample", trained, *(re.sub(r"engine=http\S+", "engine=own", a) for a in arguments[2:])]
     return [argument.replace("=...", "=0.3") for argument in arguments]
 
 

@@ -1,6 +1,10 @@
 """The commands as Python functions: `tiltlm.train(...)`. The command line is made from them, see `command`."""
 
 from tiltlm.config.calls.training import preview, quickstart, score, sweep, train
+
+# The split keeps the order of `--help`: training first.
+# isort: split
+from tiltlm.config.calls.answers import sample
 from tiltlm.config.command import COMMANDS
 
-__all__ = ["COMMANDS", "preview", "quickstart", "score", "sweep", "train"]
+__all__ = ["COMMANDS", "preview", "quickstart", "sample", "score", "sweep", "train"]

@@ -14,13 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-<<<<<<< HEAD:src/tiltlm/config/calls.py
-from tiltlm.config.command import COMMANDS, command
-from tiltlm.recipes.progress import ProgressCallback, display, quiet_libraries
-=======
 from tiltlm.config.command import command
-from tiltlm.recipes.progress import ProgressCallback, silent
->>>>>>> g15-base:src/tiltlm/config/calls/training.py
+from tiltlm.recipes.progress import ProgressCallback, display, quiet_libraries
 
 if TYPE_CHECKING:
     from tiltlm.config.resolve import Config
