@@ -1,6 +1,7 @@
 """The commands as Python functions: `tiltlm.train(...)`. The command line is made from them, see `command`."""
 
+from tiltlm.config.calls.judging import judge
 from tiltlm.config.calls.training import preview, quickstart, score, sweep, train
 from tiltlm.config.command import COMMANDS
 
-__all__ = ["COMMANDS", "preview", "quickstart", "score", "sweep", "train"]
+__all__ = ["COMMANDS", "judge", "preview", "quickstart", "score", "sweep", "train"]
