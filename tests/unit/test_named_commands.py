@@ -182,7 +182,5 @@ def test_the_checks_see_what_is_wrong():
     assert found_in(unknown_settings, "training.batchsize, training.batch_size, training.step") == {
         "training.batchsize"
     }
-    assert found_in(unknown_names, "tiltlm.core.Exampel, tiltlm.core.Example, tiltlm.online") == {
-        "tiltlm.core.Exampel"
-    }
+    assert found_in(unknown_names, "tiltlm.core.Exampel, tiltlm.core.Example, tiltlm.online") == {"tiltlm.core.Exampel"}
     assert found_in(unknown_files, "training/stp.py and training/step.py") == {"training/stp.py"}

@@ -30,9 +30,7 @@ def test_votes_are_averaged_where_a_member_has_no_probability():
     assert verdict(soft(0.9), hard("right"), hard("left_strong")).p_left == pytest.approx(2 / 3)
 
 
-@pytest.mark.parametrize(
-    ("members", "p"), [((0.8, 0.6), 0.6), ((0.2, 0.4), 0.4), ((0.8, 0.4), 0.5), ((0.9, 0.5), 0.5)]
-)
+@pytest.mark.parametrize(("members", "p"), [((0.8, 0.6), 0.6), ((0.2, 0.4), 0.4), ((0.8, 0.4), 0.5), ((0.9, 0.5), 0.5)])
 def test_the_worst_case_is_the_least_certain_member_and_a_tie_if_they_disagree(members, p):
     assert verdict(*map(soft, members), combine="worst").p_left == p
 
@@ -55,7 +53,10 @@ def test_scorers_compare_by_their_own_scale():
 @pytest.mark.parametrize("combine", ["mean", "worst"])
 def test_exchanging_the_responses_mirrors_exactly(combine):
     judge = Panel(
-        [FakeScorer(lambda item: len(item.response) / 7, "a"), FakeScorer(lambda item: item.response.count("x") / 3, "b")],
+        [
+            FakeScorer(lambda item: len(item.response) / 7, "a"),
+            FakeScorer(lambda item: item.response.count("x") / 3, "b"),
+        ],
         combine,
     )
     one, other = both_orders(judge, [PairItem("p", "xxyx", "zz"), PairItem("p", "zz", "xxyx")])

@@ -7,7 +7,9 @@ from tiltlm.judging import JudgeSettings, check_roles, check_trains
 
 
 def test_one_judge_has_one_role():
-    check_roles([FakeScorer(length, "a", "train"), FakeScorer(length, "b", "held_out"), FakeScorer(length, "a", "train")])
+    check_roles(
+        [FakeScorer(length, "a", "train"), FakeScorer(length, "b", "held_out"), FakeScorer(length, "a", "train")]
+    )
     with raises(ConfigError, "same_judge", key="judge"):
         check_roles([FakeScorer(length, "a", "train"), FakeScorer(length, "a", "held_out")])
 

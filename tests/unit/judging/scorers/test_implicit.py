@@ -50,9 +50,7 @@ def test_a_cut_response_has_no_end_token(other):
     judge = build_judge(f"implicit:{other}@{PATH}")
     item = Item(PROMPT, " Hello Ada, your red", ended=False)
     (score,) = judge.score([item])
-    assert score.value == pytest.approx(
-        logp(other, item, ended=False)[0] - logp(PATH, item, ended=False)[0], abs=1e-4
-    )
+    assert score.value == pytest.approx(logp(other, item, ended=False)[0] - logp(PATH, item, ended=False)[0], abs=1e-4)
 
 
 def test_a_policy_is_its_own_reference():

@@ -9,7 +9,10 @@ PROMPT = "Guest Ada: Where is my red hat?\nDesk:"
 
 
 def test_gold_is_the_reward_of_the_world():
-    texts = [" Hello Ada, your red hat is in the hall. Glad to help!", " Look Ada, that old thing is in the hall. Go away now!"]
+    texts = [
+        " Hello Ada, your red hat is in the hall. Glad to help!",
+        " Look Ada, that old thing is in the hall. Go away now!",
+    ]
     found = list(build_judge("gold").score([Item(PROMPT, text) for text in texts] + [Item("another prompt", texts[0])]))
     assert [score.value for score in found] == [4, 1, None]
     assert [score.value for score in found[:2]] == [TextWorld().reward(PROMPT, text) for text in texts]

@@ -8,7 +8,9 @@ TESTS = ["assert add(1, 2) == 3", "assert add(-1, 1) == 0"]
 
 
 def run(response, tests=TESTS, **settings):
-    (found,) = build_judge({"kind": "tests", "timeout": 20.0, **settings}).score([Item("p", response, {"tests": tests})])
+    (found,) = build_judge({"kind": "tests", "timeout": 20.0, **settings}).score(
+        [Item("p", response, {"tests": tests})]
+    )
     return found
 
 

@@ -10,7 +10,7 @@ from support.errors import raises
 from tiltlm.core import ConfigError
 from tiltlm.judging import Item, build_judge
 
-CHECKS = '''
+CHECKS = """
 import os, sys, time
 
 def check(prompt, response, row):
@@ -26,7 +26,7 @@ def check(prompt, response, row):
     if response == "nan":
         return float("nan")
     return len(response) + len(prompt) + row.get("extra", 0)
-'''
+"""
 
 
 @pytest.fixture

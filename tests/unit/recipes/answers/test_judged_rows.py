@@ -32,7 +32,9 @@ def test_answers_with_all_their_columns(tmp_path):
     assert [item.ended for item in found.items] == [True, False]
 
 
-@pytest.mark.parametrize("order", [{"scores": [1, 2]}, {"ranks": [1, 1]}, {"comparisons": [[0, 1]]}, {"scores": [1, None]}])
+@pytest.mark.parametrize(
+    "order", [{"scores": [1, 2]}, {"ranks": [1, 1]}, {"comparisons": [[0, 1]]}, {"scores": [1, None]}]
+)
 def test_an_order_that_the_rows_have_is_not_read(tmp_path, order):
     (found,) = read(tmp_path, {"prompt": "p", "completions": ["x", "y"], **order}).rows
     assert found.responses == ("x", "y")
@@ -49,7 +51,10 @@ def test_pairs_and_what_is_known_about_them(tmp_path):
 
 def test_turns_and_whole_conversations(tmp_path):
     user, other = {"role": "user", "content": "hello"}, {"role": "user", "content": "and?"}
-    row = {"chosen": [user, {"role": "assistant", "content": "x"}], "rejected": [user, {"role": "assistant", "content": "y"}]}
+    row = {
+        "chosen": [user, {"role": "assistant", "content": "x"}],
+        "rejected": [user, {"role": "assistant", "content": "y"}],
+    }
     (found,) = read(tmp_path, row).rows
     assert (found.prompt, found.responses) == ((user,), ("x", "y"))
     prompt = [user, {"role": "assistant", "content": "a"}, other]
@@ -63,7 +68,11 @@ def test_another_tools_pairs_come_out_in_our_columns(tmp_path):
     row = {"prompt": "p", "response_a": "x", "response_b": "y", "winner": "b", "domain": "d"}
     (found,) = read(tmp_path, row).rows
     assert found.responses == ("y", "x")
-    assert {c: found.values[c] for c in ("prompt", "chosen", "rejected")} == {"prompt": "p", "chosen": "y", "rejected": "x"}
+    assert {c: found.values[c] for c in ("prompt", "chosen", "rejected")} == {
+        "prompt": "p",
+        "chosen": "y",
+        "rejected": "x",
+    }
     assert "winner" not in found.values
 
 
