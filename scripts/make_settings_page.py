@@ -13,8 +13,8 @@ PAGE = Path(__file__).parents[1] / "docs" / "settings.md"
 HEAD = """\
 # Settings
 
-All settings of a run, with their types and defaults. They are YAML keys, `key=value` on the command line, and keyword
-arguments in Python, with the same names; a key that only one section has needs no section (`batch_size=8`).
+All settings with their types and defaults. They are YAML keys, `key=value` on the command line, and keyword arguments in
+Python, with the same names; a key that only one section has needs no section (`batch_size=8`).
 
 ```
 tiltlm settings training
@@ -27,7 +27,8 @@ commented file: see [below](#a-file-to-start-from).
 *Made by `scripts/make_settings_page.py` from the code; change it there.*
 """
 FURTHER = """\
-The next sections belong to commands that do not train: [`tiltlm sample`](sampling.md).
+The next sections belong to commands that do not train: [`tiltlm sample`](sampling.md)
+and those that take a [judge](judges.md).
 """
 TAIL = """\
 ## A file to start from

@@ -1,4 +1,4 @@
-"""All settings of a run with types, defaults and meaning, read from the settings dataclasses and their docstrings.
+"""All settings of a run, and of judges, with types, defaults and meaning, read from the settings dataclasses and their docstrings.
 
 `tiltlm settings`, docs/settings.md and the file that `tiltlm init` writes show this one list.
 """
@@ -18,12 +18,13 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import yaml
 
 from tiltlm.core import ConfigError
+from tiltlm.judging.judge_settings import JudgeSettings
 from tiltlm.objectives import Spec
 from tiltlm.recipes.run_settings import RunSettings
 from tiltlm.sampling import SamplingSettings
 from tiltlm.sampling.engines import EngineSettings
 
-FURTHER: Mapping[str, type] = {"sampling": SamplingSettings, "engine": EngineSettings}
+FURTHER: Mapping[str, type] = {"sampling": SamplingSettings, "engine": EngineSettings, "judge": JudgeSettings}
 """Sections of commands that do not train, and their dataclasses."""
 REQUIRED = "required"
 """What is shown for a default where there is none."""

@@ -5,6 +5,7 @@ from tiltlm.config.calls.training import preview, quickstart, score, sweep, trai
 # The split keeps the order of `--help`: training first.
 # isort: split
 from tiltlm.config.calls.answers import sample
+from tiltlm.config.calls.judging import judge
 from tiltlm.config.command import COMMANDS
 
-__all__ = ["COMMANDS", "preview", "quickstart", "sample", "score", "sweep", "train"]
+__all__ = ["COMMANDS", "judge", "preview", "quickstart", "sample", "score", "sweep", "train"]
