@@ -13,6 +13,8 @@ from tiltlm.config.command import OPTIONS, Command
 
 OVERRIDES = ("[CONFIG] [KEY=VALUE ...]", "A YAML file, then KEY=VALUE overrides, such as training.seed=1.")
 VERBOSE = "Print details too: layout, precision, digests, reference store. log.txt of a run always has them."
+OPTION_TYPES = (bool, int, float, int | None, float | None)
+"""Types of parameters that become options of that type; all others are texts."""
 GRID = ("[CONFIG] KEY=V1,V2,... ...", "A YAML file, then keys with their values; every combination is run.")
 
 
@@ -43,6 +45,8 @@ def run_function(command: Command) -> Callable[..., None]:
 
         positional: list[Any] = []
         overrides: dict[str, Any] = {}
+        if command.arguments:
+            positional = [given.pop(command.arguments) or []]
         if "arguments" in given:
             config, pairs = split_arguments(given.pop("arguments") or [])
             positional = [config, pairs] if has_grid else [config]
@@ -71,6 +75,10 @@ def signature_of(command: Command) -> list[inspect.Parameter]:
     if command.argument:
         info = typer.Argument(metavar=command.argument.upper(), help=OPTIONS[command.argument], show_default=False)
         add(command.argument, str, info, inspect.Parameter.empty)
+    if command.arguments:
+        name = command.arguments
+        many = typer.Argument(metavar=f"[{name.upper()} ...]", help=command.helps[name], show_default=False)
+        add(name, list[str] | None, many)
     if "config" in command.parameters:
         has_grid = "grid" in command.parameters
         metavar, text = GRID if has_grid else OVERRIDES
@@ -80,7 +88,7 @@ def signature_of(command: Command) -> list[inspect.Parameter]:
         add(name, str | None, typer.Option(f"--{name}", help=OPTIONS[name]))
     for name, parameter in command.parameters.items():
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name != "progress":
-            kind = parameter.annotation if parameter.annotation in (bool, int, float) else str | None
+            kind = parameter.annotation if parameter.annotation in OPTION_TYPES else str | None
             add(name, kind, typer.Option(f"--{name.replace('_', '-')}", help=command.helps[name]), parameter.default)
     add("verbose", bool, typer.Option("--verbose", "-v", help=VERBOSE), False)
     return found

@@ -124,7 +124,8 @@ def win_rate(
 def _wilson(wins: int, n: int, level: float) -> Interval:
     """Return Wilson's interval on the grid; that of the losses is its exact mirror."""
     more = wilson(max(wins, n - wins), n, level)
-    own = shifted(Interval(*on_grid([more.estimate - 0.5, more.low - 0.5, more.high - 0.5]).tolist(), level, n))
+    estimate, low, high = on_grid([more.estimate - 0.5, more.low - 0.5, more.high - 0.5]).tolist()
+    own = shifted(Interval(estimate, low, high, level, n))
     return own if 2 * wins >= n else mirror(own)
 
 
