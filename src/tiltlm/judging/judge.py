@@ -96,6 +96,8 @@ class Verdict:
     """Seconds."""
     attempt: int = 1
     cached: bool = False
+    disagreement: float | None = None
+    """Of a panel: the largest difference between the probabilities of two members."""
 
     @property
     def p_a(self) -> float | None:
@@ -113,6 +115,14 @@ class Judge(ABC):
     role: Role
     digest: str
     """Hash of kind, weights or model and revision, template, rubric and sampling. Judgements are cached by it."""
+    reads: tuple[str, ...] | None = ()
+    """Columns of the row that change a judgement; None: all of them."""
+    scale: float = 1.0
+    """Difference of two scores that is one nat of preference, for scorers that are used as comparers."""
+
+    def price(self, tokens_in: int, tokens_out: int) -> float | None:  # noqa: ARG002
+        """Return what this many tokens cost, in the currency of the price file; None if the price is not known."""
+        return 0.0
 
 
 class Scorer(Judge):

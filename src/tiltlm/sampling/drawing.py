@@ -5,6 +5,7 @@ depend on the rest of the batch, and two policies sampled with one seed use the 
 """
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ class SamplingSettings:
     """Draw only among the k most probable tokens (more where others are as probable as the k-th)."""
     top_p: float | None = None
     """Draw only among the most probable tokens, as few as reach this probability together, after `top_k`."""
+    min_p: float | None = None
+    """Draw only among tokens with at least this share of the largest probability, after `temperature` and `top_p`."""
     max_rows: int = 1024
     """Responses decoded at the same time; fewer need less memory."""
 
@@ -47,23 +50,31 @@ class SamplingSettings:
                 )
         with prefix_errors("sampling"):
             not_negative(temperature=float(self.temperature))
-        if self.top_p is not None and not 0 < self.top_p <= 1:
+        for name in ("top_p", "min_p"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value <= 1:
+                raise ConfigError(
+                    f"sampling.{name} is {value}; it must be above 0 and at most 1",
+                    code="out_of_range",
+                    key=f"sampling.{name}",
+                )
+        if self.temperature == 0 and self.truncation:
             raise ConfigError(
-                f"sampling.top_p is {self.top_p}; it must be above 0 and at most 1",
-                code="out_of_range",
-                key="sampling.top_p",
-            )
-        if self.temperature == 0 and (self.top_k, self.top_p) != (None, None):
-            raise ConfigError(
-                "sampling.temperature is 0, so top_k and top_p have no effect; remove them",
+                f"sampling.temperature is 0, so {' and '.join(self.truncation)} have no effect; remove them",
                 code="no_effect",
-                key="sampling.top_p" if self.top_k is None else "sampling.top_k",
+                key=f"sampling.{next(iter(self.truncation))}",
             )
+
+    @property
+    def truncation(self) -> dict[str, float]:
+        """The settings that remove tokens, by name; empty if none does."""
+        given = {"top_k": self.top_k, "top_p": self.top_p, "min_p": self.min_p}
+        return {name: value for name, value in given.items() if value is not None}
 
     @property
     def is_exact(self) -> bool:
         """True where draws have the policy's own distribution."""
-        return self.temperature == 1 and self.top_k is None and self.top_p is None
+        return self.temperature == 1 and not self.truncation
 
 
 class Drawn(NamedTuple):
@@ -121,7 +132,11 @@ def _first_above(masses: Float[Tensor, "D K"], goal: Float[Tensor, "D 1"]) -> tu
 
 
 def _truncated(scores: Float[Tensor, "D V"], settings: SamplingSettings) -> Float[Tensor, "D V"]:
-    """Return the scores with −∞ where `top_k` or `top_p` removes a token."""
+    """Return the scores with −∞ where a truncation removes a token: `top_k` first, then `top_p`, then `min_p`.
+
+    What `top_p` keeps depends on `top_k` before it. `min_p` compares with the largest probability, which no truncation
+    removes, so it keeps the same tokens at any place; but before `top_p` it would change what that keeps.
+    """
     if settings.top_k is not None:
         least = scores.topk(min(settings.top_k, scores.shape[-1]), dim=-1).values[:, -1:]
         scores = scores.masked_fill(scores < least, -torch.inf)
@@ -131,6 +146,9 @@ def _truncated(scores: Float[Tensor, "D V"], settings: SamplingSettings) -> Floa
         before = probs.cumsum(-1, dtype=_wide(probs)) - probs
         cut = torch.empty_like(before, dtype=torch.bool).scatter_(-1, order, before >= settings.top_p)
         scores = scores.masked_fill(cut, -torch.inf)
+    if settings.min_p is not None:
+        largest = scores.max(dim=-1, keepdim=True).values
+        scores = scores.masked_fill(scores < largest + math.log(settings.min_p), -torch.inf)
     return scores
 
 

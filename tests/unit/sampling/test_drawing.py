@@ -55,6 +55,12 @@ def test_log_probabilities_of_policy_and_behaviour():
         ({"top_p": 1.0}, [1, 0, 4, 2, 3]),
         ({"top_k": 3, "top_p": 0.7}, [0, 0, 4, 0, 3]),  # of 0.9: 0.4/0.9 + 0.3/0.9 = 0.78 ≥ 0.7
         ({"temperature": 2.0}, [0.1**0.5, 0, 0.4**0.5, 0.2**0.5, 0.3**0.5]),
+        ({"min_p": 0.2}, [1, 0, 4, 2, 3]),  # 0.08 is the bound
+        ({"min_p": 0.6}, [0, 0, 4, 0, 3]),  # 0.24
+        ({"min_p": 1.0}, [0, 0, 1, 0, 0]),
+        ({"temperature": 2.0, "min_p": 0.6}, [0, 0, 0.4**0.5, 0.2**0.5, 0.3**0.5]),  # √(0.2/0.4) = 0.71, √(0.1/0.4) = ½
+        ({"top_p": 0.65, "min_p": 0.3}, [0, 0, 4, 0, 3]),  # alone, min_p would keep 0.2 too
+        ({"top_p": 0.75, "min_p": 0.6}, [0, 0, 4, 0, 3]),  # top_p keeps 0.2 too: 0.4 + 0.3 < 0.75
     ],
 )
 def test_frequencies_are_those_of_the_truncated_distribution(knobs, expected):
@@ -68,6 +74,20 @@ def test_frequencies_are_those_of_the_truncated_distribution(knobs, expected):
     torch.testing.assert_close(
         result.behaviour_logps.double().exp(), torch.from_numpy(probs)[result.tokens], atol=1e-6, rtol=0
     )
+
+
+def test_min_p_keeps_what_the_other_truncations_keep_of_it():
+    """Whatever order: p ≥ min_p · max p is a property of each token, and no truncation removes the largest."""
+    logits = 3 * torch.randn(50, 40, generator=torch.Generator().manual_seed(0))
+    u = torch.rand(50, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    probs = logits.double().softmax(-1)
+    kept = (probs >= 0.05 * probs.max(-1, keepdim=True).values) & (probs.argsort(-1).argsort(-1) >= 40 - 5)
+    result = draw(logits, u, settings(top_k=5, min_p=0.05))
+    expected = probs / (probs * kept).sum(-1, keepdim=True)
+    assert kept.gather(-1, result.tokens[:, None]).all()
+    assert 1 < kept.sum(-1).double().mean() < 5
+    found = expected.gather(-1, result.tokens[:, None])[:, 0]
+    torch.testing.assert_close(result.behaviour_logps.double().exp(), found, atol=1e-5, rtol=0)
 
 
 def test_temperature_zero_is_the_most_probable():
@@ -132,6 +152,9 @@ def test_a_number_depends_on_its_sample_and_position_alone():
         ({"temperature": math.nan}, "negative", "temperature"),
         ({"temperature": math.inf}, "negative", "temperature"),
         ({"top_p": math.nan}, "out_of_range", "top_p"),
+        ({"min_p": 0.0}, "out_of_range", "min_p"),
+        ({"min_p": 1.1}, "out_of_range", "min_p"),
+        ({"temperature": 0.0, "min_p": 0.1}, "no_effect", "min_p"),
         ({"temperature": 0.0, "top_p": 0.9}, "no_effect", "top_p"),
         ({"temperature": 0.0, "top_k": 5}, "no_effect", "top_k"),
     ],

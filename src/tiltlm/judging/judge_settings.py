@@ -1,0 +1,249 @@
+"""Settings of a judge, the short form of them as text, and the table of kinds.
+
+A kind is one entry of `KINDS`: the function that makes the judge, the setting that its short form fills, and the
+settings that it reads. A setting that a kind does not read is refused.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from tiltlm.core.checks import positive, prefix_errors, suggestion
+from tiltlm.core.errors import ConfigError
+from tiltlm.judging.judge import Comparer, Role, Scorer
+
+
+class Kind(NamedTuple):
+    """One kind of judge."""
+
+    maker: str
+    """`module:function`; called with settings and role, it returns the judge. The module is imported on first use."""
+    argument: str | None
+    """Setting that stands after the colon in the short form `KIND:ARGUMENT`; None: the kind has no argument."""
+    reads: tuple[str, ...] = ()
+    """Other settings of this kind."""
+    needs: tuple[str, ...] = ()
+    """Settings without which it cannot be made."""
+
+
+_SCORERS = "tiltlm.judging.scorers"
+_FORWARD = ("max_tokens", "precision")
+_RIGHT = ("tolerance", "pattern")
+
+KINDS: dict[str, Kind] = {
+    "verifier": Kind(
+        f"{_SCORERS}.verifier:verifier", "function", ("timeout", "timeout_score", "column"), ("function",)
+    ),
+    "tests": Kind(f"{_SCORERS}.unit_tests:unit_tests", "column", ("timeout", "timeout_score", "memory")),
+    "regex": Kind(f"{_SCORERS}.rules:regex", "pattern", (), ("pattern",)),
+    "json_schema": Kind(f"{_SCORERS}.rules:json_schema", "schema", (), ("schema",)),
+    "exact": Kind(f"{_SCORERS}.rules:exact", "column", ("pattern",)),
+    "numeric": Kind(f"{_SCORERS}.rules:numeric", "column", _RIGHT),
+    "reward_model": Kind(f"{_SCORERS}.reward_model:reward_model", "model", _FORWARD, ("model",)),
+    "implicit": Kind(
+        f"{_SCORERS}.implicit:implicit", "model", (*_FORWARD, "reference", "beta", "mean"), ("model", "reference")
+    ),
+    "lexicon": Kind(f"{_SCORERS}.plain:lexicon", None),
+    "gold": Kind(f"{_SCORERS}.plain:gold", None),
+    "length": Kind(f"{_SCORERS}.plain:length", None),
+    "panel": Kind("tiltlm.judging.panel:panel", None, ("judges", "combine"), ("judges",)),
+}
+"""Every kind of judge by its name."""
+
+COMMON = ("kind", "scale", "audit", "both_orders", "soft")
+"""Settings that every kind has."""
+
+SHORT_FORM = "KIND or KIND:ARGUMENT, such as gold, reward_model:FOLDER or implicit:POLICY@REFERENCE"
+
+
+@dataclass(frozen=True)
+class JudgeSettings:
+    """A judge: what scores or compares responses. Which settings have an effect depends on its kind."""
+
+    kind: str
+    """Kind of judge: `verifier`, `tests`, `regex`, `json_schema`, `exact`, `numeric`, `reward_model`, `implicit`,
+    `lexicon`, `gold`, `length` or `panel`. On the command line also the short form `KIND:ARGUMENT`."""
+    model: str | None = None
+    """Model folder, or name on the Hugging Face Hub: the reward model, or the policy of an implicit reward."""
+    reference: str | None = None
+    """Model that an implicit reward is measured from."""
+    beta: float = 1.0
+    """Factor of an implicit reward: β·(log π − log π_ref)."""
+    mean: bool = False
+    """Divide an implicit reward by the number of tokens of the response."""
+    function: str | None = None
+    """Function of a verifier, as `module:function`. It is called with prompt, response and row, in another process."""
+    pattern: str | None = None
+    """Regular expression. For `regex` it is searched in the response; for `exact` and `numeric` it finds the answer
+    in the response (its first group, or else all of it; the last match counts)."""
+    schema: str | None = None
+    """File with a JSON schema."""
+    column: str | None = None
+    """Column that the judge reads: the right answer (null: `answer`), or the unit tests (null: `tests`)."""
+    tolerance: float = 1e-6
+    """Largest difference from the right number, relative to it or, for numbers below 1, absolute."""
+    timeout: float = 10.0
+    """Seconds for one call of a verifier or of unit tests."""
+    timeout_score: float | None = None
+    """Score of a response that takes longer. Null: an error, and no score."""
+    memory: int = 1024
+    """Megabytes that unit tests may use."""
+    judges: tuple[str, ...] = ()
+    """Members of a panel, in short form."""
+    combine: Literal["mean", "worst"] = "mean"
+    """How a panel decides: by the mean of the members' logits, or by the least certain member (a tie if two
+    disagree)."""
+    scale: float | None = None
+    """Difference of two scores that is one nat of preference: P(a better) = σ((s_a − s_b) / scale). Null: that of
+    the audit, else 1."""
+    audit: str | None = None
+    """JSON file of an audit of this judge, with its `digest` and `scale`. A judge that makes training data needs it."""
+    both_orders: bool = True
+    """Compare each pair in both orders. False: in one order, chosen by the content of the pair; never for training."""
+    soft: bool = True
+    """Use probabilities. False: only which response is better."""
+    max_tokens: int = 8192
+    """Tokens of one forward of a local model."""
+    precision: Literal["auto", "float32", "bf16"] = "auto"
+    """Precision of matrix products of a local model, as `model.precision`."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            hint = suggestion(self.kind, KINDS)
+            raise ConfigError(
+                f"judge.kind is {self.kind!r}{hint} Kinds: {', '.join(KINDS)}", code="unknown_name", key="judge.kind"
+            )
+        kind = KINDS[self.kind]
+        for name in kind.needs:
+            if not getattr(self, name):
+                raise ConfigError(
+                    f"judge.{name} is missing: a judge of kind {self.kind} needs it ({_usage(self.kind)})",
+                    code="missing_setting",
+                    key=f"judge.{name}",
+                )
+        read = {*COMMON, *kind.reads, kind.argument}
+        for field in fields(self):
+            if field.name not in read and getattr(self, field.name) != field.default:
+                raise ConfigError(
+                    f"judge.{field.name} has no effect for a judge of kind {self.kind}; remove it",
+                    code="no_effect",
+                    key=f"judge.{field.name}",
+                )
+        with prefix_errors("judge"):
+            positive(timeout=self.timeout, memory=self.memory, max_tokens=self.max_tokens, beta=self.beta)
+            positive(tolerance=self.tolerance, scale=1.0 if self.scale is None else self.scale)
+
+    @classmethod
+    def of(cls, judge: "str | Mapping[str, Any] | JudgeSettings") -> "JudgeSettings":
+        """Return settings from their short form, or from a mapping of them."""
+        if isinstance(judge, JudgeSettings):
+            return judge
+        given = parse_judge(judge) if isinstance(judge, str) else dict(judge)
+        known = {field.name for field in fields(cls)}
+        for name in given.keys() - known:
+            raise ConfigError(
+                f"judge.{name}: this setting does not exist{suggestion(name, known)}",
+                code="unknown_setting",
+                key=f"judge.{name}",
+            )
+        if "judges" in given:
+            given["judges"] = tuple(given["judges"])
+        return cls(**given)
+
+
+def _usage(kind: str) -> str:
+    argument = KINDS[kind].argument
+    if argument is None:
+        return kind
+    return f"{kind}:MODEL@REFERENCE" if kind == "implicit" else f"{kind}:{argument.upper()}"
+
+
+def parse_judge(text: str) -> dict[str, Any]:
+    """Return the settings that a short form names: `reward_model:FOLDER` → kind and model.
+
+    Raises:
+        ConfigError: The kind is unknown or has no argument.
+    """
+    kind, colon, argument = text.partition(":")
+    if kind not in KINDS:
+        raise ConfigError(
+            f"judge {text!r}: there is no kind {kind!r}{suggestion(kind, KINDS)} Write {SHORT_FORM}, or name a YAML "
+            f"file with its settings. Kinds: {', '.join(KINDS)}",
+            code="unknown_name",
+            key="judge.kind",
+        )
+    if not colon:
+        return {"kind": kind}
+    if kind == "implicit":
+        policy, _, reference = argument.partition("@")
+        return {"kind": kind, "model": policy, "reference": reference or None}
+    if KINDS[kind].argument is None or not argument:
+        wanted = "takes no argument" if KINDS[kind].argument is None else "has an empty argument"
+        raise ConfigError(f"judge {text!r}: {kind} {wanted}; write {_usage(kind)}", code="wrong_type", key="judge.kind")
+    return {"kind": kind, KINDS[kind].argument: argument}
+
+
+def build_judge(
+    settings: JudgeSettings | str | Mapping[str, Any], *, role: Role = "held_out"
+) -> Scorer | Comparer:
+    """Make a judge from its settings; models are loaded.
+
+    Args:
+        settings: Settings, or their short form.
+        role: `train` for a judge that makes training data, `held_out` for one that only measures.
+
+    Raises:
+        ConfigError: A setting cannot work.
+        ModelError: A model cannot be used.
+    """
+    settings = JudgeSettings.of(settings)
+    module, _, function = KINDS[settings.kind].maker.partition(":")
+    judge: Scorer | Comparer = getattr(import_module(module), function)(settings, role)
+    audit = None if settings.audit is None else read_audit(settings.audit)
+    if audit is not None and audit.digest != judge.digest:
+        raise ConfigError(
+            f"judge.audit={settings.audit} is the audit of the judge {audit.digest}, and this one is {judge.digest}; "
+            "audit this judge, with the same settings",
+            code="other_judge",
+            key="judge.audit",
+        )
+    judge.scale = settings.scale or (audit.scale if audit and audit.scale else 1.0)
+    return judge
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What an audit says about a judge."""
+
+    digest: str
+    """Digest of the judge that was audited."""
+    scale: float | None
+    """Calibrated scale of its scores; None for comparers."""
+
+
+def read_audit(path: str | Path) -> Audit:
+    """Read the JSON file of an audit.
+
+    Raises:
+        ConfigError: It is missing, or is no audit.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        scale = content.get("scale")
+        return Audit(str(content["digest"]), None if scale is None else float(scale))
+    except FileNotFoundError as error:
+        raise ConfigError(f"judge.audit={path}: no such file", code="no_such_path", key="judge.audit") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"judge.audit={path} is no audit: it must be a JSON file with `digest` and `scale` ({error})",
+            code="damaged",
+            key="judge.audit",
+        ) from error
+
+
+def settings_of(texts: Iterable[str]) -> list[JudgeSettings]:
+    """Return the settings of several judges from their short forms."""
+    return [JudgeSettings.of(text) for text in texts]
