@@ -64,9 +64,7 @@ class Command:
         return inspect.signature(self.call).parameters
 
 
-def command(
-    *options: str, argument: str | None = None, arguments: str | None = None
-) -> Callable[[Call], Call]:
+def command(*options: str, argument: str | None = None, arguments: str | None = None) -> Callable[[Call], Call]:
     """Make a function a command under its own name.
 
     Args:

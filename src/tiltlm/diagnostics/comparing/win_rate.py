@@ -129,6 +129,22 @@ def _wilson(wins: int, n: int, level: float) -> Interval:
     return own if 2 * wins >= n else mirror(own)
 
 
+def mean_difference(
+    differences: ArrayLike, prompts: ArrayLike | None = None, seed: int = 0, *, level: float = 0.95
+) -> Interval:
+    """Return the mean over prompts of paired differences; that of the opposite differences has the opposite numbers.
+
+    Args:
+        differences: [B] first − second.
+        prompts: [B] the prompt of each. None means that each has its own.
+        seed: Seed of the bootstrap.
+        level: Share of repetitions in which the interval holds the truth.
+    """
+    means = unit_means(differences, prompts)
+    draws, n = _resampled(means, np.arange(len(means)), np.zeros(len(means), dtype=np.intp), seed, RESAMPLES)
+    return symmetric_interval(float(means.mean()), draws, n, level)
+
+
 def _constant(labels: ArrayLike | None, prompts: ArrayLike | None, n: int, key: str) -> NDArray[np.intp]:
     """Return [n] the number of each prompt's label, which all of its judgements share.
 
