@@ -11,5 +11,5 @@ def canonical(value: Any) -> str:
 
 
 def digest_of(kind: str, **facts: Any) -> str:
-    """Return the digest of a judge: 16 hexadecimal digits of the sha256 of its kind and facts."""
-    return hashlib.sha256(canonical({"kind": kind, **facts}).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    """Return the digest of a judge: 32 hexadecimal digits of the sha256 of its kind and facts."""
+    return hashlib.sha256(canonical({"kind": kind, **facts}).encode("utf-8", "surrogatepass")).hexdigest()[:32]

@@ -1,0 +1,1 @@
+"""Scorers: verifiers and rules, reward models, implicit rewards, and scores that need no model."""
