@@ -13,9 +13,10 @@ from tiltlm.config.command import OPTIONS, Command
 
 OVERRIDES = ("[CONFIG] [KEY=VALUE ...]", "A YAML file, then KEY=VALUE overrides, such as training.seed=1.")
 VERBOSE = "Print details too: layout, precision, digests, reference store. log.txt of a run always has them."
-OPTION_TYPES = (bool, int, float, int | None, float | None)
-"""Types of parameters that become options of that type; all others are texts."""
+ONLY_OVERRIDES = ("[KEY=VALUE ...]", "Settings, such as sampling.top_p=0.9.")
 GRID = ("[CONFIG] KEY=V1,V2,... ...", "A YAML file, then keys with their values; every combination is run.")
+NAMED = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+NUMBERS = (bool, int, float, int | None, float | None)
 
 
 def run_function(command: Command) -> Callable[..., None]:
@@ -47,7 +48,9 @@ def run_function(command: Command) -> Callable[..., None]:
         overrides: dict[str, Any] = {}
         if command.arguments:
             positional = [given.pop(command.arguments) or []]
-        if "arguments" in given:
+        elif "config" not in command.parameters:
+            overrides = dict(parse_overrides(given.pop("arguments", None) or []))
+        elif "arguments" in given:
             config, pairs = split_arguments(given.pop("arguments") or [])
             positional = [config, pairs] if has_grid else [config]
             overrides = {} if has_grid else dict(parse_overrides(pairs))
@@ -84,11 +87,14 @@ def signature_of(command: Command) -> list[inspect.Parameter]:
         metavar, text = GRID if has_grid else OVERRIDES
         argument = typer.Argument(metavar=metavar, help=text)
         add("arguments", list[str] | None, argument, inspect.Parameter.empty if has_grid else None)
+    elif any(p.kind is inspect.Parameter.VAR_KEYWORD for p in command.parameters.values()):
+        add("arguments", list[str] | None, typer.Argument(metavar=ONLY_OVERRIDES[0], help=ONLY_OVERRIDES[1]))
     for name in command.options:
         add(name, str | None, typer.Option(f"--{name}", help=OPTIONS[name]))
     for name, parameter in command.parameters.items():
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name != "progress":
-            kind = parameter.annotation if parameter.annotation in OPTION_TYPES else str | None
+        of_its_own = parameter.kind in NAMED and name not in (*command.options, command.argument, "progress")
+        if of_its_own:
+            kind = parameter.annotation if parameter.annotation in NUMBERS else str | None
             add(name, kind, typer.Option(f"--{name.replace('_', '-')}", help=command.helps[name]), parameter.default)
     add("verbose", bool, typer.Option("--verbose", "-v", help=VERBOSE), False)
     return found

@@ -2,11 +2,12 @@
 
 Its parameters mean:
 
-- `config` and `**settings`: the arguments `[CONFIG] [KEY=VALUE ...]`; what they may contain is read from the settings
-  dataclass that the function passes to `resolve`;
+- `config` and `**settings`: the arguments `[CONFIG] [KEY=VALUE ...]`, or without `config` only `[KEY=VALUE ...]`; what
+  they may contain is read from the settings dataclass that the function passes to `resolve`;
 - `grid`: the overrides `KEY=V1,V2,...` as texts, in place of settings;
 - the parameter that `command(arguments=...)` names: all arguments of the command line, as a list;
 - `progress`: a display of progress, which the command line passes in;
+- one that is named in `@command(...)`: an argument or an option, as said there;
 - every other one: an option of its own, whose help is in the section `Args:` of the docstring. None may be called
   `verbose`: every command has that option.
 """
@@ -26,6 +27,7 @@ OPTIONS: Mapping[str, str] = {
     "objective": "Method; `tiltlm objectives` lists them.",
     "reference": "Reference model: base, columns, initial, a folder, or a name on the Hub.",
     "output": "Folder of the run; it must be new or empty.",
+    "prompts": "Data of any shape whose prompts are answered: a file, a folder, or a name on the Hugging Face Hub.",
     "store": "Folder of reference log-probabilities that runs share.",
 }
 """Settings that may have an option of their own (`--model`), and its help."""

@@ -1,6 +1,6 @@
-"""Parts of tiltlm for notebooks: models, data, samples and objectives from plain values, in one call each."""
+"""Parts of tiltlm for notebooks: models, data and objectives from plain values, in one call each."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,36 +47,6 @@ def load_data(data: Any, policy: Policy, objective: str = "dpo", **settings: Any
     """
     section = Schema(RunSettings).make("data", plain({"train": data, **settings}, "data"), {})
     return load_for(build_objective(objective), section, encoder_of(policy))
-
-
-def sample(
-    policy: Policy, prompts: Sequence[str], n: int = 1, *, seed: int = 0, max_new_tokens: int = 128, **settings: Any
-) -> list[list[str]]:
-    """Sample n responses to each prompt, as texts. `tiltlm.sampling.sample` also gives their log-probabilities.
-
-    Args:
-        policy: A loaded policy.
-        prompts: Texts, tokenised as they are.
-        n: Responses to each prompt.
-        seed: The same seed gives the same responses.
-        max_new_tokens: A response that has not ended is cut after this many tokens.
-        **settings: Fields of `tiltlm.sampling.SamplingSettings`, such as `temperature=0.7`.
-
-    Returns:
-        The n responses to each prompt, in the order of the prompts.
-    """
-    from tiltlm import sampling
-
-    encoder = encoder_of(policy)
-    samples = sampling.sample(
-        policy.module,
-        [encoder.prompt_ids(text) for text in prompts],
-        n,
-        sampling.SamplingSettings(max_new_tokens, **settings),
-        seed=seed,
-        end_token_ids=policy.end_token_ids,
-    )
-    return [[encoder.plain_text(response.token_ids) for response in responses] for responses in samples]
 
 
 def build_objective(objective: str | Mapping[str, Any], **settings: Any) -> Objective:

@@ -50,11 +50,13 @@ LOSSES = {
     "prompt_too_long": "the prompt leaves no room for a response in data.max_length; raise data.max_length",
     "reference_of_other_tokens": "the row was shortened, so its reference log-probabilities belong to other tokens; "
     "raise data.max_length, or choose another reference than reference=columns",
+    "prompt_above_window": "the prompt and the new tokens are more than the model's window; lower "
+    "sampling.max_new_tokens, or shorten the prompt",
     "too_long": "the row is longer than data.max_length, and data.truncation=drop leaves such rows out",
 }
 """Causes for leaving a row out, and what the user can do."""
 
-BY_POLICY = frozenset({"too_long"})
+BY_POLICY = frozenset({"too_long", "prompt_above_window"})
 """Causes that a setting asks for; they are not defects."""
 
 CHANGES = {

@@ -186,7 +186,9 @@ def parse_judge(text: str) -> dict[str, Any]:
     return {"kind": kind, KINDS[kind].argument: argument}
 
 
-def build_judge(settings: JudgeSettings | str | Mapping[str, Any], *, role: Role = "held_out") -> Scorer | Comparer:
+def build_judge(
+    settings: JudgeSettings | str | Mapping[str, Any], *, role: Role = "held_out"
+) -> Scorer | Comparer:
     """Make a judge from its settings; models are loaded.
 
     Args:

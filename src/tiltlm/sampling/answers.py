@@ -1,16 +1,34 @@
 """Answers of a model to prompts, as a file: one row a prompt, in the columns that the data readers know.
 
 The columns are `id`, `prompt`, `completions`, `prompt_ids`, `completions_ids`, `completions_ended`, `logps`,
-`behaviour_logps`, `temperature`, `seed`, `model`, `model_digest`, `engine` and `exact`, and those of the prompt's own
-row (`category`, the right answer of a verifier). Judges add `scores` or `comparisons`.
+`behaviour_logps`, `temperature`, `seed`, `model`, `model_digest`, `engine`, `exact`, `untruncated`, and those of the
+prompt's own row (`category`, the right answer of a verifier). Judges add `scores` or `comparisons`.
 """
 
-from collections.abc import Mapping
+import gzip
+import io
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from tiltlm.core.example import TokenIds
-from tiltlm.data.rows.cells import Conversation
+import zstandard
+
+from tiltlm.core.errors import ConfigError, DataError
+from tiltlm.core.example import TokenIds, token_ids
+from tiltlm.data.accounting import Defect
+from tiltlm.data.data_settings import DataSettings
+from tiltlm.data.distinct_prompts import prompt_digest
+from tiltlm.data.files.sources import read_rows
+from tiltlm.data.files.text_files import Row
+from tiltlm.data.rows import cells
+from tiltlm.data.rows.cells import Conversation, TokenContent
+from tiltlm.storage.files import finite_json, write_bytes
+
+ENDINGS = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
+"""Ends of the names of answer files."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +50,7 @@ class AnswerRow:
     behaviour_logps: tuple[float, ...] | None = None
     """The same under the distribution of the draw, after temperature and truncation."""
     scores: tuple[float, ...] = ()
-    """One per answer, if a judge scored them."""
+    """One per answer, if a judge scored them. NaN where it could not."""
     temperature: float | None = None
     seed: int | None = None
     model: str = ""
@@ -50,3 +68,214 @@ class AnswerRow:
     def category(self) -> str:
         """The category of the prompt; "" if its row names none."""
         return str(self.row.get("category", ""))
+
+
+OWN = frozenset(
+    {
+        *("id", "prompt", "completions", "prompt_ids", "completions_ids", "completions_ended", "logps"),
+        *("behaviour_logps", "temperature", "seed", "model", "model_digest", "engine", "exact", "untruncated"),
+        "scores",
+    }
+)
+"""Columns of an answer file that are fields of `AnswerRow`."""
+
+
+def to_plain(answer: AnswerRow) -> dict[str, Any]:
+    """Return a row as a file has it: the columns that are known, in a fixed order."""
+    ids = answer.token_ids
+    own = {
+        "id": answer.id,
+        "prompt": answer.prompt if isinstance(answer.prompt, str) else list(answer.prompt),
+        "completions": list(answer.answers),
+        "prompt_ids": None if answer.prompt_ids is None else answer.prompt_ids.tolist(),
+        "completions_ids": None if ids is None else [one.tolist() for one in ids],
+        "completions_ended": list(answer.ended),
+        "logps": _listed(answer.logps),
+        "behaviour_logps": _listed(answer.behaviour_logps),
+        "scores": _listed(answer.scores or None),
+        "temperature": answer.temperature,
+        "seed": answer.seed,
+        "model": answer.model,
+        "model_digest": answer.model_digest,
+        "engine": answer.engine,
+        "exact": answer.exact,
+        "untruncated": answer.is_untruncated,
+    }
+    rest = {name: value for name, value in answer.row.items() if name not in OWN}
+    return {**{name: value for name, value in own.items() if value is not None}, **rest}
+
+
+def _listed(values: Sequence[float] | None) -> list[float | None] | None:
+    return None if values is None else [None if math.isnan(value) else value for value in values]
+
+
+def write_answers(path: Path, rows: Iterable[AnswerRow]) -> None:
+    """Write answers atomically; the end of the name decides the format. Equal rows give equal bytes.
+
+    Args:
+        path: A file that ends with one of `ENDINGS`.
+        rows: At least one row.
+
+    Raises:
+        ConfigError: The name has another end.
+        RunError: The file cannot be written.
+    """
+    write_plain_rows(path, [to_plain(row) for row in rows])
+
+
+def write_plain_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows of plain values, as `write_answers` does. Judges add their columns to such rows.
+
+    Raises:
+        ConfigError: The name has another end than those of `ENDINGS`.
+        RunError: The file cannot be written.
+    """
+    check_ending(path)
+    if path.name.lower().endswith(".parquet"):
+        write_bytes(path, _parquet(rows))
+        return
+    text = "".join(json.dumps(finite_json(row), ensure_ascii=False) + "\n" for row in rows)
+    pack: Callable[[bytes], bytes] = {
+        ".gz": lambda content: gzip.compress(content, mtime=0),  # without a time: equal rows, equal bytes
+        ".zst": lambda content: zstandard.ZstdCompressor().compress(content),
+    }.get(path.suffix.lower(), lambda content: content)
+    write_bytes(path, pack(text.encode("utf-8", "surrogatepass")))
+
+
+def check_ending(path: Path) -> None:
+    """Require that the name of a file says one of the formats of answers.
+
+    Raises:
+        ConfigError: It does not.
+    """
+    if not path.name.lower().endswith(ENDINGS):
+        raise ConfigError(
+            f"output {path}: the name must end with one of {', '.join(ENDINGS)}",
+            code="unknown_file_format",
+            key="output",
+        )
+
+
+def _parquet(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """Return rows as Parquet. A column whose values differ in kind is written as JSON text, which the readers read."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    columns = {}
+    for name in names:
+        values = [row.get(name) for row in rows]
+        mixed = any(isinstance(value, Mapping) or _holds_mappings(value) for value in values)
+        try:
+            if mixed:  # Arrow would give every mapping the keys of all others
+                raise pa.ArrowInvalid(name)
+            columns[name] = pa.array(values)
+        except pa.ArrowException:
+            columns[name] = pa.array([None if v is None else _as_text(v) for v in values])
+    buffer = io.BytesIO()
+    pq.write_table(pa.table(columns), buffer)
+    return buffer.getvalue()
+
+
+def _holds_mappings(value: object) -> bool:
+    return isinstance(value, list | tuple) and any(isinstance(item, Mapping) for item in value)
+
+
+def _as_text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(finite_json(value), ensure_ascii=False)
+
+
+def read_answers(path: str | Path) -> list[AnswerRow]:
+    """Read a file of answers: one that `write_answers` wrote, or rows with `prompt` and `completions` of any origin.
+
+    A row with one answer may have it in `completion`.
+
+    Args:
+        path: JSON Lines, JSON, Parquet or Arrow, also compressed.
+
+    Raises:
+        DataError: The file cannot be read, or a row is no row of answers; the message names the row.
+    """
+    return [to_answers(row) for row in read_rows(DataSettings(train=str(path)))]
+
+
+def to_answers(row: Row) -> AnswerRow:
+    """Read a row of a file as answers.
+
+    Raises:
+        DataError: It has no answers, or a value has the wrong type.
+    """
+    try:
+        if row.defect is not None:
+            raise row.defect
+        return _to_answers({name: value for name, value in row.values.items() if value is not None})
+    except Defect as defect:
+        raise DataError(
+            f"{row.location}: not a row of answers, which has `prompt` and `completions`: {defect.detail}",
+            code=defect.code,
+            row=row.location,
+        ) from None
+
+
+def _to_answers(values: Mapping[str, Any]) -> AnswerRow:
+    name = "completions" if "completions" in values else "completion"
+    for needed in ("prompt", name):
+        if needed not in values:
+            raise Defect("missing_value", f"{needed} is missing")
+    given = cells.items(name, values[name]) if name == "completions" else [values[name]]
+    texts = tuple(cells.text(name, text) for text in given)
+    if not texts:
+        raise Defect("empty_response", f"{name} is empty")
+    n = len(texts)
+    prompt = cells.content("prompt", values["prompt"])
+    assert not isinstance(prompt, TokenContent)
+
+    def numbers(column: str) -> tuple[float, ...] | None:
+        if column not in values:
+            return None
+        found = cells.items(column, values[column], n)
+        return tuple(math.nan if value is None else cells.number(column, value) for value in found)
+
+    ids = cells.items("completions_ids", values["completions_ids"], n) if "completions_ids" in values else None
+    return AnswerRow(
+        id=str(values.get("id") or prompt_digest(prompt)),
+        prompt=prompt,
+        answers=texts,
+        ended=tuple(cells.label("completions_ended", e) for e in cells.each(values, "completions_ended", n))
+        or (True,) * n,
+        prompt_ids=token_ids(cells.ids("prompt_ids", values["prompt_ids"])) if "prompt_ids" in values else None,
+        token_ids=None if ids is None else tuple(token_ids(cells.ids("completions_ids", one)) for one in ids),
+        logps=numbers("logps"),
+        behaviour_logps=numbers("behaviour_logps"),
+        scores=numbers("scores") or (),
+        temperature=cells.number("temperature", values["temperature"]) if "temperature" in values else None,
+        seed=int(cells.number("seed", values["seed"])) if "seed" in values else None,
+        model=str(values.get("model", "")),
+        model_digest=str(values.get("model_digest", "")),
+        engine=str(values.get("engine", "")),
+        exact=cells.label("exact", values.get("exact", False)),
+        is_untruncated=cells.label("untruncated", values.get("untruncated", True)),
+        row={column: value for column, value in values.items() if column not in OWN | {name}},
+    )
+
+
+def require_own_distribution(rows: Iterable[AnswerRow], purpose: str) -> None:
+    """Require that answers were drawn from the model itself: temperature 1, no truncation.
+
+    Args:
+        rows: The answers.
+        purpose: What needs it, such as `a KL`, for the message.
+
+    Raises:
+        DataError: Some answers were drawn otherwise.
+    """
+    for row in rows:
+        if row.temperature != 1 or not row.is_untruncated:
+            cut = "" if row.is_untruncated else ", with top-k, top-p or min-p"
+            raise DataError(
+                f"{row.id}: the answers were drawn at temperature {row.temperature}{cut}, so they are not the model's"
+                f" own distribution, and {purpose} needs that. Draw them at temperature 1 without truncation",
+                code="not_own_distribution",
+                key="sampling.temperature",
+                row=row.id,
+            )

@@ -1,6 +1,8 @@
 """The commands as Python functions: `tiltlm.train(...)`. The command line is made from them, see `command`."""
 
+from tiltlm.config.calls.answers import sample
+from tiltlm.config.calls.comparing import compare
 from tiltlm.config.calls.training import preview, quickstart, score, sweep, train
 from tiltlm.config.command import COMMANDS
 
-__all__ = ["COMMANDS", "preview", "quickstart", "score", "sweep", "train"]
+__all__ = ["COMMANDS", "compare", "preview", "quickstart", "sample", "score", "sweep", "train"]

@@ -43,6 +43,8 @@ ROLES_OF_SHAPE: dict[Shape, frozenset[str]] = {
 }
 """Columns that each shape of data can use, if it is text."""
 
+PROMPT = frozenset({"id", "prompt", "system", "tools", "chat_template_kwargs"})
+"""Columns that say what a model is asked."""
 ALL_ROLES = frozenset({*TOKENS, *ENDED.values(), *ANSWERS}).union(*ROLES_OF_SHAPE.values())
 REFERENCE = frozenset({"ref_chosen_logps", "ref_rejected_logps", "ref_logps"})
 
@@ -111,7 +113,7 @@ def detect(
     names = {renamed.get(column, column): column for column in first_seen if column not in settings.ignore}
     reading = recognise(names, ALL_ROLES)
     present = {reading.roles.get(name, name): column for name, column in names.items()}
-    roles = {role for role in present if role in ALL_ROLES}
+    roles = {role for role in present if role in ALL_ROLES and role not in reading.remarks}
     unused = {role for role in present if role in reading.remarks or plain_name(role) in METADATA} - roles
     unknown = {present[role] for role in present.keys() - roles - unused}
     if unknown:
@@ -142,6 +144,39 @@ def detect(
     ignored = tuple(sorted({*unused, *settings.ignore}))
     by_column = {column: role for role, column in present.items() if role != column}
     return ColumnRoles(shape, frozenset(roles), ignored, by_column, reading.readers, _notes(reading.roles, roles))
+
+
+def detect_prompts(first_seen: Mapping[str, str], settings: DataSettings) -> ColumnRoles:
+    """Find the columns that give the prompt. Other columns are kept beside it, so none is unknown.
+
+    Responses are read where they hold the prompt, or decide where it ends; what is known about them is not.
+
+    Args:
+        first_seen: Each column of the data → location of the first row that has it.
+        settings: Of these, `columns` and `ignore` are used.
+
+    Raises:
+        ConfigError: `columns` names an unknown role.
+        DataError: No column has prompts.
+    """
+    _check_settings(first_seen, settings)
+    renamed = {column: role for role, column in settings.columns.items()}
+    names = {renamed.get(column, column): column for column in first_seen if column not in settings.ignore}
+    reading = recognise(names, ALL_ROLES)
+    present = {reading.roles.get(name, name): column for name, column in names.items()}
+    by_column = {column: role for role, column in present.items() if role != column}
+    known = {role for role in present if role in ALL_ROLES} | reading.adds
+    roles = known & (PROMPT | ({"chosen", "rejected"} if {"chosen", "rejected"} <= known else {"completion", "messages"}))
+    if roles & {"prompt", "chosen", "completion", "messages"}:
+        shape: Shape = "pairs" if "chosen" in roles else "demonstrations"
+        return ColumnRoles(shape, frozenset(roles), (), by_column)
+    if "prompt_ids" in known:
+        return ColumnRoles("demonstrations", frozenset(known & {"id", "prompt_ids"}), (), by_column)
+    raise DataError(
+        f"no column has prompts; name it: data.columns.prompt=COLUMN. The data has {', '.join(sorted(first_seen))}",
+        code="missing_column",
+        key="data.columns.prompt",
+    )
 
 
 def _notes(read: Mapping[str, str], roles: Collection[str]) -> tuple[str, ...]:
@@ -292,7 +327,10 @@ def _shape(roles: Collection[str], first_seen: Mapping[str, str]) -> Shape:
         return "pairs"
     if "completions" in roles:
         known = {"ranks", "scores", "comparisons"} & set(roles)
-        rule = "`completions` needs exactly one of `ranks`, `scores` and `comparisons`"
+        rule = (
+            "`completions` needs exactly one of `ranks`, `scores` and `comparisons`: answers alone do not say which is "
+            "better. Have a judge score them first"
+        )
         demand(len(known) == 1, "needs_one_order", rule)
         return "lists"
     responses = {"completion", "messages", "text"} & set(roles)

@@ -75,6 +75,8 @@ class Export:
     adds: frozenset[str] = frozenset()
     """Roles that `reader` adds."""
     reader: Reader | None = None
+    only: frozenset[str] | None = None
+    """The roles that columns of these names have; all other columns are remarks. None: names are read as usual."""
     winners: Mapping[str, str] = field(default_factory=dict)
     """Value of `winner` → a, b or tie, beside the usual ones."""
 
@@ -89,7 +91,19 @@ def _answers_with_ranks(values: Values) -> Values:
     return {**values, "completions": texts, "ranks": ranks}
 
 
+JUDGED = frozenset({"id", "source", "scores", "ranks", "comparisons"})
+
 EXPORTS = (
+    Export(
+        frozenset({"prompt_ids", "completions_ids", "completions_ended", "engine", "untruncated"}),  # our own answers
+        roles={"completions_ended": "ended"},
+        only=JUDGED | {"prompt_ids", "completions_ids"},
+    ),
+    Export(
+        frozenset({"prompt", "completions", "engine", "untruncated"}),  # our own, without token ids
+        roles={},
+        only=JUDGED | {"prompt", "completions", "system", "tools", "chat_template_kwargs"},
+    ),
     Export(
         frozenset({"prompt", "answers", "num_responses", "turns"}),  # Nectar
         roles={"answers": "completions"},
@@ -150,6 +164,9 @@ def recognise(columns: Mapping[str, str], known: Collection[str]) -> Reading:
     """
     plain = {column: plain_name(column) for column in columns}
     export = next((e for e in EXPORTS if e.columns <= set(plain.values())), Export(frozenset(), {}))
+    if export.only is not None:
+        own = {column: export.roles[name] for column, name in plain.items() if name in export.roles}
+        return Reading(own, frozenset(set(plain) - export.only - set(own)), frozenset(), ())
     taken = {column for column in columns if column in known and column not in export.roles}
     claims: dict[str, list[str]] = {}
     for column, name in plain.items():

@@ -106,6 +106,38 @@ def to_record(row: Row, schema: ColumnRoles, *, every_turn: bool = False) -> Rec
     return _with_system(record)
 
 
+def to_prompt(row: Row, schema: ColumnRoles) -> Record:
+    """Read the prompt of a row as a record without responses.
+
+    Args:
+        row: A row of a file.
+        schema: What `detect_prompts` found.
+
+    Raises:
+        Defect: The row has no prompt that can be read.
+    """
+    if row.defect:
+        raise row.defect
+    values = {role: value for role, value in schema.values(row.values).items() if value is not None}
+    common = {"location": row.location, **_common(row, values)}
+    if "prompt_ids" in values:
+        return Record(prompt=read_tokens(values)["prompt"], responses=(), **common)
+    if "messages" in values and "prompt" not in values:
+        turns = cells.content("messages", values["messages"])
+        if isinstance(turns, tuple) and turns and turns[-1]["role"] != "assistant":
+            return _with_system(Record(prompt=turns, responses=(), **common))
+    try:  # responses may hold the prompt, or turns of it
+        read = _pair if "chosen" in schema.roles else _demonstration
+        record = replace(read(values, common, False), responses=(), comparisons=())
+    except Defect:
+        if "prompt" not in values:
+            raise
+        record = Record(prompt=_prompt(values), responses=(), **common)
+    if not record.prompt or (isinstance(record.prompt, str) and not record.prompt.strip()):
+        raise Defect("missing_value", "the prompt is empty")
+    return _with_system(record)
+
+
 def _with_system(record: Record) -> Record:
     """Return a conversation with the text of the column `system` as its first turn. Text keeps it in `system`."""
     if not record.system or not isinstance(record.prompt, tuple):

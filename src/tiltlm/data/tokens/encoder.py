@@ -179,6 +179,23 @@ class Encoder:
         """Return the ids of a plain-text prompt, as at inference."""
         return self._prompt(self.tokens([text])[0], chat=False)[0]
 
+    def encode_prompt(self, record: Record) -> TokenIds:
+        """Return the ids of a record's prompt as at inference; its responses are not read.
+
+        Raises:
+            Defect: The template cannot render the conversation, or a given id is not in the vocabulary.
+            DataError: The prompt is a conversation, and there is no chat template.
+        """
+        prompt = record.prompt
+        if isinstance(prompt, TokenContent):
+            return prompt_as_given(prompt, self.num_embeddings or len(self.tokenizer))
+        if isinstance(prompt, str):
+            return self.prompt_ids(prompt)
+        if self.template is None:
+            raise _no_template(record)
+        text = self.template.open(prompt, tools=record.tools, kwargs=record.template_kwargs)
+        return self._prompt(self.tokens([text])[0], chat=True)[0]
+
     def response_text(self, prompt_ids: Sequence[int] | TokenIds, ids: Sequence[int] | TokenIds) -> str:
         """Return the text of a response after its prompt. Without the prompt, a decoder may strip its first space."""
         prompt = [int(i) for i in prompt_ids]
@@ -214,13 +231,7 @@ class Encoder:
                 raise Defect("no_turns", f"the prompt is {excerpt(record.prompt)}")
             return Draft(record, record.prompt, tuple((Segment(text_of(r), scored=True),) for r in record.responses))
         if self.template is None:
-            raise DataError(
-                f"{record.location}: the row is a conversation, but the tokenizer has no chat template. Set "
-                "data.chat_template=FILE.jinja, or use plain text",
-                code="no_chat_template",
-                key="data.chat_template",
-                row=record.location,
-            )
+            raise _no_template(record)
         rendered = [
             self.template.split(
                 record.prompt,
@@ -336,6 +347,16 @@ class Encoder:
             if ids and both[: len(before)] == before and self.decode(context_ids + ids) == wanted:
                 return ids, True
         raise Defect("boundary", excerpt(text))
+
+
+def _no_template(record: Record) -> DataError:
+    return DataError(
+        f"{record.location}: the row is a conversation, but the tokenizer has no chat template. Set "
+        "data.chat_template=FILE.jinja, or use plain text",
+        code="no_chat_template",
+        key="data.chat_template",
+        row=record.location,
+    )
 
 
 def caught(function: Callable[..., T], *args: Any) -> T | Defect:

@@ -122,6 +122,18 @@ class ChatTemplate:
         assert isinstance(text, str)
         return text
 
+    def open(self, prompt: Conversation, *, tools: Sequence[dict[str, Any]], kwargs: Mapping[str, Any]) -> str:
+        """Return the text of a prompt as at inference, up to where the response begins.
+
+        Raises:
+            Defect: The template raises an error.
+        """
+        begun = begins_response(prompt)
+        try:
+            return self.render(prompt, open_response=not begun, tools=tools, kwargs=kwargs, closed=not begun)
+        except UNRENDERABLE as error:
+            raise Defect("template_error", excerpt(str(error))) from error
+
     @cached_property
     def closing(self) -> str:
         """The text that the template writes after the last response."""

@@ -1,0 +1,76 @@
+"""The interface of engines: prompts in, answers with their log-probabilities out."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from tiltlm.core.example import Response, TokenIds
+from tiltlm.sampling.drawing import SamplingSettings
+
+Progress = Callable[[int, int], None]
+"""Called with (answers done, all answers)."""
+
+
+@dataclass(frozen=True, eq=False)
+class EngineAnswer:
+    """One answer."""
+
+    token_ids: TokenIds
+    """Its tokens, with the end token if it has ended."""
+    ended: bool
+    """False if the length limit cut it."""
+    logp: float | None
+    """Log-probability at temperature 1 over the whole vocabulary, nats. None: not known."""
+    behaviour_logp: float | None
+    """The same under the distribution of the draw. None: not known."""
+
+    @property
+    def response(self) -> Response:
+        """These tokens as a response of an example."""
+        return Response(self.token_ids, ended=self.ended)
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """The answers of one call."""
+
+    answers: list[list[EngineAnswer]]
+    """At most n answers to each prompt, in the order of the prompts."""
+    dropped: Counter[str] = field(default_factory=Counter)
+    """Answers that are missing, by cause."""
+
+
+class Engine(Protocol):
+    """A source of answers."""
+
+    name: str
+    is_exact: bool
+    """True if the same request draws the same tokens again."""
+    digest: str
+    """Names the weights that answer; "" if they are not known."""
+
+    def draw(
+        self,
+        prompts: Sequence[TokenIds],
+        n: int,
+        settings: SamplingSettings,
+        *,
+        seed: int,
+        end_token_ids: Sequence[int],
+        progress: Progress | None = None,
+    ) -> Batch:
+        """Draw n answers to each prompt.
+
+        Args:
+            prompts: Token ids, distinct.
+            n: Answers to each prompt.
+            settings: Length, temperature, truncation.
+            seed: Seed of the draw.
+            end_token_ids: An answer ends at the first of these tokens.
+            progress: Called as answers are done.
+
+        Raises:
+            TiltError: The engine cannot do what is asked, or does not answer.
+        """
+        ...

@@ -1,0 +1,149 @@
+"""Continuous batching of transformers as an engine: finished answers leave the batch, and others take their place.
+
+The library has one seed for a whole call, so a request is not exact. Its log-probabilities are those after temperature
+and truncation; those at temperature 1 come from one more forward.
+"""
+
+import hashlib
+import logging
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from tiltlm.core.errors import ConfigError, RunError
+from tiltlm.core.example import TokenIds, token_ids
+from tiltlm.logprobs import PolicyModule
+from tiltlm.logprobs.module import evaluating
+from tiltlm.sampling.drawing import SamplingSettings
+from tiltlm.sampling.engines.engine import Batch, EngineAnswer, Progress
+from tiltlm.sampling.engines.rescoring import with_logps
+
+PAGE = 32
+"""Tokens of a page of the cache on a CPU."""
+
+
+@dataclass(frozen=True, eq=False)
+class GenerateBatchEngine:
+    """`model.generate_batch` of transformers, with the weights of a loaded policy."""
+
+    policy: PolicyModule
+    digest: str
+    name: str = "generate_batch"
+    is_exact: bool = False
+
+    def draw(
+        self,
+        prompts: Sequence[TokenIds],
+        n: int,
+        settings: SamplingSettings,
+        *,
+        seed: int,
+        end_token_ids: Sequence[int],
+        progress: Progress | None = None,
+    ) -> Batch:
+        """Draw n answers to each prompt; see `Engine.draw`.
+
+        Raises:
+            ConfigError: The model does not support continuous batching.
+            RunError: A request failed.
+        """
+        model = self.policy.bare_model
+        if not hasattr(model, "generate_batch"):
+            raise ConfigError(
+                f"engine generate_batch: {type(model).__name__} has no continuous batching; use engine=own",
+                code="not_supported",
+                key="engine.name",
+            )
+        seed = int.from_bytes(hashlib.blake2b(f"{seed}/{prompts[0].tobytes()!r}".encode(), digest_size=4).digest(), "big")
+        with evaluating(self.policy), self.policy.stock_attention(), _quiet():
+            found = model.generate_batch(
+                [prompt.tolist() for prompt in prompts],
+                generation_config=_generation(settings, n, end_token_ids),
+                continuous_batching_config=_batching(self.policy, prompts, n, settings, seed),
+                warmup=False,
+            )
+        answers = list(_by_prompt(found, len(prompts), n, set(end_token_ids), settings))
+        if progress is not None:
+            progress(n * len(prompts), n * len(prompts))
+        return Batch(with_logps(self.policy, prompts, answers), Counter())
+
+
+def _generation(settings: SamplingSettings, n: int, end_token_ids: Sequence[int]) -> Any:
+    """Return the settings in transformers' names; none is left to the model's own configuration."""
+    from transformers import GenerationConfig
+
+    draws = settings.temperature > 0
+    knobs = {"temperature": settings.temperature, "top_k": settings.top_k or 0, "top_p": settings.top_p or 1.0}
+    if settings.min_p is not None:
+        knobs["min_p"] = settings.min_p
+    ends = sorted(set(end_token_ids)) or [-1]
+    return GenerationConfig(
+        max_new_tokens=settings.max_new_tokens,
+        do_sample=draws,
+        num_return_sequences=n,
+        eos_token_id=ends,
+        pad_token_id=max(ends[0], 0),
+        **(knobs if draws else {}),
+    )
+
+
+def _batching(
+    policy: PolicyModule, prompts: Sequence[TokenIds], n: int, settings: SamplingSettings, seed: int
+) -> Any:
+    """Return the settings of the batches. On a CPU the sizes are given: the library's own suit a GPU's memory."""
+    from transformers.generation.configuration_utils import ContinuousBatchingConfig
+
+    sizes: dict[str, int] = {}
+    if policy.device.type == "cpu":
+        longest = max(map(len, prompts)) + settings.max_new_tokens
+        rows = min(n * len(prompts), settings.max_rows)
+        sizes = {
+            "page_size": PAGE,
+            "num_blocks": rows * (math.ceil(longest / PAGE) + 1),
+            "max_batch_tokens": max(rows, longest),
+        }
+    return ContinuousBatchingConfig(
+        return_logprobs=True, seed=seed, auto_switch_to_flash=False, drop_unsupported_processors=False, **sizes
+    )
+
+
+def _by_prompt(
+    found: dict[str, Any], num_prompts: int, n: int, ends: set[int], settings: SamplingSettings
+) -> Iterator[list[EngineAnswer]]:
+    """Yield the answers to each prompt. The library keeps the order: the n of a prompt stand together.
+
+    Raises:
+        RunError: A request failed or is missing.
+    """
+    outputs = list(found.values())
+    failed = [output.error for output in outputs if output.error is not None]
+    if failed or len(outputs) != n * num_prompts:
+        raise RunError(
+            f"engine generate_batch: {len(failed)} requests failed and {n * num_prompts - len(outputs)} are missing; "
+            f"the first error is {failed[0] if failed else 'not known'}. Use engine=own",
+            code="engine_failed",
+            key="engine.name",
+        )
+    for start in range(0, len(outputs), n):
+        yield [_answer(output, ends, settings) for output in outputs[start : start + n]]
+
+
+def _answer(output: Any, ends: set[int], settings: SamplingSettings) -> EngineAnswer:
+    ids = token_ids(output.generated_tokens)
+    behaviour = 0.0 if settings.temperature == 0 else math.fsum(output.logprobs)
+    return EngineAnswer(ids, int(ids[-1]) in ends, None, behaviour)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the library's own log inside the block; its errors are raised by us."""
+    log = logging.getLogger("ContinuousBatchingLogger")
+    before = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(before)

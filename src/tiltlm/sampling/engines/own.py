@@ -1,0 +1,42 @@
+"""The own sampler as an engine: exact, in this process."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tiltlm.core.example import TokenIds
+from tiltlm.logprobs import PolicyModule
+from tiltlm.sampling.drawing import SamplingSettings
+from tiltlm.sampling.engines.engine import Batch, EngineAnswer, Progress
+from tiltlm.sampling.sampler import sample
+
+
+@dataclass(frozen=True, eq=False)
+class OwnEngine:
+    """This library's sampler."""
+
+    policy: PolicyModule
+    digest: str
+    name: str = "own"
+    is_exact: bool = True
+
+    def draw(
+        self,
+        prompts: Sequence[TokenIds],
+        n: int,
+        settings: SamplingSettings,
+        *,
+        seed: int,
+        end_token_ids: Sequence[int],
+        progress: Progress | None = None,
+    ) -> Batch:
+        """Draw n answers to each prompt; see `Engine.draw`."""
+        samples = sample(
+            self.policy, prompts, n, settings, seed=seed, end_token_ids=end_token_ids, progress=progress
+        )
+        return Batch([[_answer(s.token_ids, s.ended, s.token_logps, s.behaviour_logps) for s in own] for own in samples])
+
+
+def _answer(ids: TokenIds, ended: bool, logps: np.ndarray, behaviour: np.ndarray) -> EngineAnswer:
+    return EngineAnswer(ids, ended, float(logps.sum(dtype=np.float64)), float(behaviour.sum(dtype=np.float64)))
