@@ -80,7 +80,7 @@ def signature_of(command: Command) -> list[inspect.Parameter]:
         add(command.argument, str, info, inspect.Parameter.empty)
     if command.arguments:
         name = command.arguments
-        many = typer.Argument(metavar=f"[{name.upper()} ...]", help=command.helps[name], show_default=False)
+        many = typer.Argument(metavar=name.upper(), help=command.helps[name], show_default=False)
         add(name, list[str] | None, many)
     if "config" in command.parameters:
         has_grid = "grid" in command.parameters

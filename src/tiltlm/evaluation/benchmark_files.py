@@ -16,10 +16,11 @@ from typing import Any
 
 from tiltlm.core import DataError
 from tiltlm.data.data_settings import DataSettings
+from tiltlm.data.distinct_prompts import prompt_digest
 from tiltlm.data.files.sources import read_rows
 from tiltlm.data.files.text_files import Row
 from tiltlm.evaluation.contests import Contest, text_of
-from tiltlm.sampling.answers import AnswerRow, prompt_digest, to_answers
+from tiltlm.sampling.answers import AnswerRow, to_answers
 from tiltlm.storage.files import finite_json, write_text
 
 ARENA_IDS = ("uid", "question_id")
@@ -27,7 +28,11 @@ SCORES = {"left_strong": "A>>B", "left": "A>B", "tie": "A=B", "right": "B>A", "r
 """Outcome of a verdict → what Arena-Hard calls it."""
 
 
-def read_outputs(path: str | Path, questions: Mapping[str, tuple[str, Mapping[str, Any]]] | None = None) -> list[AnswerRow]:
+Questions = Mapping[str, tuple[str, Mapping[str, Any]]]
+"""Id of a question → prompt and other columns."""
+
+
+def read_outputs(path: str | Path, questions: Questions | None = None) -> list[AnswerRow]:
     """Read the outputs of a system: our own answer files, AlpacaEval's or Arena-Hard's.
 
     Args:
@@ -45,7 +50,7 @@ def read_outputs(path: str | Path, questions: Mapping[str, tuple[str, Mapping[st
     return rows
 
 
-def _to_answers(row: Row, questions: Mapping[str, tuple[str, Mapping[str, Any]]]) -> AnswerRow:
+def _to_answers(row: Row, questions: Questions) -> AnswerRow:
     values = row.values
     if {"instruction", "output"} <= values.keys():
         return _alpaca(values)
@@ -68,8 +73,9 @@ def _alpaca(values: Mapping[str, Any]) -> AnswerRow:
     )
 
 
-def _arena(row: Row, identity: str, questions: Mapping[str, tuple[str, Mapping[str, Any]]]) -> AnswerRow:
-    values, prompt, columns = row.values, *questions.get(identity, ("", {}))
+def _arena(row: Row, identity: str, questions: Questions) -> AnswerRow:
+    values = row.values
+    prompt, columns = questions.get(identity, ("", {}))
     if values.get("messages") is not None:
         turns = [turn for turn in values["messages"] if turn.get("role") != "system"]
         prompt = prompt or str(turns[0]["content"])
@@ -111,7 +117,9 @@ def write_alpaca_outputs(path: Path, rows: Sequence[AnswerRow], name: str) -> No
     write_text(path, json.dumps(plain, indent=1, ensure_ascii=False) + "\n")
 
 
-def write_alpaca_annotations(path: Path, contests: Sequence[Contest], rows: Mapping[tuple[str, str], AnswerRow], judge: str) -> None:
+def write_alpaca_annotations(
+    path: Path, contests: Sequence[Contest], rows: Mapping[tuple[str, str], AnswerRow], judge: str
+) -> None:
     """Write contests as AlpacaEval's `annotations.json`; the second system is its baseline, `output_1`.
 
     Args:

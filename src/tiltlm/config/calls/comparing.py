@@ -81,7 +81,9 @@ def compare(
         return Plan(0.05 if detect is None else detect, ties or 0.0, 0.8, max(2, len(systems)), n, price)
     for name, value in (("detect", detect), ("ties", ties), ("price", price)):
         if value is not None:
-            raise ConfigError(f"{name} has no effect without plan; add --plan, or remove it", code="no_effect", key=name)
+            raise ConfigError(
+                f"{name} has no effect without plan; add --plan, or remove it", code="no_effect", key=name
+            )
     request = ComparisonRequest(
         systems=tuple(map(str, systems)),
         prompts=None if prompts is None else str(prompts),

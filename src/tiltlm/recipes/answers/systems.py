@@ -25,6 +25,7 @@ from tiltlm.recipes.prepare import EVAL_FRACTION
 from tiltlm.recipes.progress import ProgressCallback
 from tiltlm.runs import RunDirectory
 from tiltlm.sampling import SamplingSettings
+from tiltlm.sampling.answers import AnswerRow
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ def read_systems(named: Sequence[Named], drawing: Drawing, progress: ProgressCal
     return systems
 
 
-def draw_answers(one: Named, drawing: Drawing, progress: ProgressCallback) -> tuple[Any, ...]:
+def draw_answers(one: Named, drawing: Drawing, progress: ProgressCallback) -> tuple[AnswerRow, ...]:
     """Draw the answers of a model. Each system has random numbers of its own, so that answers are independent.
 
     Equal random numbers would make the answers of like models alike, and their win rate that of coupled draws.
@@ -159,7 +160,8 @@ def trained_prompts(run: Path) -> frozenset[str] | None:
 
 def data_settings(section: Mapping[str, Any]) -> DataSettings:
     """Return the settings of data from a resolved configuration."""
-    return DataSettings(**{key: tuple(v) if isinstance(v, list) else v for key, v in section.items()})
+    given: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in section.items()}
+    return DataSettings(**given)
 
 
 def _prompts_of(settings: DataSettings) -> frozenset[str]:

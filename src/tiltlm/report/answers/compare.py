@@ -104,9 +104,7 @@ def systems_table(comparison: SystemComparison) -> Table:
             continue
         gap = pair.score_difference if key == "score" else pair.shifts.get(key)
         cells = [cell(number, percent=percent) for number in found]
-        rows.append(
-            TableRow(key, name, (*cells, *([cell(gap, percent=percent, signed=True)] if two else [])), meaning)
-        )
+        rows.append(TableRow(key, name, (*cells, *([cell(gap, percent=percent, signed=True)] if two else [])), meaning))
     for key, name, meaning in (
         ("distance", "distance", "mean distance of two answers to one prompt, 1 − Jaccard of word 3-grams"),
         ("duplicates", "duplicates", "answers that repeat another answer to the same prompt"),
@@ -209,9 +207,7 @@ def _categories(pair: PairOfSystems) -> Table:
     return Table((f"win rate of {pair.first}", "p, Holm", "prompts"), rows, title=f"{pair.first} against {pair.second}")
 
 
-def _view(
-    key: str, title: str, lead: str, tables: Sequence[Table] = (), figures: Sequence[Markup] = ()
-) -> SectionView:
+def _view(key: str, title: str, lead: str, tables: Sequence[Table] = (), figures: Sequence[Markup] = ()) -> SectionView:
     return SectionView(key, title, None, lead, tables, figures)
 
 
