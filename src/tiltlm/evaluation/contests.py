@@ -190,7 +190,9 @@ def _scored(match: Match, a: np.ndarray, b: np.ndarray) -> Contest:
     }
     pair = None
     if known.any():
-        i, j = np.unravel_index(int(np.argmax(np.where(known, np.abs(margins), -1))), margins.shape)
+        sizes = np.where(known, np.abs(margins), -1)
+        largest = np.argwhere(sizes == sizes.max()).tolist()
+        i, j = min(largest, key=lambda at: sorted((match.a.answers[at[0]], match.b.answers[at[1]])))
         answers = match.a.answers[i], match.b.answers[j]
         pair = JudgedPair(text_of(match.a), answers, float(margins[i, j]), (float(a[i]), float(b[j])), ())
     complete = bool(np.isfinite(a).all() and np.isfinite(b).all())

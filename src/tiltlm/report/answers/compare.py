@@ -151,8 +151,8 @@ def sections_of(comparison: SystemComparison) -> list[SectionView]:
             "rates",
             "Win rates",
             "P(the first is better), ties and contradictions counted half: the mean over the pairs of answers to a "
-            "prompt, then over prompts. Small print: 95 % intervals by bootstrap over prompts. The rate at equal "
-            "length is the prediction of a logistic regression on the difference in length.",
+            "prompt, then over its temperatures, then over prompts. Small print: 95 % intervals by bootstrap over "
+            "prompts. The rate at equal length is the prediction of a logistic regression on the difference in length.",
             [rates_table(comparison)],
             [rate_figure(comparison)] if len(comparison.pairs) > 1 else [],
         )

@@ -56,10 +56,14 @@ def sentence_of(pair: PairOfSystems) -> str:
     first, second = (pair.second, pair.first) if pair.outcome == "second" else (pair.first, pair.second)
     rate = with_bounds(better.rate, percent=True)
     if pair.outcome != "undecided":
-        return f"{first} wins against {second} at {rate} of the prompts, ties counted half; {p_text(better.p_value)}."
+        return f"{first} beats {second}: win rate {rate}, ties counted half; {p_text(better.p_value)}."
     distance = abs(better.rate.estimate - 0.5)
-    needed = f" A difference of this size needs about {prompts_needed(distance):,} prompts." if distance > 0.005 else ""
-    return f"{first} and {second} cannot be told apart: {first} wins at {rate} of the prompts.{needed}"
+    needed = (
+        f" A difference of this size needs about {prompts_needed(distance):,} prompts."
+        if 0.005 < distance < 0.45
+        else ""
+    )
+    return f"{first} and {second} cannot be told apart: win rate of {first} {rate}.{needed}"
 
 
 def p_text(p: float) -> str:
