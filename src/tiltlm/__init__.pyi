@@ -3,6 +3,7 @@ from . import data as data
 from . import diagnostics as diagnostics
 from . import distributed as distributed
 from . import evaluation as evaluation
+from . import judging as judging
 from . import links as links
 from . import logprobs as logprobs
 from . import models as models
@@ -14,7 +15,7 @@ from . import runs as runs
 from . import sampling as sampling
 from . import training as training
 from . import worlds as worlds
-from .config.calls import compare, preview, quickstart, sample, score, sweep, train
+from .config.calls import compare, judge, preview, quickstart, sample, score, sweep, train
 from .config.notebook import build_objective, describe_objective, list_objectives, load_data, load_policy
 from .core import Comparison, Example, Response
 from .version import __version__
@@ -27,6 +28,7 @@ __all__ = [
     "build_objective",
     "compare",
     "describe_objective",
+    "judge",
     "list_objectives",
     "load_data",
     "load_policy",

@@ -25,6 +25,7 @@ OPTIONS: Mapping[str, str] = {
     "model": "Model: a folder, or a name on the Hugging Face Hub.",
     "data": "Preference data: a file, a folder, or a name on the Hugging Face Hub.",
     "objective": "Method; `tiltlm objectives` lists them.",
+    "judge": "Judge: KIND or KIND:ARGUMENT, such as reward_model:FOLDER or gold, or a YAML file with its settings.",
     "reference": "Reference model: base, columns, initial, a folder, or a name on the Hub.",
     "output": "Folder of the run; it must be new or empty.",
     "prompts": "Data of any shape whose prompts are answered: a file, a folder, or a name on the Hugging Face Hub.",

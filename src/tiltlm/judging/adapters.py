@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations, islice
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,7 @@ from tiltlm.core.checks import positive
 from tiltlm.core.errors import DataError
 from tiltlm.judging.cache import key_of
 from tiltlm.judging.digests import digest_of
-from tiltlm.judging.judge import Comparer, Item, PairItem, Score, Scorer, Verdict
+from tiltlm.judging.judge import Comparer, Item, Outcome, PairItem, Score, Scorer, Verdict
 from tiltlm.judging.orders import Reconciled, both_orders, sigmoid
 
 CHUNK = 512
@@ -64,7 +65,7 @@ def paid(score: Score) -> Score:
 def verdict_of_scores(left: Score, right: Score, scale: float) -> Verdict:
     """Return the verdict that two scores give; an error if one of the two failed."""
     costs = [score.cost for score in (left, right)]
-    common = {
+    common: dict[str, Any] = {
         "cost": None if None in costs else sum(cost for cost in costs if cost is not None),
         "tokens_in": left.tokens_in + right.tokens_in,
         "tokens_out": left.tokens_out + right.tokens_out,
@@ -74,8 +75,8 @@ def verdict_of_scores(left: Score, right: Score, scale: float) -> Verdict:
     if left.value is None or right.value is None:
         return Verdict("ab", "error", error=left.error or right.error or "no score", **common)
     gap = left.value - right.value
-    outcome = "left" if gap > 0 else "right" if gap < 0 else "tie"
-    return Verdict("ab", outcome, p_left=sigmoid(gap / scale), **common)  # type: ignore[arg-type]
+    outcome: Outcome = "left" if gap > 0 else "right" if gap < 0 else "tie"
+    return Verdict("ab", outcome, p_left=sigmoid(gap / scale), **common)
 
 
 def compared(scorer: Scorer, scale: float | None = None) -> Compared:

@@ -219,7 +219,7 @@ class _Cached(Generic[I, R]):
         self.cache = cache
         self.budget = budget or Budget()
         self._draw = draw
-        self._result = result
+        self._result: Any = result
 
     def price(self, tokens_in: int, tokens_out: int) -> float | None:
         """Return the price of the judge inside."""
@@ -237,17 +237,15 @@ class _Cached(Generic[I, R]):
         waiting = iter(items)
         while chunk := list(islice(waiting, CHUNK)):
             keys = [key_of(self.judge, item, self._draw) for item in chunk]
-            results = {
-                key: replace(self._result(**value), cached=True) for key, value in self.cache.get(keys).items()
-            }
+            results = {key: replace(self._result(**value), cached=True) for key, value in self.cache.get(keys).items()}
             missing = {key: item for key, item in zip(keys, chunk, strict=True) if key not in results}
             fresh = self._judge(missing, judge_all)
             for key in keys:
                 while key not in results:
-                    new_key, result = next(fresh, (None, None))
-                    if result is None:
+                    made = next(fresh, None)
+                    if made is None:
                         raise self._stopped()
-                    results[new_key] = result
+                    results[made[0]] = made[1]
                 yield results[key]
                 if not results[key].error:
                     results[key] = replace(results[key], cached=True)  # an equal item later is not paid again

@@ -65,7 +65,7 @@ class JudgeSettings:
 
     kind: str
     """Kind of judge: `verifier`, `tests`, `regex`, `json_schema`, `exact`, `numeric`, `reward_model`, `implicit`,
-    `lexicon`, `gold`, `length` or `panel`. On the command line also the short form `KIND:ARGUMENT`."""
+    `lexicon`, `gold`, `length` or `panel`. Also the short form `KIND:ARGUMENT`, such as `reward_model:FOLDER`."""
     model: str | None = None
     """Model folder, or name on the Hugging Face Hub: the reward model, or the policy of an implicit reward."""
     reference: str | None = None
@@ -111,6 +111,8 @@ class JudgeSettings:
     """Precision of matrix products of a local model, as `model.precision`."""
 
     def __post_init__(self) -> None:
+        if ":" in self.kind:
+            self._read_short_form()
         if self.kind not in KINDS:
             hint = suggestion(self.kind, KINDS)
             raise ConfigError(
@@ -136,12 +138,24 @@ class JudgeSettings:
             positive(timeout=self.timeout, memory=self.memory, max_tokens=self.max_tokens, beta=self.beta)
             positive(tolerance=self.tolerance, scale=1.0 if self.scale is None else self.scale)
 
+    def _read_short_form(self) -> None:
+        """Replace `kind: reward_model:FOLDER` by the settings that it stands for."""
+        text = self.kind
+        for name, value in parse_judge(text).items():
+            if name != "kind" and getattr(self, name) is not None:
+                raise ConfigError(
+                    f"judge.{name} is {getattr(self, name)!r}, and {text} names it too; remove one",
+                    code="conflict",
+                    key=f"judge.{name}",
+                )
+            object.__setattr__(self, name, value)
+
     @classmethod
     def of(cls, judge: "str | Mapping[str, Any] | JudgeSettings") -> "JudgeSettings":
         """Return settings from their short form, or from a mapping of them."""
         if isinstance(judge, JudgeSettings):
             return judge
-        given = parse_judge(judge) if isinstance(judge, str) else dict(judge)
+        given: dict[str, Any] = {"kind": judge} if isinstance(judge, str) else dict(judge)
         known = {field.name for field in fields(cls)}
         for name in given.keys() - known:
             raise ConfigError(
@@ -177,18 +191,17 @@ def parse_judge(text: str) -> dict[str, Any]:
         )
     if not colon:
         return {"kind": kind}
+    name = KINDS[kind].argument
     if kind == "implicit":
         policy, _, reference = argument.partition("@")
         return {"kind": kind, "model": policy, "reference": reference or None}
-    if KINDS[kind].argument is None or not argument:
-        wanted = "takes no argument" if KINDS[kind].argument is None else "has an empty argument"
+    if name is None or not argument:
+        wanted = "takes no argument" if name is None else "has an empty argument"
         raise ConfigError(f"judge {text!r}: {kind} {wanted}; write {_usage(kind)}", code="wrong_type", key="judge.kind")
-    return {"kind": kind, KINDS[kind].argument: argument}
+    return {"kind": kind, name: argument}
 
 
-def build_judge(
-    settings: JudgeSettings | str | Mapping[str, Any], *, role: Role = "held_out"
-) -> Scorer | Comparer:
+def build_judge(settings: JudgeSettings | str | Mapping[str, Any], *, role: Role = "held_out") -> Scorer | Comparer:
     """Make a judge from its settings; models are loaded.
 
     Args:

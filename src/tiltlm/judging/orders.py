@@ -122,7 +122,7 @@ def logit(p: float) -> float:
 
 
 def sigmoid(x: float) -> float:
-    """Return 1 / (1 + e^−x), so that `sigmoid(-x) == 1 - sigmoid(x)` holds exactly."""
+    """Return the logistic function of x. That of −x is exactly 1 minus it."""
     larger = 1 / (1 + math.exp(-abs(x)))
     return larger if x >= 0 else 1 - larger
 

@@ -1,7 +1,7 @@
 """Several judges as one: the mean of their logits, or the least certain of them as a brake on reward hacking."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from tiltlm.core.checks import prefix_errors
 from tiltlm.core.errors import ConfigError
@@ -57,7 +57,7 @@ class Panel(Comparer):
 
     def _combine(self, verdicts: Sequence[Verdict]) -> Verdict:
         costs = [verdict.cost for verdict in verdicts]
-        common = {
+        common: dict[str, Any] = {
             "cost": None if None in costs else sum(cost for cost in costs if cost is not None),
             "tokens_in": sum(verdict.tokens_in for verdict in verdicts),
             "tokens_out": sum(verdict.tokens_out for verdict in verdicts),
@@ -70,15 +70,15 @@ class Panel(Comparer):
             if verdict.outcome == "error"
         ]
         if failed:
-            return Verdict("ab", "error", error="; ".join(failed), **common)  # type: ignore[arg-type]
+            return Verdict("ab", "error", error="; ".join(failed), **common)
         if any(verdict.outcome == "both_bad" for verdict in verdicts):
             is_agreed = all(verdict.outcome == "both_bad" for verdict in verdicts)
             outcome: Outcome = "both_bad" if is_agreed else "error"
             error = "" if is_agreed else "some members find both responses bad, others prefer one"
-            return Verdict("ab", outcome, error=error, **common)  # type: ignore[arg-type]
+            return Verdict("ab", outcome, error=error, **common)
         p, gap = self._probability(verdicts)
         outcome = "tie" if p == 0.5 else "left" if p > 0.5 else "right"
-        return Verdict("ab", outcome, p_left=p, disagreement=gap, **common)  # type: ignore[arg-type]
+        return Verdict("ab", outcome, p_left=p, disagreement=gap, **common)
 
     def _probability(self, verdicts: Sequence[Verdict]) -> tuple[float, float]:
         """Return P(left is better), and the largest difference between two members."""

@@ -47,7 +47,7 @@ def tokenizer_digest(encoder: Encoder) -> str:
     return digest_of(
         "tokenizer",
         vocabulary=encoder.tokenizer.get_vocab(),
-        kind=type(encoder.tokenizer).__name__,
+        tokenizer=type(encoder.tokenizer).__name__,
         template=encoder.template.source if encoder.template else None,
         end=encoder.end_token_id,
     )

@@ -23,7 +23,7 @@ MAX_OPEN = 64
 def leave_network() -> bool:
     """Put this process in a network namespace without interfaces, and return whether that worked."""
     with contextlib.suppress(OSError, AttributeError):
-        return ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWUSER | CLONE_NEWNET) == 0
+        return bool(ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWUSER | CLONE_NEWNET) == 0)
     return False
 
 

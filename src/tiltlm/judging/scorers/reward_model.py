@@ -169,15 +169,16 @@ def reward_model(settings: JudgeSettings, role: Role) -> RewardModel | PairClass
 
 
 def _is_bidirectional(path: str) -> bool:
-    """Return whether a classifier reads whole texts, and not each token with those before it.
+    """Return whether transformers has a classifier for a model whose head is not the `score` of causal classifiers.
 
     A folder that cannot be read is left to `load_scorer`, whose messages say what is wrong.
     """
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, AutoConfig
+    from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, AutoConfig
 
     try:
         config = AutoConfig.from_pretrained(path)
-    except (OSError, ValueError, KeyError):
+        kind: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), None)
+        with torch.device("meta"):  # no weights are made
+            return kind is not None and not hasattr(kind(config), "score")
+    except (OSError, ValueError, KeyError, RuntimeError):
         return False
-    is_decoder = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and getattr(config, "is_decoder", True)
-    return type(config) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING and not is_decoder

@@ -131,7 +131,7 @@ def _is_hyphen(text: str, at: int) -> bool:
 
 def same_number(found: Fraction, right: Fraction, tolerance: float) -> bool:
     """Return whether two numbers are equal within a tolerance, relative above 1 and absolute below."""
-    return abs(found - right) <= Fraction(tolerance) * max(1, abs(right))
+    return abs(found - right) <= Fraction(tolerance) * max(Fraction(1), abs(right))
 
 
 def pattern_of(text: str) -> re.Pattern[str]:
@@ -144,7 +144,9 @@ def pattern_of(text: str) -> re.Pattern[str]:
         return re.compile(text, re.DOTALL)
     except re.error as error:
         raise ConfigError(
-            f"judge.pattern is {text!r}, which is no regular expression: {error}", code="wrong_type", key="judge.pattern"
+            f"judge.pattern is {text!r}, which is no regular expression: {error}",
+            code="wrong_type",
+            key="judge.pattern",
         ) from error
 
 

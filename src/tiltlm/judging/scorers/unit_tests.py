@@ -72,7 +72,9 @@ class UnitTests(Scorer):
             tests = item.row.get(self.column)
             listed = [tests] if isinstance(tests, str) and tests.strip() else tests
             if not isinstance(listed, list | tuple) or not listed or not all(isinstance(t, str) for t in listed):
-                yield Score(None, error=f"the row has no tests in its column {self.column!r}: a text or a list of texts")
+                yield Score(
+                    None, error=f"the row has no tests in its column {self.column!r}: a text or a list of texts"
+                )
                 continue
             blocks = FENCED.findall(item.response)
             yield self._run(blocks[-1] if blocks else item.response, list(listed))

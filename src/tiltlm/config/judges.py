@@ -1,0 +1,44 @@
+"""A judge as the user names it, on any command: a short form, a YAML file, a mapping."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tiltlm.config.documents import read_document
+from tiltlm.judging import JudgeSettings
+
+ENDINGS = (".yaml", ".yml", ".json")
+
+
+def judge_section(judge: Any) -> dict[str, Any]:
+    """Return a judge as a section of settings.
+
+    Args:
+        judge: `KIND:ARGUMENT`, a YAML file with settings (at its top, or below `judge:`), a mapping, or settings.
+
+    Raises:
+        ConfigError: The file cannot be read.
+    """
+    if isinstance(judge, JudgeSettings):
+        return {name: value for name, value in vars(judge).items() if value != _default(name)}
+    if isinstance(judge, Mapping):
+        return dict(judge)
+    text = str(judge)
+    if text.endswith(ENDINGS):
+        content = read_document(Path(text))[0]
+        inner = content.get("judge", content)
+        return dict(inner) if isinstance(inner, Mapping) else {"kind": inner}
+    return {"kind": text}
+
+
+def _default(name: str) -> Any:
+    return getattr(JudgeSettings, name, None)
+
+
+def read_judge(judge: Any) -> JudgeSettings:
+    """Return the settings of a judge, in any form that `judge_section` takes.
+
+    Raises:
+        ConfigError: The kind is unknown, or a setting is wrong or has no effect.
+    """
+    return JudgeSettings.of(judge_section(judge))
