@@ -17,12 +17,13 @@ world = tiltlm.worlds.TextWorld()
 # %% [markdown]
 # ## Sample
 #
-# `load_policy` takes a folder or a name on the Hugging Face Hub. `sample` draws n responses to each prompt.
+# `load_policy` takes a folder or a name on the Hugging Face Hub. `sample` draws n responses to each prompt. The result has
+# them as texts, and as rows with token ids and log-probabilities.
 
 # %%
 policy = tiltlm.load_policy(world.model_path())
 prompts = world.prompts("train")[:40]
-responses = tiltlm.sample(policy, prompts, n=4, max_new_tokens=32)
+responses = tiltlm.sample(policy, prompts, n=4, max_new_tokens=32).texts
 print(prompts[0], *responses[0], sep="\n")
 
 # %% [markdown]
@@ -98,6 +99,6 @@ run.plot()
 trained = tiltlm.load_policy(run.path / "model")
 new_prompts = world.prompts("heldout")[:16]
 for name, model in {"before": policy, "after": trained}.items():
-    drawn = tiltlm.sample(model, new_prompts, n=4, seed=1, max_new_tokens=32)
+    drawn = tiltlm.sample(model, new_prompts, n=4, seed=1, max_new_tokens=32).texts
     rewards = [world.reward(p, text) for p, texts in zip(new_prompts, drawn, strict=True) for text in texts]
     print(f"{name}: mean reward {sum(rewards) / len(rewards):.2f} of 4;", repr(drawn[0][0]))

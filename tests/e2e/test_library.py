@@ -134,12 +134,12 @@ def test_parts_for_a_notebook(model, data):
     assert found.train[0].labels
     assert len(found.held_out) > 0
     prompts = ["Guest Ada: Where is my red hat?\nDesk:", "Guest Ben: Who took my blue cup?\nDesk:"]
-    texts = tiltlm.sample(policy, prompts, n=3, seed=1, max_new_tokens=8)
+    texts = tiltlm.sample(policy, prompts, n=3, seed=1, max_new_tokens=8).texts
     assert [len(own) for own in texts] == [3, 3]
     assert all(isinstance(text, str) and text for own in texts for text in own)
-    assert texts == tiltlm.sample(policy, prompts, n=3, seed=1, max_new_tokens=8)
-    greedy = tiltlm.sample(policy, prompts, n=2, max_new_tokens=8, temperature=0)
-    assert all(first == second for first, second in greedy)
+    assert texts == tiltlm.sample(policy, prompts, n=3, seed=1, max_new_tokens=8).texts
+    greedy = [tiltlm.sample(policy, prompts, max_new_tokens=8, temperature=0, seed=s).texts for s in (0, 1)]
+    assert greedy[0] == greedy[1]
 
 
 def test_objectives_by_name():

@@ -30,7 +30,7 @@ def test_a_model_answers_the_lines_of_stdin(trained, model):
     assert len(alone) == 3
     assert alone[0] == alone[2], "a line has no memory"
     policy = tiltlm.load_policy(trained.path / "model")
-    ((expected,),) = tiltlm.sample(policy, [PROMPT], max_new_tokens=24, temperature=0)
+    ((expected,),) = tiltlm.sample(policy, [PROMPT], max_new_tokens=24, temperature=0).texts
     assert alone[0] == expected
     both = invoke("chat", trained.path / "model", "--beside", model, *options, input=lines).stdout.splitlines()
     assert [line.split("\t")[0] for line in both] == alone

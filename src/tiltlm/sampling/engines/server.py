@@ -28,7 +28,7 @@ RETRIES = 3
 
 
 class BadChoice(Exception):
-    """A choice that is no answer; its text is the cause."""
+    """A choice or a reply that is no answer; its text is the cause."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +100,11 @@ class ServerEngine:
             missing = n - len(answers)
             if missing == 0:
                 break
-            choices = self._ask(prompt, missing, settings, seed + attempt * n, ends)
+            try:
+                choices = self._ask(prompt, missing, settings, seed + attempt * n, ends)
+            except BadChoice as bad:
+                causes = Counter({str(bad): missing})
+                continue
             causes = Counter({"fewer_choices": missing - len(choices)} if len(choices) < missing else {})
             for choice in choices[:missing]:
                 try:
@@ -112,7 +116,12 @@ class ServerEngine:
     def _ask(
         self, prompt: TokenIds, n: int, settings: SamplingSettings, seed: int, ends: frozenset[int]
     ) -> Sequence[Any]:
-        """Send one request and return its choices. Every knob is given: servers have defaults of their own."""
+        """Send one request and return its choices. Every knob is given: servers have defaults of their own.
+
+        Raises:
+            BadChoice: The reply is no JSON.
+            RunError: The server refuses it, or fails again and again.
+        """
         import openai
 
         body = {
@@ -138,6 +147,8 @@ class ServerEngine:
             )
         except openai.OpenAIError as error:
             raise _failed(self.settings, error) from error
+        except ValueError as error:  # the client does not turn it into an error of its own
+            raise BadChoice("damaged_reply") from error
         return getattr(reply, "choices", None) or ()
 
     def _read(self, choice: Any, settings: SamplingSettings, ends: frozenset[int]) -> EngineAnswer:
