@@ -115,9 +115,11 @@ def numbers(given: str | float | Sequence[float]) -> tuple[float, ...]:
 
 
 def judge_of(judge: Any) -> Any:
-    """Return the settings in a YAML file that a text names; anything else as it is."""
-    if isinstance(judge, str | Path) and str(judge).endswith((".yaml", ".yml")):
-        from tiltlm.config.documents import read_document
+    """Return the settings of a judge in any form; a judge itself, or None, as it is."""
+    from tiltlm.judging import Judge
 
-        return read_document(Path(judge))[0]
-    return judge
+    if judge is None or isinstance(judge, Judge):
+        return judge
+    from tiltlm.config.judges import read_judge
+
+    return read_judge(judge)
