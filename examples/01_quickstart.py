@@ -17,8 +17,8 @@ world = tiltlm.worlds.TextWorld()
 # %% [markdown]
 # ## Sample
 #
-# `load_policy` takes a folder or a name on the Hugging Face Hub. `sample` draws n responses to each prompt. The result has
-# them as texts, and as rows with token ids and log-probabilities.
+# `load_policy` takes a folder or a name on the Hugging Face Hub. `sample` draws n responses to each prompt. The result
+# has them as texts, and as rows with token ids and log-probabilities.
 
 # %%
 policy = tiltlm.load_policy(world.model_path())

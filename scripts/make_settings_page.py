@@ -7,7 +7,7 @@ Run it after a change of a setting, its default or its docstring: a test compare
 
 from pathlib import Path
 
-from tiltlm.config.listing import all_settings, sections
+from tiltlm.config.listing import all_settings, further_sections, further_settings, sections
 
 PAGE = Path(__file__).parents[1] / "docs" / "settings.md"
 HEAD = """\
@@ -25,6 +25,9 @@ The first prints a section of this page, the second one setting for programs. `t
 commented file: see [below](#a-file-to-start-from).
 
 *Made by `scripts/make_settings_page.py` from the code; change it there.*
+"""
+FURTHER = """\
+The next sections belong to commands that do not train: [`tiltlm sample`](sampling.md).
 """
 TAIL = """\
 ## A file to start from
@@ -48,13 +51,16 @@ def cell(text: str) -> str:
 def page() -> str:
     """Return the text of docs/settings.md."""
     parts = [HEAD]
-    for section, meaning in sections().items():
-        own = [setting for setting in all_settings() if setting.section == section]
+    settings = [*all_settings(), *further_settings()]
+    for section, meaning in {**sections(), **further_sections()}.items():
+        own = [setting for setting in settings if setting.section == section]
         rows = ["| setting | type | default | meaning |", "|---|---|---|---|"]
         for s in own:
             default = "required" if s.is_required else f"`{s.shown_default}`"
             rows.append(f"| `{s.key}` | {s.type} | {default} | {cell(s.meaning)} |")
         more = "All other keys depend on the method: [objectives](objectives.md), [composing](composing.md).\n"
+        if section == next(iter(further_sections())):
+            parts.append(FURTHER)
         parts.append(
             f"## {section}\n\n{meaning}\n\n" + "\n".join(rows) + "\n" + (f"\n{more}" if section == "objective" else "")
         )
@@ -64,7 +70,7 @@ def page() -> str:
 def main() -> None:
     """Write the page."""
     PAGE.write_text(page(), encoding="utf-8")
-    print(f"{len(all_settings())} settings")
+    print(f"{len([*all_settings(), *further_settings()])} settings")
 
 
 if __name__ == "__main__":

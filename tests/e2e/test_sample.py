@@ -169,9 +169,10 @@ def stopped_after(num_chunks, policy, prompts, path, monkeypatch, **more):
             raise Stop
         append(self, rows)
 
-    with monkeypatch.context() as patch, pytest.raises(Stop):
+    with monkeypatch.context() as patch:
         patch.setattr(answers_file.AnswersFile, "append", once)
-        draw(policy, prompts, path, **more)
+        with pytest.raises(Stop):
+            draw(policy, prompts, path, **more)
 
 
 def test_a_line_that_was_cut_is_drawn_again(policy, prompts, tmp_path, monkeypatch, caplog):

@@ -19,8 +19,8 @@ from tiltlm.recipes.run_settings import RunSettings
 PACKAGE = Path(tiltlm.__file__).parent
 PLANNED = {"online", "labeling"}
 """Packages to come, of which CONTRIBUTING.md and docs/architecture.md speak."""
-ELSEWHERE = {"--nproc-per-node", "--multi_gpu"}
-"""Options of torchrun and accelerate."""
+ELSEWHERE = {"--nproc-per-node", "--multi_gpu", "--logprobs-mode", "--generation-config"}
+"""Options of torchrun, accelerate and vLLM."""
 HISTORY = {"CHANGELOG.md"}
 """A page that speaks of what is no more."""
 

@@ -21,9 +21,13 @@ from tiltlm.core import ConfigError
 from tiltlm.judging.judge_settings import JudgeSettings
 from tiltlm.objectives import Spec
 from tiltlm.recipes.run_settings import RunSettings
+from tiltlm.sampling import SamplingSettings
+from tiltlm.sampling.engines import EngineSettings
 
 OF_OTHER_COMMANDS: dict[str, type] = {"judge": JudgeSettings}
 """Sections that no run has: name → settings dataclass."""
+FURTHER: Mapping[str, type] = {"sampling": SamplingSettings, "engine": EngineSettings}
+"""Sections of commands that do not train, and their dataclasses."""
 REQUIRED = "required"
 """What is shown for a default where there is none."""
 NAMES = {bool: "true or false", int: "whole number", float: "number", str: "text", Path: "path", NoneType: "null"}
@@ -78,21 +82,34 @@ def sections() -> dict[str, str]:
     }
 
 
+@cache
+def further_settings() -> tuple[Setting, ...]:
+    """Return every setting of the sections that a run does not have."""
+    return tuple(setting for section, kind in FURTHER.items() for setting in _settings_of(kind, f"{section}."))
+
+
+@cache
+def further_sections() -> dict[str, str]:
+    """Return the meaning of each section that a run does not have."""
+    return {section: _one_line(inspect.getdoc(kind) or "") for section, kind in FURTHER.items()}
+
+
 def find_settings(name: str | None) -> list[Setting]:
-    """Return the settings of a section or a key; None: all.
+    """Return the settings of a section or a key; None: all settings of a run.
 
     Raises:
         ConfigError: There is no such section or key.
     """
     if name is None:
         return list(all_settings())
-    found = [s for s in all_settings() if f"{s.key}.".startswith(f"{name}.") or s.key.partition(".")[2] == name]
+    every = [*all_settings(), *further_settings()]
+    found = [s for s in every if f"{s.key}.".startswith(f"{name}.") or s.key.partition(".")[2] == name]
     if not found:
-        known = [*sections(), *(s.key for s in all_settings())]
+        known = [*sections(), *further_sections(), *(s.key for s in every)]
         near = get_close_matches(name, known, n=1)
         hint = f"; did you mean {near[0]}?" if near else "."
         raise ConfigError(
-            f"there is no section or setting {name!r}{hint} Sections: {', '.join(sections())}",
+            f"there is no section or setting {name!r}{hint} Sections: {', '.join((*sections(), *further_sections()))}",
             code="unknown_name",
             key=name,
         )
@@ -106,7 +123,7 @@ def describe_settings(name: str | None = None) -> str:
         name: A section (`training`) or a setting (`training.batch_size`, `batch_size`); None: all.
     """
     found, lines = find_settings(name), list[str]()
-    for section, meaning in sections().items():
+    for section, meaning in {**sections(), **further_sections()}.items():
         own = [setting for setting in found if setting.section == section]
         if own:
             lines += ["", *textwrap.wrap(f"{section}: {meaning}", WIDTH, subsequent_indent="  ")]

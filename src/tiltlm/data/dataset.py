@@ -194,7 +194,7 @@ def tokenise(
     return write_cache(folder if is_cached else None, blocks, columns, limit)
 
 
-def survey(parts: Iterable[Rows]) -> tuple[dict[str, str], int]:
+def survey(parts: Iterable[Iterable[Row]]) -> tuple[dict[str, str], int]:
     """Return each column with the location of the first row that has it, and the number of rows."""
     first_seen: dict[str, str] = {}
     num_rows = 0

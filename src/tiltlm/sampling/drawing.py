@@ -28,7 +28,7 @@ BLOCK = 128
 class SamplingSettings:
     """Settings of sampling. The defaults sample the policy itself: temperature 1 and no truncation."""
 
-    max_new_tokens: int
+    max_new_tokens: int = 128
     """Most tokens of a response; one that has not ended by then is cut."""
     temperature: float = 1.0
     """Divisor of the logits; 0 takes the most probable token."""
@@ -39,7 +39,8 @@ class SamplingSettings:
     min_p: float | None = None
     """Draw only among tokens with at least this share of the largest probability, after `temperature` and `top_p`."""
     max_rows: int = 1024
-    """Responses decoded at the same time; fewer need less memory."""
+    """Responses decoded at the same time; fewer need less memory. `tiltlm sample` takes 128 where none is given, and
+    writes after each such chunk."""
 
     def __post_init__(self) -> None:
         for name in ("max_new_tokens", "max_rows", "top_k"):

@@ -11,6 +11,7 @@ from tiltlm.data.files.text_files import Row
 from tiltlm.data.rows.columns import detect
 from tiltlm.data.rows.records import to_record
 
+
 @pytest.fixture(scope="module")
 def chat_encoder() -> Encoder:
     tokenizer = byte_level(bos=True)
@@ -40,7 +41,13 @@ def found(encoder: Encoder, *rows, limit=None, too_long="drop", max_new_tokens=4
         {"prompt": "Where is it?", "answer": 5},
         {"prompt": "Where is it?", "completion": "here", "label": True},
         {"prompt": "Where is it?", "completions": ["here", "there"], "ranks": [1, 2]},
-        {"prompt": "Where is it?", "completions": ["here"], "completions_ids": [[5]], "prompt_ids": [9], "engine": "own"},
+        {
+            "prompt": "Where is it?",
+            "completions": ["here"],
+            "completions_ids": [[5]],
+            "prompt_ids": [9],
+            "engine": "own",
+        },
     ],
 )
 def test_every_shape_gives_the_prompt(encoder, row):
@@ -51,7 +58,8 @@ def test_every_shape_gives_the_prompt(encoder, row):
 
 
 @pytest.mark.parametrize(
-    "row", [{"chosen": HH + " here", "rejected": HH + " there"}, {"prompt": HH, "chosen": HH + " a", "rejected": HH + " b"}]
+    "row",
+    [{"chosen": HH + " here", "rejected": HH + " there"}, {"prompt": HH, "chosen": HH + " a", "rejected": HH + " b"}],
 )
 def test_the_prompt_of_transcripts(encoder, row):
     (prompt,) = found(encoder, row).prompts
@@ -72,7 +80,7 @@ def test_the_tokens_are_those_of_training(chat_encoder):
     for row in rows:
         for as_chat in (None, False) if isinstance(row["prompt"], str) and "system" not in row else (None,):
             settings = DataSettings(**SETTINGS, as_chat=as_chat)
-            schema = detect({column: "r:1" for column in row}, settings)
+            schema = detect(dict.fromkeys(row, "r:1"), settings)
             record = to_record(Row("r:1", row), schema)
             trained = record.as_chat() if as_chat is None and record.form == "text" else record
             (prompt,) = found(chat_encoder, row, as_chat=as_chat).prompts

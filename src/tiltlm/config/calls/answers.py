@@ -30,9 +30,9 @@ def sample(
     progress: ProgressCallback = silent,
     **settings: Any,
 ) -> "Samples":
-    """Draw answers of a model to prompts, with their log-probabilities.
+    """Draw answers of a model to prompts.
 
-    The file has one row a prompt. Judges add scores to it, and training reads it: it uses exactly the tokens that were
+    The file has one row a prompt, with log-probabilities. Judges add scores to it, and training reads it: it uses exactly the tokens that were
     drawn.
 
     Args:

@@ -166,7 +166,9 @@ def detect_prompts(first_seen: Mapping[str, str], settings: DataSettings) -> Col
     present = {reading.roles.get(name, name): column for name, column in names.items()}
     by_column = {column: role for role, column in present.items() if role != column}
     known = {role for role in present if role in ALL_ROLES} | reading.adds
-    roles = known & (PROMPT | ({"chosen", "rejected"} if {"chosen", "rejected"} <= known else {"completion", "messages"}))
+    roles = known & (
+        PROMPT | ({"chosen", "rejected"} if {"chosen", "rejected"} <= known else {"completion", "messages"})
+    )
     if roles & {"prompt", "chosen", "completion", "messages"}:
         shape: Shape = "pairs" if "chosen" in roles else "demonstrations"
         return ColumnRoles(shape, frozenset(roles), (), by_column)

@@ -31,7 +31,9 @@ def check_output(request: SampleRequest) -> None:
     check_file(path, "output")
     if request.resume and request.overwrite:
         raise ConfigError(
-            "resume continues the answers and overwrite deletes them; give one of the two", code="conflict", key="resume"
+            "resume continues the answers and overwrite deletes them; give one of the two",
+            code="conflict",
+            key="resume",
         )
     if not (request.resume or request.overwrite):
         if path.exists():

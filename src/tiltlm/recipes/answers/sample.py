@@ -131,9 +131,10 @@ def speaker_of(settings: SampleSettings, policy: Policy | None) -> Speaker:
     if engine.is_server:
         scores = engine.score
         made = ServerEngine.connect(engine, policy.module if scores else None, digest if scores else "")
+    elif engine.name == "generate_batch":
+        made = GenerateBatchEngine(policy.module, digest)
     else:
-        kind = {"own": OwnEngine, "generate_batch": GenerateBatchEngine}[engine.name]
-        made = kind(policy.module, digest)
+        made = OwnEngine(policy.module, digest)
     return Speaker(made, encoder_of(policy), policy.end_token_ids)
 
 
@@ -153,9 +154,13 @@ class Call:
         """What must be equal to continue an earlier call, as plain values."""
         return {
             **asdict(self.settings.sampling),
-            **{"n": self.request.n, "temperatures": list(self.draws), "seed": self.request.seed},
-            **{"engine": self.settings.engine.name, "engine.logprobs": self.settings.engine.logprobs},
-            **{"model": self.settings.model.path, "model_digest": self.speaker.engine.digest},
+            "n": self.request.n,
+            "temperatures": list(self.draws),
+            "seed": self.request.seed,
+            "engine": self.settings.engine.name,
+            "engine.logprobs": self.settings.engine.logprobs,
+            "model": self.settings.model.path,
+            "model_digest": self.speaker.engine.digest,
             "prompts": self.prompts.digest,
         }
 

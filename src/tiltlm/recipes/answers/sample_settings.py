@@ -1,4 +1,4 @@
-"""The settings of `tiltlm sample`: model, data that the prompts come from, sampling, engine; and what is asked of them."""
+"""The settings of `tiltlm sample` (model, data with the prompts, sampling, engine), and what is asked of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,8 +18,8 @@ SAMPLE_READS = (
     *("sampling", "engine"),
 )
 """Settings that sampling reads, beside those of the command itself."""
-DEFAULTS = {"sampling": {"max_new_tokens": 128, "max_rows": 128}}
-"""Defaults of this command for settings that have none, or another one elsewhere."""
+DEFAULTS = {"sampling": {"max_rows": 128}}
+"""Defaults of this command that differ from those elsewhere: a chunk is what an interruption can lose."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class SampleSettings:
     model: ModelSettings
     data: DataSettings
     """Its distinct prompts are answered."""
-    sampling: SamplingSettings
+    sampling: SamplingSettings = field(default_factory=SamplingSettings)
     engine: EngineSettings = field(default_factory=EngineSettings)
 
 
@@ -81,7 +81,8 @@ def read_temperatures(given: str | float | Sequence[float] | None, default: floa
     """
     if given is None:
         return (default,)
-    parts: Sequence[str | float] = given.split(",") if isinstance(given, str) else [given] if isinstance(given, int | float) else given
+    single = [given] if isinstance(given, int | float) else given
+    parts: Sequence[str | float] = single.split(",") if isinstance(single, str) else single
     try:
         return tuple(float(part) for part in parts)
     except ValueError as error:

@@ -44,11 +44,20 @@ class Batch:
 class Engine(Protocol):
     """A source of answers."""
 
-    name: str
-    is_exact: bool
-    """True if the same request draws the same tokens again."""
-    digest: str
-    """Names the weights that answer; "" if they are not known."""
+    @property
+    def name(self) -> str:
+        """Name in the column `engine`."""
+        ...
+
+    @property
+    def is_exact(self) -> bool:
+        """True if the same request draws the same tokens again."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """Digest of the weights that answer; "" if they are not known."""
+        ...
 
     def draw(
         self,

@@ -27,7 +27,7 @@ PAGE = 32
 
 @dataclass(frozen=True, eq=False)
 class GenerateBatchEngine:
-    """`model.generate_batch` of transformers, with the weights of a loaded policy."""
+    """Method `generate_batch` of transformers' models, with the weights of a loaded policy."""
 
     policy: PolicyModule
     digest: str
@@ -57,7 +57,9 @@ class GenerateBatchEngine:
                 code="not_supported",
                 key="engine.name",
             )
-        seed = int.from_bytes(hashlib.blake2b(f"{seed}/{prompts[0].tobytes()!r}".encode(), digest_size=4).digest(), "big")
+        seed = int.from_bytes(
+            hashlib.blake2b(f"{seed}/{prompts[0].tobytes()!r}".encode(), digest_size=4).digest(), "big"
+        )
         with evaluating(self.policy), self.policy.stock_attention(), _quiet():
             found = model.generate_batch(
                 [prompt.tolist() for prompt in prompts],
@@ -80,7 +82,7 @@ def _generation(settings: SamplingSettings, n: int, end_token_ids: Sequence[int]
     if settings.min_p is not None:
         knobs["min_p"] = settings.min_p
     ends = sorted(set(end_token_ids)) or [-1]
-    return GenerationConfig(
+    return GenerationConfig(  # type: ignore[no-untyped-call]
         max_new_tokens=settings.max_new_tokens,
         do_sample=draws,
         num_return_sequences=n,
@@ -90,13 +92,11 @@ def _generation(settings: SamplingSettings, n: int, end_token_ids: Sequence[int]
     )
 
 
-def _batching(
-    policy: PolicyModule, prompts: Sequence[TokenIds], n: int, settings: SamplingSettings, seed: int
-) -> Any:
+def _batching(policy: PolicyModule, prompts: Sequence[TokenIds], n: int, settings: SamplingSettings, seed: int) -> Any:
     """Return the settings of the batches. On a CPU the sizes are given: the library's own suit a GPU's memory."""
     from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
-    sizes: dict[str, int] = {}
+    sizes: dict[str, Any] = {}
     if policy.device.type == "cpu":
         longest = max(map(len, prompts)) + settings.max_new_tokens
         rows = min(n * len(prompts), settings.max_rows)

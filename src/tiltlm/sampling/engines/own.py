@@ -32,10 +32,10 @@ class OwnEngine:
         progress: Progress | None = None,
     ) -> Batch:
         """Draw n answers to each prompt; see `Engine.draw`."""
-        samples = sample(
-            self.policy, prompts, n, settings, seed=seed, end_token_ids=end_token_ids, progress=progress
+        samples = sample(self.policy, prompts, n, settings, seed=seed, end_token_ids=end_token_ids, progress=progress)
+        return Batch(
+            [[_answer(s.token_ids, s.ended, s.token_logps, s.behaviour_logps) for s in own] for own in samples]
         )
-        return Batch([[_answer(s.token_ids, s.ended, s.token_logps, s.behaviour_logps) for s in own] for own in samples])
 
 
 def _answer(ids: TokenIds, ended: bool, logps: np.ndarray, behaviour: np.ndarray) -> EngineAnswer:

@@ -137,8 +137,9 @@ def test_fewer_choices_than_asked_are_counted():
 
 def test_a_server_without_token_ids_is_refused():
     """It is not asked again: no further request would help."""
-    with serving(lambda body, _: completion(choice(None, [-1.0]))) as server, raises(
-        ConfigError, "no_token_ids", key="engine.name", mentions=["return_token_ids"]
+    with (
+        serving(lambda body, _: completion(choice(None, [-1.0]))) as server,
+        raises(ConfigError, "no_token_ids", key="engine.name", mentions=["return_token_ids"]),
     ):
         draw(connect(server), prompts=PROMPTS[:1])
     assert len(server.requests) == 1
@@ -146,8 +147,9 @@ def test_a_server_without_token_ids_is_refused():
 
 @pytest.mark.parametrize(("status", "requests"), [(400, 1), (401, 1), (402, 1), (429, 4), (500, 4)])
 def test_what_may_pass_is_tried_again_and_what_cannot_is_not(status, requests):
-    with serving(lambda body, _: (status, {"error": {"message": "no"}})) as server, raises(
-        RunError, "server_failed", mentions=[str(status)]
+    with (
+        serving(lambda body, _: (status, {"error": {"message": "no"}})) as server,
+        raises(RunError, "server_failed", mentions=[str(status)]),
     ):
         draw(connect(server), prompts=PROMPTS[:1])
     assert len(server.requests) == requests
@@ -163,7 +165,9 @@ def test_a_server_that_recovers_is_no_error():
 
 def test_a_damaged_reply_is_asked_for_again():
     def reply(body, number):
-        return (200, b'{"id": "c", "choi') if body["prompt"] == [5, 6] or number == 0 else completion(*[GOOD] * body["n"])
+        return (
+            (200, b'{"id": "c", "choi') if body["prompt"] == [5, 6] or number == 0 else completion(*[GOOD] * body["n"])
+        )
 
     with serving(reply) as server:
         batch = draw(connect(server))
