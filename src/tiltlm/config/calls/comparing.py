@@ -78,6 +78,11 @@ def compare(
     if plan:
         from tiltlm.diagnostics.comparing.planning import Plan
 
+        given = {"prompts": prompts, "judge": judge, "baseline": baseline, "limit": limit, "export": export}
+        given |= {"markdown": markdown, "resume": resume, "overwrite": overwrite}
+        for name, value in given.items():
+            if value:
+                raise ConfigError(f"{name} has no effect on a plan; remove it", code="no_effect", key=name)
         return Plan(0.05 if detect is None else detect, ties or 0.0, 0.8, max(2, len(systems)), n, price)
     for name, value in (("detect", detect), ("ties", ties), ("price", price)):
         if value is not None:

@@ -69,5 +69,5 @@ def temperature_figure(comparison: SystemComparison) -> Markup:
         axes.set_xlabel("temperature")
         axes.set_ylabel("win rate of the first")
         axes.yaxis.set_major_formatter(PercentFormatter(decimals=0))
-        axes.legend(loc="best")
+        axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 0.99), ncols=min(3, len(comparison.pairs)), borderpad=0)
         return inline(made, "temperatures", "Win rate over temperature")

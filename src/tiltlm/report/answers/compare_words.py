@@ -55,8 +55,9 @@ def sentence_of(pair: PairOfSystems) -> str:
     better = pair.win_rate.mirrored if pair.outcome == "second" else pair.win_rate
     first, second = (pair.second, pair.first) if pair.outcome == "second" else (pair.first, pair.second)
     rate = with_bounds(better.rate, percent=True)
+    p_value = better.p_value if pair.adjusted_p is None else pair.adjusted_p
     if pair.outcome != "undecided":
-        return f"{first} beats {second}: win rate {rate}, ties counted half; {p_text(better.p_value)}."
+        return f"{first} beats {second}: win rate {rate}, ties counted half; {p_text(p_value)}."
     distance = abs(better.rate.estimate - 0.5)
     needed = (
         f" A difference of this size needs about {prompts_needed(distance):,} prompts."

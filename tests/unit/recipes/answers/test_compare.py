@@ -132,3 +132,5 @@ def test_a_plan_needs_no_systems():
     assert (plan.num_prompts, plan.num_calls) == (194, 388)
     assert plan.cost == pytest.approx(3.88)
     assert "194" in plan.summary()
+    with raises(ConfigError, code="no_effect", key="judge"):
+        tiltlm.compare(plan=True, judge="gold")
