@@ -45,7 +45,9 @@ def run_function(command: Command) -> Callable[..., None]:
 
         positional: list[Any] = []
         overrides: dict[str, Any] = {}
-        if "config" not in command.parameters:
+        if command.arguments:
+            positional = [given.pop(command.arguments) or []]
+        elif "config" not in command.parameters:
             overrides = dict(parse_overrides(given.pop("arguments", None) or []))
         elif "arguments" in given:
             config, pairs = split_arguments(given.pop("arguments") or [])
@@ -87,6 +89,10 @@ def signature_of(command: Command) -> list[inspect.Parameter]:
     if command.argument:
         info = typer.Argument(metavar=command.argument.upper(), help=OPTIONS[command.argument], show_default=False)
         add(command.argument, str, info, inspect.Parameter.empty)
+    if command.arguments:
+        name = command.arguments
+        many = typer.Argument(metavar=name.upper(), help=command.helps[name], show_default=False)
+        add(name, list[str] | None, many)
     if "config" in command.parameters:
         has_grid = "grid" in command.parameters
         metavar, text = GRID if has_grid else OVERRIDES

@@ -5,6 +5,7 @@ Its parameters mean:
 - `config` and `**settings`: the arguments `[CONFIG] [KEY=VALUE ...]`, or without `config` only `[KEY=VALUE ...]`; what
   they may contain is read from the settings dataclass that the function passes to `resolve`;
 - `grid`: the overrides `KEY=V1,V2,...` as texts, in place of settings;
+- the parameter that `command(arguments=...)` names: all arguments of the command line, as a list;
 - `progress`: a display of progress, which the command line passes in;
 - one that is named in `@command(...)`: an argument or an option, as said there;
 - every other one: an option of its own, whose help is in the section `Args:` of the docstring. None may be called
@@ -45,6 +46,8 @@ class Command:
     """Settings with an option of their own, by their names in `OPTIONS`."""
     argument: str | None
     """Setting that is the first argument, without `--`."""
+    arguments: str | None = None
+    """Parameter that takes all arguments, any number of them."""
 
     @property
     def help(self) -> str:
@@ -64,16 +67,17 @@ class Command:
         return inspect.signature(self.call).parameters
 
 
-def command(*options: str, argument: str | None = None) -> Callable[[Call], Call]:
+def command(*options: str, argument: str | None = None, arguments: str | None = None) -> Callable[[Call], Call]:
     """Make a function a command under its own name.
 
     Args:
         *options: Settings with an option of their own, by their names in `OPTIONS`.
         argument: Setting that is the first argument, without `--`.
+        arguments: First parameter of the function, which takes all arguments as a list.
     """
 
     def register(call: Call) -> Call:
-        COMMANDS[call.__name__] = Command(call, options, argument)
+        COMMANDS[call.__name__] = Command(call, options, argument, arguments)
         return call
 
     return register

@@ -40,7 +40,7 @@ BETA = 0.3
 """With few comparisons DPO converges to a policy between the reference and π_ref·exp(r/β). At 0.3 its KL is about
 1 nat."""
 TRAINING = TrainingSettings(learning_rate=5e-4, num_epochs=6, batch_size=16)
-DATA = "comparisons.jsonl"
+DATA, HELD_OUT = "comparisons.jsonl", "held-out.jsonl"
 
 
 def quickstart(
@@ -90,7 +90,8 @@ def run_in_world(
     ready = name_reference(settings, settings.build_objective(), policy, data)
     with RunDirectory.open(output, overwrite=overwrite) as run:
         messages.write_to(run.path)
-        run.write_text(DATA, "".join(lines(examples["train"] + examples["heldout"], encoder, world)))
+        for name, split in ((DATA, "train"), (HELD_OUT, "heldout")):
+            run.write_text(name, "".join(lines(examples[split], encoder, world)))
         return carry_out(
             run,
             ready,
@@ -107,7 +108,7 @@ def run_settings(world: TextWorld, output: Path, seed: int) -> RunSettings:
     """Return the settings of the quickstart, in the form of any other run's."""
     return RunSettings(
         model=ModelSettings(str(world.model_path())),
-        data=DataSettings(str(output / DATA)),
+        data=DataSettings(str(output / DATA), eval=str(output / HELD_OUT)),
         objective={"name": "dpo", "beta": BETA},
         output=output,
         training=replace(TRAINING, seed=seed),

@@ -6,6 +6,7 @@ from tiltlm.config.calls.training import preview, quickstart, score, sweep, trai
 # isort: split
 from tiltlm.config.calls.answers import sample
 from tiltlm.config.calls.judging import judge
+from tiltlm.config.calls.comparing import compare
 from tiltlm.config.command import COMMANDS
 
-__all__ = ["COMMANDS", "judge", "preview", "quickstart", "sample", "score", "sweep", "train"]
+__all__ = ["COMMANDS", "compare", "judge", "preview", "quickstart", "sample", "score", "sweep", "train"]

@@ -1,0 +1,182 @@
+"""Systems by name: model folders, runs and names on the hub are sampled; files are answers that are already there."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from tiltlm.core import ConfigError, DataError
+from tiltlm.data import DataSettings
+from tiltlm.data.accounting import Defect
+from tiltlm.data.cache.fingerprints import is_held_out
+from tiltlm.data.dataset import survey
+from tiltlm.data.files.sources import read_rows
+from tiltlm.data.rows.cells import TokenContent
+from tiltlm.data.rows.columns import detect_prompts
+from tiltlm.data.rows.records import to_prompt
+from tiltlm.evaluation.benchmark_files import read_outputs, read_questions
+from tiltlm.evaluation.systems import System, prompt_key
+from tiltlm.models import ModelSettings
+from tiltlm.recipes.prepare import EVAL_FRACTION
+from tiltlm.recipes.progress import ProgressCallback
+from tiltlm.runs import RunDirectory
+from tiltlm.sampling import SamplingSettings
+from tiltlm.sampling.answers import AnswerRow
+
+
+@dataclass(frozen=True)
+class Named:
+    """A system as the user named it."""
+
+    name: str
+    path: str
+    """A file, a folder, or a name on the hub."""
+    kind: Literal["answers", "run", "model"]
+
+    @property
+    def model(self) -> str:
+        """The model to sample."""
+        return str(Path(self.path) / "model") if self.kind == "run" else self.path
+
+
+def name_systems(texts: Sequence[str | Path]) -> list[Named]:
+    """Return the systems that texts name: PATH or NAME=PATH. Without a name it is that of the folder or file.
+
+    Systems with one name get a number: `model`, `model (2)`.
+
+    Raises:
+        ConfigError: a run has no trained model.
+    """
+    found: list[Named] = []
+    for text in map(str, texts):
+        name, _, path = text.rpartition("=") if not Path(text).exists() else ("", "", text)
+        kind: Literal["answers", "run", "model"] = "model"
+        if Path(path).is_file():
+            kind = "answers"
+        elif (Path(path) / RunDirectory.MARKER).exists():
+            kind = "run"
+            if not (Path(path) / "model").is_dir():
+                raise ConfigError(
+                    f"{path}: this run has no model/; it has not ended. Finish it, or name a model folder",
+                    code="no_model",
+                    key="systems",
+                )
+        base = name or short_name(path)
+        taken = {other.name for other in found}
+        numbers = (f"{base} ({k})" for k in range(2, len(texts) + 2))
+        unique = base if base not in taken else next(label for label in numbers if label not in taken)
+        found.append(Named(unique, path, kind))
+    return found
+
+
+def short_name(path: str) -> str:
+    """Return a name for tables: of a file without its endings, of `RUN/model` that of the run."""
+    found = Path(path)
+    if found.is_file():
+        return found.name.split(".")[0]
+    if not found.is_dir():
+        return path
+    found = found.resolve()
+    is_of_a_run = found.name == "model" and (found.parent / RunDirectory.MARKER).exists()
+    return found.parent.name if is_of_a_run else found.name
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How answers are drawn from the systems that are models."""
+
+    prompts: str | None
+    n: int
+    temperatures: tuple[float, ...]
+    max_new_tokens: int
+    seed: int
+    limit: int | None
+    folder: Path
+    """Where the answers are kept."""
+    is_continued: bool
+    """Answers in the folder may be those of an earlier call that was stopped."""
+
+
+def read_systems(named: Sequence[Named], drawing: Drawing, progress: ProgressCallback) -> list[System]:
+    """Return the answers of all systems: read, or drawn.
+
+    Raises:
+        TiltError: a file or model cannot be used.
+    """
+    questions = read_questions(drawing.prompts) if drawing.prompts and Path(drawing.prompts).is_file() else {}
+    systems = []
+    for one in named:
+        if one.kind == "answers":
+            rows = tuple(read_outputs(one.path, questions))
+        else:
+            progress(f"sample {one.name}", 0, 0)
+            rows = draw_answers(one, drawing, progress)
+        systems.append(System(one.name, rows, trained_prompts(Path(one.path)) if one.kind == "run" else None))
+    return systems
+
+
+def draw_answers(one: Named, drawing: Drawing, progress: ProgressCallback) -> tuple[AnswerRow, ...]:
+    """Draw the answers of a model. Each system has random numbers of its own, so that answers are independent.
+
+    Equal random numbers would make the answers of like models alike, and their win rate that of coupled draws.
+    """
+    from tiltlm.recipes.answers.sample import sample
+    from tiltlm.recipes.answers.sample_settings import SampleRequest, SampleSettings
+
+    assert drawing.prompts is not None, "checked before"
+    digest = hashlib.blake2b(f"{drawing.seed}/{one.name}".encode(), digest_size=4).digest()
+    settings = SampleSettings(
+        ModelSettings(one.model), DataSettings(drawing.prompts), SamplingSettings(drawing.max_new_tokens)
+    )
+    output = drawing.folder / f"{file_name(one.name)}.jsonl"
+    request = SampleRequest(
+        n=drawing.n,
+        temperatures=drawing.temperatures,
+        seed=int.from_bytes(digest, "big"),
+        limit=drawing.limit,
+        output=output,
+        resume=drawing.is_continued,
+        overwrite=not drawing.is_continued,
+    )
+    return tuple(sample(settings, request, progress=progress).rows)
+
+
+def file_name(name: str) -> str:
+    """Return a name as the name of a file."""
+    return "".join(c if c.isascii() and (c.isalnum() or c in "=.-_+") else "_" for c in name)[:100]
+
+
+def trained_prompts(run: Path) -> frozenset[str] | None:
+    """Return the keys of the prompts that a run was trained on; None if its data cannot be read any more."""
+    with suppress(OSError, yaml.YAMLError, KeyError, TypeError, DataError, ConfigError):
+        config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+        return _prompts_of(data_settings(config["data"]))
+    return None
+
+
+def data_settings(section: Mapping[str, Any]) -> DataSettings:
+    """Return the settings of data from a resolved configuration."""
+    given: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in section.items()}
+    return DataSettings(**given)
+
+
+def _prompts_of(settings: DataSettings) -> frozenset[str]:
+    fraction = settings.eval_fraction
+    if fraction is None:
+        fraction = 0.0 if settings.eval is not None else EVAL_FRACTION
+    rows = read_rows(settings)
+    schema = detect_prompts(survey([rows])[0], settings)
+    keys = set()
+    for row in rows:
+        with suppress(Defect):
+            record = to_prompt(row, schema)
+            content = record.prompt
+            if content is None or isinstance(content, TokenContent):
+                continue
+            if not is_held_out(record.prompt_key, fraction, settings.eval_seed):
+                keys.add(prompt_key(content))
+    return frozenset(keys)
