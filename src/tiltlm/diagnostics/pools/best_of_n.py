@@ -229,7 +229,7 @@ def measure_best_of_n(
     kl = None if logps is None else curve(selection_kl(scores, logps, sizes))
     peak = fit = None
     if of_gold is not None and single_gold is not None and len(scores) >= 4:
-        peak = find_peak(of_gold - single_gold, of_gold, sizes, level=level, seed=seed)
+        peak = find_peak(of_gold - single_gold, of_gold, sizes, level=level, seed=seed, resamples=resamples)
         distances = kl_bound(sizes) if kl is None else np.array([interval.estimate for interval in kl])
         fit = _fit(of_gold - single_gold, distances, level, seed)
     return BestOfN(
@@ -249,7 +249,13 @@ def measure_best_of_n(
 
 
 def find_peak(
-    gains: ArrayLike, gold: ArrayLike, ns: Sequence[int], *, level: float = 0.95, seed: int = 0
+    gains: ArrayLike,
+    gold: ArrayLike,
+    ns: Sequence[int],
+    *,
+    level: float = 0.95,
+    seed: int = 0,
+    resamples: int = 2_000,
 ) -> OverOptimisation:
     """Return the best n by the gold score. Its height is measured on prompts that did not choose it.
 
@@ -261,18 +267,19 @@ def find_peak(
         ns: The n of each column.
         level: Share of repetitions in which the intervals hold the truth.
         seed: Seed of the halves and of the bootstrap.
+        resamples: Number of bootstrap draws.
     """
     differences, values = np.asarray(gains, dtype=np.float64), np.asarray(gold, dtype=np.float64)
     num_prompts = len(values)
     rng = np.random.default_rng(seed)
-    draws = values[rng.integers(num_prompts, size=(2_000, num_prompts))].mean(1).argmax(1)
+    draws = values[rng.integers(num_prompts, size=(resamples, num_prompts))].mean(1).argmax(1)
     low, high = np.quantile(np.asarray(ns)[draws], [(1 - level) / 2, (1 + level) / 2], method="nearest")
     order = rng.permutation(num_prompts)
     chooses, reports = order[: num_prompts // 2], order[num_prompts // 2 :]
     chosen = int(values[chooses].mean(0).argmax())
 
     def of_reports(numbers: Floats) -> Interval:
-        return bootstrap_mean(numbers[reports], level=level, seed=seed)
+        return bootstrap_mean(numbers[reports], level=level, seed=seed, resamples=resamples)
 
     return OverOptimisation(
         n=int(ns[int(values.mean(0).argmax())]),
