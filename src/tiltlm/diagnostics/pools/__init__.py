@@ -1,0 +1,27 @@
+"""Numbers from a pool of N samples a prompt: best of n for every n ≤ N, pass@k, the KL that selection costs."""
+
+from tiltlm.diagnostics.pools.best_of_n import (
+    BestOfN,
+    OverOptimisation,
+    best_of_n_values,
+    find_peak,
+    measure_best_of_n,
+    pass_at_k,
+    poisson_values,
+    soft_best_of_n_values,
+)
+from tiltlm.diagnostics.pools.selection_kl import collision_rate, kl_bound, selection_kl
+
+__all__ = [
+    "BestOfN",
+    "OverOptimisation",
+    "best_of_n_values",
+    "collision_rate",
+    "find_peak",
+    "kl_bound",
+    "measure_best_of_n",
+    "pass_at_k",
+    "poisson_values",
+    "selection_kl",
+    "soft_best_of_n_values",
+]
