@@ -5,8 +5,8 @@ from tiltlm.config.calls.training import preview, quickstart, score, sweep, trai
 # The split keeps the order of `--help`: training first.
 # isort: split
 from tiltlm.config.calls.answers import sample
-from tiltlm.config.calls.judging import judge
 from tiltlm.config.calls.comparing import compare
+from tiltlm.config.calls.judging import judge
 from tiltlm.config.command import COMMANDS
 
 __all__ = ["COMMANDS", "compare", "judge", "preview", "quickstart", "sample", "score", "sweep", "train"]

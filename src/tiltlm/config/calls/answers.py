@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tiltlm.config.command import command
-from tiltlm.recipes.progress import ProgressCallback, silent
+from tiltlm.recipes.progress import ProgressCallback, display, quiet_libraries
 
 if TYPE_CHECKING:
     from tiltlm.data.files.text_files import Row
@@ -29,7 +29,7 @@ def sample(
     too_long: str = "drop",
     resume: bool = False,
     overwrite: bool = False,
-    progress: ProgressCallback = silent,
+    progress: ProgressCallback | bool | None = True,
     **settings: Any,
 ) -> "Samples":
     """Draw answers of a model to prompts.
@@ -49,7 +49,8 @@ def sample(
         too_long: What to do with a prompt that leaves no room in the model's window: drop (and count it) or error.
         resume: Continue a call that was stopped; the file becomes that of an unbroken call.
         overwrite: Replace the output file.
-        progress: Called with label, units done, units in all, and figures to show.
+        progress: True shows it: as a bar, in a notebook as a line. False: nothing is shown. A function is called with
+            label, units done, units in all, and figures to show.
         **settings: Settings of the sections sampling, engine, model and data, such as `max_new_tokens=256`,
             `top_p=0.9`, `engine="http://127.0.0.1:8000/v1"` or `as_chat=False`.
 
@@ -80,7 +81,8 @@ def sample(
         overwrite=overwrite,
     )
     policy = model if isinstance(model, Policy) else None
-    return recipe(resolved, request, rows=rows, policy=policy, progress=progress)
+    with display(progress) as draw, quiet_libraries():
+        return recipe(resolved, request, rows=rows, policy=policy, progress=draw)
 
 
 def _read(model: Any, prompts: Any, settings: Mapping[str, Any]) -> "tuple[SampleSettings, tuple[Row, ...] | None]":

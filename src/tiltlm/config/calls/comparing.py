@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tiltlm.config.command import command
-from tiltlm.recipes.progress import ProgressCallback, silent
+from tiltlm.recipes.progress import ProgressCallback, display, quiet_libraries
 
 if TYPE_CHECKING:
     from tiltlm.diagnostics.comparing.planning import Plan
@@ -36,7 +36,7 @@ def compare(
     detect: float | None = None,
     ties: float | None = None,
     price: float | None = None,
-    progress: ProgressCallback = silent,
+    progress: ProgressCallback | bool | None = True,
 ) -> "ComparedSystems | Plan":
     """Compare the answers of two and more systems by a judge.
 
@@ -63,7 +63,8 @@ def compare(
         detect: With --plan, the distance of the win rate from one half that should be found (default 0.05).
         ties: With --plan, the expected share of ties (default 0).
         price: With --plan, the price of one call of the judge.
-        progress: Called with label, units done, units in all, and figures to show.
+        progress: True shows it: as a bar, in a notebook as a line. False: nothing is shown. A function is called with
+            label, units done, units in all, and figures to show.
 
     Returns:
         The comparison: `comparison`, `to_pandas()`, and `path` of the folder with compare.html. With `plan`, the plan.
@@ -105,7 +106,8 @@ def compare(
         resume=resume,
         overwrite=overwrite,
     )
-    return recipe(request, progress=progress)
+    with display(progress) as draw, quiet_libraries():
+        return recipe(request, progress=draw)
 
 
 def numbers(given: str | float | Sequence[float]) -> tuple[float, ...]:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tiltlm.config.command import command
-from tiltlm.recipes.progress import ProgressCallback, silent
+from tiltlm.recipes.progress import ProgressCallback, display, quiet_libraries
 
 if TYPE_CHECKING:
     from tiltlm.config.resolve import Config
@@ -28,7 +28,7 @@ def judge(
     accept_errors: bool = False,
     unaudited: bool = False,
     overwrite: bool = False,
-    progress: ProgressCallback = silent,
+    progress: ProgressCallback | bool | None = True,
     **settings: Any,
 ) -> "Judged | Estimate":
     """Add scores or preferences of a judge to a data file.
@@ -49,7 +49,8 @@ def judge(
         accept_errors: Write the file although more than 5 % of the judgements failed.
         unaudited: Make training data with a judge that has no audit.
         overwrite: Replace the output file.
-        progress: Called with label, units done, units in all, and figures to show.
+        progress: True shows it: as a bar, in a notebook as a line. False: nothing is shown. A function is called with
+            label, units done, units in all, and figures to show.
         **settings: Overrides of `config`: sections data and judge. Both must be given in one of the two.
 
     Returns:
@@ -78,4 +79,5 @@ def judge(
         overwrite=overwrite,
     )
     resolved = resolve(JudgingSettings, config, {}, JUDGE_READS, **settings)
-    return recipe(resolved, request, dry_run=dry_run, progress=progress)
+    with display(progress) as draw, quiet_libraries():
+        return recipe(resolved, request, dry_run=dry_run, progress=draw)
