@@ -28,7 +28,7 @@ from tiltlm.recipes.answers.judged_columns import REPLACED, Outcome, preferred, 
 from tiltlm.recipes.answers.judged_rows import JudgedData, JudgedRow, read_judged, with_columns
 from tiltlm.recipes.prepare import note_all
 from tiltlm.recipes.progress import ProgressCallback, silent
-from tiltlm.recipes.score import check_file
+from tiltlm.recipes.run_settings import check_file
 from tiltlm.storage.files import finite_json, write_json, write_text
 from tiltlm.version import __version__
 

@@ -119,8 +119,8 @@ def speaker_of(settings: SampleSettings, policy: Policy | None) -> Speaker:
     """Load what the engine needs: the model, or for a server only its tokenizer."""
     engine = settings.engine
     if engine.is_server and not engine.score and policy is None:
-        tokenizer, window = load_tokenizer(settings.model)
-        encoder = Encoder(tokenizer, tokenizer.eos_token_id, window)
+        tokenizer, window, num_embeddings, _ = load_tokenizer(settings.model)
+        encoder = Encoder(tokenizer, tokenizer.eos_token_id, window, num_embeddings=num_embeddings)
         ends = (tokenizer.eos_token_id,)
         return Speaker(ServerEngine.connect(engine, None, ""), encoder, ends)
     if policy is None:
