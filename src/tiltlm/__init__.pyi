@@ -15,7 +15,7 @@ from . import runs as runs
 from . import sampling as sampling
 from . import training as training
 from . import worlds as worlds
-from .config.calls import compare, judge, preview, quickstart, sample, score, sweep, train
+from .config.calls import best_of_n, compare, judge, preview, quickstart, sample, score, sweep, train
 from .config.notebook import build_objective, describe_objective, list_objectives, load_data, load_policy
 from .core import Comparison, Example, Response
 from .version import __version__
@@ -25,6 +25,7 @@ __all__ = [
     "Example",
     "Response",
     "__version__",
+    "best_of_n",
     "build_objective",
     "compare",
     "describe_objective",

@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 import tiltlm
 from tiltlm.cli.main import app
-from tiltlm.evaluation.systems import prompt_key
+from tiltlm.evaluation.answers.systems import prompt_key
 from tiltlm.worlds import TextWorld
 
 pytestmark = pytest.mark.usefixtures("blank_figures")

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 
-from tiltlm.evaluation.systems import System
+from tiltlm.evaluation.answers.systems import System
 from tiltlm.judging import Comparer, Item, PairItem, Score, Scorer, Verdict
 from tiltlm.sampling.answers import AnswerRow
 

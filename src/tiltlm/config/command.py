@@ -77,7 +77,7 @@ def command(*options: str, argument: str | None = None, arguments: str | None = 
     """
 
     def register(call: Call) -> Call:
-        COMMANDS[call.__name__] = Command(call, options, argument, arguments)
+        COMMANDS[call.__name__.replace("_", "-")] = Command(call, options, argument, arguments)
         return call
 
     return register

@@ -7,6 +7,7 @@ from tiltlm.config.calls.training import preview, quickstart, score, sweep, trai
 from tiltlm.config.calls.answers import sample
 from tiltlm.config.calls.comparing import compare
 from tiltlm.config.calls.judging import judge
+from tiltlm.config.calls.pools import best_of_n
 from tiltlm.config.command import COMMANDS
 
-__all__ = ["COMMANDS", "compare", "judge", "preview", "quickstart", "sample", "score", "sweep", "train"]
+__all__ = ["COMMANDS", "best_of_n", "compare", "judge", "preview", "quickstart", "sample", "score", "sweep", "train"]

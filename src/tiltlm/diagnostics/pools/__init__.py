@@ -11,6 +11,7 @@ from tiltlm.diagnostics.pools.best_of_n import (
     soft_best_of_n_values,
 )
 from tiltlm.diagnostics.pools.selection_kl import collision_rate, kl_bound, selection_kl
+from tiltlm.diagnostics.pools.tilt import measure_tilt, reward_at, tilt_pool
 
 __all__ = [
     "BestOfN",
@@ -20,8 +21,11 @@ __all__ = [
     "find_peak",
     "kl_bound",
     "measure_best_of_n",
+    "measure_tilt",
     "pass_at_k",
     "poisson_values",
+    "reward_at",
     "selection_kl",
     "soft_best_of_n_values",
+    "tilt_pool",
 ]

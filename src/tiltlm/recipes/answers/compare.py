@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from tiltlm.core import ConfigError
 from tiltlm.data.rows.cells import Conversation
-from tiltlm.evaluation.benchmark_files import (
+from tiltlm.evaluation.answers.benchmark_files import (
     write_alpaca_annotations,
     write_alpaca_outputs,
     write_arena_answers,
     write_arena_judgements,
 )
-from tiltlm.evaluation.system_comparison import SystemComparison, compare_systems
-from tiltlm.evaluation.systems import System, prompt_key
+from tiltlm.evaluation.answers.system_comparison import SystemComparison, compare_systems
+from tiltlm.evaluation.answers.systems import System, prompt_key
 from tiltlm.judging import Comparer, Scorer
 from tiltlm.recipes.answers.systems import Drawing, Named, file_name, name_systems, read_systems
 from tiltlm.recipes.progress import ProgressCallback, silent

@@ -18,8 +18,8 @@ from tiltlm.data.files.sources import read_rows
 from tiltlm.data.rows.cells import TokenContent
 from tiltlm.data.rows.columns import detect_prompts
 from tiltlm.data.rows.records import to_prompt
-from tiltlm.evaluation.benchmark_files import read_outputs, read_questions
-from tiltlm.evaluation.systems import System, prompt_key
+from tiltlm.evaluation.answers.benchmark_files import read_outputs, read_questions
+from tiltlm.evaluation.answers.systems import System, prompt_key
 from tiltlm.models import ModelSettings
 from tiltlm.recipes.prepare import EVAL_FRACTION
 from tiltlm.recipes.progress import ProgressCallback

@@ -6,7 +6,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from tiltlm.diagnostics import Interval
-from tiltlm.evaluation.system_comparison import PairOfSystems, SystemComparison
+from tiltlm.evaluation.answers.system_comparison import PairOfSystems, SystemComparison
 from tiltlm.report.answers.compare_figures import category_figure, rate_figure, strength_figure, temperature_figure
 from tiltlm.report.answers.compare_words import Headline, cautions_of, headline, p_text, sentence_of
 from tiltlm.report.answers.markdown import markdown_summary, write_markdown

@@ -6,7 +6,7 @@ from markupsafe import Markup
 from matplotlib.ticker import PercentFormatter
 
 from tiltlm.diagnostics.comparing.strength import Strengths
-from tiltlm.evaluation.system_comparison import PairOfSystems, SystemComparison
+from tiltlm.evaluation.answers.system_comparison import PairOfSystems, SystemComparison
 from tiltlm.report.plots import FULL, Whisker, whiskers
 from tiltlm.report.svg import FIRST, MUTED, SECOND, THIRD, figure, inline, styled
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tiltlm.diagnostics.comparing.planning import prompts_needed
-from tiltlm.evaluation.system_comparison import MAX_ERRORS, PairOfSystems, SystemComparison
+from tiltlm.evaluation.answers.system_comparison import MAX_ERRORS, PairOfSystems, SystemComparison
 from tiltlm.report.numbers import format_number, share, with_bounds
 from tiltlm.report.sections import FEW_PROMPTS, Remark
 

@@ -32,7 +32,13 @@ class OwnEngine:
         progress: Progress | None = None,
     ) -> Batch:
         """Draw n answers to each prompt; see `Engine.draw`."""
-        samples = sample(self.policy, prompts, n, settings, seed=seed, end_token_ids=end_token_ids, progress=progress)
+        count = n * len(prompts)
+
+        def show(tokens: int, most: int) -> None:  # answers that end early count all their tokens
+            if progress is not None:
+                progress(count * tokens // most, count)
+
+        samples = sample(self.policy, prompts, n, settings, seed=seed, end_token_ids=end_token_ids, progress=show)
         return Batch(
             [[_answer(s.token_ids, s.ended, s.token_logps, s.behaviour_logps) for s in own] for own in samples]
         )

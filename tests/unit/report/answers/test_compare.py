@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from support.answered import Lengths, Says, row, system
-from tiltlm.evaluation.system_comparison import SystemComparison, compare_systems
-from tiltlm.evaluation.systems import System
+from tiltlm.evaluation.answers.system_comparison import SystemComparison, compare_systems
+from tiltlm.evaluation.answers.systems import System
 from tiltlm.report.answers.compare import compare_markdown, headline, render_compare, summary_lines, write_compare
 from unit.report.test_page import HOSTILE, Page
 

@@ -7,8 +7,8 @@ import pytest
 from support.answered import Lengths, Says, row, system
 from support.errors import raises
 from tiltlm.core import ConfigError
-from tiltlm.evaluation.contests import hold_contests, pairs_of
-from tiltlm.evaluation.systems import System, align
+from tiltlm.evaluation.answers.contests import hold_contests, pairs_of
+from tiltlm.evaluation.answers.systems import System, align
 
 
 def contest(judge, a="good", b="fine", **options):

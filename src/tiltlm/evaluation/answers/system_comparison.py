@@ -10,8 +10,8 @@ from tiltlm.diagnostics import Interval, bootstrap_mean
 from tiltlm.diagnostics.comparing.length_control import LengthControl, length_control, why_no_length_control
 from tiltlm.diagnostics.comparing.strength import Strengths, bradley_terry
 from tiltlm.diagnostics.comparing.win_rate import WinRate, holm, mean_difference, on_grid, win_rate
-from tiltlm.evaluation.contests import OUTCOMES, Contest, JudgedPair, Progress, hold_contests
-from tiltlm.evaluation.systems import Aligned, System, align, is_refusal
+from tiltlm.evaluation.answers.contests import OUTCOMES, Contest, JudgedPair, Progress, hold_contests
+from tiltlm.evaluation.answers.systems import Aligned, System, align, is_refusal
 from tiltlm.judging.judge import Comparer, Scorer
 from tiltlm.sampling.answers import AnswerRow
 from tiltlm.sampling.diversity import diversity_of

@@ -19,7 +19,7 @@ from tiltlm.data.data_settings import DataSettings
 from tiltlm.data.distinct_prompts import prompt_digest
 from tiltlm.data.files.sources import read_rows
 from tiltlm.data.files.text_files import Row
-from tiltlm.evaluation.contests import Contest, text_of
+from tiltlm.evaluation.answers.contests import Contest, text_of
 from tiltlm.sampling.answers import AnswerRow, to_answers
 from tiltlm.storage.files import finite_json, write_text
 

@@ -5,7 +5,7 @@ import pytest
 from support.answered import row, system
 from support.errors import raises
 from tiltlm.core import ConfigError, DataError
-from tiltlm.evaluation.systems import System, align, is_refusal, prompt_key
+from tiltlm.evaluation.answers.systems import System, align, is_refusal, prompt_key
 
 
 def test_prompts_are_matched_by_content_not_by_id():

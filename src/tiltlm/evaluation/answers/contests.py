@@ -13,7 +13,7 @@ import numpy as np
 
 from tiltlm.core import ConfigError
 from tiltlm.diagnostics.comparing.win_rate import on_grid
-from tiltlm.evaluation.systems import Aligned
+from tiltlm.evaluation.answers.systems import Aligned
 from tiltlm.judging.judge import Comparer, Item, PairItem, Scorer, Verdict
 from tiltlm.judging.orders import Reconciled, each_in_both_orders
 from tiltlm.sampling.answers import AnswerRow

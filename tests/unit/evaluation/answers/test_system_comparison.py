@@ -5,8 +5,8 @@ import pytest
 
 from support.answered import Lengths, Says, row, system
 from tiltlm.diagnostics.comparing.win_rate import mirror
-from tiltlm.evaluation.system_comparison import compare_systems
-from tiltlm.evaluation.systems import System, prompt_key
+from tiltlm.evaluation.answers.system_comparison import compare_systems
+from tiltlm.evaluation.answers.systems import System, prompt_key
 
 
 def answers(n: int, mean: float, seed: int, **columns) -> tuple:

@@ -5,7 +5,7 @@ import json
 from support.answered import Lengths, Says, row, system
 from support.errors import raises
 from tiltlm.core import DataError
-from tiltlm.evaluation.benchmark_files import (
+from tiltlm.evaluation.answers.benchmark_files import (
     read_outputs,
     read_questions,
     write_alpaca_annotations,
@@ -13,8 +13,8 @@ from tiltlm.evaluation.benchmark_files import (
     write_arena_answers,
     write_arena_judgements,
 )
-from tiltlm.evaluation.contests import hold_contests
-from tiltlm.evaluation.systems import align, prompt_key
+from tiltlm.evaluation.answers.contests import hold_contests
+from tiltlm.evaluation.answers.systems import align, prompt_key
 
 
 def written(path, rows):

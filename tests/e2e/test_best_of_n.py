@@ -1,0 +1,99 @@
+"""Best-of-n from the command line and from Python: curves, page, winners that train, refusals."""
+
+import json
+import math
+
+import pytest
+from typer.testing import CliRunner
+
+import tiltlm
+from support.answered import Lengths, Says, row
+from support.errors import raises
+from tiltlm.cli.main import app
+from tiltlm.core import ConfigError, RunError
+from tiltlm.sampling.answers import write_answers
+from tiltlm.worlds import TextWorld
+
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("TILTLM_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def prompts(tmp_path):
+    path = tmp_path / "prompts.jsonl"
+    path.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in TextWorld().prompts("heldout")[:10]))
+    return path
+
+
+def test_pool_of_a_model_and_its_winners_train(model, prompts, tmp_path):
+    folder = tmp_path / "pool"
+    arguments = ["best-of-n", str(model), "--prompts", str(prompts), "--judge", "gold", "--gold", "length", "--n", "8"]
+    found = CliRunner().invoke(
+        app, [*arguments, "--max-new-tokens", "32", "--output", str(folder), "--markdown"], catch_exceptions=False
+    )
+    assert found.exit_code == 0, found.output
+    twin = json.loads((folder / "best-of-n.json").read_text())
+    curve = twin["curve"]
+    assert curve["ns"] == [1, 2, 4, 8]
+    scores = [point["estimate"] for point in curve["proxy"]]
+    assert scores == sorted(scores)
+    assert curve["kl_bound"][-1] == pytest.approx(math.log(8) - 7 / 8)
+    assert all(point["estimate"] <= bound + 1e-9 for point, bound in zip(curve["kl"], curve["kl_bound"], strict=True))
+    assert "best-of-n.html" in found.output
+    assert (folder / "best-of-n.md").exists()
+    winners = [json.loads(line) for line in (folder / "winners.jsonl").read_text().splitlines()]
+    assert len(winners) == 10
+    run = tiltlm.train(
+        model=str(model), data=str(folder / "winners.jsonl"), objective="sft", output=tmp_path / "sft",
+        **{"training.max_steps": 1, "evaluation.num_prompts": 0, "data.eval_fraction": 0, "training.batch_size": 2},
+    )  # fmt: skip
+    assert (run.path / "model" / "model.safetensors").exists()
+
+
+def answers(path, temperature=1.0):
+    rows = [
+        row(f"prompt {i}", "a" * (1 + i % 3), "bb" * (1 + i % 2), "ccc", temperature=temperature, identity=str(i))
+        for i in range(20)
+    ]
+    write_answers(path, rows)
+    return path
+
+
+def test_a_file_of_answers_has_the_curve_of_its_scores(tmp_path):
+    path = answers(tmp_path / "answers.jsonl")
+    found = tiltlm.best_of_n(path, judge=Lengths(), n=3, output=tmp_path / "out", progress=False)
+    table = found.to_pandas()
+    best = [max(1 + i % 3, 2 * (1 + i % 2), 3) for i in range(20)]
+    assert table["n"].tolist() == [1, 2, 3]
+    assert table["score"].iloc[-1] == pytest.approx(sum(best) / 20)
+    assert found.pool.curve.kl is None, "answers as text have no log-probabilities"
+    assert "best of 3" in repr(found)
+
+
+def test_refusals(tmp_path, prompts):
+    path = answers(tmp_path / "answers.jsonl")
+    with raises(ConfigError, "missing_setting", key="judge"):
+        tiltlm.best_of_n(path, output=tmp_path / "out")
+    with raises(ConfigError, "too_few_answers", key="n"):
+        tiltlm.best_of_n(path, judge=Lengths(), n=4, output=tmp_path / "out")
+    with raises(ConfigError, "same_judge", key="gold"):
+        tiltlm.best_of_n(path, judge=Lengths(), gold=Lengths(), n=3, output=tmp_path / "out")
+    with raises(ConfigError, "not_a_scorer", key="judge"):
+        tiltlm.best_of_n(path, judge=Says(lambda a, b: 0.5), n=3, output=tmp_path / "out")
+    with raises(ConfigError, "no_effect", key="prompts"):
+        tiltlm.best_of_n(path, prompts=prompts, judge=Lengths(), n=3, output=tmp_path / "out")
+
+
+def test_too_many_failures_give_no_curve(tmp_path):
+    rows = [row(f"prompt {i}", "bad" if i < 3 else "good", "fine", identity=str(i)) for i in range(40)]
+    write_answers(tmp_path / "answers.jsonl", rows)
+    with raises(RunError, "judge_errors", key="judge"):
+        tiltlm.best_of_n(tmp_path / "answers.jsonl", judge=Lengths(), n=2, output=tmp_path / "out")
+    write_answers(tmp_path / "few.jsonl", rows[2:])
+    found = tiltlm.best_of_n(tmp_path / "few.jsonl", judge=Lengths(), n=2, output=tmp_path / "few")
+    assert found.pool.left_out
+    assert found.pool.curve.num_prompts == 37
