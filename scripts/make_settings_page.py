@@ -13,7 +13,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "settings.md"
 HEAD = """\
 # Settings
 
-All settings of a run, with their types and defaults. They are YAML keys, `key=value` on the command line, and keyword
+All settings of a run, and those of a [judge](judges.md), with their types and defaults. They are YAML keys, `key=value` on the command line, and keyword
 arguments in Python, with the same names; a key that only one section has needs no section (`batch_size=8`).
 
 ```

@@ -17,7 +17,7 @@ from tiltlm.cli.main import app
 from tiltlm.recipes.run_settings import RunSettings
 
 PACKAGE = Path(tiltlm.__file__).parent
-PLANNED = {"judging", "online", "labeling"}
+PLANNED = {"online", "labeling"}
 """Packages to come, of which CONTRIBUTING.md and docs/architecture.md speak."""
 ELSEWHERE = {"--nproc-per-node", "--multi_gpu"}
 """Options of torchrun and accelerate."""
@@ -182,7 +182,5 @@ def test_the_checks_see_what_is_wrong():
     assert found_in(unknown_settings, "training.batchsize, training.batch_size, training.step") == {
         "training.batchsize"
     }
-    assert found_in(unknown_names, "tiltlm.core.Exampel, tiltlm.core.Example, tiltlm.judging") == {
-        "tiltlm.core.Exampel"
-    }
+    assert found_in(unknown_names, "tiltlm.core.Exampel, tiltlm.core.Example, tiltlm.online") == {"tiltlm.core.Exampel"}
     assert found_in(unknown_files, "training/stp.py and training/step.py") == {"training/stp.py"}

@@ -1,4 +1,4 @@
-"""All settings of a run with types, defaults and meaning, read from the settings dataclasses and their docstrings.
+"""All settings of a run, and of judges, with types, defaults and meaning, read from the settings dataclasses and their docstrings.
 
 `tiltlm settings`, docs/settings.md and the file that `tiltlm init` writes show this one list.
 """
@@ -18,9 +18,12 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import yaml
 
 from tiltlm.core import ConfigError
+from tiltlm.judging.judge_settings import JudgeSettings
 from tiltlm.objectives import Spec
 from tiltlm.recipes.run_settings import RunSettings
 
+OF_OTHER_COMMANDS: dict[str, type] = {"judge": JudgeSettings}
+"""Sections that no run has: name → settings dataclass."""
 REQUIRED = "required"
 """What is shown for a default where there is none."""
 NAMES = {bool: "true or false", int: "whole number", float: "number", str: "text", Path: "path", NoneType: "null"}
@@ -60,14 +63,15 @@ class Setting:
 
 @cache
 def all_settings() -> tuple[Setting, ...]:
-    """Return every setting of a run, in the order of their dataclasses."""
-    return tuple(_settings_of(RunSettings, ""))
+    """Return every setting, those of a run first, in the order of their dataclasses."""
+    others = (setting for name, kind in OF_OTHER_COMMANDS.items() for setting in _settings_of(kind, f"{name}."))
+    return (*_settings_of(RunSettings, ""), *others)
 
 
 @cache
 def sections() -> dict[str, str]:
     """Return the meaning of each section: the docstring of its dataclass, or of its field."""
-    hints, meanings = get_type_hints(RunSettings), field_docstrings(RunSettings)
+    hints, meanings = get_type_hints(RunSettings) | OF_OTHER_COMMANDS, field_docstrings(RunSettings)
     return {
         name: _one_line(inspect.getdoc(kind) or "") if is_dataclass(kind) else _one_line(meanings[name])
         for name, kind in hints.items()

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from tiltlm.config.documents import parse_value, read_document
-from tiltlm.config.listing import Setting, all_settings, in_yaml, sections
+from tiltlm.config.listing import OF_OTHER_COMMANDS, Setting, all_settings, in_yaml, sections
 from tiltlm.config.resolve import resolve
 from tiltlm.config.schema import Schema
 from tiltlm.config.translate import Translation, head_of, translate
@@ -87,6 +87,8 @@ def starting_file(tree: Mapping[str, Any], remarks: Mapping[str, str] | None = N
     lines = ["# tiltlm train THIS_FILE", "# Every setting of a run. Those behind a # have their default."]
     lines += [line for text in head for line in _comment(text, "")]
     for name, meaning in sections().items():
+        if name in OF_OTHER_COMMANDS:
+            continue
         lines.append("")
         lines += _comment(meaning, "")
         lines += _section(name, whole.get(name), says)

@@ -192,8 +192,9 @@ class JudgeSettings:
                     key=f"judge.{field.name}",
                 )
         with prefix_errors("judge"):
-            positive(timeout=self.timeout, memory=self.memory, max_tokens=self.max_tokens, beta=self.beta)
-            positive(tolerance=self.tolerance, scale=1.0 if self.scale is None else self.scale)
+            for name in ("timeout", "memory", "max_tokens", "beta", "tolerance"):
+                positive(**{name: float(getattr(self, name))})
+            positive(scale=1.0 if self.scale is None else float(self.scale))
 
     def _read_short_form(self) -> None:
         """Replace `kind: reward_model:FOLDER` by the settings that it stands for."""

@@ -36,7 +36,7 @@ def test_every_setting_is_listed_with_its_meaning():
     assert {"output", "objective.name", "model.lora.r", "data.chat_template_kwargs"} <= listed.keys()
     assert all(setting.meaning and setting.type for setting in listed.values())
     assert {key for key, setting in listed.items() if setting.is_required} == {
-        "model.path", "data.train", "objective.name", "output",
+        "model.path", "data.train", "objective.name", "output", "judge.kind",
     }  # fmt: skip
     assert not re.search(r"\b(None|True|False)\b", " ".join(s.meaning for s in listed.values()))
 

@@ -19,7 +19,7 @@ def serve(name: str) -> None:
         name: `module:function`; the function takes prompt, response and row.
     """
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
-    os.dup2(2, 1)  # what the function prints goes to stderr
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what the function prints is no reply
     try:
         function = _load(name)
     except BaseException as error:

@@ -131,7 +131,7 @@ def _is_hyphen(text: str, at: int) -> bool:
 
 def same_number(found: Fraction, right: Fraction, tolerance: float) -> bool:
     """Return whether two numbers are equal within a tolerance, relative above 1 and absolute below."""
-    return abs(found - right) <= Fraction(tolerance) * max(Fraction(1), abs(right))
+    return abs(found - right) <= Fraction(repr(tolerance)) * max(Fraction(1), abs(right))
 
 
 def pattern_of(text: str) -> re.Pattern[str]:

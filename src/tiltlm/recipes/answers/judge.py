@@ -114,17 +114,17 @@ def judge(
     if request.output is None and not dry_run:
         raise ConfigError("the output is missing; give --output FILE", code="missing_setting", key="--output")
     data = read_judged(settings.data)
-    note_all([*data.accounting.lines(), *data.notes])
+    note_all([*(data.accounting.lines() if data.accounting.dropped else ()), *data.notes])
     progress("load the judge", 0, 0)
     own = build_judge(settings.judge, role=request.role)
-    if request.role == "train" and not dry_run:
-        check_trains(settings.judge, own, unaudited=request.unaudited)
     budget = Budget(request.max_calls, request.max_cost)
     with JudgementCache() as cache:
         call = Call(settings.judge, request, data, cached(own, cache, budget=budget))
         call.check()
         if dry_run:
             return call.estimate()
+        if request.role == "train":
+            check_trains(settings.judge, own, unaudited=request.unaudited)
         outcomes = list(call.outcomes(progress))
         if cache.num_damaged:
             extra = {"event": "damaged_judgements", "rows": cache.num_damaged}
@@ -159,6 +159,14 @@ class Call:
             ConfigError: `--comparisons` cannot work with this data and judge.
         """
         if self.scores:
+            if not (self.settings.soft and self.settings.both_orders):
+                name = "judge.soft" if not self.settings.soft else "judge.both_orders"
+                raise ConfigError(
+                    f"{name} has no effect, because responses are scored one by one; remove it, or compare by the "
+                    "scores: --comparisons all",
+                    code="no_effect",
+                    key=name,
+                )
             return
         if self.data.shape not in ("pairs", "lists"):
             raise DataError(

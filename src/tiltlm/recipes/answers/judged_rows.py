@@ -28,7 +28,7 @@ ORDERS = frozenset({"ranks", "scores", "comparisons"})
 OF_ANSWERS = frozenset(
     {
         *("logps", "behaviour_logps", "temperature", "seed", "model", "model_digest", "engine", "exact"),
-        *("untruncated", "score_errors"),
+        *("untruncated", "score_errors", "completions_ended"),
     }
 )
 """Columns of answer files that say how an answer was drawn. No judge reads them."""
@@ -158,7 +158,8 @@ def _ended(values: Mapping[str, Any], shape: Shape, num: int) -> tuple[bool, ...
     if shape == "pairs":
         flags = [values.get(ENDED["chosen"]), values.get(ENDED["rejected"])]
     elif shape == "lists":
-        flags = cells.each(values, ENDED["completions"], num) or [None] * num
+        flags = cells.each(values, "completions_ended", num) or cells.each(values, ENDED["completions"], num)
+        flags = flags or [None] * num
     else:
         flags = [values.get(ENDED["completion"])]
     return tuple(flag is None or cells.label("ended", flag) for flag in flags)
