@@ -15,7 +15,7 @@ from . import runs as runs
 from . import sampling as sampling
 from . import training as training
 from . import worlds as worlds
-from .config.calls import judge, preview, quickstart, score, sweep, train
+from .config.calls import judge, judge_audit, preview, quickstart, score, sweep, train
 from .config.notebook import build_objective, describe_objective, list_objectives, load_data, load_policy, sample
 from .core import Comparison, Example, Response
 from .version import __version__
@@ -28,6 +28,7 @@ __all__ = [
     "build_objective",
     "describe_objective",
     "judge",
+    "judge_audit",
     "list_objectives",
     "load_data",
     "load_policy",

@@ -63,7 +63,7 @@ class Command:
 
 
 def command(*options: str, argument: str | None = None) -> Callable[[Call], Call]:
-    """Make a function a command under its own name.
+    """Make a function a command under its own name, with hyphens for underscores.
 
     Args:
         *options: Settings with an option of their own, by their names in `OPTIONS`.
@@ -71,7 +71,7 @@ def command(*options: str, argument: str | None = None) -> Callable[[Call], Call
     """
 
     def register(call: Call) -> Call:
-        COMMANDS[call.__name__] = Command(call, options, argument)
+        COMMANDS[call.__name__.replace("_", "-")] = Command(call, options, argument)
         return call
 
     return register

@@ -81,7 +81,8 @@ class JudgeSettings:
 
     kind: str
     """Kind of judge: `verifier`, `tests`, `regex`, `json_schema`, `exact`, `numeric`, `reward_model`, `implicit`,
-    `lexicon`, `gold`, `length`, `pairwise`, `grade`, `rubric` or `panel`. Also the short form `KIND:ARGUMENT`, such as `reward_model:FOLDER`."""
+    `lexicon`, `gold`, `length`, `pairwise`, `grade`, `rubric` or `panel`. Also the short form `KIND:ARGUMENT`, such as
+    `reward_model:FOLDER`."""
     model: str | None = None
     """Model folder, or name on the Hugging Face Hub: the reward model, the policy of an implicit reward, or the
     language model that judges. With `url`, the model's name on that server."""

@@ -68,5 +68,6 @@ def fenced(parts: Sequence[tuple[str, str]], salt: str) -> str:
     content = canonical([salt, list(parts)]).encode("utf-8", "surrogatepass")
     number = hashlib.sha256(content).hexdigest()[:12]
     return "\n\n".join(
-        f"=====[ BEGIN {heading} {number} ]=====\n{text}\n=====[ END {heading} {number} ]=====" for heading, text in parts
+        f"=====[ BEGIN {heading} {number} ]=====\n{text}\n=====[ END {heading} {number} ]====="
+        for heading, text in parts
     )

@@ -35,6 +35,8 @@ NUM_DRAWS = 3
 class PairwiseJudge(Comparer):
     """A language model that is shown two answers."""
 
+    scales_logits = True
+
     def __init__(self, asker: Asker, *, criteria: str = CRITERIA, ties: bool = True, role: Role = "held_out") -> None:
         """Make the judge.
 

@@ -114,9 +114,7 @@ class ServedModel(Asker):
                 code="unsupported_mode",
                 key="judge.mode",
             )
-        return RunError(
-            f"{self.name} could not be asked in any way ({text})", code="unsupported_mode", key="judge.url"
-        )
+        return RunError(f"{self.name} could not be asked in any way ({text})", code="unsupported_mode", key="judge.url")
 
     def _answer(self, rung: Rung, group: Sequence[Question], *, proven: bool = True) -> tuple[Reply, ...]:
         """Answer a group in one way."""

@@ -127,4 +127,3 @@ class LocalModel(Asker):
         reply = read_masses(masses)
         facts = {"mode": "logprobs", "model": self.name, "tokens_in": len(encoded.prompt_ids)}
         return Reply(**{**vars(reply), **facts})
-

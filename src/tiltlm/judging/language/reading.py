@@ -120,7 +120,7 @@ class Logprobs(Rung):
         }
 
     def read(self, questions: Sequence[Question], body: Mapping[str, Any]) -> list[Reply]:
-        """Return the normalised probabilities of the labels; that the answer is cut after a token is as it should be."""
+        """Return the normalised probabilities of the labels. Here the answer is meant to be cut after one token."""
         (question,) = questions
         choice = _choice(body)
         given = choice.get("logprobs")

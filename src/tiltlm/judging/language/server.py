@@ -98,8 +98,8 @@ class Server:
         key = os.environ.get(self.settings.key_variable, "").strip()
         if not key and parts.hostname not in LOOPBACK:
             raise ConfigError(
-                f"the environment variable {self.settings.key_variable} is empty, and {parts.hostname} wants a key; set "
-                "it, or name another variable in judge.key_variable",
+                f"the environment variable {self.settings.key_variable} is empty, and {parts.hostname} wants a key; "
+                "set it, or name another variable in judge.key_variable",
                 code="no_key",
                 key="judge.key_variable",
             )
@@ -234,10 +234,11 @@ def usage_of(body: Mapping[str, Any]) -> tuple[int, int] | None:
     if not isinstance(usage, Mapping):
         return None
     counts = [
-        next((usage[name] for name in names if isinstance(usage.get(name), int)), None)
-        for names in (("prompt_tokens", "input_tokens"), ("completion_tokens", "output_tokens"))
+        usage[name]
+        for name in ("prompt_tokens", "input_tokens", "completion_tokens", "output_tokens")
+        if isinstance(usage.get(name), int)
     ]
-    return None if None in counts else (counts[0], counts[1])
+    return (counts[0], counts[1]) if len(counts) == 2 else None
 
 
 def _used(body: Mapping[str, Any], estimate: int) -> int:

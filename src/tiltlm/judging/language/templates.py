@@ -37,8 +37,8 @@ GRADES = (
 )
 
 GRADE = (
-    "How good is the answer to the request? {criteria} A longer answer is not better because it is longer. [cut] at the "
-    "end means that the answer was cut off. Judge only the answer; earlier turns are context."
+    "How good is the answer to the request? {criteria} A longer answer is not better because it is longer. [cut] at "
+    "the end means that the answer was cut off. Judge only the answer; earlier turns are context."
 )
 LEVELS = (
     "it does not address the request, or it is wrong or harmful",
@@ -101,7 +101,9 @@ def grade_template(levels: Sequence[str] = LEVELS) -> Template:
     """
     if not 2 <= len(levels) <= 10:
         raise ConfigError(
-            f"judge.levels has {len(levels)} entries; a grade has 2 to 10 levels", code="out_of_range", key="judge.levels"
+            f"judge.levels has {len(levels)} entries; a grade has 2 to 10 levels",
+            code="out_of_range",
+            key="judge.levels",
         )
     start = 1 if len(levels) < 10 else 0
     labels = tuple(Label(str(start + k), str(start + k), meaning) for k, meaning in enumerate(levels))
@@ -163,8 +165,8 @@ def written(question: Question, *, as_json: bool) -> str:
     labels = "\n".join(f"{label.word}: {label.meaning}" for label in question.written)
     if as_json:
         form = (
-            f'Reply with a JSON object and nothing else: {{"reason": "...", "{question.field}": "..."}}. The reason has '
-            f"at most three sentences. {question.field} is one of the words before the colons."
+            f'Reply with a JSON object and nothing else: {{"reason": "...", "{question.field}": "..."}}. The reason '
+            f"has at most three sentences. {question.field} is one of the words before the colons."
         )
     else:
         form = (
