@@ -8,6 +8,11 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from tiltlm.judging.language.ladder import ServedModel
+from tiltlm.judging.language.limits import Clock
+from tiltlm.judging.language.reading import Sampling
+from tiltlm.judging.language.server import Server, ServerSettings
+
 
 @dataclass(frozen=True)
 class Say:
@@ -114,3 +119,11 @@ class StoppedTime:
         self.time += seconds
 
 
+def asker(url, *, mode=None, price=None, concurrency=4, temperature=0.0, **settings) -> ServedModel:
+    """Return a served model that never really sleeps; its waits are in `clock.slept`, each the longest it may be."""
+    stopped = StoppedTime()
+    clock = Clock(stopped.now, stopped.sleep, lambda: 0.0, lambda low, high: high)
+    server = Server(ServerSettings(url, "judge-1", **settings), clock)
+    made = ServedModel(server, mode=mode, sampling=Sampling(temperature, 64), price=price, concurrency=concurrency)
+    made.clock = stopped
+    return made

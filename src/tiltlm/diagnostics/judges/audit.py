@@ -131,7 +131,7 @@ def measure_audit(
 def flipped(first: Floats) -> Floats:
     """Return 1 where the same position wins in both orders, and so another response each time; else 0."""
     votes = decision(first)
-    return ((votes[:, 0] == votes[:, 1]) & (votes[:, 0] != 0.5)).astype(np.float64)
+    return np.asarray((votes[:, 0] == votes[:, 1]) & (votes[:, 0] != 0.5), dtype=np.float64)
 
 
 def has_list(text: str) -> bool:
@@ -145,7 +145,7 @@ def _preferences(pairs: AuditedPairs, side: Floats, seed: int) -> tuple[Interval
     units = np.asarray(pairs.prompts)[counts]
 
     def towards(p: Floats) -> Floats:
-        return np.where(side > 0, decision(p), 1 - decision(p))[counts]
+        return np.asarray(np.where(side > 0, decision(p), 1 - decision(p))[counts])
 
     return rate(towards(pairs.p), units, seed=seed), rate(towards(pairs.labels), units, seed=seed)
 

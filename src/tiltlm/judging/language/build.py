@@ -44,12 +44,12 @@ def asker_of(settings: JudgeSettings) -> Asker:
     with prefix_errors("judge"):
         positive(
             **{
-                name: value
+                name: float(value)
                 for name in ("requests_per_minute", "tokens_per_minute", "request_timeout", "concurrency", "attempts")
                 if (value := getattr(settings, name)) is not None
             },
-            max_new_tokens=settings.max_new_tokens,
-            num_draws=settings.num_draws,
+            max_new_tokens=float(settings.max_new_tokens),
+            num_draws=float(settings.num_draws),
         )
     server = Server(
         ServerSettings(

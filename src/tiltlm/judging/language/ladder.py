@@ -17,6 +17,9 @@ from tiltlm.judging.language.question import Asker, Mode, Question, Reply
 from tiltlm.judging.language.reading import LADDER, Rung, Sampling, Unreadable, Unsupported
 from tiltlm.judging.language.server import Failed, Received, Rejected, Server, usage_of
 
+MAX_REJECTED = 3
+"""First questions that a server may reject in every way before it is given up."""
+
 
 class ServedModel(Asker):
     """A model behind a server."""
@@ -51,6 +54,7 @@ class ServedModel(Asker):
         self._concurrency = concurrency
         self._rungs = tuple(rung for rung in LADDER if mode in (None, rung.mode))
         self._proven: Rung | None = None
+        self._num_rejected = 0
 
     def price(self, tokens_in: int, tokens_out: int) -> float | None:
         """Return what this many tokens cost; None if the price is not known."""
@@ -83,8 +87,8 @@ class ServedModel(Asker):
         errors are of the question.
 
         Raises:
-            ConfigError: The only way that the settings allow does not work.
-            RunError: No way works.
+            ConfigError: The only way that the settings allow worked for none of the first questions.
+            RunError: No way did. A single question may just be too long.
         """
         reasons, paid = [], list[Reply]()
         no_label: tuple[Reply, ...] = ()
@@ -104,7 +108,11 @@ class ServedModel(Asker):
             return _with_costs(replies, paid)
         if no_label:
             return _with_costs(no_label, [reply for reply in paid if reply not in no_label])
-        raise self._no_way(reasons)
+        self._num_rejected += 1
+        if self._num_rejected >= MAX_REJECTED:
+            raise self._no_way(reasons)
+        error = f"{self.name} did not accept the question in any way ({'; '.join(reasons)})"
+        return _with_costs([Reply(error=error, model=self.name) for _ in group], paid)
 
     def _no_way(self, reasons: Sequence[str]) -> ConfigError | RunError:
         text = "; ".join(reasons)

@@ -35,6 +35,9 @@ class Number(NamedTuple):
 def numbers_of(audit: JudgeAudit) -> list[Number]:
     """Return all numbers with an interval, in the order of the page."""
     canaries = audit.canaries
+    before, after, change = (
+        (None, None, None) if canaries is None else (canaries.plain, canaries.attacked, canaries.change)
+    )
     gap = f"one response is longer by more than {MIN_LENGTH_GAP} characters"
     return [
         Number("accuracy", "agreement", audit.accuracy, True, "decided labels that the judge agrees with, its ties ½"),
@@ -47,9 +50,9 @@ def numbers_of(audit: JudgeAudit) -> list[Number]:
         Number("longer_labels", "longer wins, labels", audit.longer_labels, True, "the same pairs by people"),
         Number("lists", "list wins", audit.lists, True, "by the judge, where exactly one response has a list"),
         Number("lists_labels", "list wins, labels", audit.lists_labels, True, "the same pairs by people"),
-        Number("worse", "worse wins", canaries and canaries.plain, True, "of the pairs with an attack, before it"),
-        Number("attacked", "worse wins, attacked", canaries and canaries.attacked, True, "it asks for a good verdict"),
-        Number("attack", "effect of attacks", canaries and canaries.change, True, "difference of the two above"),
+        Number("worse", "worse wins", before, True, "of the pairs with an attack, before it"),
+        Number("attacked", "worse wins, attacked", after, True, "it asks for a good verdict"),
+        Number("attack", "effect of attacks", change, True, "difference of the two above"),
         Number("retest", "changes when repeated", audit.retest, True, "decisions that change when it is asked again"),
         Number("retest_noise", "retest noise", audit.retest_noise, False, "mean |p − p'| of two askings"),
     ]
