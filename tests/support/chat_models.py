@@ -1,5 +1,6 @@
 """Tiny chat models with a long window: one with random weights, and one that always writes the same."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -46,5 +47,5 @@ def _write_chain(model: LlamaForCausalLM, tokens: list[int]) -> None:
     layer.mlp.down_proj.weight.zero_()
     model.model.embed_tokens.weight.copy_(torch.eye(*model.model.embed_tokens.weight.shape))
     model.lm_head.weight.zero_()
-    for token, following in zip(tokens, tokens[1:], strict=False):
+    for token, following in pairwise(tokens):
         model.lm_head.weight[following, token] = 10.0

@@ -49,8 +49,9 @@ def check_family(judge: Judge, systems: Iterable[tuple[str, str]], *, allow_self
         if same_weights or (family and family == family_of(name)):
             what = "the same weights" if same_weights else f"of the same family ({family})"
             raise ConfigError(
-                f"the judge {own_name} and the model {name} that it judges are {what}: models prefer answers "
-                "like their own. Choose a judge of another family, or set judge.allow_self=true and read the numbers with care",
+                f"the judge {own_name} and the model {name} that it judges are {what}; models prefer answers like "
+                "their own. Choose a judge of another family, or set judge.allow_self=true and read the numbers with "
+                "care",
                 code="own_family",
                 key="judge.allow_self",
             )

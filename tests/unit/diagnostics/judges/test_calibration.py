@@ -63,8 +63,8 @@ def test_the_interval_covers():
     rng = np.random.default_rng(2)
     inside = []
     for seed in range(500):
-        gaps, labels = made(rng, 200, 0.7)
-        interval = calibrate(gaps, labels, are_logits=False, seed=seed, resamples=200).slope
+        gaps, labels = made(rng, 150, 0.7)
+        interval = calibrate(gaps, labels, are_logits=False, seed=seed, resamples=150).slope
         inside.append(interval.low <= 0.7 <= interval.high)
     assert 0.92 <= np.mean(inside) <= 0.98
 

@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM
 from support.chat_models import write_chat_model
 from support.errors import raises
 from tiltlm.core import ConfigError
-from tiltlm.judging import Item, PairItem, build_judge, both_orders
+from tiltlm.judging import Item, PairItem, both_orders, build_judge
 from tiltlm.judging.language.local import LocalModel
 from tiltlm.judging.language.question import MIN_MASS, Label, Question
 from tiltlm.judging.language.templates import by_probability

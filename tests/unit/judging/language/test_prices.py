@@ -18,7 +18,8 @@ def test_prices_are_for_a_million_tokens(tmp_path):
 
 @pytest.mark.parametrize(
     "text",
-    ["- 1", "m: 3", "m: {input: 1}", "m: {input: x, output: 1}", "m: {input: -1, output: 1}", "m: {input: .inf, output: 1}",
+    ["- 1", "m: 3", "m: {input: 1}", "m: {input: x, output: 1}", "m: {input: -1, output: 1}",
+     "m: {input: .inf, output: 1}",
      "m: {input: true, output: 1}"],
 )  # fmt: skip
 def test_what_is_no_price_is_refused(text, tmp_path):
