@@ -111,8 +111,8 @@ class ServedModel(Asker):
         self._num_rejected += 1
         if self._num_rejected >= MAX_REJECTED:
             raise self._no_way(reasons)
-        error = f"{self.name} did not accept the question in any way ({'; '.join(reasons)})"
-        return _with_costs([Reply(error=error, model=self.name) for _ in group], paid)
+        problem = f"{self.name} did not accept the question in any way ({'; '.join(reasons)})"
+        return _with_costs([Reply(error=problem, model=self.name) for _ in group], paid)
 
     def _no_way(self, reasons: Sequence[str]) -> ConfigError | RunError:
         text = "; ".join(reasons)
