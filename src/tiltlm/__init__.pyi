@@ -15,7 +15,7 @@ from . import runs as runs
 from . import sampling as sampling
 from . import training as training
 from . import worlds as worlds
-from .config.calls import best_of_n, compare, judge, preview, quickstart, sample, score, sweep, train
+from .config.calls import best_of_n, compare, judge, judge_audit, preview, quickstart, sample, score, sweep, train
 from .config.notebook import build_objective, describe_objective, list_objectives, load_data, load_policy
 from .core import Comparison, Example, Response
 from .version import __version__
@@ -30,6 +30,7 @@ __all__ = [
     "compare",
     "describe_objective",
     "judge",
+    "judge_audit",
     "list_objectives",
     "load_data",
     "load_policy",

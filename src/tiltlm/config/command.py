@@ -68,7 +68,7 @@ class Command:
 
 
 def command(*options: str, argument: str | None = None, arguments: str | None = None) -> Callable[[Call], Call]:
-    """Make a function a command under its own name.
+    """Make a function a command under its own name, with hyphens for underscores.
 
     Args:
         *options: Settings with an option of their own, by their names in `OPTIONS`.

@@ -19,6 +19,7 @@ from typing import Any, Generic, TypeVar
 from tiltlm.core.errors import ConfigError, RunError
 from tiltlm.judging.digests import canonical
 from tiltlm.judging.judge import Comparer, Item, Judge, PairItem, Score, Scorer, Verdict
+from tiltlm.judging.orders import tempered
 from tiltlm.storage.cache import cache_folder
 
 SCHEMA = 1
@@ -216,6 +217,7 @@ class _Cached(Generic[I, R]):
         self.judge = judge
         self.name, self.role, self.digest, self.reads = judge.name, judge.role, judge.digest, judge.reads
         self.scale = judge.scale
+        self.scales_logits = getattr(judge, "scales_logits", False)
         self.cache = cache
         self.budget = budget or Budget()
         self._draw = draw
@@ -292,8 +294,11 @@ class CachedComparer(_Cached[PairItem, Verdict], Comparer):
     """A comparer whose verdicts are stored."""
 
     def compare(self, pairs: Iterable[PairItem]) -> Iterator[Verdict]:
-        """Yield one verdict for each pair, in order."""
-        return self._results(pairs, self.judge.compare)
+        """Yield one verdict for each pair, in order; its probability calibrated if the judge was audited."""
+        verdicts = self._results(pairs, self.judge.compare)
+        if not self.judge.scales_logits or self.scale == 1:
+            return verdicts
+        return (tempered(verdict, self.scale) for verdict in verdicts)
 
 
 def cached(

@@ -136,6 +136,9 @@ class Scorer(Judge):
 class Comparer(Judge):
     """Compares two responses at a time, in the order given: a is shown first, so `Verdict.order` is `ab`."""
 
+    scales_logits: bool = False
+    """True if `scale` divides the logits of its probabilities: calibration, applied to what the cache has, too."""
+
     @abstractmethod
     def compare(self, pairs: Iterable[PairItem]) -> Iterator[Verdict]:
         """Yield one verdict for each pair, in order."""

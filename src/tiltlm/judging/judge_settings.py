@@ -32,6 +32,10 @@ class Kind(NamedTuple):
 _SCORERS = "tiltlm.judging.scorers"
 _FORWARD = ("max_tokens", "precision")
 _RIGHT = ("tolerance", "pattern")
+_LANGUAGE = (
+    *("url", "mode", "key_variable", "prices", "concurrency", "requests_per_minute", "tokens_per_minute"),
+    *("request_timeout", "attempts", "temperature", "max_new_tokens", "allow_self"),
+)
 
 KINDS: dict[str, Kind] = {
     "verifier": Kind(
@@ -49,6 +53,18 @@ KINDS: dict[str, Kind] = {
     "lexicon": Kind(f"{_SCORERS}.plain:lexicon", None),
     "gold": Kind(f"{_SCORERS}.plain:gold", None),
     "length": Kind(f"{_SCORERS}.plain:length", None),
+    "pairwise": Kind(
+        "tiltlm.judging.language.build:pairwise", "model", (*_FORWARD, *_LANGUAGE, "criteria", "ties"), ("model",)
+    ),
+    "grade": Kind(
+        "tiltlm.judging.language.build:grade",
+        "model",
+        (*_FORWARD, *_LANGUAGE, "criteria", "levels", "num_draws"),
+        ("model",),
+    ),
+    "rubric": Kind(
+        "tiltlm.judging.language.build:rubric", "model", (*_FORWARD, *_LANGUAGE, "items", "column"), ("model",)
+    ),
     "panel": Kind("tiltlm.judging.panel:panel", None, ("judges", "combine"), ("judges",)),
 }
 """Every kind of judge by its name."""
@@ -65,9 +81,11 @@ class JudgeSettings:
 
     kind: str
     """Kind of judge: `verifier`, `tests`, `regex`, `json_schema`, `exact`, `numeric`, `reward_model`, `implicit`,
-    `lexicon`, `gold`, `length` or `panel`. Also the short form `KIND:ARGUMENT`, such as `reward_model:FOLDER`."""
+    `lexicon`, `gold`, `length`, `pairwise`, `grade`, `rubric` or `panel`. Also the short form `KIND:ARGUMENT`, such as
+    `reward_model:FOLDER`."""
     model: str | None = None
-    """Model folder, or name on the Hugging Face Hub: the reward model, or the policy of an implicit reward."""
+    """Model folder, or name on the Hugging Face Hub: the reward model, the policy of an implicit reward, or the
+    language model that judges. With `url`, the model's name on that server."""
     reference: str | None = None
     """Model that an implicit reward is measured from."""
     beta: float = 1.0
@@ -82,7 +100,8 @@ class JudgeSettings:
     schema: str | None = None
     """File with a JSON schema."""
     column: str | None = None
-    """Column that the judge reads: the right answer (null: `answer`), or the unit tests (null: `tests`)."""
+    """Column that the judge reads: the right answer (null: `answer`), the unit tests (null: `tests`), or the
+    statements of a rubric (null: `rubric`, if `items` is empty)."""
     tolerance: float = 1e-6
     """Largest difference from the right number, relative to it or, for numbers below 1, absolute."""
     timeout: float = 10.0
@@ -109,6 +128,45 @@ class JudgeSettings:
     """Tokens of one forward of a local model."""
     precision: Literal["auto", "float32", "bf16"] = "auto"
     """Precision of matrix products of a local model, as `model.precision`."""
+
+    url: str | None = None
+    """Address of an OpenAI-compatible server where a language model judges, such as http://127.0.0.1:8000/v1. Null:
+    the model runs in this process."""
+    mode: Literal["auto", "decisions", "logprobs", "schema", "json", "regex"] = "auto"
+    """How a server is asked: for probabilities of the answers (`decisions`, `logprobs`), or for a written answer in
+    JSON (`schema`, `json`) or on the last line of a text (`regex`). `auto`: the first of these that works."""
+    key_variable: str = "OPENAI_API_KEY"
+    """Environment variable with the key of the server."""
+    prices: str | None = None
+    """YAML file with prices of a million tokens: `MODEL: {input: 0.15, output: 0.6}`. A price that is not there is
+    unknown."""
+    concurrency: int = 8
+    """Requests to the server that are under way at the same time."""
+    requests_per_minute: float | None = None
+    """Most requests to the server in a minute. Null: no limit."""
+    tokens_per_minute: float | None = None
+    """Most tokens to and from the server in a minute. Null: no limit."""
+    request_timeout: float = 120.0
+    """Seconds of one request to the server."""
+    attempts: int = 6
+    """How often a request is sent when the server is busy, fails or does not answer in time."""
+    temperature: float | None = None
+    """Temperature of answers that a language model writes. Null: 0, or 1 for `grade`."""
+    max_new_tokens: int = 1024
+    """A written answer that is longer is an error."""
+    criteria: str | None = None
+    """What makes an answer better, as a sentence for a language model. Null: that it is right, helpful and honest."""
+    ties: bool = True
+    """Offer a tie to a language model that compares."""
+    levels: tuple[str, ...] = ()
+    """What the levels of a grade mean, the worst first; 2 to 10. Empty: five levels."""
+    num_draws: int = 3
+    """How often a language model that writes its grade is asked; the score is the mean."""
+    items: tuple[str, ...] = ()
+    """Statements of a rubric, as text or as `WEIGHT: text`; the score is Σ weight·P(true) / Σ |weight|. Empty: those
+    of the column."""
+    allow_self: bool = False
+    """Let a language model judge models of its own family. Models prefer answers like their own."""
 
     def __post_init__(self) -> None:
         if ":" in self.kind:
@@ -164,8 +222,9 @@ class JudgeSettings:
                 code="unknown_setting",
                 key=f"judge.{name}",
             )
-        if "judges" in given:
-            given["judges"] = tuple(given["judges"])
+        for name in ("judges", "levels", "items"):
+            if name in given:
+                given[name] = tuple(given[name])
         return cls(**given)
 
 

@@ -121,6 +121,13 @@ def logit(p: float) -> float:
     return math.log(p) - math.log1p(-p)
 
 
+def tempered(verdict: Verdict, scale: float) -> Verdict:
+    """Return a verdict whose logit is divided by `scale`. Which response is better stays the same."""
+    if verdict.p_left is None:
+        return verdict
+    return replace(verdict, p_left=sigmoid(logit(verdict.p_left) / scale))
+
+
 def sigmoid(x: float) -> float:
     """Return the logistic function of x. That of −x is exactly 1 minus it."""
     larger = 1 / (1 + math.exp(-abs(x)))

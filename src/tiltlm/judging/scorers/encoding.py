@@ -122,9 +122,16 @@ def _problem(encoded: Encoded | Defect, encoder: Encoder) -> str:
 def run_packed(
     encoded: Sequence[Encoded], run: Callable[[Sequence[Tree]], ArrayLike], max_tokens: int
 ) -> NDArray[np.float64]:
-    """Return one number for each item: trees of all items, cut into packs."""
+    """Return one number for each item with one response: trees of all items, cut into packs."""
+    return np.array([values[0] for values in run_all_packed(encoded, run, max_tokens)])
+
+
+def run_all_packed(
+    encoded: Sequence[Encoded], run: Callable[[Sequence[Tree]], ArrayLike], max_tokens: int
+) -> list[NDArray[np.float64]]:
+    """Return the numbers of the responses of each item."""
     if not encoded:
-        return np.empty(0)
+        return []
     examples = [Example(str(i), e.prompt_ids, e.responses) for i, e in enumerate(encoded)]
     trees, slots = build_trees(examples)
     ends = np.cumsum([len(tree.responses) for tree in trees])
@@ -133,7 +140,7 @@ def run_packed(
         found = np.asarray(run([trees[t] for t in pack]), dtype=np.float64)
         places = np.concatenate([np.arange(ends[t] - len(trees[t].responses), ends[t]) for t in pack])
         values[places] = found
-    return values[[slot[0] for slot in slots]]
+    return [values[list(slot)] for slot in slots]
 
 
 def frozen_forward(module: ForestModule, function: Callable[[], torch.Tensor]) -> NDArray[np.float64]:

@@ -21,6 +21,7 @@ from tiltlm.core.notes import Note
 from tiltlm.data import DataSettings
 from tiltlm.judging import Budget, JudgementCache, JudgeSettings, Role, build_judge, cached, compared
 from tiltlm.judging.cache import CachedComparer, CachedScorer
+from tiltlm.judging.language.family import check_family
 from tiltlm.judging.orders import each_in_both_orders, one_order
 from tiltlm.judging.roles import check_trains
 from tiltlm.recipes.answers.judged import Estimate, Judged, Pairing
@@ -117,6 +118,7 @@ def judge(
     note_all([*(data.accounting.lines() if data.accounting.dropped else ()), *data.notes])
     progress("load the judge", 0, 0)
     own = build_judge(settings.judge, role=request.role)
+    check_family(own, systems_of(data), allow_self=settings.judge.allow_self)
     budget = Budget(request.max_calls, request.max_cost)
     with JudgementCache() as cache:
         call = Call(settings.judge, request, data, cached(own, cache, budget=budget))
@@ -130,6 +132,12 @@ def judge(
             extra = {"event": "damaged_judgements", "rows": cache.num_damaged}
             log.warning("%d stored judgements were damaged and were made again", cache.num_damaged, extra=extra)
     return call.finish(outcomes, budget)
+
+
+def systems_of(data: JudgedData) -> set[tuple[str, str]]:
+    """Return name and weights digest of the models whose answers the rows hold, as far as the rows say."""
+    found = {(str(r.values.get("model") or ""), str(r.values.get("model_digest") or "")) for r in data.rows}
+    return found - {("", "")}
 
 
 @dataclass(frozen=True, eq=False)

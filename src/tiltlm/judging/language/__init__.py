@@ -1,0 +1,1 @@
+"""Language models as judges: what they are asked, how their answers are read, where they run."""

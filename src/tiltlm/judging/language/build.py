@@ -1,0 +1,115 @@
+"""Language-model judges from settings: the model in this process, or the server that `judge.url` names."""
+
+from dataclasses import fields
+
+from tiltlm.core.checks import positive, prefix_errors
+from tiltlm.core.errors import ConfigError
+from tiltlm.judging.judge import Role
+from tiltlm.judging.judge_settings import JudgeSettings
+from tiltlm.judging.language.judges import GradeJudge, PairwiseJudge, RubricJudge, statement_of
+from tiltlm.judging.language.ladder import ServedModel
+from tiltlm.judging.language.local import LocalModel
+from tiltlm.judging.language.prices import read_price
+from tiltlm.judging.language.question import Asker
+from tiltlm.judging.language.reading import Sampling
+from tiltlm.judging.language.server import Server, ServerSettings
+from tiltlm.judging.language.templates import CRITERIA, LEVELS
+
+SERVED = (
+    *("mode", "key_variable", "prices", "concurrency", "requests_per_minute", "tokens_per_minute", "request_timeout"),
+    *("attempts", "temperature", "max_new_tokens", "num_draws"),
+)
+"""Settings that only a judge behind a server reads."""
+HERE = ("max_tokens", "precision")
+"""Settings that only a model in this process reads."""
+RUBRIC = "rubric"
+"""Column of a rubric, if the settings name neither items nor a column."""
+
+
+def asker_of(settings: JudgeSettings) -> Asker:
+    """Load the model, or prepare the connection to its server.
+
+    Raises:
+        ConfigError: A setting has no effect for the place where the model runs, or cannot work.
+        ModelError: The model cannot be used.
+    """
+    place = "judge.url names a server" if settings.url else "judge.url is missing, so the model runs here"
+    for field in fields(settings):
+        if field.name in (HERE if settings.url else SERVED) and getattr(settings, field.name) != field.default:
+            raise ConfigError(
+                f"judge.{field.name} has no effect: {place}; remove it", code="no_effect", key=f"judge.{field.name}"
+            )
+    if not settings.url:
+        return LocalModel(str(settings.model), precision=settings.precision, max_tokens=settings.max_tokens)
+    with prefix_errors("judge"):
+        positive(
+            **{
+                name: float(value)
+                for name in ("requests_per_minute", "tokens_per_minute", "request_timeout", "concurrency", "attempts")
+                if (value := getattr(settings, name)) is not None
+            },
+            max_new_tokens=float(settings.max_new_tokens),
+            num_draws=float(settings.num_draws),
+        )
+    server = Server(
+        ServerSettings(
+            url=settings.url,
+            model=str(settings.model),
+            key_variable=settings.key_variable,
+            timeout=settings.request_timeout,
+            attempts=settings.attempts,
+            requests_per_minute=settings.requests_per_minute,
+            tokens_per_minute=settings.tokens_per_minute,
+        )
+    )
+    return ServedModel(
+        server,
+        mode=None if settings.mode == "auto" else settings.mode,
+        sampling=Sampling(_temperature(settings), settings.max_new_tokens),
+        price=read_price(settings.prices, str(settings.model)),
+        concurrency=settings.concurrency,
+    )
+
+
+def _temperature(settings: JudgeSettings) -> float:
+    """Return the temperature of written answers: several draws need one above 0."""
+    default = 1.0 if settings.kind == "grade" else 0.0
+    return default if settings.temperature is None else settings.temperature
+
+
+def pairwise(settings: JudgeSettings, role: Role) -> PairwiseJudge:
+    """Make a judge that compares."""
+    criteria = settings.criteria or CRITERIA
+    return PairwiseJudge(asker_of(settings), criteria=criteria, ties=settings.ties, role=role)
+
+
+def grade(settings: JudgeSettings, role: Role) -> GradeJudge:
+    """Make a judge that grades."""
+    return GradeJudge(
+        asker_of(settings),
+        criteria=settings.criteria or CRITERIA,
+        levels=settings.levels or LEVELS,
+        num_draws=settings.num_draws,
+        role=role,
+    )
+
+
+def rubric(settings: JudgeSettings, role: Role) -> RubricJudge:
+    """Make a judge that checks statements.
+
+    Raises:
+        ConfigError: There are both statements and a column, or a statement has no text or weight 0.
+    """
+    if settings.items and settings.column:
+        raise ConfigError(
+            f"judge.items and judge.column={settings.column} both say where the statements are; remove one",
+            code="conflict",
+            key="judge.column",
+        )
+    try:
+        for item in settings.items:
+            statement_of(item)
+    except ValueError as error:
+        raise ConfigError(f"judge.items: {error}", code="wrong_type", key="judge.items") from error
+    column = None if settings.items else settings.column or RUBRIC
+    return RubricJudge(asker_of(settings), items=settings.items, column=column, role=role)
