@@ -21,7 +21,7 @@ from tiltlm.recipes.answers.audited import AuditedJudge
 from tiltlm.recipes.answers.judged_rows import JudgedRow, read_judged
 from tiltlm.recipes.prepare import note_all
 from tiltlm.recipes.progress import ProgressCallback, silent
-from tiltlm.recipes.score import check_file
+from tiltlm.recipes.run_settings import check_file
 from tiltlm.report.answers.audit import write_audit
 
 log = logging.getLogger(__name__)

@@ -20,7 +20,7 @@ from tiltlm.judging.judge_settings import build_judge
 from tiltlm.recipes.answers.systems import Drawing, Named, draw_answers, name_systems
 from tiltlm.recipes.progress import ProgressCallback, silent
 from tiltlm.runs import check_output
-from tiltlm.sampling.answers import AnswerRow, read_answers, to_plain, write_plain_rows
+from tiltlm.sampling.answers import AnswerRow, read_answers, write_plain_rows
 from tiltlm.storage.files import check_writable
 
 if TYPE_CHECKING:
@@ -291,12 +291,13 @@ def write_pool(
     winners = []
     for row, own in zip(rows, scores, strict=True):
         best = int(np.argmax(own[: request.n]))
-        plain = to_plain(row)
-        kept = {name: plain[name] for name in ("id", "prompt", "prompt_ids") if name in plain}
-        winner: dict[str, Any] = {"completion": row.answers[best]}
+        winner: dict[str, Any] = {"id": row.id}
         if row.token_ids is not None and row.prompt_ids is not None:
-            winner = {"completion_ids": row.token_ids[best].tolist(), "ended": row.ended[best]}
-            kept.pop("prompt")
-        winners.append({**kept, **winner, "metadata": {"text": row.answers[best], "score": own[best]}})
+            winner |= {"prompt_ids": row.prompt_ids.tolist(), "completion_ids": row.token_ids[best].tolist()}
+            winner["ended"] = row.ended[best]
+        else:
+            prompt = row.prompt if isinstance(row.prompt, str) else list(row.prompt)
+            winner |= {"prompt": prompt, "completion": row.answers[best]}
+        winners.append({**winner, "metadata": {"text": row.answers[best], "score": own[best]}})
     write_plain_rows(request.output / WINNERS, winners)
     write_best_of_n(request.output, pool, markdown=request.markdown)

@@ -105,7 +105,7 @@ def curve_figure(pool: ScoredPool) -> Markup:
     """Draw the scores over √KL: the judge that chooses, and the gold score."""
     curve = pool.curve
     kl = curve.kl_bound if curve.kl is None else tuple(interval.estimate for interval in curve.kl)
-    distance = np.sqrt(np.maximum(kl, 0.0))
+    distance: list[float] = np.sqrt(np.maximum(kl, 0.0)).tolist()
     panels: list[tuple[str, Sequence[Interval], str]] = [(f"gain by {pool.judge}", curve.proxy_gain, FIRST)]
     if curve.gold_gain is not None:
         panels.append((f"gain by {pool.gold}", curve.gold_gain, SECOND))
