@@ -13,8 +13,9 @@ PAGE = Path(__file__).parents[1] / "docs" / "settings.md"
 HEAD = """\
 # Settings
 
-All settings of a run, and those of a [judge](judges.md), with their types and defaults. They are YAML keys, `key=value` on the command line, and keyword
-arguments in Python, with the same names; a key that only one section has needs no section (`batch_size=8`).
+All settings of a run, and those of a [judge](judges.md), with types and defaults. They are YAML keys, `key=value` on
+the command line, and keyword arguments in Python, with the same names; a key that only one section has needs no section
+(`batch_size=8`).
 
 ```
 tiltlm settings training

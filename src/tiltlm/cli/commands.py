@@ -14,6 +14,7 @@ from tiltlm.config.command import OPTIONS, Command
 OVERRIDES = ("[CONFIG] [KEY=VALUE ...]", "A YAML file, then KEY=VALUE overrides, such as training.seed=1.")
 VERBOSE = "Print details too: layout, precision, digests, reference store. log.txt of a run always has them."
 GRID = ("[CONFIG] KEY=V1,V2,... ...", "A YAML file, then keys with their values; every combination is run.")
+NUMBERS = (bool, int, float, int | None, float | None)
 
 
 def run_function(command: Command) -> Callable[..., None]:
@@ -80,7 +81,7 @@ def signature_of(command: Command) -> list[inspect.Parameter]:
         add(name, str | None, typer.Option(f"--{name}", help=OPTIONS[name]))
     for name, parameter in command.parameters.items():
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name != "progress":
-            kind = parameter.annotation if parameter.annotation in (bool, int, float) else str | None
+            kind = parameter.annotation if parameter.annotation in NUMBERS else str | None
             add(name, kind, typer.Option(f"--{name.replace('_', '-')}", help=command.helps[name]), parameter.default)
     add("verbose", bool, typer.Option("--verbose", "-v", help=VERBOSE), False)
     return found

@@ -1,4 +1,4 @@
-"""All settings of a run, and of judges, with types, defaults and meaning, read from the settings dataclasses and their docstrings.
+"""All settings of runs and judges with types, defaults and meaning, read from the dataclasses and their docstrings.
 
 `tiltlm settings`, docs/settings.md and the file that `tiltlm init` writes show this one list.
 """
