@@ -226,6 +226,8 @@ def test_the_command(answers, tmp_path):
     arguments = ["judge", str(answers), "--judge", str(settings), "--output", str(output)]
     refused = CliRunner().invoke(app, arguments)
     assert refused.exception.code == "no_audit"
+    limited = CliRunner().invoke(app, [*arguments, "--unaudited", "--max-calls", "5"])
+    assert limited.exception.code == "budget_reached"
     done = CliRunner().invoke(app, [*arguments, "--unaudited", "--comparisons", "random:1", "judge.soft=false"])
     assert done.exit_code == 0, done.output
     assert str(output) in done.stdout
