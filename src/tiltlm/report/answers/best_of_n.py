@@ -92,12 +92,12 @@ def table_of(pool: ScoredPool) -> Table:
     curve, rows = pool.curve, []
     for k, n in enumerate(curve.ns):
         gold = NONE if curve.gold is None else cell(curve.gold[k])
-        gain = NONE if curve.gold_gain is None else cell(curve.gold_gain[k], signed=True)
-        kl = NONE if curve.kl is None else cell(curve.kl[k])
+        gain = NONE if curve.gold_gain is None or n == 1 else cell(curve.gold_gain[k], signed=True)
+        bound = format_number(curve.kl_bound[k], 3)
+        kl = Cell("–" if curve.kl is None else format_number(curve.kl[k].estimate, 3), f"at most {bound}")
         cost = NONE if pool.mean_tokens is None else Cell(format_number(n * pool.mean_tokens, 0))
-        cells = (cell(curve.proxy[k]), gold, gain, kl, Cell(format_number(curve.kl_bound[k], 3)), cost)
-        rows.append(TableRow(str(n), f"n = {n}", cells))
-    columns = (f"{pool.judge} score", "gold score", "gold gain", "KL, nats", "its bound", "tokens a prompt")
+        rows.append(TableRow(str(n), f"n = {n}", (cell(curve.proxy[k]), gold, gain, kl, cost)))
+    columns = ("score", "gold score", "gold gain", "KL, nats", "tokens a prompt")
     return Table(columns, tuple(rows))
 
 
