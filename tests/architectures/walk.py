@@ -38,7 +38,7 @@ def walk(model_types: Sequence[str], workers: int = 2, limit: float = LIMIT) -> 
 def forked_from_imported() -> Any:
     """Return the multiprocessing context: processes are forked from a server that has imported the libraries."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tiltlm.logprobs", "transformers.models.auto.modeling_auto"])
+    context.set_forkserver_preload(["tiltlm.logprobs.selfcheck", "transformers.models.auto.modeling_auto"])
     return context
 
 
