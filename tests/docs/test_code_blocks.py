@@ -12,8 +12,10 @@ import json
 import os
 import re
 import shlex
+from importlib import import_module
 from itertools import pairwise, zip_longest
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import yaml
@@ -24,6 +26,7 @@ from support.pages import GUIDES, METHODS, ROOT, Block, blocks, commands, page_n
 from tiltlm.cli.main import app
 from tiltlm.core import DataError, ModelError
 from tiltlm.objectives import CATALOG
+from tiltlm.recipes import run_settings
 from tiltlm.worlds import TextWorld
 
 MODEL = str(TextWorld().model_path())
@@ -98,13 +101,30 @@ def on_the_tiny_model(arguments: list[str]) -> list[str]:
     return [argument.replace("=...", "=0.3") for argument in arguments]
 
 
+RECIPES = {name: import_module(f"tiltlm.recipes.{name}") for name in ("train", "score", "sweep", "preview")}
+
+
+class SettingsHoldError(Exception):
+    """All settings of a command have been read."""
+
+
+def stop(*_: object, **__: object) -> None:
+    """Take the place of a recipe."""
+    raise SettingsHoldError
+
+
 def assert_settings_hold(arguments: list[str], place: str) -> None:
-    """Run a command without its model and data, which is found out as soon as all settings have been read."""
+    """Run a command up to where all settings have been read; its data is not looked at."""
     if "--output" not in arguments and arguments[:1] in (["train"], ["sweep"]):
         arguments = [*arguments, "--output", "new-run"]
-    error = invoke(*with_value(arguments, "--model", "no/such/model")).exception
-    assert isinstance(error, ModelError | DataError), f"{place}: {' '.join(arguments)}: {error!r}"
-    assert error.code in ("no_such_path", "not_readable"), f"{place}: {error}"
+    unread = {name: lambda *_: None for name in ("check_inputs", "check_data", "check_preview")}
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(patch.multiple(run_settings, check_sweep_inputs=lambda runs: [None] * len(runs), **unread))
+        for name, recipe in RECIPES.items():
+            stack.enter_context(patch.object(recipe, name, stop))
+        error = invoke(*with_value(arguments, "--model", MODEL)).exception
+    is_elsewhere = isinstance(error, ModelError | DataError) and error.code in ("no_such_path", "not_readable")
+    assert isinstance(error, SettingsHoldError) or is_elsewhere, f"{place}: {' '.join(arguments)}: {error!r}"
 
 
 def find_config(arguments: list[str], candidates: list[Path], place: str) -> list[str]:

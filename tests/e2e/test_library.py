@@ -79,6 +79,16 @@ def calls(model, data, tmp_path_factory):
         "list_objectives": tiltlm.list_objectives,
         "describe_objective": lambda: tiltlm.describe_objective("trl:hinge"),
         "sample": lambda: tiltlm.sample(tiltlm.load_policy(model), ["Where is it?"], max_new_tokens=2),
+        "judge": lambda: tiltlm.judge(
+            data=data, judge="length", role="held_out", output=folder / f"{next(count)}.jsonl"
+        ),
+        "judge_audit": lambda: tiltlm.judge_audit(data=data, judge="length", output=folder / f"{next(count)}.json"),
+        "compare": lambda: tiltlm.compare(
+            [model, model], prompts=data, judge="length", limit=4, max_new_tokens=2, output=new()
+        ),
+        "best_of_n": lambda: tiltlm.best_of_n(
+            model, prompts=data, judge="length", n=2, limit=4, max_new_tokens=2, output=new()
+        ),
         "quickstart": lambda: tiltlm.quickstart,
     }
 

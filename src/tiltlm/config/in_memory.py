@@ -57,12 +57,10 @@ def plain(value: Any, key: str = "") -> Any:
 
 
 def is_model(value: Any) -> bool:
-    """Return whether a setting is a loaded model. Without torch in memory there is none."""
-    if "torch" not in sys.modules:
-        return False
-    from tiltlm.models.in_memory import is_model as is_loaded
-
-    return is_loaded(value)
+    """Return whether a setting is a loaded model, or a tuple or list that contains one. Nothing is imported for it."""
+    homes = {"torch.nn": "Module", "tiltlm.models.loading": "Loaded"}
+    kinds = tuple(getattr(sys.modules[home], name) for home, name in homes.items() if home in sys.modules)
+    return any(isinstance(part, kinds) for part in (value if isinstance(value, tuple | list) else (value,)))
 
 
 def is_objective(value: Any) -> "TypeGuard[Objective]":

@@ -64,9 +64,8 @@ def comparison_ches(module: PolicyModule, examples: Sequence[Example], max_token
     if module.head.route == "model":
         raise ModelError(
             f"CHES needs the hidden states before the head, and those of {type(module.bare_model).__name__} are not "
-            "known, because its head has a form of its own; leave data.max_ches out",
+            "known, because its head has a form of its own",
             code="not_supported",
-            key="data.max_ches",
         )
     found: list[Floats] = []
     with evaluating(module), torch.no_grad():

@@ -17,12 +17,6 @@ from tiltlm.models.loading import Loaded
 from tiltlm.storage.objects import write_once
 
 
-def is_model(value: Any) -> bool:
-    """Return whether a value is a loaded model, or a tuple or list that contains one."""
-    parts = value if isinstance(value, tuple | list) else (value,)
-    return isinstance(value, Loaded) or any(isinstance(part, nn.Module) for part in parts)
-
-
 def write_model(value: Any, key: str) -> Path:
     """Write a model with its tokenizer to a folder of the user's cache and return the folder.
 

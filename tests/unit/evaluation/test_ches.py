@@ -112,5 +112,5 @@ def test_nothing_to_summarise_and_no_variation():
 def test_a_head_of_unknown_form_is_refused(tiny_policy):
     policy = tiny_policy(0)
     policy.head = Head("model")
-    with raises(ModelError, "not_supported", key="data.max_ches"):
+    with raises(ModelError, "not_supported"):
         comparison_ches(policy, EXAMPLES, 100)

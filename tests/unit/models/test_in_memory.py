@@ -10,9 +10,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from support.errors import raises
+from tiltlm.config.in_memory import is_model
 from tiltlm.core import ModelError
 from tiltlm.models import LoraSettings, ModelSettings, load_policy
-from tiltlm.models.in_memory import is_model, write_model
+from tiltlm.models.in_memory import write_model
 
 
 @pytest.fixture(autouse=True)

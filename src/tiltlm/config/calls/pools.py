@@ -7,7 +7,7 @@ from tiltlm.config.command import command
 from tiltlm.recipes.progress import ProgressCallback, display, quiet_libraries
 
 if TYPE_CHECKING:
-    from tiltlm.recipes.answers.pool import BestOfNRun
+    from tiltlm.recipes.studies.pool import BestOfNRun
 
 __all__ = ["best_of_n"]
 
@@ -29,9 +29,9 @@ def best_of_n(
     overwrite: bool = False,
     progress: ProgressCallback | bool | None = True,
 ) -> "BestOfNRun":
-    """Measure what choosing the best of n answers wins, for every n from one pool.
+    """Measure what choosing the best of n answers wins.
 
-    The judge chooses. A gold judge, which does not, shows what was really won, and from which n on choosing harder does
+    One pool of answers gives every n. The judge chooses. A gold judge, which does not, shows what was really won, and from which n on choosing harder does
     harm. The winners are written as demonstrations to train on.
 
     Args:
@@ -57,8 +57,8 @@ def best_of_n(
         TiltError: Something is wrong; the message says what to change.
     """
     from tiltlm.config.calls.comparing import judge_of
-    from tiltlm.recipes.answers.pool import PoolRequest
-    from tiltlm.recipes.answers.pool import best_of_n as recipe
+    from tiltlm.recipes.studies.pool import PoolRequest
+    from tiltlm.recipes.studies.pool import best_of_n as recipe
 
     request = PoolRequest(
         model=str(model),

@@ -1,1 +1,1 @@
-"""Recipes of several runs: the reward–KL frontier, methods compared at one budget."""
+"""Recipes about a model as a whole: what choosing among its answers wins."""
