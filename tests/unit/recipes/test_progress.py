@@ -120,7 +120,7 @@ def test_other_libraries_are_quiet_inside_and_as_before_afterwards():
             log.set_verbosity(verbosity)
             (log.enable_progress_bar if has_bar else log.disable_progress_bar)()
             (datasets.enable_progress_bars if has_bar else datasets.disable_progress_bars)()
-            with suppress(ZeroDivisionError), progress.display(False):
+            with suppress(ZeroDivisionError), progress.quiet_libraries():
                 assert library_state() == (log.ERROR, False, True)
                 raise ZeroDivisionError
             assert library_state() == (verbosity, has_bar, not has_bar)

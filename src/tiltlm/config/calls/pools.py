@@ -31,8 +31,8 @@ def best_of_n(
 ) -> "BestOfNRun":
     """Measure what choosing the best of n answers wins.
 
-    One pool of answers gives every n. The judge chooses. A gold judge, which does not, shows what was really won, and from which n on choosing harder does
-    harm. The winners are written as demonstrations to train on.
+    One pool of answers gives every n. The judge chooses. A gold judge, which does not, shows what was really won, and
+    from which n on choosing harder does harm. The winners are written as demonstrations to train on.
 
     Args:
         model: A folder, a run, a name on the Hugging Face Hub, or a file of answers.
