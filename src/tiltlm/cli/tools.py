@@ -87,7 +87,7 @@ def chat(
 
 
 def report(run: Annotated[Path, typer.Argument(help="Folder of a finished run or of a sweep.")]) -> None:
-    """Make the page of a finished run or of a sweep again, without training."""
+    """Make the page of a run or of a sweep again."""
     from tiltlm.recipes.trained_run import report_again
 
     typer.echo(str(report_again(run)))
