@@ -24,7 +24,6 @@ from typer.testing import CliRunner
 
 from support.pages import GUIDES, METHODS, ROOT, Block, blocks, commands, page_name
 from tiltlm.cli.main import app
-from tiltlm.core import DataError, ModelError
 from tiltlm.objectives import CATALOG
 from tiltlm.recipes import run_settings
 from tiltlm.worlds import TextWorld
@@ -123,8 +122,7 @@ def assert_settings_hold(arguments: list[str], place: str) -> None:
         for name, recipe in RECIPES.items():
             stack.enter_context(patch.object(recipe, name, stop))
         error = invoke(*with_value(arguments, "--model", MODEL)).exception
-    is_elsewhere = isinstance(error, ModelError | DataError) and error.code in ("no_such_path", "not_readable")
-    assert isinstance(error, SettingsHoldError) or is_elsewhere, f"{place}: {' '.join(arguments)}: {error!r}"
+    assert isinstance(error, SettingsHoldError), f"{place}: {' '.join(arguments)}: {error!r}"
 
 
 def find_config(arguments: list[str], candidates: list[Path], place: str) -> list[str]:

@@ -19,6 +19,18 @@ def own_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Use a cache of judgements, rows and models of the test's own."""
+    monkeypatch.setenv("TILTLM_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Path:
+    """Return a file with the held-out prompts of the text world."""
+    return write_rows(tmp_path / "prompts.jsonl", [{"prompt": text} for text in TextWorld().prompts("heldout")])
+
+
 @pytest.fixture(scope="session")
 def model() -> str:
     """Return the folder of the bundled tiny model."""

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 from typer.testing import CliRunner
@@ -12,26 +13,14 @@ from support.errors import raises
 from tiltlm.cli.main import app
 from tiltlm.core import ConfigError, RunError
 from tiltlm.sampling.answers import write_answers
-from tiltlm.worlds import TextWorld
 
-pytestmark = pytest.mark.usefixtures("blank_figures")
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("TILTLM_CACHE", str(tmp_path / "cache"))
-
-
-@pytest.fixture
-def prompts(tmp_path):
-    path = tmp_path / "prompts.jsonl"
-    path.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in TextWorld().prompts("heldout")[:10]))
-    return path
+pytestmark = pytest.mark.usefixtures("blank_figures", "own_cache")
 
 
 def test_pool_of_a_model_and_its_winners_train(model, prompts, tmp_path):
     folder = tmp_path / "pool"
     arguments = ["best-of-n", str(model), "--prompts", str(prompts), "--judge", "gold", "--gold", "length", "--n", "8"]
+    arguments += ["--limit", "10"]
     found = CliRunner().invoke(
         app, [*arguments, "--max-new-tokens", "32", "--output", str(folder), "--markdown"], catch_exceptions=False
     )
@@ -97,3 +86,28 @@ def test_too_many_failures_give_no_curve(tmp_path):
     found = tiltlm.best_of_n(tmp_path / "few.jsonl", judge=Lengths(), n=2, output=tmp_path / "few")
     assert found.pool.left_out
     assert found.pool.curve.num_prompts == 37
+
+
+def test_only_the_answers_that_are_used_are_judged(tmp_path):
+    judge = Lengths()
+    tiltlm.best_of_n(answers(tmp_path / "answers.jsonl"), judge=judge, n=2, output=tmp_path / "out", progress=False)
+    assert len(judge.asked) == 2 * 20
+
+
+def test_answers_at_several_temperatures_are_several_policies(tmp_path):
+    rows = [row("prompt", "a", "b", temperature=t, identity=str(t)) for t in (0.5, 1.0)]
+    write_answers(tmp_path / "answers.jsonl", rows)
+    with raises(ConfigError, "several_temperatures", key="model"):
+        tiltlm.best_of_n(tmp_path / "answers.jsonl", judge=Lengths(), n=2, output=tmp_path / "out")
+
+
+def test_a_language_model_does_not_judge_its_own_family(tmp_path):
+    judge = Lengths()
+    judge.model = "Qwen/Qwen3-8B"
+    rows = [replace(row(f"prompt {i}", "a", "bb", identity=str(i)), model="Qwen2.5-0.5B") for i in range(4)]
+    write_answers(tmp_path / "answers.jsonl", rows)
+    with raises(ConfigError, "own_family", key="judge.allow_self"):
+        tiltlm.best_of_n(tmp_path / "answers.jsonl", judge=judge, n=2, output=tmp_path / "out")
+    with raises(ConfigError, "own_family", key="judge.allow_self"):
+        tiltlm.compare([tmp_path / "answers.jsonl"] * 2, judge=judge, output=tmp_path / "compared")
+    assert not judge.asked

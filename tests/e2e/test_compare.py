@@ -8,21 +8,8 @@ from typer.testing import CliRunner
 import tiltlm
 from tiltlm.cli.main import app
 from tiltlm.evaluation.answers.systems import prompt_key
-from tiltlm.worlds import TextWorld
 
-pytestmark = pytest.mark.usefixtures("blank_figures")
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("TILTLM_CACHE", str(tmp_path / "cache"))
-
-
-@pytest.fixture
-def prompts(tmp_path):
-    path = tmp_path / "prompts.jsonl"
-    path.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in TextWorld().prompts("heldout")))
-    return path
+pytestmark = pytest.mark.usefixtures("blank_figures", "own_cache")
 
 
 def test_a_model_against_itself_is_a_tie_within_its_interval(model, prompts, tmp_path):

@@ -11,6 +11,7 @@ from pathlib import Path
 import matplotlib as mpl
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
@@ -299,3 +300,12 @@ def test_errors_of_the_parts(model, data, tmp_path):
     policy = tiltlm.load_policy(model)
     with raises(DataError, "no_such_path", mentions=["nothing.jsonl"]):
         tiltlm.load_data(tmp_path / "nothing.jsonl", policy)
+
+
+def test_other_libraries_are_quiet_while_a_recipe_runs(model, data):
+    """Their bars would overwrite ours. Before the recipe there is nothing to silence."""
+    log = transformers.utils.logging
+    before, seen = log.get_verbosity(), []
+    tiltlm.score(model=model, data=data, objective="simpo", progress=lambda *_, **__: seen.append(log.get_verbosity()))
+    assert seen[-1] == log.ERROR
+    assert log.get_verbosity() == before != log.ERROR

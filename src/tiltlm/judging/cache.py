@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, overload
 
 from tiltlm.core.errors import ConfigError, RunError
 from tiltlm.judging.digests import canonical
@@ -301,6 +301,12 @@ class CachedComparer(_Cached[PairItem, Verdict], Comparer):
         return (tempered(verdict, self.scale) for verdict in verdicts)
 
 
+@overload
+def cached(judge: Scorer, cache: JudgementCache, *, budget: Budget | None = None, draw: int = 0) -> CachedScorer: ...
+@overload
+def cached(
+    judge: Scorer | Comparer, cache: JudgementCache, *, budget: Budget | None = None, draw: int = 0
+) -> CachedScorer | CachedComparer: ...
 def cached(
     judge: Scorer | Comparer, cache: JudgementCache, *, budget: Budget | None = None, draw: int = 0
 ) -> CachedScorer | CachedComparer:

@@ -17,6 +17,9 @@ Prompt = str | tuple[Mapping[str, Any], ...]
 Outcome = Literal["left_strong", "left", "tie", "right", "right_strong", "both_bad", "error"]
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
+MAX_ERRORS = 0.05
+"""Largest share of judgements that may fail; above it, a result would be one of the easy cases."""
+
 Order = Literal["ab", "ba"]
 """Which response was shown first."""
 

@@ -65,6 +65,11 @@ class AnswerRow:
     """Other columns of the prompt's row."""
 
     @property
+    def has_own_distribution(self) -> bool:
+        """True if the answers are draws of the model itself: temperature 1, nothing removed."""
+        return self.temperature == 1 and self.is_untruncated
+
+    @property
     def category(self) -> str:
         """The category of the prompt; "" if its row names none."""
         return str(self.row.get("category", ""))
@@ -270,7 +275,7 @@ def require_own_distribution(rows: Iterable[AnswerRow], purpose: str) -> None:
         DataError: Some answers were drawn otherwise.
     """
     for row in rows:
-        if row.temperature != 1 or not row.is_untruncated:
+        if not row.has_own_distribution:
             cut = "" if row.is_untruncated else ", with top-k, top-p or min-p"
             raise DataError(
                 f"{row.id}: the answers were drawn at temperature {row.temperature}{cut}, so they are not the model's"

@@ -7,7 +7,7 @@ from tiltlm.config.command import command
 from tiltlm.recipes.progress import ProgressCallback, display, quiet_libraries
 
 if TYPE_CHECKING:
-    from tiltlm.recipes.studies.pool import BestOfNRun
+    from tiltlm.recipes.studies.best_of_n import BestOfNRun
 
 __all__ = ["best_of_n"]
 
@@ -57,8 +57,8 @@ def best_of_n(
         TiltError: Something is wrong; the message says what to change.
     """
     from tiltlm.config.calls.comparing import judge_of
-    from tiltlm.recipes.studies.pool import PoolRequest
-    from tiltlm.recipes.studies.pool import best_of_n as recipe
+    from tiltlm.recipes.studies.best_of_n import PoolRequest
+    from tiltlm.recipes.studies.best_of_n import best_of_n as recipe
 
     request = PoolRequest(
         model=str(model),

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import poisson
 
 from tiltlm.core.errors import ConfigError
 from tiltlm.diagnostics.intervals import RESAMPLES, Interval, bootstrap_mean
@@ -97,6 +96,8 @@ def poisson_values(scores: ArrayLike, values: ArrayLike, means: ArrayLike) -> Fl
 
     Source: Khalaf et al. 2025 (arXiv:2506.19248), best-of-Poisson.
     """
+    from scipy.stats import poisson
+
     keys, numbers = _pools(scores, values)
     rates = np.atleast_1d(np.asarray(means, dtype=np.float64))
     size = keys.shape[1]

@@ -12,12 +12,10 @@ from tiltlm.diagnostics.comparing.strength import Strengths, bradley_terry
 from tiltlm.diagnostics.comparing.win_rate import WinRate, holm, mean_difference, on_grid, win_rate
 from tiltlm.evaluation.answers.contests import OUTCOMES, Contest, JudgedPair, Progress, hold_contests
 from tiltlm.evaluation.answers.systems import Aligned, System, align, is_refusal
-from tiltlm.judging.judge import Comparer, Scorer
+from tiltlm.judging.judge import MAX_ERRORS, Comparer, Scorer
 from tiltlm.sampling.answers import AnswerRow
 from tiltlm.sampling.diversity import diversity_of
 
-MAX_ERRORS = 0.05
-"""Share of pairs without a judgement above which there is no headline: what failed may not be like the rest."""
 SHOWN = 5
 """Biggest wins, and biggest losses, that are shown in full."""
 SHIFTS: Mapping[str, Callable[[AnswerRow], float]] = {

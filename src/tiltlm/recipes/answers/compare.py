@@ -18,11 +18,19 @@ from tiltlm.evaluation.answers.benchmark_files import (
 )
 from tiltlm.evaluation.answers.system_comparison import SystemComparison, compare_systems
 from tiltlm.evaluation.answers.systems import System, prompt_key
-from tiltlm.judging import Comparer, Scorer
-from tiltlm.recipes.answers.systems import Drawing, Named, file_name, name_systems, read_systems
+from tiltlm.judging.cache import JudgementCache, cached
+from tiltlm.recipes.answers.systems import (
+    Drawing,
+    Named,
+    check_call,
+    file_name,
+    name_systems,
+    open_judge,
+    read_systems,
+    refuse_own_family,
+    require_prompts,
+)
 from tiltlm.recipes.progress import ProgressCallback, silent
-from tiltlm.runs import check_output
-from tiltlm.storage.files import check_writable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,23 +67,12 @@ class ComparisonRequest:
                 code="too_few_systems",
                 key="systems",
             )
-        if self.judge is None:
-            raise ConfigError(
-                "no judge is named; give --judge, such as reward_model:FOLDER or gold",
-                code="missing_setting",
-                key="judge",
-            )
         unknown = [name for name in self.export if name not in EXPORTS]
         if unknown:
             raise ConfigError(
                 f"export {unknown[0]!r}; known formats: {', '.join(EXPORTS)}", code="unknown_name", key="export"
             )
-        if self.resume and self.overwrite:
-            raise ConfigError(
-                "resume keeps the answers and overwrite draws them again; give one of the two",
-                code="conflict",
-                key="resume",
-            )
+        check_call(self.judge, self.output, resume=self.resume, overwrite=self.overwrite)
 
 
 @dataclass(frozen=True, repr=False)
@@ -139,21 +136,22 @@ def compare(request: ComparisonRequest, *, progress: ProgressCallback = silent) 
     check_request(request, named)
     judge = open_judge(request.judge)
     drawing = Drawing(
-        request.prompts,
-        request.n,
-        request.temperatures,
-        request.max_new_tokens,
-        request.seed,
-        request.limit,
-        request.output / "answers",
-        request.resume,
+        prompts=request.prompts,
+        n=request.n,
+        temperatures=request.temperatures,
+        max_new_tokens=request.max_new_tokens,
+        seed=request.seed,
+        limit=request.limit,
+        folder=request.output / "answers",
+        is_continued=request.resume,
     )
     if any(one.kind != "answers" for one in named):
         drawing.folder.mkdir(parents=True, exist_ok=True)
     systems = read_systems(named, drawing, progress)
+    refuse_own_family(judge, request.judge, (row for system in systems for row in system.rows))
     comparison = compare_systems(
         systems,
-        judge,
+        cached(judge, JudgementCache()),
         baseline=request.baseline,
         seed=request.seed,
         progress=lambda done, total: progress("judge", done, total),
@@ -167,15 +165,11 @@ def check_request(request: ComparisonRequest, named: list[Named]) -> None:
     """Refuse what can be seen to be wrong before anything is loaded.
 
     Raises:
-        ConfigError: prompts are missing or have no effect, the baseline is unknown, or the folder cannot be used.
+        ConfigError: prompts are missing or have no effect, or the baseline is unknown.
     """
     models = [one for one in named if one.kind != "answers"]
-    if models and request.prompts is None:
-        raise ConfigError(
-            f"{models[0].name} is a model, and no prompts are given; give --prompts DATA",
-            code="missing_setting",
-            key="prompts",
-        )
+    for one in named:
+        require_prompts(one, request.prompts)
     defaults = {"n": 1, "temperatures": (1.0,), "max_new_tokens": 256, "limit": None}
     changed = [name for name, value in defaults.items() if getattr(request, name) != value]
     if not models and changed:
@@ -191,28 +185,6 @@ def check_request(request: ComparisonRequest, named: list[Named]) -> None:
             code="unknown_name",
             key="baseline",
         )
-    if check_output(request.output) and not (request.resume or request.overwrite):
-        raise ConfigError(
-            f"{request.output} is not empty; use the answers there (--resume), draw them again (--overwrite), or "
-            "choose another folder",
-            code="not_empty",
-            key="output",
-        )
-    try:
-        check_writable(request.output)
-    except OSError as error:
-        raise ConfigError(
-            f"output {request.output} cannot be written: {error.strerror}", code="not_writable", key="output"
-        ) from error
-
-
-def open_judge(judge: Any) -> Scorer | Comparer:
-    """Return a judge whose judgements are kept on disk, so that none is made twice."""
-    from tiltlm.judging.cache import JudgementCache, cached
-    from tiltlm.judging.judge_settings import build_judge
-
-    built = judge if isinstance(judge, Scorer | Comparer) else build_judge(judge, role="held_out")
-    return cached(built, JudgementCache())
 
 
 def write_results(request: ComparisonRequest, systems: list[System], comparison: SystemComparison) -> None:

@@ -21,6 +21,7 @@ from tiltlm.core.notes import Note
 from tiltlm.data import DataSettings
 from tiltlm.judging import Budget, JudgementCache, JudgeSettings, Role, build_judge, cached, compared
 from tiltlm.judging.cache import CachedComparer, CachedScorer
+from tiltlm.judging.judge import MAX_ERRORS
 from tiltlm.judging.language.family import check_family
 from tiltlm.judging.orders import each_in_both_orders, one_order
 from tiltlm.judging.roles import check_trains
@@ -36,8 +37,6 @@ from tiltlm.version import __version__
 log = logging.getLogger(__name__)
 
 SCHEMA = "tiltlm.judged/1"
-MAX_ERRORS = 0.05
-"""Largest share of failed judgements."""
 CHARACTERS = 4
 """Characters of one token, in an estimate."""
 JUDGE_READS = (

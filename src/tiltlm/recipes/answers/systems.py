@@ -1,7 +1,10 @@
-"""Systems by name: model folders, runs and names on the hub are sampled; files are answers that are already there."""
+"""Systems by name: model folders, runs and names on the hub are sampled; files are answers that are already there.
+
+Also what every call that judges their answers checks first.
+"""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +23,16 @@ from tiltlm.data.rows.columns import detect_prompts
 from tiltlm.data.rows.records import to_prompt
 from tiltlm.evaluation.answers.benchmark_files import read_outputs, read_questions
 from tiltlm.evaluation.answers.systems import System, prompt_key
+from tiltlm.judging import Comparer, Judge, Role, Scorer
+from tiltlm.judging.judge_settings import build_judge
+from tiltlm.judging.language.family import check_family
 from tiltlm.models import ModelSettings
 from tiltlm.recipes.prepare import EVAL_FRACTION
 from tiltlm.recipes.progress import ProgressCallback
-from tiltlm.runs import RunDirectory
+from tiltlm.runs import RunDirectory, check_output
 from tiltlm.sampling import SamplingSettings
 from tiltlm.sampling.answers import AnswerRow
+from tiltlm.storage.files import check_writable
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,71 @@ class Named:
     def model(self) -> str:
         """The model to sample."""
         return str(Path(self.path) / "model") if self.kind == "run" else self.path
+
+
+def check_call(judge: Any, output: Path, *, resume: bool, overwrite: bool) -> None:
+    """Refuse a call without a judge, or whose folder cannot be used.
+
+    Raises:
+        ConfigError: no judge is named, both options are given, or the folder is not empty or cannot be written.
+    """
+    if judge is None:
+        raise ConfigError(
+            "no judge is named; give --judge, such as reward_model:FOLDER or gold", code="missing_setting", key="judge"
+        )
+    if resume and overwrite:
+        raise ConfigError(
+            "resume keeps the answers and overwrite draws them again; give one of the two",
+            code="conflict",
+            key="resume",
+        )
+    if check_output(output) and not (resume or overwrite):
+        raise ConfigError(
+            f"{output} is not empty; use the answers there (--resume), draw them again (--overwrite), or choose "
+            "another folder",
+            code="not_empty",
+            key="output",
+        )
+    try:
+        check_writable(output)
+    except OSError as error:
+        raise ConfigError(
+            f"output {output} cannot be written: {error.strerror}", code="not_writable", key="output"
+        ) from error
+
+
+def require_prompts(one: Named, prompts: str | None) -> None:
+    """Require prompts for a model.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    if one.kind != "answers" and prompts is None:
+        raise ConfigError(
+            f"{one.name} is a model, and no prompts are given; give --prompts DATA",
+            code="missing_setting",
+            key="prompts",
+        )
+
+
+def open_judge(judge: Any, role: Role = "held_out") -> Scorer | Comparer:
+    """Return a judge from its settings; a judge itself as it is."""
+    return judge if isinstance(judge, Scorer | Comparer) else build_judge(judge, role=role)
+
+
+def refuse_own_family(judge: Judge, settings: Any, rows: Iterable[AnswerRow]) -> None:
+    """Require that a language model does not judge answers of its own weights or family.
+
+    Args:
+        judge: The judge, without its cache.
+        settings: Its settings, which may allow it.
+        rows: The answers.
+
+    Raises:
+        ConfigError: it does.
+    """
+    systems = {(row.model, row.model_digest) for row in rows}
+    check_family(judge, sorted(systems), allow_self=bool(getattr(settings, "allow_self", False)))
 
 
 def name_systems(texts: Sequence[str | Path]) -> list[Named]:

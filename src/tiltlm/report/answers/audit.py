@@ -104,13 +104,24 @@ def sections_of(audit: JudgeAudit, scale: float | None) -> list[SectionView]:
     ]
 
 
+def verdict_on(accuracy: Interval) -> tuple[str, str]:
+    """Return what the interval of the accuracy says in a few words, and as a class of the page."""
+    if accuracy.low > 0.5:
+        return "Better than chance", "better"
+    if accuracy.high < 0.5:
+        return "Worse than chance", "worse"
+    return "A coin flip", "unclear"
+
+
 def render_audit(audit: JudgeAudit, scale: float | None, twin: str) -> str:
     """Return the page as HTML."""
-    word, colour = ("better than chance", "good") if audit.accuracy.low > 0.5 else ("a coin flip", "bad")
+    word, colour = verdict_on(audit.accuracy)
     return (
         template_environment()
-        .get_template("audit.html")
+        .get_template("study.html")
         .render(
+            kicker="audit of a judge",
+            question="Does it agree with people?",
             title=f"Audit of {audit.judge}",
             facts={"Pairs": f"{audit.num_pairs:,}", "Judge": f"{audit.judge} {audit.digest[:8]}"},
             word=word,

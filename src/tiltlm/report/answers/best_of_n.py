@@ -179,6 +179,8 @@ def render_best_of_n(pool: ScoredPool) -> str:
             title=f"Best of n answers of {pool.model}",
             facts=facts_of(pool),
             question="What does choosing among n answers win?",
+            word="",
+            colour="cautious" if any(cautions_of(pool)) else "",
             sentences=sentences_of(pool),
             cautions=list(cautions_of(pool)),
             sections=sections_of(pool),

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tiltlm.diagnostics.comparing.planning import prompts_needed
-from tiltlm.evaluation.answers.system_comparison import MAX_ERRORS, PairOfSystems, SystemComparison
+from tiltlm.evaluation.answers.system_comparison import PairOfSystems, SystemComparison
+from tiltlm.judging.judge import MAX_ERRORS
 from tiltlm.report.numbers import format_number, share, with_bounds
 from tiltlm.report.sections import FEW_PROMPTS, Remark
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,20 +14,25 @@ import numpy as np
 from tiltlm.core import ConfigError, RunError
 from tiltlm.diagnostics.pools import measure_best_of_n
 from tiltlm.evaluation.answers.scored_pool import ScoredPool
-from tiltlm.judging import Item, Judge, Scorer
+from tiltlm.judging import Item, Role, Scorer
 from tiltlm.judging.cache import JudgementCache, cached
-from tiltlm.judging.judge_settings import build_judge
-from tiltlm.recipes.answers.systems import Drawing, Named, draw_answers, name_systems
+from tiltlm.judging.judge import MAX_ERRORS
+from tiltlm.recipes.answers.systems import (
+    Drawing,
+    Named,
+    check_call,
+    draw_answers,
+    name_systems,
+    open_judge,
+    refuse_own_family,
+    require_prompts,
+)
 from tiltlm.recipes.progress import ProgressCallback, silent
-from tiltlm.runs import check_output
 from tiltlm.sampling.answers import AnswerRow, read_answers, write_plain_rows
-from tiltlm.storage.files import check_writable
 
 if TYPE_CHECKING:
     import pandas as pd
 
-MOST_ERRORS = 0.05
-"""Largest share of prompts that may be left out because a judge failed."""
 WINNERS = "winners.jsonl"
 
 
@@ -52,20 +57,9 @@ class PoolRequest:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        if self.judge is None:
-            raise ConfigError(
-                "no judge is named; give --judge, such as reward_model:FOLDER or lexicon",
-                code="missing_setting",
-                key="judge",
-            )
+        check_call(self.judge, self.output, resume=self.resume, overwrite=self.overwrite)
         if self.n < 2:
             raise ConfigError(f"n is {self.n}; best-of-n needs at least 2 answers", code="out_of_range", key="n")
-        if self.resume and self.overwrite:
-            raise ConfigError(
-                "resume keeps the answers and overwrite draws them again; give one of the two",
-                code="conflict",
-                key="resume",
-            )
 
 
 @dataclass(frozen=True, repr=False)
@@ -111,8 +105,8 @@ def best_of_n(request: PoolRequest, *, progress: ProgressCallback = silent) -> B
     """
     (named,) = name_systems([request.model])
     check_pool_request(request, named)
-    judge = open_scorer(request.judge, "judge")
-    gold = None if request.gold is None else open_scorer(request.gold, "gold")
+    judge = open_scorer(request.judge, "judge", "train")  # its choices are written as demonstrations
+    gold = None if request.gold is None else open_scorer(request.gold, "gold", "held_out")
     if gold is not None and gold.digest == judge.digest:
         raise ConfigError(
             f"judge and gold are the same judge ({judge.digest}); a judge that chooses cannot measure what was won. "
@@ -121,6 +115,7 @@ def best_of_n(request: PoolRequest, *, progress: ProgressCallback = silent) -> B
             key="gold",
         )
     rows = read_pool(request, named, progress)
+    refuse_own_family(judge, request.judge, rows)
     scores = score_rows(judge, rows, progress, "judge")
     golds = None if gold is None else score_rows(gold, rows, progress, "gold")
     pool, kept = measure_pool(request, named.name, judge.name, None if gold is None else gold.name, rows, scores, golds)
@@ -132,49 +127,30 @@ def check_pool_request(request: PoolRequest, named: Named) -> None:
     """Refuse what can be seen to be wrong before anything is loaded.
 
     Raises:
-        ConfigError: prompts are missing or have no effect, or the folder cannot be used.
+        ConfigError: prompts are missing or have no effect.
     """
-    is_file = named.kind == "answers"
-    if not is_file and request.prompts is None:
-        raise ConfigError(
-            f"{named.name} is a model, and no prompts are given; give --prompts DATA",
-            code="missing_setting",
-            key="prompts",
-        )
-    if is_file and request.prompts is not None:
+    require_prompts(named, request.prompts)
+    if named.kind == "answers" and request.prompts is not None:
         raise ConfigError(
             "prompts have no effect: the answers are in a file; remove them", code="no_effect", key="prompts"
         )
-    if check_output(request.output) and not (request.resume or request.overwrite):
-        raise ConfigError(
-            f"{request.output} is not empty; use the answers there (--resume), draw them again (--overwrite), or "
-            "choose another folder",
-            code="not_empty",
-            key="output",
-        )
-    try:
-        check_writable(request.output)
-    except OSError as error:
-        raise ConfigError(
-            f"output {request.output} cannot be written: {error.strerror}", code="not_writable", key="output"
-        ) from error
 
 
-def open_scorer(settings: Any, key: str) -> Scorer:
-    """Return a judge that scores single answers, with its judgements kept on disk.
+def open_scorer(settings: Any, key: str, role: Role) -> Scorer:
+    """Return a judge that scores single answers.
 
     Raises:
         ConfigError: the judge compares two answers.
     """
-    built = settings if isinstance(settings, Judge) else build_judge(settings, role="held_out")
-    if not isinstance(built, Scorer):
-        raise ConfigError(
-            f"{key}: {built.name} compares two answers, and best-of-n needs a score for each; use a reward model, a "
-            "verifier or a grade",
-            code="not_a_scorer",
-            key=key,
-        )
-    return cached(built, JudgementCache())  # type: ignore[return-value]  # a cached scorer is one
+    judge = open_judge(settings, role)
+    if isinstance(judge, Scorer):
+        return judge
+    raise ConfigError(
+        f"{key}: {judge.name} compares two answers, and best-of-n needs a score for each; use a reward model, a "
+        "verifier or a grade",
+        code="not_a_scorer",
+        key=key,
+    )
 
 
 def read_pool(request: PoolRequest, named: Named, progress: ProgressCallback) -> list[AnswerRow]:
@@ -184,21 +160,27 @@ def read_pool(request: PoolRequest, named: Named, progress: ProgressCallback) ->
         ConfigError: a prompt has fewer than n answers.
     """
     if named.kind == "answers":
-        rows = read_answers(Path(named.path))
+        rows = [first_answers(row, request.n) for row in read_answers(Path(named.path))]
     else:
         folder = request.output / "answers"
         folder.mkdir(parents=True, exist_ok=True)
         drawing = Drawing(
-            request.prompts,
-            request.n,
-            (1.0,),
-            request.max_new_tokens,
-            request.seed,
-            request.limit,
-            folder,
-            request.resume,
+            prompts=request.prompts,
+            n=request.n,
+            temperatures=(1.0,),
+            max_new_tokens=request.max_new_tokens,
+            seed=request.seed,
+            limit=request.limit,
+            folder=folder,
+            is_continued=request.resume,
         )
         rows = list(draw_answers(named, drawing, progress))
+    if len({row.temperature for row in rows}) > 1:
+        raise ConfigError(
+            f"{named.path} has answers at several temperatures, which are several policies; name a file of one",
+            code="several_temperatures",
+            key="model",
+        )
     few = [row for row in rows if len(row.answers) < request.n]
     if few:
         raise ConfigError(
@@ -210,6 +192,19 @@ def read_pool(request: PoolRequest, named: Named, progress: ProgressCallback) ->
     return rows
 
 
+def first_answers(row: AnswerRow, n: int) -> AnswerRow:
+    """Return a row with its first n answers, so that no other one is judged and paid for."""
+    return replace(
+        row,
+        answers=row.answers[:n],
+        ended=row.ended[:n],
+        token_ids=None if row.token_ids is None else row.token_ids[:n],
+        logps=None if row.logps is None else row.logps[:n],
+        behaviour_logps=None if row.behaviour_logps is None else row.behaviour_logps[:n],
+        scores=(),
+    )
+
+
 def score_rows(judge: Scorer, rows: Sequence[AnswerRow], progress: ProgressCallback, label: str) -> list[list[float]]:
     """Return the scores of all answers, NaN where the judge failed."""
     items = [
@@ -218,7 +213,7 @@ def score_rows(judge: Scorer, rows: Sequence[AnswerRow], progress: ProgressCallb
         for text, ended in zip(row.answers, row.ended, strict=True)
     ]
     found = []
-    for score in judge.score(items):
+    for score in cached(judge, JudgementCache()).score(items):
         found.append(math.nan if score.value is None else score.value)
         progress(label, len(found), len(items))
     ends = np.cumsum([len(row.answers) for row in rows])
@@ -237,9 +232,9 @@ def measure_pool(
     """Return the curves, and the prompts that they are of.
 
     Raises:
-        RunError: more than `MOST_ERRORS` of the prompts have an answer without a score.
+        RunError: more than `MAX_ERRORS` of the prompts have an answer without a score.
     """
-    n, causes, kept = request.n, Counter[str](), []
+    causes, kept = Counter[str](), []
     for i in range(len(rows)):
         if not np.isfinite(scores[i]).all():
             causes["the judge failed on an answer"] += 1
@@ -247,28 +242,28 @@ def measure_pool(
             causes["the gold judge failed on an answer"] += 1
         else:
             kept.append(i)
-    if not kept or causes.total() > MOST_ERRORS * len(rows):
+    if not kept or causes.total() > MAX_ERRORS * len(rows):
         raise RunError(
-            f"{causes.total()} of {len(rows)} prompts have an answer without a score, and at most {MOST_ERRORS:.0%} "
+            f"{causes.total()} of {len(rows)} prompts have an answer without a score, and at most {MAX_ERRORS:.0%} "
             "may: the curve would be of the easy prompts. Judge again; answers that have a score are not paid twice",
             code="judge_errors",
             key="judge",
         )
-    exact = all(row.temperature == 1.0 and row.is_untruncated and row.logps is not None for row in rows)
-    logps = [list(rows[i].logps or ())[:n] for i in kept] if exact else None
+    exact = all(row.has_own_distribution and row.logps is not None for row in rows)
+    logps = [list(rows[i].logps or ()) for i in kept] if exact else None
     if logps is not None and not np.isfinite(logps).all():
         logps = None
     ids = [rows[i].token_ids for i in kept]
-    keys = [[t.tobytes() for t in own[:n]] for own in ids if own is not None]
+    keys = [[t.tobytes() for t in own] for own in ids if own is not None]
     curve = measure_best_of_n(
-        [list(scores[i])[:n] for i in kept],
-        sizes_up_to(n),
-        gold=None if golds is None else [list(golds[i])[:n] for i in kept],
+        [scores[i] for i in kept],
+        sizes_up_to(request.n),
+        gold=None if golds is None else [golds[i] for i in kept],
         logps=logps,
         keys=keys if len(keys) == len(kept) else None,
         seed=request.seed,
     )
-    tokens = [len(t) for own in ids if own is not None for t in own[:n]]
+    tokens = [len(t) for own in ids if own is not None for t in own]
     mean_tokens = float(np.mean(tokens)) if tokens else None
     return ScoredPool(model, judge, gold, curve, mean_tokens, dict(causes), exact), kept
 
@@ -290,7 +285,7 @@ def write_pool(
     request.output.mkdir(parents=True, exist_ok=True)
     winners = []
     for row, own in zip(rows, scores, strict=True):
-        best = int(np.argmax(own[: request.n]))
+        best = int(np.argmax(own))
         winner: dict[str, Any] = {"id": row.id}
         if row.token_ids is not None and row.prompt_ids is not None:
             winner |= {"prompt_ids": row.prompt_ids.tolist(), "completion_ids": row.token_ids[best].tolist()}
