@@ -38,8 +38,8 @@ unpadded forwards. Every model is checked again when it is loaded, with its own 
 are logged. The tolerance is eight times the effect of rounding, which is measured on the model: it grows with depth and
 with the scale of the weights. `model.layout` forces a layout. If its values or gradients then deviate by up to a tenth
 of the largest, the run goes on with a warning that says by how much, and reference log-probabilities are kept apart. A
-layout is refused if it deviates by more, or if the model's attention does not take part in it. Models run in evaluation
-mode, in training too, so no dropout and no routing noise acts.
+layout is refused if it deviates by more, if sequences see each other in it, or if the model's attention does not take
+part in it. Models run in evaluation mode, in training too, so no dropout and no routing noise acts.
 
 {counts}
 
