@@ -9,6 +9,7 @@ import os
 import re
 import threading
 import time
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -86,6 +87,7 @@ class Server:
         import openai
 
         self._client = openai.OpenAI(api_key=self._key, base_url=settings.url, max_retries=0, timeout=settings.timeout)
+        weakref.finalize(self, self._client.close)  # the garbage collector may drop its sockets before itself
 
     def _find_key(self) -> str:
         parts = urlsplit(self.settings.url)

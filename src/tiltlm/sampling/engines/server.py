@@ -5,6 +5,7 @@ Text is never sent: tokenised again, it may have other tokens, and then log-prob
 
 import math
 import os
+import weakref
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -53,8 +54,14 @@ class ServerEngine:
             RunError: The server does not answer.
         """
         client = _client(settings)
-        model = settings.model or _only_model(client, settings)
-        return cls(settings, client, model, policy, digest)
+        try:
+            model = settings.model or _only_model(client, settings)
+        except BaseException:
+            client.close()
+            raise
+        engine = cls(settings, client, model, policy, digest)
+        weakref.finalize(engine, client.close)  # the garbage collector may drop its sockets before itself
+        return engine
 
     def draw(
         self,

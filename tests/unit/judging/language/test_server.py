@@ -1,5 +1,7 @@
 """What may pass is asked again, what will not stops at once, and the key stays where it is."""
 
+import gc
+
 import pytest
 
 from support.errors import raises
@@ -149,3 +151,14 @@ def test_an_unknown_price_cannot_be_limited(tmp_path):
         judge = cached(PairwiseJudge(asker(server.url, mode="regex")), cache, budget=Budget(max_cost=1.0))
         with raises(ConfigError, "unknown_price"):
             list(judge.compare(PAIRS))
+
+
+def test_connections_are_closed_with_their_server():
+    with fake_server(lambda *_: FINE) as fake:
+        server = Server(ServerSettings(fake.url, "judge-1"))
+        server.post("/chat/completions", {"messages": []}, 1)
+        client = server._client
+        server.itself = server
+        del server
+        gc.collect()
+        assert client.is_closed(), "else the collector may drop the sockets before the client, with a warning"
