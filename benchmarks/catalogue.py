@@ -115,7 +115,7 @@ class Desk:
         self.choice = self.policy.choice
         self.encoder = encoder_of(self.policy)
         held_out = [self.encoder.prompt_ids(text) for text in self.world.prompts("heldout")]
-        self.before = self.draw(held_out, REFERENCE_SAMPLES, None)
+        self.before = self.draw_samples(held_out, REFERENCE_SAMPLES, None)
         self.sampled: dict[tuple[int, int], list[Example]] = {}
 
     def load(self) -> Any:
@@ -181,7 +181,7 @@ class Desk:
                 policy.module, examples, (), objective, reference if objective.needs_reference else None, settings,
                 directory, fingerprint(examples, ()),
             )  # fmt: skip
-        after = self.draw(self.before.prompts, POLICY_SAMPLES, policy)
+        after = self.draw_samples(self.before.prompts, POLICY_SAMPLES, policy)
         gold = compare_gold(
             self.rewards(after), after.logps - after.ref_logps, self.rewards(self.before), LEVELS, seed=run.seed
         )
@@ -260,11 +260,20 @@ def main() -> int:
                 frontier = {
                     name: record.pop(name) for name in ("tilt", "best_of_n")
                 }  # the reference's: always the same
-                (args.results / "frontier.json").write_text(json.dumps(frontier) + "\n")
-                file.write(json.dumps(record) + "\n")
+                (args.results / "frontier.json").write_text(json.dumps(rounded(frontier)) + "\n")
+                file.write(json.dumps(rounded(record)) + "\n")
                 file.flush()
                 print(f"{i}/{len(missing)} {summary(record)}", file=sys.stderr)
     return 0
+
+
+def rounded(value: Any) -> Any:
+    """Nested values with numbers of five digits: more are noise, and make the files larger."""
+    if isinstance(value, dict):
+        return {key: rounded(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [rounded(inner) for inner in value]
+    return float(f"{value:.5g}") if isinstance(value, float) else value
 
 
 def summary(record: dict[str, Any]) -> str:

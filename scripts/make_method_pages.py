@@ -27,6 +27,7 @@ from tiltlm.objectives.parts.regularisers import Regulariser
 from tiltlm.objectives.parts.statistics import Statistic
 from tiltlm.objectives.parts.weightings import Weighting
 from tiltlm.objectives.shapes.listwise import ListLoss
+from tiltlm.objectives.sweep_ranges import sweep_range
 from tiltlm.recipes.methods import (
     METRICS,
     data_text,
@@ -99,6 +100,7 @@ def page(name: str) -> str:
         "## Knobs",
         table(("knob", "value"), *rows) if rows else "None.",
         prose(f"Units: {facts.sections['Units']}"),
+        prose(f"Range that `tiltlm compare-methods` tries: {sweep_range(name).text}."),
         f"```\ntiltlm train --model MODEL --data DATA --objective {name} --output runs/{name}{required}\n```",
         "## What is logged",
         prose(f"The loss is {step_text(made[''])}"),

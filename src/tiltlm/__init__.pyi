@@ -15,7 +15,20 @@ from . import runs as runs
 from . import sampling as sampling
 from . import training as training
 from . import worlds as worlds
-from .config.calls import best_of_n, compare, judge, judge_audit, preview, quickstart, sample, score, sweep, train
+from .config.calls import (
+    best_of_n,
+    compare,
+    compare_methods,
+    frontier,
+    judge,
+    judge_audit,
+    preview,
+    quickstart,
+    sample,
+    score,
+    sweep,
+    train,
+)
 from .config.notebook import build_objective, describe_objective, list_objectives, load_data, load_policy
 from .core import Comparison, Example, Response
 from .version import __version__
@@ -28,7 +41,9 @@ __all__ = [
     "best_of_n",
     "build_objective",
     "compare",
+    "compare_methods",
     "describe_objective",
+    "frontier",
     "judge",
     "judge_audit",
     "list_objectives",

@@ -96,7 +96,7 @@ def test_what_can_be_seen_before_loading(refuse, monkeypatch, settings, code, ke
 
 
 def test_a_sweep_checks_all_its_runs_before_the_first(model, data, tmp_path, monkeypatch):
-    monkeypatch.setattr("tiltlm.recipes.sweep.train", lambda *_, **__: pytest.fail("a run has started"))
+    monkeypatch.setattr("tiltlm.recipes.studies.sweep.train", lambda *_, **__: pytest.fail("a run has started"))
     settings = {"model": model, "data": data, "objective": "dpo", "output": tmp_path / "sweep"}
     with raises(ConfigError, "no_adapter", key="reference.name"):
         tiltlm.sweep(None, {"reference.name": ["initial", "base"]}, **settings)

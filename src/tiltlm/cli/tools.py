@@ -45,7 +45,7 @@ def init(
         Path | None, typer.Option("--from", help="A YAML file of TRL or axolotl to translate.", show_default=False)
     ] = None,
 ) -> None:
-    """Write a commented YAML file with every setting, to start from."""
+    """Write a commented YAML file with every setting."""
     from tiltlm.config.starting_file import new_file
 
     text, lost = new_file(file, source, model=model, data=data, objective=objective, output=output)
@@ -64,7 +64,7 @@ def chat(
     max_new_tokens: Annotated[int, typer.Option(help="An answer is cut after this many tokens.")] = 256,
     seed: Annotated[int, typer.Option(help="The same seed and prompts give the same answers.")] = 0,
 ) -> None:
-    """Try a model in the terminal, or give it the lines of stdin."""
+    """Try a model in the terminal, or with the lines of stdin."""
     from tiltlm.recipes.progress import quiet_libraries, show_progress
 
     with show_progress() as draw:

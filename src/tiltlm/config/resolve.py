@@ -223,11 +223,13 @@ def points_of(
     grid: Sequence[str] | Mapping[str, Sequence[Any]],
     points: str | Path | Mapping[str, Mapping[str, Any]] | None,
     settings: Mapping[str, Any],
+    *,
+    allows_one: bool = False,
 ) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """Return each run of a sweep: the values of the keys that vary, and all overrides.
 
     Raises:
-        ConfigError: Nothing varies, or a key is given twice.
+        ConfigError: Nothing varies and `allows_one` is off, or a key is given twice.
     """
     given = grid if isinstance(grid, Mapping) else parse_grid(schema, grid)
     values = {key: [plain(value, key) for value in listed] for key, listed in given.items()}
@@ -235,7 +237,7 @@ def points_of(
     refuse_given_twice(schema, values, settings, *bundles.values())
     fixed = {**settings, **{key: vs[0] for key, vs in values.items() if len(vs) == 1}}
     varied = {key: list(vs) for key, vs in values.items() if len(vs) > 1}
-    if not varied and len(bundles) < 2:
+    if not (allows_one or varied) and len(bundles) < 2:
         raise ConfigError(
             "nothing varies; give several values to a key, such as objective.beta=0.05,0.1,0.5, or several points",
             code="nothing_varies",

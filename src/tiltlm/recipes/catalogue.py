@@ -4,6 +4,7 @@ import textwrap
 
 from tiltlm.objectives import knobs
 from tiltlm.objectives.catalog.names import resolve_name
+from tiltlm.objectives.sweep_ranges import sweep_range
 from tiltlm.recipes.methods import (
     METRICS,
     data_text,
@@ -57,6 +58,7 @@ def describe_method(name: str) -> str:
         lines += _entry("Data" if not knob else "", (f"with {knob}: " if knob else "") + data_text(objective))
     lines += _entry("Reference", reference_text(made[""]))
     lines += _listed("Knobs", {k.name: knob_text(k) for k in knobs(name)} or {"none": ""})
+    lines += _entry("Sweep", sweep_range(name).text)
     lines += _entry("Units", sections["Units"])
     lines += _entry("Loss", step_text(made[""]))
     lines += _listed("Logged", {metric: METRICS[metric] for metric in metric_names(made[""])})

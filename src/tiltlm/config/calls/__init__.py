@@ -2,19 +2,31 @@
 
 from tiltlm.config.calls.training import preview, quickstart, score, sweep, train
 
-# The split keeps the order of `--help`: training first.
+# The splits keep the order of `--help`: training, answers and judges, then what is measured with them.
 # isort: split
 from tiltlm.config.calls.answers import sample
+
+# isort: split
+from tiltlm.config.calls.judging import judge
+
+# isort: split
 from tiltlm.config.calls.auditing import judge_audit
 from tiltlm.config.calls.comparing import compare
-from tiltlm.config.calls.judging import judge
+
+# isort: split
 from tiltlm.config.calls.pools import best_of_n
+
+# isort: split
+from tiltlm.config.calls.frontiers import frontier
+from tiltlm.config.calls.methods import compare_methods
 from tiltlm.config.command import COMMANDS
 
 __all__ = [
     "COMMANDS",
     "best_of_n",
     "compare",
+    "compare_methods",
+    "frontier",
     "judge",
     "judge_audit",
     "preview",

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tiltlm.config.resolve import Config
     from tiltlm.data.token_preview import Previews
     from tiltlm.recipes.score import Scores
-    from tiltlm.recipes.sweep import Sweep
+    from tiltlm.recipes.studies.sweep import Sweep
     from tiltlm.recipes.trained_run import TrainedRun
 
 __all__ = ["preview", "quickstart", "score", "sweep", "train"]
@@ -80,7 +80,7 @@ def train(
     progress: ProgressCallback | bool | None = True,
     **settings: Any,
 ) -> "TrainedRun":
-    """Train a policy from preferences and report whether it helped.
+    """Train a policy from preferences and report if it helped.
 
     Args:
         config: A YAML file, or its content.
@@ -189,36 +189,24 @@ def sweep(
     Returns:
         The finished sweep; its folder holds `comparison.html` and one folder per run.
     """
-    from tiltlm.config.in_memory import plain
-    from tiltlm.config.resolve import draft, points_of
-    from tiltlm.config.schema import Schema
-    from tiltlm.recipes import run_settings as run
+    from tiltlm.config.calls.grids import runs_of_grid
     from tiltlm.runs import check_sweep
 
     with display(progress) as draw:
-        config, settings = plain(config), plain(settings)  # objects are written here, once and not for each run
-        given = [
-            (values, draft(run.RunSettings, config, **overrides))
-            for values, overrides in points_of(Schema(run.RunSettings), grid, points, settings)
-        ]
-        check_sweep(given[0][1].settings.output, resume, overwrite)
-        columns = run.check_sweep_inputs([found.settings for _, found in given])
-        announce_imports(draw)
-        resolved = [(values, found.complete()) for values, found in given]
-        for (_, found), read in zip(resolved, columns, strict=True):
-            objective = found.build_objective()
-            run.check_training(found, objective)
-            run.check_data(objective, read)
-        from tiltlm.recipes.sweep import SweepPoint
-        from tiltlm.recipes.sweep import sweep as recipe
+        runs = runs_of_grid(
+            config, grid, points, settings, draw, lambda first: check_sweep(first.output, resume, overwrite)
+        )
+        from tiltlm.recipes.studies.sweep import SweepPoint
+        from tiltlm.recipes.studies.sweep import sweep as recipe
 
         with quiet_libraries():
-            return recipe([SweepPoint(*found) for found in resolved], resume=resume, progress=draw)
+            found = [SweepPoint(run.values, run.settings) for run in runs]
+            return recipe(found, resume=resume, progress=draw)
 
 
 @command("model", "objective", argument="data")
 def preview(config: "Config" = None, /, *, rows: int = 3, **settings: Any) -> "Previews":
-    """Show the first rows as tokens, with the scored ones marked.
+    """Show the first rows as tokens, the scored ones marked.
 
     Only the tokenizer of the model is loaded.
 

@@ -45,6 +45,32 @@ def best_of_n_values(scores: ArrayLike, values: ArrayLike, ns: ArrayLike) -> Flo
     return averaged
 
 
+def best_of_n_win_rates(scores: ArrayLike, ns: ArrayLike) -> Floats:
+    """Return P(the best of n draws has a higher score than one more draw), ties ½: [P, G]. Each value is unbiased.
+
+    Of n + 1 draws one is the opponent. It wins if it alone has the highest score, and ties if it shares it. Without
+    equal scores the result is n/(n+1).
+
+    Args:
+        scores: [P, N] scores.
+        ns: [G] numbers of draws, below N.
+
+    Raises:
+        ConfigError: an n is not below N, or a score is not finite.
+    """
+    keys, _ = _pools(scores, scores)
+    sizes = np.atleast_1d(np.asarray(ns, dtype=np.int64)) + 1
+    weights = best_weights(keys.shape[1], sizes)
+    ordered = np.sort(keys, axis=1)
+    columns = []
+    for row in ordered:
+        at_most = np.searchsorted(row, row, side="right")
+        below = np.searchsorted(row, row, side="left")
+        columns.append((weights[:, at_most - 1] + weights[:, below]).sum(1) / (2 * sizes))
+    rates: Floats = 1 - np.stack(columns)
+    return rates
+
+
 def soft_best_of_n_values(
     scores: ArrayLike, values: ArrayLike, ns: ArrayLike, temperature: float, *, seed: int = 0, subsets: int = 256
 ) -> Floats:

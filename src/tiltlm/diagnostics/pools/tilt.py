@@ -5,6 +5,8 @@ samples of a prompt, w their weights: reward Σ w·s, KL Σ w·log(S·w) (= E[s]
 prompts have the same β, because a mean reward at a mean KL is maximal so.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import logsumexp
@@ -12,6 +14,7 @@ from scipy.special import logsumexp
 from tiltlm.core.errors import ConfigError
 from tiltlm.diagnostics.attainment import MIN_EFFECTIVE_SAMPLES, AttainmentCurve
 from tiltlm.diagnostics.frontier import FrontierPoint
+from tiltlm.diagnostics.intervals import Interval, percentile_interval
 
 Floats = NDArray[np.float64]
 
@@ -117,14 +120,72 @@ def reward_at(curve: AttainmentCurve, kl: float) -> float:
     return float(np.interp(max(kl, 0.0), curve.kl[known], curve.reward[known]))
 
 
+def attained_shares(
+    scores: ArrayLike,
+    rewards: ArrayLike,
+    kls: ArrayLike,
+    *,
+    level: float = 0.95,
+    seed: int = 0,
+    draws: int = DRAWS,
+) -> list[Interval | None]:
+    """Return the share of the attainable gain that each policy has: its gain / that of the frontier at its KL.
+
+    1 is on the frontier. The bootstrap draws prompts, and samples of the reference within a prompt. None where the
+    frontier is not known at the policy's KL: too few effective samples, or no gain to attain there.
+
+    Args:
+        scores: [P, S] scores of samples of the reference.
+        rewards: [K, P] mean score of each policy's samples.
+        kls: [K, P] KL of each policy at each prompt, nats per response.
+        level: Share of repetitions in which the intervals hold the truth.
+        seed: Seed of the bootstrap.
+        draws: Number of bootstrap draws.
+    """
+    values = np.asarray(scores, dtype=np.float64)
+    own, spent = np.asarray(rewards, dtype=np.float64), np.asarray(kls, dtype=np.float64)
+    curve = measure_tilt(values, draws=1)
+    known = np.isfinite(curve.reward)
+    last = int(np.searchsorted(curve.kl[known], 2 * max(spent.mean(1).max(), 0.0))) + 1  # beyond it nothing is read
+    grid, base = curve.setting[known][: last + 1], values.mean()
+    best = np.array([reward_at(curve, kl) for kl in spent.mean(1)])
+    estimates = (own.mean(1) - base) / np.where(best > base, best - base, np.nan)
+    found = np.full((draws, len(own)), np.nan)
+    for d, (picks, point) in enumerate(_resampled(values, grid, seed, draws)):
+        reached = np.interp(np.maximum(spent[:, picks].mean(1), 0.0), point.kl, point.reward)
+        gain = reached - point.reward[0]
+        found[d] = (own[:, picks].mean(1) - point.reward[0]) / np.where(gain > 0, gain, np.nan)
+    return [
+        percentile_interval(float(estimate), column, len(values), level)
+        if np.isfinite(estimate) and np.isfinite(column).all()
+        else None
+        for estimate, column in zip(estimates, found.T, strict=True)
+    ]
+
+
 def _rewards_at(scores: Floats, betas: Floats, kl: Floats, seed: int, draws: int) -> Floats:
     """Return the reward at each KL in each bootstrap draw of prompts and their samples, [draws, G]."""
+    return np.stack([np.interp(kl, point.kl, point.reward) for _, point in _resampled(scores, betas, seed, draws)])
+
+
+def _resampled(
+    scores: Floats, betas: Floats, seed: int, draws: int
+) -> Iterator[tuple[NDArray[np.intp], FrontierPoint]]:
+    """Yield bootstrap draws of prompts, [P], with the tilt of a draw of their samples, as `tilt_pool` has it.
+
+    The exponentials are the same in all draws, so they are computed once.
+    """
     rng = np.random.default_rng(seed)
     num_prompts, size = scores.shape
-    found = np.empty((draws, len(betas)))
-    for d in range(draws):
-        picked = scores[rng.integers(num_prompts, size=num_prompts)]
-        times = rng.multinomial(size, np.full(size, 1 / size), size=num_prompts)
-        point, _ = tilt_pool(picked, betas, times)
-        found[d] = np.interp(kl, point.kl, point.reward)
-    return found
+    strengths, top = 1 / betas, scores.max(1)
+    weights = np.exp(strengths[:, None] * (scores - top[:, None])[:, None, :])
+    weighted = weights * scores[:, None, :]
+    for _ in range(draws):
+        picks: NDArray[np.intp] = rng.integers(num_prompts, size=(num_prompts,))
+        drawn = rng.integers(size, size=(num_prompts, size)) + size * np.arange(num_prompts)[:, None]
+        times = np.bincount(drawn.ravel(), minlength=scores.size).reshape(num_prompts, size, 1).astype(np.float64)
+        norms = np.maximum((weights[picks] @ times)[..., 0], np.finfo(np.float64).tiny)
+        rewards = (weighted[picks] @ times)[..., 0] / norms
+        log_z = strengths * top[picks][:, None] + np.log(norms / size)
+        kl = np.maximum(strengths * rewards - log_z, 0.0)
+        yield picks, FrontierPoint(rewards.mean(0), kl.mean(0))

@@ -22,7 +22,6 @@ from tiltlm.judging.cache import JudgementCache, cached
 from tiltlm.recipes.answers.systems import (
     Drawing,
     Named,
-    check_call,
     file_name,
     name_systems,
     open_judge,
@@ -31,6 +30,7 @@ from tiltlm.recipes.answers.systems import (
     require_prompts,
 )
 from tiltlm.recipes.progress import ProgressCallback, silent
+from tiltlm.recipes.study_checks import check_call
 
 if TYPE_CHECKING:
     import pandas as pd

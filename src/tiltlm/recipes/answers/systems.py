@@ -4,7 +4,7 @@ Also what every call that judges their answers checks first.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,21 +18,21 @@ from tiltlm.data.accounting import Defect
 from tiltlm.data.cache.fingerprints import is_held_out
 from tiltlm.data.dataset import survey
 from tiltlm.data.files.sources import read_rows
+from tiltlm.data.files.text_files import Row
 from tiltlm.data.rows.cells import TokenContent
 from tiltlm.data.rows.columns import detect_prompts
-from tiltlm.data.rows.records import to_prompt
+from tiltlm.data.rows.records import Record, to_prompt
 from tiltlm.evaluation.answers.benchmark_files import read_outputs, read_questions
 from tiltlm.evaluation.answers.systems import System, prompt_key
 from tiltlm.judging import Comparer, Judge, Role, Scorer
 from tiltlm.judging.judge_settings import build_judge
 from tiltlm.judging.language.family import check_family
-from tiltlm.models import ModelSettings
+from tiltlm.models import ModelSettings, Policy
 from tiltlm.recipes.prepare import EVAL_FRACTION
 from tiltlm.recipes.progress import ProgressCallback
-from tiltlm.runs import RunDirectory, check_output
+from tiltlm.runs import RunDirectory
 from tiltlm.sampling import SamplingSettings
 from tiltlm.sampling.answers import AnswerRow
-from tiltlm.storage.files import check_writable
 
 
 @dataclass(frozen=True)
@@ -48,37 +48,6 @@ class Named:
     def model(self) -> str:
         """The model to sample."""
         return str(Path(self.path) / "model") if self.kind == "run" else self.path
-
-
-def check_call(judge: Any, output: Path, *, resume: bool, overwrite: bool) -> None:
-    """Refuse a call without a judge, or whose folder cannot be used.
-
-    Raises:
-        ConfigError: no judge is named, both options are given, or the folder is not empty or cannot be written.
-    """
-    if judge is None:
-        raise ConfigError(
-            "no judge is named; give --judge, such as reward_model:FOLDER or gold", code="missing_setting", key="judge"
-        )
-    if resume and overwrite:
-        raise ConfigError(
-            "resume keeps the answers and overwrite draws them again; give one of the two",
-            code="conflict",
-            key="resume",
-        )
-    if check_output(output) and not (resume or overwrite):
-        raise ConfigError(
-            f"{output} is not empty; use the answers there (--resume), draw them again (--overwrite), or choose "
-            "another folder",
-            code="not_empty",
-            key="output",
-        )
-    try:
-        check_writable(output)
-    except OSError as error:
-        raise ConfigError(
-            f"output {output} cannot be written: {error.strerror}", code="not_writable", key="output"
-        ) from error
 
 
 def require_prompts(one: Named, prompts: str | None) -> None:
@@ -171,6 +140,10 @@ class Drawing:
     """Where the answers are kept."""
     is_continued: bool
     """Answers in the folder may be those of an earlier call that was stopped."""
+    data: DataSettings | None = None
+    """How prompts are read and rendered; None: as by default."""
+    rows: Sequence[Row] | None = None
+    """The rows with the prompts, if they are in memory."""
 
 
 def read_systems(named: Sequence[Named], drawing: Drawing, progress: ProgressCallback) -> list[System]:
@@ -191,19 +164,34 @@ def read_systems(named: Sequence[Named], drawing: Drawing, progress: ProgressCal
     return systems
 
 
-def draw_answers(one: Named, drawing: Drawing, progress: ProgressCallback) -> tuple[AnswerRow, ...]:
+def draw_answers(
+    one: Named,
+    drawing: Drawing,
+    progress: ProgressCallback,
+    *,
+    model: ModelSettings | None = None,
+    policy: Callable[[], Policy] | None = None,
+) -> tuple[AnswerRow, ...]:
     """Draw the answers of a model. Each system has random numbers of its own, so that answers are independent.
 
     Equal random numbers would make the answers of like models alike, and their win rate that of coupled draws.
+
+    Args:
+        one: The system.
+        drawing: Its prompts, and how answers are drawn.
+        progress: Called with the number of answers that are drawn.
+        model: Settings of the model; None: only its path is given.
+        policy: Loads the model; None: it is loaded from its path.
     """
     from tiltlm.recipes.answers.sample import sample
     from tiltlm.recipes.answers.sample_settings import SampleRequest, SampleSettings
 
-    assert drawing.prompts is not None, "checked before"
+    data = drawing.data
+    if data is None:
+        assert drawing.prompts is not None, "checked before"
+        data = DataSettings(drawing.prompts)
     digest = hashlib.blake2b(f"{drawing.seed}/{one.name}".encode(), digest_size=4).digest()
-    settings = SampleSettings(
-        ModelSettings(one.model), DataSettings(drawing.prompts), SamplingSettings(drawing.max_new_tokens)
-    )
+    settings = SampleSettings(model or ModelSettings(one.model), data, SamplingSettings(drawing.max_new_tokens))
     output = drawing.folder / f"{file_name(one.name)}.jsonl"
     request = SampleRequest(
         n=drawing.n,
@@ -214,7 +202,8 @@ def draw_answers(one: Named, drawing: Drawing, progress: ProgressCallback) -> tu
         resume=drawing.is_continued,
         overwrite=not drawing.is_continued,
     )
-    return tuple(sample(settings, request, progress=progress).rows)
+    loaded = None if policy is None else policy()
+    return tuple(sample(settings, request, rows=drawing.rows, policy=loaded, progress=progress).rows)
 
 
 def file_name(name: str) -> str:
@@ -237,18 +226,34 @@ def data_settings(section: Mapping[str, Any]) -> DataSettings:
 
 
 def _prompts_of(settings: DataSettings) -> frozenset[str]:
+    contents = (record.prompt for _, record in _prompt_rows(settings, held_out=False))
+    return frozenset(prompt_key(c) for c in contents if c is not None and not isinstance(c, TokenContent))
+
+
+def held_out_rows(settings: DataSettings) -> list[Row]:
+    """Return the rows whose prompts a run with these settings holds out.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    found = [row for row, _ in _prompt_rows(settings, held_out=True)]
+    if not found:
+        raise ConfigError(
+            "the runs hold out no prompts; name others with --prompts DATA", code="missing_setting", key="prompts"
+        )
+    return found
+
+
+def _prompt_rows(settings: DataSettings, *, held_out: bool) -> Iterator[tuple[Row, Record]]:
+    """Yield the rows that a run holds out, or those that it is trained on, with their prompts."""
     fraction = settings.eval_fraction
     if fraction is None:
         fraction = 0.0 if settings.eval is not None else EVAL_FRACTION
-    rows = read_rows(settings)
+    is_separate = held_out and settings.eval is not None
+    rows = read_rows(settings, held_out=is_separate)
     schema = detect_prompts(survey([rows])[0], settings)
-    keys = set()
     for row in rows:
         with suppress(Defect):
             record = to_prompt(row, schema)
-            content = record.prompt
-            if content is None or isinstance(content, TokenContent):
-                continue
-            if not is_held_out(record.prompt_key, fraction, settings.eval_seed):
-                keys.add(prompt_key(content))
-    return frozenset(keys)
+            if is_separate or is_held_out(record.prompt_key, fraction, settings.eval_seed) == held_out:
+                yield row, record

@@ -20,7 +20,6 @@ from tiltlm.judging.judge import MAX_ERRORS
 from tiltlm.recipes.answers.systems import (
     Drawing,
     Named,
-    check_call,
     draw_answers,
     name_systems,
     open_judge,
@@ -28,6 +27,7 @@ from tiltlm.recipes.answers.systems import (
     require_prompts,
 )
 from tiltlm.recipes.progress import ProgressCallback, silent
+from tiltlm.recipes.study_checks import check_call
 from tiltlm.sampling.answers import AnswerRow, read_answers, write_plain_rows
 
 if TYPE_CHECKING:

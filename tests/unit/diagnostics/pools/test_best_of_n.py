@@ -11,6 +11,7 @@ from tiltlm.diagnostics import best_of_n as exact_best_of_n
 from tiltlm.diagnostics.frontier import best_of_n_masses
 from tiltlm.diagnostics.pools import (
     best_of_n_values,
+    best_of_n_win_rates,
     collision_rate,
     find_peak,
     kl_bound,
@@ -214,3 +215,21 @@ def test_intervals_cover():
             hits[row] += [interval.low <= truth <= interval.high for interval, truth in zip(curve, exact, strict=True)]
     assert (hits / 600 > 0.92).all()
     assert (hits / 600 < 0.98).all()
+
+
+def test_win_rates_of_the_best_of_n_by_every_choice_of_draws():
+    """All ways to draw n of a pool and one opponent from the rest; n/(n+1) without equal scores."""
+    rng = np.random.default_rng(8)
+    scores = np.concatenate([rng.integers(3, size=(3, 6)).astype(float), rng.normal(size=(1, 6))])
+    found = best_of_n_win_rates(scores, [1, 2, 5])
+    for row, rates in zip(scores, found, strict=True):
+        for n, rate in zip([1, 2, 5], rates, strict=True):
+            outcomes = [
+                (np.sign(row[list(drawn)].max() - row[other]) + 1) / 2
+                for drawn in combinations(range(6), n)
+                for other in set(range(6)) - set(drawn)
+            ]
+            assert rate == pytest.approx(np.mean(outcomes))
+    assert found[3] == pytest.approx([1 / 2, 2 / 3, 5 / 6])
+    with raises(ConfigError, "out_of_range", key="n"):
+        best_of_n_win_rates(scores, [6])

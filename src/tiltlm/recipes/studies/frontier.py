@@ -1,0 +1,163 @@
+"""The frontier recipe: trained policies on the plane of KL and reward, beside best-of-n and what is attainable."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tiltlm.core import RunError
+from tiltlm.evaluation.answers.knob_trials import KnobSearch
+from tiltlm.evaluation.answers.plane import Plane, measure_plane
+from tiltlm.recipes.answers.systems import open_judge, refuse_own_family, short_name
+from tiltlm.recipes.progress import ProgressCallback, silent
+from tiltlm.recipes.studies.best_of_n import sizes_up_to
+from tiltlm.recipes.studies.knob_search import Target, search_knob
+from tiltlm.recipes.studies.sweep import SweepPoint, run_name
+from tiltlm.recipes.studies.trained_policies import (
+    AnswerPlan,
+    FinishedRun,
+    PolicyStudy,
+    count_trained_prompts,
+    logps_of,
+    require_one_start,
+    train_point,
+)
+from tiltlm.recipes.study_checks import check_call
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FrontierRequest:
+    """What is measured, and where the results go."""
+
+    points: tuple[SweepPoint, ...]
+    """Runs to train; empty if `runs` are given."""
+    runs: tuple[FinishedRun, ...]
+    judge: Any
+    """Settings of the judge; or a judge."""
+    plan: AnswerPlan
+    target: Target | None = None
+    """A KL to find the value of the knob for."""
+    checkpoints: bool = False
+    markdown: bool = False
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        check_call(self.judge, self.plan.output, resume=self.plan.resume, overwrite=self.overwrite)
+        require_one_start([*(point.settings for point in self.points), *(run.settings for run in self.runs)])
+
+
+@dataclass(frozen=True, repr=False)
+class Frontier:
+    """A finished study, as a terminal and a notebook look at it."""
+
+    path: Path
+    """The folder with `frontier.html`, `frontier.json`, the answers, and the runs."""
+    plane: Plane
+    search: KnobSearch | None = None
+    """How the value of the knob was found that spends a KL; None if none was asked for."""
+
+    def __repr__(self) -> str:
+        from tiltlm.report.studies.frontier import sentences_of
+
+        lines = [f"  {sentence}" for sentence in sentences_of(self.plane, self.search)]
+        return "\n".join([f"Frontier: {len(self.plane.points)} points, judge {self.plane.judge}", *lines])
+
+    def _repr_html_(self) -> str:
+        """Return the page for a notebook."""
+        from tiltlm.report.page import in_frame
+        from tiltlm.report.studies.frontier import render_frontier
+
+        return in_frame(render_frontier(self.plane, self.search))
+
+    def summary(self) -> str:
+        """Return what the command line prints at the end."""
+        from tiltlm.report.studies.frontier import sentences_of
+
+        return "\n".join([*sentences_of(self.plane, self.search), "", f"report  {self.path / 'frontier.html'}"])
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return one row for each point and checkpoint: its settings, and its numbers with the ends of intervals."""
+        import pandas as pd
+
+        from tiltlm.report.studies.frontier import rows_of_plane
+
+        return pd.DataFrame(rows_of_plane(self.plane))
+
+
+def frontier(request: FrontierRequest, *, progress: ProgressCallback = silent) -> Frontier:
+    """Train what is to be trained, sample all policies, judge their answers, and write the page.
+
+    Raises:
+        TiltError: something is wrong; what can be seen before a model is loaded is refused then.
+    """
+    judge, plan = open_judge(request.judge), request.plan
+    study = PolicyStudy(plan, judge, progress)
+    reference = study.answers_before_training()
+    refuse_own_family(judge, request.judge, reference)
+    runs, failed = train_points(request, progress)
+    search = None
+    if request.target is not None:
+        target = request.target
+        search, found = search_knob(target, runs, study.kl_of, lambda v, k: train_at(request, target, v, k, progress))
+        runs = [*runs, *found]
+    if not runs:
+        raise RunError(f"none of the runs finished: {failed}", code="no_runs", key="training")
+    policies = [study.answers_of(run) for run in runs]
+    checkpoints = study.answers_of_checkpoints(runs) if request.checkpoints else []
+    judged = study.judged(reference, [*policies, *checkpoints])
+    plane = measure_plane(
+        judged.judge,
+        short_name(plan.base.model.path),
+        judged.samples[: len(policies)],
+        judged.samples[len(policies) :],
+        judged.pool,
+        pool_size=study.pool_size,
+        pool_logps=logps_of(judged.reference),
+        pool_keys=[[t.tobytes() for t in row.token_ids or ()] for row in judged.reference],
+        sizes=sizes_up_to(study.pool_size),
+        seed=plan.seed,
+        left_out=judged.left_out,
+        failed=failed,
+        trained_on=count_trained_prompts(runs, reference),
+    )
+    from tiltlm.report.studies.frontier import write_frontier
+
+    write_frontier(plan.output, plane, search, markdown=request.markdown)
+    return Frontier(plan.output, plane, search)
+
+
+def train_points(request: FrontierRequest, progress: ProgressCallback) -> tuple[list[FinishedRun], dict[str, str]]:
+    """Train at every point. Return the finished runs, and the errors of those that failed."""
+    runs, failed = list(request.runs), {}
+    for index, point in enumerate(request.points):
+        name = run_name(index, point.values)
+        log.info("%s: run %d of %d", name, index + 1, len(request.points))
+        found, error = train_point(request.plan.output, name, point, request.plan.resume, progress)
+        if found is None:
+            failed[name] = error
+        else:
+            runs.append(found)
+    return runs, failed
+
+
+def train_at(
+    request: FrontierRequest, target: Target, value: float, number: int, progress: ProgressCallback
+) -> FinishedRun:
+    """Train one run at a value of the knob that is searched for.
+
+    Raises:
+        RunError: the run failed.
+    """
+    point = SweepPoint({target.knob: value}, target.at(value))
+    name = run_name(len(request.points) + number, point.values)
+    found, error = train_point(request.plan.output, name, point, request.plan.resume, progress)
+    if found is None:
+        raise RunError(f"{name}: {error}", code="run_failed", key=target.knob)
+    return found

@@ -1,0 +1,1 @@
+"""Pages of studies that train: the plane of KL and reward, and methods compared."""
