@@ -213,3 +213,32 @@ def test_a_sweep_of_named_points_and_seeds(model, data, tmp_path):
         tiltlm.sweep(None, {"objective.beta": [0.1, 0.2]}, points=points, output=tmp_path / "other", **common)
     with raises(ConfigError, "wrong_type", key="points"):
         tiltlm.sweep(None, {}, points={"dpo": "objective"}, output=tmp_path / "other", **common)
+
+
+def test_the_most_alike_pairs_are_left_out_and_counted(train, data, tmp_path):
+    """Those that stay have the lowest CHES, by a forward of its own; held-out pairs all stay."""
+    settings = {"data": data, "objective": "dpo", "max_steps": 2, "batch_size": 8, "eval_fraction": 0.25}
+    whole = train(tmp_path / "whole", **settings)
+    some = train(tmp_path / "some", **settings, **{"data.max_ches": 0.75})
+    books, all_books = (json.loads((run.path / "data.json").read_text()) for run in (some, whole))
+    left_out = books["losses"]["ches_above_limit"]["rows"]
+    assert left_out == pytest.approx(all_books["train"] / 4, abs=1)
+    assert books["train"] == all_books["train"] - left_out
+    assert books["held_out"] == all_books["held_out"]
+    assert books["fingerprint"] != all_books["fingerprint"]
+    assert books["total"] == books["train"] + books["held_out"] + books["dropped"]
+    assert any("CHES" in note for note in some.report.notes)
+    with raises(ConfigError, "no_effect", key="data.max_ches"):
+        train(tmp_path / "sft", **{**settings, "objective": "sft", "data.max_ches": 0.5})
+    with raises(ConfigError, "out_of_range", key="data.max_ches"):
+        train(tmp_path / "bad", **settings, **{"data.max_ches": 1.5})
+
+
+def test_the_report_says_where_probability_went(trained):
+    found = trained.report.probability
+    assert found.shift.samples.estimate < 0, "minus the KL from the untrained policy to the trained one"
+    assert 0 <= found.shift.greedy_changed.estimate <= 1
+    assert found.ches.num_comparisons == trained.report.held_out.num_examples
+    assert found.weights.mean.before.estimate == pytest.approx(0.5, abs=1e-3), "σ(0) at margins of 0"
+    assert found.weights.mean.after.estimate < 0.5
+    assert "Where probability went" in (trained.path / "report.html").read_text()

@@ -15,6 +15,10 @@ from tiltlm.evaluation import (
     SampleNumbers,
     SampleText,
 )
+from tiltlm.evaluation.ches import Ches
+from tiltlm.evaluation.pair_weights import PairWeights
+from tiltlm.evaluation.probability import Probability
+from tiltlm.evaluation.third_responses import ProbabilityShift
 from tiltlm.report import RunReport, series_of
 
 HOSTILE = "<script>alert('x')</script><img src=x onerror=alert(1)>\"'&{{ 7*7 }}{% raw %}</style></main>"
@@ -93,6 +97,20 @@ def gold(gain: float = 1.0, policy: float = 3.0, attainable: float = 3.2, effect
     )
 
 
+def probability(top_token: float = -0.2, heaviest_tenth: float = 0.2) -> Probability:
+    """Return changes of probability of which none is a caution."""
+    shift = ProbabilityShift(
+        samples=interval(-1.5),
+        greedy=interval(-1.0),
+        others=interval(-0.5),
+        top_token=interval(top_token),
+        top_token_before=interval(-0.7),
+        greedy_changed=interval(0.6),
+    )
+    ches = Ches(100, {"5 %": -9.0, "50 %": -4.0, "95 %": -1.0}, interval(-0.3))
+    return Probability(shift, ches, PairWeights(change(0.5, 0.4), (1.0, 0.8), (0.1, heaviest_tenth)))
+
+
 def history(num_steps: int = 6) -> list[dict[str, object]]:
     """Return records as in metrics.jsonl."""
     records: list[dict[str, object]] = []
@@ -122,6 +140,7 @@ def whole(**changes) -> RunReport:
         "held_out": held_out(contrast()),
         "samples": samples(),
         "gold": gold(),
+        "probability": probability(),
         "series": series_of(history()),
         "data": DATA,
         "config": {"objective": {"name": "dpo", "beta": 0.1}},

@@ -52,11 +52,12 @@ LOSSES = {
     "raise data.max_length, or choose another reference than reference=columns",
     "prompt_above_window": "the prompt and the new tokens are more than the model's window; lower "
     "sampling.max_new_tokens, or shorten the prompt",
+    "ches_above_limit": "the policy sees the two responses as alike, and data.max_ches leaves the most alike ones out",
     "too_long": "the row is longer than data.max_length, and data.truncation=drop leaves such rows out",
 }
 """Causes for leaving a row out, and what the user can do."""
 
-BY_POLICY = frozenset({"too_long", "prompt_above_window"})
+BY_POLICY = frozenset({"too_long", "prompt_above_window", "ches_above_limit"})
 """Causes that a setting asks for; they are not defects."""
 
 CHANGES = {
@@ -170,8 +171,19 @@ class Accounting:
         for role, response in zip(example.roles, example.responses, strict=True):
             self._measure(role, len(response.token_ids))
 
-    def _measure(self, role: str, length: int) -> None:
-        self.lengths.setdefault(role, Counter())[length] += 1
+    def leave_out(self, example: Example, code: str, detail: str) -> None:
+        """Count a training row as left out that was counted as kept."""
+        self.kept_train -= 1
+        self._measure("prompt", len(example.prompt_ids), -1)
+        for role, response in zip(example.roles, example.responses, strict=True):
+            self._measure(role, len(response.token_ids), -1)
+        self.drop(example.id, Defect(code, detail))
+
+    def _measure(self, role: str, length: int, times: int = 1) -> None:
+        counts = self.lengths.setdefault(role, Counter())
+        counts[length] += times
+        if not counts[length]:
+            del counts[length]
 
     def merge(self, later: "Accounting") -> None:
         """Add the counts of later rows. The result is as if all rows had been counted here in order."""

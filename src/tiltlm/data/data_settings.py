@@ -68,6 +68,10 @@ class DataSettings:
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     """Variables for the chat template. A row's `chat_template_kwargs` column overrides them."""
 
+    max_ches: float | None = None
+    """Share of the training examples to keep: those whose two responses the untrained policy sees as least alike, by
+    CHES. On alike responses a loss of margins lowers the better one too. None: all are kept."""
+
     cache: bool | str = True
     """Where to cache tokenised data for later runs. True: in `$TILTLM_CACHE` or else the user's cache folder, if there
     are at least 20,000 rows. A folder: in this folder, for any number of rows. False: no cache."""
@@ -93,6 +97,8 @@ class DataSettings:
             "must be a share of the prompts: 0 ≤ value < 1",
         )
         demand(0 <= self.max_bad <= 1, "out_of_range", "max_bad", "must be a share of the rows: 0 ≤ value ≤ 1")
+        kept = self.max_ches
+        demand(kept is None or 0 < kept < 1, "out_of_range", "max_ches", "must be a share of the rows: 0 < value < 1")
         demand(self.limit is None or self.limit >= 1, "not_positive", "limit", "must be at least 1 row")
         demand(self.eval_seed >= 0, "negative", "eval_seed", "must be 0 or more")
         limit = self.cache_limit

@@ -14,6 +14,7 @@ from tiltlm.data import DataSettings, Encoder, PreferenceData, load_data
 from tiltlm.data.cache.fingerprints import prompt_numbers
 from tiltlm.data.cache.lazy import Joined, Selection
 from tiltlm.distributed import Ranks
+from tiltlm.evaluation.alike_pairs import leave_out_alike
 from tiltlm.logprobs.experts import experts_per_token
 from tiltlm.models import Loaded, Policy, Scorer, limit_of_ids, load_policy, load_scorer
 from tiltlm.objectives import Objective
@@ -99,6 +100,8 @@ def prepare(settings: RunSettings, device: torch.device) -> Prepared:
     if settings.training.router_aux_loss_coef > 0:
         experts_per_token(policy.module.bare_model)  # raises, before the data is read, if the model has no experts
     data = load_for(objective, settings.data, encoder_of(policy), settings.reference.reads_columns)
+    if settings.data.max_ches is not None and isinstance(policy, Policy):
+        data = leave_out_alike(policy.module, data, settings.data.max_ches, settings.training.max_tokens)
     note_all(data.accounting.lines())
     note_all(data.notes)
     return name_reference(settings, objective, policy, data)

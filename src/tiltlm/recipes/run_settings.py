@@ -120,7 +120,7 @@ PREVIEW_READS = (
     "model.revision",
     "model.adapter",
     "model.trust_remote_code",
-    "data",
+    *(f"data.{field.name}" for field in fields(DataSettings) if field.name != "max_ches"),
     "objective",
 )
 
@@ -160,6 +160,11 @@ READ_IF = (
         ("data.max_bad",),
         lambda settings, _: settings.data.on_bad == "drop",
         "data.on_bad=error allows no defective row",
+    ),
+    ReadIf(
+        ("data.max_ches",),
+        lambda _, objective: objective.shape == "pairs" and gives_samples(objective),
+        "this objective trains no policy on comparisons",
     ),
     ReadIf(SAMPLING, lambda settings, _: settings.evaluation.num_prompts > 0, f"{NUM_PROMPTS} is 0"),
     ReadIf(

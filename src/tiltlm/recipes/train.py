@@ -19,7 +19,7 @@ from tiltlm.distributed import Ranks
 from tiltlm.distributed.wrapping import check_parallel, trainable_copy
 from tiltlm.evaluation import Gold, SampleSet
 from tiltlm.models import save_policy
-from tiltlm.recipes.measurement import (
+from tiltlm.recipes.measuring.measurement import (
     Measurement,
     held_out_change,
     held_out_rows,
@@ -27,6 +27,7 @@ from tiltlm.recipes.measurement import (
     sample_change,
     training_accuracy,
 )
+from tiltlm.recipes.measuring.probability import Start, compare_with_start, measure_start
 from tiltlm.recipes.prepare import Prepared, ensure_reference, prepare
 from tiltlm.recipes.progress import ProgressCallback, silent
 from tiltlm.recipes.run_settings import RunSettings
@@ -142,6 +143,7 @@ def carry_out(
         describe_run(run, ready, settings)
     ensure_reference(ready.reference, ready.examples, progress, ranks)
     before = ranks.first(lambda: measure_policy(ready, settings, "tokens sampled, before", progress, trained=False))
+    start = ranks.first(lambda: measure_start(ready, settings, before))
     with trainable_copy(ready.policy.module, settings.training.parallel, aside=not ready.reference.is_live) as module:
         result = train_loop(
             module,
@@ -156,14 +158,14 @@ def carry_out(
             ranks=ranks,
             listener=listener(progress),
         )
-    return ranks.first(lambda: conclude(run, ready, settings, before, result, progress, title, command, gold))
+    return ranks.first(lambda: conclude(run, ready, settings, (before, start), result, progress, title, command, gold))
 
 
 def conclude(
     run: RunDirectory,
     ready: Prepared,
     settings: RunSettings,
-    before: Measurement,
+    measured: tuple[Measurement, Start | None],
     result: TrainingResult,
     progress: ProgressCallback,
     title: str | None,
@@ -175,6 +177,7 @@ def conclude(
     The policy is saved first, so that nothing that fails later can lose it. If the policy cannot be measured, because
     it gives numbers that are not finite, the report says so and shows the rest.
     """
+    before, start = measured
     progress("save", 0, 0)
     save(ready, run.path)
     report = make_report(run, ready, settings, result)
@@ -183,13 +186,14 @@ def conclude(
     try:
         after = measure_policy(ready, settings, "tokens sampled, after", progress, trained=True)
         rows = held_out_rows(ready, before, after)
-        measured, rewards = gold(before.draws, after.draws) if gold and before.draws and after.draws else (None, None)
+        found, rewards = gold(before.draws, after.draws) if gold and before.draws and after.draws else (None, None)
         report = replace(
             report,
             held_out=held_out_change(ready, before, after),
             training_accuracy=training_accuracy(ready, settings),
             samples=sample_change(ready, before, after, rewards),
-            gold=measured,
+            gold=found,
+            probability=compare_with_start(ready, settings, start, before, after),
         )
     except NumericsError as error:
         log.error("the trained policy could not be measured: %s", error, extra={"event": "not_measured"})

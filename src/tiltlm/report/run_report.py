@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from tiltlm.core import RunError
 from tiltlm.diagnostics import Interval
 from tiltlm.evaluation import Gold, HeldOut, SampleComparison
+from tiltlm.evaluation.probability import Probability
 from tiltlm.report.series import Series
 from tiltlm.storage.files import finite_json
 
@@ -28,6 +29,8 @@ class RunReport:
     """Ranking accuracy after training on examples that were used for training."""
     samples: SampleComparison | None = None
     gold: Gold | None = None
+    probability: Probability | None = None
+    """Where training moved probability."""
     failure: str = ""
     """Why the trained policy could not be measured; "" if it could."""
     series: tuple[Series, ...] = ()

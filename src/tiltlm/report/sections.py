@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from tiltlm.diagnostics import MIN_EFFECTIVE_SAMPLES
 from tiltlm.evaluation import Contrast, Gold, SampleComparison, SampleText
+from tiltlm.evaluation.probability import Probability
 from tiltlm.report import plots
 from tiltlm.report.numbers import estimate, format_number, share, with_bounds
 from tiltlm.report.run_report import RunReport
@@ -19,6 +20,8 @@ from tiltlm.report.tables import BEFORE_AFTER, NONE, Cell, Table, TableRow, cell
 from tiltlm.report.texts import as_yaml, shorten
 
 FEW_PROMPTS = 50
+LOSS_RISE = 0.02
+"""A held-out loss that rose from its lowest value by this share of it has risen again."""
 LARGE_KL = 10.0
 """Nats per response. Beyond this a policy has little left of its reference."""
 SMALL_PRINT = "Small print: 95 % intervals, by bootstrap over prompts."
@@ -297,7 +300,7 @@ def _held_out_cautions(report: RunReport) -> Iterator[Remark]:
         yield Remark(
             "few_prompts",
             f"There are only {held_out.num_prompts} held-out prompts: the intervals are wide, and with so few prompts "
-            "bootstrap intervals are still narrower than they should be.",
+            "bootstrap intervals are still narrower than they should be. Hold out more (data.eval_fraction).",
         )
     contrast = held_out.contrast
     if contrast is None:
@@ -311,14 +314,16 @@ def _held_out_cautions(report: RunReport) -> Iterator[Remark]:
             f"Displacement: the {better} responses themselves became less likely. Their log-probability changed by "
             f"{with_bounds(contrast.better.difference, signed=True)} nats per token{at_prompts}, that of the {worse} "
             f"ones by {with_bounds(contrast.worse.difference, signed=True)}. The lost probability went to responses "
-            "that are not in the data: read samples before you trust the margin.",
+            "that are not in the data: read samples before you trust the margin. Objectives that keep the better "
+            "responses likely prevent it (dpo_nll, dpop).",
         )
     if held_out.nll is None and not contrast.length_advantage.low > 0:
         yield Remark(
             "length_rule",
             f"A rule that always prefers the {contrast.length_rule} response is right in "
             f"{with_bounds(contrast.length_accuracy, percent=True)} of comparisons. The {held_out.learner} is not "
-            "clearly better than this rule, and may have learned little more than length.",
+            "clearly better than this rule, and may have learned little more than length. Balance the lengths in the "
+            "data, or use an objective that corrects for length (length_dpo).",
         )
     if contrast.label_loss is not None and contrast.label_loss.difference.low > 0:
         yield Remark(
@@ -330,7 +335,8 @@ def _held_out_cautions(report: RunReport) -> Iterator[Remark]:
     if contrast.ties > 0.01:
         yield Remark(
             "ties",
-            f"In {share(contrast.ties)} of comparisons both responses have the same reward. A tie counts one half.",
+            f"In {share(contrast.ties)} of comparisons both responses have the same reward. A tie counts one half; "
+            "model.dtype=float32 tells more of them apart.",
         )
 
 
@@ -365,6 +371,124 @@ def _training_lead(report: RunReport) -> str:
 def _training_figures(report: RunReport) -> Sequence[Markup]:
     contrast = report.held_out.contrast if report.held_out is not None else None
     return plots.training_figures(report.series, contrast)
+
+
+def _training_cautions(report: RunReport) -> Iterator[Remark]:
+    """Yield a remark if the held-out loss rose again while the training loss fell."""
+    curves = {series.part: series for series in report.series if series.name == "loss"}
+    if len(curves) < 2 or len(curves["held_out"].values) < 3:
+        return
+    held_out, training = curves["held_out"], curves["train"]
+    best = min(range(len(held_out.values)), key=lambda k: held_out.values[k])
+    rise = held_out.values[-1] - held_out.values[best]
+    last_step = held_out.steps[best]
+    at_best = [value for step, value in zip(training.steps, training.values, strict=True) if step <= last_step]
+    later = training.values[len(at_best) :]
+    if not at_best or not later or rise < LOSS_RISE * abs(held_out.values[best]):
+        return
+    if sum(later) / len(later) < sum(at_best[-len(later) :]) / len(at_best[-len(later) :]):
+        yield Remark(
+            "over_trained",
+            f"The held-out loss was lowest at step {last_step:g} ({format_number(held_out.values[best])}) and rose to "
+            f"{format_number(held_out.values[-1])} while the training loss fell. Train less "
+            "(training.num_epochs), or keep the best checkpoint: training.best_metric=eval_loss.",
+        )
+
+
+# Where probability went
+
+
+def _probability(report: RunReport) -> RunReport | None:
+    found = report.probability
+    parts = () if found is None else (found.shift, found.ches, found.weights)
+    return report if any(part is not None for part in parts) else None
+
+
+def _probability_tables(report: RunReport) -> Sequence[Table]:
+    found = report.probability
+    assert found is not None, "the section has a measure"
+    return [*_shift_tables(found), *_weight_tables(found), *_ches_tables(found)]
+
+
+def _shift_tables(found: Probability) -> Iterator[Table]:
+    shift = found.shift
+    if shift is None:
+        return
+    rows = [
+        ("samples", "Usual responses", shift.samples, "samples of the untrained policy, nats per response"),
+        ("greedy", "Likeliest response", shift.greedy, "the likeliest token at each step, nats per response"),
+        ("others", "Other prompts' responses", shift.others, "better responses to other prompts, nats per response"),
+        ("top_token", "Likeliest token", shift.top_token, "at each position of the better responses, nats per token"),
+    ]
+    made = [TableRow(key, name, (cell(value, signed=True),), text) for key, name, value, text in rows if value]
+    text = "share of prompts at which it is another one after training"
+    made.append(
+        TableRow("greedy_changed", "Likeliest response changed", (cell(shift.greedy_changed, percent=True),), text)
+    )
+    yield Table(("change",), tuple(made), title="Responses that no row compares")
+
+
+def _weight_tables(found: Probability) -> Iterator[Table]:
+    weights = found.weights
+    if weights is None:
+        return
+
+    def pair(values: tuple[float, float]) -> tuple[Cell, Cell, Cell]:
+        return Cell(share(values[0])), Cell(share(values[1])), NONE
+
+    rows = (
+        change_row("mean_weight", "Mean weight", "slope of the loss at a comparison's margin", weights.mean),
+        TableRow(
+            "heaviest_tenth",
+            "Heaviest tenth",
+            pair(weights.heaviest_tenth),
+            "its share of the weight of all comparisons",
+        ),
+        TableRow(
+            "effective_share",
+            "Comparisons in effect",
+            pair(weights.effective_share),
+            "share of comparisons that would weigh as much if all weighed the same: (Σw)²/(B·Σw²)",
+        ),
+    )
+    yield Table(BEFORE_AFTER, rows, title="Weight of held-out comparisons in the gradient")
+
+
+def _ches_tables(found: Probability) -> Iterator[Table]:
+    ches = found.ches
+    if ches is None:
+        return
+    rows = [
+        TableRow(name, f"{name} lie below", (Cell(format_number(value)),)) for name, value in ches.quantiles.items()
+    ]
+    if ches.with_shift is not None:
+        text = (
+            "rank correlation with what the better responses gained; below 0, pairs of similar responses lost more "
+            "(data.max_ches leaves them out)"
+        )
+        rows.append(TableRow("with_shift", "Goes with the shift", (cell(ches.with_shift, signed=True),), text))
+    yield Table(("CHES",), tuple(rows), title="How alike the untrained policy saw the two responses of a pair")
+
+
+def _probability_cautions(report: RunReport) -> Iterator[Remark]:
+    found = report.probability
+    if found is None:
+        return
+    contrast = report.held_out.contrast if report.held_out is not None else None
+    if contrast is not None and contrast.is_displaced and found.shift is not None and found.shift.top_token.low > 0:
+        yield Remark(
+            "squeezed",
+            "What the better responses lost, the policy's own first choices gained: the likeliest token along these "
+            f"responses changed by {with_bounds(found.shift.top_token, signed=True)} nats per token. Objectives that "
+            "keep the better responses likely prevent it (dpo_nll, dpop), and so does training on them first (sft).",
+        )
+    if found.weights is not None and found.weights.heaviest_tenth[1] > 0.5:
+        yield Remark(
+            "few_pairs_weigh",
+            f"A tenth of the held-out comparisons has {share(found.weights.heaviest_tenth[1])} of all weight in the "
+            "gradient. Such pairs are often labelled wrongly: read those with the lowest margin, or bound their weight "
+            "(objective=cdpo, robust_dpo).",
+        )
 
 
 # The policy's own responses
@@ -408,14 +532,15 @@ def _sample_cautions(samples: SampleComparison) -> Iterator[Remark]:
         yield Remark(
             "cut",
             f"{share(after.cut_share)} of the responses were cut at {samples.max_new_tokens} tokens, so their KL and "
-            "length are lower bounds.",
+            "length are lower bounds. Raise evaluation.max_new_tokens.",
         )
     ratio = after.length.estimate / before.length.estimate
     if not 0.8 <= ratio <= 1.25 and samples.length_difference.excludes_zero:
         yield Remark(
             "length_changed",
             f"Responses became {'longer' if ratio > 1 else 'shorter'}: {estimate(before.length)} → "
-            f"{estimate(after.length)} tokens on average.",
+            f"{estimate(after.length)} tokens on average. An objective that corrects for length keeps it "
+            "(length_dpo, ln_dpo).",
         )
 
 
@@ -514,7 +639,18 @@ SECTIONS: tuple[Section[Any], ...] = (
         measure=lambda report: report if report.series else None,
         lead=_training_lead,
         figure=_training_figures,
+        cautions=_training_cautions,
         absent=lambda report: None if report.series else Remark("training", "No metrics were recorded."),
+    ),
+    Section[RunReport](
+        "probability",
+        "Where probability went",
+        measure=_probability,
+        lead=lambda _: (
+            "A loss of margins says nothing of other responses. What both sides of a comparison lose, others gain."
+        ),
+        rows=_probability_tables,
+        cautions=_probability_cautions,
     ),
     Section[SampleComparison](
         "responses",

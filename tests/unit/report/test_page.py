@@ -44,7 +44,8 @@ def test_the_page_shows_what_the_report_holds():
     for text in (
         "dpo on some pairs", "tiny-lm", "70 %", "65 to 75", "+20 pts", "In the hall.", "Hello, in the hall!",
         "reward 3", "empty_response", "rows.jsonl:7", "5.0 %", "beta: 0.1", "2.13.0", "abc123", "layout shared",
-        "tiltlm train run.yaml", "80 % (70 to 90)",
+        "tiltlm train run.yaml", "80 % (70 to 90)", "Likeliest response changed", "Heaviest tenth",
+        "Goes with the shift",
     ):  # fmt: skip
         assert text in shown.visible_text(), text
     assert shown.named("data-outcome") == ["better"]

@@ -1,14 +1,20 @@
 """The verdict: every outcome, and the cautions that limit it."""
 
 import math
+import re
 from dataclasses import replace
 
 import pytest
 
-from support.made_up_reports import change, contrast, gold, held_out, interval, samples, whole
+from support.made_up_reports import change, contrast, gold, held_out, interval, probability, samples, whole
 from tiltlm.diagnostics import Interval
-from tiltlm.report import RunReport, verdict_of
+from tiltlm.report import RunReport, series_of, verdict_of
 from tiltlm.report.verdict import direction
+
+
+def over_trained():
+    """Return records in which the training loss falls, and the held-out loss rises after step 3."""
+    return [{"step": k, "loss": 1 / (1 + k), "eval_loss": 0.5 + 0.1 * abs(k - 3)} for k in range(8)]
 
 
 def verdict(**parts):
@@ -105,6 +111,8 @@ def test_a_good_run_has_no_cautions():
         ({"samples": samples(cut_share=0.5)}, "cut", "64"),
         ({"samples": samples(length=40.0)}, "length_changed", "longer"),
         ({"samples": samples(length=10.0)}, "length_changed", "shorter"),
+        ({"probability": probability(heaviest_tenth=0.7)}, "few_pairs_weigh", "70.0 %"),
+        ({"series": series_of(over_trained())}, "over_trained", "lowest at step 3"),
         ({"gold": gold(policy=4.0, attainable=3.2)}, "above_frontier", ""),
         ({"gold": gold(effective_samples=20.0)}, "few_effective_samples", "20"),
     ],
@@ -113,6 +121,21 @@ def test_each_caution(parts, key, seen):
     (caution,) = verdict_of(replace(whole(), **parts)).cautions
     assert caution.key == key
     assert seen in caution.text.replace("\N{NO-BREAK SPACE}", " ")
+    if "gold" not in parts:
+        remedy = r"\b(data|training|evaluation|model)\.\w+|dpo_nll|length_dpo|robust_dpo|learning rate"
+        assert re.search(remedy, caution.text), "it says what to do"
+
+
+def test_squeezing_is_said_beside_displacement():
+    fell = held_out(contrast(better=change(-2.0, -2.3)))
+    found = verdict_of(replace(whole(), held_out=fell, probability=probability(top_token=0.4))).cautions
+    assert [caution.key for caution in found] == ["displaced", "squeezed"]
+    assert "dpo_nll" in found[1].text
+
+
+def test_a_held_out_loss_that_rises_with_the_training_loss_is_no_over_training():
+    records = [{"step": k, "loss": 1 + k, "eval_loss": 0.5 + abs(k - 2)} for k in range(6)]
+    assert verdict_of(replace(whole(), series=series_of(records))).cautions == ()
 
 
 def test_displacement_of_labels_has_no_share_of_prompts():

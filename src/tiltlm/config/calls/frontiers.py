@@ -201,7 +201,7 @@ def finished_runs(folders: Sequence[Path]) -> "list[FinishedRun]":
     found = []
     for one, folder, settings, values in zip(named, folders, read, flat, strict=True):
         knobs = {key: values[key] for key in differing if key in values}
-        label = knob_text(knobs) if 0 < len(knobs) <= 2 else one.name
+        label = knob_text(knobs) if 0 < len(differing) <= 2 else one.name
         found.append(FinishedRun(label, {k: v for k, v in knobs.items() if k != SEED}, settings, folder))
     return found
 

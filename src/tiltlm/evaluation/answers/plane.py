@@ -177,6 +177,7 @@ def measure_plane(
         if curve is not None:
             rewards = np.stack([_scores(p).mean(1) for p in everyone])
             shares = attained_shares(pool_scores, rewards, np.stack([p.kl_by_prompt for p in everyone]), seed=seed)
+    ways = (*families(policies), *_by_run(checkpoints))
     base = None if pool_scores is None else pool_scores.mean(1)
     single = [_point(p, base, curve, share, seed) for p, share in zip(everyone, shares, strict=True)]
     of_policies, of_checkpoints = single[: len(policies)], single[len(policies) :]
@@ -192,9 +193,7 @@ def measure_plane(
         best_of_n=best,
         best_of_n_win_rates=best_wins,
         tilt=curve,
-        drops=tuple(
-            drop for own in (policies, *_by_run(checkpoints)) if (drop := find_drop(tracks_of(own), seed)) is not None
-        ),
+        drops=tuple(drop for own in ways if (drop := find_drop(tracks_of(own), seed)) is not None),
         **facts,
     )
 
@@ -235,6 +234,15 @@ def tracks_of(policies: Sequence[PolicySamples]) -> list[Track]:
         values = np.stack([p.wins if p.scores is None else p.scores.mean(1) for p in own])
         found.append(Track(label, np.stack([p.kl_by_prompt for p in own]).mean(0), values.mean(0)))
     return found
+
+
+def families(policies: Sequence[PolicySamples]) -> list[list[PolicySamples]]:
+    """Return policies that differ in numbers alone: a longer way of one method, not another method or other data."""
+    groups: dict[str, list[PolicySamples]] = {}
+    for policy in policies:
+        fixed = {k: None if isinstance(v, int | float) else v for k, v in policy.knobs.items()}
+        groups.setdefault(repr(sorted(fixed.items())), []).append(policy)
+    return list(groups.values())
 
 
 def _key(point: PolicySamples | PolicyPoint) -> str:

@@ -94,7 +94,7 @@ def name_systems(texts: Sequence[str | Path]) -> list[Named]:
     """
     found: list[Named] = []
     for text in map(str, texts):
-        name, _, path = text.rpartition("=") if not Path(text).exists() else ("", "", text)
+        name, path = split_name(text)
         kind: Literal["answers", "run", "model"] = "model"
         if Path(path).is_file():
             kind = "answers"
@@ -112,6 +112,16 @@ def name_systems(texts: Sequence[str | Path]) -> list[Named]:
         unique = base if base not in taken else next(label for label in numbers if label not in taken)
         found.append(Named(unique, path, kind))
     return found
+
+
+def split_name(text: str) -> tuple[str, str]:
+    """Return name and path of NAME=PATH; without a name it is empty. Folders of a sweep have `=` in their names."""
+    if Path(text).exists():
+        return "", text
+    places = [i for i, character in enumerate(text) if character == "="]
+    known = [i for i in places if Path(text[i + 1 :]).exists()]
+    at = (known or places or [-1])[0]
+    return (text[:at], text[at + 1 :]) if at >= 0 else ("", text)
 
 
 def short_name(path: str) -> str:

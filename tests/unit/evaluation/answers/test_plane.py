@@ -80,6 +80,8 @@ def test_more_kl_that_did_harm_is_found_and_noise_is_not():
     assert drop.difference.estimate == pytest.approx(expected)
     assert drop.difference.high < 0
     assert plane([policy("a", 0.5), policy("b", 0.5, seed=3, spent=0.6)]).drops == ()
+    other = policy("sft", 0.2, spent=3.0, knobs={"objective.name": "sft"})
+    assert plane([nearer, other]).drops == (), "another method, not a longer way"
     growing = [Track(str(k), np.full(30, float(k)), np.full(30, float(k))) for k in range(4)]
     assert find_drop(growing) is None
 

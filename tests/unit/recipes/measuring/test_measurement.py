@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 
 from tiltlm.models import Policy
-from tiltlm.recipes import measurement
+from tiltlm.recipes.measuring import measurement
 from tiltlm.reference import ReferenceSettings
 
 
