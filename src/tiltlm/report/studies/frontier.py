@@ -151,7 +151,7 @@ def _row(point: PolicyPoint) -> TableRow:
         cell(point.gain, signed=True),
         cell(point.win_rate, percent=True),
         cell(point.share, percent=True),
-        cell(point.length),
+        cell(point.length, decimals=1),
     )
     seeds = f" ({point.num_seeds} seeds)" if point.num_seeds > 1 else ""
     name = point.name if point.step is None else f"step {point.step}"

@@ -13,6 +13,8 @@ from tiltlm.report.plots import FULL
 from tiltlm.report.svg import FIRST, INK, MUTED, SECOND, THIRD, figure, inline, styled
 
 TICKS = (0, 0.01, 0.03, 0.1, 0.3, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+PLACES = (((6, 6), "left"), ((6, -13), "left"), ((-6, 6), "right"))
+"""Places of names beside their points: neighbours have unlike ones."""
 LABELLED = 12
 """Most points that have their name beside them."""
 
@@ -82,7 +84,7 @@ def _policies(axes: Axes, plane: Plane, value: Callable[[PolicyPoint], Interval 
         x, y = [kl for kl, _ in marks], [scale * found for _, found in marks]
         label = None if number else "checkpoints of a run"
         axes.plot([0, *x], [_start(plane, scale), *y], ".-", color=THIRD, linewidth=0.9, alpha=0.55, label=label)
-    for number, point in enumerate(plane.points):
+    for number, point in enumerate(sorted(plane.points, key=lambda point: point.kl.estimate)):
         found = value(point)
         if found is None:
             continue
@@ -93,7 +95,10 @@ def _policies(axes: Axes, plane: Plane, value: Callable[[PolicyPoint], Interval 
         axes.plot([point.kl.estimate], [mid], "o", color=THIRD, markersize=6, label=label, zorder=6)
         if len(plane.points) <= LABELLED:
             name = point.name if len(point.name) <= 28 else f"{point.name[:27]}…"
-            axes.annotate(name, (point.kl.estimate, mid), (6, 6), textcoords="offset points", color=INK, fontsize=8)
+            place, side = PLACES[number % len(PLACES)]
+            axes.annotate(
+                name, (point.kl.estimate, mid), place, textcoords="offset points", color=INK, fontsize=8, ha=side
+            )
 
 
 def _start(plane: Plane, scale: float) -> float:
