@@ -44,3 +44,17 @@ def test_a_plan_from_the_command_line():
     found = CliRunner().invoke(app, ["compare", "--plan", "--detect", "0.05"])
     assert found.exit_code == 0
     assert "783" in found.output
+
+
+def test_a_judge_that_made_the_training_data_is_named(model, data, train, prompts, tmp_path):
+    labelled = tmp_path / "labelled.jsonl"
+    tiltlm.judge(data=str(data), judge="length", comparisons="all", output=labelled, unaudited=True, progress=False)
+    run = train(tmp_path / "run", data=labelled, objective="dpo", max_steps=1, eval_fraction=0.25)
+    given = {"prompts": prompts, "limit": 4, "max_new_tokens": 8, "progress": False}
+    by_itself = tiltlm.compare([run.path, model], judge="length", output=tmp_path / "a", **given)
+    assert by_itself.comparison.same_judge == ("run",)
+    assert "also labelled the training data of run" in (tmp_path / "a" / "compare.html").read_text()
+    by_another = tiltlm.compare([run.path, model], judge="gold", output=tmp_path / "b", **given)
+    assert by_another.comparison.same_judge == ()
+    plane = tiltlm.frontier(run.path, judge="length", pool=4, n=2, output=tmp_path / "c", **given).plane
+    assert len(plane.same_judge) == 1

@@ -10,6 +10,8 @@ import tiltlm
 from support.errors import raises
 from tiltlm.cli.main import app
 from tiltlm.core import ConfigError, DataError, RunError
+from tiltlm.data import DataSettings
+from tiltlm.data.files.sources import read_rows
 from tiltlm.worlds import TextWorld
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
@@ -184,13 +186,13 @@ def test_a_limit_stops_and_the_same_command_goes_on(answers, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "error", "code", "key"),
     [
-        ({"unaudited": False}, ConfigError, "no_audit", "judge.audit"),
+        ({"judge": "length", "unaudited": False}, ConfigError, "no_audit", "judge.audit"),
         ({"comparisons": "some"}, ConfigError, "unknown_name", "--comparisons"),
         ({"comparisons": "all", "both_orders": False}, ConfigError, "one_order", "judge.both_orders"),
         ({"soft": False}, ConfigError, "no_effect", "judge.soft"),
         ({"role": "judge"}, ConfigError, "unknown_name", "--role"),
         ({"max_calls": 0}, ConfigError, "not_positive", "--max-calls"),
-        ({"output": "x.csv"}, ConfigError, "unknown_file_format", "--output"),
+        ({"output": "x.csv"}, ConfigError, "unknown_file_format", "output"),
         ({"output": None}, ConfigError, "missing_setting", "--output"),
         ({"judge": "golden"}, ConfigError, "unknown_name", "judge.kind"),
         ({"max_length": 12}, ConfigError, "no_effect", "data.max_length"),
@@ -224,12 +226,24 @@ def test_the_command(answers, tmp_path):
     settings.write_text("judge: {kind: gold, scale: 2.0}\n")
     output = tmp_path / "judged.jsonl"
     arguments = ["judge", str(answers), "--judge", str(settings), "--output", str(output)]
-    refused = CliRunner().invoke(app, arguments)
+    refused = CliRunner().invoke(app, [text if text != str(settings) else "length" for text in arguments])
     assert refused.exception.code == "no_audit"
-    limited = CliRunner().invoke(app, [*arguments, "--unaudited", "--max-calls", "5"])
+    limited = CliRunner().invoke(app, [*arguments, "--max-calls", "5"])  # a rule needs no audit
     assert limited.exception.code == "budget_reached"
-    done = CliRunner().invoke(app, [*arguments, "--unaudited", "--comparisons", "random:1", "judge.soft=false"])
+    done = CliRunner().invoke(app, [*arguments, "--comparisons", "random:1", "judge.soft=false"])
     assert done.exit_code == 0, done.output
     assert str(output) in done.stdout
     assert len(read(output)[0]["comparisons"]) == 1
     assert json.loads((tmp_path / "judged.judge.json").read_text())["judge"]["scale"] == 2.0
+
+
+@pytest.mark.parametrize("ending", [".jsonl.gz", ".jsonl.zst", ".parquet"])
+def test_every_format_of_answers_is_written_and_read_again(answers, tmp_path, ending):
+    plain = judge(answers, tmp_path / "plain.jsonl", comparisons="all")
+    packed = judge(answers, tmp_path / f"packed{ending}", comparisons="all")
+    assert (tmp_path / "packed.judge.json").exists()
+    one, other = ([dict(row.values) for row in read_rows(DataSettings(str(made.path)))] for made in (plain, packed))
+    for key in ("completions", "comparisons"):
+        # Parquet holds columns of mixed kinds as JSON text, which the readers of training data read
+        values = [json.loads(row[key]) if isinstance(row[key], str) else list(row[key]) for row in other]
+        assert [json.loads(json.dumps(row[key])) for row in one] == json.loads(json.dumps(values, default=list))

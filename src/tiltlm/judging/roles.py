@@ -28,6 +28,15 @@ def check_roles(judges: Iterable[Judge]) -> None:
             )
 
 
+RULES = frozenset({"verifier", "tests", "regex", "json_schema", "exact", "numeric", "gold"})
+"""Kinds that are a rule and no estimate of one: what they say is right by definition, so they need no audit."""
+
+
+def has_audit(settings: JudgeSettings) -> bool:
+    """Return whether it is known how often a judge is right: by an audit, or because it is a rule."""
+    return settings.audit is not None or settings.kind in RULES
+
+
 def check_trains(settings: JudgeSettings, judge: Judge, *, unaudited: bool) -> None:
     """Require that a judge may make training data.
 
@@ -37,7 +46,7 @@ def check_trains(settings: JudgeSettings, judge: Judge, *, unaudited: bool) -> N
         unaudited: The user knows that it was not audited.
 
     Raises:
-        ConfigError: It was not audited, or sees each pair in one order only.
+        ConfigError: It is an estimate and was not audited, or sees each pair in one order only.
     """
     if not settings.both_orders:
         raise ConfigError(
@@ -46,7 +55,7 @@ def check_trains(settings: JudgeSettings, judge: Judge, *, unaudited: bool) -> N
             code="one_order",
             key="judge.both_orders",
         )
-    if settings.audit is None and not unaudited:
+    if not has_audit(settings) and not unaudited:
         raise ConfigError(
             f"the judge {judge.name} has no audit, so nobody knows how often it is right; give judge.audit=FILE, "
             "or say with --unaudited that the data may be used without one",

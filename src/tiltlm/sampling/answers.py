@@ -161,6 +161,12 @@ def check_ending(path: Path) -> None:
         )
 
 
+def split_ending(name: str) -> tuple[str, str]:
+    """Return the name of a file without its ending, and the ending: one of `ENDINGS`, which `check_ending` requires."""
+    ending = next(ending for ending in ENDINGS if name.lower().endswith(ending))
+    return name[: -len(ending)], name[-len(ending) :]
+
+
 def _parquet(rows: Sequence[Mapping[str, Any]]) -> bytes:
     """Return rows as Parquet. A column whose values differ in kind is written as JSON text, which the readers read."""
     import pyarrow as pa

@@ -1,7 +1,10 @@
 """A judge has one role, and is audited before it makes training data."""
 
+import pytest
+
 from support.errors import raises
 from support.judges import FakeScorer, length
+from tiltlm.config.judges import read_judge
 from tiltlm.core import ConfigError
 from tiltlm.judging import JudgeSettings, check_roles, check_trains
 
@@ -22,3 +25,8 @@ def test_training_data_need_an_audit_and_both_orders():
     check_trains(JudgeSettings("length", audit="audit.json"), judge, unaudited=False)
     with raises(ConfigError, "one_order", key="judge.both_orders"):
         check_trains(JudgeSettings("length", both_orders=False), judge, unaudited=True)
+
+
+@pytest.mark.parametrize("kind", ["gold", "exact", "numeric", "regex:a", "tests"])
+def test_a_rule_needs_no_audit(kind):
+    check_trains(read_judge(kind), FakeScorer(length, "a", "train"), unaudited=False)

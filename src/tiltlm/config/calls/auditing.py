@@ -23,6 +23,7 @@ def judge_audit(
     retest: int = 50,
     max_calls: int | None = None,
     max_cost: float | None = None,
+    markdown: bool = False,
     seed: int = 0,
     overwrite: bool = False,
     progress: ProgressCallback | bool | None = True,
@@ -40,6 +41,7 @@ def judge_audit(
         retest: Pairs that a judge which may change its mind is asked about once more.
         max_calls: Stop before a call beyond this number. Repeat the command to go on.
         max_cost: Stop when this is spent, in the currency of the price file.
+        markdown: Write a Markdown file beside it too, a summary for a pull request or a model card.
         seed: Seed of the intervals, and of which pairs are attacked and repeated.
         overwrite: Replace the output file.
         progress: True shows it: as a bar, in a notebook as a line. False: nothing is shown. A function is called with
@@ -65,6 +67,7 @@ def judge_audit(
         retest=retest,
         max_calls=max_calls,
         max_cost=max_cost,
+        markdown=markdown,
         seed=seed,
         overwrite=overwrite,
     )

@@ -38,7 +38,8 @@ def judge(
 
     Args:
         config: A YAML file, or its content.
-        output: File to write, .jsonl. Rows that the judge could not decide go to a file beside it.
+        output: File to write: .jsonl, .jsonl.gz, .jsonl.zst or .parquet. Rows that the judge could not decide go to a
+            file beside it.
         role: train for data to train on, held_out for a judge that only measures.
         comparisons: Pairs of each list to compare: all, random:K or best_worst. A judge that scores compares by its
             scores then.

@@ -97,9 +97,9 @@ def measure_tilt(
     (reward, kl), effective = tilt_pool(values, grid)
     drawn = effective >= MIN_EFFECTIVE_SAMPLES
     last = int(drawn.argmin()) if not drawn.all() else len(grid)  # the curve ends at the first point with too few
-    bands = _rewards_at(values, grid[:last], kl[:last], seed, draws)
     low, high = np.full(len(grid), np.nan), np.full(len(grid), np.nan)
     if last:
+        bands = _rewards_at(values, grid[:last], kl[:last], seed, draws)
         low[:last], high[:last] = np.quantile(bands, [(1 - level) / 2, (1 + level) / 2], axis=0)
     hidden = np.arange(len(grid)) >= last
     return AttainmentCurve(
@@ -146,6 +146,8 @@ def attained_shares(
     own, spent = np.asarray(rewards, dtype=np.float64), np.asarray(kls, dtype=np.float64)
     curve = measure_tilt(values, draws=1)
     known = np.isfinite(curve.reward)
+    if not known.any():
+        return [None] * len(own)
     last = int(np.searchsorted(curve.kl[known], 2 * max(spent.mean(1).max(), 0.0))) + 1  # beyond it nothing is read
     grid, base = curve.setting[known][: last + 1], values.mean()
     best = np.array([reward_at(curve, kl) for kl in spent.mean(1)])

@@ -113,6 +113,8 @@ class Plane:
     """Cause → prompts that were left out."""
     failed: Mapping[str, str] = field(default_factory=dict)
     """Run → its error."""
+    same_judge: tuple[str, ...] = ()
+    """Policies that were trained on labels of this very judge."""
     trained_on: int = 0
     """Prompts that a run was trained on."""
 

@@ -19,6 +19,8 @@ class ScoredPool:
     """Tokens of an answer; None for answers given as text."""
     left_out: dict[str, int] = field(default_factory=dict)
     """Cause → prompts that were left out."""
+    is_audited: bool = True
+    """False if the judge that chooses is an estimate without an audit."""
     has_own_distribution: bool = True
     """False if the answers were not drawn at temperature 1 from the whole distribution. A KL would be to the policy at
     that temperature and not to the model, so none is estimated."""

@@ -115,6 +115,8 @@ class SystemComparison:
     contests: tuple[Contest, ...]
     overlap: Mapping[str, tuple[str, ...]]
     """Prompt → systems that were trained on it."""
+    same_judge: tuple[str, ...] = ()
+    """Systems that were trained on labels of this very judge."""
 
 
 def compare_systems(
@@ -156,6 +158,7 @@ def compare_systems(
         seed=seed,
         contests=tuple(contests),
         overlap=_overlap(aligned),
+        same_judge=tuple(system.name for system in aligned.systems if judge.digest in system.labelled_by),
     )
 
 

@@ -36,6 +36,8 @@ class System:
     """One row for each prompt and temperature."""
     trained_on: frozenset[str] | None = None
     """Keys of the prompts that it was trained on (`prompt_key`); None if that is not known."""
+    labelled_by: frozenset[str] = frozenset()
+    """Digests of the judges that made the labels it was trained on, as far as that is known."""
 
     @property
     def temperatures(self) -> tuple[float | None, ...]:

@@ -8,7 +8,7 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
@@ -31,7 +31,8 @@ from tiltlm.recipes.answers.judged_rows import JudgedData, JudgedRow, read_judge
 from tiltlm.recipes.prepare import note_all
 from tiltlm.recipes.progress import ProgressCallback, silent
 from tiltlm.recipes.run_settings import check_file
-from tiltlm.storage.files import finite_json, write_json, write_text
+from tiltlm.sampling.answers import check_ending, split_ending, write_plain_rows
+from tiltlm.storage.files import finite_json, write_json
 from tiltlm.version import __version__
 
 log = logging.getLogger(__name__)
@@ -81,12 +82,7 @@ class JudgeRequest:
                 raise ConfigError(f"{name} is {value}; it must be above 0", code="not_positive", key=name)
         if self.output is not None:
             check_file(self.output, "--output")
-            if self.output.suffix != ".jsonl":
-                raise ConfigError(
-                    f"--output is {self.output}; the name must end with .jsonl",
-                    code="unknown_file_format",
-                    key="--output",
-                )
+            check_ending(self.output)
             if self.output.exists() and not self.overwrite:
                 raise ConfigError(
                     f"--output {self.output} exists; give --overwrite to replace it, or another name",
@@ -286,7 +282,8 @@ class Call:
                 dropped.append(with_columns(row.values, {"dropped": outcome.cause}, ()))
             else:
                 kept.append(with_columns(row.values, outcome.added, REPLACED[self.data.shape]))
-        dropped_path = output.with_suffix(".dropped.jsonl") if dropped else None
+        name, ending = split_ending(output.name)
+        dropped_path = output.with_name(f"{name}.dropped{ending}") if dropped else None
         if not kept:
             causes = Counter(outcome.cause for outcome in outcomes).most_common()
             raise RunError(
@@ -294,8 +291,8 @@ class Call:
                 code="no_rows_left",
             )
         if dropped_path is not None:
-            write_rows(dropped_path, dropped)
-        write_rows(output, kept)
+            write_plain_rows(dropped_path, dropped)
+        write_plain_rows(output, kept)
         result = Judged(
             judge=self.judge.name,
             digest=self.judge.digest,
@@ -309,7 +306,7 @@ class Call:
             dropped_path=dropped_path,
             notes=tuple(self._notes(dropped)),
         )
-        write_json(output.with_suffix(".judge.json"), finite_json(self._record(result)))
+        write_json(output.with_name(f"{name}.judge.json"), finite_json(self._record(result)))
         return result
 
     def _check_errors(self, judgements: Sequence[Mapping[str, Any]], num: int) -> None:
@@ -369,8 +366,3 @@ def counted(results: Iterator[Any], total: int, progress: ProgressCallback) -> I
     for done, result in enumerate(results, start=1):
         progress("judge", done, total)
         yield result
-
-
-def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write rows as JSON Lines, atomically."""
-    write_text(path, "".join(json.dumps(finite_json(row), ensure_ascii=False) + "\n" for row in rows))

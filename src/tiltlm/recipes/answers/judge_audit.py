@@ -61,6 +61,7 @@ class AuditRequest:
     """Pairs that a judge which samples is asked about once more; 0: none."""
     max_calls: int | None = None
     max_cost: float | None = None
+    markdown: bool = False
     seed: int = 0
     overwrite: bool = False
 
@@ -122,7 +123,7 @@ def judge_audit(settings: AuditSettings, request: AuditRequest, *, progress: Pro
     for note in audit.notes:
         log.warning("%s", note, extra={"event": note.code})
     scale = audit.calibration.scale if has_scale(own) else None
-    path = write_audit(request.output, audit, scale, asdict(settings.judge))
+    path = write_audit(request.output, audit, scale, asdict(settings.judge), markdown=request.markdown)
     return AuditedJudge(audit, scale, request.output, path, budget.calls, budget.cost)
 
 

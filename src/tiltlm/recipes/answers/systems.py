@@ -4,6 +4,7 @@ Also what every call that judges their answers checks first.
 """
 
 import hashlib
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ from tiltlm.recipes.prepare import EVAL_FRACTION
 from tiltlm.recipes.progress import ProgressCallback
 from tiltlm.runs import RunDirectory
 from tiltlm.sampling import SamplingSettings
-from tiltlm.sampling.answers import AnswerRow
+from tiltlm.sampling.answers import ENDINGS, AnswerRow, split_ending
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,9 @@ def read_systems(named: Sequence[Named], drawing: Drawing, progress: ProgressCal
         else:
             progress(f"sample {one.name}", 0, 0)
             rows = draw_answers(one, drawing, progress)
-        systems.append(System(one.name, rows, trained_prompts(Path(one.path)) if one.kind == "run" else None))
+        run = Path(one.path) if one.kind == "run" else None
+        trained = None if run is None else trained_prompts(run)
+        systems.append(System(one.name, rows, trained, frozenset() if run is None else label_judges(run)))
     return systems
 
 
@@ -227,6 +230,19 @@ def trained_prompts(run: Path) -> frozenset[str] | None:
         config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
         return _prompts_of(data_settings(config["data"]))
     return None
+
+
+def label_judges(run: Path) -> frozenset[str]:
+    """Return the digests of the judges that made the training data of a run, from the records beside its files."""
+    found: set[str] = set()
+    with suppress(OSError, yaml.YAMLError, KeyError, TypeError, ValueError):
+        config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+        named = config["data"]["train"]
+        for file in map(Path, [named] if isinstance(named, str) else named):
+            if file.name.lower().endswith(ENDINGS):
+                record = file.with_name(f"{split_ending(file.name)[0]}.judge.json")
+                found.add(str(json.loads(record.read_text(encoding="utf-8"))["judge"]["digest"]))
+    return frozenset(found)
 
 
 def data_settings(section: Mapping[str, Any]) -> DataSettings:

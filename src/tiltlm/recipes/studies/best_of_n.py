@@ -14,9 +14,10 @@ import numpy as np
 from tiltlm.core import ConfigError, RunError
 from tiltlm.diagnostics.pools import measure_best_of_n
 from tiltlm.evaluation.answers.scored_pool import ScoredPool
-from tiltlm.judging import Item, Role, Scorer
+from tiltlm.judging import Item, JudgeSettings, Role, Scorer
 from tiltlm.judging.cache import JudgementCache, cached
 from tiltlm.judging.judge import MAX_ERRORS
+from tiltlm.judging.roles import has_audit
 from tiltlm.recipes.answers.systems import (
     Drawing,
     Named,
@@ -119,6 +120,7 @@ def best_of_n(request: PoolRequest, *, progress: ProgressCallback = silent) -> B
     scores = score_rows(judge, rows, progress, "judge")
     golds = None if gold is None else score_rows(gold, rows, progress, "gold")
     pool, kept = measure_pool(request, named.name, judge.name, None if gold is None else gold.name, rows, scores, golds)
+    pool = replace(pool, is_audited=not isinstance(request.judge, JudgeSettings) or has_audit(request.judge))
     write_pool(request, pool, [rows[i] for i in kept], [scores[i] for i in kept])
     return BestOfNRun(request.output, pool)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tiltlm.core import RunError
 from tiltlm.evaluation.answers.knob_trials import KnobSearch
 from tiltlm.evaluation.answers.plane import Plane, measure_plane
-from tiltlm.recipes.answers.systems import open_judge, refuse_own_family, short_name
+from tiltlm.recipes.answers.systems import label_judges, open_judge, refuse_own_family, short_name
 from tiltlm.recipes.progress import ProgressCallback, silent
 from tiltlm.recipes.studies.best_of_n import sizes_up_to
 from tiltlm.recipes.studies.knob_search import Target, search_knob
@@ -125,6 +125,7 @@ def frontier(request: FrontierRequest, *, progress: ProgressCallback = silent) -
         seed=plan.seed,
         left_out=judged.left_out,
         failed=failed,
+        same_judge=tuple(run.name for run in runs if judge.digest in label_judges(run.path)),
         trained_on=count_trained_prompts(runs, reference),
     )
     from tiltlm.report.studies.frontier import write_frontier

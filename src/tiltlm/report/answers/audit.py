@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from tiltlm.diagnostics import Interval
 from tiltlm.diagnostics.judges import JudgeAudit
 from tiltlm.diagnostics.judges.audit import MIN_LENGTH_GAP
+from tiltlm.report.answers.markdown import markdown_summary, write_markdown
 from tiltlm.report.numbers import format_number, share, with_bounds
 from tiltlm.report.page import as_json, template_environment, write
 from tiltlm.report.sections import Remark, SectionView
@@ -90,16 +91,21 @@ def calibration_text(audit: JudgeAudit, scale: float | None) -> str:
     )
 
 
-def sections_of(audit: JudgeAudit, scale: float | None) -> list[SectionView]:
-    """Return the sections of the page."""
-    rows = tuple(
+def table_of(audit: JudgeAudit) -> Table:
+    """Return one row for each number that was measured."""
+    rows = (
         TableRow(n.key, n.name, (cell(n.interval, percent=n.percent),), n.meaning)
         for n in numbers_of(audit)
         if n.interval is not None
     )
+    return Table(("estimate",), tuple(rows))
+
+
+def sections_of(audit: JudgeAudit, scale: float | None) -> list[SectionView]:
+    """Return the sections of the page."""
     lead = "Small numbers are 95 % intervals, by resampling of the prompts."
     return [
-        SectionView("numbers", "Agreement and biases", None, lead, [Table(("estimate",), rows)]),
+        SectionView("numbers", "Agreement and biases", None, lead, [table_of(audit)]),
         SectionView("calibration", "Calibration", None, calibration_text(audit, scale)),
     ]
 
@@ -134,14 +140,17 @@ def render_audit(audit: JudgeAudit, scale: float | None, twin: str) -> str:
     )
 
 
-def write_audit(path: Path, audit: JudgeAudit, scale: float | None, settings: Mapping[str, Any]) -> Path:
-    """Write the JSON file and the page beside it.
+def write_audit(
+    path: Path, audit: JudgeAudit, scale: float | None, settings: Mapping[str, Any], *, markdown: bool = False
+) -> Path:
+    """Write the JSON file and the page beside it, and with `markdown` a summary of that name with `.md`.
 
     Args:
         path: The JSON file.
         audit: What was found.
         scale: Calibrated scale; None if there is none.
         settings: Settings of the judge.
+        markdown: Write the summary.
 
     Returns:
         The path of the page.
@@ -162,4 +171,10 @@ def write_audit(path: Path, audit: JudgeAudit, scale: float | None, settings: Ma
     page = path.with_suffix(".html")
     write(path, as_json(content))
     write(page, render_audit(audit, scale, path.name))
+    if markdown:
+        sentences = [*sentences_of(audit), calibration_text(audit, scale)]
+        notes = [str(note) for note in audit.notes]
+        footer = f"{audit.num_pairs:,} pairs, judge {audit.judge} {audit.digest[:8]}"
+        text = markdown_summary(f"Audit of {audit.judge}", sentences, [table_of(audit)], notes, footer)
+        write_markdown(path.with_suffix(".md"), text)
     return page

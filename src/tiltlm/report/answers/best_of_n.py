@@ -61,6 +61,12 @@ def cautions_of(pool: ScoredPool) -> Iterator[Remark]:
             "no_gold",
             "The curve is of the judge that chooses. It overstates what is won; give a second judge with --gold.",
         )
+    if not pool.is_audited:
+        yield Remark(
+            "unaudited",
+            f"{pool.judge} has no audit, so nobody knows how often its choice is right. Measure it before you train on "
+            "winners.jsonl: tiltlm judge-audit, then judge.audit=FILE.",
+        )
     if not pool.has_own_distribution:
         yield Remark(
             "no_kl",

@@ -1,6 +1,6 @@
 """What a comparison of systems says in words: which one is better, and what limits that."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tiltlm.diagnostics.comparing.planning import prompts_needed
@@ -83,8 +83,19 @@ def cautions_of(comparison: SystemComparison) -> Iterator[Remark]:
             "trained_on",
             f"{len(comparison.overlap)} of the {comparison.num_prompts} prompts are in the training data of {names}.",
         )
+    if comparison.same_judge:
+        yield same_judge(comparison.judge, comparison.same_judge)
     for pair in comparison.pairs:
         yield from _of_pair(pair)
+
+
+def same_judge(judge: str, names: Sequence[str]) -> Remark:
+    """Return the remark that the judge which measures has also made training data."""
+    return Remark(
+        "same_judge",
+        f"{judge} also labelled the training data of {', '.join(names)}, so these learned to please it, errors and "
+        "all. Use another judge to measure, unless this one is right by definition.",
+    )
 
 
 def _of_pair(pair: PairOfSystems) -> Iterator[Remark]:

@@ -9,6 +9,7 @@ import numpy as np
 from tiltlm.diagnostics import MIN_EFFECTIVE_SAMPLES, Interval
 from tiltlm.evaluation.answers.knob_trials import KnobSearch
 from tiltlm.evaluation.answers.plane import Plane, PolicyPoint
+from tiltlm.report.answers.compare_words import same_judge
 from tiltlm.report.answers.markdown import markdown_summary, write_markdown
 from tiltlm.report.numbers import estimate, format_number, share, with_bounds
 from tiltlm.report.page import as_json, template_environment, write
@@ -95,6 +96,8 @@ def cautions_of(plane: Plane, search: KnobSearch | None = None) -> Iterator[Rema
         yield Remark("failed", f"{name} is missing, because its run failed: {error}")
     for cause, count in plane.left_out.items():
         yield Remark("left_out", f"{count:,} prompts are left out: {cause}.")
+    if plane.same_judge:
+        yield same_judge(plane.judge, plane.same_judge)
     if plane.trained_on:
         yield Remark(
             "trained_on",

@@ -112,3 +112,8 @@ def test_intervals_of_shares_cover():
         (share,) = attained_shares(scores, [rewards], [kl], draws=120, seed=repeat)
         hits += share.low <= 1 <= share.high
     assert 0.92 <= hits / 500 <= 0.98
+
+
+def test_a_small_pool_knows_no_frontier():
+    scores, rewards, kl = normal_world(np.random.default_rng(7), 10, 8, 0.1)
+    assert attained_shares(scores, [rewards], [kl], draws=5) == [None]
