@@ -100,7 +100,10 @@ def on_the_tiny_model(arguments: list[str]) -> list[str]:
     return [argument.replace("=...", "=0.3") for argument in arguments]
 
 
-RECIPES = {name: import_module(f"tiltlm.recipes.{name}") for name in ("train", "score", "sweep", "preview")}
+RECIPES = {
+    path.rpartition(".")[2]: import_module(f"tiltlm.recipes.{path}")
+    for path in ("train", "score", "studies.sweep", "preview")
+}
 
 
 class SettingsHoldError(Exception):

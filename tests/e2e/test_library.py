@@ -90,6 +90,21 @@ def calls(model, data, tmp_path_factory):
         "best_of_n": lambda: tiltlm.best_of_n(
             model, prompts=data, judge="length", n=2, limit=4, max_new_tokens=2, output=new()
         ),
+        "frontier": lambda: tiltlm.frontier(
+            None,
+            {"beta": [0.1, 0.5]},
+            objective="dpo",
+            judge="length",
+            pool=2,
+            n=1,
+            limit=4,
+            max_new_tokens=2,
+            output=new(),
+            **short,
+        ),
+        "compare_methods": lambda: tiltlm.compare_methods(
+            methods="dpo,ipo", trials=1, seeds=1, output=new(), **short, **{"data.eval_fraction": 0.3}
+        ),
         "quickstart": lambda: tiltlm.quickstart,
     }
 
