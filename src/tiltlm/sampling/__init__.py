@@ -1,6 +1,8 @@
-"""Sampling of responses from a policy: n samples per prompt from one prefill, as token ids."""
+"""Sampling of responses from a policy: n samples per prompt from one prefill, as token ids.
 
-from tiltlm.sampling.drawing import SamplingSettings
-from tiltlm.sampling.sampler import Sampled, sample
+Names are imported when they are first used (`__init__.pyi` lists them), so that settings load no model library.
+"""
 
-__all__ = ["Sampled", "SamplingSettings", "sample"]
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
