@@ -50,9 +50,9 @@ def leave_out_alike(module: PolicyModule, data: PreferenceData, keep: float, max
 
 
 def mean_ches(module: PolicyModule, examples: Sequence[Example], max_tokens: int) -> np.ndarray:
-    """Return the mean CHES per token of each example's comparisons, [B]."""
+    """Return the mean CHES per token of each example's comparisons, [B]; −∞ for one without comparisons."""
     means: list[float] = []
     for start in range(0, len(examples), CHUNK):
         part = [examples[row] for row in range(start, min(start + CHUNK, len(examples)))]
-        means += [float(own.mean()) for own in comparison_ches(module, part, max_tokens)]
+        means += [float(own.mean()) if own.size else -np.inf for own in comparison_ches(module, part, max_tokens)]
     return np.array(means)

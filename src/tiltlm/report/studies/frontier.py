@@ -178,7 +178,7 @@ def best_of_n_table(plane: Plane) -> Table | None:
         kl = Cell("–" if best.kl is None else format_number(best.kl[k].estimate, 3), bound)
         gain = NONE if n == 1 else cell(best.proxy_gain[k], signed=True)
         known = plane.best_of_n_win_rates
-        rate = Cell("50 %") if n == 1 else cell(known[k] if k < len(known) else None, percent=True)
+        rate = Cell("50 %") if n == 1 else cell(known[k] if k < len(known) else None, percent=True, decimals=1)
         cells = (kl, cell(best.proxy[k]), gain, rate)
         rows.append(TableRow(str(n), f"n = {n}", cells))
     return Table(("KL, nats", "reward", "gain", "win rate"), tuple(rows))
