@@ -8,7 +8,8 @@ from typer.testing import CliRunner
 import tiltlm
 from support.errors import raises
 from tiltlm.cli.main import app
-from tiltlm.core import ConfigError
+from tiltlm.core import ConfigError, RunError
+from tiltlm.objectives import CATALOG
 
 pytestmark = pytest.mark.usefixtures("blank_figures", "own_cache")
 
@@ -62,6 +63,19 @@ def test_by_a_judge_from_python(model, data, tmp_path):
     assert pair.difference.low < pair.difference.estimate < pair.difference.high
     assert found.to_pandas()["method"].tolist() == [result.method for result in found.comparison.methods]
     assert repr(found).startswith("ComparedMethods: ")
+
+
+def test_without_a_ranking_accuracy_the_way_out_is_named(model, tmp_path, monkeypatch):
+    """Demonstrations alone compare nothing, so there is no number to choose by."""
+    monkeypatch.setitem(CATALOG, "again", lambda: CATALOG["sft"]())
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"prompt": f"Where is {i}?", "completion": "Here."}) + "\n" for i in range(40)))
+    with raises(RunError, "no_runs", mentions=["name a judge"]):
+        tiltlm.compare_methods(
+            model=model, data=str(rows), methods="sft,again", trials=1, seeds=1, output=tmp_path / "out",
+            progress=False,
+            **FAST,
+        )  # fmt: skip
 
 
 def test_refusals(model, data, tmp_path):

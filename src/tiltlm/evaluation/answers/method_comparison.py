@@ -194,8 +194,9 @@ def compare_methods(
         failed: Run → its error.
         without: Method → why it has no result.
     """
-    first = next(iter(runs.values()))[0]
-    chooses, reports = split_prompts(list(first.value), seed)
+    everyone = [run for own in runs.values() for run in own]
+    shared = [prompt for prompt in everyone[0].value if all(prompt in run.value for run in everyone)]
+    chooses, reports = split_prompts(shared, seed)
     tables = {method: _table(own, reports) for method, own in runs.items()}
     means = {method: crossed_mean(table)[0] for method, table in tables.items()}
     results = [

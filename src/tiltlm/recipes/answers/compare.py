@@ -149,13 +149,14 @@ def compare(request: ComparisonRequest, *, progress: ProgressCallback = silent) 
         drawing.folder.mkdir(parents=True, exist_ok=True)
     systems = read_systems(named, drawing, progress)
     refuse_own_family(judge, request.judge, (row for system in systems for row in system.rows))
-    comparison = compare_systems(
-        systems,
-        cached(judge, JudgementCache()),
-        baseline=request.baseline,
-        seed=request.seed,
-        progress=lambda done, total: progress("judge", done, total),
-    )
+    with JudgementCache() as cache:
+        comparison = compare_systems(
+            systems,
+            cached(judge, cache),
+            baseline=request.baseline,
+            seed=request.seed,
+            progress=lambda done, total: progress("judge", done, total),
+        )
     write_results(request, systems, comparison)
     prompts = {prompt_key(row.prompt): row.prompt for row in systems[0].rows}
     return ComparedSystems(request.output, comparison, prompts)

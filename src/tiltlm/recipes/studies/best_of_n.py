@@ -215,9 +215,10 @@ def score_rows(judge: Scorer, rows: Sequence[AnswerRow], progress: ProgressCallb
         for text, ended in zip(row.answers, row.ended, strict=True)
     ]
     found = []
-    for score in cached(judge, JudgementCache()).score(items):
-        found.append(math.nan if score.value is None else score.value)
-        progress(label, len(found), len(items))
+    with JudgementCache() as cache:
+        for score in cached(judge, cache).score(items):
+            found.append(math.nan if score.value is None else score.value)
+            progress(label, len(found), len(items))
     ends = np.cumsum([len(row.answers) for row in rows])
     return [list(part) for part in np.split(np.array(found, dtype=np.float64), ends[:-1])]
 

@@ -154,9 +154,8 @@ def compare_methods(request: MethodsRequest, *, progress: ProgressCallback = sil
     for method in request.candidates:
         best, results = chosen.get(method, (None, []))
         if best is None:
-            study.without[method] = (
-                f"all its trials have a KL above {request.max_kl:g} nats" if results else "none of its trials finished"
-            )
+            reason = f"all its trials have a KL above {request.max_kl:g} nats" if results else "no trial finished"
+            study.without.setdefault(method, reason)  # that nothing was measured is known before
             continue
         trial = next(trial for trial in trials if trial.label == best.name)
         first = request.plan.base.training.seed + 1
@@ -257,6 +256,8 @@ class Runs:
     def train(self, trials: Sequence[Trial], first: int = 0) -> list[FinishedRun]:
         """Train runs, and return those that finished."""
         found = []
+        if self.study is not None:
+            self.study.release()
         for k, trial in enumerate(trials):
             name = run_name(first + k, trial.point.values)
             log.info("%s: run %d", name, first + k + 1)

@@ -101,11 +101,17 @@ def frontier(request: FrontierRequest, *, progress: ProgressCallback = silent) -
     study = PolicyStudy(plan, judge, progress)
     reference = study.answers_before_training()
     refuse_own_family(judge, request.judge, reference)
+    study.release()
     runs, failed = train_points(request, progress)
     search = None
     if request.target is not None:
         target = request.target
-        search, found = search_knob(target, runs, study.kl_of, lambda v, k: train_at(request, target, v, k, progress))
+
+        def train(value: float, number: int) -> FinishedRun:
+            study.release()
+            return train_at(request, target, value, number, progress)
+
+        search, found = search_knob(target, runs, study.kl_of, train)
         runs = [*runs, *found]
     if not runs:
         raise RunError(f"none of the runs finished: {failed}", code="no_runs", key="training")

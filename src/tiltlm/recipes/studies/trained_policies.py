@@ -168,6 +168,8 @@ class PolicyStudy:
     """The policy before training, once it is loaded."""
     held_out: list[Row] | None = None
     drawn: dict[str, list[AnswerRow]] = field(default_factory=dict)
+    scored: dict[str, Floats] = field(default_factory=dict)
+    """Log-probabilities before training of the answers of each policy."""
 
     @property
     def pool_size(self) -> int:
@@ -179,6 +181,10 @@ class PolicyStudy:
         if self.reference is None:
             self.reference = load_policy(replace(self.plan.base.model, lora=None), choice=STOCK)
         return self.reference
+
+    def release(self) -> None:
+        """Drop the loaded policy, so that training does not share the memory with it."""
+        self.reference = None
 
     def answers_before_training(self) -> list[AnswerRow]:
         """Return the answers of the policy before training."""
@@ -243,21 +249,25 @@ class PolicyStudy:
 
     def kl_of(self, run: FinishedRun) -> Floats:
         """Return the KL of a trained policy to the policy before training at each prompt."""
-        rows = self.answers_of(run).rows
-        gaps: Floats = (logps_of(rows) - self.ref_logps(rows)).mean(1)
+        answered = self.answers_of(run)
+        gaps: Floats = (logps_of(answered.rows) - self.ref_logps(answered)).mean(1)
         return gaps
 
-    def ref_logps(self, rows: Sequence[AnswerRow]) -> Floats:
+    def ref_logps(self, answered: Answered) -> Floats:
         """Return the log-probabilities of answers under the policy before training, [P, n]."""
+        if answered.label in self.scored:
+            return self.scored[answered.label]
         self.progress("log-probabilities before training", 0, 0)
         prompts, answers = [], []
-        for row in rows:
+        for row in answered.rows:
             assert row.prompt_ids is not None, "drawn here"
             assert row.token_ids is not None, "drawn here"
             prompts.append(row.prompt_ids)
             answers.append([EngineAnswer(t, e, None, None) for t, e in zip(row.token_ids, row.ended, strict=True)])
         scored = with_logps(self.before_training().module, prompts, answers)
-        return np.array([[answer.logp for answer in own] for own in scored], dtype=np.float64)
+        found = np.array([[answer.logp for answer in own] for own in scored], dtype=np.float64)
+        self.scored[answered.label] = found
+        return found
 
     def judged(self, reference: list[AnswerRow], everyone: Sequence[Answered]) -> "JudgedPolicies":
         """Judge all answers. Prompts where a judgement failed are left out for all policies.
@@ -265,7 +275,12 @@ class PolicyStudy:
         Raises:
             RunError: more than `MAX_ERRORS` of the prompts are left out.
         """
-        judge = cached(self.judge, JudgementCache())
+        with JudgementCache() as cache:
+            return self._judged(cached(self.judge, cache), reference, everyone)
+
+    def _judged(
+        self, judge: Scorer | Comparer, reference: list[AnswerRow], everyone: Sequence[Answered]
+    ) -> "JudgedPolicies":
         pool = None
         if isinstance(judge, Scorer):
             pool = np.array(score_rows(judge, reference, self.progress, f"judge {REFERENCE}"))
@@ -292,7 +307,7 @@ class PolicyStudy:
                 knobs=p.knobs,
                 step=p.step,
                 logps=logps_of(p.rows)[kept],
-                ref_logps=self.ref_logps(p.rows)[kept],
+                ref_logps=self.ref_logps(p)[kept],
                 ended=np.array([row.ended for row in p.rows])[kept],
                 num_tokens=np.array([[len(t) for t in row.token_ids or ()] for row in p.rows], dtype=np.float64)[kept],
                 scores=scores[i][kept] if scores else None,

@@ -1,5 +1,7 @@
 """Methods compared: the best trial of the choosing half, and differences on the other half that chance explains."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -92,3 +94,13 @@ def test_equal_methods_are_rarely_told_apart():
         found = compare_methods(runs, dict.fromkeys(runs, ()), measure="score", is_share=False)
         false += any(pair.is_told_apart for pair in found.pairs)
     assert false / 300 < 0.08
+
+
+def test_methods_are_compared_on_prompts_that_all_of_them_measured():
+    """A method whose data has fewer usable rows measures fewer prompts."""
+    whole, part = run("a", lambda p: 1.0), run("b", lambda p: 0.0)
+    missing = {REPORTS[0], CHOOSES[0]}
+    part = replace(part, value={prompt: value for prompt, value in part.value.items() if prompt not in missing})
+    found = compared({"a": [whole], "b": [part]})
+    assert (found.num_choosing, found.num_reporting) == (len(CHOOSES) - 1, len(REPORTS) - 1)
+    assert found.pairs[0].difference.estimate == 1.0
