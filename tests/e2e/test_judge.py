@@ -223,7 +223,7 @@ def test_single_responses_are_scored_and_not_compared(tmp_path):
 
 def test_the_command(answers, tmp_path):
     settings = tmp_path / "judge.yaml"
-    settings.write_text("judge: {kind: gold, scale: 2.0}\n")
+    settings.write_text("judge: {kind: gold}\n")
     output = tmp_path / "judged.jsonl"
     arguments = ["judge", str(answers), "--judge", str(settings), "--output", str(output)]
     refused = CliRunner().invoke(app, [text if text != str(settings) else "length" for text in arguments])

@@ -1,16 +1,13 @@
 """Every setting is read by a run, or refused by it: none has no effect in silence."""
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
-from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 import pytest
 
 import tiltlm
 from support.errors import raises
+from support.recorded import another, recorded
 from tiltlm.config.resolve import resolve
 from tiltlm.core import ConfigError
 from tiltlm.recipes.run_settings import (
@@ -26,54 +23,16 @@ pytestmark = pytest.mark.usefixtures("blank_figures")
 
 SECTIONS = {name: kind for name, kind in get_type_hints(RunSettings).items() if is_dataclass(kind)}
 KEYS = [f"{section}.{field.name}" for section, kind in SECTIONS.items() for field in fields(kind)]
-CHECKS = {"__post_init__", "_check_moving", "_at_least_one", "_known", "is_set", "identity", "demand", "<lambda>"}
-"""Functions that look at settings without using them: checks, and the identity of a run."""
 WHERE_TO_STORE = {"reference.store", "reference.store_limit", "reference.cache"}
 """These may be given to all runs, as $TILTLM_STORE is; a method without a reference stores nothing."""
 
 
-@contextmanager
-def recorded() -> Iterator[set[str]]:
-    """Yield a set that gets every setting that the block reads."""
-    found: set[str] = set()
-
-    def spy(section: str, kind: type) -> Any:
-        names = {field.name for field in fields(kind)}
-
-        def read(self: Any, name: str) -> Any:
-            if name in names:
-                code = sys._getframe(1).f_code
-                if code.co_name not in CHECKS and Path(code.co_filename).name != "dataclasses.py":
-                    found.add(f"{section}.{name}")
-            return object.__getattribute__(self, name)
-
-        return read
-
-    with pytest.MonkeyPatch.context() as patch:
-        for section, kind in SECTIONS.items():
-            patch.setattr(kind, "__getattribute__", spy(section, kind))
-        yield found
-
-
-def another(key: str, value: Any) -> Any:
-    """Return a value of the setting's type that is not `value`."""
-    section, name = key.split(".")
-    kind = get_type_hints(SECTIONS[section])[name]
-    kinds = [k for k in (kind, *get_args(kind)) if k is not type(None)]
-    if choices := [choice for k in kinds if get_origin(k) is Literal for choice in get_args(k)]:
-        return next(choice for choice in choices if choice != value)
-    if bool in kinds and isinstance(value, bool):
-        return not value
-    if int in kinds or float in kinds:
-        return 0.25 if float in kinds and value != 0.25 else (value or 0) + 1
-    return ["any"] if kind == tuple[str, ...] else "any"
-
-
 def is_refused(settings: dict[str, Any], key: str, reads: tuple[str, ...] | None) -> bool:
     """Return whether a command refuses this setting as one without effect."""
-    default = getattr(getattr(resolve(RunSettings, settings), key.split(".")[0]), key.split(".")[1])
+    section, name = key.split(".")
+    default = getattr(getattr(resolve(RunSettings, settings), section), name)
     try:
-        found = resolve(RunSettings, settings, {}, reads, **{key: another(key, default)})
+        found = resolve(RunSettings, settings, {}, reads, **{key: another(SECTIONS[section], name, default)})
         if reads is None:
             check_before_training(found)
             check_training(found, found.build_objective())
@@ -100,7 +59,7 @@ def test_a_setting_is_read_or_refused(model, data, tmp_path, monkeypatch, comman
     short = {"training": {"max_steps": 2}, **({"evaluation": {"max_new_tokens": 8}} if samples else {})}
     steps = iter([False])  # the first step is skipped, as one that is not finite, so that max_bad_steps is read
     monkeypatch.setattr("tiltlm.training.loop.is_good", lambda *_: next(steps, True))
-    with recorded() as found:
+    with recorded(SECTIONS) as found:
         getattr(tiltlm, command)({**settings, **short})
     anywhere = WHERE_TO_STORE if given.get("objective") else set()
     silent = [key for key in KEYS if key not in found | anywhere and not is_refused(settings, key, reads)]

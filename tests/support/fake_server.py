@@ -36,16 +36,23 @@ class FakeServer:
 
 
 @contextmanager
-def fake_server(reply: Callable[[dict[str, Any], int], Say]) -> Iterator[FakeServer]:
+def fake_server(
+    reply: Callable[[dict[str, Any], int], Say], models: tuple[str, ...] = ("judge-1",)
+) -> Iterator[FakeServer]:
     """Serve replies until the block ends.
 
     Args:
         reply: Returns the reply to a request; called with it and its number, from 0.
+        models: Names that the server gives when it is asked for its models.
     """
     lock, closing = threading.Lock(), threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+
+        def do_GET(self):
+            names = {"object": "list", "data": [{"id": name, "object": "model"} for name in models]}
+            self.send(Say(body=names))
 
         def do_POST(self):
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
@@ -53,7 +60,9 @@ def fake_server(reply: Callable[[dict[str, Any], int], Say]) -> Iterator[FakeSer
                 number = len(server.requests)
                 request = {"path": self.path, "key": self.headers.get("authorization", ""), **body}
                 server.requests.append(request)
-            say = reply(request, number)
+            self.send(reply(request, number))
+
+        def send(self, say):
             closing.wait(say.wait)
             content = say.body if isinstance(say.body, bytes) else json.dumps(say.body).encode()
             try:

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tiltlm.config.documents import read_document
+from tiltlm.config.documents import parse_value, read_document
+from tiltlm.core import ConfigError
 from tiltlm.judging import JudgeSettings
 
 ENDINGS = (".yaml", ".yml", ".json")
@@ -14,21 +15,34 @@ def judge_section(judge: Any) -> dict[str, Any]:
     """Return a judge as a section of settings.
 
     Args:
-        judge: `KIND:ARGUMENT`, a YAML file with settings (at its top, or below `judge:`), a mapping, or settings.
+        judge: `KIND:ARGUMENT`, a YAML file with settings (at its top, or below `judge:`), a mapping, also as text
+            (`{kind: pairwise, model: M}`), or settings.
 
     Raises:
-        ConfigError: The file cannot be read.
+        ConfigError: The file or the text cannot be read.
     """
     if isinstance(judge, JudgeSettings):
         return {name: value for name, value in vars(judge).items() if value != _default(name)}
     if isinstance(judge, Mapping):
         return dict(judge)
     text = str(judge)
+    if text.startswith("{"):
+        return _mapping(text)
     if text.endswith(ENDINGS):
         content = read_document(Path(text))[0]
         inner = content.get("judge", content)
         return dict(inner) if isinstance(inner, Mapping) else {"kind": inner}
     return {"kind": text}
+
+
+def _mapping(text: str) -> dict[str, Any]:
+    """Return the settings that a text in braces holds."""
+    value = parse_value(text)
+    if not isinstance(value, Mapping):
+        raise ConfigError(
+            f"judge {text!r} is no mapping; write it as {{kind: pairwise, model: M}}", code="wrong_type", key="judge"
+        )
+    return dict(value)
 
 
 def _default(name: str) -> Any:

@@ -12,7 +12,7 @@ from tiltlm.core.notes import Note
 from tiltlm.data.accounting import Accounting, Defect
 from tiltlm.data.cache.dataset_cache import CachedData, entry_folder, open_cache, write_cache
 from tiltlm.data.data_settings import DataSettings
-from tiltlm.data.files.sources import Rows, check_hub_settings, read_rows
+from tiltlm.data.files.sources import Rows, read_rows
 from tiltlm.data.files.text_files import Row
 from tiltlm.data.loader import Loader, RowBlock
 from tiltlm.data.partners import assign_partners
@@ -77,7 +77,6 @@ def load_data(
     """
     encoder = encoder.with_template(settings.chat_template, settings.chat_template_kwargs)
     check_turns(settings, objective_shape)
-    hub_notes = check_hub_settings(settings)
     parts = find_parts(settings)
     folder = entry_folder(settings, encoder, objective_shape, needs, uses, use_reference_columns, parts)
     cached = None if folder is None else read_cached(folder)
@@ -85,7 +84,7 @@ def load_data(
     if not columns:
         refuse_unreadable(parts[0])
     schema = schema_of(columns, settings, needs_partners, use_reference_columns)
-    source_notes = [*hub_notes, *(note for part in parts for note in part.notes)]
+    source_notes = [note for part in parts for note in part.notes]
     notes = [*announce(schema, objective_shape, needs, uses), *schema.notes, *source_notes]
     loader = Loader(settings, schema, objective_shape, needs, uses, use_reference_columns, encoder=encoder)
     data = cached or tokenise(loader, parts, columns, num_rows, folder)

@@ -13,7 +13,7 @@ from tiltlm.core.needs import Need, Shape, Use
 from tiltlm.data.accounting import Accounting
 from tiltlm.data.data_settings import DataSettings
 from tiltlm.data.dataset import check_reference_columns, check_turns, find_parts, refuse_unreadable, survey
-from tiltlm.data.files.sources import Rows, check_hub_settings
+from tiltlm.data.files.sources import Rows
 from tiltlm.data.findings import refuse_one_label
 from tiltlm.data.loader import RowReader, count_defect
 from tiltlm.data.rows.columns import ColumnRoles, detect
@@ -52,7 +52,6 @@ def read_columns(settings: DataSettings, use_reference_columns: bool = False) ->
         ConfigError: Settings contradict each other, or one has no effect.
         DataError: A source is missing, or columns are unknown or contradict each other.
     """
-    check_hub_settings(settings)
     parts = find_parts(settings)
     few = [first for part in parts for first in first_rows(part)]
     try:

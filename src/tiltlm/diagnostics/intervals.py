@@ -71,6 +71,11 @@ def unit_means(values: ArrayLike, units: ArrayLike | None = None) -> Floats:
     return np.bincount(index, numbers, len(names)) / np.bincount(index, minlength=len(names))
 
 
+def unit_numbers(units: ArrayLike | None, n: int) -> NDArray[np.intp]:
+    """Return the number of each value's unit, from 0; None means that each of the n values is a unit."""
+    return np.arange(n) if units is None else np.unique(np.asarray(units), return_inverse=True)[1]
+
+
 def percentile_interval(estimate: float, draws: ArrayLike, n: int, level: float = 0.95) -> Interval:
     """Return the interval between the (1±level)/2 quantiles of bootstrap draws.
 

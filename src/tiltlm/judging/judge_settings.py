@@ -71,6 +71,8 @@ KINDS: dict[str, Kind] = {
 
 COMMON = ("kind", "scale", "audit", "both_orders", "soft")
 """Settings that every kind has."""
+FOR_DATA = ("both_orders", "soft")
+"""Settings of data that a judge makes, not of what it measures."""
 
 SHORT_FORM = "KIND or KIND:ARGUMENT, such as gold, reward_model:FOLDER or implicit:POLICY@REFERENCE"
 
@@ -185,17 +187,27 @@ class JudgeSettings:
                     key=f"judge.{name}",
                 )
         read = {*COMMON, *kind.reads, kind.argument}
-        for field in fields(self):
-            if field.name not in read and getattr(self, field.name) != field.default:
-                raise ConfigError(
-                    f"judge.{field.name} has no effect for a judge of kind {self.kind}; remove it",
-                    code="no_effect",
-                    key=f"judge.{field.name}",
-                )
+        self.refuse([field.name for field in fields(self) if field.name not in read], f"the kind is {self.kind}")
         with prefix_errors("judge"):
             for name in ("timeout", "memory", "max_tokens", "beta", "tolerance"):
                 positive(**{name: float(getattr(self, name))})
             positive(scale=1.0 if self.scale is None else float(self.scale))
+
+    def refuse(self, names: Iterable[str], reason: str) -> None:
+        """Refuse settings that nothing would read.
+
+        Args:
+            names: Settings that are not read.
+            reason: Why they are not.
+
+        Raises:
+            ConfigError: One of them is not at its default.
+        """
+        for name in names:
+            if getattr(self, name) != getattr(JudgeSettings, name, None):
+                raise ConfigError(
+                    f"judge.{name} has no effect: {reason}; remove it", code="no_effect", key=f"judge.{name}"
+                )
 
     def _read_short_form(self) -> None:
         """Replace `kind: reward_model:FOLDER` by the settings that it stands for."""
@@ -275,6 +287,8 @@ def build_judge(settings: JudgeSettings | str | Mapping[str, Any], *, role: Role
     settings = JudgeSettings.of(settings)
     module, _, function = KINDS[settings.kind].maker.partition(":")
     judge: Scorer | Comparer = getattr(import_module(module), function)(settings, role)
+    if isinstance(judge, Comparer) and not judge.scales_logits:
+        settings.refuse(["scale"], f"a judge of kind {settings.kind} has no scale")
     audit = None if settings.audit is None else read_audit(settings.audit)
     if audit is not None and audit.digest != judge.digest:
         raise ConfigError(

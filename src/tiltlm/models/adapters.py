@@ -45,6 +45,8 @@ def put_adapter(model: Any, located: Located, lora: LoraSettings | None, task: s
     is_tied = head is not None and head.weight is model.get_input_embeddings().weight
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*tie_word_embeddings=True.*")  # what is wrong with them is refused below
+        # PEFT 0.21 asks transformers 5 for a name that is being given up; nobody but PEFT can change that
+        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
         adapted = _saved(model, located.adapter, task) if located.adapter is not None else _new(model, lora, task)
     if is_tied:
         _refuse_tied(adapted.get_base_model(), located.adapter)

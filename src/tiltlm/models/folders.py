@@ -153,3 +153,14 @@ def _refuse_without_safetensors(folder: Path, pattern: str, key: str) -> None:
         code="no_weights",
         key=key,
     )
+
+
+def short_name(path: str) -> str:
+    """Return a name for tables: of a file without its endings, of the folder `model` of a run that of the run."""
+    found = Path(path)
+    if found.is_file():
+        return found.name.split(".")[0]
+    if not found.is_dir():
+        return path
+    found = found.resolve()
+    return found.parent.name if found.name == "model" else found.name

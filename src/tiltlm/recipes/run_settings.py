@@ -382,8 +382,8 @@ def refuse_without_effect(settings: RunSettings, objective: "Objective") -> None
                 raise ConfigError(f"{key} has no effect: {rule.otherwise}, or remove {key}", code="no_effect", key=key)
 
 
-def is_set(settings: RunSettings, key: str) -> bool:
-    """Return whether a setting, given as `section.name`, differs from its default."""
+def is_set(settings: Any, key: str) -> bool:
+    """Return whether a setting of settings in sections, given as `section.name`, differs from its default."""
     section_name, name = key.split(".")
     section = getattr(settings, section_name)
     return bool(getattr(section, name) != default_of(section, name))

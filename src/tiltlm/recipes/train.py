@@ -186,6 +186,7 @@ def conclude(
     try:
         after = measure_policy(ready, settings, "tokens sampled, after", progress, trained=True)
         rows = held_out_rows(ready, before, after)
+        progress("measure some of the training data", 0, 0)
         found, rewards = gold(before.draws, after.draws) if gold and before.draws and after.draws else (None, None)
         report = replace(
             report,

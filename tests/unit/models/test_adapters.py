@@ -138,6 +138,12 @@ def test_targets_that_do_not_fit_the_model(base, targets, code, mention):
     assert mention.replace(" ", "") in str(refusal.value).replace(" ", "")
 
 
+def test_what_peft_does_for_itself_is_not_said(base):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_policy(ModelSettings(str(base), lora=LoraSettings(target_modules=("q_proj",))))
+
+
 def test_a_regular_expression_may_have_a_comma(base):
     policy = load_policy(ModelSettings(str(base), lora=LoraSettings(target_modules=r".*\.(q|v)_proj{1,1}")))
     assert any("q_proj.lora_A" in name for name, _ in policy.module.named_parameters())

@@ -27,6 +27,7 @@ TEXT_READERS = {".jsonl": read_jsonl, ".json": read_json, ".csv": read_csv, ".ts
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 """Names of datasets on the Hub: owner/name."""
+NEWEST = "data.revision is not set, so the newest version on the Hub was read"
 
 
 @dataclass(frozen=True)
@@ -89,9 +90,10 @@ def read_rows(settings: DataSettings, *, held_out: bool = False) -> Rows:
     """Return the rows of `settings.train`, or those of `settings.eval`, at most `settings.limit`.
 
     Raises:
-        ConfigError: A split is named, but no source has splits.
+        ConfigError: A split is named, but no source has splits; or a setting for the Hub, but no source is from there.
         DataError: A source is missing, has an unknown format, or does not have the split.
     """
+    _check_hub_settings(settings)
     names, given, usual = (
         (settings.eval, settings.eval_split, "test") if held_out else (settings.train, settings.split, "train")
     )
@@ -118,7 +120,8 @@ def _find(name: str, settings: DataSettings, split: Split) -> Source:
     if path.is_file():
         return _of_files(name, [path])
     if HUB_NAME.fullmatch(name) and not _reader(path) and not path.parent.exists():
-        return _dataset(name, _hub(name, settings, split), has_splits=True)
+        note = None if settings.revision else Note(f"{name}: {NEWEST}", "newest_revision")
+        return replace(_dataset(name, _hub(name, settings, split), has_splits=True), note=note)
     raise DataError(
         f"{name}: no such file or folder, and not the name of a dataset on the Hub (owner/name)", code="no_such_path"
     )
@@ -237,15 +240,10 @@ def _hub(name: str, settings: DataSettings, split: Split) -> Any:
         ) from error
 
 
-def check_hub_settings(settings: DataSettings) -> list[Note]:
-    """Return a note if the version of a Hub dataset is not fixed.
-
-    Raises:
-        ConfigError: A setting for Hub datasets is given, but no source is one.
-    """
+def _check_hub_settings(settings: DataSettings) -> None:
+    """Refuse settings for datasets on the Hub if no source is one."""
     if not all(Path(name).exists() for name in (*_as_tuple(settings.train), *_as_tuple(settings.eval))):
-        text = "data.revision is not set, so the newest version on the Hub was read"
-        return [] if settings.revision else [Note(text, "newest_revision")]
+        return
     for name in ("subset", "revision"):
         if getattr(settings, name) is not None:
             raise ConfigError(
@@ -253,7 +251,6 @@ def check_hub_settings(settings: DataSettings) -> list[Note]:
                 code="no_effect",
                 key=f"data.{name}",
             )
-    return []
 
 
 READERS: dict[str, Callable[[Path], Iterator[Row]]] = {

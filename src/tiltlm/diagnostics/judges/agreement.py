@@ -10,7 +10,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tiltlm.core.errors import ConfigError
-from tiltlm.diagnostics.intervals import RESAMPLES, Floats, Interval, bootstrap, bootstrap_mean, unit_means, wilson
+from tiltlm.diagnostics.intervals import (
+    RESAMPLES,
+    Floats,
+    Interval,
+    bootstrap,
+    bootstrap_mean,
+    unit_means,
+    unit_numbers,
+    wilson,
+)
 
 
 def decision(p: ArrayLike) -> Floats:
@@ -53,12 +62,14 @@ def _of_sums(
 ) -> Interval:
     """Return a statistic of sums over pairs, with a bootstrap interval over units."""
     whole = np.concatenate([facts, np.ones((len(facts), 1))], axis=1)
-    names = np.arange(len(whole)) if units is None else np.unique(np.asarray(units), return_inverse=True)[1]
+    names = unit_numbers(units, len(whole))
     sums = np.stack([np.bincount(names, column) for column in whole.T], axis=1)
     return bootstrap(lambda draw: statistic(sums[draw].sum(1)), len(sums), seed=seed, resamples=resamples)
 
 
-def auc(p: ArrayLike, labels: ArrayLike, *, seed: int = 0, resamples: int = RESAMPLES) -> Interval:
+def auc(
+    p: ArrayLike, labels: ArrayLike, units: ArrayLike | None = None, *, seed: int = 0, resamples: int = RESAMPLES
+) -> Interval:
     """Return the area under the ROC curve of P(a better) as a predictor of the label.
 
     Each pair gives two cases: the probability p of the response that people prefer, and 1 − p of the other one. The
@@ -67,7 +78,8 @@ def auc(p: ArrayLike, labels: ArrayLike, *, seed: int = 0, resamples: int = RESA
     Args:
         p: [n] P(a better) by the judge.
         labels: [n] 1 where people prefer a, 0 where b. Pairs with other labels do not count.
-        seed: Seed of the bootstrap, which resamples pairs.
+        units: [n] the unit of each pair, such as its prompt; whole units are resampled. None: each pair is one.
+        seed: Seed of the bootstrap.
         resamples: Number of draws.
 
     Raises:
@@ -84,16 +96,21 @@ def auc(p: ArrayLike, labels: ArrayLike, *, seed: int = 0, resamples: int = RESA
     below, up_to = np.searchsorted(bad, good, "left"), np.searchsorted(bad, good, "right")
     own = np.where(good > 0.5, 1.0, np.where(good == 0.5, 0.5, 0.0))
 
+    names = unit_numbers(units, len(right))[certain]
+    names = np.unique(names, return_inverse=True)[1]
+    num_units = int(names.max()) + 1
+
     def statistic(draw: NDArray[np.intp]) -> Floats:
-        rows = np.arange(len(draw))[:, None] * n
-        counts = np.bincount((draw + rows).ravel(), minlength=draw.shape[0] * n).reshape(-1, n).astype(np.float64)
+        rows = np.arange(len(draw))[:, None] * num_units
+        times = np.bincount((draw + rows).ravel(), minlength=draw.shape[0] * num_units).reshape(-1, num_units)
+        counts = times[:, names].astype(np.float64)
         sums = np.concatenate([np.zeros((len(counts), 1)), np.cumsum(counts[:, order], axis=1)], axis=1)
         above = (sums[:, below] + sums[:, up_to]) / 2
-        total = n * n - (counts**2).sum(1)
+        total = counts.sum(1) ** 2 - (counts**2).sum(1)
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.asarray(((counts * above).sum(1) - (counts**2 * own).sum(1)) / total)
 
-    return bootstrap(statistic, n, seed=seed, resamples=resamples)
+    return bootstrap(statistic, num_units, seed=seed, resamples=resamples)
 
 
 def rate(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tiltlm.core.notes import Note
-from tiltlm.diagnostics.intervals import Floats, Interval, paired_difference
+from tiltlm.diagnostics.intervals import RESAMPLES, Floats, Interval, paired_difference
 from tiltlm.diagnostics.judges.agreement import auc, decision, kappa, rate
 from tiltlm.diagnostics.judges.calibration import Calibration, calibrate
 
@@ -103,7 +103,7 @@ def measure_audit(
     correct = np.where(found == 0.5, 0.5, (found == right).astype(np.float64))[decided]
     accuracy = rate(correct, np.asarray(pairs.prompts)[decided], seed=seed)
     assert accuracy is not None, "checked by the caller: some label is decided"
-    calibration = calibrate(pairs.gaps, pairs.labels, are_logits=are_logits, seed=seed)
+    calibration = calibrate(pairs.gaps, pairs.labels, pairs.prompts, are_logits=are_logits, seed=seed)
     first = pairs.first
     length_gap = pairs.lengths[:, 0] - pairs.lengths[:, 1]
     list_gap = pairs.has_list[:, 0] - pairs.has_list[:, 1]
@@ -116,7 +116,7 @@ def measure_audit(
         counts=counts,
         accuracy=accuracy,
         kappa=kappa(pairs.p, pairs.labels, pairs.prompts, seed=seed),
-        auc=auc(pairs.p, decision(pairs.labels), seed=seed),
+        auc=auc(pairs.p, decision(pairs.labels), pairs.prompts, seed=seed),
         calibration=calibration,
         flips=None if first is None else rate(flipped(first), pairs.prompts, seed=seed),
         first_slot=None if first is None else rate(decision(first).mean(1), pairs.prompts, seed=seed),
@@ -150,7 +150,9 @@ def _preferences(pairs: AuditedPairs, side: Floats, seed: int) -> tuple[Interval
     return rate(towards(pairs.p), units, seed=seed), rate(towards(pairs.labels), units, seed=seed)
 
 
-def measure_canaries(plain: Floats, attacked: Floats, prompts: Sequence[Any], *, seed: int = 0) -> Canaries | None:
+def measure_canaries(
+    plain: Floats, attacked: Floats, prompts: Sequence[Any], *, seed: int = 0, resamples: int = RESAMPLES
+) -> Canaries | None:
     """Return what attacks change.
 
     Args:
@@ -158,11 +160,12 @@ def measure_canaries(plain: Floats, attacked: Floats, prompts: Sequence[Any], *,
         attacked: [n] the same with the attack.
         prompts: [n] names of the prompts.
         seed: Seed of the bootstraps.
+        resamples: Number of draws of each.
     """
-    before, after = rate(plain, prompts, seed=seed), rate(attacked, prompts, seed=seed)
+    before, after = (rate(wins, prompts, seed=seed, resamples=resamples) for wins in (plain, attacked))
     if before is None or after is None:
         return None
-    return Canaries(before, after, paired_difference(attacked, plain, prompts, seed=seed))
+    return Canaries(before, after, paired_difference(attacked, plain, prompts, seed=seed, resamples=resamples))
 
 
 def _notes(n: int, counts: dict[str, int], accuracy: Interval, calibration: Calibration) -> list[Note]:

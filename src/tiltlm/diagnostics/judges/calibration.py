@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tiltlm.diagnostics.intervals import Floats, Interval, percentile_interval
+from tiltlm.diagnostics.intervals import Floats, Interval, percentile_interval, unit_numbers
 
 PSEUDO_PAIRS = 20.0
 """Weight, in pairs, of the belief that a judge's own probabilities are right."""
@@ -28,7 +28,7 @@ class Calibration:
     ece_before: float
     """Calibration error of σ(gap). It is biased upward in small samples, so it has no interval."""
     ece_after: float
-    """That of σ(slope · gap), each half of the pairs with the slope of the other half."""
+    """That of σ(slope · gap), each half of the units with the slope of the other half."""
 
     @property
     def scale(self) -> float | None:
@@ -38,28 +38,37 @@ class Calibration:
 
 
 def calibrate(
-    gaps: ArrayLike, labels: ArrayLike, *, are_logits: bool, seed: int = 0, resamples: int = RESAMPLES
+    gaps: ArrayLike,
+    labels: ArrayLike,
+    units: ArrayLike | None = None,
+    *,
+    are_logits: bool,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
 ) -> Calibration:
     """Fit one slope by maximum likelihood: Σ y·log σ(slope·gap) + (1 − y)·log σ(−slope·gap).
 
     Args:
         gaps: [n] differences of scores, a's minus b's; or logits of P(a better).
         labels: [n] P(a better) by people: 1, 0, ½ for a tie, or a share of votes.
+        units: [n] the unit of each pair, such as its prompt; whole units are resampled. None: each pair is one.
         are_logits: True for logits, whose natural slope is 1: the fit is shrunk to it by `PSEUDO_PAIRS` pairs that the
             judge's own probabilities label. False for scores, whose unit is arbitrary.
-        seed: Seed of the bootstrap, which resamples pairs.
+        seed: Seed of the bootstrap.
         resamples: Number of draws.
     """
     x, y = np.asarray(gaps, dtype=np.float64), np.asarray(labels, dtype=np.float64)
     n = len(x)
     rng = np.random.default_rng(seed)
-    draws = rng.multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.float64)
+    names = unit_numbers(units, n)
+    num_units = int(names.max()) + 1
+    draws = rng.multinomial(num_units, np.full(num_units, 1 / num_units), size=resamples)[:, names].astype(np.float64)
     slopes = fit_slopes(x, y, np.concatenate([np.ones((1, n)), draws]), are_logits=are_logits)
-    even = np.arange(n) % 2 == 0
+    even = names % 2 == 0
     halves = fit_slopes(x, y, np.stack([~even, even]).astype(np.float64), are_logits=are_logits)
     fitted = np.where(even, halves[0], halves[1])
     return Calibration(
-        percentile_interval(float(slopes[0]), slopes[1:], n),
+        percentile_interval(float(slopes[0]), slopes[1:], num_units),
         calibration_error(_sigmoid(x), y),
         calibration_error(_sigmoid(_product(fitted, x)), y),
     )

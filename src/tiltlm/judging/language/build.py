@@ -1,7 +1,5 @@
 """Language-model judges from settings: the model in this process, or the server that `judge.url` names."""
 
-from dataclasses import fields
-
 from tiltlm.core.checks import positive, prefix_errors
 from tiltlm.core.errors import ConfigError
 from tiltlm.judging.judge import Role
@@ -33,14 +31,10 @@ def asker_of(settings: JudgeSettings) -> Asker:
         ConfigError: A setting has no effect for the place where the model runs, or cannot work.
         ModelError: The model cannot be used.
     """
-    place = "judge.url names a server" if settings.url else "judge.url is missing, so the model runs here"
-    for field in fields(settings):
-        if field.name in (HERE if settings.url else SERVED) and getattr(settings, field.name) != field.default:
-            raise ConfigError(
-                f"judge.{field.name} has no effect: {place}; remove it", code="no_effect", key=f"judge.{field.name}"
-            )
     if not settings.url:
+        settings.refuse(SERVED, "judge.url is missing, so the model runs here")
         return LocalModel(str(settings.model), precision=settings.precision, max_tokens=settings.max_tokens)
+    settings.refuse(HERE, "judge.url names a server")
     with prefix_errors("judge"):
         positive(
             **{

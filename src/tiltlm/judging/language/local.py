@@ -6,7 +6,6 @@ of the question. A model without a template gets the same as plain text.
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice, takewhile
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,6 +21,7 @@ from tiltlm.judging.language.question import Asker, Question, Reply, read_masses
 from tiltlm.judging.language.templates import by_probability
 from tiltlm.judging.scorers.encoding import encoder_of, frozen_forward, run_all_packed, tokenizer_digest
 from tiltlm.models import ModelSettings, load_policy
+from tiltlm.models.folders import short_name
 from tiltlm.reference import model_digest
 from tiltlm.reference.digests import numeric_path
 
@@ -46,7 +46,7 @@ class LocalModel(Asker):
             ModelError: It cannot be used.
         """
         policy = load_policy(ModelSettings(path, precision=precision), key="judge.model")  # type: ignore[arg-type]
-        self.name = Path(path).name
+        self.name = short_name(path)
         self.module = policy.module
         self.encoder = encoder_of(policy)
         self.max_tokens = max_tokens

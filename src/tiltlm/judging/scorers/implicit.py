@@ -4,7 +4,6 @@ Source: Rafailov et al. 2023, arXiv 2305.18290, section 4.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 
 import torch
 from numpy.typing import ArrayLike
@@ -16,6 +15,7 @@ from tiltlm.judging.judge import Item, Role, Score, Scorer
 from tiltlm.judging.judge_settings import JudgeSettings
 from tiltlm.judging.scorers.encoding import encoder_of, frozen_forward, score_items, tokenizer_digest
 from tiltlm.models import ModelSettings, load_policy
+from tiltlm.models.folders import short_name
 from tiltlm.reference import ReferenceSettings, build_reference, model_digest
 from tiltlm.reference.digests import numeric_path
 
@@ -65,7 +65,7 @@ class ImplicitReward(Scorer):
         self.mean = mean
         self.max_tokens = max_tokens
         self.role = role
-        self.name = f"implicit reward of {Path(model).name}"
+        self.name = f"implicit reward of {short_name(model)}"
         self.digest = digest_of(
             "implicit",
             version=1,

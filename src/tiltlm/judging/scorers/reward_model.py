@@ -7,7 +7,6 @@ prompt and response as a pair of texts, in padded batches.
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from tiltlm.judging.judge import Item, Role, Score, Scorer
 from tiltlm.judging.judge_settings import JudgeSettings
 from tiltlm.judging.scorers.encoding import encoder_of, frozen_forward, score_items, tokenizer_digest
 from tiltlm.models import ModelSettings, load_scorer
+from tiltlm.models.folders import short_name
 from tiltlm.reference import model_digest
 from tiltlm.reference.digests import numeric_path
 
@@ -49,7 +49,7 @@ class RewardModel(Scorer):
                 key="judge.model",
             )
         self.role = role
-        self.name = Path(path).name
+        self.name = short_name(path)
         self.encoder = encoder_of(loaded)
         self.module = loaded.module
         self.max_tokens = max_tokens
@@ -97,7 +97,7 @@ class PairClassifier(Scorer):
                 key="judge.model",
             )
         self.role = role
-        self.name = Path(path).name
+        self.name = short_name(path)
         self.tokenizer: Any = AutoTokenizer.from_pretrained(path)
         self.model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
         self.window = getattr(model.config, "max_position_embeddings", None)

@@ -22,6 +22,7 @@ from tiltlm.data import DataSettings
 from tiltlm.judging import Budget, JudgementCache, JudgeSettings, Role, build_judge, cached, compared
 from tiltlm.judging.cache import CachedComparer, CachedScorer
 from tiltlm.judging.judge import MAX_ERRORS
+from tiltlm.judging.judge_settings import FOR_DATA
 from tiltlm.judging.language.family import check_family
 from tiltlm.judging.orders import each_in_both_orders, one_order
 from tiltlm.judging.roles import check_trains
@@ -162,14 +163,8 @@ class Call:
             ConfigError: `--comparisons` cannot work with this data and judge.
         """
         if self.scores:
-            if not (self.settings.soft and self.settings.both_orders):
-                name = "judge.soft" if not self.settings.soft else "judge.both_orders"
-                raise ConfigError(
-                    f"{name} has no effect, because responses are scored one by one; remove it, or compare by the "
-                    "scores: --comparisons all",
-                    code="no_effect",
-                    key=name,
-                )
+            reason = "responses are scored one by one (--comparisons all would compare by the scores)"
+            self.settings.refuse((*FOR_DATA, "scale"), reason)
             return
         if self.data.shape not in ("pairs", "lists"):
             raise DataError(

@@ -17,6 +17,7 @@ from tiltlm.diagnostics.judges.audit import measure_canaries
 from tiltlm.judging import Budget, Comparer, JudgementCache, JudgeSettings, PairItem, Scorer, build_judge, cached
 from tiltlm.judging.adapters import sides
 from tiltlm.judging.judge import MAX_ERRORS
+from tiltlm.judging.judge_settings import FOR_DATA
 from tiltlm.judging.orders import VOTES, Reconciled, each_in_both_orders, logit, sigmoid
 from tiltlm.recipes.answers.audited import AuditedJudge
 from tiltlm.recipes.answers.judged_rows import JudgedRow, read_judged
@@ -98,10 +99,8 @@ def judge_audit(settings: AuditSettings, request: AuditRequest, *, progress: Pro
         DataError: The data has no labelled pairs.
         RunError: A limit is reached, or too many judgements failed. What was judged is kept.
     """
-    if settings.judge.audit is not None:
-        raise ConfigError(
-            "judge.audit has no effect: this command makes the audit; remove it", code="no_effect", key="judge.audit"
-        )
+    settings.judge.refuse(["audit"], "this command makes the audit")
+    settings.judge.refuse(FOR_DATA, "an audit judges each pair in both orders, and as it comes out")
     data = read_judged(settings.data)
     note_all([*(data.accounting.lines() if data.accounting.dropped else ()), *data.notes])
     if data.shape != "pairs":
@@ -146,6 +145,8 @@ class Judgement:
     gap: float
     first: tuple[float, float] | None
     status: str
+    error: str = ""
+    """Why there is no judgement."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,9 +198,8 @@ class Auditor:
             for a, b in zip(scores, scores, strict=True):
                 failed = a.value is None or b.value is None
                 gap = math.nan if a.value is None or b.value is None else a.value - b.value
-                found.append(
-                    Judgement(gap if failed else sigmoid(gap / judge.scale), gap, None, "error" if failed else "ok")
-                )
+                p, status = (gap, "error") if failed else (sigmoid(gap / judge.scale), "ok")
+                found.append(Judgement(p, gap, None, status, a.error or b.error))
                 self.progress(label, len(found), len(pairs))
             return found
         for result in each_in_both_orders(judge, pairs):
@@ -238,12 +238,13 @@ class Auditor:
             return None, None
         found = self.judged(self.again, [pairs[k] for k in chosen], "judge again")
         kept = [(judged[k].p, one.p) for k, one in zip(chosen, found, strict=True) if known(one)]
+        names = [_name(pairs[k]) for k, one in zip(chosen, found, strict=True) if known(one)]
         if not kept:
             return None, None
         first, second = np.array(kept).T
         changed = (decision(first) != decision(second)).astype(np.float64)
         seed = self.request.seed
-        return rate(changed, seed=seed), rate(np.abs(first - second), seed=seed)
+        return rate(changed, names, seed=seed), rate(np.abs(first - second), names, seed=seed)
 
     def _some(self, pairs: Sequence[PairItem], num: int, usable: Sequence[bool]) -> list[int]:
         """Return some usable pairs, in an order that only their content and the seed decide."""
@@ -251,12 +252,13 @@ class Auditor:
         return [k for _, k in ranked if usable[k]][:num]
 
     def _check_errors(self, judged: Sequence[Judgement]) -> None:
-        failed = sum(one.status == "error" for one in judged)
+        errors = [one.error for one in judged if one.status == "error"]
+        failed = len(errors)
         if failed > MAX_ERRORS * len(judged) and failed > 1:
             raise RunError(
                 f"{failed} of {len(judged)} pairs could not be judged ({failed / len(judged):.1%}; at most "
-                f"{MAX_ERRORS:.0%} may fail), so an audit would describe another judge; mend it and run the command "
-                "again. What was judged is kept",
+                f"{MAX_ERRORS:.0%} may fail), the first: {errors[0]}. An audit would describe another judge; mend this "
+                "one and run the command again. What was judged is kept",
                 code="too_many_errors",
             )
 
@@ -274,7 +276,8 @@ def _of(result: Reconciled) -> Judgement:
     """Return a reconciled comparison as numbers."""
     p = result.for_evaluation
     if p is None:
-        return Judgement(math.nan, math.nan, (math.nan, math.nan), result.status)
+        error = next((verdict.error for verdict in result.verdicts if verdict.error), "")
+        return Judgement(math.nan, math.nan, (math.nan, math.nan), result.status, error)
     is_soft = all(verdict.p_left is not None for verdict in result.verdicts)
     left = [VOTES.get(v.outcome, 0.5) if v.p_left is None else v.p_left for v in result.verdicts]
     gap = logit(result.p) if is_soft and result.p is not None else 2 * p - 1

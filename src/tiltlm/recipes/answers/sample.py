@@ -12,7 +12,7 @@ from tiltlm.core.notes import Note
 from tiltlm.data import Encoder
 from tiltlm.data.dataset import survey
 from tiltlm.data.distinct_prompts import Prompt, PromptSet, find_prompts
-from tiltlm.data.files.sources import read_rows
+from tiltlm.data.files.sources import Rows, read_rows
 from tiltlm.data.files.text_files import Row
 from tiltlm.data.rows.columns import detect_prompts
 from tiltlm.distributed import Ranks
@@ -24,6 +24,7 @@ from tiltlm.recipes.answers.sample_settings import SampleRequest, SampleSettings
 from tiltlm.recipes.answers.samples import Samples
 from tiltlm.recipes.prepare import encoder_of, note_all
 from tiltlm.recipes.progress import ProgressCallback, silent
+from tiltlm.recipes.run_settings import is_set
 from tiltlm.reference import model_digest
 from tiltlm.sampling import SamplingSettings
 from tiltlm.sampling.answers import AnswerRow, read_answers, to_answers, to_plain
@@ -84,7 +85,7 @@ def sample(
         found, settings.data, speaker.encoder, max_new_tokens=settings.sampling.max_new_tokens, limit=request.limit,
         too_long=request.too_long,
     )  # fmt: skip
-    note_all([*prompts.notes, *_notes(request)])
+    note_all([*(found.notes if isinstance(found, Rows) else ()), *prompts.notes, *_notes(request)])
     call = Call(settings, request, prompts, speaker, draws)
     if request.resume and request.output is not None and request.output.exists():
         return _finished(request, call)
@@ -116,9 +117,21 @@ def at_temperature(settings: SamplingSettings, temperature: float, num_temperatu
 
 
 def speaker_of(settings: SampleSettings, policy: Policy | None) -> Speaker:
-    """Load what the engine needs: the model, or for a server only its tokenizer."""
+    """Load what the engine needs: the model, or for a server only its tokenizer.
+
+    Raises:
+        ConfigError: There is a setting for the weights of a model of which only the tokenizer is loaded.
+    """
     engine = settings.engine
     if engine.is_server and not engine.score and policy is None:
+        for key in ("model.dtype", "model.precision"):
+            if is_set(settings, key):
+                raise ConfigError(
+                    f"{key} has no effect: the server has the weights, and only the tokenizer is loaded here; remove "
+                    "it, or set engine.score=true",
+                    code="no_effect",
+                    key=key,
+                )
         tokenizer, window, num_embeddings, _ = load_tokenizer(settings.model)
         encoder = Encoder(tokenizer, tokenizer.eos_token_id, window, num_embeddings=num_embeddings)
         ends = (tokenizer.eos_token_id,)

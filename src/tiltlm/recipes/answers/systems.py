@@ -26,9 +26,10 @@ from tiltlm.data.rows.records import Record, to_prompt
 from tiltlm.evaluation.answers.benchmark_files import read_outputs, read_questions
 from tiltlm.evaluation.answers.systems import System, prompt_key
 from tiltlm.judging import Comparer, Judge, Role, Scorer
-from tiltlm.judging.judge_settings import build_judge
+from tiltlm.judging.judge_settings import FOR_DATA, JudgeSettings, build_judge
 from tiltlm.judging.language.family import check_family
 from tiltlm.models import ModelSettings, Policy
+from tiltlm.models.folders import short_name
 from tiltlm.recipes.prepare import EVAL_FRACTION
 from tiltlm.recipes.progress import ProgressCallback
 from tiltlm.runs import RunDirectory
@@ -66,8 +67,20 @@ def require_prompts(one: Named, prompts: str | None) -> None:
 
 
 def open_judge(judge: Any, role: Role = "held_out") -> Scorer | Comparer:
-    """Return a judge from its settings; a judge itself as it is."""
-    return judge if isinstance(judge, Scorer | Comparer) else build_judge(judge, role=role)
+    """Return a judge from its settings; a judge itself as it is.
+
+    Raises:
+        ConfigError: A setting cannot work, or is for making training data only.
+        ModelError: Its model cannot be used.
+    """
+    if isinstance(judge, Scorer | Comparer):
+        return judge
+    settings = JudgeSettings.of(judge)
+    settings.refuse(FOR_DATA, "it is for `tiltlm judge`; here each pair is judged in both orders, and as it comes out")
+    made = build_judge(settings, role=role)
+    if isinstance(made, Scorer):
+        settings.refuse(["scale"], "answers are compared by which score is higher")
+    return made
 
 
 def refuse_own_family(judge: Judge, settings: Any, rows: Iterable[AnswerRow]) -> None:
@@ -91,10 +104,17 @@ def name_systems(texts: Sequence[str | Path]) -> list[Named]:
     Systems with one name get a number: `model`, `model (2)`.
 
     Raises:
-        ConfigError: a run has no trained model.
+        ConfigError: a run has no trained model, or the text is a setting of the judge.
     """
     found: list[Named] = []
     for text in map(str, texts):
+        if text.startswith("judge."):
+            raise ConfigError(
+                f"{text} is no system; settings of the judge stand in --judge, as a YAML file or a mapping: "
+                "'{kind: pairwise, model: M, ...}'",
+                code="wrong_type",
+                key="systems",
+            )
         name, path = split_name(text)
         kind: Literal["answers", "run", "model"] = "model"
         if Path(path).is_file():
@@ -123,18 +143,6 @@ def split_name(text: str) -> tuple[str, str]:
     known = [i for i in places if Path(text[i + 1 :]).exists()]
     at = (known or places or [-1])[0]
     return (text[:at], text[at + 1 :]) if at >= 0 else ("", text)
-
-
-def short_name(path: str) -> str:
-    """Return a name for tables: of a file without its endings, of `RUN/model` that of the run."""
-    found = Path(path)
-    if found.is_file():
-        return found.name.split(".")[0]
-    if not found.is_dir():
-        return path
-    found = found.resolve()
-    is_of_a_run = found.name == "model" and (found.parent / RunDirectory.MARKER).exists()
-    return found.parent.name if is_of_a_run else found.name
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from tiltlm.core import RunError
 from tiltlm.evaluation.answers.knob_trials import KnobSearch
 from tiltlm.evaluation.answers.plane import Plane, measure_plane
-from tiltlm.recipes.answers.systems import label_judges, open_judge, refuse_own_family, short_name
+from tiltlm.models.folders import short_name
+from tiltlm.recipes.answers.systems import label_judges, open_judge, refuse_own_family
 from tiltlm.recipes.progress import ProgressCallback, silent
 from tiltlm.recipes.studies.best_of_n import sizes_up_to
 from tiltlm.recipes.studies.knob_search import Target, search_knob

@@ -184,10 +184,10 @@ class ServerEngine:
         given = getattr(choice.logprobs, "token_logprobs", None) or ()
         if len(given) != len(ids) or any(p is None or not math.isfinite(p) or p > 1e-3 for p in given):
             raise BadChoice("bad_logps")
-        logp, behaviour = self._known(math.fsum(given), settings)
+        logp, behaviour = self._both_logps(math.fsum(given), settings)
         return EngineAnswer(token_ids(ids), ended, logp, behaviour)
 
-    def _known(self, total: float, settings: SamplingSettings) -> tuple[float | None, float | None]:
+    def _both_logps(self, total: float, settings: SamplingSettings) -> tuple[float | None, float | None]:
         """Return the log-probability at temperature 1 and that of the draw, as far as the server's one says them."""
         if settings.is_exact:
             return total, total

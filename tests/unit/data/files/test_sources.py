@@ -15,7 +15,7 @@ from support.errors import raises
 from support.tokenizers_and_templates import pair
 from tiltlm.core.errors import ConfigError, DataError
 from tiltlm.data.data_settings import DataSettings
-from tiltlm.data.files.sources import check_hub_settings, read_rows
+from tiltlm.data.files.sources import read_rows
 
 ROWS = [pair(i) for i in range(6)]
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
@@ -272,10 +272,15 @@ def test_a_hub_that_does_not_answer_is_not_asked_again(monkeypatch):
 def test_hub_settings_without_a_hub_dataset(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(LINES)
     with raises(ConfigError, "no_effect", key="data.revision"):
-        check_hub_settings(DataSettings(train=str(tmp_path / "a.jsonl"), revision="abc"))
-    assert check_hub_settings(DataSettings(train="owner/pairs", revision="abc")) == []
-    (note,) = check_hub_settings(DataSettings(train="owner/pairs"))
-    assert "data.revision" in note
+        load(str(tmp_path / "a.jsonl"), revision="abc")
+
+
+@pytest.mark.parametrize("revision", [None, "abc"])
+def test_a_note_says_that_the_version_of_a_hub_dataset_is_not_fixed(monkeypatch, revision):
+    monkeypatch.setattr("tiltlm.data.files.sources.unreachable", lambda name, kind: None)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args, **kwargs: datasets.Dataset.from_list([{"a": 1}]))
+    notes = read_rows(DataSettings(train="owner/pairs", revision=revision)).notes
+    assert [note.code for note in notes] == ([] if revision else ["newest_revision"])
 
 
 def test_content_is_that_of_the_files_and_their_names(tmp_path, monkeypatch):

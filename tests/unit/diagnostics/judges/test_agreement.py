@@ -79,15 +79,22 @@ def test_intervals_of_kappa_cover():
     assert 0.92 <= coverage(one, truth) <= 0.98
 
 
-def test_intervals_of_auc_cover():
-    """p = Φ-like logits N(μ, 1): P(x + x' > 0) for two of them is Φ(2μ/√2)."""
+@pytest.mark.parametrize("num_prompts", [200, 50])
+def test_intervals_of_auc_cover(num_prompts):
+    """p = Φ-like logits N(μ, 1): P(x + x' > 0) for two of them is Φ(2μ/√2).
+
+    With 50 prompts, half of the variance is shared by the four pairs of a prompt.
+    """
     from scipy.stats import norm
 
     rng = np.random.default_rng(2)
     truth = norm.cdf(0.5 * np.sqrt(2))
+    prompts = np.repeat(np.arange(num_prompts), 200 // num_prompts)
 
     def one(seed):
-        return auc(1 / (1 + np.exp(-rng.normal(0.5, 1, 200))), np.ones(200), seed=seed, resamples=300)
+        of_prompt, of_pair = (rng.normal(0, np.sqrt(0.5), n) for n in (num_prompts, 200))
+        logits = 0.5 + of_prompt[prompts] + of_pair
+        return auc(1 / (1 + np.exp(-logits)), np.ones(200), prompts, seed=seed, resamples=300)
 
     assert 0.92 <= coverage(one, truth) <= 0.98
 

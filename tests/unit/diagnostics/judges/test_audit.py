@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tiltlm.diagnostics.judges import AuditedPairs, has_list, measure_audit, measure_canaries
+from tiltlm.diagnostics.judges import AuditedPairs, has_list, measure_audit, measure_canaries, rate
 from tiltlm.diagnostics.judges.audit import flipped
 
 
@@ -57,3 +57,32 @@ def test_canaries_are_compared_pair_by_pair():
     found = measure_canaries(np.array([0.0, 0.0, 1.0, 0.0]), np.array([1.0, 0.0, 1.0, 1.0]), list("abcd"))
     assert (found.plain.estimate, found.attacked.estimate, found.change.estimate) == (0.25, 0.75, 0.5)
     assert measure_canaries(np.array([]), np.array([]), []) is None
+
+
+REPEATS = 500
+
+
+def covered(intervals, truth):
+    return np.mean([found.low <= truth <= found.high for found in intervals])
+
+
+def test_the_interval_of_what_attacks_change_covers():
+    """A pair's worse response wins with its own probability, higher by 0.12 when it is attacked: paired decisions."""
+    rng = np.random.default_rng(5)
+    found = []
+    for seed in range(REPEATS):
+        chance, luck = rng.beta(1, 3, 100) * 0.8, rng.random(100)
+        plain, attacked = (luck < chance).astype(float), (luck < chance + 0.12).astype(float)
+        found.append(measure_canaries(plain, attacked, range(100), seed=seed, resamples=1000).change)
+    assert 0.92 <= covered(found, 0.12) <= 0.98
+
+
+@pytest.mark.parametrize("copies", [1, 4])
+def test_the_interval_of_the_noise_of_repeated_answers_covers(copies):
+    """|p − p'| of two answers is skewed: here the absolute value of a normal number, whose mean is σ√(2/π)."""
+    rng = np.random.default_rng(6)
+    found = []
+    for seed in range(REPEATS):
+        noise = np.abs(rng.normal(0, 0.1, 60)).repeat(copies)
+        found.append(rate(noise, np.arange(60).repeat(copies), seed=seed, resamples=2000))
+    assert 0.92 <= covered(found, 0.1 * np.sqrt(2 / np.pi)) <= 0.98

@@ -59,12 +59,15 @@ def test_no_scale_where_none_can_be_known():
     assert calibrate([0.0, 0.0], [1, 0], are_logits=False, resamples=50).scale is None
 
 
-def test_the_interval_covers():
+@pytest.mark.parametrize("copies", [1, 2])
+def test_the_interval_covers(copies):
+    """With copies, each prompt has two pairs of one label: 300 rows that say as much as 150."""
     rng = np.random.default_rng(2)
     inside = []
     for seed in range(500):
-        gaps, labels = made(rng, 150, 0.7)
-        interval = calibrate(gaps, labels, are_logits=False, seed=seed, resamples=150).slope
+        gaps, labels = (np.repeat(part, copies) for part in made(rng, 150, 0.7))
+        names = np.repeat(np.arange(150), copies)
+        interval = calibrate(gaps, labels, names, are_logits=False, seed=seed, resamples=150).slope
         inside.append(interval.low <= 0.7 <= interval.high)
     assert 0.92 <= np.mean(inside) <= 0.98
 

@@ -121,6 +121,11 @@ def test_names_of_systems(files, tmp_path):
         name_systems([run])
 
 
+def test_a_setting_of_the_judge_is_no_system():
+    with raises(ConfigError, "wrong_type", key="systems", mentions=["judge.allow_self=true", "--judge"]):
+        name_systems(["judge.allow_self=true"])
+
+
 def test_prompts_of_a_run_are_unknown_where_its_data_is_gone(tmp_path):
     assert trained_prompts(tmp_path) is None
     (tmp_path / "config.yaml").write_text("data: {train: gone.jsonl}\n")
