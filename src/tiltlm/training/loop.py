@@ -6,7 +6,8 @@ was not.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from torch import nn
@@ -117,21 +118,15 @@ def build_trainer(
     *,
     ranks: Ranks | None = None,
     listener: Listener | None = None,
-    optimizer: Optimizer | None = None,
     schedule: Callable[[int], float] | None = None,
-    state: TrainingState | None = None,
-    recorder: Recorder | None = None,
 ) -> "Trainer":
-    """Build the trainer of a run, or of one round of a run that makes new examples between its rounds.
+    """Build the trainer of a run.
 
-    A round continues an earlier one if it gets the `optimizer`, `schedule`, `state` and `recorder` of that trainer.
-    `state.step` then counts the steps of all rounds: it is the position in the schedule and the step of every record.
-    `settings` describe one round.
+    A run that makes new examples between its rounds builds one trainer, without examples, and gives it those of each
+    round (`Trainer.next_round`). Its `settings` describe one round.
 
-    Arguments up to `listener` are those of `train_loop`. None of the others means a new one. `schedule` is the learning
-    rate in step i = 0, 1, … as a share of the peak; without it, the schedule that `settings` name covers the steps of
-    this round and the rounds before it, so an online run gives the one over all its steps. The caller closes a
-    `recorder` that it hands on. A given `recorder` replaces `listener`.
+    Arguments up to `listener` are those of `train_loop`. `schedule` is the learning rate in step i = 0, 1, … as a share
+    of the peak; without it, the schedule that `settings` name covers the steps of the examples given here.
 
     Raises:
         ConfigError: a setting would have no effect.
@@ -140,9 +135,7 @@ def build_trainer(
     if ranks.device.type == "cpu":
         keep_freed_memory()
     settings.check_held_out(len(held_out))
-    state = replace(state or TrainingState())
-    timetable = Timetable.of(examples, fingerprint, settings, first_step=state.step)
-    at_reference = state.step == 0 and starts_at_reference(policy, reference)
+    timetable = Timetable.of(examples, fingerprint, settings)
     num_all, num_trained = (sum(p.numel() for p in ps) for ps in (policy.parameters(), trainable(policy).values()))
     learning_rate = settings.learning_rate or default_learning_rate(num_all, lora=num_trained < num_all)
     run_identity = identity(policy, objective, reference, settings, learning_rate, fingerprint)
@@ -153,8 +146,8 @@ def build_trainer(
         module, objective, reference, settings.max_tokens, ranks,
         router_aux_loss_coef=settings.router_aux_loss_coef, poll=signals.poll,
     )  # fmt: skip
-    optimizer = optimizer or build_optimizer(policy, settings, learning_rate)
-    recorder = recorder or Recorder(run, settings.trackers, run_identity, ranks, listener or Listener())
+    optimizer = build_optimizer(policy, settings, learning_rate)
+    recorder = Recorder(run, settings.trackers, run_identity, ranks, listener or Listener())
     trainer = Trainer(
         policy=policy,
         examples=examples,
@@ -162,7 +155,7 @@ def build_trainer(
         settings=settings,
         ranks=ranks,
         learning_rate=learning_rate,
-        at_reference=at_reference,
+        at_reference=starts_at_reference(policy, reference),
         timetable=timetable,
         stepper=stepper,
         optimizer=optimizer,
@@ -172,7 +165,6 @@ def build_trainer(
             run, policy, optimizer, reference, run_identity, settings, ranks, recorder.note
         ),
         signals=signals,
-        state=state,
     )  # fmt: skip
     trainer.announce(num_all, num_trained)
     return trainer
@@ -199,7 +191,7 @@ class Trainer:
     recorder: Recorder
     checkpoints: CheckpointManager
     signals: StopSignals
-    state: TrainingState
+    state: TrainingState = field(default_factory=TrainingState)
     window: Window = field(default_factory=Window)
 
     def announce(self, num_all: int, num_trained: int) -> None:
@@ -222,24 +214,54 @@ class Trainer:
         Raises:
             Interrupted: a signal stopped the run; a checkpoint is saved.
         """
+        with self.stopping():
+            is_resumed = resume and self.restore()
+            self.prepare(check=not is_resumed)
+            return self.run_to_end()
+
+    @contextmanager
+    def stopping(self) -> Iterator[None]:
+        """Save a checkpoint if a signal stops the block between two packs.
+
+        Raises:
+            Interrupted: a signal stopped the run.
+        """
         with self.signals:
             try:
-                self.begin(resume)
-                return self.run_to_end()
+                yield
             except Interrupted as stop:
                 self.checkpoints.commit(self.state, self.window)
                 raise stop.after(self.state.step) from None
 
-    def begin(self, resume: bool) -> None:
-        """Restore the newest checkpoint, or check that policy and reference agree where they must."""
-        restored = self.checkpoints.restore() if resume else None
+    def restore(self) -> bool:
+        """Restore the newest checkpoint; return False if there is none."""
+        restored = self.checkpoints.restore()
         if restored is not None:
             self.state, self.window = restored
+        return restored is not None
+
+    def prepare(self, *, check: bool) -> None:
+        """Make ready for the next step: measure rounding where a check needs it, and drop later records.
+
+        Args:
+            check: Require that policy and reference agree where they start as one.
+        """
         if self.at_reference or self.stepper.objective.coupled:
             self.stepper = replace(self.stepper, noise=measured_noise(self.stepper, self.examples))
         self.recorder.rewind(self.state.step, self.state.evaluated_at)
-        if self.at_reference and restored is None:
+        if self.at_reference and check:
             check_start(self.stepper, self.examples)
+
+    def next_round(self, examples: Sequence[Example], fingerprint: str, first_step: int) -> None:
+        """Go on with other examples. All steps so far stay counted, and the schedule goes on.
+
+        Args:
+            examples: Those of the round.
+            fingerprint: Digest that decides their order, together with seed and epoch.
+            first_step: Steps before the round.
+        """
+        self.examples = examples
+        self.timetable = Timetable.of(examples, fingerprint, self.settings, first_step, saves_at_end=False)
 
     def run_to_end(self) -> TrainingResult:
         """Evaluate and save where that is due, then take the next step, until the last one is done."""

@@ -29,14 +29,22 @@ class Timetable:
     """For each example the number of its prompt; only with `training.group_by_prompt`."""
     first_step: int = 0
     """Steps of earlier rounds. All steps below count them in."""
+    saves_at_end: bool = True
+    """False for a round: whoever makes the rounds says after which of them a checkpoint is saved."""
 
     @classmethod
     def of(
-        cls, examples: Sequence[Example], fingerprint: str, settings: TrainingSettings, first_step: int = 0
+        cls,
+        examples: Sequence[Example],
+        fingerprint: str,
+        settings: TrainingSettings,
+        first_step: int = 0,
+        *,
+        saves_at_end: bool = True,
     ) -> "Timetable":
-        """Build the plan of a run on these examples."""
+        """Build the plan of a run on these examples, or of one of its rounds."""
         prompts = prompt_numbers(examples) if settings.group_by_prompt else None
-        return cls(len(examples), fingerprint, settings, prompts, first_step)
+        return cls(len(examples), fingerprint, settings, prompts, first_step, saves_at_end)
 
     @cached_property
     def steps_per_epoch(self) -> int:
@@ -73,8 +81,10 @@ class Timetable:
 
     def saves(self, done: int) -> bool:
         """Return whether to save a checkpoint after `done` steps."""
-        own = done - self.first_step
-        return own > 0 and (own == self.num_steps or own % (self.settings.save_every or self.steps_per_epoch) == 0)
+        own, every = done - self.first_step, self.settings.save_every or self.steps_per_epoch
+        if own == self.num_steps:
+            return own > 0 and self.saves_at_end
+        return own > 0 and own % every == 0
 
     def logs(self, done: int) -> bool:
         """Return whether to record metrics after `done` steps."""

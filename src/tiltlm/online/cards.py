@@ -1,0 +1,127 @@
+"""Cards: what one round drew, how it was judged, what was trained, and how far the policy is from where it began."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from tiltlm.diagnostics.intervals import Interval, bootstrap_mean
+from tiltlm.diagnostics.kl import sequence_kl
+from tiltlm.online.groups import Group
+from tiltlm.sampling.answers import AnswerRow
+from tiltlm.sampling.diversity import diversity_of
+
+RESAMPLES = 1000
+SHOWN = 10
+"""Samples on a card."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """One round in numbers. The samples were drawn before the round trained on them."""
+
+    round: int
+    num_prompts: int
+    num_samples: int
+    reward: Interval | None
+    """Mean score of the samples, by the judge that makes the examples; None if it compares."""
+    kl: Interval | None
+    """KL of the policy that drew them to the policy before the first round, nats per response (k1); None if they were
+    drawn at another temperature or truncated."""
+    num_tokens: float
+    """Mean length of a sample."""
+    cut: float
+    """Share of samples that were cut."""
+    distinct_2: float
+    entropy: float
+    """Mean of −log π, nats per token."""
+    num_examples: int
+    dropped: Mapping[str, int]
+    """Prompts without an example, by cause."""
+    statuses: Mapping[str, int]
+    """Judgements by status."""
+    judge_calls: int
+    sampled_tokens: int
+    num_steps: int
+    """Optimiser steps of the round."""
+    loss: float | None
+    """Mean loss of the records of its steps; None without a step."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the card as plain values."""
+        return asdict(self)
+
+
+def reward_of(groups: Sequence[Group], seed: int = 0) -> Interval | None:
+    """Return the mean score over samples, prompts weighing equally, with an interval over prompts."""
+    known = [group for group in groups if np.isfinite(group.scores).any()]
+    if not known:
+        return None
+    means = [float(np.nanmean(group.scores)) for group in known]
+    return bootstrap_mean(means, [group.id for group in known], seed=seed, resamples=RESAMPLES)
+
+
+def kl_of(rows: Sequence[AnswerRow], initial: Sequence[float], seed: int = 0) -> Interval | None:
+    """Return the KL of samples to the policy before the first round; None if they are no draws of the policy itself.
+
+    Args:
+        rows: The samples.
+        initial: [M] log-probability of each under the policy before the first round, in the order of the rows.
+        seed: Seed of the bootstrap over prompts.
+    """
+    if not all(row.has_own_distribution and row.logps for row in rows):
+        return None
+    logps = [logp for row in rows for logp in row.logps or ()]
+    prompts = [row.id for row in rows for _ in row.answers]
+    ended = [end for row in rows for end in row.ended]
+    return sequence_kl(logps, initial, prompts, temperature=1.0, ended=ended, allow_cut=True, seed=seed).k1
+
+
+def make_card(
+    number: int,
+    rows: Sequence[AnswerRow],
+    groups: Sequence[Group],
+    initial: Sequence[float],
+    *,
+    num_examples: int,
+    dropped: Mapping[str, int],
+    statuses: Mapping[str, int],
+    judge_calls: int,
+    num_steps: int,
+    losses: Sequence[float],
+) -> Card:
+    """Measure one round.
+
+    Args:
+        number: The round, from 0.
+        rows: Its samples.
+        groups: The same, judged.
+        initial: Log-probabilities of the samples under the policy before the first round.
+        num_examples: Examples that were trained on.
+        dropped: Prompts without an example, by cause.
+        statuses: Judgements by status.
+        judge_calls: Calls of the judge.
+        num_steps: Optimiser steps of the round.
+        losses: The loss of each record of the round.
+    """
+    lengths = [len(ids) for row in rows for ids in row.token_ids or ()]
+    diversity = diversity_of(rows)
+    return Card(
+        round=number,
+        num_prompts=len(rows),
+        num_samples=len(lengths),
+        reward=reward_of(groups),
+        kl=kl_of(rows, initial),
+        num_tokens=float(np.mean(lengths)),
+        cut=diversity.cut,
+        distinct_2=diversity.distinct_2,
+        entropy=diversity.entropy,
+        num_examples=num_examples,
+        dropped=dict(dropped),
+        statuses=dict(statuses),
+        judge_calls=judge_calls,
+        sampled_tokens=int(sum(lengths)),
+        num_steps=num_steps,
+        loss=float(np.mean(losses)) if losses else None,
+    )

@@ -1,0 +1,275 @@
+"""Example rules: how a judged group becomes examples to train on. Pure functions: equal groups give equal examples.
+
+Ties are never broken by the place of a sample: equal samples are ordered by their ids, and a comparison between equal
+values is left out. Two samples with the same tokens are never a pair.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+
+from tiltlm.core.checks import not_negative, positive, prefix_errors, suggestion
+from tiltlm.core.errors import ConfigError
+from tiltlm.core.example import Comparison, Example
+from tiltlm.core.needs import Shape
+from tiltlm.online.groups import Group, Who
+
+Rule = Callable[[Group, "ExampleSettings"], list[Example]]
+
+
+class Dropped(Exception):
+    """A group gives no example; the message is the cause, under which it is counted."""
+
+
+class RuleKind(NamedTuple):
+    """One example rule."""
+
+    rule: Rule | None
+    """None: the rule looks at all groups of a round together."""
+    shape: Shape
+    reads: tuple[str, ...] = ()
+    """Settings that it reads."""
+    min_samples: int = 2
+    """Samples of the policy that a prompt needs at least."""
+    needs_judge: bool = True
+    origins: tuple[Who, ...] = ("policy",)
+    """Where its samples come from."""
+
+
+@dataclass(frozen=True)
+class ExampleSettings:
+    """How the judged samples of a prompt become examples."""
+
+    rule: str = "pair"
+    """`pair`: the two samples. `best_worst`: the best against the worst. `random_pairs`: pairs chosen by a hash.
+    `all_pairs`: every two samples, as one example. `versus_data`: the response of the data against the sample.
+    `short_best`: the shortest of the nearly best against the worst. `best`, `top`, `correct`: demonstrations."""
+    soft: bool = True
+    """Use P(better) as the label of a pair. False: only which one is better; such labels have no finite optimum."""
+    gap: float = 0.0
+    """Least difference of the values of a pair; smaller ones are left out."""
+    num_pairs: int = 1
+    """Pairs of each prompt under `random_pairs`."""
+    margin: float = 0.0
+    """The offset of a pair is this times the difference of the scores."""
+    tolerance: float = 0.1
+    """`short_best` chooses among samples whose value is at least (1 − tolerance)·best + tolerance·worst."""
+    share: float = 0.2
+    """Share of the samples of a round that `top` keeps."""
+    threshold: float = 0.5
+    """`correct` keeps the distinct samples with at least this score."""
+    seed: int = 0
+    """Seed of the hash of `random_pairs`."""
+
+    def __post_init__(self) -> None:
+        if self.rule not in RULES:
+            raise ConfigError(
+                f"examples.rule is {self.rule!r}{suggestion(self.rule, RULES)} Rules: {', '.join(RULES)}",
+                code="unknown_name",
+                key="examples.rule",
+            )
+        for field in fields(self):
+            if field.name not in ("rule", *self.kind.reads) and getattr(self, field.name) != field.default:
+                raise ConfigError(
+                    f"examples.{field.name} has no effect: the rule is {self.rule}; remove it",
+                    code="no_effect",
+                    key=f"examples.{field.name}",
+                )
+        with prefix_errors("examples"):
+            not_negative(gap=self.gap, margin=self.margin, seed=float(self.seed))
+            positive(num_pairs=float(self.num_pairs))
+        for name, highest in (("tolerance", 0.999), ("share", 1.0)):
+            if not 0 < getattr(self, name) <= highest:
+                raise ConfigError(
+                    f"examples.{name} is {getattr(self, name)}; it must be above 0 and at most {highest:g}",
+                    code="out_of_range",
+                    key=f"examples.{name}",
+                )
+
+    @property
+    def kind(self) -> RuleKind:
+        """The rule that `rule` names."""
+        return RULES[self.rule]
+
+
+class Formed(NamedTuple):
+    """The examples of a round."""
+
+    examples: list[Example]
+    dropped: Counter[str]
+    """Groups that gave no example, by cause."""
+
+
+def form_examples(groups: Sequence[Group], settings: ExampleSettings) -> Formed:
+    """Return the examples of all groups of a round, in their order."""
+    rule = settings.kind.rule
+    if rule is None:
+        return _top(groups, settings)
+    examples: list[Example] = []
+    dropped: Counter[str] = Counter()
+    for group in groups:
+        try:
+            examples += rule(group, settings)
+        except Dropped as cause:
+            dropped[str(cause)] += 1
+    return Formed(examples, dropped)
+
+
+def _pair(group: Group, settings: ExampleSettings) -> list[Example]:
+    return [_example(group, [(0, 1)], settings)]
+
+
+def _best_worst(group: Group, settings: ExampleSettings) -> list[Example]:
+    ranked = _ranked(group)
+    return [_example(group, [(ranked[0], ranked[-1])], settings)]
+
+
+def _short_best(group: Group, settings: ExampleSettings) -> list[Example]:
+    ranked = _ranked(group)
+    values = group.values
+    high, low = values[ranked[0]], values[ranked[-1]]
+    if high == low:
+        raise Dropped("tie")
+    least = (1 - settings.tolerance) * high + settings.tolerance * low
+    good = [k for k in ranked if values[k] >= least]
+    shortest = min(good, key=lambda k: (len(group.samples[k].response.token_ids), -values[k], group.samples[k].id))
+    return [_example(group, [(shortest, ranked[-1])], settings)]
+
+
+def _random_pairs(group: Group, settings: ExampleSettings) -> list[Example]:
+    def place(pair: tuple[int, int]) -> bytes:
+        names = sorted(group.samples[k].id for k in pair)
+        return hashlib.blake2b("\x1f".join((str(settings.seed), *names)).encode(), digest_size=8).digest()
+
+    chosen = sorted(combinations(range(len(group.samples)), 2), key=place)[: settings.num_pairs]
+    return [_example(group, chosen, settings)]
+
+
+def _all_pairs(group: Group, settings: ExampleSettings) -> list[Example]:
+    return [_example(group, list(combinations(range(len(group.samples)), 2)), settings)]
+
+
+def _versus_data(group: Group, settings: ExampleSettings) -> list[Example]:  # noqa: ARG001
+    by_origin = {sample.who: k for k, sample in enumerate(group.samples)}
+    if by_origin.keys() != {"data", "policy"}:
+        raise Dropped("missing_sample")
+    chosen, rejected = by_origin["data"], by_origin["policy"]
+    if group.is_same(chosen, rejected):
+        raise Dropped("same_tokens")
+    return [_made(group, [Comparison(chosen, rejected)])]
+
+
+def _best(group: Group, settings: ExampleSettings) -> list[Example]:  # noqa: ARG001
+    return [_demonstration(group, _ranked(group, at_least=1)[0])]
+
+
+def _correct(group: Group, settings: ExampleSettings) -> list[Example]:
+    found: dict[tuple[bytes, bytes], int] = {}
+    for k in _ranked(group, at_least=1):
+        if group.values[k] >= settings.threshold:
+            found.setdefault(group.samples[k].response.key, k)
+    if not found:
+        raise Dropped("none_correct")
+    return [_demonstration(group, k) for k in sorted(found.values())]
+
+
+def _top(groups: Sequence[Group], settings: ExampleSettings) -> Formed:
+    """Return the best samples of all groups as demonstrations; easy prompts give more of them than hard ones."""
+    known = [(group.values[k], group.samples[k].id, g, k) for g, group in enumerate(groups) for k in group.ranked()]
+    number = int(np.ceil(settings.share * len(known)))
+    chosen = sorted(known, key=lambda one: (-one[0], one[1]))[:number]
+    places = sorted((g, k) for _, _, g, k in chosen)
+    empty = len(groups) - len({g for g, _ in places})
+    examples = [_demonstration(groups[g], k) for g, k in places]
+    return Formed(examples, Counter({"not_in_top": empty} if empty else {}))
+
+
+def _ranked(group: Group, at_least: int = 2) -> list[int]:
+    """Return the judged samples, the best first.
+
+    Raises:
+        Dropped: Fewer than `at_least` samples were judged.
+    """
+    ranked = group.ranked()
+    if len(ranked) < at_least:
+        raise Dropped("not_judged")
+    return ranked
+
+
+def _example(group: Group, pairs: Iterable[tuple[int, int]], settings: ExampleSettings) -> Example:
+    """Return an example with those comparisons that say something.
+
+    Raises:
+        Dropped: None of them does; the cause is that of the first.
+    """
+    comparisons: list[Comparison] = []
+    causes: list[str] = []
+    for i, j in pairs:
+        try:
+            comparisons.append(_comparison(group, i, j, settings))
+        except Dropped as cause:
+            causes.append(str(cause))
+    if not comparisons:
+        raise Dropped(causes[0] if causes else "missing_sample")
+    return _made(group, comparisons)
+
+
+def _comparison(group: Group, i: int, j: int, settings: ExampleSettings) -> Comparison:
+    """Return the comparison of two samples.
+
+    Raises:
+        Dropped: It is a tie, is not known, or both have the same tokens.
+    """
+    p, values = float(group.preference[i, j]), group.values
+    if group.is_same(i, j):
+        raise Dropped("same_tokens")
+    if np.isnan(p):
+        raise Dropped("not_judged")
+    if p == 0.5:
+        raise Dropped("tie")
+    if abs(values[i] - values[j]) < settings.gap:
+        raise Dropped("small_gap")
+    offset = settings.margin * float(group.scores[i] - group.scores[j]) if settings.margin else 0.0
+    if np.isnan(offset):
+        raise Dropped("not_scored")
+    return Comparison(i, j, preference=p if settings.soft else float(p > 0.5), offset=offset).oriented
+
+
+def _made(group: Group, comparisons: Sequence[Comparison]) -> Example:
+    """Return the example of some comparisons, with only the samples that occur in them."""
+    used = sorted({k for one in comparisons for k in (one.chosen, one.rejected)})
+    place = {k: new for new, k in enumerate(used)}
+    scores = tuple(float(group.scores[k]) for k in used)
+    return Example(
+        id=group.id,
+        prompt_ids=group.prompt_ids,
+        responses=tuple(group.samples[k].response for k in used),
+        comparisons=tuple(
+            Comparison(place[one.chosen], place[one.rejected], one.weight, one.preference, one.offset)
+            for one in comparisons
+        ),
+        scores=() if any(np.isnan(scores)) else scores,
+    )
+
+
+def _demonstration(group: Group, k: int) -> Example:
+    return Example(f"{group.id}/{group.samples[k].id}", group.prompt_ids, (group.samples[k].response,))
+
+
+RULES: dict[str, RuleKind] = {
+    "pair": RuleKind(_pair, "pairs", ("soft", "gap", "margin")),
+    "best_worst": RuleKind(_best_worst, "pairs", ("soft", "gap", "margin")),
+    "short_best": RuleKind(_short_best, "pairs", ("soft", "gap", "margin", "tolerance")),
+    "random_pairs": RuleKind(_random_pairs, "pairs", ("soft", "gap", "margin", "num_pairs", "seed")),
+    "all_pairs": RuleKind(_all_pairs, "pairs", ("soft", "gap", "margin")),
+    "versus_data": RuleKind(_versus_data, "pairs", min_samples=1, needs_judge=False, origins=("data", "policy")),
+    "best": RuleKind(_best, "demonstrations", min_samples=1),
+    "top": RuleKind(None, "demonstrations", ("share",), min_samples=1),
+    "correct": RuleKind(_correct, "demonstrations", ("threshold",), min_samples=1),
+}
+"""Every example rule by its name."""

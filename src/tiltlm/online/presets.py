@@ -1,0 +1,105 @@
+"""Presets: each online method of the literature as settings of one loop."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from tiltlm.core.checks import suggestion
+from tiltlm.core.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One method: what it draws, who judges, what it trains, and its reference, as settings."""
+
+    title: str
+    source: str
+    differs: str
+    """What differs from the paper or needs care."""
+    settings: Mapping[str, Any]
+    """Section → values. Every one may be overridden."""
+
+
+def _preset(title: str, source: str, differs: str, **settings: Any) -> Preset:
+    return Preset(title, source, differs, MappingProxyType(settings))
+
+
+_STEP = {"num_epochs": 1, "batch_size": 64, "schedule": "constant"}
+"""A round is one optimiser step."""
+
+PRESETS: Mapping[str, Preset] = {
+    "online_dpo": _preset(
+        "Online DPO: two fresh samples of each prompt, judged, and one step of DPO",
+        "Guo et al. 2024, arXiv 2402.04792 (OAIF), Algorithm 1",
+        "The label is the judge's probability. With hard labels (examples.soft=false) the optimum is not finite.",
+        loop={"n": 2, "prompts_per_round": 64},
+        examples={"rule": "pair"},
+        objective={"name": "dpo", "beta": 0.1},
+        training=_STEP,
+    ),
+    "iterative_dpo": _preset(
+        "Iterative DPO: the best against the worst of eight samples, in few large rounds",
+        "Xiong et al. 2023, arXiv 2312.11456; Dong et al. 2024, arXiv 2405.07863",
+        "Best and worst chosen by a noisy judge overstate its preference: keep soft labels with a calibrated scale. "
+        "The published runs reset the reference (loop.reference=reset).",
+        loop={"n": 8, "prompts_per_round": 1024, "rounds": 3},
+        examples={"rule": "best_worst"},
+        objective={"name": "dpo", "beta": 0.1},
+        training={"num_epochs": 2, "batch_size": 32},
+    ),
+    "raft": _preset(
+        "RAFT: supervised training on the best of eight samples",
+        "Dong et al. 2023, arXiv 2304.06767",
+        "Each round continues from the policy of the last one. examples.rule=top ranks all samples of a round "
+        "together; easy prompts then win.",
+        loop={"n": 8, "prompts_per_round": 64},
+        examples={"rule": "best"},
+        objective={"name": "sft"},
+        training=_STEP,
+    ),
+    "rft": _preset(
+        "Rejection-sampling fine-tuning: supervised training on all distinct correct samples",
+        "Yuan et al. 2023, arXiv 2308.01825",
+        "Needs a judge that scores, usually a verifier; examples.threshold is the least score of a correct sample.",
+        loop={"n": 8, "prompts_per_round": 256, "rounds": 3},
+        examples={"rule": "correct"},
+        objective={"name": "sft"},
+        training={"num_epochs": 1, "batch_size": 64},
+    ),
+    "rebel": _preset(
+        "REBEL: regression of the difference of log-ratios onto that of rewards, each round with a new reference",
+        "Gao et al. 2024, arXiv 2404.16767, Algorithm 1",
+        "The reward's unit is the step size: objective.eta is in nats per unit of score. The KL to the first policy "
+        "has no bound.",
+        loop={"n": 2, "prompts_per_round": 64, "reference": "reset"},
+        examples={"rule": "pair"},
+        objective={"name": "rebel", "eta": 1.0},
+        training={"num_epochs": 4, "batch_size": 64, "schedule": "constant"},
+    ),
+    "gvpo": _preset(
+        "GVPO: REBEL on all pairs of a group of samples, against a fixed reference",
+        "Zhang et al. 2025, arXiv 2504.19599",
+        "The optimum is π_ref·e^{η r}/Z, whatever policy draws the samples.",
+        loop={"n": 8, "prompts_per_round": 64},
+        examples={"rule": "all_pairs"},
+        objective={"name": "rebel", "eta": 1.0},
+        training=_STEP,
+    ),
+}
+"""Every preset by its name."""
+
+
+def preset_of(name: str) -> Preset:
+    """Return a preset.
+
+    Raises:
+        ConfigError: There is none of this name.
+    """
+    if name not in PRESETS:
+        raise ConfigError(
+            f"preset {name!r} does not exist{suggestion(name, PRESETS)} Presets: {', '.join(PRESETS)}",
+            code="unknown_name",
+            key="preset",
+        )
+    return PRESETS[name]

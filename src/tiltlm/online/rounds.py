@@ -1,0 +1,144 @@
+"""The folder of a loop's rounds: what each of them drew, judged, made and measured, and how far it came.
+
+`rounds/0003/` holds `samples.jsonl.gz` (rows of answers), `verdicts.jsonl` (scores and preferences of each prompt),
+`examples.jsonl` (what was trained on, by the ids of the samples), `card.json` and `state.json`. Files are written
+whole. Every number of a round can be computed again from them.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tiltlm.core.errors import RunError
+from tiltlm.core.example import Example
+from tiltlm.data.order import epoch_order
+from tiltlm.online.groups import Group
+from tiltlm.storage.files import finite_json, read_lines, write_json, write_text
+
+
+@dataclass(frozen=True)
+class RoundFolder:
+    """The files of one round."""
+
+    path: Path
+
+    @classmethod
+    def of(cls, run: Path, number: int) -> "RoundFolder":
+        """Return the folder of a round, which is made if it is new."""
+        path = run / "rounds" / f"{number:04d}"
+        path.mkdir(parents=True, exist_ok=True)
+        return cls(path)
+
+    @property
+    def samples(self) -> Path:
+        """The samples, as a file of answers."""
+        return self.path / "samples.jsonl.gz"
+
+    @property
+    def first_step(self) -> int | None:
+        """Optimiser steps before this round; None if its training has not begun."""
+        return self._state.get("first_step")
+
+    @property
+    def last_step(self) -> int | None:
+        """Optimiser steps after this round; None if it is not closed."""
+        return self._state.get("last_step")
+
+    @property
+    def _state(self) -> dict[str, Any]:
+        return _read(self.path / "state.json") or {}
+
+    def begin_training(self, step: int, examples: str) -> None:
+        """Note that training on these examples begins after so many steps."""
+        write_json(self.path / "state.json", {"first_step": step, "examples": examples})
+
+    def close(self, step: int, card: Mapping[str, Any]) -> None:
+        """Write the card, and note that the round is done."""
+        write_json(self.path / "card.json", finite_json(dict(card)))
+        write_json(self.path / "state.json", {**self._state, "last_step": step})
+
+    @property
+    def card(self) -> dict[str, Any] | None:
+        """The card; None if the round is not closed."""
+        return None if self.last_step is None else _read(self.path / "card.json")
+
+    def refuse_other_examples(self, digest: str) -> None:
+        """Require that examples are those on which the training of this round began.
+
+        Raises:
+            RunError: They are others.
+        """
+        known = self._state.get("examples")
+        if known not in (None, digest):
+            raise RunError(
+                f"{self.path}: training began on other examples ({known}) than the settings now make from the same "
+                f"samples ({digest}). Restore the settings of `examples`, or start again with --overwrite",
+                code="other_examples",
+                key="examples.rule",
+            )
+
+    def write_verdicts(self, verdicts: Sequence[Mapping[str, Any]]) -> None:
+        """Write one line for each prompt."""
+        write_text(self.path / "verdicts.jsonl", _lines(verdicts))
+
+    def verdicts(self) -> list[dict[str, Any]] | None:
+        """Return what `write_verdicts` wrote; None if this round is not judged."""
+        path = self.path / "verdicts.jsonl"
+        return read_lines(path) if path.exists() else None
+
+    def write_examples(self, groups: Sequence[Group], examples: Sequence[Example]) -> str:
+        """Write the examples by the ids of their samples, and return their digest."""
+        names = {
+            (group.prompt_ids.tobytes(), sample.response.key): sample.id for group in groups for sample in group.samples
+        }
+        rows = []
+        for example in examples:
+            row: dict[str, Any] = {
+                "id": example.id,
+                "samples": [names[example.prompt_ids.tobytes(), response.key] for response in example.responses],
+            }
+            if example.comparisons:
+                row["comparisons"] = [[c.chosen, c.rejected, c.preference, c.offset] for c in example.comparisons]
+            if example.scores:
+                row["scores"] = list(example.scores)
+            rows.append(row)
+        text = _lines(rows)
+        write_text(self.path / "examples.jsonl", text)
+        return blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _lines(rows: Sequence[Mapping[str, Any]]) -> str:
+    return "".join(json.dumps(finite_json(dict(row)), ensure_ascii=False) + "\n" for row in rows)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    found: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    return found
+
+
+def prompts_of_round(number: int, num_prompts: int, per_round: int, fingerprint: str, seed: int) -> list[int]:
+    """Return the places of the prompts of a round: a pure function, so resuming needs only the round's number.
+
+    Each pass over the data has its own order, and as many whole rounds as fit.
+
+    Args:
+        number: The round, from 0.
+        num_prompts: Prompts of the data.
+        per_round: Prompts of a round, at most `num_prompts`.
+        fingerprint: Digest of the prompts.
+        seed: Another seed gives another order.
+    """
+    pass_number, place = divmod(number, num_prompts // per_round)
+    order = epoch_order(num_prompts, fingerprint, seed, pass_number)
+    return [int(k) for k in order[place * per_round : (place + 1) * per_round]]
+
+
+def seed_of_round(number: int, seed: int) -> int:
+    """Return the seed of the samples of a round."""
+    digest = blake2b(f"{seed}/{number}".encode(), digest_size=4).digest()
+    return int(np.frombuffer(digest, dtype="<u4")[0])
