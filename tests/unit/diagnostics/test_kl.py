@@ -34,14 +34,22 @@ def test_prompts_are_the_units():
     assert (result.k1.low, result.k1.high) == pytest.approx((EXACT, EXACT))
 
 
-def test_intervals_hold_the_truth_and_k3_is_never_negative():
-    rng = np.random.default_rng(0)
-    y = rng.choice(3, size=600, p=POLICY)
-    logps, ref_logps = np.log(POLICY)[y], np.log(REFERENCE)[y]
-    result = sequence_kl(logps, ref_logps, np.repeat(np.arange(60), 10), temperature=1.0, ended=np.ones(600))
-    assert result.k1.low < EXACT < result.k1.high
+def test_one_sample_may_have_a_negative_k1_but_no_negative_k3():
     single = sequence_kl(np.log(POLICY)[[2]], np.log(REFERENCE)[[2]], [0], temperature=1.0, ended=[True])
     assert single.k1.estimate < 0 < single.k3.estimate
+
+
+@pytest.mark.slow
+def test_intervals_hold_the_truth():
+    """Nominal 95 % intervals hold the divergence in 92 to 98 % of 500 repeats of 60 prompts with two samples each."""
+    rng = np.random.default_rng(0)
+    inside = np.zeros(2)
+    prompts, ended = np.repeat(np.arange(60), 2), np.ones(120)
+    for seed in range(500):
+        y = rng.choice(3, size=120, p=POLICY)
+        found = sequence_kl(np.log(POLICY)[y], np.log(REFERENCE)[y], prompts, temperature=1, ended=ended, seed=seed)
+        inside += [found.k1.low <= EXACT <= found.k1.high, found.k3.low <= EXACT <= found.k3.high]
+    assert np.all((inside >= 0.92 * 500) & (inside <= 0.98 * 500)), inside / 500
 
 
 def test_equal_policies_have_no_divergence():

@@ -66,6 +66,7 @@ def covered(intervals, truth):
     return np.mean([found.low <= truth <= found.high for found in intervals])
 
 
+@pytest.mark.slow
 def test_the_interval_of_what_attacks_change_covers():
     """A pair's worse response wins with its own probability, higher by 0.12 when it is attacked: paired decisions."""
     rng = np.random.default_rng(5)
@@ -77,6 +78,7 @@ def test_the_interval_of_what_attacks_change_covers():
     assert 0.92 <= covered(found, 0.12) <= 0.98
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("copies", [1, 4])
 def test_the_interval_of_the_noise_of_repeated_answers_covers(copies):
     """|p − p'| of two answers is skewed: here the absolute value of a normal number, whose mean is σ√(2/π)."""

@@ -59,6 +59,7 @@ def test_no_scale_where_none_can_be_known():
     assert calibrate([0.0, 0.0], [1, 0], are_logits=False, resamples=50).scale is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("copies", [1, 2])
 def test_the_interval_covers(copies):
     """With copies, each prompt has two pairs of one label: 300 rows that say as much as 150."""

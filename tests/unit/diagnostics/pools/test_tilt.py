@@ -103,6 +103,7 @@ def test_shares_of_known_policies():
     assert far is None, "the frontier is not known there"
 
 
+@pytest.mark.slow
 def test_intervals_of_shares_cover():
     """The share of a policy on the frontier is 1; the 95 % interval holds it in 92 to 98 % of 500 repeats."""
     rng = np.random.default_rng(6)
