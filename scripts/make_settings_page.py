@@ -27,8 +27,8 @@ commented file: see [below](#a-file-to-start-from).
 *Made by `scripts/make_settings_page.py` from the code; change it there.*
 """
 FURTHER = """\
-The next sections belong to commands that do not train: [`tiltlm sample`](sampling.md)
-and those that take a [judge](judges.md).
+`tiltlm train` does not have the next sections. They belong to [`tiltlm sample`](sampling.md), to commands that take a
+[judge](judges.md), and to [`tiltlm loop`](loop.md).
 """
 TAIL = """\
 ## A file to start from

@@ -8,6 +8,7 @@ from . import links as links
 from . import logprobs as logprobs
 from . import models as models
 from . import objectives as objectives
+from . import online as online
 from . import reference as reference
 from . import report as report
 from . import rewards as rewards
@@ -22,6 +23,7 @@ from .config.calls import (
     frontier,
     judge,
     judge_audit,
+    loop,
     preview,
     quickstart,
     sample,
@@ -49,6 +51,7 @@ __all__ = [
     "list_objectives",
     "load_data",
     "load_policy",
+    "loop",
     "preview",
     "quickstart",
     "sample",

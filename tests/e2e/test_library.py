@@ -105,6 +105,16 @@ def calls(model, data, tmp_path_factory):
         "compare_methods": lambda: tiltlm.compare_methods(
             methods="dpo,ipo", trials=1, seeds=1, output=new(), **short, **{"data.eval_fraction": 0.3}
         ),
+        "loop": lambda: tiltlm.loop(
+            preset="raft",
+            model=model,
+            data=data,
+            judge="length",
+            unaudited=True,
+            max_new_tokens=2,
+            output=new(),
+            **{"loop.rounds": 1, "loop.n": 2, "loop.prompts_per_round": 2, "data.limit": 4},
+        ),
         "quickstart": lambda: tiltlm.quickstart,
     }
 

@@ -20,12 +20,21 @@ import yaml
 from tiltlm.core import ConfigError
 from tiltlm.judging.judge_settings import JudgeSettings
 from tiltlm.objectives import Spec
+from tiltlm.online.example_rules import ExampleSettings
+from tiltlm.online.loop_settings import LoopSettings, StopSettings
 from tiltlm.recipes.run_settings import RunSettings
 from tiltlm.sampling import SamplingSettings
 from tiltlm.sampling.engines import EngineSettings
 
-FURTHER: Mapping[str, type] = {"sampling": SamplingSettings, "engine": EngineSettings, "judge": JudgeSettings}
-"""Sections of commands that do not train, and their dataclasses."""
+FURTHER: Mapping[str, type] = {
+    "sampling": SamplingSettings,
+    "engine": EngineSettings,
+    "judge": JudgeSettings,
+    "loop": LoopSettings,
+    "examples": ExampleSettings,
+    "stop": StopSettings,
+}
+"""Sections that `tiltlm train` does not have, and their dataclasses."""
 REQUIRED = "required"
 """What is shown for a default where there is none."""
 NAMES = {bool: "true or false", int: "whole number", float: "number", str: "text", Path: "path", NoneType: "null"}

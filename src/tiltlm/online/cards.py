@@ -41,7 +41,8 @@ class Card:
     """Prompts without an example, by cause."""
     statuses: Mapping[str, int]
     """Judgements by status."""
-    judge_calls: int
+    judgements: int
+    """Judgements of the round, also those that were stored already."""
     sampled_tokens: int
     num_steps: int
     """Optimiser steps of the round."""
@@ -87,7 +88,6 @@ def make_card(
     num_examples: int,
     dropped: Mapping[str, int],
     statuses: Mapping[str, int],
-    judge_calls: int,
     num_steps: int,
     losses: Sequence[float],
 ) -> Card:
@@ -101,7 +101,6 @@ def make_card(
         num_examples: Examples that were trained on.
         dropped: Prompts without an example, by cause.
         statuses: Judgements by status.
-        judge_calls: Calls of the judge.
         num_steps: Optimiser steps of the round.
         losses: The loss of each record of the round.
     """
@@ -120,7 +119,7 @@ def make_card(
         num_examples=num_examples,
         dropped=dict(dropped),
         statuses=dict(statuses),
-        judge_calls=judge_calls,
+        judgements=sum(statuses.values()),
         sampled_tokens=int(sum(lengths)),
         num_steps=num_steps,
         loss=float(np.mean(losses)) if losses else None,

@@ -40,8 +40,8 @@ class StopSettings:
     """KL to the policy before the first round, nats per response: the loop stops when the mean of a round is above."""
     sampled_tokens: int | None = None
     """Tokens of all samples."""
-    judge_calls: int | None = None
-    """Calls of the judge, without judgements that were stored already."""
+    judgements: int | None = None
+    """Judgements, also those that were stored already. A judge that compares does so for every two samples."""
     empty_rounds: int = 3
     """Rounds in a row that give no example."""
 

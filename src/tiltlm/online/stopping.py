@@ -31,7 +31,7 @@ def find_stop(cards: Sequence[Mapping[str, Any]], settings: StopSettings) -> Sto
         return Stop(
             "kl", f"the KL to the policy before the first round is {kl:.2f} nats, above stop.kl={settings.kl:g}"
         )
-    for name in ("sampled_tokens", "judge_calls"):
+    for name in ("sampled_tokens", "judgements"):
         limit, spent = getattr(settings, name), sum(card[name] for card in cards)
         if limit is not None and spent >= limit:
             return Stop(name, f"{name.replace('_', ' ')}: {spent:,} spent, stop.{name}={limit:,}")

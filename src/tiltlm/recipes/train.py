@@ -15,10 +15,11 @@ from numpy.typing import ArrayLike
 from safetensors import SafetensorError
 
 from tiltlm.core import NumericsError, RunError
+from tiltlm.data import Encoder
 from tiltlm.distributed import Ranks
 from tiltlm.distributed.wrapping import check_parallel, trainable_copy
 from tiltlm.evaluation import Gold, SampleSet
-from tiltlm.models import save_policy
+from tiltlm.models import Policy, Scorer, save_policy
 from tiltlm.recipes.measuring.measurement import (
     Measurement,
     held_out_change,
@@ -250,18 +251,29 @@ def short(name: str) -> str:
 
 
 def save(ready: Prepared, folder: Path) -> None:
-    """Write the trained policy as an ordinary model folder, `model/`, and an adapter also on its own, `adapter/`.
+    """Write the trained policy of a run; see `save_model`."""
+    save_model(ready.policy, ready.data.encoder, ready.data.end_token_id, folder)
+
+
+def save_model(policy: Policy | Scorer, encoder: Encoder, end: int, folder: Path) -> None:
+    """Write a trained policy as an ordinary model folder, `model/`, and an adapter also on its own, `adapter/`.
+
+    Args:
+        policy: The policy or reward model.
+        encoder: Has the chat template that was given, if any.
+        end: The token that ends responses.
+        folder: The run directory.
 
     Raises:
         RunError: the disk is full, or a file cannot be written.
     """
-    template, end = ready.data.encoder.given_template, ready.data.end_token_id
+    template = encoder.given_template
     for name in ("model", "adapter"):
         shutil.rmtree(folder / name, ignore_errors=True)  # this run may have ended before
     try:
-        if ready.policy.has_adapter:
-            save_policy(ready.policy, folder / "adapter", chat_template=template, response_end=end)
-        save_policy(ready.policy, folder / "model", merge=True, chat_template=template, response_end=end)
+        if policy.has_adapter:
+            save_policy(policy, folder / "adapter", chat_template=template, response_end=end)
+        save_policy(policy, folder / "model", merge=True, chat_template=template, response_end=end)
     except (OSError, SafetensorError) as error:
         raise RunError(
             f"{folder / 'model'}: the trained model could not be written ({error}). Training is done and its last "

@@ -10,7 +10,7 @@ from tiltlm.reference.moving import MovingReference
 from tiltlm.reference.reference import ColumnReference, Reference
 from tiltlm.reference.reference_settings import ReferenceSettings, check_reference, store_folder
 from tiltlm.reference.store.store import ReferenceStore
-from tiltlm.reference.weights import base_weights, initial_weights, other_weights
+from tiltlm.reference.weights import Weights, base_weights, initial_weights, other_weights
 
 LARGER = 4
 """Token budget of a reference pack, in units of training's: a reference forward keeps no activations for a backward."""
@@ -57,6 +57,43 @@ def build_reference(
         limit = None if settings.store_limit is None else round(settings.store_limit * 1e9)
         store = ReferenceStore(store_folder(settings), weights.digest, numeric_path(weights.policy), limit)
     return ModelReference(name, weights, store, LARGER * max_tokens)
+
+
+def build_round_references(
+    settings: ReferenceSettings, policy: Policy, *, is_needed: bool, resets: bool, max_tokens: int
+) -> tuple[Reference, ModelReference]:
+    """Build the references of a run that draws new samples while it trains. Nothing is stored on disk.
+
+    Args:
+        settings: Only `name` and `revision` are used.
+        policy: The policy as loaded.
+        is_needed: True if the objective compares with a reference.
+        resets: The objective's reference becomes the policy at the start of each round, by its method `move`.
+        max_tokens: Token budget of a pack in training.
+
+    Returns:
+        The objective's reference, and the policy before the first round, on a copy of its weights if they are trained.
+
+    Raises:
+        ConfigError: the objective needs another kind of reference.
+        ModelError: the folder of another model cannot be used, or its tokenizer differs.
+    """
+    check_reference(settings, is_needed=is_needed, live=False)
+
+    def in_memory(name: str, weights: Weights) -> ModelReference:
+        store = ReferenceStore(None, weights.digest, numeric_path(weights.policy))
+        return ModelReference(name, weights, store, LARGER * max_tokens)
+
+    initial = in_memory("initial", initial_weights(policy.module, keep_copy=True))
+    if not is_needed:
+        return Reference(), initial
+    if resets:
+        return MovingReference(policy.module, 1.0, None, LARGER * max_tokens), initial
+    if settings.name in ("auto", "initial"):
+        return initial, initial
+    if settings.name == "base":
+        return in_memory("base", base_weights(policy.module, keep_copy=True)), initial
+    return in_memory(settings.name, other_weights(_load(settings, policy).module)), initial
 
 
 def _load(settings: ReferenceSettings, policy: Policy) -> Policy:

@@ -3,6 +3,7 @@
 Its forward is that of the policy, layout and precision included, so an untrained policy has margin 0 exactly.
 """
 
+import math
 import random
 import time
 from collections.abc import Iterator, Sequence
@@ -147,6 +148,16 @@ class ModelReference(Reference):
             members = [response for tree in trees for response in tree.responses]
             ref_token_logps = torch.from_numpy(np.concatenate(list(map(_scored, members, known))))
         return responses.with_reference(ref_token_logps.to(responses.token_logps.device, non_blocking=True))
+
+    def sums(self, trees: Sequence[Tree]) -> list[float]:
+        """Return the log-probability of every response, nats, in the order of `pack_trees(trees)`.
+
+        Every token counts, also one that its row does not score. Only for a reference with a store.
+        """
+        assert self._store is not None, "without a store the reference runs at every step"
+        self.ensure(trees)
+        found = self._store.get(contexts_and_responses(trees))
+        return [math.nan if logps is None else float(logps.sum(dtype=np.float64)) for logps in found]
 
     def states(self, trees: Sequence[Tree]) -> States:
         """Return the states from which the policy's forward computes the reference's whole distributions.

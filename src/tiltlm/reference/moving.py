@@ -31,20 +31,21 @@ class MovingReference(ModelReference):
 
     moves = True
 
-    def __init__(self, policy: PolicyModule, rate: float, period: int, max_tokens: int) -> None:
+    def __init__(self, policy: PolicyModule, rate: float, period: int | None, max_tokens: int) -> None:
         """Copy the trained weights.
 
         Args:
             policy: The policy as loaded, before anything has trained.
             rate: Size of an update, in (0, 1]; 1 replaces the reference.
-            period: Optimiser steps between two updates; skipped steps count.
+            period: Optimiser steps between two updates; skipped steps count. None: it moves only when `move` is called.
             max_tokens: As for `ModelReference`.
         """
         self._rate, self._period = rate, period
         self._frozen = {name: tensor.detach().clone() for name, tensor in _trained(policy).items()}
         weights = Weights(
             digest=f"{model_digest(policy)} moving({rate:g}, {period})",
-            how=f"the policy before training, moved {rate:g} of the way to the policy after every {period} steps",
+            how=f"the policy before training, moved {rate:g} of the way to the policy "
+            + ("at the start of each round" if period is None else f"after every {period} steps"),
             policy=policy,
             in_place=lambda: swapped(_trained(policy), self._frozen),
             starts_as_policy=True,
@@ -54,11 +55,16 @@ class MovingReference(ModelReference):
     @torch.no_grad()
     def after_step(self, step: int, weights: Iterable[tuple[str, Tensor]]) -> bool:
         """Move the reference toward the policy if `period` divides `step`; return True if it moved."""
-        if step % self._period:
+        if self._period is None or step % self._period:
             return False
+        self.move(weights)
+        return True
+
+    @torch.no_grad()
+    def move(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """Move the reference toward weights of the policy, by name."""
         for name, tensor in weights:
             self._frozen[name].lerp_(tensor.to(self._frozen[name].device), self._rate)
-        return True
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the reference's own weights for a checkpoint, on the CPU."""

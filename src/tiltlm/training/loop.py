@@ -198,11 +198,16 @@ class Trainer:
         """Log what is trained and for how many steps, and whether `max_steps` has no effect."""
         settings, num_steps = self.settings, self.timetable.num_steps
         derived = "" if settings.learning_rate else ", derived from the size of the model"
-        self.recorder.note(
-            f"training {num_trained:,} of {num_all:,} parameters on {len(self.examples):,} examples: {num_steps} steps "
-            f"of {settings.batch_size}, peak learning rate {self.learning_rate:g}{derived}"
+        what = (
+            f"{len(self.examples):,} examples: {num_steps} steps"
+            if self.examples
+            else "the examples of each round: steps"
         )
-        if settings.max_steps is not None and settings.max_steps > num_steps:
+        self.recorder.note(
+            f"training {num_trained:,} of {num_all:,} parameters on {what} of {settings.batch_size}, peak learning "
+            f"rate {self.learning_rate:g}{derived}"
+        )
+        if self.examples and settings.max_steps is not None and settings.max_steps > num_steps:
             self.recorder.note(
                 f"training.max_steps={settings.max_steps} has no effect: {settings.num_epochs} epochs are {num_steps} "
                 "steps; raise training.num_epochs to train longer"

@@ -44,7 +44,7 @@ def test_every_setting_is_listed_with_its_meaning():
 def test_settings_are_found_by_section_and_by_key():
     assert {s.section for s in find_settings("training")} == {"training"}
     assert [s.key for s in find_settings("training.seed")] == ["training.seed"]
-    assert [s.key for s in find_settings("seed")] == ["training.seed", "evaluation.seed"]
+    assert [s.key for s in find_settings("seed")] == ["training.seed", "evaluation.seed", "loop.seed", "examples.seed"]
     assert len(find_settings("model.lora")) > 3
     with raises(ConfigError, "unknown_name", key="trainig", mentions=["training"]):
         find_settings("trainig")

@@ -4,6 +4,9 @@ from tiltlm.config.calls.training import preview, quickstart, score, sweep, trai
 
 # The splits keep the order of `--help`: training, answers and judges, then what is measured with them.
 # isort: split
+from tiltlm.config.calls.loops import loop
+
+# isort: split
 from tiltlm.config.calls.answers import sample
 
 # isort: split
@@ -29,6 +32,7 @@ __all__ = [
     "frontier",
     "judge",
     "judge_audit",
+    "loop",
     "preview",
     "quickstart",
     "sample",

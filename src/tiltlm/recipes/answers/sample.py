@@ -86,7 +86,12 @@ def sample(
         too_long=request.too_long,
     )  # fmt: skip
     note_all([*(found.notes if isinstance(found, Rows) else ()), *prompts.notes, *_notes(request)])
-    call = Call(settings, request, prompts, speaker, draws)
+    return draw_answers(Call(settings, request, prompts, speaker, draws), progress)
+
+
+def draw_answers(call: "Call", progress: ProgressCallback = silent) -> Samples:
+    """Draw the answers of a call that are not on the disk already, and return all of them."""
+    request = call.request
     if request.resume and request.output is not None and request.output.exists():
         return _finished(request, call)
     dropped: Counter[str] = Counter()

@@ -1,0 +1,103 @@
+"""The call that trains on fresh samples, round by round. What is heavy is imported inside the function."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from tiltlm.config.command import command
+from tiltlm.recipes.progress import ProgressCallback, display, quiet_libraries
+
+if TYPE_CHECKING:
+    from tiltlm.config.resolve import Config
+    from tiltlm.recipes.online.looped import LoopedRun
+    from tiltlm.recipes.online.presets import PresetList
+
+__all__ = ["loop"]
+
+READS = (
+    *(f"data.{name}" for name in ("train", "split", "subset", "revision", "columns", "ignore", "on_bad", "max_bad")),
+    *(f"data.{name}" for name in ("limit", "as_chat", "chat_template", "chat_template_kwargs")),
+    *("model", "output", "objective", "loop", "examples", "stop", "sampling", "training"),
+    *("reference.name", "reference.revision"),
+)
+"""Settings that a loop reads."""
+
+
+@command("model", "data", "output")
+def loop(
+    config: "Config" = None,
+    /,
+    *,
+    preset: str | None = None,
+    judge: Any = None,
+    unaudited: bool = False,
+    resume: bool = False,
+    overwrite: bool = False,
+    list: bool = False,
+    progress: ProgressCallback | bool | None = True,
+    **settings: Any,
+) -> "LoopedRun | PresetList":
+    """Train on fresh samples of the policy, round by round.
+
+    In each round the policy answers some prompts, a judge says which answers are better, and the policy is trained on
+    that. A preset is one method of the literature: online DPO, iterative DPO, RAFT and others.
+
+    Args:
+        config: A YAML file, or its content.
+        preset: Defaults of a method, which file and overrides may change; --list shows them all.
+        judge: What judges: KIND:ARGUMENT, such as reward_model:FOLDER or gold, or a YAML file with its settings.
+        unaudited: Train by a judge that has no audit.
+        resume: Go on with the loop in the output folder; nothing that is there is drawn or judged again.
+        overwrite: Delete the loop in the output folder and start again.
+        list: Show the presets and run nothing.
+        progress: True shows it: as a bar, in a notebook as a line. False: nothing is shown. A function is called with
+            label, units done, units in all, and figures to show.
+        **settings: Overrides of `config`. Model, data (the prompts) and output must be given in one of the two.
+
+    Returns:
+        The rounds: `cards`, `to_pandas()`, and `path` of the run with the model. With `list`, the presets.
+
+    Raises:
+        TiltError: Something is wrong; the message says what to change. What was drawn and judged is kept.
+    """
+    from tiltlm.config.resolve import resolve
+    from tiltlm.core import ConfigError
+    from tiltlm.online.presets import preset_of
+
+    if list:
+        from tiltlm.recipes.online.presets import PresetList
+
+        return PresetList()
+    chosen = None if preset is None else preset_of(preset)
+    content, given = split_judge(config, judge)
+    if given is None:
+        raise ConfigError(
+            "no judge is named; give --judge, such as reward_model:FOLDER or gold", code="missing_setting", key="judge"
+        )
+    from tiltlm.config.judges import read_judge
+    from tiltlm.recipes.online.loop import LoopRequest, LoopRunSettings
+    from tiltlm.recipes.online.loop import loop as recipe
+
+    defaults = {} if chosen is None else dict(chosen.settings)
+    resolved = resolve(LoopRunSettings, content, defaults, READS, **settings)
+    request = LoopRequest(read_judge(given), preset or "", unaudited=unaudited, resume=resume, overwrite=overwrite)
+    with display(progress) as draw, quiet_libraries():
+        return recipe(resolved, request, progress=draw)
+
+
+def split_judge(config: "Config", judge: Any) -> tuple["Config", Any]:
+    """Return a configuration without its judge, and the judge: the one that is given, else that of the configuration.
+
+    Raises:
+        ConfigError: The file cannot be read.
+    """
+    from pathlib import Path
+
+    from tiltlm.config.documents import read_document
+
+    if config is None:
+        return None, judge
+    content = dict(config) if isinstance(config, Mapping) else read_document(Path(config))[0]
+    if "judge" not in content:
+        return config, judge
+    own = content.pop("judge")
+    return content, own if judge is None else judge

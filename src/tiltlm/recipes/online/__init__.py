@@ -1,0 +1,1 @@
+"""Recipes that draw fresh samples between the steps of training."""

@@ -1,0 +1,127 @@
+"""What the judge says about the samples of a round, as one line for each prompt."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from tiltlm.core import RunError
+from tiltlm.core.example import Response
+from tiltlm.data.accounting import excerpt
+from tiltlm.judging import Item, PairItem
+from tiltlm.judging.cache import CachedComparer, CachedScorer
+from tiltlm.judging.judge import MAX_ERRORS
+from tiltlm.judging.orders import each_in_both_orders
+from tiltlm.online.groups import Group, Sample, preference_of_pairs, preference_of_scores, sample_id
+from tiltlm.recipes.progress import ProgressCallback
+from tiltlm.sampling.answers import AnswerRow
+
+
+def judge_round(
+    judge: CachedScorer | CachedComparer, rows: Sequence[AnswerRow], progress: ProgressCallback
+) -> list[dict[str, Any]]:
+    """Judge the samples of a round: each one by its score, or every two of a prompt in both orders.
+
+    Returns:
+        For each prompt `id`, `scores` or `pairs` ([place, place, P(first better) or null]), and `statuses` with counts.
+
+    Raises:
+        RunError: Too many judgements failed.
+    """
+    verdicts = list(
+        _scored(judge, rows, progress) if isinstance(judge, CachedScorer) else _compared(judge, rows, progress)
+    )
+    _check_errors(verdicts)
+    return verdicts
+
+
+def _item(row: AnswerRow, place: int) -> Item:
+    prompt = row.prompt if isinstance(row.prompt, str) else tuple(row.prompt)
+    return Item(prompt, row.answers[place], row.row, row.ended[place])
+
+
+def _scored(judge: CachedScorer, rows: Sequence[AnswerRow], progress: ProgressCallback) -> Iterator[dict[str, Any]]:
+    total, done = sum(len(row.answers) for row in rows), 0
+    found = judge.score(_item(row, place) for row in rows for place in range(len(row.answers)))
+    for row in rows:
+        own = [next(found) for _ in row.answers]
+        done += len(own)
+        progress("judge", done, total)
+        yield {
+            "id": row.id,
+            "scores": [one.value for one in own],
+            "statuses": dict(Counter("error" if one.value is None else "ok" for one in own)),
+            "error": next((one.error for one in own if one.value is None), ""),
+        }
+
+
+def _compared(judge: CachedComparer, rows: Sequence[AnswerRow], progress: ProgressCallback) -> Iterator[dict[str, Any]]:
+    places = [_pairs_of(row) for row in rows]
+    total, done = sum(map(len, places)), 0
+    found = each_in_both_orders(judge, (_pair(row, *two) for row, own in zip(rows, places, strict=True) for two in own))
+    for row, own in zip(rows, places, strict=True):
+        results = [next(found) for _ in own]
+        done += len(own)
+        progress("judge", done, total)
+        errors = [verdict.error for result in results for verdict in result.verdicts if verdict.error]
+        yield {
+            "id": row.id,
+            "pairs": [[i, j, result.for_training] for (i, j), result in zip(own, results, strict=True)],
+            "statuses": dict(Counter(result.status for result in results)),
+            "error": errors[0] if errors else "",
+        }
+
+
+def _pairs_of(row: AnswerRow) -> list[tuple[int, int]]:
+    """Return every two samples of a prompt that have different texts."""
+    return [(i, j) for i, j in combinations(range(len(row.answers)), 2) if row.answers[i] != row.answers[j]]
+
+
+def _pair(row: AnswerRow, i: int, j: int) -> PairItem:
+    a, b = _item(row, i), _item(row, j)
+    return PairItem(a.prompt, a.response, b.response, row.row, (a.ended, b.ended))
+
+
+def _check_errors(verdicts: Sequence[Mapping[str, Any]]) -> None:
+    total = sum(sum(one["statuses"].values()) for one in verdicts)
+    failed = sum(one["statuses"].get("error", 0) for one in verdicts)
+    if failed > MAX_ERRORS * total:
+        first = next(one["error"] for one in verdicts if one["error"])
+        raise RunError(
+            f"{failed} of {total} judgements of this round failed ({failed / total:.1%}; at most {MAX_ERRORS:.0%} "
+            f"may), the first: {excerpt(first)}. Nothing was trained on them, and what was judged is kept. Mend the "
+            "judge and go on with --resume",
+            code="judge_errors",
+            key="judge",
+        )
+
+
+def groups_of(
+    rows: Sequence[AnswerRow], verdicts: Sequence[Mapping[str, Any]], number: int, scale: float
+) -> list[Group]:
+    """Return the judged samples of a round as groups.
+
+    Args:
+        rows: The samples.
+        verdicts: What `judge_round` returned, in the same order.
+        number: The round.
+        scale: Difference of two scores that is one nat of preference.
+    """
+    return [_group(row, said, number, scale) for row, said in zip(rows, verdicts, strict=True)]
+
+
+def _group(row: AnswerRow, said: Mapping[str, Any], number: int, scale: float) -> Group:
+    assert row.token_ids is not None, "the sampler gives tokens"
+    assert row.prompt_ids is not None, "the sampler gives tokens"
+    num = len(row.answers)
+    samples = tuple(
+        Sample(sample_id(row.id, number, "policy", k), "policy", Response(ids, ended=ended), text)
+        for k, (ids, ended, text) in enumerate(zip(row.token_ids, row.ended, row.answers, strict=True))
+    )
+    if "scores" in said:
+        scores = np.array([np.nan if value is None else value for value in said["scores"]], dtype=np.float64)
+        return Group(row.id, row.prompt_ids, samples, scores, preference_of_scores(scores, scale))
+    preference = preference_of_pairs(num, [(i, j, p) for i, j, p in said["pairs"]])
+    return Group(row.id, row.prompt_ids, samples, np.full(num, np.nan), preference)

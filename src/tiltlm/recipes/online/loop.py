@@ -1,0 +1,348 @@
+"""The loop: draw samples, judge them, make examples, train, and again with the policy that came out.
+
+Every file of a round is written whole, and everything that follows from it is a pure function. So a loop that was
+stopped goes on where it was, and then gives the same bytes as one that was not.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tiltlm.core import ConfigError, Tree
+from tiltlm.core.example import Example
+from tiltlm.core.needs import Spec
+from tiltlm.data import DataSettings
+from tiltlm.data.dataset import survey
+from tiltlm.data.distinct_prompts import PromptSet, find_prompts
+from tiltlm.data.files.sources import read_rows
+from tiltlm.data.rows.columns import detect_prompts
+from tiltlm.distributed import Ranks
+from tiltlm.judging import Comparer, JudgementCache, JudgeSettings, Scorer, build_judge, cached, check_trains
+from tiltlm.judging.cache import CachedComparer, CachedScorer
+from tiltlm.models import ModelSettings, Policy, load_policy
+from tiltlm.models.folders import check_reachable, locate
+from tiltlm.objectives import Objective, compose
+from tiltlm.online.cards import make_card
+from tiltlm.online.example_rules import ExampleSettings, form_examples
+from tiltlm.online.groups import Group
+from tiltlm.online.loop_settings import LoopSettings, StopSettings
+from tiltlm.online.rounds import RoundFolder, prompts_of_round, seed_of_round
+from tiltlm.online.stopping import Stop, find_stop
+from tiltlm.recipes.answers.sample import Call, Speaker, draw_answers
+from tiltlm.recipes.answers.sample_settings import SampleRequest, SampleSettings
+from tiltlm.recipes.answers.systems import refuse_own_family
+from tiltlm.recipes.online.judging import groups_of, judge_round
+from tiltlm.recipes.online.looped import LoopedRun
+from tiltlm.recipes.prepare import encoder_of, note_all
+from tiltlm.recipes.progress import ProgressCallback, silent
+from tiltlm.recipes.train import listener, save_model, versions
+from tiltlm.reference import Reference, ReferenceSettings
+from tiltlm.reference.build import build_round_references
+from tiltlm.reference.model import ModelReference
+from tiltlm.reference.moving import MovingReference
+from tiltlm.report import to_plain
+from tiltlm.runs import RunDirectory, run_log
+from tiltlm.sampling import SamplingSettings
+from tiltlm.sampling.answers import AnswerRow
+from tiltlm.sampling.engines.own import OwnEngine
+from tiltlm.training import Trainer, build_trainer
+from tiltlm.training.optim.optimizer import learning_rate_factor, whole_weights
+from tiltlm.training.training_settings import TrainingSettings
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LoopRunSettings:
+    """All settings of a loop but the judge."""
+
+    model: ModelSettings
+    data: DataSettings
+    """Its distinct prompts are answered."""
+    output: Path
+    objective: Spec = field(default_factory=lambda: {"name": "dpo"})
+    loop: LoopSettings = field(default_factory=LoopSettings)
+    examples: ExampleSettings = field(default_factory=ExampleSettings)
+    stop: StopSettings = field(default_factory=StopSettings)
+    sampling: SamplingSettings = field(default_factory=SamplingSettings)
+    reference: ReferenceSettings = field(default_factory=ReferenceSettings)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+
+
+@dataclass(frozen=True)
+class LoopRequest:
+    """What is asked beside the settings."""
+
+    judge: JudgeSettings
+    preset: str = ""
+    unaudited: bool = False
+    resume: bool = False
+    overwrite: bool = False
+
+
+def loop(settings: LoopRunSettings, request: LoopRequest, *, progress: ProgressCallback = silent) -> LoopedRun:
+    """Run the rounds of a loop, save the policy and write the page.
+
+    Raises:
+        TiltError: something is wrong; what can be seen before a model is loaded is refused then.
+    """
+    Ranks.single("loop")
+    objective = compose(settings.objective)
+    check_loop(settings, objective)
+    with run_log() as messages:
+        progress("load the judge", 0, 0)
+        judge = build_judge(request.judge, role="train")
+        check_trains(request.judge, judge, unaudited=request.unaudited)
+        progress("load model and data", 0, 0)
+        check_reachable(locate(settings.model.path, settings.model.adapter))
+        policy = load_policy(settings.model)
+        note_all(policy.notes)
+        prompts = read_prompts(settings, policy)
+        with (
+            RunDirectory.open(settings.output, resume=request.resume, overwrite=request.overwrite) as run,
+            JudgementCache() as cache,
+        ):
+            messages.write_to(run.path)
+            rounds = Rounds.of(run, settings, request, objective, policy, prompts, judge, cache, progress)
+            return rounds.run_all(resume=request.resume)
+
+
+def check_loop(settings: LoopRunSettings, objective: Objective) -> None:
+    """Refuse what the rule for examples, the objective and the sampling rule out together.
+
+    Raises:
+        ConfigError: they do not fit.
+    """
+    kind, n = settings.examples.kind, settings.loop.n
+    if kind.origins != ("policy",):
+        raise ConfigError(
+            f"examples.rule={settings.examples.rule} needs responses of the data, and a loop reads prompts only; "
+            "choose another rule",
+            code="not_supported",
+            key="examples.rule",
+        )
+    if kind.shape != objective.shape:
+        raise ConfigError(
+            f"examples.rule={settings.examples.rule} makes {kind.shape}, and the objective trains on "
+            f"{objective.shape}; change one of the two",
+            code="wrong_data_shape",
+            key="examples.rule",
+        )
+    wrong = n != 2 if settings.examples.rule == "pair" else n < kind.min_samples
+    if wrong:
+        needed = "exactly 2" if settings.examples.rule == "pair" else f"at least {kind.min_samples}"
+        raise ConfigError(
+            f"loop.n is {n}, and examples.rule={settings.examples.rule} needs {needed} samples of each prompt",
+            code="too_few_samples",
+            key="loop.n",
+        )
+    if settings.sampling.temperature == 0 and n > 1:
+        raise ConfigError(
+            "sampling.temperature is 0, so all samples of a prompt would be equal; set it above 0",
+            code="out_of_range",
+            key="sampling.temperature",
+        )
+    for name in ("best_metric", "early_stopping", "eval_every", "save_every", "max_steps"):
+        if getattr(settings.training, name) != getattr(TrainingSettings(), name):
+            raise ConfigError(
+                f"training.{name} has no effect: nothing is held out, and loop.rounds and loop.save_every say how long "
+                "a loop is and when it saves; remove it",
+                code="no_effect",
+                key=f"training.{name}",
+            )
+    if settings.loop.reference == "reset" and settings.reference.name != "auto":
+        raise ConfigError(
+            f"reference.name={settings.reference.name} has no effect: loop.reference is reset; remove one of the two",
+            code="no_effect",
+            key="reference.name",
+        )
+
+
+def read_prompts(settings: LoopRunSettings, policy: Policy) -> PromptSet:
+    """Return the distinct prompts of the data."""
+    rows = read_rows(settings.data)
+    detect_prompts(survey([rows])[0], settings.data)
+    prompts = find_prompts(
+        rows,
+        settings.data,
+        encoder_of(policy),
+        max_new_tokens=settings.sampling.max_new_tokens,
+        limit=settings.data.limit,
+    )
+    note_all([*rows.notes, *prompts.notes])
+    return prompts
+
+
+@dataclass(eq=False)
+class Rounds:
+    """A loop in progress, with all its parts."""
+
+    run: RunDirectory
+    settings: LoopRunSettings
+    request: LoopRequest
+    policy: Policy
+    prompts: PromptSet
+    judge: CachedScorer | CachedComparer
+    reference: Reference
+    """That of the objective."""
+    initial: ModelReference
+    """The policy before the first round."""
+    trainer: Trainer
+    progress: ProgressCallback
+    is_prepared: bool = False
+    """True once the trainer has seen examples."""
+
+    @classmethod
+    def of(
+        cls,
+        run: RunDirectory,
+        settings: LoopRunSettings,
+        request: LoopRequest,
+        objective: Objective,
+        policy: Policy,
+        prompts: PromptSet,
+        judge: Scorer | Comparer,
+        cache: JudgementCache,
+        progress: ProgressCallback,
+    ) -> "Rounds":
+        """Build the references and the trainer, and describe the run."""
+        per_round = min(settings.loop.prompts_per_round, len(prompts.prompts))
+        settings = replace(settings, loop=replace(settings.loop, prompts_per_round=per_round))
+        reference, initial = build_round_references(
+            settings.reference,
+            policy,
+            is_needed=objective.needs_reference,
+            resets=settings.loop.reference == "reset",
+            max_tokens=settings.training.max_tokens,
+        )
+        if not request.resume:
+            run.write_text("config.yaml", yaml.safe_dump(to_plain(settings), sort_keys=False, allow_unicode=True))
+            run.write_json("versions.json", versions())
+        trainer = build_trainer(
+            policy.module,
+            (),
+            (),
+            objective,
+            reference if objective.needs_reference else None,
+            settings.training,
+            run,
+            prompts.digest,
+            listener=listener(progress),
+            schedule=learning_rate_factor(settings.training, planned_steps(settings)),
+        )
+        asked = cached(judge, cache)
+        return cls(run, settings, request, policy, prompts, asked, reference, initial, trainer, progress)
+
+    def run_all(self, *, resume: bool) -> LoopedRun:
+        """Run all rounds that are not done, save the policy and return what came out."""
+        if resume:
+            self.trainer.restore()
+        cards: list[dict[str, Any]] = []
+        stop: Stop | None = None
+        try:
+            while stop is None and len(cards) < self.settings.loop.rounds:
+                folder = RoundFolder.of(self.run.path, len(cards))
+                known = folder.card if (folder.last_step or 0) <= self.trainer.state.step else None
+                cards.append(known or self.run_round(len(cards), folder))
+                stop = find_stop(cards, self.settings.stop)
+            self.trainer.checkpoints.commit(self.trainer.state, self.trainer.window)
+        finally:
+            self.trainer.recorder.close()
+        stop = stop or Stop("rounds", f"all {self.settings.loop.rounds} rounds are done")
+        log.info("the loop ends: %s", stop.text, extra={"event": "loop_stopped", "rule": stop.rule})
+        save_model(self.policy, self.prompts.encoder, self.prompts.end_token_id, self.run.path)
+        found = LoopedRun(self.run.path, self.request.preset, tuple(cards), stop)
+        self.run.write_json("loop.json", found.as_dict())
+        return found
+
+    def run_round(self, number: int, folder: RoundFolder) -> dict[str, Any]:
+        """Run one round, or what is missing of it, and return its card."""
+        rows = self.draw(number, folder)
+        verdicts = folder.verdicts()
+        if verdicts is None:
+            refuse_own_family(self.judge.judge, self.request.judge, rows)
+            verdicts = judge_round(self.judge, rows, self.progress)
+            folder.write_verdicts(verdicts)
+        groups = groups_of(rows, verdicts, number, self.judge.scale)
+        formed = form_examples(groups, self.settings.examples)
+        digest = folder.write_examples(groups, formed.examples)
+        folder.refuse_other_examples(digest)
+        initial = self.initial.sums([tree_of(group) for group in groups])
+        first = self.train(folder, formed.examples, digest)
+        if (number + 1) % self.settings.loop.save_every == 0:
+            self.trainer.checkpoints.commit(self.trainer.state, self.trainer.window)
+        step = self.trainer.state.step
+        card = make_card(
+            number,
+            rows,
+            groups,
+            initial,
+            num_examples=len(formed.examples),
+            dropped=formed.dropped,
+            statuses=sum((Counter(one["statuses"]) for one in verdicts), Counter()),
+            num_steps=step - first,
+            losses=[line["loss"] for line in self.trainer.recorder.history if line["step"] > first and "loss" in line],
+        ).as_dict()
+        folder.close(step, card)
+        self.progress("rounds", number + 1, self.settings.loop.rounds, **figures(card))
+        return card
+
+    def draw(self, number: int, folder: RoundFolder) -> tuple[AnswerRow, ...]:
+        """Return the samples of a round: those on the disk, and the others drawn."""
+        loop, sampling = self.settings.loop, self.settings.sampling
+        places = prompts_of_round(
+            number, len(self.prompts.prompts), loop.prompts_per_round, self.prompts.digest, loop.seed
+        )
+        chosen = replace(self.prompts, prompts=tuple(self.prompts.prompts[k] for k in places))
+        request = SampleRequest(
+            n=loop.n,
+            temperatures=(sampling.temperature,),
+            seed=seed_of_round(number, loop.seed),
+            output=folder.samples,
+            resume=True,
+        )
+        engine = OwnEngine(self.policy.module, f"{self.prompts.digest} round {number}")
+        speaker = Speaker(engine, self.prompts.encoder, self.policy.end_token_ids)
+        settings = SampleSettings(self.settings.model, self.settings.data, sampling)
+        call = Call(settings, request, chosen, speaker, {sampling.temperature: sampling})
+        return draw_answers(call, self.progress).rows
+
+    def train(self, folder: RoundFolder, examples: Sequence[Example], digest: str) -> int:
+        """Train on the examples of a round, and return the steps before it."""
+        state = self.trainer.state
+        begun = folder.first_step
+        first = state.step if begun is None or begun > state.step else begun
+        folder.begin_training(first, digest)
+        if isinstance(self.reference, MovingReference) and state.step == first:
+            self.reference.move(whole_weights(self.policy.module))
+        if not examples:
+            return first
+        self.trainer.next_round(examples, digest, first)
+        with self.trainer.stopping():
+            if not self.is_prepared:
+                self.trainer.prepare(check=state.step == 0)
+                self.is_prepared = True
+            self.trainer.run_to_end()
+        return first
+
+
+def tree_of(group: Group) -> Tree:
+    """Return the samples of a group for a forward."""
+    return Tree(group.prompt_ids, tuple(sample.response for sample in group.samples))
+
+
+def planned_steps(settings: LoopRunSettings) -> int:
+    """Return the optimiser steps of a loop whose every prompt gives one example."""
+    per_round = -(-settings.loop.prompts_per_round // settings.training.batch_size)
+    return settings.loop.rounds * settings.training.num_epochs * per_round
+
+
+def figures(card: Mapping[str, Any]) -> dict[str, float]:
+    """Return the numbers of a card that are shown beside the progress bar."""
+    shown = {"reward": card["reward"], "kl": card["kl"]}
+    return {name: float(value["estimate"]) for name, value in shown.items() if value is not None}

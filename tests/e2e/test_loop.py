@@ -1,0 +1,245 @@
+"""The loop: every number from its files, the same bytes after any stop, and presets that do what they say."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import tiltlm
+from support.errors import raises
+from tiltlm.cli.main import app
+from tiltlm.core import ConfigError, Response, TiltError, Tree, pack_trees
+from tiltlm.online.presets import PRESETS
+from tiltlm.sampling.answers import read_answers
+from tiltlm.worlds import TextWorld
+
+WORLD = TextWorld()
+SHORT = {
+    "loop.rounds": 3,
+    "loop.prompts_per_round": 8,
+    "max_new_tokens": 24,
+    "max_rows": 8,
+    "batch_size": 4,
+    "learning_rate": 1e-3,
+    "progress": False,
+}
+
+
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("prompts") / "prompts.jsonl"
+    path.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in WORLD.prompts("train")[:20]))
+    return path
+
+
+def run(model, prompts, output, preset="online_dpo", **more):
+    return tiltlm.loop(preset=preset, model=model, data=str(prompts), judge="gold", output=output, **{**SHORT, **more})
+
+
+@pytest.fixture(scope="module")
+def done(model, prompts, tmp_path_factory):
+    return run(model, prompts, tmp_path_factory.mktemp("loops") / "run")
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Return every file that a loop promises to write again, by its path."""
+    files = [*folder.glob("rounds/*/*"), folder / "model" / "model.safetensors", folder / "loop.json"]
+    return {str(file.relative_to(folder)): file.read_bytes() for file in files if not file.name.startswith(".")}
+
+
+def test_every_number_of_a_round_follows_from_its_files(done):
+    for number, card in enumerate(done.cards):
+        folder = done.path / "rounds" / f"{number:04d}"
+        rows = read_answers(folder / "samples.jsonl.gz")
+        verdicts = {one["id"]: one["scores"] for one in lines(folder / "verdicts.jsonl")}
+        scores = {row.id: [WORLD.reward(row.prompt, text) for text in row.answers] for row in rows}
+        assert verdicts == scores
+        assert card["reward"]["estimate"] == pytest.approx(np.mean(list(scores.values())))
+        assert card["sampled_tokens"] == sum(len(ids) for row in rows for ids in row.token_ids)
+        examples = lines(folder / "examples.jsonl")
+        decided = {key for key, (a, b) in scores.items() if a != b}
+        same = {row.id for row in rows if row.token_ids[0].tolist() == row.token_ids[1].tolist()}
+        assert {example["id"] for example in examples} == decided - same
+        for example in examples:
+            ((chosen, _, p, _),) = example["comparisons"]
+            gap = example["scores"][chosen] - example["scores"][1 - chosen]
+            assert p == pytest.approx(1 / (1 + np.exp(-gap)))
+        assert sum(card["dropped"].values()) + card["num_examples"] == card["num_prompts"] == 8
+
+
+def test_the_kl_is_to_the_policy_before_the_first_round(done, model):
+    """The samples of the last round, scored by the model as it is on the disk."""
+    rows = read_answers(done.path / "rounds" / "0002" / "samples.jsonl.gz")
+    loaded = tiltlm.load_policy(model)
+    trees = [Tree(row.prompt_ids, tuple(map(Response, row.token_ids))) for row in rows]
+    with torch.no_grad():
+        initial = loaded.module(pack_trees(trees)).seq_logps.tolist()
+    drawn = [logp for row in rows for logp in row.logps]
+    assert done.cards[2]["kl"]["estimate"] == pytest.approx(np.mean(np.subtract(drawn, initial)), abs=1e-4)
+    assert abs(done.cards[0]["kl"]["estimate"]) < 1e-4
+    assert abs(done.cards[2]["kl"]["estimate"]) > 1e-3
+
+
+def test_the_model_is_that_of_the_last_step_and_the_table_has_a_row_a_round(done, model):
+    trained, before = (tiltlm.load_policy(str(path)).module.state_dict() for path in (done.path / "model", model))
+    assert any(not torch.equal(trained[name], before[name]) for name in before)
+    table = done.to_pandas()
+    assert table.index.tolist() == [0, 1, 2]
+    assert table["num_steps"].sum() == max(line["step"] for line in lines(done.path / "metrics.jsonl"))
+    assert "3 rounds" in repr(done)
+
+
+def test_rounds_take_other_prompts_until_all_were_asked(done):
+    asked = [row.id for k in (0, 1) for row in read_answers(done.path / "rounds" / f"000{k}" / "samples.jsonl.gz")]
+    assert len(set(asked)) == 16, "two rounds of 8 fit into 20 prompts"
+
+
+class Killed(BaseException):
+    """The process is gone."""
+
+
+PHASES = [
+    "tiltlm.storage.files.write_bytes",
+    "tiltlm.sampling.answers.write_bytes",
+    "tiltlm.recipes.answers.answers_file.append_line",
+    "tiltlm.sampling.engines.own.sample",
+    "tiltlm.worlds.text.TextWorld.reward",
+    "tiltlm.training.loop.Trainer.train_step",
+    "tiltlm.training.checkpoints.files.commit",
+]
+"""Functions in all phases of a round; the process ends before the call of one of them."""
+
+
+@pytest.fixture
+def killing(monkeypatch):
+    """Return a function that lets the process end before one call of the functions in `PHASES`, counted over all."""
+    from importlib import import_module
+
+    calls: Counter[str] = Counter()
+    ends_at: dict[str, int | None] = {"call": None}
+    for target in PHASES:
+        module, _, name = target.rpartition(".")
+        try:
+            owner = import_module(module)
+        except ModuleNotFoundError:
+            parent, _, kind = module.rpartition(".")
+            owner = getattr(import_module(parent), kind)
+        original = getattr(owner, name)
+
+        def watched(*args, original=original, target=target, **kwargs):
+            if calls.total() == ends_at["call"]:
+                raise Killed(target)
+            calls[target] += 1
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, watched)
+
+    def until(call: int | None) -> Counter[str]:
+        calls.clear()
+        ends_at["call"] = call
+        return calls
+
+    return until
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("preset", "num_kills"), [("online_dpo", 20), ("rebel", 10)])
+def test_a_loop_that_was_killed_goes_on_to_the_same_bytes(
+    model, prompts, tmp_path, monkeypatch, killing, preset, num_kills
+):
+    """Thirty moments over all phases; REBEL's reference moves at each round. Checkpoints are saved every two rounds."""
+    monkeypatch.setenv("TILTLM_CACHE", str(tmp_path / "judgements"))
+    settings = {"loop.save_every": 2, "preset": preset}
+    calls = killing(None)
+    run(model, prompts, tmp_path / "whole", **settings)
+    assert set(calls) == set(PHASES)
+    expected, total = contents(tmp_path / "whole"), calls.total()
+    for k, call in enumerate(np.linspace(1, total - 1, num_kills).astype(int)):
+        killing(int(call))
+        monkeypatch.setenv("TILTLM_CACHE", str(tmp_path / f"judgements-{k}"))
+        output = tmp_path / f"run-{k}"
+        with pytest.raises(Killed):
+            run(model, prompts, output, **settings)
+        killing(None)
+        run(model, prompts, output, resume=(output / "run.json").exists(), **settings)
+        assert contents(output) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+def test_every_preset_moves_the_gold_reward_up(model, tmp_path, preset):
+    path = tmp_path / "prompts.jsonl"
+    path.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in WORLD.prompts("train")))
+    rounds, rate = {"online_dpo": (12, 4e-4), "rebel": (8, 2e-4)}.get(
+        preset, (3 if preset == "iterative_dpo" else 6, 1e-3)
+    )
+    more = {"examples.threshold": 3.5} if preset == "rft" else {}
+    large = {"loop.prompts_per_round": 64, "batch_size": 64, "max_new_tokens": 32, "max_rows": 1024, **more}
+    settings = {**large, "loop.rounds": rounds, "learning_rate": rate, "warmup_ratio": 0.0}
+    found = run(model, path, tmp_path / "run", preset, **settings)
+    first, last = found.cards[0]["reward"], found.cards[-1]["reward"]
+    assert last["low"] > first["high"], (first, last)
+
+
+def test_the_command_and_its_list(model, prompts, tmp_path):
+    arguments = ["loop", "--preset", "raft", "--model", model, "--data", str(prompts), "--judge", "gold", "--output"]
+    short = [f"{key}={value}" for key, value in SHORT.items() if key != "progress"]
+    ran = CliRunner().invoke(app, [*arguments, str(tmp_path / "run"), *short])
+    assert ran.exit_code == 0, ran.output
+    assert "All 3 rounds are done." in ran.stdout
+    listed = CliRunner().invoke(app, ["loop", "--list"])
+    assert listed.exit_code == 0
+    assert all(name in listed.stdout for name in PRESETS)
+
+
+@pytest.mark.parametrize(
+    ("settings", "code", "key"),
+    [
+        ({"judge": None}, "missing_setting", "judge"),
+        ({"judge": "length"}, "no_audit", "judge.audit"),
+        ({"preset": "onlin_dpo"}, "unknown_name", "preset"),
+        ({"loop.n": 3}, "too_few_samples", "loop.n"),
+        ({"examples.rule": "best"}, "wrong_data_shape", "examples.rule"),
+        ({"examples.rule": "versus_data"}, "not_supported", "examples.rule"),
+        ({"temperature": 0}, "out_of_range", "sampling.temperature"),
+        ({"training.early_stopping": 3, "best_metric": "eval_loss"}, "no_effect", "training.best_metric"),
+        ({"loop.reference": "reset", "reference": "initial"}, "no_effect", "reference.name"),
+        ({"reference.cache": False}, "no_effect", "reference.cache"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_the_first_draw(model, prompts, tmp_path, settings, code, key):
+    given = {"preset": "online_dpo", "judge": "gold", **SHORT, **settings}
+    with raises(ConfigError, code, key=key):
+        tiltlm.loop(model=model, data=str(prompts), output=tmp_path / "run", **given)
+    assert not (tmp_path / "run").exists()
+
+
+def test_stops(model, prompts, tmp_path):
+    by_tokens = run(model, prompts, tmp_path / "tokens", **{"stop.sampled_tokens": 100})
+    assert (len(by_tokens.cards), by_tokens.stop.rule) == (1, "sampled_tokens")
+    by_judgements = run(model, prompts, tmp_path / "judged", **{"stop.judgements": 20})
+    assert (len(by_judgements.cards), by_judgements.stop.rule) == (2, "judgements")
+    empty = run(model, prompts, tmp_path / "empty", **{"examples.gap": 100.0, "stop.empty_rounds": 2})
+    assert (len(empty.cards), empty.stop.rule) == (2, "empty_rounds")
+    assert all(card["num_steps"] == 0 for card in empty.cards)
+
+
+def test_another_rule_for_examples_after_a_stop_is_refused(model, prompts, tmp_path, killing):
+    calls = killing(None)
+    output = tmp_path / "run"
+    run(model, prompts, tmp_path / "whole")
+    order = calls.total()
+    killing(order * 2 // 3)
+    with pytest.raises(Killed):
+        run(model, prompts, output)
+    killing(None)
+    with raises(TiltError, "other_examples", key="examples.rule"):
+        run(model, prompts, output, resume=True, **{"examples.soft": False})
