@@ -37,7 +37,8 @@ def prompts(tmp_path_factory) -> Path:
 
 
 def run(model, prompts, output, preset="online_dpo", **more):
-    return tiltlm.loop(preset=preset, model=model, data=str(prompts), judge="gold", output=output, **{**SHORT, **more})
+    given = {"judge": "gold", **SHORT, **more}
+    return tiltlm.loop(preset=preset, model=model, data=str(prompts), output=output, **given)
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +63,8 @@ def test_every_number_of_a_round_follows_from_its_files(done):
         verdicts = {one["id"]: one["scores"] for one in lines(folder / "verdicts.jsonl")}
         scores = {row.id: [WORLD.reward(row.prompt, text) for text in row.answers] for row in rows}
         assert verdicts == scores
-        assert card["reward"]["estimate"] == pytest.approx(np.mean(list(scores.values())))
-        assert card["sampled_tokens"] == sum(len(ids) for row in rows for ids in row.token_ids)
+        assert card.reward.estimate == pytest.approx(np.mean(list(scores.values())))
+        assert card.sampled_tokens == sum(len(ids) for row in rows for ids in row.token_ids)
         examples = lines(folder / "examples.jsonl")
         decided = {key for key, (a, b) in scores.items() if a != b}
         same = {row.id for row in rows if row.token_ids[0].tolist() == row.token_ids[1].tolist()}
@@ -72,7 +73,7 @@ def test_every_number_of_a_round_follows_from_its_files(done):
             ((chosen, _, p, _),) = example["comparisons"]
             gap = example["scores"][chosen] - example["scores"][1 - chosen]
             assert p == pytest.approx(1 / (1 + np.exp(-gap)))
-        assert sum(card["dropped"].values()) + card["num_examples"] == card["num_prompts"] == 8
+        assert sum(card.dropped.values()) + card.num_examples == card.num_prompts == 8
 
 
 def test_the_kl_is_to_the_policy_before_the_first_round(done, model):
@@ -83,9 +84,9 @@ def test_the_kl_is_to_the_policy_before_the_first_round(done, model):
     with torch.no_grad():
         initial = loaded.module(pack_trees(trees)).seq_logps.tolist()
     drawn = [logp for row in rows for logp in row.logps]
-    assert done.cards[2]["kl"]["estimate"] == pytest.approx(np.mean(np.subtract(drawn, initial)), abs=1e-4)
-    assert abs(done.cards[0]["kl"]["estimate"]) < 1e-4
-    assert abs(done.cards[2]["kl"]["estimate"]) > 1e-3
+    assert done.cards[2].kl.estimate == pytest.approx(np.mean(np.subtract(drawn, initial)), abs=1e-4)
+    assert abs(done.cards[0].kl.estimate) < 1e-4
+    assert abs(done.cards[2].kl.estimate) > 1e-3
 
 
 def test_the_model_is_that_of_the_last_step_and_the_table_has_a_row_a_round(done, model):
@@ -185,8 +186,74 @@ def test_every_preset_moves_the_gold_reward_up(model, tmp_path, preset):
     large = {"loop.prompts_per_round": 64, "batch_size": 64, "max_new_tokens": 32, "max_rows": 1024, **more}
     settings = {**large, "loop.rounds": rounds, "learning_rate": rate, "warmup_ratio": 0.0}
     found = run(model, path, tmp_path / "run", preset, **settings)
-    first, last = found.cards[0]["reward"], found.cards[-1]["reward"]
-    assert last["low"] > first["high"], (first, last)
+    first, last = found.cards[0].reward, found.cards[-1].reward
+    assert last.low > first.high, (first, last)
+
+
+def test_the_page_has_every_round_and_says_what_may_be_wrong(done, model, prompts, tmp_path):
+    page = (done.path / "loop.html").read_text()
+    twin = json.loads((done.path / "loop.json").read_text())
+    assert [card["round"] for card in twin["cards"]] == [0, 1, 2]
+    assert all(f"round {k}" in page for k in range(3))
+    assert [caution["key"] for caution in twin["cautions"]] == []
+    by_length = run(
+        model, prompts, tmp_path / "length", judge="length", unaudited=True, **{"loop.rounds": 1, "max_new_tokens": 4}
+    )
+    twin = json.loads((by_length.path / "loop.json").read_text())
+    assert {caution["key"] for caution in twin["cautions"]} >= {"own_judge", "unaudited", "cut"}
+
+
+def test_a_replay_trains_on_the_recorded_samples(done, tmp_path):
+    """The same settings give the same losses and weights from the files alone; others train on the same samples."""
+    config = str(done.path / "config.yaml")
+    again = tiltlm.loop(config, replay=done.path, output=tmp_path / "again", progress=False)
+    weights = [(folder / "model" / "model.safetensors").read_bytes() for folder in (again.path, done.path)]
+    assert weights[0] == weights[1]
+    assert [card.loss for card in again.cards] == [card.loss for card in done.cards]
+    assert all(card.kl is None for card in again.cards), "the samples are those of another policy"
+    other = tiltlm.loop(config, replay=done.path, output=tmp_path / "other", objective="ipo", progress=False)
+    samples = [(folder / "rounds" / "0002" / "samples.jsonl.gz").read_bytes() for folder in (other.path, done.path)]
+    assert samples[0] == samples[1]
+    assert [card.loss for card in other.cards] != [card.loss for card in done.cards]
+    with raises(ConfigError, "no_rounds", key="replay"):
+        tiltlm.loop(config, replay=tmp_path, output=tmp_path / "none", progress=False)
+
+
+def test_its_configuration_runs_again(done, tmp_path):
+    again = tiltlm.loop(str(done.path / "config.yaml"), output=tmp_path / "again", progress=False)
+    found, expected = contents(again.path), contents(done.path)
+    assert found.keys() == expected.keys()
+    assert all(found[name] == expected[name] for name in found if name != "loop.json"), "which names the preset"
+
+
+def test_a_held_out_judge_measures_and_does_not_train(done, model, prompts, tmp_path):
+    found = run(model, prompts, tmp_path / "run", held_out_judge="length")
+    assert (found.path / "model" / "model.safetensors").read_bytes() == (
+        done.path / "model" / "model.safetensors"
+    ).read_bytes()
+    for number, card in enumerate(found.cards):
+        rows = read_answers(found.path / "rounds" / f"{number:04d}" / "samples.jsonl.gz")
+        assert card.held_out.estimate == pytest.approx(np.mean([len(text) for row in rows for text in row.answers]))
+    assert found.to_pandas()["held_out"].notna().all()
+    with raises(ConfigError, "same_judge"):
+        run(model, prompts, tmp_path / "same", held_out_judge="gold")
+    with raises(ConfigError, "not_supported", key="held_out_judge"):
+        run(model, prompts, tmp_path / "panel", held_out_judge={"kind": "panel", "judges": ["gold", "length"]})
+
+
+def test_a_judge_that_compares(model, prompts, tmp_path):
+    """A panel of two scorers: the label of a pair is that of both orders, and there are no scores."""
+    panel = {"kind": "panel", "judges": ["gold", "length"]}
+    found = run(model, prompts, tmp_path / "run", judge=panel, unaudited=True, **{"loop.rounds": 1})
+    assert found.cards[0].reward is None
+    assert "–" in found.summary()
+    verdicts = {one["id"]: one["pairs"] for one in lines(found.path / "rounds" / "0000" / "verdicts.jsonl")}
+    for example in lines(found.path / "rounds" / "0000" / "examples.jsonl"):
+        ((_, _, p, _),) = example["comparisons"]
+        ((i, j, judged),) = verdicts[example["id"]]
+        assert (i, j) == (0, 1)
+        assert p == pytest.approx(max(judged, 1 - judged))
+        assert "scores" not in example
 
 
 def test_the_command_and_its_list(model, prompts, tmp_path):
@@ -229,7 +296,7 @@ def test_stops(model, prompts, tmp_path):
     assert (len(by_judgements.cards), by_judgements.stop.rule) == (2, "judgements")
     empty = run(model, prompts, tmp_path / "empty", **{"examples.gap": 100.0, "stop.empty_rounds": 2})
     assert (len(empty.cards), empty.stop.rule) == (2, "empty_rounds")
-    assert all(card["num_steps"] == 0 for card in empty.cards)
+    assert all(card.num_steps == 0 for card in empty.cards)
 
 
 def test_another_rule_for_examples_after_a_stop_is_refused(model, prompts, tmp_path, killing):

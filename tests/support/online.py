@@ -37,4 +37,4 @@ def group_of(
         for place, origin, own in zip(drawn, origins, ids, strict=True)
     )
     known = preference_of_scores(values, 1.0) if preference is None else np.asarray(preference, dtype=np.float64)
-    return Group(prompt, token_ids([1, 2]), samples, values, known)
+    return Group(prompt, token_ids([1, *prompt.encode()]), samples, values, known)

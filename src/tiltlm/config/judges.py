@@ -22,7 +22,7 @@ def judge_section(judge: Any) -> dict[str, Any]:
         ConfigError: The file or the text cannot be read.
     """
     if isinstance(judge, JudgeSettings):
-        return {name: value for name, value in vars(judge).items() if value != _default(name)}
+        return judge.given
     if isinstance(judge, Mapping):
         return dict(judge)
     text = str(judge)
@@ -43,10 +43,6 @@ def _mapping(text: str) -> dict[str, Any]:
             f"judge {text!r} is no mapping; write it as {{kind: pairwise, model: M}}", code="wrong_type", key="judge"
         )
     return dict(value)
-
-
-def _default(name: str) -> Any:
-    return getattr(JudgeSettings, name, None)
 
 
 def read_judge(judge: Any) -> JudgeSettings:

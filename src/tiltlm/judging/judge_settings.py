@@ -209,6 +209,14 @@ class JudgeSettings:
                     f"judge.{name} has no effect: {reason}; remove it", code="no_effect", key=f"judge.{name}"
                 )
 
+    @property
+    def given(self) -> dict[str, Any]:
+        """The settings that are not at their defaults, as plain values."""
+        values = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
+        return {
+            name: value for name, value in values.items() if value != getattr(JudgeSettings, name, None) and value != []
+        }
+
     def _read_short_form(self) -> None:
         """Replace `kind: reward_model:FOLDER` by the settings that it stands for."""
         text = self.kind

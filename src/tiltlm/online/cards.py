@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tiltlm.diagnostics.intervals import Interval, bootstrap_mean
 from tiltlm.diagnostics.kl import sequence_kl
@@ -13,8 +14,6 @@ from tiltlm.sampling.answers import AnswerRow
 from tiltlm.sampling.diversity import diversity_of
 
 RESAMPLES = 1000
-SHOWN = 10
-"""Samples on a card."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +25,8 @@ class Card:
     num_samples: int
     reward: Interval | None
     """Mean score of the samples, by the judge that makes the examples; None if it compares."""
+    held_out: Interval | None
+    """The same by a judge that does not train; None if there is none."""
     kl: Interval | None
     """KL of the policy that drew them to the policy before the first round, nats per response (k1); None if they were
     drawn at another temperature or truncated."""
@@ -53,14 +54,25 @@ class Card:
         """Return the card as plain values."""
         return asdict(self)
 
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> "Card":
+        """Return the card that `as_dict` wrote."""
+        intervals = {name: values[name] and Interval(**values[name]) for name in ("reward", "held_out", "kl")}
+        return cls(**{**values, **intervals})
 
-def reward_of(groups: Sequence[Group], seed: int = 0) -> Interval | None:
-    """Return the mean score over samples, prompts weighing equally, with an interval over prompts."""
-    known = [group for group in groups if np.isfinite(group.scores).any()]
+
+def reward_of(scores: Mapping[str, ArrayLike], seed: int = 0) -> Interval | None:
+    """Return the mean score over samples, prompts weighing equally, with an interval over prompts.
+
+    Args:
+        scores: Name of a prompt → scores of its samples, NaN where there is none.
+        seed: Seed of the bootstrap over prompts.
+    """
+    numbers = {name: np.asarray(own, dtype=np.float64) for name, own in scores.items()}
+    known = {name: float(np.nanmean(own)) for name, own in numbers.items() if np.isfinite(own).any()}
     if not known:
         return None
-    means = [float(np.nanmean(group.scores)) for group in known]
-    return bootstrap_mean(means, [group.id for group in known], seed=seed, resamples=RESAMPLES)
+    return bootstrap_mean(list(known.values()), list(known), seed=seed, resamples=RESAMPLES)
 
 
 def kl_of(rows: Sequence[AnswerRow], initial: Sequence[float], seed: int = 0) -> Interval | None:
@@ -83,8 +95,9 @@ def make_card(
     number: int,
     rows: Sequence[AnswerRow],
     groups: Sequence[Group],
-    initial: Sequence[float],
+    initial: Sequence[float] | None,
     *,
+    held_out: Mapping[str, ArrayLike],
     num_examples: int,
     dropped: Mapping[str, int],
     statuses: Mapping[str, int],
@@ -97,7 +110,9 @@ def make_card(
         number: The round, from 0.
         rows: Its samples.
         groups: The same, judged.
-        initial: Log-probabilities of the samples under the policy before the first round.
+        initial: Log-probabilities of the samples under the policy before the first round; None if another policy drew
+            them, whose KL says nothing about this one.
+        held_out: Name of a prompt → scores of its samples by a judge that does not train; empty if there is none.
         num_examples: Examples that were trained on.
         dropped: Prompts without an example, by cause.
         statuses: Judgements by status.
@@ -110,8 +125,9 @@ def make_card(
         round=number,
         num_prompts=len(rows),
         num_samples=len(lengths),
-        reward=reward_of(groups),
-        kl=kl_of(rows, initial),
+        reward=reward_of({group.id: group.scores for group in groups}),
+        held_out=reward_of(held_out),
+        kl=None if initial is None else kl_of(rows, initial),
         num_tokens=float(np.mean(lengths)),
         cut=diversity.cut,
         distinct_2=diversity.distinct_2,

@@ -1,8 +1,8 @@
 """The folder of a loop's rounds: what each of them drew, judged, made and measured, and how far it came.
 
-`rounds/0003/` holds `samples.jsonl.gz` (rows of answers), `verdicts.jsonl` (scores and preferences of each prompt),
-`examples.jsonl` (what was trained on, by the ids of the samples), `card.json` and `state.json`. Files are written
-whole. Every number of a round can be computed again from them.
+`rounds/0003/` holds `samples.jsonl.gz` (rows of answers), `verdicts.jsonl` (what the judge says about each prompt; that
+of a held-out judge is beside it), `examples.jsonl` (what was trained on, by the ids of the samples), `card.json` and
+`state.json`. Files are written whole. Every number of a round can be computed again from them.
 """
 
 import json
@@ -17,8 +17,10 @@ import numpy as np
 from tiltlm.core.errors import RunError
 from tiltlm.core.example import Example
 from tiltlm.data.order import epoch_order
+from tiltlm.judging.judge import Role
+from tiltlm.online.cards import Card
 from tiltlm.online.groups import Group
-from tiltlm.storage.files import finite_json, read_lines, write_json, write_text
+from tiltlm.storage.files import finite_json, read_lines, write_bytes, write_json, write_text
 
 
 @dataclass(frozen=True)
@@ -57,15 +59,16 @@ class RoundFolder:
         """Note that training on these examples begins after so many steps."""
         write_json(self.path / "state.json", {"first_step": step, "examples": examples})
 
-    def close(self, step: int, card: Mapping[str, Any]) -> None:
+    def close(self, step: int, card: Card) -> None:
         """Write the card, and note that the round is done."""
-        write_json(self.path / "card.json", finite_json(dict(card)))
+        write_json(self.path / "card.json", finite_json(card.as_dict()))
         write_json(self.path / "state.json", {**self._state, "last_step": step})
 
     @property
-    def card(self) -> dict[str, Any] | None:
+    def card(self) -> Card | None:
         """The card; None if the round is not closed."""
-        return None if self.last_step is None else _read(self.path / "card.json")
+        values = None if self.last_step is None else _read(self.path / "card.json")
+        return None if values is None else Card.of(values)
 
     def refuse_other_examples(self, digest: str) -> None:
         """Require that examples are those on which the training of this round began.
@@ -82,20 +85,37 @@ class RoundFolder:
                 key="examples.rule",
             )
 
-    def write_verdicts(self, verdicts: Sequence[Mapping[str, Any]]) -> None:
-        """Write one line for each prompt."""
-        write_text(self.path / "verdicts.jsonl", _lines(verdicts))
+    def copy_draws(self, other: "RoundFolder") -> None:
+        """Copy samples and verdicts of another round, if this one has none yet.
 
-    def verdicts(self) -> list[dict[str, Any]] | None:
-        """Return what `write_verdicts` wrote; None if this round is not judged."""
-        path = self.path / "verdicts.jsonl"
+        Raises:
+            RunError: The disk is full, or a file cannot be written.
+        """
+        for name in ("held-out-verdicts.jsonl", "verdicts.jsonl", "samples.jsonl.gz"):
+            if (other.path / name).exists() and not (self.path / name).exists():
+                write_bytes(self.path / name, (other.path / name).read_bytes())
+
+    def write_verdicts(self, verdicts: Sequence[Mapping[str, Any]], role: Role) -> None:
+        """Write one line for each prompt, from the judge with this role."""
+        write_text(self._verdicts(role), _lines(verdicts))
+
+    def verdicts(self, role: Role) -> list[dict[str, Any]] | None:
+        """Return what `write_verdicts` wrote; None if the judge with this role has not judged the round."""
+        path = self._verdicts(role)
         return read_lines(path) if path.exists() else None
 
+    def _verdicts(self, role: Role) -> Path:
+        return self.path / ("verdicts.jsonl" if role == "train" else "held-out-verdicts.jsonl")
+
     def write_examples(self, groups: Sequence[Group], examples: Sequence[Example]) -> str:
-        """Write the examples by the ids of their samples, and return their digest."""
-        names = {
-            (group.prompt_ids.tobytes(), sample.response.key): sample.id for group in groups for sample in group.samples
-        }
+        """Write the examples by the ids of their samples, and return their digest.
+
+        Of samples with the same tokens the first one is named.
+        """
+        names: dict[tuple[bytes, tuple[bytes, bytes]], str] = {}
+        for group in groups:
+            for sample in group.samples:
+                names.setdefault((group.prompt_ids.tobytes(), sample.response.key), sample.id)
         rows = []
         for example in examples:
             row: dict[str, Any] = {

@@ -50,10 +50,11 @@ def bounds(interval: Interval, *, percent: bool = False, signed: bool = False, d
     return f"{low} to {high}"
 
 
-def with_bounds(interval: Interval, *, percent: bool = False, signed: bool = False) -> str:
+def with_bounds(interval: Interval, *, percent: bool = False, signed: bool = False, decimals: int | None = None) -> str:
     """Return estimate and interval for a sentence: `63 % (57 to 69)`."""
-    inner = bounds(interval, percent=percent, signed=signed)
-    return estimate(interval, percent=percent, signed=signed) + (f" ({inner})" if inner else "")
+    inner = bounds(interval, percent=percent, signed=signed, decimals=decimals)
+    outer = estimate(interval, percent=percent, signed=signed, decimals=decimals)
+    return outer + (f" ({inner})" if inner else "")
 
 
 def share(value: float) -> str:

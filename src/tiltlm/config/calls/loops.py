@@ -1,6 +1,7 @@
 """The call that trains on fresh samples, round by round. What is heavy is imported inside the function."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tiltlm.config.command import command
@@ -29,7 +30,9 @@ def loop(
     *,
     preset: str | None = None,
     judge: Any = None,
+    held_out_judge: Any = None,
     unaudited: bool = False,
+    replay: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
     list: bool = False,
@@ -45,7 +48,10 @@ def loop(
         config: A YAML file, or its content.
         preset: Defaults of a method, which file and overrides may change; --list shows them all.
         judge: What judges: KIND:ARGUMENT, such as reward_model:FOLDER or gold, or a YAML file with its settings.
+        held_out_judge: A judge that scores the samples of each round and does not train, in the same forms.
         unaudited: Train by a judge that has no audit.
+        replay: Folder of a finished loop, whose samples and judgements are used: nothing is drawn or judged, and only
+            examples, objective and training may be others.
         resume: Go on with the loop in the output folder; nothing that is there is drawn or judged again.
         overwrite: Delete the loop in the output folder and start again.
         list: Show the presets and run nothing.
@@ -68,7 +74,7 @@ def loop(
 
         return PresetList()
     chosen = None if preset is None else preset_of(preset)
-    content, given = split_judge(config, judge)
+    content, (given, measuring) = split_judges(config, judge, held_out_judge)
     if given is None:
         raise ConfigError(
             "no judge is named; give --judge, such as reward_model:FOLDER or gold", code="missing_setting", key="judge"
@@ -79,25 +85,34 @@ def loop(
 
     defaults = {} if chosen is None else dict(chosen.settings)
     resolved = resolve(LoopRunSettings, content, defaults, READS, **settings)
-    request = LoopRequest(read_judge(given), preset or "", unaudited=unaudited, resume=resume, overwrite=overwrite)
+    request = LoopRequest(
+        judge=read_judge(given),
+        held_out_judge=None if measuring is None else read_judge(measuring),
+        preset=preset or "",
+        unaudited=unaudited,
+        replay=None if replay is None else Path(replay),
+        resume=resume,
+        overwrite=overwrite,
+    )
     with display(progress) as draw, quiet_libraries():
         return recipe(resolved, request, progress=draw)
 
 
-def split_judge(config: "Config", judge: Any) -> tuple["Config", Any]:
-    """Return a configuration without its judge, and the judge: the one that is given, else that of the configuration.
+def split_judges(config: "Config", *judges: Any) -> tuple["Config", tuple[Any, ...]]:
+    """Return a configuration without its judges, and the judges: those that are given, else those of the configuration.
+
+    Args:
+        config: A YAML file, or its content, with the keys `judge` and `held_out_judge` or without.
+        *judges: The two judges; None where none is given.
 
     Raises:
         ConfigError: The file cannot be read.
     """
-    from pathlib import Path
-
     from tiltlm.config.documents import read_document
 
     if config is None:
-        return None, judge
+        return None, judges
     content = dict(config) if isinstance(config, Mapping) else read_document(Path(config))[0]
-    if "judge" not in content:
-        return config, judge
-    own = content.pop("judge")
-    return content, own if judge is None else judge
+    own = [content.pop(name, None) for name in ("judge", "held_out_judge")]
+    found = tuple(known if given is None else given for given, known in zip(judges, own, strict=True))
+    return (config if own == [None, None] else content), found

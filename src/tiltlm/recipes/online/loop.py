@@ -5,6 +5,7 @@ stopped goes on where it was, and then gives the same bytes as one that was not.
 """
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,12 +23,24 @@ from tiltlm.data.distinct_prompts import PromptSet, find_prompts
 from tiltlm.data.files.sources import read_rows
 from tiltlm.data.rows.columns import detect_prompts
 from tiltlm.distributed import Ranks
-from tiltlm.judging import Comparer, JudgementCache, JudgeSettings, Scorer, build_judge, cached, check_trains
+from tiltlm.evaluation.answers.contests import text_of
+from tiltlm.judging import (
+    Comparer,
+    JudgementCache,
+    JudgeSettings,
+    Role,
+    Scorer,
+    build_judge,
+    cached,
+    check_roles,
+    check_trains,
+)
 from tiltlm.judging.cache import CachedComparer, CachedScorer
+from tiltlm.judging.roles import RULES, has_audit
 from tiltlm.models import ModelSettings, Policy, load_policy
-from tiltlm.models.folders import check_reachable, locate
-from tiltlm.objectives import Objective, compose
-from tiltlm.online.cards import make_card
+from tiltlm.models.folders import check_reachable, locate, short_name
+from tiltlm.objectives import Objective, compose, describe_spec
+from tiltlm.online.cards import Card, make_card
 from tiltlm.online.example_rules import ExampleSettings, form_examples
 from tiltlm.online.groups import Group
 from tiltlm.online.loop_settings import LoopSettings, StopSettings
@@ -35,7 +48,7 @@ from tiltlm.online.rounds import RoundFolder, prompts_of_round, seed_of_round
 from tiltlm.online.stopping import Stop, find_stop
 from tiltlm.recipes.answers.sample import Call, Speaker, draw_answers
 from tiltlm.recipes.answers.sample_settings import SampleRequest, SampleSettings
-from tiltlm.recipes.answers.systems import refuse_own_family
+from tiltlm.recipes.answers.systems import open_judge, refuse_own_family
 from tiltlm.recipes.online.judging import groups_of, judge_round
 from tiltlm.recipes.online.looped import LoopedRun
 from tiltlm.recipes.prepare import encoder_of, note_all
@@ -46,9 +59,10 @@ from tiltlm.reference.build import build_round_references
 from tiltlm.reference.model import ModelReference
 from tiltlm.reference.moving import MovingReference
 from tiltlm.report import to_plain
+from tiltlm.report.studies.rounds import SHOWN, LoopRecord, write_rounds
 from tiltlm.runs import RunDirectory, run_log
 from tiltlm.sampling import SamplingSettings
-from tiltlm.sampling.answers import AnswerRow
+from tiltlm.sampling.answers import AnswerRow, read_answers
 from tiltlm.sampling.engines.own import OwnEngine
 from tiltlm.training import Trainer, build_trainer
 from tiltlm.training.optim.optimizer import learning_rate_factor, whole_weights
@@ -79,10 +93,20 @@ class LoopRequest:
     """What is asked beside the settings."""
 
     judge: JudgeSettings
+    held_out_judge: JudgeSettings | None = None
+    """A judge that measures the samples and does not train."""
     preset: str = ""
     unaudited: bool = False
+    replay: Path | None = None
+    """Folder of a loop whose samples and judgements are used."""
     resume: bool = False
     overwrite: bool = False
+
+    @property
+    def judges(self) -> dict[str, Any]:
+        """The judges as plain values, without settings at their defaults."""
+        given = {"judge": self.judge, "held_out_judge": self.held_out_judge}
+        return {name: judge.given for name, judge in given.items() if judge is not None}
 
 
 def loop(settings: LoopRunSettings, request: LoopRequest, *, progress: ProgressCallback = silent) -> LoopedRun:
@@ -92,12 +116,15 @@ def loop(settings: LoopRunSettings, request: LoopRequest, *, progress: ProgressC
         TiltError: something is wrong; what can be seen before a model is loaded is refused then.
     """
     Ranks.single("loop")
+    if request.replay is not None:
+        recorded_rounds(request.replay)
     objective = compose(settings.objective)
     check_loop(settings, objective)
     with run_log() as messages:
         progress("load the judge", 0, 0)
         judge = build_judge(request.judge, role="train")
         check_trains(request.judge, judge, unaudited=request.unaudited)
+        measuring = open_held_out(request.held_out_judge, judge)
         progress("load model and data", 0, 0)
         check_reachable(locate(settings.model.path, settings.model.adapter))
         policy = load_policy(settings.model)
@@ -108,7 +135,8 @@ def loop(settings: LoopRunSettings, request: LoopRequest, *, progress: ProgressC
             JudgementCache() as cache,
         ):
             messages.write_to(run.path)
-            rounds = Rounds.of(run, settings, request, objective, policy, prompts, judge, cache, progress)
+            judges = cached(judge, cache), None if measuring is None else cached(measuring, cache)
+            rounds = Rounds.of(run, settings, request, objective, policy, prompts, judges, progress)
             return rounds.run_all(resume=request.resume)
 
 
@@ -163,6 +191,40 @@ def check_loop(settings: LoopRunSettings, objective: Objective) -> None:
         )
 
 
+def open_held_out(settings: JudgeSettings | None, judge: Scorer | Comparer) -> Scorer | None:
+    """Return the judge that measures; None without settings.
+
+    Raises:
+        ConfigError: it compares, or is the judge that trains.
+    """
+    if settings is None:
+        return None
+    found = open_judge(settings)
+    if not isinstance(found, Scorer):
+        raise ConfigError(
+            f"held_out_judge: {found.name} compares, and the samples of a round have no rival; use one that scores",
+            code="not_supported",
+            key="held_out_judge",
+        )
+    check_roles([judge, found])
+    return found
+
+
+def recorded_rounds(folder: Path) -> int:
+    """Return how many rounds of a loop are done.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    found = sorted((folder / "rounds").glob("[0-9]*"))
+    number = 0
+    while number < len(found) and RoundFolder(found[number]).last_step is not None:
+        number += 1
+    if number == 0:
+        raise ConfigError(f"replay: {folder} holds no finished round of a loop", code="no_rounds", key="replay")
+    return number
+
+
 def read_prompts(settings: LoopRunSettings, policy: Policy) -> PromptSet:
     """Return the distinct prompts of the data."""
     rows = read_rows(settings.data)
@@ -188,6 +250,8 @@ class Rounds:
     policy: Policy
     prompts: PromptSet
     judge: CachedScorer | CachedComparer
+    measuring: CachedScorer | None
+    """A judge that does not train."""
     reference: Reference
     """That of the objective."""
     initial: ModelReference
@@ -206,13 +270,14 @@ class Rounds:
         objective: Objective,
         policy: Policy,
         prompts: PromptSet,
-        judge: Scorer | Comparer,
-        cache: JudgementCache,
+        judges: tuple[CachedScorer | CachedComparer, CachedScorer | None],
         progress: ProgressCallback,
     ) -> "Rounds":
         """Build the references and the trainer, and describe the run."""
         per_round = min(settings.loop.prompts_per_round, len(prompts.prompts))
-        settings = replace(settings, loop=replace(settings.loop, prompts_per_round=per_round))
+        num_rounds = settings.loop.rounds if request.replay is None else recorded_rounds(request.replay)
+        shape = replace(settings.loop, prompts_per_round=per_round, rounds=min(settings.loop.rounds, num_rounds))
+        settings = replace(settings, loop=shape)
         reference, initial = build_round_references(
             settings.reference,
             policy,
@@ -221,7 +286,8 @@ class Rounds:
             max_tokens=settings.training.max_tokens,
         )
         if not request.resume:
-            run.write_text("config.yaml", yaml.safe_dump(to_plain(settings), sort_keys=False, allow_unicode=True))
+            plain = {**to_plain(settings), **request.judges}
+            run.write_text("config.yaml", yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
             run.write_json("versions.json", versions())
         trainer = build_trainer(
             policy.module,
@@ -235,14 +301,13 @@ class Rounds:
             listener=listener(progress),
             schedule=learning_rate_factor(settings.training, planned_steps(settings)),
         )
-        asked = cached(judge, cache)
-        return cls(run, settings, request, policy, prompts, asked, reference, initial, trainer, progress)
+        return cls(run, settings, request, policy, prompts, *judges, reference, initial, trainer, progress)
 
     def run_all(self, *, resume: bool) -> LoopedRun:
         """Run all rounds that are not done, save the policy and return what came out."""
         if resume:
             self.trainer.restore()
-        cards: list[dict[str, Any]] = []
+        cards: list[Card] = []
         stop: Stop | None = None
         try:
             while stop is None and len(cards) < self.settings.loop.rounds:
@@ -256,23 +321,41 @@ class Rounds:
         stop = stop or Stop("rounds", f"all {self.settings.loop.rounds} rounds are done")
         log.info("the loop ends: %s", stop.text, extra={"event": "loop_stopped", "rule": stop.rule})
         save_model(self.policy, self.prompts.encoder, self.prompts.end_token_id, self.run.path)
-        found = LoopedRun(self.run.path, self.request.preset, tuple(cards), stop)
-        self.run.write_json("loop.json", found.as_dict())
-        return found
+        write_rounds(self.run.path, self.record(cards, stop))
+        return LoopedRun(self.run.path, self.request.preset, tuple(cards), stop)
 
-    def run_round(self, number: int, folder: RoundFolder) -> dict[str, Any]:
+    def record(self, cards: Sequence[Card], stop: Stop) -> LoopRecord:
+        """Return what the page shows."""
+        settings = self.settings
+        facts = {
+            "Model": short_name(settings.model.path),
+            "Judge": self.judge.name,
+            "Held-out judge": "none" if self.measuring is None else self.measuring.name,
+            "Preset": self.request.preset or "none",
+            "Objective": describe_spec(settings.objective),
+            "Examples": settings.examples.rule,
+            "Prompts": f"{len(self.prompts.prompts):,}, {settings.loop.prompts_per_round:,} a round",
+            "Samples of a prompt": f"{settings.loop.n}",
+        }
+        ends = {number: read_answers(RoundFolder.of(self.run.path, number).samples) for number in {0, len(cards) - 1}}
+        samples = {
+            number: [(text_of(row), row.answers[0]) for row in rows[:SHOWN]] for number, rows in sorted(ends.items())
+        }
+        known = self.request.judge.kind in RULES, has_audit(self.request.judge)
+        return LoopRecord(facts, tuple(cards), stop.rule, stop.text, samples, *known)
+
+    def run_round(self, number: int, folder: RoundFolder) -> Card:
         """Run one round, or what is missing of it, and return its card."""
+        if self.request.replay is not None:
+            folder.copy_draws(RoundFolder.of(self.request.replay, number))
         rows = self.draw(number, folder)
-        verdicts = folder.verdicts()
-        if verdicts is None:
-            refuse_own_family(self.judge.judge, self.request.judge, rows)
-            verdicts = judge_round(self.judge, rows, self.progress)
-            folder.write_verdicts(verdicts)
+        verdicts = self.judged("train", rows, folder)
         groups = groups_of(rows, verdicts, number, self.judge.scale)
         formed = form_examples(groups, self.settings.examples)
         digest = folder.write_examples(groups, formed.examples)
         folder.refuse_other_examples(digest)
-        initial = self.initial.sums([tree_of(group) for group in groups])
+        is_own = self.request.replay is None  # samples of another policy say nothing about the KL of this one
+        initial = self.initial.sums([tree_of(group) for group in groups]) if is_own else None
         first = self.train(folder, formed.examples, digest)
         if (number + 1) % self.settings.loop.save_every == 0:
             self.trainer.checkpoints.commit(self.trainer.state, self.trainer.window)
@@ -282,15 +365,28 @@ class Rounds:
             rows,
             groups,
             initial,
+            held_out=scores_of(self.judged("held_out", rows, folder)),
             num_examples=len(formed.examples),
             dropped=formed.dropped,
             statuses=sum((Counter(one["statuses"]) for one in verdicts), Counter()),
             num_steps=step - first,
             losses=[line["loss"] for line in self.trainer.recorder.history if line["step"] > first and "loss" in line],
-        ).as_dict()
+        )
         folder.close(step, card)
         self.progress("rounds", number + 1, self.settings.loop.rounds, **figures(card))
         return card
+
+    def judged(self, role: Role, rows: Sequence[AnswerRow], folder: RoundFolder) -> list[dict[str, Any]]:
+        """Return what a judge says about the samples of a round; nothing without a held-out judge."""
+        judge = self.judge if role == "train" else self.measuring
+        if judge is None:
+            return []
+        verdicts = folder.verdicts(role)
+        if verdicts is None:
+            refuse_own_family(judge.judge, self.request.judge if role == "train" else self.request.held_out_judge, rows)
+            verdicts = judge_round(judge, rows, self.progress)
+            folder.write_verdicts(verdicts, role)
+        return verdicts
 
     def draw(self, number: int, folder: RoundFolder) -> tuple[AnswerRow, ...]:
         """Return the samples of a round: those on the disk, and the others drawn."""
@@ -331,6 +427,11 @@ class Rounds:
         return first
 
 
+def scores_of(verdicts: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+    """Return the scores of each prompt's samples, NaN where the judge failed."""
+    return {one["id"]: [math.nan if value is None else value for value in one["scores"]] for one in verdicts}
+
+
 def tree_of(group: Group) -> Tree:
     """Return the samples of a group for a forward."""
     return Tree(group.prompt_ids, tuple(sample.response for sample in group.samples))
@@ -342,7 +443,10 @@ def planned_steps(settings: LoopRunSettings) -> int:
     return settings.loop.rounds * settings.training.num_epochs * per_round
 
 
-def figures(card: Mapping[str, Any]) -> dict[str, float]:
+def figures(card: Card) -> dict[str, float]:
     """Return the numbers of a card that are shown beside the progress bar."""
-    shown = {"reward": card["reward"], "kl": card["kl"]}
-    return {name: float(value["estimate"]) for name, value in shown.items() if value is not None}
+    return {
+        name: value.estimate
+        for name, value in (("reward", card.reward), ("held-out", card.held_out), ("kl", card.kl))
+        if value is not None
+    }

@@ -1,0 +1,242 @@
+"""The page of a loop: loop.html and loop.json, from the cards of its rounds."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from tiltlm.diagnostics import Interval
+from tiltlm.online.cards import Card
+from tiltlm.report.numbers import format_number, share, with_bounds
+from tiltlm.report.page import as_json, template_environment, write
+from tiltlm.report.plots import FULL
+from tiltlm.report.sections import Detail, Remark, SectionView
+from tiltlm.report.svg import FIRST, SECOND, THIRD, figure, inline, styled
+from tiltlm.report.tables import Cell, Table, TableRow, cell
+from tiltlm.report.texts import shorten
+
+PAGE, TWIN = "loop.html", "loop.json"
+SCHEMA = "tiltlm.loop/1"
+SHOWN = 5
+"""Samples of the first and of the last round on the page."""
+ROUNDS_SHOWN = 12
+MANY_CUT, LONGER, LESS_DIVERSE, MANY_DROPPED = 0.2, 1.3, 0.7, 0.9
+
+
+@dataclass(frozen=True)
+class LoopRecord:
+    """What the page of a loop shows."""
+
+    facts: Mapping[str, str]
+    cards: tuple[Card, ...]
+    rule: str
+    """The rule that ended the loop."""
+    ended: str
+    """The same in words."""
+    samples: Mapping[int, Sequence[tuple[str, str]]]
+    """Round → prompts and samples."""
+    is_rule: bool
+    """True if the judge is right by definition."""
+    is_audited: bool
+    """False if nobody knows how often the judge is right."""
+
+
+def some_rounds(cards: Sequence[Card], most: int = ROUNDS_SHOWN) -> list[Card]:
+    """Return evenly chosen cards, with the first and the last."""
+    if len(cards) <= most:
+        return list(cards)
+    places = sorted({round(k * (len(cards) - 1) / (most - 1)) for k in range(most)})
+    return [cards[place] for place in places]
+
+
+def sentences_of(record: LoopRecord) -> list[str]:
+    """Return what came out, in sentences."""
+    first, last = record.cards[0], record.cards[-1]
+    found = []
+    if first.reward is not None and last.reward is not None and len(record.cards) > 1:
+        found.append(
+            f"The samples of round {last.round} have a mean score of {with_bounds(last.reward)}, those of round 0 "
+            f"{with_bounds(first.reward)}."
+        )
+    if last.held_out is not None and first.held_out is not None and len(record.cards) > 1:
+        found.append(
+            f"By the held-out judge they went from {with_bounds(first.held_out)} to {with_bounds(last.held_out)}."
+        )
+    if last.kl is not None:
+        found.append(
+            f"The policy that drew the last ones is {with_bounds(last.kl)} nats away from the one before the first "
+            "round."
+        )
+    return [*found, f"{record.ended[0].upper()}{record.ended[1:]}."]
+
+
+def cautions_of(record: LoopRecord) -> Iterator[Remark]:
+    """Yield what may have gone wrong, each with what can be done."""
+    first, last = record.cards[0], record.cards[-1]
+    measured = [(card.round, card.held_out) for card in record.cards if card.held_out is not None]
+    if measured:
+        (number, best), (_, now) = max(measured, key=lambda one: one[1].estimate), measured[-1]
+        if now.high < best.low:
+            yield Remark(
+                "over_optimised",
+                f"By the held-out judge round {number} was better, {with_bounds(best)}, than the last one, "
+                f"{with_bounds(now)}: the policy exploits the judge that trains it. Stop earlier (loop.rounds, "
+                "stop.kl), raise β, or use a panel of judges.",
+            )
+    if not record.is_rule and last.held_out is None:
+        yield Remark(
+            "own_judge",
+            "These scores are of the judge that the policy was trained to please, so they overstate what was won. "
+            "Give another one with --held-out-judge, or compare the model with the one before training (tiltlm "
+            "compare).",
+        )
+    if not record.is_audited:
+        yield Remark(
+            "unaudited",
+            "The judge has no audit, so nobody knows how often it is right. Measure it: tiltlm judge-audit, then "
+            "judge.audit=FILE.",
+        )
+    if last.num_tokens > LONGER * first.num_tokens:
+        yield Remark(
+            "longer",
+            f"Samples grew from {first.num_tokens:.0f} to {last.num_tokens:.0f} tokens. Judges often prefer length: "
+            "use examples.rule=short_best, or a judge whose audit shows no such preference.",
+        )
+    if last.cut > MANY_CUT:
+        yield Remark(
+            "cut",
+            f"{share(last.cut)} of the samples of the last round were cut, so they were judged unfinished and their KL "
+            "is a lower bound. Raise sampling.max_new_tokens.",
+        )
+    if last.distinct_2 < LESS_DIVERSE * first.distinct_2:
+        yield Remark(
+            "less_diverse",
+            f"Samples of a prompt have become alike (distinct-2 {first.distinct_2:.2f} to {last.distinct_2:.2f}). Stop "
+            "earlier (stop.kl), or raise β.",
+        )
+    dropped = sum(last.dropped.values()) / last.num_prompts
+    if dropped > MANY_DROPPED:
+        causes = ", ".join(f"{cause} {count}" for cause, count in last.dropped.items())
+        yield Remark(
+            "no_signal",
+            f"{share(dropped)} of the prompts of the last round gave no example ({causes}). Draw more samples "
+            "(loop.n), or use harder prompts.",
+        )
+
+
+def table_of(record: LoopRecord) -> Table:
+    """Return one row for each round that is shown."""
+    rows = []
+    for card in some_rounds(record.cards):
+        cells = (
+            cell(card.reward),
+            cell(card.held_out),
+            cell(card.kl, decimals=2),
+            Cell(format_number(card.num_tokens, 1), f"{share(card.cut)} cut"),
+            Cell(format_number(card.distinct_2, 2)),
+            Cell(f"{card.num_examples:,}"),
+            Cell("–" if card.loss is None else format_number(card.loss, 3)),
+        )
+        rows.append(TableRow(str(card.round), f"round {card.round}", cells))
+    return Table(("score", "held-out score", "KL, nats", "tokens", "distinct-2", "examples", "loss"), tuple(rows))
+
+
+def rounds_figure(record: LoopRecord) -> Markup:
+    """Draw score and KL over the rounds."""
+    with styled():
+        made = figure(FULL, 3.4)
+        panels = {
+            "score of the judge that trains": ([card.reward for card in record.cards], FIRST),
+            "score of the held-out judge": ([card.held_out for card in record.cards], THIRD),
+            "KL to the first policy, nats": ([card.kl for card in record.cards], SECOND),
+        }
+        shown = {title: panel for title, panel in panels.items() if any(panel[0])}
+        for axes, (title, (values, colour)) in zip(
+            made.subplots(1, len(shown), squeeze=False)[0], shown.items(), strict=True
+        ):
+            _draw(axes, record.cards, values, colour, title)
+        return inline(made, "rounds", "Scores and KL of each round")
+
+
+def _draw(axes: Axes, cards: Sequence[Card], values: Sequence[Interval | None], colour: str, title: str) -> None:
+    known = [(card.round, value) for card, value in zip(cards, values, strict=True) if value is not None]
+    if known:
+        x = [place for place, _ in known]
+        low, mid, high = ([getattr(value, name) for _, value in known] for name in ("low", "estimate", "high"))
+        axes.fill_between(x, low, high, color=colour, alpha=0.16, linewidth=0)
+        axes.plot(x, mid, "o-", color=colour, markersize=3)
+    axes.set_title(title)
+    axes.set_xlabel("round")
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.margins(y=0.12)
+
+
+def sections_of(record: LoopRecord) -> list[SectionView]:
+    """Return the sections of the page."""
+    lead = (
+        "The samples of a round are drawn before the round trains on them. Small print: 95 % intervals by bootstrap "
+        "over the prompts of the round."
+    )
+    dropped = [
+        TableRow(cause, cause, (Cell(f"{sum(card.dropped.get(cause, 0) for card in record.cards):,}"),))
+        for cause in sorted({cause for card in record.cards for cause in card.dropped})
+    ]
+    spent = [
+        TableRow("sampled_tokens", "sampled tokens", (Cell(f"{sum(c.sampled_tokens for c in record.cards):,}"),)),
+        TableRow("judgements", "judgements", (Cell(f"{sum(c.judgements for c in record.cards):,}"),)),
+        TableRow("steps", "optimiser steps", (Cell(f"{sum(c.num_steps for c in record.cards):,}"),)),
+    ]
+    figures = [rounds_figure(record)] if any(card.reward or card.held_out or card.kl for card in record.cards) else []
+    views = [SectionView("rounds", "Rounds", None, lead, [table_of(record)], figures)]
+    views.append(SectionView("spent", "What it cost", None, "", [Table(("in all",), tuple(spent))]))
+    if dropped:
+        text = "Prompts that gave no example, by cause; over all rounds."
+        views.append(
+            SectionView("dropped", "What was not trained on", None, text, [Table(("prompts",), tuple(dropped))])
+        )
+    details = [
+        Detail(f"Round {number}", items=tuple(f"{shorten(prompt)} → {answer}" for prompt, answer in samples))
+        for number, samples in record.samples.items()
+    ]
+    views.append(SectionView("samples", "Samples", None, "", details=details))
+    return views
+
+
+def render_rounds(record: LoopRecord) -> str:
+    """Return the page as HTML."""
+    return (
+        template_environment()
+        .get_template("study.html")
+        .render(
+            kicker="loop",
+            title=f"Fresh samples of {record.facts['Model']}",
+            facts=record.facts,
+            question="What did training on fresh samples do?",
+            word="",
+            colour="cautious" if any(cautions_of(record)) else "",
+            sentences=sentences_of(record),
+            cautions=list(cautions_of(record)),
+            sections=sections_of(record),
+            twin=TWIN,
+        )
+    )
+
+
+def write_rounds(folder: Path, record: LoopRecord) -> Path:
+    """Write loop.html and loop.json, and return the path of the page.
+
+    Raises:
+        RunError: a file cannot be written.
+    """
+    content = {
+        "schema": SCHEMA,
+        "sentences": sentences_of(record),
+        "cautions": [{"key": remark.key, "text": remark.text} for remark in cautions_of(record)],
+        **vars(record),
+    }
+    write(folder / TWIN, as_json(content))
+    write(folder / PAGE, render_rounds(record))
+    return folder / PAGE

@@ -1,0 +1,111 @@
+"""The folder of a round, and the prompts that each round takes."""
+
+import numpy as np
+import pytest
+
+from support.errors import raises
+from support.online import group_of
+from tiltlm.core import RunError
+from tiltlm.online.cards import Card, kl_of, make_card, reward_of
+from tiltlm.online.example_rules import ExampleSettings, form_examples
+from tiltlm.online.loop_settings import StopSettings
+from tiltlm.online.rounds import RoundFolder, prompts_of_round, seed_of_round
+from tiltlm.online.stopping import find_stop
+from tiltlm.sampling.answers import AnswerRow
+
+
+@pytest.mark.parametrize(("num_prompts", "per_round"), [(20, 8), (16, 8), (5, 5), (7, 1)])
+def test_each_pass_takes_whole_rounds_of_distinct_prompts(num_prompts, per_round):
+    rounds = num_prompts // per_round
+    passes = [
+        [k for r in range(rounds) for k in prompts_of_round(p * rounds + r, num_prompts, per_round, "data", 0)]
+        for p in range(3)
+    ]
+    for own in passes:
+        assert len(set(own)) == len(own) == rounds * per_round
+        assert set(own) <= set(range(num_prompts))
+    assert passes[0] != passes[1] or num_prompts == 1
+
+
+def test_prompts_and_seeds_depend_on_all_that_is_given():
+    base = prompts_of_round(0, 50, 50, "data", 0)
+    assert prompts_of_round(0, 50, 50, "data", 0) == base
+    assert prompts_of_round(0, 50, 50, "other", 0) != base
+    assert prompts_of_round(0, 50, 50, "data", 1) != base
+    assert len({seed_of_round(number, seed) for number in range(20) for seed in range(5)}) == 100
+
+
+def test_a_round_is_closed_only_at_its_end(tmp_path):
+    folder = RoundFolder.of(tmp_path, 3)
+    assert folder.path.name == "0003"
+    assert (folder.first_step, folder.last_step, folder.card, folder.verdicts("train")) == (None, None, None, None)
+    folder.write_verdicts([{"id": "p", "scores": [1.0, None]}], "train")
+    assert folder.verdicts("train") == [{"id": "p", "scores": [1.0, None]}]
+    assert folder.verdicts("held_out") is None
+    folder.begin_training(12, "abc")
+    assert (folder.first_step, folder.last_step) == (12, None)
+    folder.refuse_other_examples("abc")
+    with raises(RunError, "other_examples", key="examples.rule"):
+        folder.refuse_other_examples("def")
+    card = a_card()
+    folder.close(15, card)
+    again = RoundFolder.of(tmp_path, 3)
+    assert (again.first_step, again.last_step, again.card) == (12, 15, card)
+
+
+def test_examples_are_written_by_the_ids_of_their_samples(tmp_path):
+    groups = [group_of([0.0, 2.0], prompt="a"), group_of([1.0, 1.0], prompt="b")]
+    formed = form_examples(groups, ExampleSettings())
+    first = RoundFolder.of(tmp_path, 0).write_examples(groups, formed.examples)
+    assert RoundFolder.of(tmp_path, 1).write_examples(groups, formed.examples) == first
+    hard = form_examples(groups, ExampleSettings(soft=False))
+    assert RoundFolder.of(tmp_path, 2).write_examples(groups, hard.examples) != first
+    (line,) = (tmp_path / "rounds" / "0000" / "examples.jsonl").read_text().splitlines()
+    assert all(sample.id in line for sample in groups[0].samples)
+
+
+def a_row(number=0, **changes):
+    ids = (np.array([3, 4, 2]), np.array([3, 2]))
+    values = {"temperature": 1.0, "logps": (-2.0, -1.0), "token_ids": ids, "ended": (True, False), **changes}
+    return AnswerRow(f"p{number}", "question", ("one two", "one"), **values)
+
+
+def a_card(number=0, **changes):
+    rows = [a_row(0), a_row(1)]
+    groups = [group_of([0.0, 2.0], prompt="p0"), group_of([1.0, np.nan], prompt="p1")]
+    card = make_card(
+        number, rows, groups, [-2.5, -1.5, -2.0, -1.0], held_out={}, num_examples=1, dropped={"tie": 1},
+        statuses={"ok": 3, "error": 1}, num_steps=1, losses=[0.5, 0.7],
+    )  # fmt: skip
+    return Card(**{**vars(card), **changes})
+
+
+def test_the_numbers_of_a_card_by_hand():
+    card = a_card()
+    assert card.reward.estimate == pytest.approx((1.0 + 1.0) / 2), "the mean over prompts of the known scores"
+    assert card.kl.estimate == pytest.approx((0.5 + 0.5 + 0 + 0) / 4)
+    assert (card.num_tokens, card.cut, card.sampled_tokens, card.judgements) == (2.5, 0.5, 10, 4)
+    assert card.loss == pytest.approx(0.6)
+    assert Card.of(card.as_dict()) == card
+
+
+def test_a_kl_needs_draws_of_the_policy_itself():
+    assert kl_of([a_row(temperature=0.7)], [-1.0, -1.0]) is None
+    assert kl_of([a_row(is_untruncated=False)], [-1.0, -1.0]) is None
+    assert kl_of([a_row(logps=None)], [-1.0, -1.0]) is None
+    assert reward_of({"p": [np.nan, np.nan]}) is None
+
+
+def test_stop_rules():
+    cards = [a_card(number) for number in range(3)]
+    assert find_stop([], StopSettings()) is None
+    assert find_stop(cards, StopSettings()) is None
+    assert find_stop(cards, StopSettings(kl=0.3)) is None
+    assert find_stop(cards, StopSettings(kl=0.2)).rule == "kl"
+    assert find_stop(cards, StopSettings(sampled_tokens=30)).rule == "sampled_tokens"
+    assert find_stop(cards, StopSettings(sampled_tokens=31)) is None
+    assert find_stop(cards, StopSettings(judgements=12)).rule == "judgements"
+    empty = [a_card(number, num_examples=0) for number in range(3)]
+    assert find_stop(empty, StopSettings()).rule == "empty_rounds"
+    assert find_stop([*empty[:2], cards[2]], StopSettings()) is None
+    assert find_stop(empty[:2], StopSettings()) is None
