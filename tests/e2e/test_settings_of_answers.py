@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -20,6 +20,8 @@ from tiltlm.config.resolve import resolve
 from tiltlm.core import ConfigError, TiltError
 from tiltlm.judging.judge_settings import KINDS, JudgeSettings
 from tiltlm.recipes.answers.sample_settings import DEFAULTS, SAMPLE_READS, SampleSettings
+from tiltlm.recipes.online.loop import LoopRunSettings
+from tiltlm.worlds import TextWorld
 
 PAIR = {
     "prompt": "How much is 1 + 1?",
@@ -128,3 +130,26 @@ def test_a_setting_for_data_is_refused_where_a_judge_measures(arguments, model, 
     }
     with raises(ConfigError, "no_effect", key=f"judge.{key}"):
         calls[command](judge=judge, progress=False)
+
+
+def test_a_setting_of_a_loop_is_read_or_refused(model, tmp_path, monkeypatch):
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in TextWorld().prompts("train")[:4]))
+    kinds = {name: kind for name, kind in get_type_hints(LoopRunSettings).items() if is_dataclass(kind)}
+    given: dict[str, Any] = {"preset": "online_dpo", "model": model, "data": str(prompts), "judge": "gold"}
+    given |= {"loop.rounds": 2, "batch_size": 2, "max_new_tokens": 24, "progress": False}
+    steps = iter([False])  # the first step is skipped, as one that is not finite, so that max_bad_steps is read
+    monkeypatch.setattr("tiltlm.training.loop.is_good", lambda *_: next(steps, True))
+    with recorded(kinds) as found:
+        tiltlm.loop(output=tmp_path / "run", **given)
+    settings = {"model": model, "data": str(prompts), "output": str(tmp_path / "other"), "objective": "dpo"}
+    defaults, silent = resolve(LoopRunSettings, settings), []
+    for section, kind in kinds.items():
+        for key in (field.name for field in fields(kind) if f"{section}.{field.name}" not in found):
+            value = another(kind, key, getattr(getattr(defaults, section), key))
+            call = partial(
+                tiltlm.loop, output=tmp_path / "other", overwrite=True, **given, **{f"{section}.{key}": value}
+            )
+            if not is_refused(call, section, key):
+                silent.append(f"{section}.{key}")
+    assert not silent, silent
