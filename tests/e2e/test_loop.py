@@ -299,14 +299,24 @@ def test_stops(model, prompts, tmp_path):
     assert all(card.num_steps == 0 for card in empty.cards)
 
 
-def test_another_rule_for_examples_after_a_stop_is_refused(model, prompts, tmp_path, killing):
-    calls = killing(None)
-    output = tmp_path / "run"
-    run(model, prompts, tmp_path / "whole")
-    order = calls.total()
-    killing(order * 2 // 3)
-    with pytest.raises(Killed):
-        run(model, prompts, output)
-    killing(None)
-    with raises(TiltError, "other_examples", key="examples.rule"):
-        run(model, prompts, output, resume=True, **{"examples.soft": False})
+def test_a_loop_goes_on_with_its_own_settings_only(model, prompts, tmp_path):
+    steady = {"warmup_ratio": 0.0}
+    run(model, prompts, tmp_path / "run", **{**steady, "loop.rounds": 1})
+    for key, value in {"examples.soft": False, "loop.n": 4, "objective.beta": 0.3, "temperature": 0.7}.items():
+        name = f"sampling.{key}" if key == "temperature" else key
+        rule = {"examples.rule": "best_worst"} if key == "loop.n" else {}
+        with raises(ConfigError, "other_run", key="examples.rule" if rule else name):
+            run(model, prompts, tmp_path / "run", resume=True, **{**steady, "loop.rounds": 1, key: value, **rule})
+    with raises(ConfigError, "other_run", key="judge.kind"):
+        run(model, prompts, tmp_path / "run", resume=True, judge="length", unaudited=True, **steady)
+    longer = run(model, prompts, tmp_path / "run", resume=True, **{**steady, "loop.rounds": 3})
+    whole = run(model, prompts, tmp_path / "whole", **{**steady, "loop.rounds": 3})
+    assert contents(longer.path) == contents(whole.path), "the rate is constant, so more rounds change none before"
+
+
+def test_samples_are_kept_when_the_judge_fails_in_the_first_round(model, prompts, tmp_path):
+    judge = {"kind": "verifier", "function": "operator:truediv"}  # called with three arguments, it raises
+    with raises(TiltError, "judge_errors", key="judge"):
+        run(model, prompts, tmp_path / "run", judge=judge)
+    assert (tmp_path / "run" / "rounds" / "0000" / "samples.jsonl.gz").exists()
+    assert not (tmp_path / "run" / "rounds" / "0000" / "verdicts.jsonl").exists()

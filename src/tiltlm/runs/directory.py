@@ -95,8 +95,9 @@ class RunDirectory:
 
     @property
     def has_records(self) -> bool:
-        """True if the run has a checkpoint, a step or an evaluation: something to continue from or to look at."""
-        return self.checkpoints.exists() or (self.metrics.exists() and self.metrics.stat().st_size > 0)
+        """True if the run has a checkpoint, a step, an evaluation or a round: something to continue from or to see."""
+        has_metrics = self.metrics.exists() and self.metrics.stat().st_size > 0
+        return has_metrics or self.checkpoints.exists() or (self.path / "rounds").exists()
 
     def close(self) -> None:
         """Release the lock, so that another process may write here."""

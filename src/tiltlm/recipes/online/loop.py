@@ -60,7 +60,7 @@ from tiltlm.reference.model import ModelReference
 from tiltlm.reference.moving import MovingReference
 from tiltlm.report import to_plain
 from tiltlm.report.studies.rounds import SHOWN, LoopRecord, write_rounds
-from tiltlm.runs import RunDirectory, run_log
+from tiltlm.runs import RunDirectory, check_contents, run_log
 from tiltlm.sampling import SamplingSettings
 from tiltlm.sampling.answers import AnswerRow, read_answers
 from tiltlm.sampling.engines.own import OwnEngine
@@ -69,6 +69,10 @@ from tiltlm.training.optim.optimizer import learning_rate_factor, whole_weights
 from tiltlm.training.training_settings import TrainingSettings
 
 log = logging.getLogger(__name__)
+
+FREE = frozenset({"loop.save_every", "output", "training.log_every", "training.keep_checkpoints", "training.trackers"})
+"""Settings that may change when a loop goes on, as those of `stop` may; `loop.rounds` too, if the learning rate does
+not depend on it."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +120,7 @@ def loop(settings: LoopRunSettings, request: LoopRequest, *, progress: ProgressC
         TiltError: something is wrong; what can be seen before a model is loaded is refused then.
     """
     Ranks.single("loop")
+    check_contents(settings.output, request.resume, request.overwrite)
     if request.replay is not None:
         recorded_rounds(request.replay)
     objective = compose(settings.objective)
@@ -210,6 +215,37 @@ def open_held_out(settings: JudgeSettings | None, judge: Scorer | Comparer) -> S
     return found
 
 
+def describe(run: RunDirectory, settings: dict[str, Any]) -> None:
+    """Write configuration and versions; of a loop that goes on, require the configuration that it began with.
+
+    Raises:
+        ConfigError: a setting differs that decides what is drawn, judged or trained.
+    """
+    path = run.path / "config.yaml"
+    if path.exists():
+        known, now = (flat(plain) for plain in (yaml.safe_load(path.read_text(encoding="utf-8")), settings))
+        is_constant = now.get("training.schedule") == "constant" and now.get("training.warmup_ratio") == 0
+        free = FREE | ({"loop.rounds"} if is_constant else set())
+        for key in sorted(known.keys() | now.keys()):
+            if known.get(key) != now.get(key) and key not in free and not key.startswith("stop."):
+                raise ConfigError(
+                    f"--resume: {key} was {known.get(key)} and is {now.get(key)}. Restore the setting, or start again "
+                    "with --overwrite",
+                    code="other_run",
+                    key=key,
+                )
+    run.write_text("config.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+    run.write_json("versions.json", versions())
+
+
+def flat(settings: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Return nested settings by their dotted keys."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        found |= flat(value, f"{above}{key}.") if isinstance(value, Mapping) else {f"{above}{key}": value}
+    return found
+
+
 def recorded_rounds(folder: Path) -> int:
     """Return how many rounds of a loop are done.
 
@@ -285,10 +321,7 @@ class Rounds:
             resets=settings.loop.reference == "reset",
             max_tokens=settings.training.max_tokens,
         )
-        if not request.resume:
-            plain = {**to_plain(settings), **request.judges}
-            run.write_text("config.yaml", yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
-            run.write_json("versions.json", versions())
+        describe(run, {**to_plain(settings), **request.judges})
         trainer = build_trainer(
             policy.module,
             (),
