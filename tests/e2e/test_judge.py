@@ -230,7 +230,7 @@ def test_the_command(answers, tmp_path):
     assert refused.exception.code == "no_audit"
     limited = CliRunner().invoke(app, [*arguments, "--max-calls", "5"])  # a rule needs no audit
     assert limited.exception.code == "budget_reached"
-    done = CliRunner().invoke(app, [*arguments, "--comparisons", "random:1", "judge.soft=false"])
+    done = CliRunner().invoke(app, [*arguments, "--comparisons", "random:1", "judge.soft=false", "judge.scale=2.0"])
     assert done.exit_code == 0, done.output
     assert str(output) in done.stdout
     assert len(read(output)[0]["comparisons"]) == 1
