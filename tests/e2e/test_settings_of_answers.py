@@ -20,7 +20,7 @@ from tiltlm.config.resolve import resolve
 from tiltlm.core import ConfigError, TiltError
 from tiltlm.judging.judge_settings import KINDS, JudgeSettings
 from tiltlm.recipes.answers.sample_settings import DEFAULTS, SAMPLE_READS, SampleSettings
-from tiltlm.recipes.online.loop import LoopRunSettings
+from tiltlm.recipes.online.loop_run import LoopRunSettings
 from tiltlm.worlds import TextWorld
 
 PAIR = {

@@ -56,9 +56,10 @@ class Card:
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "Card":
-        """Return the card that `as_dict` wrote."""
+        """Return the card of plain values, as JSON has them: NaN is text there."""
         intervals = {name: values[name] and Interval(**values[name]) for name in ("reward", "held_out", "kl")}
-        return cls(**{**values, **intervals})
+        numbers = {name: float(value) for name, value in values.items() if isinstance(value, str)}
+        return cls(**{**values, **numbers, **intervals})
 
 
 def reward_of(scores: Mapping[str, ArrayLike], seed: int = 0) -> Interval | None:

@@ -109,3 +109,9 @@ def test_stop_rules():
     assert find_stop(empty, StopSettings()).rule == "empty_rounds"
     assert find_stop([*empty[:2], cards[2]], StopSettings()) is None
     assert find_stop(empty[:2], StopSettings()) is None
+
+
+def test_a_number_that_is_not_known_comes_back_as_one(tmp_path):
+    folder = RoundFolder.of(tmp_path, 0)
+    folder.close(1, a_card(distinct_2=float("nan")))
+    assert np.isnan(folder.card.distinct_2)

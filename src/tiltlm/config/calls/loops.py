@@ -80,8 +80,8 @@ def loop(
             "no judge is named; give --judge, such as reward_model:FOLDER or gold", code="missing_setting", key="judge"
         )
     from tiltlm.config.judges import read_judge
-    from tiltlm.recipes.online.loop import LoopRequest, LoopRunSettings
-    from tiltlm.recipes.online.loop import loop as recipe
+    from tiltlm.recipes.online.loop_run import LoopRequest, LoopRunSettings
+    from tiltlm.runs import check_contents
 
     defaults = {} if chosen is None else dict(chosen.settings)
     resolved = resolve(LoopRunSettings, content, defaults, READS, **settings)
@@ -94,7 +94,10 @@ def loop(
         resume=resume,
         overwrite=overwrite,
     )
+    check_contents(resolved.output, resume, overwrite)
     with display(progress) as draw, quiet_libraries():
+        from tiltlm.recipes.online.loop import loop as recipe
+
         return recipe(resolved, request, progress=draw)
 
 

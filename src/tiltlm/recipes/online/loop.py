@@ -8,7 +8,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,6 @@ import yaml
 
 from tiltlm.core import ConfigError, Tree
 from tiltlm.core.example import Example
-from tiltlm.core.needs import Spec
-from tiltlm.data import DataSettings
 from tiltlm.data.dataset import survey
 from tiltlm.data.distinct_prompts import PromptSet, find_prompts
 from tiltlm.data.files.sources import read_rows
@@ -37,31 +35,30 @@ from tiltlm.judging import (
 )
 from tiltlm.judging.cache import CachedComparer, CachedScorer
 from tiltlm.judging.roles import RULES, has_audit
-from tiltlm.models import ModelSettings, Policy, load_policy
+from tiltlm.models import Policy, load_policy
 from tiltlm.models.folders import check_reachable, locate, short_name
 from tiltlm.objectives import Objective, compose, describe_spec
 from tiltlm.online.cards import Card, make_card
-from tiltlm.online.example_rules import ExampleSettings, form_examples
+from tiltlm.online.example_rules import form_examples
 from tiltlm.online.groups import Group
-from tiltlm.online.loop_settings import LoopSettings, StopSettings
 from tiltlm.online.rounds import RoundFolder, prompts_of_round, seed_of_round
 from tiltlm.online.stopping import Stop, find_stop
 from tiltlm.recipes.answers.sample import Call, Speaker, draw_answers
 from tiltlm.recipes.answers.sample_settings import SampleRequest, SampleSettings
 from tiltlm.recipes.answers.systems import open_judge, refuse_own_family
 from tiltlm.recipes.online.judging import groups_of, judge_round
+from tiltlm.recipes.online.loop_run import LoopRequest, LoopRunSettings
 from tiltlm.recipes.online.looped import LoopedRun
 from tiltlm.recipes.prepare import encoder_of, note_all
 from tiltlm.recipes.progress import ProgressCallback, silent
 from tiltlm.recipes.train import listener, save_model, versions
-from tiltlm.reference import Reference, ReferenceSettings
+from tiltlm.reference import Reference
 from tiltlm.reference.build import build_round_references
 from tiltlm.reference.model import ModelReference
 from tiltlm.reference.moving import MovingReference
 from tiltlm.report import to_plain
 from tiltlm.report.studies.rounds import SHOWN, LoopRecord, write_rounds
-from tiltlm.runs import RunDirectory, check_contents, run_log
-from tiltlm.sampling import SamplingSettings
+from tiltlm.runs import RunDirectory, run_log
 from tiltlm.sampling.answers import AnswerRow, read_answers
 from tiltlm.sampling.engines.own import OwnEngine
 from tiltlm.training import Trainer, build_trainer
@@ -75,44 +72,6 @@ FREE = frozenset({"loop.save_every", "output", "training.log_every", "training.k
 not depend on it."""
 
 
-@dataclass(frozen=True)
-class LoopRunSettings:
-    """All settings of a loop but the judge."""
-
-    model: ModelSettings
-    data: DataSettings
-    """Its distinct prompts are answered."""
-    output: Path
-    objective: Spec = field(default_factory=lambda: {"name": "dpo"})
-    loop: LoopSettings = field(default_factory=LoopSettings)
-    examples: ExampleSettings = field(default_factory=ExampleSettings)
-    stop: StopSettings = field(default_factory=StopSettings)
-    sampling: SamplingSettings = field(default_factory=SamplingSettings)
-    reference: ReferenceSettings = field(default_factory=ReferenceSettings)
-    training: TrainingSettings = field(default_factory=TrainingSettings)
-
-
-@dataclass(frozen=True)
-class LoopRequest:
-    """What is asked beside the settings."""
-
-    judge: JudgeSettings
-    held_out_judge: JudgeSettings | None = None
-    """A judge that measures the samples and does not train."""
-    preset: str = ""
-    unaudited: bool = False
-    replay: Path | None = None
-    """Folder of a loop whose samples and judgements are used."""
-    resume: bool = False
-    overwrite: bool = False
-
-    @property
-    def judges(self) -> dict[str, Any]:
-        """The judges as plain values, without settings at their defaults."""
-        given = {"judge": self.judge, "held_out_judge": self.held_out_judge}
-        return {name: judge.given for name, judge in given.items() if judge is not None}
-
-
 def loop(settings: LoopRunSettings, request: LoopRequest, *, progress: ProgressCallback = silent) -> LoopedRun:
     """Run the rounds of a loop, save the policy and write the page.
 
@@ -120,7 +79,6 @@ def loop(settings: LoopRunSettings, request: LoopRequest, *, progress: ProgressC
         TiltError: something is wrong; what can be seen before a model is loaded is refused then.
     """
     Ranks.single("loop")
-    check_contents(settings.output, request.resume, request.overwrite)
     if request.replay is not None:
         recorded_rounds(request.replay)
     objective = compose(settings.objective)

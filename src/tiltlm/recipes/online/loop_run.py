@@ -1,0 +1,53 @@
+"""The settings of `tiltlm loop`, and what is asked beside them. Nothing heavy is imported here."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tiltlm.core.needs import Spec
+from tiltlm.data import DataSettings
+from tiltlm.judging import JudgeSettings
+from tiltlm.models import ModelSettings
+from tiltlm.online.example_rules import ExampleSettings
+from tiltlm.online.loop_settings import LoopSettings, StopSettings
+from tiltlm.reference import ReferenceSettings
+from tiltlm.sampling import SamplingSettings
+from tiltlm.training.training_settings import TrainingSettings
+
+
+@dataclass(frozen=True)
+class LoopRunSettings:
+    """All settings of a loop but the judge."""
+
+    model: ModelSettings
+    data: DataSettings
+    """Its distinct prompts are answered."""
+    output: Path
+    objective: Spec = field(default_factory=lambda: {"name": "dpo"})
+    loop: LoopSettings = field(default_factory=LoopSettings)
+    examples: ExampleSettings = field(default_factory=ExampleSettings)
+    stop: StopSettings = field(default_factory=StopSettings)
+    sampling: SamplingSettings = field(default_factory=SamplingSettings)
+    reference: ReferenceSettings = field(default_factory=ReferenceSettings)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+
+
+@dataclass(frozen=True)
+class LoopRequest:
+    """What is asked beside the settings."""
+
+    judge: JudgeSettings
+    held_out_judge: JudgeSettings | None = None
+    """A judge that measures the samples and does not train."""
+    preset: str = ""
+    unaudited: bool = False
+    replay: Path | None = None
+    """Folder of a loop whose samples and judgements are used."""
+    resume: bool = False
+    overwrite: bool = False
+
+    @property
+    def judges(self) -> dict[str, Any]:
+        """The judges as plain values, without settings at their defaults."""
+        given = {"judge": self.judge, "held_out_judge": self.held_out_judge}
+        return {name: judge.given for name, judge in given.items() if judge is not None}
