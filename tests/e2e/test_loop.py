@@ -178,15 +178,21 @@ def test_a_loop_that_was_killed_goes_on_to_the_same_bytes(
 @pytest.mark.parametrize("preset", sorted(PRESETS))
 def test_every_preset_moves_the_gold_reward_up(model, tmp_path, preset):
     path = tmp_path / "prompts.jsonl"
-    path.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in WORLD.prompts("train")))
+    rows = [{"prompt": text} for text in WORLD.prompts("train")]
+    if preset == "spin":  # it learns from responses: the best of eight samples
+        drawn = tiltlm.sample(model, WORLD.prompts("train"), n=8, max_new_tokens=32, progress=False)
+        best = [max(row.answers, key=lambda text, row=row: WORLD.reward(row.prompt, text)) for row in drawn.rows]
+        rows = [{"prompt": row.prompt, "completion": text} for row, text in zip(drawn.rows, best, strict=True)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     rounds, rate = {"online_dpo": (12, 4e-4), "rebel": (8, 2e-4)}.get(
         preset, (3 if preset == "iterative_dpo" else 6, 1e-3)
     )
     more = {"examples.threshold": 3.5} if preset == "rft" else {}
     large = {"loop.prompts_per_round": 64, "batch_size": 64, "max_new_tokens": 32, "max_rows": 1024, **more}
     settings = {**large, "loop.rounds": rounds, "learning_rate": rate, "warmup_ratio": 0.0}
-    found = run(model, path, tmp_path / "run", preset, **settings)
-    first, last = found.cards[0].reward, found.cards[-1].reward
+    judges = {"judge": None, "held_out_judge": "gold"} if preset == "spin" else {}
+    found = run(model, path, tmp_path / "run", preset, **settings, **judges)
+    first, last = (card.held_out if judges else card.reward for card in (found.cards[0], found.cards[-1]))
     assert last.low > first.high, (first, last)
 
 
@@ -273,9 +279,11 @@ def test_the_command_and_its_list(model, prompts, tmp_path):
         ({"judge": None}, "missing_setting", "judge"),
         ({"judge": "length"}, "no_audit", "judge.audit"),
         ({"preset": "onlin_dpo"}, "unknown_name", "preset"),
-        ({"loop.n": 3}, "too_few_samples", "loop.n"),
+        ({"loop.n": 3}, "too_many_samples", "loop.n"),
+        ({"examples.rule": "best_worst", "loop.n": 1}, "too_few_samples", "loop.n"),
         ({"examples.rule": "best"}, "wrong_data_shape", "examples.rule"),
-        ({"examples.rule": "versus_data"}, "not_supported", "examples.rule"),
+        ({"examples.rule": "versus_data"}, "no_effect", "judge"),
+        ({"preset": "spin", "judge": None, "loop.n": 2}, "too_many_samples", "loop.n"),
         ({"temperature": 0}, "out_of_range", "sampling.temperature"),
         ({"training.early_stopping": 3, "best_metric": "eval_loss"}, "no_effect", "training.best_metric"),
         ({"loop.reference": "reset", "reference": "initial"}, "no_effect", "reference.name"),

@@ -48,6 +48,16 @@ PRESETS: Mapping[str, Preset] = {
         objective={"name": "dpo", "beta": 0.1},
         training={"num_epochs": 2, "batch_size": 32},
     ),
+    "spin": _preset(
+        "SPIN: the responses of the data against the policy's own, each round with a new reference",
+        "Chen et al. 2024, arXiv 2401.01335, Algorithm 1",
+        "Needs no judge, and data with responses. It ends where the policy writes like the data, so it is no better "
+        "than its data; repeated rounds learn its noise too.",
+        loop={"n": 1, "prompts_per_round": 1024, "rounds": 3, "reference": "reset"},
+        examples={"rule": "versus_data"},
+        objective={"name": "dpo", "beta": 0.1},
+        training={"num_epochs": 2, "batch_size": 64},
+    ),
     "raft": _preset(
         "RAFT: supervised training on the best of eight samples",
         "Dong et al. 2023, arXiv 2304.06767",

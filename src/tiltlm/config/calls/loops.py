@@ -75,18 +75,25 @@ def loop(
         return PresetList()
     chosen = None if preset is None else preset_of(preset)
     content, (given, measuring) = split_judges(config, judge, held_out_judge)
-    if given is None:
-        raise ConfigError(
-            "no judge is named; give --judge, such as reward_model:FOLDER or gold", code="missing_setting", key="judge"
-        )
     from tiltlm.config.judges import read_judge
     from tiltlm.recipes.online.loop_run import LoopRequest, LoopRunSettings
     from tiltlm.runs import check_contents
 
     defaults = {} if chosen is None else dict(chosen.settings)
     resolved = resolve(LoopRunSettings, content, defaults, READS, **settings)
+    if given is None and resolved.examples.kind.needs_judge:
+        raise ConfigError(
+            "no judge is named; give --judge, such as reward_model:FOLDER or gold", code="missing_setting", key="judge"
+        )
+    if given is not None and not resolved.examples.kind.needs_judge:
+        raise ConfigError(
+            f"judge has no effect: examples.rule={resolved.examples.rule} needs none; remove it, or give it as "
+            "--held-out-judge",
+            code="no_effect",
+            key="judge",
+        )
     request = LoopRequest(
-        judge=read_judge(given),
+        judge=None if given is None else read_judge(given),
         held_out_judge=None if measuring is None else read_judge(measuring),
         preset=preset or "",
         unaudited=unaudited,

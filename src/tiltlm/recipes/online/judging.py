@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from tiltlm.judging.orders import each_in_both_orders
 from tiltlm.online.groups import Group, Sample, preference_of_pairs, preference_of_scores, sample_id
 from tiltlm.recipes.progress import ProgressCallback
 from tiltlm.sampling.answers import AnswerRow
+
+NO_RESPONSES: Mapping[bytes, Response] = MappingProxyType({})
 
 
 def judge_round(
@@ -99,29 +102,41 @@ def _check_errors(verdicts: Sequence[Mapping[str, Any]]) -> None:
 
 
 def groups_of(
-    rows: Sequence[AnswerRow], verdicts: Sequence[Mapping[str, Any]], number: int, scale: float
+    rows: Sequence[AnswerRow],
+    verdicts: Sequence[Mapping[str, Any]],
+    number: int,
+    *,
+    scale: float = 1.0,
+    of_data: Mapping[bytes, Response] = NO_RESPONSES,
 ) -> list[Group]:
-    """Return the judged samples of a round as groups.
+    """Return the samples of a round, with what the judge said, as groups.
 
     Args:
         rows: The samples.
-        verdicts: What `judge_round` returned, in the same order.
+        verdicts: What `judge_round` returned, in the same order; empty without a judge.
         number: The round.
         scale: Difference of two scores that is one nat of preference.
+        of_data: Tokens of a prompt → the response that the data has, which joins the group; empty: none does.
     """
-    return [_group(row, said, number, scale) for row, said in zip(rows, verdicts, strict=True)]
+    said = verdicts or [{} for _ in rows]
+    return [_group(row, own, number, scale, of_data) for row, own in zip(rows, said, strict=True)]
 
 
-def _group(row: AnswerRow, said: Mapping[str, Any], number: int, scale: float) -> Group:
+def _group(
+    row: AnswerRow, said: Mapping[str, Any], number: int, scale: float, of_data: Mapping[bytes, Response]
+) -> Group:
     assert row.token_ids is not None, "the sampler gives tokens"
     assert row.prompt_ids is not None, "the sampler gives tokens"
-    num = len(row.answers)
-    samples = tuple(
+    samples = [
         Sample(sample_id(row.id, number, "policy", k), "policy", Response(ids, ended=ended), text)
         for k, (ids, ended, text) in enumerate(zip(row.token_ids, row.ended, row.answers, strict=True))
-    )
+    ]
+    known = of_data.get(row.prompt_ids.tobytes())
+    if known is not None:
+        samples.append(Sample(sample_id(row.id, number, "data", 0), "data", known, ""))
+    unknown = np.full(len(samples), np.nan)
     if "scores" in said:
         scores = np.array([np.nan if value is None else value for value in said["scores"]], dtype=np.float64)
-        return Group(row.id, row.prompt_ids, samples, scores, preference_of_scores(scores, scale))
-    preference = preference_of_pairs(num, [(i, j, p) for i, j, p in said["pairs"]])
-    return Group(row.id, row.prompt_ids, samples, np.full(num, np.nan), preference)
+        return Group(row.id, row.prompt_ids, tuple(samples), scores, preference_of_scores(scores, scale))
+    preference = preference_of_pairs(len(samples), [(i, j, p) for i, j, p in said.get("pairs", ())])
+    return Group(row.id, row.prompt_ids, tuple(samples), unknown, preference)

@@ -15,8 +15,8 @@ from typing import Any
 import yaml
 
 from tiltlm.core import ConfigError, Tree
-from tiltlm.core.example import Example
-from tiltlm.data.dataset import survey
+from tiltlm.core.example import Example, Response
+from tiltlm.data.dataset import load_data, survey
 from tiltlm.data.distinct_prompts import PromptSet, find_prompts
 from tiltlm.data.files.sources import read_rows
 from tiltlm.data.rows.columns import detect_prompts
@@ -40,7 +40,6 @@ from tiltlm.models.folders import check_reachable, locate, short_name
 from tiltlm.objectives import Objective, compose, describe_spec
 from tiltlm.online.cards import Card, make_card
 from tiltlm.online.example_rules import form_examples
-from tiltlm.online.groups import Group
 from tiltlm.online.rounds import RoundFolder, prompts_of_round, seed_of_round
 from tiltlm.online.stopping import Stop, find_stop
 from tiltlm.recipes.answers.sample import Call, Speaker, draw_answers
@@ -67,6 +66,8 @@ from tiltlm.training.training_settings import TrainingSettings
 
 log = logging.getLogger(__name__)
 
+EXACTLY = {"pair": 2, "versus_data": 1}
+"""Example rules for so many samples of a prompt and no others."""
 FREE = frozenset({"loop.save_every", "output", "training.log_every", "training.keep_checkpoints", "training.trackers"})
 """Settings that may change when a loop goes on, as those of `stop` may; `loop.rounds` too, if the learning rate does
 not depend on it."""
@@ -85,8 +86,9 @@ def loop(settings: LoopRunSettings, request: LoopRequest, *, progress: ProgressC
     check_loop(settings, objective)
     with run_log() as messages:
         progress("load the judge", 0, 0)
-        judge = build_judge(request.judge, role="train")
-        check_trains(request.judge, judge, unaudited=request.unaudited)
+        judge = None if request.judge is None else build_judge(request.judge, role="train")
+        if request.judge is not None and judge is not None:
+            check_trains(request.judge, judge, unaudited=request.unaudited)
         measuring = open_held_out(request.held_out_judge, judge)
         progress("load model and data", 0, 0)
         check_reachable(locate(settings.model.path, settings.model.adapter))
@@ -98,7 +100,8 @@ def loop(settings: LoopRunSettings, request: LoopRequest, *, progress: ProgressC
             JudgementCache() as cache,
         ):
             messages.write_to(run.path)
-            judges = cached(judge, cache), None if measuring is None else cached(measuring, cache)
+            asked = None if judge is None else cached(judge, cache)
+            judges = asked, None if measuring is None else cached(measuring, cache)
             rounds = Rounds.of(run, settings, request, objective, policy, prompts, judges, progress)
             return rounds.run_all(resume=request.resume)
 
@@ -110,13 +113,6 @@ def check_loop(settings: LoopRunSettings, objective: Objective) -> None:
         ConfigError: they do not fit.
     """
     kind, n = settings.examples.kind, settings.loop.n
-    if kind.origins != ("policy",):
-        raise ConfigError(
-            f"examples.rule={settings.examples.rule} needs responses of the data, and a loop reads prompts only; "
-            "choose another rule",
-            code="not_supported",
-            key="examples.rule",
-        )
     if kind.shape != objective.shape:
         raise ConfigError(
             f"examples.rule={settings.examples.rule} makes {kind.shape}, and the objective trains on "
@@ -124,12 +120,12 @@ def check_loop(settings: LoopRunSettings, objective: Objective) -> None:
             code="wrong_data_shape",
             key="examples.rule",
         )
-    wrong = n != 2 if settings.examples.rule == "pair" else n < kind.min_samples
-    if wrong:
-        needed = "exactly 2" if settings.examples.rule == "pair" else f"at least {kind.min_samples}"
+    exactly = EXACTLY.get(settings.examples.rule)
+    if n < kind.min_samples or exactly not in (None, n):
+        needed = f"at least {kind.min_samples}" if exactly is None else f"exactly {exactly}"
         raise ConfigError(
-            f"loop.n is {n}, and examples.rule={settings.examples.rule} needs {needed} samples of each prompt",
-            code="too_few_samples",
+            f"loop.n is {n}, and examples.rule={settings.examples.rule} needs {needed} of each prompt",
+            code="too_few_samples" if n < kind.min_samples else "too_many_samples",
             key="loop.n",
         )
     if settings.sampling.temperature == 0 and n > 1:
@@ -154,7 +150,7 @@ def check_loop(settings: LoopRunSettings, objective: Objective) -> None:
         )
 
 
-def open_held_out(settings: JudgeSettings | None, judge: Scorer | Comparer) -> Scorer | None:
+def open_held_out(settings: JudgeSettings | None, judge: Scorer | Comparer | None) -> Scorer | None:
     """Return the judge that measures; None without settings.
 
     Raises:
@@ -169,7 +165,7 @@ def open_held_out(settings: JudgeSettings | None, judge: Scorer | Comparer) -> S
             code="not_supported",
             key="held_out_judge",
         )
-    check_roles([judge, found])
+    check_roles([found] if judge is None else [judge, found])
     return found
 
 
@@ -234,6 +230,15 @@ def read_prompts(settings: LoopRunSettings, policy: Policy) -> PromptSet:
     return prompts
 
 
+def responses_of_data(settings: LoopRunSettings, policy: Policy) -> dict[bytes, Response]:
+    """Return the response that the data has to each prompt, the first of several, by the tokens of the prompt."""
+    whole = replace(settings.data, eval_fraction=0.0)
+    found: dict[bytes, Response] = {}
+    for example in load_data(whole, encoder_of(policy), "demonstrations").train:
+        found.setdefault(example.prompt_ids.tobytes(), example.responses[0])
+    return found
+
+
 @dataclass(eq=False)
 class Rounds:
     """A loop in progress, with all its parts."""
@@ -243,7 +248,7 @@ class Rounds:
     request: LoopRequest
     policy: Policy
     prompts: PromptSet
-    judge: CachedScorer | CachedComparer
+    judge: CachedScorer | CachedComparer | None
     measuring: CachedScorer | None
     """A judge that does not train."""
     reference: Reference
@@ -252,6 +257,8 @@ class Rounds:
     """The policy before the first round."""
     trainer: Trainer
     progress: ProgressCallback
+    of_data: Mapping[bytes, Response]
+    """Tokens of a prompt → the response that the data has; empty for rules that compare samples only."""
     is_prepared: bool = False
     """True once the trainer has seen examples."""
 
@@ -264,7 +271,7 @@ class Rounds:
         objective: Objective,
         policy: Policy,
         prompts: PromptSet,
-        judges: tuple[CachedScorer | CachedComparer, CachedScorer | None],
+        judges: tuple[CachedScorer | CachedComparer | None, CachedScorer | None],
         progress: ProgressCallback,
     ) -> "Rounds":
         """Build the references and the trainer, and describe the run."""
@@ -292,7 +299,8 @@ class Rounds:
             listener=listener(progress),
             schedule=learning_rate_factor(settings.training, planned_steps(settings)),
         )
-        return cls(run, settings, request, policy, prompts, *judges, reference, initial, trainer, progress)
+        of_data = responses_of_data(settings, policy) if "data" in settings.examples.kind.origins else {}
+        return cls(run, settings, request, policy, prompts, *judges, reference, initial, trainer, progress, of_data)
 
     def run_all(self, *, resume: bool) -> LoopedRun:
         """Run all rounds that are not done, save the policy and return what came out."""
@@ -320,7 +328,7 @@ class Rounds:
         settings = self.settings
         facts = {
             "Model": short_name(settings.model.path),
-            "Judge": self.judge.name,
+            "Judge": "none" if self.judge is None else self.judge.name,
             "Held-out judge": "none" if self.measuring is None else self.measuring.name,
             "Preset": self.request.preset or "none",
             "Objective": describe_spec(settings.objective),
@@ -332,7 +340,8 @@ class Rounds:
         samples = {
             number: [(text_of(row), row.answers[0]) for row in rows[:SHOWN]] for number, rows in sorted(ends.items())
         }
-        known = self.request.judge.kind in RULES, has_audit(self.request.judge)
+        judge = self.request.judge
+        known = judge is None or judge.kind in RULES, judge is None or has_audit(judge)
         return LoopRecord(facts, tuple(cards), stop.rule, stop.text, samples, *known)
 
     def run_round(self, number: int, folder: RoundFolder) -> Card:
@@ -341,12 +350,13 @@ class Rounds:
             folder.copy_draws(RoundFolder.of(self.request.replay, number))
         rows = self.draw(number, folder)
         verdicts = self.judged("train", rows, folder)
-        groups = groups_of(rows, verdicts, number, self.judge.scale)
+        scale = 1.0 if self.judge is None else self.judge.scale
+        groups = groups_of(rows, verdicts, number, scale=scale, of_data=self.of_data)
         formed = form_examples(groups, self.settings.examples)
         digest = folder.write_examples(groups, formed.examples)
         folder.refuse_other_examples(digest)
         is_own = self.request.replay is None  # samples of another policy say nothing about the KL of this one
-        initial = self.initial.sums([tree_of(group) for group in groups]) if is_own else None
+        initial = self.initial.sums([tree_of(row) for row in rows]) if is_own else None
         first = self.train(folder, formed.examples, digest)
         if (number + 1) % self.settings.loop.save_every == 0:
             self.trainer.checkpoints.commit(self.trainer.state, self.trainer.window)
@@ -368,7 +378,7 @@ class Rounds:
         return card
 
     def judged(self, role: Role, rows: Sequence[AnswerRow], folder: RoundFolder) -> list[dict[str, Any]]:
-        """Return what a judge says about the samples of a round; nothing without a held-out judge."""
+        """Return what a judge says about the samples of a round; nothing if there is none with this role."""
         judge = self.judge if role == "train" else self.measuring
         if judge is None:
             return []
@@ -423,9 +433,11 @@ def scores_of(verdicts: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
     return {one["id"]: [math.nan if value is None else value for value in one["scores"]] for one in verdicts}
 
 
-def tree_of(group: Group) -> Tree:
-    """Return the samples of a group for a forward."""
-    return Tree(group.prompt_ids, tuple(sample.response for sample in group.samples))
+def tree_of(row: AnswerRow) -> Tree:
+    """Return the samples of a prompt for a forward."""
+    assert row.prompt_ids is not None, "the sampler gives tokens"
+    assert row.token_ids is not None, "the sampler gives tokens"
+    return Tree(row.prompt_ids, tuple(Response(ids) for ids in row.token_ids))
 
 
 def planned_steps(settings: LoopRunSettings) -> int:

@@ -36,7 +36,8 @@ class LoopRunSettings:
 class LoopRequest:
     """What is asked beside the settings."""
 
-    judge: JudgeSettings
+    judge: JudgeSettings | None = None
+    """What judges; None for a rule that needs none (`RuleKind.needs_judge`)."""
     held_out_judge: JudgeSettings | None = None
     """A judge that measures the samples and does not train."""
     preset: str = ""
