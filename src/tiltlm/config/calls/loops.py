@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tiltlm.config.calls.training import announce_imports
 from tiltlm.config.command import command
 from tiltlm.recipes.progress import ProgressCallback, display, quiet_libraries
 
@@ -102,10 +103,12 @@ def loop(
         overwrite=overwrite,
     )
     check_contents(resolved.output, resume, overwrite)
-    with display(progress) as draw, quiet_libraries():
+    with display(progress) as draw:
+        announce_imports(draw)
         from tiltlm.recipes.online.loop import loop as recipe
 
-        return recipe(resolved, request, progress=draw)
+        with quiet_libraries():
+            return recipe(resolved, request, progress=draw)
 
 
 def split_judges(config: "Config", *judges: Any) -> tuple["Config", tuple[Any, ...]]:
