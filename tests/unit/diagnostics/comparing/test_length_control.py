@@ -58,6 +58,7 @@ def test_a_system_against_itself_is_a_half():
     assert (found.rate.estimate, found.rate.low, found.rate.high) == (0.5, 0.5, 0.5)
 
 
+@pytest.mark.slow
 def test_interval_covers_the_truth_as_often_as_it_says():
     """500 repeats; AlpacaEval's standard error covers 15 to 33 % in such a world."""
     rng, truth, hits = np.random.default_rng(4), expit(0.4), 0

@@ -63,6 +63,7 @@ def test_an_anchor_is_at_zero():
         fit(rows, anchor="z")
 
 
+@pytest.mark.slow
 def test_interval_covers_the_truth_as_often_as_it_says():
     rng, theta, hits = np.random.default_rng(2), np.array([0.7, 0.1, -0.8]), 0
     for _ in range(500):

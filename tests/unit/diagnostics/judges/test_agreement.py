@@ -66,6 +66,7 @@ def coverage(interval, truth):
     return np.mean([one.low <= truth <= one.high for one in found])
 
 
+@pytest.mark.slow
 def test_intervals_of_kappa_cover():
     """Three decisions with known shares: κ of the population is worked out from them."""
     rng = np.random.default_rng(1)
@@ -79,6 +80,7 @@ def test_intervals_of_kappa_cover():
     assert 0.92 <= coverage(one, truth) <= 0.98
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_prompts", [200, 50])
 def test_intervals_of_auc_cover(num_prompts):
     """p = Φ-like logits N(μ, 1): P(x + x' > 0) for two of them is Φ(2μ/√2).

@@ -201,6 +201,7 @@ def test_height_of_the_peak_is_not_the_winners_curse():
     assert abs(np.mean(heights)) < 4 * np.std(heights) / np.sqrt(200)
 
 
+@pytest.mark.slow
 def test_intervals_cover():
     """Nominal 95 % intervals of proxy, gold and gain hold the exact value in 92 to 98 % of 600 repeats."""
     levels, masses, ns = np.array([0.0, 1.0, 2.0]), np.array([0.6, 0.3, 0.1]), [1, 4, 8]

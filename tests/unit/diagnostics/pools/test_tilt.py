@@ -72,6 +72,7 @@ def test_refuses_scores_that_do_not_vary_or_are_missing():
     assert strengths_for([[0.0, 1.0]])[0] == np.inf
 
 
+@pytest.mark.slow
 def test_bands_cover():
     """Normal scores have the reward √(2·KL); the 95 % band holds it in 92 to 98 % of 500 repeats."""
     rng = np.random.default_rng(4)
