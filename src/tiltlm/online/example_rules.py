@@ -36,6 +36,8 @@ class RuleKind(NamedTuple):
     """Settings that it reads."""
     min_samples: int = 2
     """Samples of the policy that a prompt needs at least."""
+    max_samples: int | None = None
+    """Most samples of the policy for a prompt; None: any number."""
     needs_judge: bool = True
     origins: tuple[Who, ...] = ("policy",)
     """Where its samples come from."""
@@ -262,12 +264,14 @@ def _demonstration(group: Group, k: int) -> Example:
 
 
 RULES: dict[str, RuleKind] = {
-    "pair": RuleKind(_pair, "pairs", ("soft", "gap", "margin")),
+    "pair": RuleKind(_pair, "pairs", ("soft", "gap", "margin"), max_samples=2),
     "best_worst": RuleKind(_best_worst, "pairs", ("soft", "gap", "margin")),
     "short_best": RuleKind(_short_best, "pairs", ("soft", "gap", "margin", "tolerance")),
     "random_pairs": RuleKind(_random_pairs, "pairs", ("soft", "gap", "margin", "num_pairs", "seed")),
     "all_pairs": RuleKind(_all_pairs, "pairs", ("soft", "gap", "margin")),
-    "versus_data": RuleKind(_versus_data, "pairs", min_samples=1, needs_judge=False, origins=("data", "policy")),
+    "versus_data": RuleKind(
+        _versus_data, "pairs", min_samples=1, max_samples=1, needs_judge=False, origins=("data", "policy")
+    ),
     "best": RuleKind(_best, "demonstrations", min_samples=1),
     "top": RuleKind(None, "demonstrations", ("share",), min_samples=1),
     "correct": RuleKind(_correct, "demonstrations", ("threshold",), min_samples=1),

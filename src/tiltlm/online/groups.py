@@ -1,7 +1,7 @@
 """Groups: a prompt, the samples that a round drew for it, and what the judge said about them."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike
 from tiltlm.core.example import Response, TokenIds
 from tiltlm.diagnostics.intervals import Floats
 
-Who = Literal["policy", "reference", "data"]
-"""Where a sample comes from: the policy of the round, its reference, or a response that the data has."""
+Who = Literal["policy", "data"]
+"""Where a sample comes from: the policy of the round, or the data."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,15 +67,10 @@ class Group:
         """[K] what samples are ranked by: scores, or win rates where the judge compares."""
         return self.win_rates if np.all(np.isnan(self.scores)) else self.scores
 
-    def ranked(self, among: Iterable[int] | None = None) -> list[int]:
-        """Return the samples with a value, the best first; equal ones in the order of their ids, never of their places.
-
-        Args:
-            among: Places of the samples to rank; None: all.
-        """
+    def ranked(self) -> list[int]:
+        """Return the samples with a value, the best first; equal ones in the order of their ids, never of places."""
         values = self.values
-        chosen = range(len(self.samples)) if among is None else among
-        known = [k for k in chosen if np.isfinite(values[k])]
+        known = [k for k in range(len(self.samples)) if np.isfinite(values[k])]
         return sorted(known, key=lambda k: (-values[k], self.samples[k].id))
 
     def is_same(self, i: int, j: int) -> bool:

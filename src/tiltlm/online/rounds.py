@@ -20,7 +20,8 @@ from tiltlm.data.order import epoch_order
 from tiltlm.judging.judge import Role
 from tiltlm.online.cards import Card
 from tiltlm.online.groups import Group
-from tiltlm.storage.files import finite_json, read_lines, write_bytes, write_json, write_text
+from tiltlm.sampling.answers import write_plain_rows
+from tiltlm.storage.files import finite_json, read_lines, write_bytes, write_json
 
 
 @dataclass(frozen=True)
@@ -70,21 +71,6 @@ class RoundFolder:
         values = None if self.last_step is None else _read(self.path / "card.json")
         return None if values is None else Card.of(values)
 
-    def refuse_other_examples(self, digest: str) -> None:
-        """Require that examples are those on which the training of this round began.
-
-        Raises:
-            RunError: They are others.
-        """
-        known = self._state.get("examples")
-        if known not in (None, digest):
-            raise RunError(
-                f"{self.path}: training began on other examples ({known}) than the settings now make from the same "
-                f"samples ({digest}). Restore the settings of `examples`, or start again with --overwrite",
-                code="other_examples",
-                key="examples.rule",
-            )
-
     def copy_draws(self, other: "RoundFolder") -> None:
         """Copy samples and verdicts of another round, if this one has none yet.
 
@@ -97,7 +83,7 @@ class RoundFolder:
 
     def write_verdicts(self, verdicts: Sequence[Mapping[str, Any]], role: Role) -> None:
         """Write one line for each prompt, from the judge with this role."""
-        write_text(self._verdicts(role), _lines(verdicts))
+        write_plain_rows(self._verdicts(role), verdicts)
 
     def verdicts(self, role: Role) -> list[dict[str, Any]] | None:
         """Return what `write_verdicts` wrote; None if the judge with this role has not judged the round."""
@@ -111,6 +97,9 @@ class RoundFolder:
         """Write the examples by the ids of their samples, and return their digest.
 
         Of samples with the same tokens the first one is named.
+
+        Raises:
+            RunError: Training of this round began on other examples; they are kept.
         """
         names: dict[tuple[bytes, tuple[bytes, bytes]], str] = {}
         for group in groups:
@@ -127,13 +116,17 @@ class RoundFolder:
             if example.scores:
                 row["scores"] = list(example.scores)
             rows.append(row)
-        text = _lines(rows)
-        write_text(self.path / "examples.jsonl", text)
-        return blake2b(text.encode(), digest_size=8).hexdigest()
-
-
-def _lines(rows: Sequence[Mapping[str, Any]]) -> str:
-    return "".join(json.dumps(finite_json(dict(row)), ensure_ascii=False) + "\n" for row in rows)
+        digest = blake2b(json.dumps(finite_json(rows)).encode(), digest_size=8).hexdigest()
+        known = self._state.get("examples")
+        if known not in (None, digest):
+            raise RunError(
+                f"{self.path}: training began on other examples ({known}) than the settings now make from the same "
+                f"samples ({digest}). Restore the settings of `examples`, or start again with --overwrite",
+                code="other_examples",
+                key="examples.rule",
+            )
+        write_plain_rows(self.path / "examples.jsonl", rows)
+        return digest
 
 
 def _read(path: Path) -> dict[str, Any] | None:

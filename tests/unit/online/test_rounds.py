@@ -44,9 +44,6 @@ def test_a_round_is_closed_only_at_its_end(tmp_path):
     assert folder.verdicts("held_out") is None
     folder.begin_training(12, "abc")
     assert (folder.first_step, folder.last_step) == (12, None)
-    folder.refuse_other_examples("abc")
-    with raises(RunError, "other_examples", key="examples.rule"):
-        folder.refuse_other_examples("def")
     card = a_card()
     folder.close(15, card)
     again = RoundFolder.of(tmp_path, 3)
@@ -60,6 +57,11 @@ def test_examples_are_written_by_the_ids_of_their_samples(tmp_path):
     assert RoundFolder.of(tmp_path, 1).write_examples(groups, formed.examples) == first
     hard = form_examples(groups, ExampleSettings(soft=False))
     assert RoundFolder.of(tmp_path, 2).write_examples(groups, hard.examples) != first
+    begun = RoundFolder.of(tmp_path, 0)
+    begun.begin_training(0, first)
+    with raises(RunError, "other_examples", key="examples.rule"):
+        begun.write_examples(groups, hard.examples)
+    assert begun.write_examples(groups, formed.examples) == first, "and what was trained on is still there"
     (line,) = (tmp_path / "rounds" / "0000" / "examples.jsonl").read_text().splitlines()
     assert all(sample.id in line for sample in groups[0].samples)
 

@@ -11,7 +11,8 @@ import numpy as np
 from tiltlm.core import RunError
 from tiltlm.core.example import Response
 from tiltlm.data.accounting import excerpt
-from tiltlm.judging import Item, PairItem
+from tiltlm.judging import Item
+from tiltlm.judging.adapters import pair_of
 from tiltlm.judging.cache import CachedComparer, CachedScorer
 from tiltlm.judging.judge import MAX_ERRORS
 from tiltlm.judging.orders import each_in_both_orders
@@ -63,7 +64,8 @@ def _scored(judge: CachedScorer, rows: Sequence[AnswerRow], progress: ProgressCa
 def _compared(judge: CachedComparer, rows: Sequence[AnswerRow], progress: ProgressCallback) -> Iterator[dict[str, Any]]:
     places = [_pairs_of(row) for row in rows]
     total, done = sum(map(len, places)), 0
-    found = each_in_both_orders(judge, (_pair(row, *two) for row, own in zip(rows, places, strict=True) for two in own))
+    asked = (pair_of(_item(row, i), _item(row, j)) for row, own in zip(rows, places, strict=True) for i, j in own)
+    found = each_in_both_orders(judge, asked)
     for row, own in zip(rows, places, strict=True):
         results = [next(found) for _ in own]
         done += len(own)
@@ -80,11 +82,6 @@ def _compared(judge: CachedComparer, rows: Sequence[AnswerRow], progress: Progre
 def _pairs_of(row: AnswerRow) -> list[tuple[int, int]]:
     """Return every two samples of a prompt that have different texts."""
     return [(i, j) for i, j in combinations(range(len(row.answers)), 2) if row.answers[i] != row.answers[j]]
-
-
-def _pair(row: AnswerRow, i: int, j: int) -> PairItem:
-    a, b = _item(row, i), _item(row, j)
-    return PairItem(a.prompt, a.response, b.response, row.row, (a.ended, b.ended))
 
 
 def _check_errors(verdicts: Sequence[Mapping[str, Any]]) -> None:

@@ -50,6 +50,7 @@ from tiltlm.recipes.online.loop_run import LoopRequest, LoopRunSettings
 from tiltlm.recipes.online.looped import LoopedRun
 from tiltlm.recipes.prepare import encoder_of, note_all
 from tiltlm.recipes.progress import ProgressCallback, silent
+from tiltlm.recipes.run_settings import is_set
 from tiltlm.recipes.train import listener, save_model, versions
 from tiltlm.reference import Reference
 from tiltlm.reference.build import build_round_references
@@ -62,12 +63,9 @@ from tiltlm.sampling.answers import AnswerRow, read_answers
 from tiltlm.sampling.engines.own import OwnEngine
 from tiltlm.training import Trainer, build_trainer
 from tiltlm.training.optim.optimizer import learning_rate_factor, whole_weights
-from tiltlm.training.training_settings import TrainingSettings
 
 log = logging.getLogger(__name__)
 
-EXACTLY = {"pair": 2, "versus_data": 1}
-"""Example rules for so many samples of a prompt and no others."""
 FREE = frozenset({"loop.save_every", "output", "training.log_every", "training.keep_checkpoints", "training.trackers"})
 """Settings that may change when a loop goes on, as those of `stop` may; `loop.rounds` too, if the learning rate does
 not depend on it."""
@@ -120,11 +118,10 @@ def check_loop(settings: LoopRunSettings, objective: Objective) -> None:
             code="wrong_data_shape",
             key="examples.rule",
         )
-    exactly = EXACTLY.get(settings.examples.rule)
-    if n < kind.min_samples or exactly not in (None, n):
-        needed = f"at least {kind.min_samples}" if exactly is None else f"exactly {exactly}"
+    if n < kind.min_samples or (kind.max_samples is not None and n > kind.max_samples):
+        needed = f"exactly {kind.max_samples}" if kind.max_samples else f"at least {kind.min_samples}"
         raise ConfigError(
-            f"loop.n is {n}, and examples.rule={settings.examples.rule} needs {needed} of each prompt",
+            f"loop.n is {n}, and examples.rule={settings.examples.rule} needs {needed} samples of each prompt",
             code="too_few_samples" if n < kind.min_samples else "too_many_samples",
             key="loop.n",
         )
@@ -135,7 +132,7 @@ def check_loop(settings: LoopRunSettings, objective: Objective) -> None:
             key="sampling.temperature",
         )
     for name in ("best_metric", "early_stopping", "eval_every", "save_every", "max_steps"):
-        if getattr(settings.training, name) != getattr(TrainingSettings(), name):
+        if is_set(settings, f"training.{name}"):
             raise ConfigError(
                 f"training.{name} has no effect: nothing is held out, and loop.rounds and loop.save_every say how long "
                 "a loop is and when it saves; remove it",
@@ -354,7 +351,6 @@ class Rounds:
         groups = groups_of(rows, verdicts, number, scale=scale, of_data=self.of_data)
         formed = form_examples(groups, self.settings.examples)
         digest = folder.write_examples(groups, formed.examples)
-        folder.refuse_other_examples(digest)
         is_own = self.request.replay is None  # samples of another policy say nothing about the KL of this one
         initial = self.initial.sums([tree_of(row) for row in rows]) if is_own else None
         first = self.train(folder, formed.examples, digest)

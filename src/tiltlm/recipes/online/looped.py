@@ -38,7 +38,7 @@ class LoopedRun:
         return pd.DataFrame([_flat(card.as_dict()) for card in self.cards]).set_index("round")
 
     def __repr__(self) -> str:
-        lines = [f"LoopedRun: {len(self.cards)} rounds, {self.stop.text}"]
+        lines = [f"LoopedRun: {self.preset or 'no preset'}, {len(self.cards)} rounds, {self.stop.text}"]
         for name, unit in (("reward", ""), ("held_out", ""), ("kl", " nats")):
             first, last = (getattr(card, name) for card in (self.cards[0], self.cards[-1]))
             if first is not None and last is not None:

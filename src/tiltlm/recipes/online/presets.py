@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from tiltlm.online.presets import PRESETS
@@ -9,16 +10,20 @@ from tiltlm.online.presets import PRESETS
 if TYPE_CHECKING:
     import pandas as pd
 
+WIDTH = 96
+"""Characters of a line."""
+
 
 class PresetList:
     """All presets."""
 
     def summary(self) -> str:
         """Return what the command line prints."""
-        width = max(map(len, PRESETS))
-        return "\n".join(
-            f"{name:<{width}}  {preset.title}\n{'':<{width}}  {preset.source}" for name, preset in PRESETS.items()
-        )
+        blocks = [
+            [name, *(f"  {line}" for text in (one.title, one.source, one.differs) for line in wrap(text, WIDTH))]
+            for name, one in PRESETS.items()
+        ]
+        return "\n\n".join("\n".join(block) for block in blocks)
 
     __repr__ = summary
 
@@ -26,5 +31,8 @@ class PresetList:
         """Return a table with one row a preset."""
         import pandas as pd
 
-        rows = [{"preset": name, "title": one.title, "source": one.source} for name, one in PRESETS.items()]
+        rows = [
+            {"preset": name, "title": one.title, "source": one.source, "differs": one.differs}
+            for name, one in PRESETS.items()
+        ]
         return pd.DataFrame(rows).set_index("preset")
