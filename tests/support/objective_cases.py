@@ -54,6 +54,30 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class Drawn:
+    """A sample of the policy."""
+
+    y: Answer
+    old: np.ndarray
+    """Log-probability of each token when the round began."""
+    advantage: float
+
+    @property
+    def u(self) -> np.ndarray:
+        """log π/π_old of each token."""
+        return self.y.tokens - self.old
+
+    @property
+    def d(self) -> np.ndarray:
+        """log π/π_ref of each token."""
+        return self.y.tokens - self.y.ref_tokens
+
+    @property
+    def d_old(self) -> np.ndarray:
+        return self.old - self.y.ref_tokens
+
+
+@dataclass(frozen=True)
 class Duel:
     """A comparison as a formula reads it; the battery handles soft labels."""
 
@@ -103,6 +127,10 @@ class Case:
     """(comparison, mass) of a whole step → numerator of its loss."""
     bags: Callable[[Sequence[tuple[Answer, bool, float]]], float] | None = None
     """(response, desirable, mass) of a whole step → numerator of its loss."""
+    rollouts: Callable[[Sequence[tuple[float, Sequence[Drawn]]]], float] | None = None
+    """(weight, samples) of every prompt of a step → numerator of its loss."""
+    by_tokens: bool = False
+    """Rollouts: divided by tokens, not by samples."""
     holds: bool = False
     """True: a part of the policy is held without gradient, so autograd differs from finite differences."""
 
@@ -276,6 +304,55 @@ def aot_unpaired(step: Sequence[tuple[Answer, bool, float]]) -> float:
     return sum(totals) * quantiles(up, down, smoothed)
 
 
+def each(loss: Callable[[Drawn], float]) -> Callable[[Sequence[tuple[float, Sequence[Drawn]]]], float]:
+    """Return the numerator of a loss that reads one sample."""
+    return lambda groups: sum(weight * loss(one) for weight, group in groups for one in group)
+
+
+def reward_to_go(values: np.ndarray, discount: float = 1.0) -> np.ndarray:
+    return np.array([sum(discount ** (s - t) * values[s] for s in range(t, len(values))) for t in range(len(values))])
+
+
+def clipped(u: np.ndarray, a: Any, low: float, high: float, dual: float = np.inf) -> np.ndarray:
+    """−min(ω A, clip(ω) A) token by token, in cases."""
+    losses = []
+    for w, advantage in zip(np.exp(u), np.broadcast_to(a, u.shape), strict=True):
+        if advantage >= 0:
+            losses.append(-min(w, 1 + high) * advantage)
+        else:
+            losses.append(min(-max(w, 1 - low) * advantage, -dual * advantage))
+    return np.array(losses)
+
+
+def k3(d: np.ndarray) -> np.ndarray:
+    return np.exp(-d) - 1 + d
+
+
+def rloo(groups: Sequence[tuple[float, Sequence[Drawn]]]) -> float:
+    total = 0.0
+    for weight, group in groups:
+        rhos = [float(one.d_old.sum()) for one in group]
+        for i, one in enumerate(group):
+            others = [rho for j, rho in enumerate(rhos) if j != i]
+            advantage = one.advantage - 0.2 * (rhos[i] - np.mean(others))
+            total += -weight * advantage * one.y.S
+    return total
+
+
+def reinforce_pp(groups: Sequence[tuple[float, Sequence[Drawn]]]) -> float:
+    raw = [(weight, one, one.advantage - 0.2 * reward_to_go(one.d_old)) for weight, group in groups for one in group]
+    every = np.concatenate([a for _, _, a in raw])
+    return sum(
+        weight * clipped(one.u, (a - every.mean()) / (every.std() + 1e-8), 0.3, 0.3).sum() for weight, one, a in raw
+    )
+
+
+def masked(one: Drawn) -> float:
+    moved, a = np.exp(one.y.tokens) - np.exp(one.old), one.advantage
+    kept = moved <= 0.1 if a > 0 else moved >= -0.1
+    return float((-np.minimum(np.exp(one.u), 2.0) * a * one.y.tokens)[kept].sum())
+
+
 CASES = [
     Case("dpo", {"beta": 0.3}, logistic(lambda d: 0.3 * d.h)),
     Case("dpo_nll", {"beta": 0.3, "nll_weight": 0.7}, lambda d: -ls(0.3 * d.h - d.m) - 0.7 * d.w.A),
@@ -338,5 +415,61 @@ CASES = [
     Case("kto", {"beta": 0.2, "desirable_weight": 1.3, "undesirable_weight": 0.7}, single=kto),
     Case("bco", {"beta": 0.2}, single=bco),
     Case("sft", {}, demonstration=lambda y: -y.S),
+    Case(
+        "reinforce",
+        {"beta": 0.2, "entropy": 0.1},
+        rollouts=each(
+            lambda s: -((s.advantage - 0.2 * reward_to_go(s.d_old) - 0.1 * s.old) * s.y.tokens).sum(),
+        ),
+    ),
+    Case("rloo", {"beta": 0.2}, rollouts=rloo),
+    Case(
+        "grpo",
+        {"beta": 0.2, "clip": 0.3, "dual": 2.5, "kl": "k2"},
+        rollouts=each(lambda s: (clipped(s.u, s.advantage, 0.3, 0.3, 2.5) + 0.2 * s.d**2 / 2).mean()),
+    ),
+    Case(
+        "grpo",
+        {"beta": 0.2, "clip": 0.3, "kl": "k3"},
+        rollouts=each(lambda s: (clipped(s.u, s.advantage, 0.3, 0.3) + 0.2 * np.exp(s.u) * k3(s.d)).mean()),
+    ),
+    Case(
+        "grpo",
+        {"beta": 0.2, "clip": 0.3, "kl": "k3_as_printed"},
+        rollouts=each(lambda s: (clipped(s.u, s.advantage, 0.3, 0.3) + 0.2 * k3(s.d)).mean()),
+    ),
+    Case(
+        "dr_grpo",
+        {"beta": 0.2, "clip": 0.3, "horizon": 7.0, "kl": "k2"},
+        rollouts=each(lambda s: (clipped(s.u, s.advantage, 0.3, 0.3) + 0.2 * s.d**2 / 2).sum() / 7),
+    ),
+    Case(
+        "dapo",
+        {"clip_low": 0.2, "clip_high": 0.4},
+        rollouts=each(lambda s: clipped(s.u, s.advantage, 0.2, 0.4).sum()),
+        by_tokens=True,
+    ),
+    Case(
+        "gspo",
+        {"clip_low": 0.1, "clip_high": 0.2, "beta": 0.2, "kl": "k2"},
+        rollouts=each(
+            lambda s: float(clipped(s.u.mean(keepdims=True), s.advantage, 0.1, 0.2)[0] + 0.1 * (s.d**2).mean())
+        ),
+    ),
+    Case(
+        "cispo",
+        {"max_ratio": 1.5, "beta": 0.2, "kl": "k2"},
+        rollouts=each(lambda s: (-np.minimum(np.exp(s.u), 1.5) * s.advantage * s.y.tokens + 0.1 * s.d**2).sum()),
+        by_tokens=True,
+        holds=True,
+    ),
+    Case("dppo", {"delta": 0.1, "max_ratio": 2.0}, rollouts=each(masked), by_tokens=True, holds=True),
+    Case("reinforce_pp", {"beta": 0.2, "clip": 0.3}, rollouts=reinforce_pp, by_tokens=True),
+    Case(
+        "opd",
+        {"discount": 0.5},
+        rollouts=each(lambda s: ((reward_to_go(s.d_old, 0.5) - s.advantage) * s.y.tokens).sum()),
+        by_tokens=True,
+    ),
     Case("reward_model", {"centering": 0.3}, lambda d: -ls(d.w.S - d.r.S - d.m) + 0.3 * (d.w.S + d.r.S) ** 2),
 ]

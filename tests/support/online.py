@@ -1,12 +1,17 @@
 """Groups of a few samples whose scores a test writes down."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import product
 
 import numpy as np
 from numpy.typing import ArrayLike
+from torch import Tensor
 
-from tiltlm.core.example import Response, token_ids
+from tiltlm.core.example import Example, Response, token_ids
+from tiltlm.online.example_rules import ExampleSettings, form_examples
 from tiltlm.online.groups import Group, Sample, Who, preference_of_scores, sample_id
+from tiltlm.worlds.finite import FiniteWorld
 
 
 def group_of(
@@ -38,3 +43,37 @@ def group_of(
     )
     known = preference_of_scores(values, 1.0) if preference is None else np.asarray(preference, dtype=np.float64)
     return Group(prompt, token_ids([1, *prompt.encode()]), samples, values, known)
+
+
+def drawn_groups(
+    world: FiniteWorld, logps: Tensor, settings: ExampleSettings, n: int
+) -> tuple[list[Example], list[list[int]]]:
+    """Return the examples of every possible draw of n responses from a policy, weighted by its probability.
+
+    Scores are the world's rewards and preferences the world's own. The examples come from the rule itself.
+
+    Args:
+        world: The world.
+        logps: [K] log-probabilities of the policy that draws.
+        settings: The example rule.
+        n: Samples of a group.
+
+    Returns:
+        The examples, and the indices among the K responses of each example's responses.
+    """
+    scores, preference, mass = (values.detach().numpy() for values in (world.reward, world.preference, logps.exp()))
+    tokens = [[k + 1] * int(length) for k, length in enumerate(world.lengths)]
+    place = {token_ids(ids).tobytes(): k for k, ids in enumerate(tokens)}
+    examples, slots = [], []
+    for draw in product(range(len(scores)), repeat=n):
+        chosen = list(draw)
+        group = group_of(
+            scores[chosen],
+            preference=preference[np.ix_(chosen, chosen)],
+            tokens=[tokens[k] for k in chosen],
+            prompt=str(draw),
+        )
+        for example in form_examples([group], settings).examples:
+            examples.append(replace(example, weight=float(np.prod(mass[chosen]))))
+            slots.append([place[response.token_ids.tobytes()] for response in example.responses])
+    return examples, slots

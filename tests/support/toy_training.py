@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch.nn.functional import softplus
 
 from tiltlm.core import (
     Comparison,
+    Credit,
     Example,
     Forest,
     Pairs,
@@ -139,6 +140,11 @@ def rows(num: int, seed: int = 0, shared_prompts: bool = True) -> list[Example]:
                 partners=(answer(rng), answer(rng)),
             )
         )
+        credits = tuple(
+            Credit(float(rng.normal()), -rng.exponential(2.0, response.num_tokens).astype(np.float32))
+            for response in examples[-1].responses
+        )
+        examples[-1] = replace(examples[-1], credits=credits)
     return examples
 
 

@@ -22,6 +22,7 @@ from tiltlm.judging.judge_settings import JudgeSettings
 from tiltlm.objectives import Spec
 from tiltlm.online.example_rules import ExampleSettings
 from tiltlm.online.loop_settings import LoopSettings, StopSettings
+from tiltlm.online.shaping import ShapingSettings
 from tiltlm.recipes.run_settings import RunSettings
 from tiltlm.sampling import SamplingSettings
 from tiltlm.sampling.engines import EngineSettings
@@ -32,6 +33,7 @@ FURTHER: Mapping[str, type] = {
     "judge": JudgeSettings,
     "loop": LoopSettings,
     "examples": ExampleSettings,
+    "shaping": ShapingSettings,
     "stop": StopSettings,
 }
 """Sections that `tiltlm train` does not have, and their dataclasses."""

@@ -1,15 +1,16 @@
 from .device import detached, to_device
 from .errors import ConfigError, DataError, ModelError, NumericsError, RunError, TiltError
-from .example import Comparison, Example, Response, TokenIds, token_ids
+from .example import Comparison, Credit, Example, Response, TokenIds, token_ids
 from .forest import Forest, Tree, build_trees, pack_trees, with_score_token
 from .logps import Extra, ResponseLogps, segment_sum
 from .scores import Responses, ResponseScores
-from .views import Counts, Demonstrations, Lists, Pairs, UnpairedResponses, View, Views
+from .views import Counts, Demonstrations, Lists, Pairs, Rollouts, UnpairedResponses, View, Views
 
 __all__ = [
     "Comparison",
     "ConfigError",
     "Counts",
+    "Credit",
     "DataError",
     "Demonstrations",
     "Example",
@@ -23,6 +24,7 @@ __all__ = [
     "ResponseLogps",
     "ResponseScores",
     "Responses",
+    "Rollouts",
     "RunError",
     "TiltError",
     "TokenIds",

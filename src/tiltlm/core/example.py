@@ -77,6 +77,18 @@ class Comparison:
 
 
 @dataclass(frozen=True, eq=False)
+class Credit:
+    """What a policy gradient knows about one sample of the policy. Nothing of it carries gradient."""
+
+    advantage: float
+    """A > 0 raises the probability of the sample."""
+    old_logps: NDArray[np.float32] | None = None
+    """[T] log-probability of each scored token when the round began, nats; None: the policy has not moved since."""
+    correction: NDArray[np.float32] | None = None
+    """[T] factor of each token's loss, for samples that another distribution drew; None: 1."""
+
+
+@dataclass(frozen=True, eq=False)
 class Example:
     """A prompt with its responses and what is known about them: one row of data."""
 
@@ -93,6 +105,8 @@ class Example:
     """One per response, 1 is best, equal ranks are ties."""
     scores: tuple[float, ...] = ()
     """One per response, higher is better."""
+    credits: tuple[Credit, ...] = ()
+    """One per response, for samples of the policy: what a policy gradient trains on."""
     weight: float = 1.0
     """Multiplies the example's loss. It does not change the divisor."""
     partners: tuple[Response, ...] = ()
@@ -103,7 +117,7 @@ class Example:
     def __post_init__(self) -> None:
         assert len(self.prompt_ids) >= 1, "a prompt has at least one token"
         assert self.responses, "an example has at least one response"
-        for known in (self.labels, self.ranks, self.scores, self.partners):
+        for known in (self.labels, self.ranks, self.scores, self.credits, self.partners):
             assert len(known) in (0, len(self.responses)), "one entry per response, or none"
         object.__setattr__(self, "comparisons", tuple(c.oriented for c in self.comparisons))
 

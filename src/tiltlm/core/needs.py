@@ -6,8 +6,9 @@ from typing import Any, Literal
 Spec = Mapping[str, Any]
 """The description of an objective by plain values."""
 
-Shape = Literal["pairs", "unpaired", "lists", "demonstrations"]
-"""What a row holds: one or more comparisons, single labels, a ranked or scored list, or responses to imitate."""
+Shape = Literal["pairs", "unpaired", "lists", "demonstrations", "rollouts"]
+"""What a row holds: one or more comparisons, single labels, a ranked or scored list, responses to imitate, or samples
+of the policy with their advantages, which only a loop makes."""
 Need = Literal["scores", "strict_scores", "ranks"]
 """Required columns: `scores` of all responses, `strict_scores` that are higher for the chosen response of every
 comparison, or `ranks`."""

@@ -1,7 +1,8 @@
 """Index views on a forest's responses: an objective gets indices into the responses, not copies of them.
 
 `Pairs` are comparisons, `UnpairedResponses` single labels, `Lists` ranked or scored lists, `Demonstrations` responses
-to imitate. `of` reads examples and their slots, the response indices that `build_trees` returns for them.
+to imitate, `Rollouts` samples of the policy with their advantages. `of` reads examples and their slots, the response
+indices that `build_trees` returns for them.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,13 +10,16 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import nan
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tiltlm.core.errors import DataError
 from tiltlm.core.example import Example
 
+FloatArray = NDArray[np.floating]
 Slots = Sequence[Sequence[int]]
 """Per example, the index of each of its responses in the forest."""
 
@@ -280,6 +284,73 @@ def _groups(ranks: Sequence[int]) -> list[tuple[int, int]]:
 
 
 @dataclass(frozen=True, eq=False)
+class Rollouts:
+    """B samples of the policy with M scored tokens in all. Samples with equal tokens keep each their own rows."""
+
+    response: Int[Tensor, " B"]
+    example: Int[Tensor, " B"]
+    weight: Float[Tensor, " B"]
+    advantage: Float[Tensor, " B"]
+    sample: Int[Tensor, " M"]
+    """Sample that each token belongs to; ascending."""
+    place: Int[Tensor, " M"]
+    """Place of each token among the scored tokens of its sample, from 0."""
+    old_logps: Float[Tensor, " M"] | None
+    """Log-probability of each token when the round began; None: the policy has not moved since."""
+    correction: Float[Tensor, " M"] | None
+    """Factor of each token's loss; None: 1."""
+    num_examples: int
+
+    @classmethod
+    def of(cls, examples: Sequence[Example], slots: Slots) -> "Rollouts":
+        """Return every sample of these examples with its advantage.
+
+        Raises:
+            DataError: An example has no advantages.
+        """
+        rows = []
+        for e, (example, slot) in enumerate(zip(examples, slots, strict=True)):
+            if not example.credits:
+                raise DataError(
+                    f"{example.id}: there are no advantages; this objective trains on samples that `tiltlm loop` draws",
+                    code="needs_rollouts",
+                    row=example.id,
+                )
+            own = zip(slot, example.credits, example.responses, strict=True)
+            rows += [(s, e, example.weight, credit, answer) for s, credit, answer in own]
+        response, example_index, weight, credits, answers = zip(*rows, strict=True)
+        lengths = torch.tensor([answer.num_tokens for answer in answers])
+        sample = torch.repeat_interleave(torch.arange(len(rows)), lengths)
+        return cls(
+            response=torch.tensor(response),
+            example=torch.tensor(example_index),
+            weight=torch.tensor(weight, dtype=torch.float64),
+            advantage=torch.tensor([credit.advantage for credit in credits], dtype=torch.float64),
+            sample=sample,
+            place=torch.arange(len(sample)) - (torch.cumsum(lengths, 0) - lengths)[sample],
+            old_logps=_joined([credit.old_logps for credit in credits]),
+            correction=_joined([credit.correction for credit in credits]),
+            num_examples=len(examples),
+        )
+
+    def counts(self) -> Counts:
+        """Count examples, samples and their scored tokens."""
+        return Counts(examples=self.num_examples, responses=len(self.response), tokens=len(self.sample))
+
+    def with_baseline(self, baseline: float) -> "Rollouts":
+        """Return the view itself: it uses no statistic of the step."""
+        assert not baseline
+        return self
+
+
+def _joined(parts: Sequence[FloatArray | None]) -> Float[Tensor, " M"] | None:
+    """Return numbers per token of all samples as one float64 vector; None if no sample has them."""
+    known = [part for part in parts if part is not None]
+    assert len(known) in (0, len(parts)), "all samples of a step have them, or none"
+    return torch.from_numpy(np.concatenate(known).astype(np.float64)) if known else None
+
+
+@dataclass(frozen=True, eq=False)
 class Views:
     """Several views on the same examples, for a weighted sum of objectives."""
 
@@ -297,4 +368,4 @@ class Views:
         return Views(tuple(p.with_baseline(baseline) if isinstance(p, UnpairedResponses) else p for p in self.parts))
 
 
-View = Pairs | UnpairedResponses | Lists | Demonstrations | Views
+View = Pairs | UnpairedResponses | Lists | Demonstrations | Rollouts | Views

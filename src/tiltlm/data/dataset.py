@@ -76,7 +76,7 @@ def load_data(
             `settings.max_bad`, or no row is left to train on.
     """
     encoder = encoder.with_template(settings.chat_template, settings.chat_template_kwargs)
-    check_turns(settings, objective_shape)
+    check_shape(settings, objective_shape)
     parts = find_parts(settings)
     folder = entry_folder(settings, encoder, objective_shape, needs, uses, use_reference_columns, parts)
     cached = None if folder is None else read_cached(folder)
@@ -143,8 +143,14 @@ def find_parts(settings: DataSettings) -> list[Rows]:
     return parts
 
 
-def check_turns(settings: DataSettings, objective_shape: Shape) -> None:
-    """Raise if every assistant turn should be learned, but the objective uses only the last one."""
+def check_shape(settings: DataSettings, objective_shape: Shape) -> None:
+    """Raise if no file has this shape, or if every turn should be learned and the objective uses only the last one."""
+    if objective_shape == "rollouts":
+        raise DataError(
+            "this objective trains on fresh samples of the policy with advantages, which are in no file; run it with "
+            "`tiltlm loop` (--list shows the presets)",
+            code="needs_loop",
+        )
     if settings.assistant_turns == "all" and objective_shape != "demonstrations":
         raise ConfigError(
             "data.assistant_turns=all: only sft learns all turns, but this objective uses only the last one. Set "

@@ -12,7 +12,7 @@ from tiltlm.core.errors import ConfigError, DataError
 from tiltlm.core.needs import Need, Shape, Use
 from tiltlm.data.accounting import Accounting
 from tiltlm.data.data_settings import DataSettings
-from tiltlm.data.dataset import check_reference_columns, check_turns, find_parts, refuse_unreadable, survey
+from tiltlm.data.dataset import check_reference_columns, check_shape, find_parts, refuse_unreadable, survey
 from tiltlm.data.files.sources import Rows
 from tiltlm.data.findings import refuse_one_label
 from tiltlm.data.loader import RowReader, count_defect
@@ -99,7 +99,7 @@ def check_sources(
         announce(roles, objective_shape, needs, uses)
         return roles
 
-    check_turns(found.settings, objective_shape)
+    check_shape(found.settings, objective_shape)
     try:
         roles = check_roles(found.roles)
     except (ConfigError, DataError):

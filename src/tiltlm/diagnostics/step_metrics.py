@@ -11,10 +11,22 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tiltlm.core import Demonstrations, Lists, Pairs, Responses, ResponseScores, UnpairedResponses, View, Views
+from tiltlm.core import (
+    Demonstrations,
+    Lists,
+    Pairs,
+    ResponseLogps,
+    Responses,
+    ResponseScores,
+    Rollouts,
+    UnpairedResponses,
+    View,
+    Views,
+)
 from tiltlm.core.logps import segment_sum
 from tiltlm.objectives import Objective
 from tiltlm.objectives.dry_run import toy_batch
+from tiltlm.objectives.shapes.rollouts import PolicyGradient
 
 
 @dataclass(frozen=True)
@@ -65,8 +77,10 @@ def metric_sums(objective: Objective, responses: Responses, view: View) -> Metri
     Unpaired responses (`UnpairedResponses`): the same without accuracies and ties, where `chosen` means desirable. If
     the objective has a statistic of the step, it is added: `kl` (KTO's z0, nats) or `delta` (BCO's δ, reward units).
     Lists: as for comparisons, over every two responses of different rank, equally weighted within a list.
-    Demonstrations: `nll`, nats per token. A reward model has no `logps`. A sum of objectives has the metrics of its
-    first part, and from the other parts those that the first does not have.
+    Demonstrations: `nll`, nats per token. Rollouts: `nll`, `log_ratios` (nats per response, if there is a KL),
+    `clipped` (share of tokens beyond the limit of their ratio) and `ratios/deviation` (mean |ω − 1| over tokens).
+    A reward model has no `logps`. A sum of objectives has the metrics of its first part, and from the other parts those
+    that the first does not have.
     """
     match view:
         case Pairs():
@@ -77,6 +91,10 @@ def metric_sums(objective: Objective, responses: Responses, view: View) -> Metri
             return _pairs(objective, responses, comparisons_of(view))
         case Demonstrations():
             return _demonstrations(responses, view)
+        case Rollouts():
+            assert isinstance(objective, PolicyGradient)
+            assert isinstance(responses, ResponseLogps)
+            return _rollouts(objective, responses, view)
         case Views():
             parts = [metric_sums(objective, responses, part) for part in reversed(view.parts)]
             return MetricSums(
@@ -142,6 +160,23 @@ def _demonstrations(responses: Responses, demonstrations: Demonstrations) -> Met
     tokens = responses.num_tokens.cpu()[index].double()
     nll = -responses.seq_logps.detach().cpu()[index]
     return MetricSums({"nll": nll.sum().item()}, {"nll": tokens.sum().item()})
+
+
+def _rollouts(objective: PolicyGradient, responses: ResponseLogps, rollouts: Rollouts) -> MetricSums:
+    with torch.no_grad():
+        numbers = objective.numbers(responses, rollouts)
+        clipped = objective.surrogate.is_clipped(numbers.logps, numbers.log_ratios, numbers.advantages)
+    columns = {
+        "nll": -numbers.logps,
+        "clipped": clipped.double(),
+        "ratios/deviation": torch.expm1(numbers.log_ratios).abs(),
+    }
+    num_tokens, num_samples = float(len(rollouts.sample)), float(len(rollouts.response))
+    sums = {name: float(values.sum()) for name, values in columns.items()}
+    weights = dict.fromkeys(columns, num_tokens)
+    if numbers.ref_log_ratios is not None:
+        sums["log_ratios"], weights["log_ratios"] = float(numbers.ref_log_ratios.sum()), num_samples
+    return MetricSums(sums, weights)
 
 
 def _rewards(objective: Objective, responses: Responses) -> Float[Tensor, " N"]:

@@ -15,13 +15,14 @@ from tiltlm.objectives.catalog.registry import build_at, knobs
 from tiltlm.objectives.plain_parts import construct, plain_fields, read_number, to_plain_value
 from tiltlm.objectives.shapes.listwise import Listwise
 from tiltlm.objectives.shapes.pairwise import Pairwise
+from tiltlm.objectives.shapes.rollouts import PolicyGradient
 from tiltlm.objectives.shapes.unpaired import Unpaired
 from tiltlm.objectives.shapes.weighted_sum import WeightedSum
 from tiltlm.objectives.terms import Objective
 
-Composed = Pairwise | Unpaired | Listwise
+Composed = Pairwise | Unpaired | Listwise | PolicyGradient
 
-SHAPES: dict[str, type[Composed]] = {kind.shape: kind for kind in (Pairwise, Unpaired, Listwise)}
+SHAPES: dict[str, type[Composed]] = {kind.shape: kind for kind in (Pairwise, Unpaired, Listwise, PolicyGradient)}
 """Shapes of data whose objectives can be composed of parts."""
 
 
@@ -29,8 +30,9 @@ def compose(spec: Spec, place: str = "objective") -> Objective:
     """Build the objective that plain values describe.
 
     Args:
-        spec: `{name: dpo, beta: 0.1}`; or parts, `{data: pairs, reward: {name: log_ratio, beta: 0.1}, link: logistic}`;
-            or `{sum: [{name: dpo, weight: 0.8}, {name: sft, weight: 0.2}]}`, whose terms are of either kind.
+        spec: `{name: dpo, beta: 0.1}`; or parts, `{data: pairs, reward: {name: log_ratio, beta: 0.1}, link: logistic}`
+            or `{data: rollouts, surrogate: {name: clipped, high: 0.28}}`; or `{sum: [{name: dpo, weight: 0.8}, {name:
+            sft, weight: 0.2}]}`, whose terms are of either kind.
         place: The name of the objective in messages.
 
     Raises:
@@ -57,20 +59,21 @@ def form_of(spec: Spec, place: str = "objective") -> str:
         raise ConfigError(
             f"{place} is {spec!r}; it must be a mapping, such as {{name: dpo, beta: 0.1}}", code="wrong_type", key=place
         )
-    found = [key for key in ("name", "reward", "sum") if key in spec]
+    found = [key for key in ("name", "reward", "surrogate", "sum") if key in spec]
     if not found:
         raise ConfigError(
-            f"{place}.name is missing; give a name (see `tiltlm objectives`), parts (data, reward, link) or a sum",
+            f"{place}.name is missing; give a name (see `tiltlm objectives`), parts (data and reward and link, or data "
+            "and surrogate) or a sum",
             code="missing_setting",
             key=f"{place}.name",
         )
     if len(found) > 1:
         raise ConfigError(
-            f"{place} has {' and '.join(found)}; give only one of name, reward (with other parts) and sum",
+            f"{place} has {' and '.join(found)}; give only one of name, reward or surrogate (with other parts) and sum",
             code="conflict",
             key=place,
         )
-    return {"reward": "parts"}.get(found[0], found[0])
+    return {"reward": "parts", "surrogate": "parts"}.get(found[0], found[0])
 
 
 def spell_out(spec: Spec, place: str = "objective") -> dict[str, Any]:
@@ -93,6 +96,8 @@ def spell_out(spec: Spec, place: str = "objective") -> dict[str, Any]:
 
 def parts_of(objective: Composed) -> dict[str, Any]:
     """Return the description of an objective by its parts; `compose` builds an equal one from it."""
+    if isinstance(objective, PolicyGradient):
+        return {"data": objective.shape, **plain_fields(objective)}
     reward = objective.reward
     return {"data": objective.shape, "reward": to_plain_value(reward), **plain_fields(objective, reward)}
 
@@ -113,9 +118,11 @@ def describe_spec(spec: Spec, *, with_numbers: bool = False) -> str:
         return _describe_part({**spec, "name": resolve_name(spec["name"]).name}, with_numbers)
     main, *others = [
         _describe_part(part, with_numbers)
-        for key in ("link", "loss", "adjustments", "weighting", "statistic", "regularisers")
+        for key in ("surrogate", "kl", "link", "loss", "adjustments", "weighting", "statistic", "regularisers")
         for part in _as_list(spec.get(key))
     ]
+    if "surrogate" in spec:
+        return ", ".join((f"{main}, {spec['aggregate']}", *others)) + f" on {spec['data']}"
     times = " × " if spec.get("link") or spec.get("loss") else ", "
     first = _describe_part(spec["reward"], with_numbers) + times + main
     return ", ".join(dict.fromkeys([first, *others])) + f" on {spec['data']}"

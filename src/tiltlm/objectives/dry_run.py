@@ -6,6 +6,7 @@ import torch
 
 from tiltlm.core import (
     Comparison,
+    Credit,
     Example,
     Response,
     ResponseLogps,
@@ -23,7 +24,14 @@ def toy_batch(objective: Objective) -> tuple[Responses, View]:
     """Return two made-up responses of one token, with all values an objective could read, and its view of them."""
     responses = tuple(Response(token_ids([token])) for token in (1, 2))
     example = Example(
-        "made up", token_ids([0]), responses, (Comparison(0, 1),), labels=(True, False), ranks=(1, 2), scores=(1.0, 0.0)
+        "made up",
+        token_ids([0]),
+        responses,
+        (Comparison(0, 1),),
+        labels=(True, False),
+        ranks=(1, 2),
+        scores=(1.0, 0.0),
+        credits=(Credit(0.5), Credit(-0.5)),
     )
     _, slots = build_trees([example])
     view = objective.view.of([example], slots)

@@ -15,10 +15,11 @@ from tiltlm import links, rewards
 from tiltlm.core import ConfigError
 from tiltlm.core.checks import prefix_errors, suggestion
 from tiltlm.links import Denoised, Link, Smoothed
-from tiltlm.objectives.parts import adjustments, regularisers, statistics, weightings
+from tiltlm.objectives.parts import adjustments, regularisers, statistics, surrogates, weightings
 from tiltlm.objectives.parts.adjustments import Adjustment
 from tiltlm.objectives.parts.regularisers import Regulariser
 from tiltlm.objectives.parts.statistics import Statistic
+from tiltlm.objectives.parts.surrogates import Surrogate
 from tiltlm.objectives.parts.weightings import Weighting
 from tiltlm.objectives.shapes import listwise
 from tiltlm.objectives.shapes.listwise import ListLoss
@@ -47,6 +48,7 @@ ROLES: dict[Any, dict[str, type]] = {
     Weighting: named(weightings, Weighting),
     Statistic: named(statistics, Statistic),
     ListLoss: named(listwise, ListLoss),
+    Surrogate: named(surrogates, Surrogate),
 }
 """Base class in an annotation → the parts that can be given there, by name."""
 

@@ -9,7 +9,6 @@ from numpy.typing import ArrayLike
 
 from tiltlm.diagnostics.intervals import Interval, bootstrap_mean
 from tiltlm.diagnostics.kl import sequence_kl
-from tiltlm.online.groups import Group
 from tiltlm.sampling.answers import AnswerRow
 from tiltlm.sampling.diversity import diversity_of
 
@@ -95,9 +94,9 @@ def kl_of(rows: Sequence[AnswerRow], initial: Sequence[float], seed: int = 0) ->
 def make_card(
     number: int,
     rows: Sequence[AnswerRow],
-    groups: Sequence[Group],
     initial: Sequence[float] | None,
     *,
+    scores: Mapping[str, ArrayLike],
     held_out: Mapping[str, ArrayLike],
     num_examples: int,
     dropped: Mapping[str, int],
@@ -110,10 +109,10 @@ def make_card(
     Args:
         number: The round, from 0.
         rows: Its samples.
-        groups: The same, judged.
         initial: Log-probabilities of the samples under the policy before the first round; None if another policy drew
             them, whose KL says nothing about this one.
-        held_out: Name of a prompt → scores of its samples by a judge that does not train; empty if there is none.
+        scores: Name of a prompt → scores of its samples by the judge that makes the examples; empty if it compares.
+        held_out: The same by a judge that does not train; empty if there is none.
         num_examples: Examples that were trained on.
         dropped: Prompts without an example, by cause.
         statuses: Judgements by status.
@@ -126,7 +125,7 @@ def make_card(
         round=number,
         num_prompts=len(rows),
         num_samples=len(lengths),
-        reward=reward_of({group.id: group.scores for group in groups}),
+        reward=reward_of(scores),
         held_out=reward_of(held_out),
         kl=None if initial is None else kl_of(rows, initial),
         num_tokens=float(np.mean(lengths)),

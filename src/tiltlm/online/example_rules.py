@@ -15,11 +15,15 @@ import numpy as np
 
 from tiltlm.core.checks import not_negative, positive, prefix_errors, suggestion
 from tiltlm.core.errors import ConfigError
-from tiltlm.core.example import Comparison, Example
+from tiltlm.core.example import Comparison, Credit, Example
 from tiltlm.core.needs import Shape
+from tiltlm.diagnostics.intervals import Floats
+from tiltlm.online.credit import CREDIT, batch_std, running_mean
 from tiltlm.online.groups import Group, Who
 
 Rule = Callable[[Group, "ExampleSettings"], list[Example]]
+PooledRule = Callable[[Sequence[Group], "ExampleSettings", Sequence[float]], "Formed"]
+"""A rule that looks at all groups of a round together, and at the mean rewards of earlier rounds."""
 
 
 class Dropped(Exception):
@@ -30,7 +34,7 @@ class RuleKind(NamedTuple):
     """One example rule."""
 
     rule: Rule | None
-    """None: the rule looks at all groups of a round together."""
+    """None: `pooled` is the rule."""
     shape: Shape
     reads: tuple[str, ...] = ()
     """Settings that it reads."""
@@ -41,6 +45,7 @@ class RuleKind(NamedTuple):
     needs_judge: bool = True
     origins: tuple[Who, ...] = ("policy",)
     """Where its samples come from."""
+    pooled: PooledRule | None = None
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,9 @@ class ExampleSettings:
     rule: str = "pair"
     """`pair`: the two samples. `best_worst`: the best against the worst. `random_pairs`: pairs chosen by a hash.
     `all_pairs`: every two samples, as one example. `versus_data`: the response of the data against the sample.
-    `short_best`: the shortest of the nearly best against the worst. `best`, `top`, `correct`: demonstrations."""
+    `short_best`: the shortest of the nearly best against the worst. `best`, `top`, `correct`: demonstrations. `score`,
+    `mean`, `loo`, `group_std`, `batch_std`, `running_mean`, `max_rl`, `opo`: advantages for a policy gradient.
+    `unscored`: advantages of 0, where only a KL trains."""
     soft: bool = True
     """Use P(better) as the label of a pair. False: only which one is better; such labels have no finite optimum."""
     gap: float = 0.0
@@ -67,6 +74,10 @@ class ExampleSettings:
     """`correct` keeps the distinct samples with at least this score."""
     seed: int = 0
     """Seed of the hash of `random_pairs`."""
+    win_rates: bool = False
+    """Make advantages from win rates within the group, also where the judge scores."""
+    rate: float = 0.1
+    """Weight of the newest round in the baseline of `running_mean`."""
 
     def __post_init__(self) -> None:
         if self.rule not in RULES:
@@ -85,7 +96,7 @@ class ExampleSettings:
         with prefix_errors("examples"):
             not_negative(gap=self.gap, margin=self.margin, seed=float(self.seed))
             positive(num_pairs=float(self.num_pairs))
-        for name, highest in (("tolerance", 0.999), ("share", 1.0)):
+        for name, highest in (("tolerance", 0.999), ("share", 1.0), ("rate", 1.0)):
             if not 0 < getattr(self, name) <= highest:
                 raise ConfigError(
                     f"examples.{name} is {getattr(self, name)}; it must be above 0 and at most {highest:g}",
@@ -107,11 +118,18 @@ class Formed(NamedTuple):
     """Groups that gave no example, by cause."""
 
 
-def form_examples(groups: Sequence[Group], settings: ExampleSettings) -> Formed:
-    """Return the examples of all groups of a round, in their order."""
-    rule = settings.kind.rule
-    if rule is None:
-        return _top(groups, settings)
+def form_examples(groups: Sequence[Group], settings: ExampleSettings, past: Sequence[float] = ()) -> Formed:
+    """Return the examples of all groups of a round, in their order.
+
+    Args:
+        groups: The judged samples of each prompt.
+        settings: The rule.
+        past: Mean reward of each earlier round.
+    """
+    rule, pooled = settings.kind.rule, settings.kind.pooled
+    if pooled is not None:
+        return pooled(groups, settings, past)
+    assert rule is not None
     examples: list[Example] = []
     dropped: Counter[str] = Counter()
     for group in groups:
@@ -180,8 +198,9 @@ def _correct(group: Group, settings: ExampleSettings) -> list[Example]:
     return [_demonstration(group, k) for k in sorted(found.values())]
 
 
-def _top(groups: Sequence[Group], settings: ExampleSettings) -> Formed:
+def _top(groups: Sequence[Group], settings: ExampleSettings, past: Sequence[float]) -> Formed:
     """Return the best samples of all groups as demonstrations; easy prompts give more of them than hard ones."""
+    del past
     known = [(group.values[k], group.samples[k].id, g, k) for g, group in enumerate(groups) for k in group.ranked()]
     number = int(np.ceil(settings.share * len(known)))
     chosen = sorted(known, key=lambda one: (-one[0], one[1]))[:number]
@@ -263,6 +282,51 @@ def _demonstration(group: Group, k: int) -> Example:
     return Example(f"{group.id}/{group.samples[k].id}", group.prompt_ids, (group.samples[k].response,))
 
 
+def _rewarded(group: Group, settings: ExampleSettings) -> tuple[list[int], Floats, Floats]:
+    """Return the samples with a reward, their rewards, and their lengths in tokens."""
+    values = group.win_rates if settings.win_rates else group.values
+    known = [k for k in range(len(group.samples)) if np.isfinite(values[k])]
+    lengths = np.array([len(group.samples[k].response.token_ids) for k in known], dtype=np.float64)
+    return known, np.asarray(values[known]), lengths
+
+
+def _credited(group: Group, known: Sequence[int], advantages: Floats) -> Example:
+    """Return an example of samples with their advantages."""
+    return Example(
+        id=group.id,
+        prompt_ids=group.prompt_ids,
+        responses=tuple(group.samples[k].response for k in known),
+        credits=tuple(Credit(float(advantage)) for advantage in advantages),
+    )
+
+
+def _credit(group: Group, settings: ExampleSettings) -> list[Example]:
+    kind = CREDIT[settings.rule]
+    known, rewards, lengths = _rewarded(group, settings)
+    if len(known) < kind.min_samples:
+        raise Dropped("not_judged")
+    return [_credited(group, known, kind.rule(rewards, lengths))]
+
+
+def _unscored(group: Group, settings: ExampleSettings) -> list[Example]:  # noqa: ARG001
+    return [_credited(group, range(len(group.samples)), np.zeros(len(group.samples)))]
+
+
+def _over_groups(groups: Sequence[Group], settings: ExampleSettings, past: Sequence[float]) -> Formed:
+    """Return the advantages of a rule that reads the rewards of the whole round."""
+    found = [(group, *_rewarded(group, settings)) for group in groups]
+    judged = [(group, known, rewards, lengths) for group, known, rewards, lengths in found if known]
+    numbers = [(rewards, lengths) for _, _, rewards, lengths in judged]
+    dropped = Counter({"not_judged": len(groups) - len(judged)} if len(judged) < len(groups) else {})
+    if not judged:
+        return Formed([], dropped)
+    of_groups = batch_std(numbers) if settings.rule == "batch_std" else running_mean(numbers, past, settings.rate)
+    examples = [
+        _credited(group, known, advantages) for (group, known, _, _), advantages in zip(judged, of_groups, strict=True)
+    ]
+    return Formed(examples, dropped)
+
+
 RULES: dict[str, RuleKind] = {
     "pair": RuleKind(_pair, "pairs", ("soft", "gap", "margin"), max_samples=2),
     "best_worst": RuleKind(_best_worst, "pairs", ("soft", "gap", "margin")),
@@ -273,7 +337,14 @@ RULES: dict[str, RuleKind] = {
         _versus_data, "pairs", min_samples=1, max_samples=1, needs_judge=False, origins=("data", "policy")
     ),
     "best": RuleKind(_best, "demonstrations", min_samples=1),
-    "top": RuleKind(None, "demonstrations", ("share",), min_samples=1),
+    "top": RuleKind(None, "demonstrations", ("share",), min_samples=1, pooled=_top),
     "correct": RuleKind(_correct, "demonstrations", ("threshold",), min_samples=1),
+    **{
+        name: RuleKind(_credit, "rollouts", ("win_rates",), min_samples=kind.min_samples)
+        for name, kind in CREDIT.items()
+    },
+    "batch_std": RuleKind(None, "rollouts", ("win_rates",), pooled=_over_groups),
+    "running_mean": RuleKind(None, "rollouts", ("win_rates", "rate"), min_samples=1, pooled=_over_groups),
+    "unscored": RuleKind(_unscored, "rollouts", min_samples=1, needs_judge=False),
 }
 """Every example rule by its name."""

@@ -55,12 +55,13 @@ class Group:
 
     @property
     def win_rates(self) -> Floats:
-        """[K] mean of P(i better than j) over the j that i was compared with, itself included as ½.
+        """[K] mean of P(i better than j) over the j that i was compared with, itself included as ½; NaN if it was not.
 
         Source: Wu et al. 2024, arXiv 2405.00675 (SPPO), the estimator of its published code.
         """
         known = np.isfinite(self.preference)
-        return np.asarray(np.where(known, self.preference, 0.0).sum(1) / known.sum(1))
+        rates = np.where(known, self.preference, 0.0).sum(1) / known.sum(1)
+        return np.asarray(np.where(known.sum(1) > 1, rates, np.nan))
 
     @property
     def values(self) -> Floats:

@@ -1,18 +1,21 @@
 """The folder of a loop's rounds: what each of them drew, judged, made and measured, and how far it came.
 
 `rounds/0003/` holds `samples.jsonl.gz` (rows of answers), `verdicts.jsonl` (what the judge says about each prompt; that
-of a held-out judge is beside it), `examples.jsonl` (what was trained on, by the ids of the samples), `card.json` and
+of a held-out judge is beside it), `examples.jsonl` (what was trained on, by the ids of the samples), `old-logps.npy`
+(log-probabilities of the samples when the round began, for policy gradients of several steps), `card.json` and
 `state.json`. Files are written whole. Every number of a round can be computed again from them.
 """
 
+import io
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tiltlm.core.errors import RunError
 from tiltlm.core.example import Example
@@ -22,6 +25,8 @@ from tiltlm.online.cards import Card
 from tiltlm.online.groups import Group
 from tiltlm.sampling.answers import write_plain_rows
 from tiltlm.storage.files import finite_json, read_lines, write_bytes, write_json
+
+Floats32 = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -115,6 +120,8 @@ class RoundFolder:
                 row["comparisons"] = [[c.chosen, c.rejected, c.preference, c.offset] for c in example.comparisons]
             if example.scores:
                 row["scores"] = list(example.scores)
+            if example.credits:
+                row["advantages"] = [credit.advantage for credit in example.credits]
             rows.append(row)
         digest = blake2b(json.dumps(finite_json(rows)).encode(), digest_size=8).hexdigest()
         known = self._state.get("examples")
@@ -127,6 +134,34 @@ class RoundFolder:
             )
         write_plain_rows(self.path / "examples.jsonl", rows)
         return digest
+
+    def with_old_logps(
+        self, examples: Sequence[Example], compute: Callable[[Sequence[Example]], Floats32]
+    ) -> list[Example]:
+        """Return the examples of rollouts with the log-probabilities that their tokens had when the round began.
+
+        They are written before the round trains, so a resumed round reads what the policy of then said.
+
+        Args:
+            examples: The examples of the round.
+            compute: Returns the log-probability of every scored token of all samples, in their order.
+        """
+        path = self.path / "old-logps.npy"
+        if not path.exists():
+            buffer = io.BytesIO()
+            np.save(buffer, compute(examples))
+            write_bytes(path, buffer.getvalue())
+        numbers, place = np.load(path), 0
+        found = []
+        for example in examples:
+            credits = []
+            for response, credit in zip(example.responses, example.credits, strict=True):
+                end = place + response.num_tokens
+                credits.append(replace(credit, old_logps=numbers[place:end]))
+                place = end
+            found.append(replace(example, credits=tuple(credits)))
+        assert place == len(numbers), "the file belongs to these examples, whose digest was compared"
+        return found
 
 
 def _read(path: Path) -> dict[str, Any] | None:

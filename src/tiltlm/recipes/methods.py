@@ -31,6 +31,7 @@ SHAPES: Mapping[str, str] = {
     "lists": "lists: `prompt`, `completions`, and `ranks` or `scores`; or pairs: each is a list of two",
     "demonstrations": "demonstrations: `prompt` and `completion`, or `messages`, or `text`; or pairs: only the chosen "
     "response is learned",
+    "rollouts": "rollouts: samples of the policy with advantages, which only `tiltlm loop` makes; files have none",
 }
 NEEDS: Mapping[str, str] = {
     "scores": "scores: `score_chosen` and `score_rejected`; for lists `scores`",
@@ -52,6 +53,9 @@ METRICS: Mapping[str, str] = {
     "kl": "z0 of the step, nats per response: the mean over mismatched prompts and responses, not the policy's KL",
     "delta": "δ, the running mean of the reward in this run",
     "nll": "−Σ log π(y|x) / Σ T(y), nats per token",
+    "log_ratios": "mean log π/π_ref(y|x) of the samples, nats per response",
+    "clipped": "share of tokens whose ratio π/π_old is beyond its limit",
+    "ratios/deviation": "mean |π/π_old − 1| over tokens; 0 in the first step after the samples were drawn",
 }
 """Every metric of an objective with its meaning, in the order in which they are shown."""
 

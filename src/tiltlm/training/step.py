@@ -36,6 +36,7 @@ from tiltlm.diagnostics.step_metrics import MetricSums, metric_sums
 from tiltlm.distributed.ranks import Ranks
 from tiltlm.distributed.wrapping import synchronised
 from tiltlm.objectives.parts.statistics import Memory
+from tiltlm.objectives.shapes.rollouts import PolicyGradient
 from tiltlm.objectives.terms import Objective, Term, reads_scores, reduce_terms
 from tiltlm.reference import Reference
 from tiltlm.training.balance import Balance, routed
@@ -131,8 +132,9 @@ class Stepper:
         self, examples: Sequence[Example], memory: Memory, backward: bool, observe: Observer | None
     ) -> StepResult:
         """Run a step: the statistic if the objective has one, then one or two passes over the packs."""
-        packs_of_rank = cut_into_packs(examples, self.max_tokens, self.ranks.size)
+        packs_of_rank = cut_into_packs(self._live(examples), self.max_tokens, self.ranks.size)
         packs = [pack for own in packs_of_rank for pack in own if pack.counted]
+        counts = self.objective.view.of(examples, [range(len(example.responses)) for example in examples]).counts()
         baseline, memory = self._statistic(examples, memory, backward)
         result = StepResult(
             baseline=baseline,
@@ -143,18 +145,20 @@ class Stepper:
         if self.objective.coupled and len(packs) > 1:
             self._coupled(packs_of_rank, result, backward, observe)
         else:
-            self._separable(packs_of_rank, result, backward, observe)
+            self._separable(packs_of_rank, counts, result, backward, observe)
         return result
+
+    def _live(self, examples: Sequence[Example]) -> Sequence[Example]:
+        """Return the examples without samples whose forward changes nothing; at least one example."""
+        if not isinstance(self.objective, PolicyGradient):
+            return examples
+        found = [live for live in map(self.objective.without_idle, examples) if live is not None]
+        return found or examples[:1]
 
     def _view(self, pack: Pack, baseline: float) -> View:
         """Return the objective's view of a pack, on this process's device."""
         view = to_device(self.objective.view.of(pack.examples, pack.slots), self.ranks.device)
         return view.with_baseline(baseline)
-
-    def _counts(self, packs: Sequence[Pack]) -> Counts:
-        """Return the counts that the loss is divided by."""
-        none = Counts(examples=0, responses=0, tokens=0)
-        return sum((self.objective.view.of(p.examples, p.slots).counts() for p in packs if p.counted), start=none)
 
     def _statistic(self, examples: Sequence[Example], memory: Memory, training: bool) -> tuple[float, Memory]:
         """Return the objective's statistic, pooled over packs and ranks, and its memory; 0 if there is no statistic.
@@ -186,10 +190,14 @@ class Stepper:
         return statistic.settle(pooled, memory)
 
     def _separable(
-        self, packs_of_rank: list[list[Pack]], out: StepResult, backward: bool, observe: Observer | None
+        self,
+        packs_of_rank: list[list[Pack]],
+        counts: Counts,
+        out: StepResult,
+        backward: bool,
+        observe: Observer | None,
     ) -> None:
         """Run one pass: for each pack the forward, its share of the loss, and the backward."""
-        counts = self._counts([pack for own in packs_of_rank for pack in own])
         own = packs_of_rank[self.ranks.rank]
         routing, balance = self._routes(backward), None
         if routing and (len(own) > 1 or self.ranks.size > 1):  # the loss of a pack depends on the loads of all packs
@@ -236,7 +244,7 @@ class Stepper:
         with torch.set_grad_enabled(backward):
             leaves = {name: values.requires_grad_(backward) for name, values in responses.with_gradient.items()}
             terms = self.objective(responses, view)
-            loss = reduce_terms(terms, self._counts([step]))
+            loss = reduce_terms(terms, view.counts())
         out.add(loss.item(), terms, step.examples, MetricSums())
         if self.ranks.is_first:  # every process holds the whole step; only one counts it
             out.metric_sums = metric_sums(self.objective, responses, view)

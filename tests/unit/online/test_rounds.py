@@ -74,9 +74,9 @@ def a_row(number=0, **changes):
 
 def a_card(number=0, **changes):
     rows = [a_row(0), a_row(1)]
-    groups = [group_of([0.0, 2.0], prompt="p0"), group_of([1.0, np.nan], prompt="p1")]
+    scores = {"p0": [0.0, 2.0], "p1": [1.0, np.nan]}
     card = make_card(
-        number, rows, groups, [-2.5, -1.5, -2.0, -1.0], held_out={}, num_examples=1, dropped={"tie": 1},
+        number, rows, [-2.5, -1.5, -2.0, -1.0], scores=scores, held_out={}, num_examples=1, dropped={"tie": 1},
         statuses={"ok": 3, "error": 1}, num_steps=1, losses=[0.5, 0.7],
     )  # fmt: skip
     return Card(**{**vars(card), **changes})

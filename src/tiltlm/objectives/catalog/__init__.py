@@ -17,11 +17,14 @@ from tiltlm.objectives.catalog.scored import dno, odpo, rebel, rso
 from tiltlm.objectives.catalog.lists import exo, info_nca, pl_dpo
 from tiltlm.objectives.catalog.single import bco, kto, sft
 from tiltlm.objectives.catalog.reward_model import reward_model
+from tiltlm.objectives.catalog.policy_gradient import (
+    reinforce, rloo, grpo, dr_grpo, dapo, gspo, cispo, dppo, reinforce_pp, opd,
+)  # fmt: skip
 
 __all__ = [
     "CATALOG", "Knob", "Resolved", "alphapo", "aot", "aot_unpaired", "apo_down", "apo_zero", "bco", "bco_pair", "build",
-    "cal_dpo", "cdpo", "cpo", "discopop", "dno", "dpo", "dpo_nll", "dpop", "exo", "f_dpo", "info_nca", "ipo",
-    "ipo_mean", "knobs", "kto", "ld_dpo", "length_dpo", "ln_dpo", "nca", "odpo", "orpo", "pl_dpo", "rainbowpo", "rebel",
-    "register", "resolve_name", "reward_model", "robust_dpo", "rso", "sft", "simpo", "slic", "sppo", "tdpo1", "tdpo2",
-    "wpo",
+    "cal_dpo", "cdpo", "cispo", "cpo", "dapo", "discopop", "dno", "dpo", "dpo_nll", "dpop", "dppo", "dr_grpo", "exo",
+    "f_dpo", "grpo", "gspo", "info_nca", "ipo", "ipo_mean", "knobs", "kto", "ld_dpo", "length_dpo", "ln_dpo", "nca",
+    "odpo", "opd", "orpo", "pl_dpo", "rainbowpo", "rebel", "register", "reinforce", "reinforce_pp", "resolve_name",
+    "reward_model", "rloo", "robust_dpo", "rso", "sft", "simpo", "slic", "sppo", "tdpo1", "tdpo2", "wpo",
 ]  # fmt: skip

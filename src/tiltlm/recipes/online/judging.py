@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 from types import MappingProxyType
 from typing import Any
@@ -17,10 +18,12 @@ from tiltlm.judging.cache import CachedComparer, CachedScorer
 from tiltlm.judging.judge import MAX_ERRORS
 from tiltlm.judging.orders import each_in_both_orders
 from tiltlm.online.groups import Group, Sample, preference_of_pairs, preference_of_scores, sample_id
+from tiltlm.online.shaping import ShapingSettings
 from tiltlm.recipes.progress import ProgressCallback
 from tiltlm.sampling.answers import AnswerRow
 
 NO_RESPONSES: Mapping[bytes, Response] = MappingProxyType({})
+NO_SHAPING = ShapingSettings()
 
 
 def judge_round(
@@ -105,6 +108,8 @@ def groups_of(
     *,
     scale: float = 1.0,
     of_data: Mapping[bytes, Response] = NO_RESPONSES,
+    shaping: ShapingSettings = NO_SHAPING,
+    max_tokens: int = 0,
 ) -> list[Group]:
     """Return the samples of a round, with what the judge said, as groups.
 
@@ -114,14 +119,22 @@ def groups_of(
         number: The round.
         scale: Difference of two scores that is one nat of preference.
         of_data: Tokens of a prompt → the response that the data has, which joins the group; empty: none does.
+        shaping: What is taken from scores.
+        max_tokens: Most tokens of a sample.
     """
     said = verdicts or [{} for _ in rows]
-    return [_group(row, own, number, scale, of_data) for row, own in zip(rows, said, strict=True)]
+    groups = [_group(row, own, number, of_data) for row, own in zip(rows, said, strict=True)]
+    if not verdicts or "scores" not in verdicts[0]:
+        return groups
+    found = []
+    for group in groups:
+        scores = shaping.apply(group.scores, [sample.response for sample in group.samples], max_tokens)
+        found.append(replace(group, scores=scores, preference=preference_of_scores(scores, scale)))
+    return found
 
 
-def _group(
-    row: AnswerRow, said: Mapping[str, Any], number: int, scale: float, of_data: Mapping[bytes, Response]
-) -> Group:
+def _group(row: AnswerRow, said: Mapping[str, Any], number: int, of_data: Mapping[bytes, Response]) -> Group:
+    """Return the samples of a prompt; scores as the judge gave them, without preferences."""
     assert row.token_ids is not None, "the sampler gives tokens"
     assert row.prompt_ids is not None, "the sampler gives tokens"
     samples = [
@@ -133,7 +146,6 @@ def _group(
         samples.append(Sample(sample_id(row.id, number, "data", 0), "data", known, ""))
     unknown = np.full(len(samples), np.nan)
     if "scores" in said:
-        scores = np.array([np.nan if value is None else value for value in said["scores"]], dtype=np.float64)
-        return Group(row.id, row.prompt_ids, tuple(samples), scores, preference_of_scores(scores, scale))
+        unknown = np.array([np.nan if value is None else value for value in said["scores"]], dtype=np.float64)
     preference = preference_of_pairs(len(samples), [(i, j, p) for i, j, p in said.get("pairs", ())])
     return Group(row.id, row.prompt_ids, tuple(samples), unknown, preference)

@@ -9,12 +9,14 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from functools import partial
 from typing import Any
 
-import yaml
+import numpy as np
+import torch
+from numpy.typing import NDArray
 
-from tiltlm.core import ConfigError, Tree
+from tiltlm.core import ResponseLogps, Tree
 from tiltlm.core.example import Example, Response
 from tiltlm.data.dataset import load_data, survey
 from tiltlm.data.distinct_prompts import PromptSet, find_prompts
@@ -23,14 +25,10 @@ from tiltlm.data.rows.columns import detect_prompts
 from tiltlm.distributed import Ranks
 from tiltlm.evaluation.answers.contests import text_of
 from tiltlm.judging import (
-    Comparer,
     JudgementCache,
-    JudgeSettings,
     Role,
-    Scorer,
     build_judge,
     cached,
-    check_roles,
     check_trains,
 )
 from tiltlm.judging.cache import CachedComparer, CachedScorer
@@ -38,22 +36,24 @@ from tiltlm.judging.roles import RULES, has_audit
 from tiltlm.models import Policy, load_policy
 from tiltlm.models.folders import check_reachable, locate, short_name
 from tiltlm.objectives import Objective, compose, describe_spec
+from tiltlm.objectives.shapes.rollouts import PolicyGradient
 from tiltlm.online.cards import Card, make_card
-from tiltlm.online.example_rules import form_examples
+from tiltlm.online.example_rules import Formed, form_examples
+from tiltlm.online.groups import Group
 from tiltlm.online.rounds import RoundFolder, prompts_of_round, seed_of_round
 from tiltlm.online.stopping import Stop, find_stop
 from tiltlm.recipes.answers.sample import Call, Speaker, draw_answers
 from tiltlm.recipes.answers.sample_settings import SampleRequest, SampleSettings
-from tiltlm.recipes.answers.systems import open_judge, refuse_own_family
+from tiltlm.recipes.answers.systems import refuse_own_family
 from tiltlm.recipes.online.judging import groups_of, judge_round
+from tiltlm.recipes.online.loop_checks import check_loop, check_request, describe, open_held_out, recorded_rounds
 from tiltlm.recipes.online.loop_run import LoopRequest, LoopRunSettings
 from tiltlm.recipes.online.looped import LoopedRun
 from tiltlm.recipes.prepare import encoder_of, note_all
 from tiltlm.recipes.progress import ProgressCallback, silent
-from tiltlm.recipes.run_settings import is_set
-from tiltlm.recipes.train import listener, save_model, versions
+from tiltlm.recipes.train import listener, save_model
 from tiltlm.reference import Reference
-from tiltlm.reference.build import build_round_references
+from tiltlm.reference.build import LARGER, build_round_references
 from tiltlm.reference.model import ModelReference
 from tiltlm.reference.moving import MovingReference
 from tiltlm.report import to_plain
@@ -63,12 +63,10 @@ from tiltlm.sampling.answers import AnswerRow, read_answers
 from tiltlm.sampling.engines.own import OwnEngine
 from tiltlm.training import Trainer, build_trainer
 from tiltlm.training.optim.optimizer import learning_rate_factor, whole_weights
+from tiltlm.training.packs import cut_into_packs
+from tiltlm.training.step import Stepper
 
 log = logging.getLogger(__name__)
-
-FREE = frozenset({"loop.save_every", "output", "training.log_every", "training.keep_checkpoints", "training.trackers"})
-"""Settings that may change when a loop goes on, as those of `stop` may; `loop.rounds` too, if the learning rate does
-not depend on it."""
 
 
 def loop(settings: LoopRunSettings, request: LoopRequest, *, progress: ProgressCallback = silent) -> LoopedRun:
@@ -78,8 +76,6 @@ def loop(settings: LoopRunSettings, request: LoopRequest, *, progress: ProgressC
         TiltError: something is wrong; what can be seen before a model is loaded is refused then.
     """
     Ranks.single("loop")
-    if request.replay is not None:
-        recorded_rounds(request.replay)
     objective = compose(settings.objective)
     check_loop(settings, objective)
     with run_log() as messages:
@@ -87,6 +83,7 @@ def loop(settings: LoopRunSettings, request: LoopRequest, *, progress: ProgressC
         judge = None if request.judge is None else build_judge(request.judge, role="train")
         if request.judge is not None and judge is not None:
             check_trains(request.judge, judge, unaudited=request.unaudited)
+        check_request(settings, request, objective, judge)
         measuring = open_held_out(request.held_out_judge, judge)
         progress("load model and data", 0, 0)
         check_reachable(locate(settings.model.path, settings.model.adapter))
@@ -102,114 +99,6 @@ def loop(settings: LoopRunSettings, request: LoopRequest, *, progress: ProgressC
             judges = asked, None if measuring is None else cached(measuring, cache)
             rounds = Rounds.of(run, settings, request, objective, policy, prompts, judges, progress)
             return rounds.run_all(resume=request.resume)
-
-
-def check_loop(settings: LoopRunSettings, objective: Objective) -> None:
-    """Refuse what the rule for examples, the objective and the sampling rule out together.
-
-    Raises:
-        ConfigError: they do not fit.
-    """
-    kind, n = settings.examples.kind, settings.loop.n
-    if kind.shape != objective.shape:
-        raise ConfigError(
-            f"examples.rule={settings.examples.rule} makes {kind.shape}, and the objective trains on "
-            f"{objective.shape}; change one of the two",
-            code="wrong_data_shape",
-            key="examples.rule",
-        )
-    if n < kind.min_samples or (kind.max_samples is not None and n > kind.max_samples):
-        needed = f"exactly {kind.max_samples}" if kind.max_samples else f"at least {kind.min_samples}"
-        raise ConfigError(
-            f"loop.n is {n}, and examples.rule={settings.examples.rule} needs {needed} samples of each prompt",
-            code="too_few_samples" if n < kind.min_samples else "too_many_samples",
-            key="loop.n",
-        )
-    if settings.sampling.temperature == 0 and n > 1:
-        raise ConfigError(
-            "sampling.temperature is 0, so all samples of a prompt would be equal; set it above 0",
-            code="out_of_range",
-            key="sampling.temperature",
-        )
-    for name in ("best_metric", "early_stopping", "eval_every", "save_every", "max_steps"):
-        if is_set(settings, f"training.{name}"):
-            raise ConfigError(
-                f"training.{name} has no effect: nothing is held out, and loop.rounds and loop.save_every say how long "
-                "a loop is and when it saves; remove it",
-                code="no_effect",
-                key=f"training.{name}",
-            )
-    if settings.loop.reference == "reset" and settings.reference.name != "auto":
-        raise ConfigError(
-            f"reference.name={settings.reference.name} has no effect: loop.reference is reset; remove one of the two",
-            code="no_effect",
-            key="reference.name",
-        )
-
-
-def open_held_out(settings: JudgeSettings | None, judge: Scorer | Comparer | None) -> Scorer | None:
-    """Return the judge that measures; None without settings.
-
-    Raises:
-        ConfigError: it compares, or is the judge that trains.
-    """
-    if settings is None:
-        return None
-    found = open_judge(settings)
-    if not isinstance(found, Scorer):
-        raise ConfigError(
-            f"held_out_judge: {found.name} compares, and the samples of a round have no rival; use one that scores",
-            code="not_supported",
-            key="held_out_judge",
-        )
-    check_roles([found] if judge is None else [judge, found])
-    return found
-
-
-def describe(run: RunDirectory, settings: dict[str, Any]) -> None:
-    """Write configuration and versions; of a loop that goes on, require the configuration that it began with.
-
-    Raises:
-        ConfigError: a setting differs that decides what is drawn, judged or trained.
-    """
-    path = run.path / "config.yaml"
-    if path.exists():
-        known, now = (flat(plain) for plain in (yaml.safe_load(path.read_text(encoding="utf-8")), settings))
-        is_constant = now.get("training.schedule") == "constant" and now.get("training.warmup_ratio") == 0
-        free = FREE | ({"loop.rounds"} if is_constant else set())
-        for key in sorted(known.keys() | now.keys()):
-            if known.get(key) != now.get(key) and key not in free and not key.startswith("stop."):
-                raise ConfigError(
-                    f"--resume: {key} was {known.get(key)} and is {now.get(key)}. Restore the setting, or start again "
-                    "with --overwrite",
-                    code="other_run",
-                    key=key,
-                )
-    run.write_text("config.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
-    run.write_json("versions.json", versions())
-
-
-def flat(settings: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """Return nested settings by their dotted keys."""
-    found: dict[str, Any] = {}
-    for key, value in settings.items():
-        found |= flat(value, f"{above}{key}.") if isinstance(value, Mapping) else {f"{above}{key}": value}
-    return found
-
-
-def recorded_rounds(folder: Path) -> int:
-    """Return how many rounds of a loop are done.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    found = sorted((folder / "rounds").glob("[0-9]*"))
-    number = 0
-    while number < len(found) and RoundFolder(found[number]).last_step is not None:
-        number += 1
-    if number == 0:
-        raise ConfigError(f"replay: {folder} holds no finished round of a loop", code="no_rounds", key="replay")
-    return number
 
 
 def read_prompts(settings: LoopRunSettings, policy: Policy) -> PromptSet:
@@ -347,9 +236,8 @@ class Rounds:
             folder.copy_draws(RoundFolder.of(self.request.replay, number))
         rows = self.draw(number, folder)
         verdicts = self.judged("train", rows, folder)
-        scale = 1.0 if self.judge is None else self.judge.scale
-        groups = groups_of(rows, verdicts, number, scale=scale, of_data=self.of_data)
-        formed = form_examples(groups, self.settings.examples)
+        groups = self.groups(rows, verdicts, number)
+        formed = self.form(groups, number)
         digest = folder.write_examples(groups, formed.examples)
         is_own = self.request.replay is None  # samples of another policy say nothing about the KL of this one
         initial = self.initial.sums([tree_of(row) for row in rows]) if is_own else None
@@ -360,8 +248,8 @@ class Rounds:
         card = make_card(
             number,
             rows,
-            groups,
             initial,
+            scores=scores_of(verdicts),
             held_out=scores_of(self.judged("held_out", rows, folder)),
             num_examples=len(formed.examples),
             dropped=formed.dropped,
@@ -372,6 +260,28 @@ class Rounds:
         folder.close(step, card)
         self.progress("rounds", number + 1, self.settings.loop.rounds, **figures(card))
         return card
+
+    def groups(self, rows: Sequence[AnswerRow], verdicts: Sequence[Mapping[str, Any]], number: int) -> list[Group]:
+        """Return the judged samples of each prompt, with shaped scores."""
+        return groups_of(
+            rows,
+            verdicts,
+            number,
+            scale=1.0 if self.judge is None else self.judge.scale,
+            of_data=self.of_data,
+            shaping=self.settings.shaping,
+            max_tokens=self.settings.sampling.max_new_tokens,
+        )
+
+    def form(self, groups: Sequence[Group], number: int) -> Formed:
+        """Return the examples of a round; none if no sample of them could change the policy."""
+        cards = [RoundFolder.of(self.run.path, earlier).card for earlier in range(number)]
+        past = [card.reward.estimate for card in cards if card is not None and card.reward is not None]
+        formed = form_examples(groups, self.settings.examples, past)
+        objective = self.trainer.stepper.objective
+        if isinstance(objective, PolicyGradient) and not any(map(objective.without_idle, formed.examples)):
+            return Formed([], formed.dropped + Counter({"no_signal": len(formed.examples)}))
+        return formed
 
     def judged(self, role: Role, rows: Sequence[AnswerRow], folder: RoundFolder) -> list[dict[str, Any]]:
         """Return what a judge says about the samples of a round; nothing if there is none with this role."""
@@ -416,6 +326,9 @@ class Rounds:
         if not examples:
             return first
         self.trainer.next_round(examples, digest, first)
+        if isinstance(self.trainer.stepper.objective, PolicyGradient) and self.trainer.timetable.num_steps > 1:
+            known = folder.with_old_logps(examples, partial(token_logps_of, self.trainer.stepper))
+            self.trainer.next_round(known, digest, first)
         with self.trainer.stopping():
             if not self.is_prepared:
                 self.trainer.prepare(check=state.step == 0)
@@ -425,8 +338,12 @@ class Rounds:
 
 
 def scores_of(verdicts: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
-    """Return the scores of each prompt's samples, NaN where the judge failed."""
-    return {one["id"]: [math.nan if value is None else value for value in one["scores"]] for one in verdicts}
+    """Return the scores of each prompt's samples, NaN where the judge failed; nothing from a judge that compares."""
+    return {
+        one["id"]: [math.nan if value is None else value for value in one["scores"]]
+        for one in verdicts
+        if "scores" in one
+    }
 
 
 def tree_of(row: AnswerRow) -> Tree:
@@ -434,6 +351,20 @@ def tree_of(row: AnswerRow) -> Tree:
     assert row.prompt_ids is not None, "the sampler gives tokens"
     assert row.token_ids is not None, "the sampler gives tokens"
     return Tree(row.prompt_ids, tuple(Response(ids) for ids in row.token_ids))
+
+
+def token_logps_of(stepper: Stepper, examples: Sequence[Example]) -> NDArray[np.float32]:
+    """Return the log-probability of every scored token of all samples under the policy, in their order."""
+    found: dict[tuple[str, int], NDArray[np.float32]] = {}
+    (packs,) = cut_into_packs(examples, LARGER * stepper.max_tokens, 1)
+    for pack in packs:
+        with torch.no_grad():
+            responses = stepper.policy_logps(pack.trees)
+        assert isinstance(responses, ResponseLogps)
+        pieces = torch.split(responses.token_logps.float().cpu(), responses.num_tokens.tolist())
+        for example, slots in zip(pack.examples, pack.slots, strict=True):
+            found |= {(example.id, k): pieces[slot].numpy() for k, slot in enumerate(slots)}
+    return np.concatenate([found[one.id, k] for one in examples for k in range(len(one.responses))])
 
 
 def planned_steps(settings: LoopRunSettings) -> int:

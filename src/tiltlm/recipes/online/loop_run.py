@@ -10,6 +10,7 @@ from tiltlm.judging import JudgeSettings
 from tiltlm.models import ModelSettings
 from tiltlm.online.example_rules import ExampleSettings
 from tiltlm.online.loop_settings import LoopSettings, StopSettings
+from tiltlm.online.shaping import ShapingSettings
 from tiltlm.reference import ReferenceSettings
 from tiltlm.sampling import SamplingSettings
 from tiltlm.training.training_settings import TrainingSettings
@@ -26,6 +27,7 @@ class LoopRunSettings:
     objective: Spec = field(default_factory=lambda: {"name": "dpo"})
     loop: LoopSettings = field(default_factory=LoopSettings)
     examples: ExampleSettings = field(default_factory=ExampleSettings)
+    shaping: ShapingSettings = field(default_factory=ShapingSettings)
     stop: StopSettings = field(default_factory=StopSettings)
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
     reference: ReferenceSettings = field(default_factory=ReferenceSettings)

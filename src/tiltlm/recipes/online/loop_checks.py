@@ -1,0 +1,184 @@
+"""What a loop refuses before its first draw, and what a loop that goes on requires to be unchanged."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tiltlm.core import ConfigError
+from tiltlm.judging import Comparer, JudgeSettings, Scorer, check_roles
+from tiltlm.objectives import Objective
+from tiltlm.objectives.shapes.rollouts import PolicyGradient
+from tiltlm.online.rounds import RoundFolder
+from tiltlm.recipes.answers.systems import open_judge
+from tiltlm.recipes.online.loop_run import LoopRequest, LoopRunSettings
+from tiltlm.recipes.run_settings import is_set
+from tiltlm.recipes.train import versions
+from tiltlm.runs import RunDirectory
+from tiltlm.sampling import SamplingSettings
+
+FREE = frozenset({"loop.save_every", "output", "training.log_every", "training.keep_checkpoints", "training.trackers"})
+"""Settings that may change when a loop goes on, as those of `stop` may; `loop.rounds` too, if the learning rate does
+not depend on it."""
+
+
+def check_loop(settings: LoopRunSettings, objective: Objective) -> None:
+    """Refuse what the rule for examples, the objective and the sampling rule out together.
+
+    Raises:
+        ConfigError: they do not fit.
+    """
+    kind, n = settings.examples.kind, settings.loop.n
+    if kind.shape != objective.shape:
+        raise ConfigError(
+            f"examples.rule={settings.examples.rule} makes {kind.shape}, and the objective trains on "
+            f"{objective.shape}; change one of the two",
+            code="wrong_data_shape",
+            key="examples.rule",
+        )
+    if n < kind.min_samples or (kind.max_samples is not None and n > kind.max_samples):
+        needed = f"exactly {kind.max_samples}" if kind.max_samples else f"at least {kind.min_samples}"
+        raise ConfigError(
+            f"loop.n is {n}, and examples.rule={settings.examples.rule} needs {needed} samples of each prompt",
+            code="too_few_samples" if n < kind.min_samples else "too_many_samples",
+            key="loop.n",
+        )
+    if settings.sampling.temperature == 0 and n > 1:
+        raise ConfigError(
+            "sampling.temperature is 0, so all samples of a prompt would be equal; set it above 0",
+            code="out_of_range",
+            key="sampling.temperature",
+        )
+    for name in ("best_metric", "early_stopping", "eval_every", "save_every", "max_steps"):
+        if is_set(settings, f"training.{name}"):
+            raise ConfigError(
+                f"training.{name} has no effect: nothing is held out, and loop.rounds and loop.save_every say how long "
+                "a loop is and when it saves; remove it",
+                code="no_effect",
+                key=f"training.{name}",
+            )
+    if settings.loop.reference == "reset" and settings.reference.name != "auto":
+        raise ConfigError(
+            f"reference.name={settings.reference.name} has no effect: loop.reference is reset; remove one of the two",
+            code="no_effect",
+            key="reference.name",
+        )
+    if isinstance(objective, PolicyGradient):
+        check_policy_gradient(settings, objective)
+
+
+def check_policy_gradient(settings: LoopRunSettings, objective: PolicyGradient) -> None:
+    """Refuse samples that are no draws of the policy itself, and a teacher that is the policy.
+
+    Raises:
+        ConfigError: they do not fit.
+    """
+    sampling = settings.sampling
+    for name in ("temperature", "top_k", "top_p", "min_p"):
+        if getattr(sampling, name) != getattr(SamplingSettings, name):
+            raise ConfigError(
+                f"sampling.{name} is {getattr(sampling, name)}; a policy gradient needs draws of the policy itself, at "
+                "temperature 1 without truncation. Remove the setting",
+                code="not_own_distribution",
+                key=f"sampling.{name}",
+            )
+    if settings.examples.rule != "unscored":
+        return
+    if objective.kl is None:
+        raise ConfigError(
+            "examples.rule is unscored, so all advantages are 0, and the objective has no KL: nothing would be trained",
+            code="zero_loss",
+            key="examples.rule",
+        )
+    if settings.reference.name in ("auto", "initial") and settings.loop.reference == "fixed":
+        raise ConfigError(
+            "examples.rule is unscored, so only the KL to the reference trains, and that is the policy itself; give "
+            "the teacher: reference.name=FOLDER",
+            code="needs_teacher",
+            key="reference.name",
+        )
+
+
+def check_request(settings: LoopRunSettings, request: LoopRequest, objective: Objective, judge: object) -> None:
+    """Refuse what judge or replay rule out.
+
+    Raises:
+        ConfigError: they do not fit.
+    """
+    if request.replay is not None:
+        recorded_rounds(request.replay)
+        if isinstance(objective, PolicyGradient):
+            raise ConfigError(
+                "replay: a policy gradient needs samples of the policy that it trains, and these are of another; "
+                "replay with an objective of pairs, or draw again",
+                code="not_supported",
+                key="replay",
+            )
+    if not settings.shaping.is_off and not isinstance(judge, Scorer):
+        raise ConfigError("shaping has no effect: no judge gives scores; remove it", code="no_effect", key="shaping")
+
+
+def open_held_out(settings: JudgeSettings | None, judge: Scorer | Comparer | None) -> Scorer | None:
+    """Return the judge that measures; None without settings.
+
+    Raises:
+        ConfigError: it compares, or is the judge that trains.
+    """
+    if settings is None:
+        return None
+    found = open_judge(settings)
+    if not isinstance(found, Scorer):
+        raise ConfigError(
+            f"held_out_judge: {found.name} compares, and the samples of a round have no rival; use one that scores",
+            code="not_supported",
+            key="held_out_judge",
+        )
+    check_roles([found] if judge is None else [judge, found])
+    return found
+
+
+def describe(run: RunDirectory, settings: dict[str, Any]) -> None:
+    """Write configuration and versions; of a loop that goes on, require the configuration that it began with.
+
+    Raises:
+        ConfigError: a setting differs that decides what is drawn, judged or trained.
+    """
+    path = run.path / "config.yaml"
+    if path.exists():
+        known, now = (flat(plain) for plain in (yaml.safe_load(path.read_text(encoding="utf-8")), settings))
+        is_constant = now.get("training.schedule") == "constant" and now.get("training.warmup_ratio") == 0
+        free = FREE | ({"loop.rounds"} if is_constant else set())
+        for key in sorted(known.keys() | now.keys()):
+            if known.get(key) != now.get(key) and key not in free and not key.startswith("stop."):
+                raise ConfigError(
+                    f"--resume: {key} was {known.get(key)} and is {now.get(key)}. Restore the setting, or start again "
+                    "with --overwrite",
+                    code="other_run",
+                    key=key,
+                )
+    run.write_text("config.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+    run.write_json("versions.json", versions())
+
+
+def flat(settings: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Return nested settings by their dotted keys."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        found |= flat(value, f"{above}{key}.") if isinstance(value, Mapping) else {f"{above}{key}": value}
+    return found
+
+
+def recorded_rounds(folder: Path) -> int:
+    """Return how many rounds of a loop are done.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    found = sorted((folder / "rounds").glob("[0-9]*"))
+    number = 0
+    while number < len(found) and RoundFolder(found[number]).last_step is not None:
+        number += 1
+    if number == 0:
+        raise ConfigError(f"replay: {folder} holds no finished round of a loop", code="no_rounds", key="replay")
+    return number
