@@ -115,6 +115,7 @@ PHASES = [
     "tiltlm.worlds.text.TextWorld.reward",
     "tiltlm.training.loop.Trainer.train_step",
     "tiltlm.training.checkpoints.files.commit",
+    "tiltlm.online.rounds.write_bytes",
 ]
 """Functions in all phases of a round; the process ends before the call of one of them."""
 
@@ -152,16 +153,19 @@ def killing(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("preset", "num_kills"), [("online_dpo", 20), ("rebel", 10)])
+@pytest.mark.parametrize(("preset", "num_kills"), [("online_dpo", 14), ("rebel", 7), ("dapo", 9)])
 def test_a_loop_that_was_killed_goes_on_to_the_same_bytes(
     model, prompts, tmp_path, monkeypatch, killing, preset, num_kills
 ):
-    """Thirty moments over all phases; REBEL's reference moves at each round. Checkpoints are saved every two rounds."""
+    """Thirty moments over all phases. Checkpoints are saved every two rounds.
+
+    REBEL's reference moves at each round; DAPO takes two steps a round, whose ratios need the policy of its beginning.
+    """
     monkeypatch.setenv("TILTLM_CACHE", str(tmp_path / "judgements"))
     settings = {"loop.save_every": 2, "preset": preset}
     calls = killing(None)
     run(model, prompts, tmp_path / "whole", **settings)
-    assert set(calls) == set(PHASES)
+    assert set(calls) == set(PHASES) - ({PHASES[-1]} if preset != "dapo" else set())
     expected, total = contents(tmp_path / "whole"), calls.total()
     for k, call in enumerate(np.linspace(1, total - 1, num_kills).astype(int)):
         killing(int(call))
@@ -174,6 +178,19 @@ def test_a_loop_that_was_killed_goes_on_to_the_same_bytes(
         assert contents(output) == expected
 
 
+LARGE = {"loop.rounds": 8, "loop.prompts_per_round": 64, "max_new_tokens": 32, "max_rows": 1024, "warmup_ratio": 0.0}
+LENGTHS = {
+    "online_dpo": (12, 4e-4),
+    "online_ipo": (15, 4e-4),
+    "rebel": (8, 2e-4),
+    "iterative_dpo": (3, 1e-3),
+    "reinforce": (15, 4e-4),
+    "reinforce_pp": (15, 4e-4),
+    "cispo": (6, 4e-4),
+}
+"""Rounds and learning rate of the presets for which six at 1e-3 are too few or too much."""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", sorted(PRESETS))
 def test_every_preset_moves_the_gold_reward_up(model, tmp_path, preset):
@@ -184,13 +201,13 @@ def test_every_preset_moves_the_gold_reward_up(model, tmp_path, preset):
         best = [max(row.answers, key=lambda text, row=row: WORLD.reward(row.prompt, text)) for row in drawn.rows]
         rows = [{"prompt": row.prompt, "completion": text} for row, text in zip(drawn.rows, best, strict=True)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    rounds, rate = {"online_dpo": (12, 4e-4), "rebel": (8, 2e-4)}.get(
-        preset, (3 if preset == "iterative_dpo" else 6, 1e-3)
-    )
+    rounds, rate = LENGTHS.get(preset, (6, 1e-3))
     more = {"examples.threshold": 3.5} if preset == "rft" else {}
-    large = {"loop.prompts_per_round": 64, "batch_size": 64, "max_new_tokens": 32, "max_rows": 1024, **more}
-    settings = {**large, "loop.rounds": rounds, "learning_rate": rate, "warmup_ratio": 0.0}
-    judges = {"judge": None, "held_out_judge": "gold"} if preset == "spin" else {}
+    if preset == "opd":
+        more = {"reference.name": str(run(model, path, tmp_path / "teacher", "rloo", **LARGE, batch_size=64).path / "model")}
+    batch_size = min(PRESETS[preset].settings["training"]["batch_size"], 64)
+    settings = {**LARGE, **more, "loop.rounds": rounds, "learning_rate": rate, "batch_size": batch_size}
+    judges = {"judge": None, "held_out_judge": "gold"} if preset in ("spin", "opd") else {}
     found = run(model, path, tmp_path / "run", preset, **settings, **judges)
     first, last = (card.held_out if judges else card.reward for card in (found.cards[0], found.cards[-1]))
     assert last.low > first.high, (first, last)
@@ -288,6 +305,15 @@ def test_the_command_and_its_list(model, prompts, tmp_path):
         ({"training.early_stopping": 3, "best_metric": "eval_loss"}, "no_effect", "training.best_metric"),
         ({"loop.reference": "reset", "reference": "initial"}, "no_effect", "reference.name"),
         ({"reference.cache": False}, "no_effect", "reference.cache"),
+        ({"preset": "rloo", "temperature": 0.9}, "not_own_distribution", "sampling.temperature"),
+        ({"preset": "grpo", "top_p": 0.9}, "not_own_distribution", "sampling.top_p"),
+        ({"preset": "grpo", "loop.n": 1}, "too_few_samples", "loop.n"),
+        ({"preset": "grpo", "objective.name": "dpo"}, "wrong_data_shape", "examples.rule"),
+        ({"preset": "opd", "judge": None}, "needs_teacher", "reference.name"),
+        ({"preset": "opd", "judge": None, "objective": {"name": "dapo"}}, "zero_loss", "examples.rule"),
+        ({"preset": "rft", "judge": None}, "missing_setting", "judge"),
+        ({"preset": "spin", "judge": None, "shaping.length_penalty": 0.1}, "no_effect", "shaping"),
+        ({"preset": "grpo", "examples.rate": 0.5}, "no_effect", "examples.rate"),
     ],
 )
 def test_what_cannot_work_is_refused_before_the_first_draw(model, prompts, tmp_path, settings, code, key):
