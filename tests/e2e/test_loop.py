@@ -187,6 +187,11 @@ LENGTHS = {
     "reinforce": (15, 4e-4),
     "reinforce_pp": (15, 4e-4),
     "cispo": (6, 4e-4),
+    "nash_md": (15, 4e-4),
+    "a_star_po": (15, 4e-4),
+    "bond": (15, 4e-4),
+    "xpo": (8, 1e-3),
+    "sppo": (8, 1e-3),
 }
 """Rounds and learning rate of the presets for which six at 1e-3 are too few or too much."""
 
@@ -196,7 +201,7 @@ LENGTHS = {
 def test_every_preset_moves_the_gold_reward_up(model, tmp_path, preset):
     path = tmp_path / "prompts.jsonl"
     rows = [{"prompt": text} for text in WORLD.prompts("train")]
-    if preset == "spin":  # it learns from responses: the best of eight samples
+    if preset in ("spin", "dno"):  # they learn from responses: the best of eight samples
         drawn = tiltlm.sample(model, WORLD.prompts("train"), n=8, max_new_tokens=32, progress=False)
         best = [max(row.answers, key=lambda text, row=row: WORLD.reward(row.prompt, text)) for row in drawn.rows]
         rows = [{"prompt": row.prompt, "completion": text} for row, text in zip(drawn.rows, best, strict=True)]
@@ -204,7 +209,9 @@ def test_every_preset_moves_the_gold_reward_up(model, tmp_path, preset):
     rounds, rate = LENGTHS.get(preset, (6, 1e-3))
     more = {"examples.threshold": 3.5} if preset == "rft" else {}
     if preset == "opd":
-        more = {"reference.name": str(run(model, path, tmp_path / "teacher", "rloo", **LARGE, batch_size=64).path / "model")}
+        more = {
+            "reference.name": str(run(model, path, tmp_path / "teacher", "rloo", **LARGE, batch_size=64).path / "model")
+        }
     batch_size = min(PRESETS[preset].settings["training"]["batch_size"], 64)
     settings = {**LARGE, **more, "loop.rounds": rounds, "learning_rate": rate, "batch_size": batch_size}
     judges = {"judge": None, "held_out_judge": "gold"} if preset in ("spin", "opd") else {}

@@ -394,6 +394,18 @@ CASES = [
         {"beta": 0.3, "calibration_weight": 0.7},
         lambda d: -ls(d.h - d.m) + 0.7 * (d.w.rho - 1 / 0.6) ** 2 + 0.7 * (d.r.rho + 1 / 0.6) ** 2,
     ),
+    Case(
+        "sppo",
+        {"beta": 0.3, "baseline": 0.4},
+        ranked=lambda ys, ranks, scores: sum(
+            0.5 * (y.rho - (s - 0.4) / 0.3) ** 2 for y, s in zip(ys, scores, strict=True)
+        ),
+    ),
+    Case(
+        "a_star_po",
+        {"beta": 0.3},
+        ranked=lambda ys, ranks, scores: sum((0.3 * y.rho - s) ** 2 for y, s in zip(ys, scores, strict=True)),
+    ),
     Case("sppo", {"beta": 0.3}, lambda d: 0.5 * (d.w.rho - 1 / 0.6) ** 2 + 0.5 * (d.r.rho + 1 / 0.6) ** 2),
     Case("apo_zero", {"beta": 0.3}, lambda d: 1 - sg(0.3 * d.w.rho) + sg(0.3 * d.r.rho)),
     Case("apo_down", {"beta": 0.3}, lambda d: sg(0.3 * d.w.rho) + 1 - sg(0.3 * d.h - d.m)),

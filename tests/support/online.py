@@ -46,7 +46,7 @@ def group_of(
 
 
 def drawn_groups(
-    world: FiniteWorld, logps: Tensor, settings: ExampleSettings, n: int
+    world: FiniteWorld, logps: Tensor, settings: ExampleSettings, n: int, rivals: tuple[Who, Tensor, int] | None = None
 ) -> tuple[list[Example], list[list[int]]]:
     """Return the examples of every possible draw of n responses from a policy, weighted by its probability.
 
@@ -57,6 +57,7 @@ def drawn_groups(
         logps: [K] log-probabilities of the policy that draws.
         settings: The example rule.
         n: Samples of a group.
+        rivals: Origin, log-probabilities and number of the samples that somebody else draws; None: there are none.
 
     Returns:
         The examples, and the indices among the K responses of each example's responses.
@@ -65,15 +66,20 @@ def drawn_groups(
     tokens = [[k + 1] * int(length) for k, length in enumerate(world.lengths)]
     place = {token_ids(ids).tobytes(): k for k, ids in enumerate(tokens)}
     examples, slots = [], []
-    for draw in product(range(len(scores)), repeat=n):
+    others: Who
+    others, of_others, num_others = rivals or ("reference", logps, 0)
+    of_rival = of_others.detach().exp().numpy()
+    for draw in product(range(len(scores)), repeat=n + num_others):
         chosen = list(draw)
+        probability = float(np.prod(mass[chosen[:n]]) * np.prod(of_rival[chosen[n:]]))
         group = group_of(
             scores[chosen],
             preference=preference[np.ix_(chosen, chosen)],
             tokens=[tokens[k] for k in chosen],
+            who=["policy"] * n + [others] * num_others,
             prompt=str(draw),
         )
         for example in form_examples([group], settings).examples:
-            examples.append(replace(example, weight=float(np.prod(mass[chosen]))))
+            examples.append(replace(example, weight=probability))
             slots.append([place[response.token_ids.tobytes()] for response in example.responses])
     return examples, slots

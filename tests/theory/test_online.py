@@ -2,7 +2,9 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -11,8 +13,8 @@ from scipy.optimize import root
 from torch import Tensor
 
 from support.errors import raises
-from support.online import drawn_groups
-from tiltlm.core import ConfigError, ResponseLogps
+from support.online import drawn_groups, group_of
+from tiltlm.core import ConfigError, Example, Response, ResponseLogps, token_ids
 from tiltlm.objectives import (
     Clipped,
     Objective,
@@ -20,9 +22,12 @@ from tiltlm.objectives import (
     ReferenceKL,
     Reinforce,
     build,
+    compose,
     reduce_terms,
 )
-from tiltlm.online.example_rules import ExampleSettings
+from tiltlm.online.credit import soft_value
+from tiltlm.online.example_rules import ExampleSettings, form_examples
+from tiltlm.online.groups import Who
 from tiltlm.worlds.autoregressive import AutoregressiveWorld
 from tiltlm.worlds.finite import FiniteWorld, kl, tilt, total_variation
 
@@ -35,6 +40,16 @@ REF_TABLE = torch.from_numpy(np.random.default_rng(1).normal(0, 0.7, (len(TOKENS
 TOKEN_WORLD = FiniteWorld.of(TOKEN_REWARD, TOKENS.num_tokens, TOKENS.seq_logps(REF_TABLE))
 CYCLE = torch.tensor([[0.5, 0.9, 0.2], [0.1, 0.5, 0.8], [0.8, 0.2, 0.5]], dtype=torch.float64)
 """A preference without a reward: each of three responses beats one and loses to another."""
+
+
+class Rivals(NamedTuple):
+    """Samples that somebody else draws."""
+
+    who: Who
+    of: Callable[[Tensor], Tensor]
+    """Log-probabilities of the policy → those of what draws the rivals."""
+    n: int = 1
+
 
 Model = Callable[[Tensor], ResponseLogps]
 """Free logits → log-probabilities of all responses and of the reference."""
@@ -62,11 +77,14 @@ def gradient(
     world: FiniteWorld,
     free: Tensor,
     sampler: Tensor | None = None,
+    rivals: Rivals | None = None,
 ) -> Tensor:
     """Return the expected gradient of one step on samples of the policy, times the number of examples."""
     settings = ExampleSettings(rule) if isinstance(rule, str) else rule
     logits = free.detach().clone().requires_grad_()
-    examples, slots = drawn_groups(world, policy_of(model, logits) if sampler is None else sampler, settings, n)
+    policy = policy_of(model, logits)
+    others = None if rivals is None else (rivals.who, rivals.of(policy), rivals.n)
+    examples, slots = drawn_groups(world, policy if sampler is None else sampler, settings, n, others)
     view = objective.view.of(examples, slots)
     loss = reduce_terms(objective(model(logits), view), view.counts())
     (found,) = torch.autograd.grad(loss, logits)
@@ -82,6 +100,7 @@ def fixed_point(
     size: int,
     sampler: Tensor | None = None,
     warm_steps: int = 0,
+    rivals: Rivals | None = None,
 ) -> Tensor:
     """Return log π where the expected gradient vanishes, after some steps of descent.
 
@@ -90,7 +109,7 @@ def fixed_point(
 
     def expected(values: np.ndarray) -> np.ndarray:
         free = torch.from_numpy(values)
-        found = gradient(objective, rule, n, model, world, free, sampler)
+        found = gradient(objective, rule, n, model, world, free, sampler, rivals)
         return found.numpy() + 1e-3 * _level(values, model)
 
     start = np.zeros(size)
@@ -269,17 +288,11 @@ def test_grpo_of_two_is_self_play():
 @pytest.mark.parametrize("objective", [build("ipo", tau=0.5), build("reinforce", beta=0.5)])
 def test_compared_samples_end_at_the_regularised_nash_equilibrium(objective):
     """Online IPO, and a policy gradient on win rates of two samples: π = π_ref e^{P(·≻π)/τ}/Z, also for a cycle."""
-    ref = torch.log_softmax(torch.tensor([0.4, 0.0, -0.5], dtype=torch.float64), 0)
-    world = FiniteWorld.of([0.0, 0.0, 0.0], [1, 1, 1], ref, preference=CYCLE)
-
-    def model(free: Tensor) -> ResponseLogps:
-        return world.responses(torch.log_softmax(free, 0))
-
     rule = ExampleSettings("pair") if objective.shape == "pairs" else ExampleSettings("loo", win_rates=True)
-    found = fixed_point(objective, rule, 2, model, world, 3)
-    expected = torch.log_softmax(ref + (CYCLE @ found.exp()) / 0.5, 0)
+    found = fixed_point(objective, rule, 2, cyclic, CYCLIC, 3)
+    expected = torch.log_softmax(CYCLIC_REF + (CYCLE @ found.exp()) / 0.5, 0)
     assert total_variation(found, expected) < 1e-6
-    assert total_variation(found, ref) > 0.01
+    assert total_variation(found, CYCLIC_REF) > 0.01
 
 
 SAMPLERS = {
@@ -349,3 +362,134 @@ def test_who_is_drawn_first_does_not_matter(rule):
     by_draw = {tuple(slot): [credit.advantage for credit in e.credits] for e, slot in zip(examples, slots, strict=True)}
     for draw in product(range(4), repeat=3):
         assert by_draw[draw[::-1]] == pytest.approx(by_draw[draw][::-1], abs=1e-12)
+
+
+CYCLIC_REF = torch.log_softmax(torch.tensor([0.4, 0.0, -0.5], dtype=torch.float64), 0)
+CYCLIC = FiniteWorld.of([0.0, 0.0, 0.0], [1, 1, 1], CYCLIC_REF, preference=CYCLE)
+
+
+def cyclic(free: Tensor) -> ResponseLogps:
+    return CYCLIC.responses(torch.log_softmax(free, 0))
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_nash_md_ends_where_it_is_best_against_the_mixture(share):
+    """π = π_ref e^{P(·≻π_κ)/τ}/Z with π_κ ∝ π^{1−κ} π_ref^κ, which is not the Nash equilibrium."""
+
+    def mixture(policy: Tensor) -> Tensor:
+        return torch.log_softmax((1 - share) * policy + share * CYCLIC_REF, 0)
+
+    rivals = Rivals("mixture" if share < 1 else "reference", mixture)
+    found = fixed_point(build("reinforce", beta=0.3), "against", 1, cyclic, CYCLIC, 3, rivals=rivals)
+    expected = torch.log_softmax(CYCLIC_REF + (CYCLE @ mixture(found).exp()) / 0.3, 0)
+    assert total_variation(found, expected) < 1e-6
+    equilibrium = fixed_point(build("reinforce", beta=0.3), "loo", 2, cyclic, CYCLIC, 3)
+    assert total_variation(found, equilibrium) > 1e-3
+
+
+def test_the_values_of_a_star_po_give_the_optimum():
+    """With the exact value, which ever more samples of the reference approach, β log π*/π_ref = r − V for every y."""
+    beta = 0.5
+    value = beta * torch.logsumexp(REF + REWARD / beta, 0)
+    rows = [
+        Example(f"{k}", token_ids([0]), (Response(token_ids([k + 1])),), scores=(float(REWARD[k] - value),))
+        for k in range(4)
+    ]
+    objective = build("a_star_po", beta=beta)
+    view = objective.view.of(rows, [[k] for k in range(4)])
+    loss = reduce_terms(objective(WORLD.responses(tilt(REF, REWARD, beta)), view), view.counts())
+    assert loss.item() < 1e-20
+    drawn, _ = drawn_groups(WORLD, REF, ExampleSettings("value_gap", value_beta=beta), 1, ("reference", REF, 3))
+    gaps = {}
+    for example in drawn:
+        place = int(example.responses[0].token_ids[0]) - 1
+        mean, mass = gaps.get(place, (0.0, 0.0))
+        gaps[place] = mean + example.weight * (float(REWARD[place]) - example.scores[0]), mass + example.weight
+    estimates = {place: mean / mass for place, (mean, mass) in gaps.items()}
+    assert max(estimates.values()) - min(estimates.values()) < 1e-12, "the value is of the prompt, not of the response"
+    assert 0 < float(value) - estimates[0] < 0.1, "log of a mean of few: below the value"
+
+
+def test_soft_value_by_hand():
+    assert soft_value(np.array([1.0, 0.0, 0.0, 0.0]), 0.5) == pytest.approx(0.477229, abs=1e-6)
+
+
+def test_sppo_brings_each_log_ratio_to_its_own_win_rate():
+    """Score .703952 at β .1: a target of 2.03952 nats."""
+    example = Example(
+        "e", token_ids([0]), (Response(token_ids([1])), Response(token_ids([2]))), scores=(0.703952, 0.296048)
+    )
+    objective = build("sppo", beta=0.1, baseline=0.5)
+    view = objective.view.of([example], [[0, 1]])
+
+    def loss(*rhos: float) -> float:
+        values = torch.tensor(rhos, dtype=torch.float64)
+        responses = ResponseLogps(
+            values - 5, torch.tensor([0, 1]), torch.tensor([1, 1]), torch.full((2,), -5.0).double()
+        )
+        return reduce_terms(objective(responses, view), view.counts()).item()
+
+    assert loss(2.03952, -2.03952) == pytest.approx(0, abs=1e-12)
+    assert loss(0.0, 0.0) == pytest.approx(2.03952**2)
+
+
+def test_exploration_lowers_the_sample_of_the_reference():
+    """The term's gradient is α for each token of ỹ, whoever wins; without it the loss is DPO's."""
+    parts = [{"name": "dpo", "beta": 0.1, "weight": 1.0}, {"name": "reinforce", "beta": 0.0, "weight": 0.02}]
+    examples, slots = drawn_groups(WORLD, REF, ExampleSettings("explore"), 1, ("reference", REF, 1))
+    chosen = [k for k, slot in enumerate(slots) if slot[0] != slot[1]]
+    assert len(chosen) == len(examples)
+    for example, slot in zip(examples, slots, strict=True):
+        found = []
+        for spec in ({"sum": parts}, {"name": "dpo", "beta": 0.1}):
+            objective = compose(spec)
+            logps = tilt(REF, REWARD, 1.0).requires_grad_()
+            view = objective.view.of([example], [slot])
+            reduce_terms(objective(WORLD.responses(logps), view), view.counts()).backward()
+            found.append(logps.grad)
+        difference = (found[0] - found[1]) / example.weight
+        expected = torch.zeros(4, dtype=torch.float64)
+        expected[slot[1]] = 0.01  # the weight over the two samples of the pair: alpha
+        torch.testing.assert_close(difference, expected, rtol=1e-10, atol=1e-14)
+
+
+def test_j_bond_by_hand():
+    """y 1 with anchors (2, 3): −log 16; with (1, 3): 0, for "below" is strict. The other prompt is the baseline."""
+    groups = [
+        group_of([1.0, 2.0, 3.0], who=["policy", "reference", "reference"], prompt="a"),
+        group_of([1.0, 1.0, 3.0], who=["policy", "reference", "reference"], prompt="b"),
+    ]
+    first, second = form_examples(groups, ExampleSettings("bond", imitation=0.7)).examples
+    assert first.credits[0].advantage == pytest.approx(-2.772589, abs=1e-6)
+    assert second.credits[0].advantage == pytest.approx(2.772589, abs=1e-6)
+    for example in (first, second):
+        assert [credit.is_drawn for credit in example.credits] == [True, False]
+        assert example.credits[1].advantage == 0.7
+        assert len(example.responses[1].token_ids) == 3, "the anchor's sample with score 3"
+
+
+def test_j_bond_ends_at_its_own_mixture_of_rewards():
+    """Without imitation, and against a fixed anchor, π = π_anchor e^{−log 16 (1 − F)²}/Z, F(y) = π_anchor(r ≤ r(y))."""
+    found = fixed_point_of_bond(0.0)
+    at_most = torch.tensor([float(REF.exp()[r >= REWARD].sum()) for r in REWARD], dtype=torch.float64)
+    expected = torch.log_softmax(REF - math.log(16) * (1 - at_most) ** 2, 0)
+    assert total_variation(found, expected) < 1e-6
+
+
+def fixed_point_of_bond(imitation: float) -> Tensor:
+    """Return log π at the fixed point, with each group as a round of its own: then no other prompt is a baseline."""
+
+    def expected(values: np.ndarray) -> np.ndarray:
+        logits = torch.from_numpy(values).requires_grad_()
+        policy = policy_of(one_token, logits)
+        settings = ExampleSettings("bond", imitation=imitation or 1.0)
+        examples, slots = drawn_groups(WORLD, policy, settings, 1, ("reference", REF, 2))
+        rows = [replace(e, credits=(e.credits[0], replace(e.credits[1], advantage=imitation))) for e in examples]
+        objective = build("reinforce", beta=1.0)
+        view = objective.view.of(rows, slots)
+        loss = reduce_terms(objective(one_token(logits), view), view.counts())
+        (found,) = torch.autograd.grad(loss, logits)
+        return found.numpy() * len(rows) + 1e-3 * values.mean()
+
+    solution = root(expected, np.zeros(4), tol=1e-13)
+    return policy_of(one_token, torch.from_numpy(solution.x))

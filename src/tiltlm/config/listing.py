@@ -21,7 +21,7 @@ from tiltlm.core import ConfigError
 from tiltlm.judging.judge_settings import JudgeSettings
 from tiltlm.objectives import Spec
 from tiltlm.online.example_rules import ExampleSettings
-from tiltlm.online.loop_settings import LoopSettings, StopSettings
+from tiltlm.online.loop_settings import LoopSettings, RivalSettings, StopSettings
 from tiltlm.online.shaping import ShapingSettings
 from tiltlm.recipes.run_settings import RunSettings
 from tiltlm.sampling import SamplingSettings
@@ -32,6 +32,7 @@ FURTHER: Mapping[str, type] = {
     "engine": EngineSettings,
     "judge": JudgeSettings,
     "loop": LoopSettings,
+    "rivals": RivalSettings,
     "examples": ExampleSettings,
     "shaping": ShapingSettings,
     "stop": StopSettings,

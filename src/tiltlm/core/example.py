@@ -86,6 +86,8 @@ class Credit:
     """[T] log-probability of each scored token when the round began, nats; None: the policy has not moved since."""
     correction: NDArray[np.float32] | None = None
     """[T] factor of each token's loss, for samples that another distribution drew; None: 1."""
+    is_drawn: bool = True
+    """False for a sample that another one than the policy drew: no KL is estimated from it."""
 
 
 @dataclass(frozen=True, eq=False)

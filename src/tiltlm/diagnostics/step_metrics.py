@@ -92,8 +92,9 @@ def metric_sums(objective: Objective, responses: Responses, view: View) -> Metri
         case Demonstrations():
             return _demonstrations(responses, view)
         case Rollouts():
-            assert isinstance(objective, PolicyGradient)
             assert isinstance(responses, ResponseLogps)
+            if not isinstance(objective, PolicyGradient):  # a part of a sum, whose metrics are those of its first part
+                return MetricSums()
             return _rollouts(objective, responses, view)
         case Views():
             parts = [metric_sums(objective, responses, part) for part in reversed(view.parts)]

@@ -32,7 +32,14 @@ from tiltlm.objectives.parts.surrogates import (
 from tiltlm.objectives.parts.weightings import OnPolicy, Weighting
 from tiltlm.objectives.shapes.demonstration import Demonstration
 from tiltlm.objectives.shapes.distributional import DominantMargins, DominantRewards
-from tiltlm.objectives.shapes.listwise import CrossEntropy, Listwise, NoiseContrast, PlackettLuce, ReverseCrossEntropy
+from tiltlm.objectives.shapes.listwise import (
+    CrossEntropy,
+    Listwise,
+    NoiseContrast,
+    PlackettLuce,
+    Regression,
+    ReverseCrossEntropy,
+)
 from tiltlm.objectives.shapes.pairwise import Pairwise
 from tiltlm.objectives.shapes.rollouts import PolicyGradient
 from tiltlm.objectives.shapes.unpaired import Unpaired
@@ -43,10 +50,10 @@ __all__ = [
     "CATALOG", "Adjustment", "Anchor", "BalancedMean", "ChosenDrop", "ChosenNLL", "Clipped", "CrossEntropy",
     "Demonstration", "Dispersion", "Divisor", "DominantMargins", "DominantRewards", "ExcessDiscount", "Knob",
     "LengthBonus", "Listwise", "LogScoreMargin", "Memory", "MismatchedKL", "NoiseContrast", "Objective", "OnPolicy",
-    "Pairwise", "PlackettLuce", "PolicyGradient", "PositionKL", "ProbabilityMask", "ReferenceKL", "Regulariser",
-    "Reinforce", "Resolved", "ReverseCrossEntropy", "ScoreTarget", "SequenceClipped", "Spec", "Statistic", "Surrogate",
-    "Target", "Term", "TruncatedWeight", "Unpaired", "WeightedSum", "Weighting", "build", "compose", "describe_spec",
-    "example_losses", "form_of", "knobs", "notes_on", "parts_of", "reduce_terms", "register", "resolve_name",
-    "spell_out",
+    "Pairwise", "PlackettLuce", "PolicyGradient", "PositionKL", "ProbabilityMask", "ReferenceKL", "Regression",
+    "Regulariser", "Reinforce", "Resolved", "ReverseCrossEntropy", "ScoreTarget", "SequenceClipped", "Spec",
+    "Statistic", "Surrogate", "Target", "Term", "TruncatedWeight", "Unpaired", "WeightedSum", "Weighting", "build",
+    "compose", "describe_spec", "example_losses", "form_of", "knobs", "notes_on", "parts_of", "reduce_terms",
+    "register", "resolve_name", "spell_out",
     *CATALOG,
 ]  # fmt: skip

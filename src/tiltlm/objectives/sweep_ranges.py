@@ -72,6 +72,7 @@ RANGES: Mapping[str, SweepRange] = {
     "gspo": SweepRange({"clip_high": (2e-4, 4e-4, 1e-3)}, OURS),
     "cispo": SweepRange({"max_ratio": (2.0, 5.0, 10.0)}, OURS),
     "dppo": SweepRange({"delta": (0.1, 0.2, 0.3)}, OURS),
+    "a_star_po": SweepRange({"beta": (0.001, 0.01, 0.1)}, OURS),
     "opd": SweepRange({"discount": (0.0, 1.0)}, OURS),
 }
 """Every method of the catalogue."""

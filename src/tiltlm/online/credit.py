@@ -4,6 +4,7 @@ R has one reward a sample, higher is better: its score, or its win rate where th
 samples of one prompt that have a reward.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -114,3 +115,19 @@ def running_mean(groups: Sequence[tuple[Floats, Floats]], past: Sequence[float],
     others = counts.sum() - counts
     baselines = np.where(others > 0, (sums.sum() - sums) / np.maximum(others, 1), 0.0)
     return [np.asarray(rewards - b) for (rewards, _), b in zip(groups, baselines, strict=True)]
+
+
+BELOW_BOTH = -math.log(16)
+"""J-BOND's reward of a sample that is below both anchor samples; its mean approximates the log of the quantile.
+
+Source: Sessa et al. 2024, arXiv 2407.14622 (J-BOND)."""
+
+
+def soft_value(scores: Floats, beta: float) -> float:
+    """Return β log mean e^(s/β), an estimate of the optimal value of a prompt from scores of the reference's samples.
+
+    Source: Brantley et al. 2025, arXiv 2505.20686.
+    """
+    scaled = scores / beta
+    highest = float(scaled.max())
+    return beta * (highest + math.log(float(np.exp(scaled - highest).mean())))

@@ -7,7 +7,7 @@ values is left out. Two samples with the same tokens are never a pair.
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import combinations
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from tiltlm.core.errors import ConfigError
 from tiltlm.core.example import Comparison, Credit, Example
 from tiltlm.core.needs import Shape
 from tiltlm.diagnostics.intervals import Floats
-from tiltlm.online.credit import CREDIT, batch_std, running_mean
+from tiltlm.online.credit import BELOW_BOTH, CREDIT, batch_std, running_mean, soft_value
 from tiltlm.online.groups import Group, Who
 
 Rule = Callable[[Group, "ExampleSettings"], list[Example]]
@@ -39,12 +39,12 @@ class RuleKind(NamedTuple):
     reads: tuple[str, ...] = ()
     """Settings that it reads."""
     min_samples: int = 2
-    """Samples of the policy that a prompt needs at least."""
+    """Samples that a prompt needs at least, rivals included."""
     max_samples: int | None = None
-    """Most samples of the policy for a prompt; None: any number."""
+    """Most samples of a prompt; None: any number."""
     needs_judge: bool = True
-    origins: tuple[Who, ...] = ("policy",)
-    """Where its samples come from."""
+    rivals: tuple[Who, ...] | None = ()
+    """Origins of which one must be among the samples, and no other beside the policy. None: any origins, or none."""
     pooled: PooledRule | None = None
 
 
@@ -57,7 +57,9 @@ class ExampleSettings:
     `all_pairs`: every two samples, as one example. `versus_data`: the response of the data against the sample.
     `short_best`: the shortest of the nearly best against the worst. `best`, `top`, `correct`: demonstrations. `score`,
     `mean`, `loo`, `group_std`, `batch_std`, `running_mean`, `max_rl`, `opo`: advantages for a policy gradient.
-    `unscored`: advantages of 0, where only a KL trains."""
+    `against`: advantages from P(better than the rivals). `bond`: a sample against two rivals, of which the better is
+    imitated. `unscored`: advantages of 0, where only a KL trains. `explore`: a sample against a rival, and the rival as
+    a sample to avoid. `value_gap`: scores minus the value of the prompt, which the rivals' scores give."""
     soft: bool = True
     """Use P(better) as the label of a pair. False: only which one is better; such labels have no finite optimum."""
     gap: float = 0.0
@@ -75,9 +77,14 @@ class ExampleSettings:
     seed: int = 0
     """Seed of the hash of `random_pairs`."""
     win_rates: bool = False
-    """Make advantages from win rates within the group, also where the judge scores."""
+    """Rank samples, and make scores and advantages of examples, by win rates within the group, also where the judge
+    scores."""
     rate: float = 0.1
     """Weight of the newest round in the baseline of `running_mean`."""
+    value_beta: float = 0.5
+    """`value_gap` takes β log mean e^(score/β) of the rivals from the scores, with this β, in units of the score."""
+    imitation: float = 1.0
+    """Weight under `bond` of the better rival, which is imitated, relative to the policy gradient."""
 
     def __post_init__(self) -> None:
         if self.rule not in RULES:
@@ -95,7 +102,7 @@ class ExampleSettings:
                 )
         with prefix_errors("examples"):
             not_negative(gap=self.gap, margin=self.margin, seed=float(self.seed))
-            positive(num_pairs=float(self.num_pairs))
+            positive(num_pairs=float(self.num_pairs), value_beta=self.value_beta, imitation=self.imitation)
         for name, highest in (("tolerance", 0.999), ("share", 1.0), ("rate", 1.0)):
             if not 0 < getattr(self, name) <= highest:
                 raise ConfigError(
@@ -144,14 +151,20 @@ def _pair(group: Group, settings: ExampleSettings) -> list[Example]:
     return [_example(group, [(0, 1)], settings)]
 
 
+def _explore(group: Group, settings: ExampleSettings) -> list[Example]:
+    (example,) = _pair(group, settings)
+    credits = tuple(Credit(0.0 if sample.who == "policy" else -1.0, is_drawn=False) for sample in group.samples)
+    return [replace(example, credits=credits)]
+
+
 def _best_worst(group: Group, settings: ExampleSettings) -> list[Example]:
-    ranked = _ranked(group)
+    ranked = _ranked(group, settings)
     return [_example(group, [(ranked[0], ranked[-1])], settings)]
 
 
 def _short_best(group: Group, settings: ExampleSettings) -> list[Example]:
-    ranked = _ranked(group)
-    values = group.values
+    ranked = _ranked(group, settings)
+    values = _values(group, settings)
     high, low = values[ranked[0]], values[ranked[-1]]
     if high == low:
         raise Dropped("tie")
@@ -181,16 +194,16 @@ def _versus_data(group: Group, settings: ExampleSettings) -> list[Example]:  # n
     chosen, rejected = by_origin["data"], by_origin["policy"]
     if group.is_same(chosen, rejected):
         raise Dropped("same_tokens")
-    return [_made(group, [Comparison(chosen, rejected)])]
+    return [_made(group, [Comparison(chosen, rejected)], group.scores)]
 
 
-def _best(group: Group, settings: ExampleSettings) -> list[Example]:  # noqa: ARG001
-    return [_demonstration(group, _ranked(group, at_least=1)[0])]
+def _best(group: Group, settings: ExampleSettings) -> list[Example]:
+    return [_demonstration(group, _ranked(group, settings, at_least=1)[0])]
 
 
 def _correct(group: Group, settings: ExampleSettings) -> list[Example]:
     found: dict[tuple[bytes, bytes], int] = {}
-    for k in _ranked(group, at_least=1):
+    for k in _ranked(group, settings, at_least=1):
         if group.values[k] >= settings.threshold:
             found.setdefault(group.samples[k].response.key, k)
     if not found:
@@ -210,13 +223,18 @@ def _top(groups: Sequence[Group], settings: ExampleSettings, past: Sequence[floa
     return Formed(examples, Counter({"not_in_top": empty} if empty else {}))
 
 
-def _ranked(group: Group, at_least: int = 2) -> list[int]:
+def _values(group: Group, settings: ExampleSettings) -> Floats:
+    """Return what samples are ranked by."""
+    return group.win_rates if settings.win_rates else group.values
+
+
+def _ranked(group: Group, settings: ExampleSettings, at_least: int = 2) -> list[int]:
     """Return the judged samples, the best first.
 
     Raises:
         Dropped: Fewer than `at_least` samples were judged.
     """
-    ranked = group.ranked()
+    ranked = group.ranked(_values(group, settings))
     if len(ranked) < at_least:
         raise Dropped("not_judged")
     return ranked
@@ -237,7 +255,7 @@ def _example(group: Group, pairs: Iterable[tuple[int, int]], settings: ExampleSe
             causes.append(str(cause))
     if not comparisons:
         raise Dropped(causes[0] if causes else "missing_sample")
-    return _made(group, comparisons)
+    return _made(group, comparisons, group.win_rates if settings.win_rates else group.scores)
 
 
 def _comparison(group: Group, i: int, j: int, settings: ExampleSettings) -> Comparison:
@@ -246,7 +264,7 @@ def _comparison(group: Group, i: int, j: int, settings: ExampleSettings) -> Comp
     Raises:
         Dropped: It is a tie, is not known, or both have the same tokens.
     """
-    p, values = float(group.preference[i, j]), group.values
+    p, values = float(group.preference[i, j]), _values(group, settings)
     if group.is_same(i, j):
         raise Dropped("same_tokens")
     if np.isnan(p):
@@ -261,11 +279,11 @@ def _comparison(group: Group, i: int, j: int, settings: ExampleSettings) -> Comp
     return Comparison(i, j, preference=p if settings.soft else float(p > 0.5), offset=offset).oriented
 
 
-def _made(group: Group, comparisons: Sequence[Comparison]) -> Example:
-    """Return the example of some comparisons, with only the samples that occur in them."""
+def _made(group: Group, comparisons: Sequence[Comparison], values: Floats) -> Example:
+    """Return the example of some comparisons, with only the samples that occur in them, and their values as scores."""
     used = sorted({k for one in comparisons for k in (one.chosen, one.rejected)})
     place = {k: new for new, k in enumerate(used)}
-    scores = tuple(float(group.scores[k]) for k in used)
+    scores = tuple(float(values[k]) for k in used)
     return Example(
         id=group.id,
         prompt_ids=group.prompt_ids,
@@ -284,7 +302,7 @@ def _demonstration(group: Group, k: int) -> Example:
 
 def _rewarded(group: Group, settings: ExampleSettings) -> tuple[list[int], Floats, Floats]:
     """Return the samples with a reward, their rewards, and their lengths in tokens."""
-    values = group.win_rates if settings.win_rates else group.values
+    values = _values(group, settings)
     known = [k for k in range(len(group.samples)) if np.isfinite(values[k])]
     lengths = np.array([len(group.samples[k].response.token_ids) for k in known], dtype=np.float64)
     return known, np.asarray(values[known]), lengths
@@ -312,6 +330,55 @@ def _unscored(group: Group, settings: ExampleSettings) -> list[Example]:  # noqa
     return [_credited(group, range(len(group.samples)), np.zeros(len(group.samples)))]
 
 
+def _against(group: Group, settings: ExampleSettings) -> list[Example]:  # noqa: ARG001
+    """Return as advantage how much likelier than ½ each sample of the policy is to beat the rivals."""
+    own = [k for k, sample in enumerate(group.samples) if sample.who == "policy"]
+    others = [k for k, sample in enumerate(group.samples) if sample.who != "policy"]
+    advantages = np.array([np.mean(group.preference[k, others]) - 0.5 for k in own])
+    known = [place for place, advantage in enumerate(advantages) if np.isfinite(advantage)]
+    if not known:
+        raise Dropped("not_judged")
+    return [_credited(group, [own[place] for place in known], advantages[known])]
+
+
+def _value_gap(group: Group, settings: ExampleSettings) -> list[Example]:
+    """Return the samples of the policy, with their rewards minus the value of the prompt as scores."""
+    judged = [k for k in range(len(group.samples)) if np.isfinite(group.scores[k])]
+    own = [k for k in judged if group.samples[k].who == "policy"]
+    others = [k for k in judged if group.samples[k].who != "policy"]
+    if not own or not others:
+        raise Dropped("not_judged")
+    value = soft_value(group.scores[others], settings.value_beta)
+    return [
+        Example(
+            id=group.id,
+            prompt_ids=group.prompt_ids,
+            responses=tuple(group.samples[k].response for k in own),
+            scores=tuple(float(group.scores[k]) - value for k in own),
+        )
+    ]
+
+
+def _bond(groups: Sequence[Group], settings: ExampleSettings, past: Sequence[float]) -> Formed:
+    """Return J-BOND's examples: one sample of the policy against two of the anchor, of which the better is imitated.
+
+    The policy's sample has reward −log 16 if it is strictly below both, else 0, minus the mean over other prompts.
+    """
+    del past
+    judged = [group for group in groups if np.isfinite(group.scores).all() and len(group.samples) == 3]
+    dropped = Counter({"not_judged": len(groups) - len(judged)} if len(judged) < len(groups) else {})
+    if not judged:
+        return Formed([], dropped)
+    below = [(np.array([BELOW_BOTH if g.scores[0] < g.scores[1:].min() else 0.0]), np.ones(1)) for g in judged]
+    examples = []
+    for group, advantage in zip(judged, running_mean(below, (), 1.0), strict=True):
+        best = next(k for k in group.ranked() if group.samples[k].who != "policy")
+        example = _credited(group, [0, best], np.array([advantage[0], settings.imitation]))
+        own, imitated = example.credits
+        examples.append(replace(example, credits=(own, replace(imitated, is_drawn=False))))
+    return Formed(examples, dropped)
+
+
 def _over_groups(groups: Sequence[Group], settings: ExampleSettings, past: Sequence[float]) -> Formed:
     """Return the advantages of a rule that reads the rewards of the whole round."""
     found = [(group, *_rewarded(group, settings)) for group in groups]
@@ -327,16 +394,17 @@ def _over_groups(groups: Sequence[Group], settings: ExampleSettings, past: Seque
     return Formed(examples, dropped)
 
 
+PAIR = ("soft", "gap", "margin", "win_rates")
+"""Settings that rules for pairs read."""
 RULES: dict[str, RuleKind] = {
-    "pair": RuleKind(_pair, "pairs", ("soft", "gap", "margin"), max_samples=2),
-    "best_worst": RuleKind(_best_worst, "pairs", ("soft", "gap", "margin")),
-    "short_best": RuleKind(_short_best, "pairs", ("soft", "gap", "margin", "tolerance")),
-    "random_pairs": RuleKind(_random_pairs, "pairs", ("soft", "gap", "margin", "num_pairs", "seed")),
-    "all_pairs": RuleKind(_all_pairs, "pairs", ("soft", "gap", "margin")),
-    "versus_data": RuleKind(
-        _versus_data, "pairs", min_samples=1, max_samples=1, needs_judge=False, origins=("data", "policy")
-    ),
-    "best": RuleKind(_best, "demonstrations", min_samples=1),
+    "pair": RuleKind(_pair, "pairs", PAIR, max_samples=2, rivals=None),
+    "best_worst": RuleKind(_best_worst, "pairs", PAIR, rivals=None),
+    "short_best": RuleKind(_short_best, "pairs", (*PAIR, "tolerance"), rivals=None),
+    "random_pairs": RuleKind(_random_pairs, "pairs", (*PAIR, "num_pairs", "seed"), rivals=None),
+    "all_pairs": RuleKind(_all_pairs, "pairs", PAIR, rivals=None),
+    "versus_data": RuleKind(_versus_data, "pairs", max_samples=2, needs_judge=False, rivals=("data",)),
+    "explore": RuleKind(_explore, "rollouts", PAIR, max_samples=2, rivals=("reference",)),
+    "best": RuleKind(_best, "demonstrations", ("win_rates",), min_samples=1, rivals=None),
     "top": RuleKind(None, "demonstrations", ("share",), min_samples=1, pooled=_top),
     "correct": RuleKind(_correct, "demonstrations", ("threshold",), min_samples=1),
     **{
@@ -345,6 +413,11 @@ RULES: dict[str, RuleKind] = {
     },
     "batch_std": RuleKind(None, "rollouts", ("win_rates",), pooled=_over_groups),
     "running_mean": RuleKind(None, "rollouts", ("win_rates", "rate"), min_samples=1, pooled=_over_groups),
+    "against": RuleKind(_against, "rollouts", rivals=("reference", "mixture")),
+    "bond": RuleKind(
+        None, "rollouts", ("imitation",), min_samples=3, max_samples=3, rivals=("reference",), pooled=_bond
+    ),
+    "value_gap": RuleKind(_value_gap, "lists", ("value_beta",), rivals=("reference",)),
     "unscored": RuleKind(_unscored, "rollouts", min_samples=1, needs_judge=False),
 }
 """Every example rule by its name."""

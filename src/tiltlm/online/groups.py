@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike
 from tiltlm.core.example import Response, TokenIds
 from tiltlm.diagnostics.intervals import Floats
 
-Who = Literal["policy", "data"]
-"""Where a sample comes from: the policy of the round, or the data."""
+Who = Literal["policy", "data", "reference", "mixture"]
+"""Where a sample comes from: the policy of the round, the data, the reference of the round, or a mixture of both."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,9 +68,13 @@ class Group:
         """[K] what samples are ranked by: scores, or win rates where the judge compares."""
         return self.win_rates if np.all(np.isnan(self.scores)) else self.scores
 
-    def ranked(self) -> list[int]:
-        """Return the samples with a value, the best first; equal ones in the order of their ids, never of places."""
-        values = self.values
+    def ranked(self, values: Floats | None = None) -> list[int]:
+        """Return the samples with a value, the best first; equal ones in the order of their ids, never of places.
+
+        Args:
+            values: [K] what they are ranked by; None: `values` of the group.
+        """
+        values = self.values if values is None else values
         known = [k for k in range(len(self.samples)) if np.isfinite(values[k])]
         return sorted(known, key=lambda k: (-values[k], self.samples[k].id))
 

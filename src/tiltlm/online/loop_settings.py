@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from tiltlm.core.checks import not_negative, positive, prefix_errors
+from tiltlm.core.checks import between, not_negative, positive, prefix_errors
+from tiltlm.core.errors import ConfigError
+from tiltlm.online.groups import Who
 
 
 @dataclass(frozen=True)
@@ -16,9 +18,14 @@ class LoopSettings:
     """Prompts of a round; if the data has fewer, all of them."""
     n: int = 2
     """Samples of each prompt."""
-    reference: Literal["fixed", "reset"] = "fixed"
+    reference: Literal["fixed", "reset", "average"] = "fixed"
     """`fixed`: the reference that `reference.name` says, in all rounds. `reset`: the policy at the start of each round.
-    Then the distance to the policy before the first round has no bound: set `stop.kl`."""
+    `average`: a moving average of the policies of the rounds. With the last two the distance to the policy before the
+    first round has no bound: set `stop.kl`."""
+    rate: float = 0.02
+    """Weight of the policy in the moving average, at the start of each round."""
+    past_rounds: int = 0
+    """Examples of this many earlier rounds are trained on again."""
     seed: int = 0
     """Seed of the order of the prompts and of the samples."""
     save_every: int = 1
@@ -29,7 +36,46 @@ class LoopSettings:
             positive(
                 **{name: float(getattr(self, name)) for name in ("rounds", "prompts_per_round", "n", "save_every")}
             )
-            not_negative(seed=float(self.seed))
+            not_negative(seed=float(self.seed), past_rounds=float(self.past_rounds))
+            positive(rate=self.rate)
+            between(0.0, 1.0, rate=self.rate)
+        if self.rate != LoopSettings.rate and self.reference != "average":
+            raise ConfigError(
+                f"loop.rate has no effect: loop.reference is {self.reference}; remove it",
+                code="no_effect",
+                key="loop.rate",
+            )
+
+
+@dataclass(frozen=True)
+class RivalSettings:
+    """Further samples of each prompt, which others than the policy give."""
+
+    n: int = 0
+    """Samples that the reference of the round draws."""
+    mix: float = 1.0
+    """Share of the reference in what draws them: 1 is the reference itself, less the mixture
+    softmax((1 − mix)·log π + mix·log π_ref) of every next token."""
+    data: bool = False
+    """Add the response that the data has to the prompt."""
+
+    def __post_init__(self) -> None:
+        with prefix_errors("rivals"):
+            not_negative(n=float(self.n))
+            positive(mix=self.mix)
+            between(0.0, 1.0, mix=self.mix)
+        if self.mix != 1 and self.n == 0:
+            raise ConfigError("rivals.mix has no effect: rivals.n is 0; remove it", code="no_effect", key="rivals.mix")
+
+    @property
+    def who(self) -> Who:
+        """What draws the rivals."""
+        return "reference" if self.mix == 1 else "mixture"
+
+    @property
+    def origins(self) -> tuple[Who, ...]:
+        """The origin of each rival of a prompt."""
+        return (self.who,) * self.n + (("data",) if self.data else ())
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,7 @@ PRESETS: Mapping[str, Preset] = {
         "Needs no judge, and data with responses. It ends where the policy writes like the data, so it is no better "
         "than its data; repeated rounds learn its noise too.",
         loop={"n": 1, "prompts_per_round": 1024, "rounds": 3, "reference": "reset"},
+        rivals={"data": True},
         examples={"rule": "versus_data"},
         objective={"name": "dpo", "beta": 0.1},
         training={"num_epochs": 2, "batch_size": 64},
@@ -189,6 +190,72 @@ PRESETS: Mapping[str, Preset] = {
         examples={"rule": "unscored"},
         objective={"name": "opd"},
         training=_STEP,
+    ),
+    "nash_md": _preset(
+        "Nash-MD: a sample of the policy against one of its mixture with the reference, as a policy gradient",
+        "Munos et al. 2023, arXiv 2312.00886",
+        "The mixture is of next tokens, normalised each. With it the fixed point is π_ref·e^{P(·≻mixture)/τ}, the Nash "
+        "equilibrium only without it: examples.rule=loo, loop.n=2, rivals.n=0. Needs a judge that compares, or "
+        "probabilities from scores.",
+        loop={"n": 1, "prompts_per_round": 64},
+        rivals={"n": 1, "mix": 0.5},
+        examples={"rule": "against"},
+        objective={"name": "reinforce", "beta": 0.1},
+        training=_STEP,
+    ),
+    "xpo": _preset(
+        "XPO: a sample of the policy against one of the reference, which is also made less probable, to explore",
+        "Xie et al. 2024, arXiv 2405.21046, Algorithm 1",
+        "All earlier rounds are trained on again. The second weight is 2·alpha, since its divisor counts both samples; "
+        "alpha 1e-5 is that of TRL 1.15. It has no lower bound for samples that always lose.",
+        loop={"n": 1, "prompts_per_round": 1024, "rounds": 3, "past_rounds": 3},
+        rivals={"n": 1},
+        examples={"rule": "explore"},
+        objective={
+            "sum": [{"name": "dpo", "beta": 0.1, "weight": 1.0}, {"name": "reinforce", "beta": 0.0, "weight": 2e-5}]
+        },
+        training={"num_epochs": 1, "batch_size": 64},
+    ),
+    "sppo": _preset(
+        "SPPO: log-ratios of the best and the worst of five samples towards their win rates",
+        "Wu et al. 2024, arXiv 2405.00675",
+        "The published β 0.001 aims at hundreds of nats; the default here is that. Win rates are within the five.",
+        loop={"n": 5, "prompts_per_round": 1024, "rounds": 3, "reference": "reset"},
+        examples={"rule": "best_worst", "win_rates": True},
+        objective={"name": "sppo", "beta": 0.001, "baseline": 0.5},
+        training={"num_epochs": 1, "batch_size": 64},
+    ),
+    "dno": _preset(
+        "DNO: all pairs of five samples and the response of the data, with labels from win rates",
+        "Rosset et al. 2024, arXiv 2404.03715, Algorithm 1",
+        "Win rates are within the six. The practical variant is examples.rule=best_worst with objective.name=dpo and a "
+        "gap.",
+        loop={"n": 5, "prompts_per_round": 1024, "rounds": 3, "reference": "reset"},
+        rivals={"data": True},
+        examples={"rule": "all_pairs", "win_rates": True},
+        objective={"name": "dno", "eta": 0.1},
+        training={"num_epochs": 1, "batch_size": 64},
+    ),
+    "a_star_po": _preset(
+        "A*-PO: the score of one sample minus the value of its prompt, which eight samples of the reference give",
+        "Brantley et al. 2025, arXiv 2505.20686, Algorithm 1",
+        "The paper draws the eight samples once for each prompt; here each round draws its own.",
+        loop={"n": 1, "prompts_per_round": 64},
+        rivals={"n": 8},
+        examples={"rule": "value_gap", "value_beta": 0.5},
+        objective={"name": "a_star_po", "beta": 0.001},
+        training=_STEP,
+    ),
+    "bond": _preset(
+        "J-BOND: imitates the better of two anchor samples, and lowers a sample that is below both",
+        "Sessa et al. 2024, arXiv 2407.14622, Algorithm 2",
+        "The anchor is a moving average of the policy, so the KL to the first policy has no bound. Without the paper's "
+        "further KL to the anchor (γ = 0).",
+        loop={"n": 1, "prompts_per_round": 128, "reference": "average", "rate": 0.02},
+        rivals={"n": 2},
+        examples={"rule": "bond", "imitation": 1.0},
+        objective={"name": "reinforce", "beta": 1.0},
+        training={**_STEP, "batch_size": 128},
     ),
     "online_ipo": _preset(
         "Online IPO: two fresh samples of each prompt, compared, and one step of IPO",

@@ -1,9 +1,9 @@
 """The folder of a loop's rounds: what each of them drew, judged, made and measured, and how far it came.
 
-`rounds/0003/` holds `samples.jsonl.gz` (rows of answers), `verdicts.jsonl` (what the judge says about each prompt; that
-of a held-out judge is beside it), `examples.jsonl` (what was trained on, by the ids of the samples), `old-logps.npy`
-(log-probabilities of the samples when the round began, for policy gradients of several steps), `card.json` and
-`state.json`. Files are written whole. Every number of a round can be computed again from them.
+`rounds/0003/` holds `samples.jsonl.gz` and `rivals.jsonl.gz` (rows of answers), `verdicts.jsonl` (what the judge says
+about each prompt; that of a held-out judge is beside it), `examples.jsonl` (what was trained on, by the ids of the
+samples), `old-logps.npy` (log-probabilities of the samples when the round began, for policy gradients of several
+steps), `card.json` and `state.json`. Files are written whole. Every number of a round can be computed again from them.
 """
 
 import io
@@ -22,7 +22,7 @@ from tiltlm.core.example import Example
 from tiltlm.data.order import epoch_order
 from tiltlm.judging.judge import Role
 from tiltlm.online.cards import Card
-from tiltlm.online.groups import Group
+from tiltlm.online.groups import Group, Who
 from tiltlm.sampling.answers import write_plain_rows
 from tiltlm.storage.files import finite_json, read_lines, write_bytes, write_json
 
@@ -46,6 +46,11 @@ class RoundFolder:
     def samples(self) -> Path:
         """The samples, as a file of answers."""
         return self.path / "samples.jsonl.gz"
+
+    @property
+    def rivals(self) -> Path:
+        """The samples of others than the policy, as a file of answers."""
+        return self.path / "rivals.jsonl.gz"
 
     @property
     def first_step(self) -> int | None:
@@ -82,7 +87,7 @@ class RoundFolder:
         Raises:
             RunError: The disk is full, or a file cannot be written.
         """
-        for name in ("held-out-verdicts.jsonl", "verdicts.jsonl", "samples.jsonl.gz"):
+        for name in ("held-out-verdicts.jsonl", "verdicts.jsonl", "rivals.jsonl.gz", "samples.jsonl.gz"):
             if (other.path / name).exists() and not (self.path / name).exists():
                 write_bytes(self.path / name, (other.path / name).read_bytes())
 
@@ -186,7 +191,8 @@ def prompts_of_round(number: int, num_prompts: int, per_round: int, fingerprint:
     return [int(k) for k in order[place * per_round : (place + 1) * per_round]]
 
 
-def seed_of_round(number: int, seed: int) -> int:
-    """Return the seed of the samples of a round."""
-    digest = blake2b(f"{seed}/{number}".encode(), digest_size=4).digest()
+def seed_of_round(number: int, seed: int, who: Who = "policy") -> int:
+    """Return the seed of the samples of a round; each origin has another one, so that equal models draw apart."""
+    text = f"{seed}/{number}" if who == "policy" else f"{seed}/{number}/{who}"
+    digest = blake2b(text.encode(), digest_size=4).digest()
     return int(np.frombuffer(digest, dtype="<u4")[0])

@@ -60,15 +60,15 @@ def build_reference(
 
 
 def build_round_references(
-    settings: ReferenceSettings, policy: Policy, *, is_needed: bool, resets: bool, max_tokens: int
+    settings: ReferenceSettings, policy: Policy, *, is_needed: bool, rate: float | None, max_tokens: int
 ) -> tuple[Reference, ModelReference]:
     """Build the references of a run that draws new samples while it trains. Nothing is stored on disk.
 
     Args:
         settings: Only `name` and `revision` are used.
         policy: The policy as loaded.
-        is_needed: True if the objective compares with a reference.
-        resets: The objective's reference becomes the policy at the start of each round, by its method `move`.
+        is_needed: True if the objective compares with a reference, or if it draws samples.
+        rate: How far the reference moves toward the policy at each call of its method `move`; None: it is fixed.
         max_tokens: Token budget of a pack in training.
 
     Returns:
@@ -87,8 +87,8 @@ def build_round_references(
     initial = in_memory("initial", initial_weights(policy.module, keep_copy=True))
     if not is_needed:
         return Reference(), initial
-    if resets:
-        return MovingReference(policy.module, 1.0, None, LARGER * max_tokens), initial
+    if rate is not None:
+        return MovingReference(policy.module, rate, None, LARGER * max_tokens), initial
     if settings.name in ("auto", "initial"):
         return initial, initial
     if settings.name == "base":

@@ -51,7 +51,7 @@ class ModelReference(Reference):
         """
         self.name = name
         self.digest = weights.digest
-        self._weights = weights
+        self.weights = weights
         self._store = store
         self._max_tokens = max_tokens
         self._found: list[ContextAndResponse] = []
@@ -63,8 +63,8 @@ class ModelReference(Reference):
     def __str__(self) -> str:
         folder = self._store.folder if self._store is not None else None
         source = "computed at every step" if self._store is None else f"stored in {folder or 'memory'}"
-        path = numeric_path(self._weights.policy)
-        return f"{self.name} ({self._weights.how}), digest {self.digest}, {path}, {source}"
+        path = numeric_path(self.weights.policy)
+        return f"{self.name} ({self.weights.how}), digest {self.digest}, {path}, {source}"
 
     def ensure(self, trees: Sequence[Tree], progress: CountCallback | None = None) -> Computed:
         """Bring the log-probabilities of all these sequences into the store. Only missing ones are computed.
@@ -111,7 +111,7 @@ class ModelReference(Reference):
         num_done, num_tokens, written = 0, 0, time.monotonic()
         if progress is not None:
             progress(0, len(missing))
-        with self._in_place():
+        with self.in_place():
             try:
                 for pack in reference_packs(missing, self._max_tokens):
                     entries = self._run(pack)
@@ -137,9 +137,9 @@ class ModelReference(Reference):
             RunError: a sequence is missing, and the weights that it needs have changed.
         """
         if self._store is None:
-            with self._in_place():
+            with self.in_place():
                 self.forwards += 1
-                ref_token_logps = self._weights.policy(pack_trees(trees)).token_logps
+                ref_token_logps = self.weights.policy(pack_trees(trees)).token_logps
         else:
             known = self._store.get(contexts_and_responses(trees))
             if any(logps is None for logps in known):
@@ -167,9 +167,9 @@ class ModelReference(Reference):
         Raises:
             RunError: the weights that it needs have changed; `build_reference(..., live=True)` makes a copy of them.
         """
-        with self._in_place():
+        with self.in_place():
             self.forwards += 1
-            return self._weights.policy.states(pack_trees(trees))
+            return self.weights.policy.states(pack_trees(trees))
 
     def audit(self, num: int = 8) -> int:
         """Recompute a random sample of what `ensure` found in the store, and compare it token by token.
@@ -189,9 +189,9 @@ class ModelReference(Reference):
         asked = [self._found[i] for i in chosen]
         known = self._store.get(asked)
         stored = {_content(a): logps for a, logps in zip(asked, known, strict=True) if logps is not None}
-        with self._in_place():
+        with self.in_place():
             entries = [entry for pack in reference_packs(asked, self._max_tokens) for entry in self._run(pack)]
-        is_rounded = self._weights.policy.precision == "bf16" or next(self._weights.policy.parameters()).itemsize == 2
+        is_rounded = self.weights.policy.precision == "bf16" or next(self.weights.policy.parameters()).itemsize == 2
         for context, response, logps in entries:
             gaps = np.abs(logps - stored.get(_content((context, response)), logps))
             gap, limit = (gaps.mean(), 5e-2) if is_rounded else (gaps.max(), 1e-3)
@@ -212,9 +212,9 @@ class ModelReference(Reference):
             self._store.tidy()
 
     @contextmanager
-    def _in_place(self) -> Iterator[None]:
+    def in_place(self) -> Iterator[None]:
         """Put the reference's weights in place, in evaluation mode, without gradient."""
-        with evaluating(self._weights.policy), torch.no_grad(), self._weights.in_place():
+        with evaluating(self.weights.policy), torch.no_grad(), self.weights.in_place():
             yield
 
     def _run(self, pack: Sequence[Tree]) -> list[Entry]:
@@ -223,7 +223,7 @@ class ModelReference(Reference):
         Raises:
             NumericsError: one of them is not finite.
         """
-        responses = self._weights.policy(pack_trees(pack))
+        responses = self.weights.policy(pack_trees(pack))
         values = responses.token_logps.float().cpu().numpy()
         if not np.isfinite(values).all():
             raise NumericsError(

@@ -7,6 +7,7 @@ this does not change the model's results. For other models a batch has prompts o
 import inspect
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from tiltlm.core.example import TokenIds
+from tiltlm.logprobs import PolicyModule
 from tiltlm.sampling.cache import make_roomy
 from tiltlm.sampling.drawing import SamplingSettings, draw
 
@@ -83,6 +85,63 @@ class Decoder:
             output = _forward(self.model, tokens[:, None], **keywords, use_cache=True)
         logits: Tensor = output.logits
         return logits[:, -1]
+
+
+@dataclass(frozen=True, eq=False)
+class Mixture:
+    """Another model whose logits are mixed with the policy's, token by token: softmax((1 − share)·l + share·l_other).
+
+    It is the geometric mixture π^(1 − share) π_other^share of each token's distribution, normalised per token, not per
+    response.
+    """
+
+    module: PolicyModule
+    """The other model; it may be the policy's own module, with other weights in place."""
+    in_place: Callable[[], AbstractContextManager[None]]
+    """A context manager inside which `module` has the other model's weights."""
+    share: float
+    """In (0, 1]; 1 is the other model itself."""
+
+    @property
+    def is_alone(self) -> bool:
+        """True if the policy's logits are not read."""
+        return self.share == 1
+
+
+@dataclass
+class MixedDecoder:
+    """Two models that continue the same rows."""
+
+    own: Decoder
+    other: Decoder
+    mixture: Mixture
+
+    @classmethod
+    def prefill(
+        cls, model: nn.Module, mixture: Mixture, prompts: Sequence[TokenIds]
+    ) -> tuple["MixedDecoder", Float[Tensor, "D V"]]:
+        """Read the prompts with both models, and return the mixed logits of the token after them."""
+        own, logits = Decoder.prefill(model, prompts)
+        with mixture.in_place():
+            other, of_other = Decoder.prefill(mixture.module.model, prompts)
+        found = cls(own, other, mixture)
+        return found, found._mixed(logits, of_other)
+
+    def select(self, rows: Int[Tensor, " E"]) -> None:
+        """Keep these rows, in this order; an index may repeat."""
+        self.own.select(rows)
+        self.other.select(rows)
+
+    def step(self, tokens: Int[Tensor, " D"]) -> Float[Tensor, "D V"]:
+        """Append one token to each row, and return the mixed logits of the token after it."""
+        logits = self.own.step(tokens)
+        with self.mixture.in_place():
+            of_other = self.other.step(tokens)
+        return self._mixed(logits, of_other)
+
+    def _mixed(self, logits: Float[Tensor, "D V"], of_other: Float[Tensor, "D V"]) -> Float[Tensor, "D V"]:
+        share = self.mixture.share
+        return (1 - share) * logits.float().log_softmax(-1) + share * of_other.float().log_softmax(-1)
 
 
 def _placed(mask: Bool[Tensor, "D T"] | None, num_new: int | None = None) -> dict[str, Tensor]:
@@ -169,6 +228,7 @@ def decode(
     end_token_ids: Int[Tensor, " E"],
     settings: SamplingSettings,
     progress: Callable[[int], None] | None = None,
+    mixture: Mixture | None = None,
 ) -> DecodedBatch:
     """Draw up to T tokens for each of D rows.
 
@@ -180,11 +240,16 @@ def decode(
         settings: Temperature and truncation.
         progress: Called with the number of the D·T tokens that are done, as decoding goes on. A row that has ended has
             all its T tokens done.
+        mixture: Another model whose logits are mixed in; log-probabilities are then those of the mixture.
     """
     device, (num_rows, max_tokens) = uniform.device, uniform.shape
     rows = torch.arange(num_rows, device=device)
     prompt = rows // (num_rows // len(prompts))
-    decoder, logits = Decoder.prefill(model, prompts)
+    decoder: Decoder | MixedDecoder
+    if mixture is None:
+        decoder, logits = Decoder.prefill(model, prompts)
+    else:
+        decoder, logits = MixedDecoder.prefill(model, mixture, prompts)
     decoder.select(prompt)
     logits = logits.index_select(0, prompt)
     draws, going = DecodedBatch.empty(num_rows, max_tokens, device), torch.ones_like(rows, dtype=torch.bool)

@@ -5,6 +5,7 @@ again: training on them uses the tokens that were drawn.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,7 @@ from tiltlm.core.errors import ConfigError, NumericsError
 from tiltlm.core.example import Response, TokenIds, token_ids
 from tiltlm.logprobs import PolicyModule
 from tiltlm.logprobs.module import evaluating
-from tiltlm.sampling.decoding import DecodedBatch, decode, pads_exactly
+from tiltlm.sampling.decoding import DecodedBatch, Mixture, decode, pads_exactly
 from tiltlm.sampling.drawing import SamplingSettings, prompt_seeds, uniforms
 
 
@@ -48,6 +49,7 @@ def sample(
     seed: int,
     end_token_ids: Sequence[int],
     progress: Callable[[int, int], None] | None = None,
+    mixture: Mixture | None = None,
 ) -> list[list[Sampled]]:
     """Draw n responses to each prompt.
 
@@ -65,6 +67,7 @@ def sample(
         end_token_ids: A response ends at the first of these tokens.
         progress: Called with (tokens done, all tokens) at the start and as decoding goes on. A response that has ended
             has all its `max_new_tokens` done.
+        mixture: Another model whose logits are mixed in; then all log-probabilities are those of the mixture.
 
     Returns:
         The n samples of each prompt, in the order of the prompts.
@@ -84,8 +87,15 @@ def sample(
     report = progress or (lambda *_: None)
     done, total = 0, n * len(prompts) * settings.max_new_tokens
     report(done, total)
-    with evaluating(policy), policy.stock_attention(), precision:
-        mixed = len({len(p) for p in prompts}) > 1 and pads_exactly(policy.model, prompts)
+    others = [] if mixture is None or mixture.module is policy else [mixture.module]
+    with ExitStack() as stack:
+        for module in (policy, *others):
+            stack.enter_context(evaluating(module))
+            stack.enter_context(module.stock_attention())
+        stack.enter_context(precision)
+        mixed = len({len(p) for p in prompts}) > 1 and all(
+            pads_exactly(module.model, prompts) for module in (policy, *others)
+        )
         for members, copies in _batches(prompts, n, settings, mixed):
             uniform = torch.cat([uniforms(seeds[i], copies, settings.max_new_tokens) for i in members])
             draws = decode(
@@ -95,6 +105,7 @@ def sample(
                 ends,
                 settings,
                 lambda tokens: report(done + tokens, total),  # noqa: B023
+                mixture,
             )
             drawn = _unpack(draws)
             share = len(drawn) // len(members)

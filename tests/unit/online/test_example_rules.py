@@ -46,14 +46,16 @@ def test_equal_tokens_are_no_pair(rule):
     assert formed(group, rule=rule) == ([], Counter({"same_tokens": 1}))
 
 
-@pytest.mark.parametrize("rule", [rule for rule in RULES if rule not in ("pair", "versus_data")])
+@pytest.mark.parametrize("rule", [rule for rule in RULES if RULES[rule].max_samples is None])
 def test_the_place_of_a_sample_changes_nothing(rule):
     """Scores with ties at both ends: the same tokens are chosen, however the group is permuted."""
     scores = np.array([2.0, 0.0, 2.0, 1.0, 0.0])
+    who = np.array(["policy", "reference" if RULES[rule].rivals else "policy"])[[0, 1, 0, 1, 0]]
 
     def outcome(order):
+        settings = {"num_pairs": 3} if rule == "random_pairs" else {}
         examples, dropped = formed(
-            group_of(scores[order], places=order), rule=rule, **{"num_pairs": 3} if rule == "random_pairs" else {}
+            group_of(scores[order], places=order, who=who[order].tolist()), rule=rule, **settings
         )
         pairs = [
             (
@@ -69,7 +71,12 @@ def test_the_place_of_a_sample_changes_nothing(rule):
             for e in examples
             for r, c in zip(e.responses, e.credits, strict=False)
         ]
-        imitated = [e.responses[0].token_ids.tolist() for e in examples if not e.comparisons and not e.credits]
+        imitated = [
+            (r.token_ids.tolist(), [round(score, 12) for score in e.scores[k : k + 1]])
+            for e in examples
+            if not e.comparisons and not e.credits
+            for k, r in enumerate(e.responses)
+        ]
         return sorted(pairs), sorted(imitated), sorted(credited), dropped
 
     expected = outcome(np.arange(5))

@@ -76,7 +76,7 @@ def test_adapters_need_no_second_model(make, trees, name, is_zero, targets):
     pytest.importorskip("peft")
     policy = make(lora=True, is_zero=is_zero, targets=targets)
     reference = build(policy, name=name)
-    assert reference._weights.policy is policy
+    assert reference.weights.policy is policy
     step(policy, trees)
     assert moved_by(reference, policy, trees) > 0.01
     wanted = make() if name == "base" or is_zero else make(lora=True, is_zero=False, targets=targets)

@@ -14,7 +14,7 @@ from tiltlm.objectives.catalog.anchored import apo_down, apo_zero, bco_pair, cal
 from tiltlm.objectives.catalog.whole_vocabulary import tdpo1, tdpo2, wpo
 from tiltlm.objectives.catalog.whole_step import aot, aot_unpaired
 from tiltlm.objectives.catalog.scored import dno, odpo, rebel, rso
-from tiltlm.objectives.catalog.lists import exo, info_nca, pl_dpo
+from tiltlm.objectives.catalog.lists import a_star_po, exo, info_nca, pl_dpo
 from tiltlm.objectives.catalog.single import bco, kto, sft
 from tiltlm.objectives.catalog.reward_model import reward_model
 from tiltlm.objectives.catalog.policy_gradient import (
@@ -22,9 +22,10 @@ from tiltlm.objectives.catalog.policy_gradient import (
 )  # fmt: skip
 
 __all__ = [
-    "CATALOG", "Knob", "Resolved", "alphapo", "aot", "aot_unpaired", "apo_down", "apo_zero", "bco", "bco_pair", "build",
-    "cal_dpo", "cdpo", "cispo", "cpo", "dapo", "discopop", "dno", "dpo", "dpo_nll", "dpop", "dppo", "dr_grpo", "exo",
-    "f_dpo", "grpo", "gspo", "info_nca", "ipo", "ipo_mean", "knobs", "kto", "ld_dpo", "length_dpo", "ln_dpo", "nca",
-    "odpo", "opd", "orpo", "pl_dpo", "rainbowpo", "rebel", "register", "reinforce", "reinforce_pp", "resolve_name",
-    "reward_model", "rloo", "robust_dpo", "rso", "sft", "simpo", "slic", "sppo", "tdpo1", "tdpo2", "wpo",
+    "CATALOG", "Knob", "Resolved", "a_star_po", "alphapo", "aot", "aot_unpaired", "apo_down", "apo_zero", "bco",
+    "bco_pair", "build", "cal_dpo", "cdpo", "cispo", "cpo", "dapo", "discopop", "dno", "dpo", "dpo_nll", "dpop", "dppo",
+    "dr_grpo", "exo", "f_dpo", "grpo", "gspo", "info_nca", "ipo", "ipo_mean", "knobs", "kto", "ld_dpo", "length_dpo",
+    "ln_dpo", "nca", "odpo", "opd", "orpo", "pl_dpo", "rainbowpo", "rebel", "register", "reinforce", "reinforce_pp",
+    "resolve_name", "reward_model", "rloo", "robust_dpo", "rso", "sft", "simpo", "slic", "sppo", "tdpo1", "tdpo2",
+    "wpo",
 ]  # fmt: skip

@@ -5,7 +5,7 @@ from tiltlm.links import Logistic, Sigmoid, Squared
 from tiltlm.objectives.catalog.registry import register
 from tiltlm.objectives.parts.adjustments import ChosenDrop
 from tiltlm.objectives.parts.regularisers import Anchor
-from tiltlm.objectives.shapes.listwise import Listwise, NoiseContrast
+from tiltlm.objectives.shapes.listwise import Listwise, NoiseContrast, Regression
 from tiltlm.objectives.shapes.pairwise import Pairwise
 from tiltlm.rewards import LogRatio
 
@@ -83,14 +83,16 @@ def cal_dpo(beta: float = 0.002, calibration_weight: float = 1.0) -> Pairwise:
 
 
 @register
-def sppo(beta: float = 0.001) -> Pairwise:
-    r"""SPPO (hard): regresses each log-ratio onto the win rate of its side; repeated, it is self-play.
+def sppo(beta: float = 0.001, baseline: float | None = None) -> Pairwise | Listwise:
+    r"""SPPO: regresses each log-ratio onto the win rate of its side; repeated, it is self-play.
 
-    ℓ = ½ (ρ_w − 1/(2β))² + ½ (ρ_l + 1/(2β))²,  ρ = log π/π_ref
+    pairs: ℓ = ½ (ρ_w − 1/(2β))² + ½ (ρ_l + 1/(2β))²,  ρ = log π/π_ref
+    lists: ℓ = ½ Σ_k (ρ_k − (s_k − baseline)/β)²,  s the win rates
 
-    Source: Wu et al. 2024, arXiv 2405.00675, with win rates 1 and 0; the reference is the last iterate.
+    Source: Wu et al. 2024, arXiv 2405.00675; for pairs with win rates 1 and 0. The reference is the last
+    iterate.
     Units: ρ in nats of the whole response; 1/β is the step size. β 0.001 is the authors', so that targets are ±500
-    nats.
+    nats. If baseline is given, the data must be scored lists whose scores are win rates; the authors' is ½.
     When: rounds of sampling from the policy and judging its samples, each round with the last policy as the reference.
     A soft label p, a win rate, moves the targets to ±(p − ½)/β.
     Differs: TRL's `sppo_hard` has no ½ before the squares and β 0.1, so targets of ±5.
@@ -98,6 +100,8 @@ def sppo(beta: float = 0.001) -> Pairwise:
     Targets that cannot be reached have a nearly constant gradient. Constants of the prompt matter.
     """
     positive(beta=beta)
+    if baseline is not None:
+        return Listwise(LogRatio(1.0), Regression(scale=1 / beta, baseline=baseline, weight=0.5))
     reward, link = LogRatio(1.0), Squared(target=1 / (2 * beta))
     up = Anchor("chosen", reward, link, 1, weight=0.5)
     down = Anchor("rejected", reward, link, -1, weight=0.5)

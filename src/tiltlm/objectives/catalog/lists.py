@@ -4,7 +4,7 @@ from tiltlm.core import ConfigError
 from tiltlm.core.checks import positive
 from tiltlm.links import Logistic, ReverseKL
 from tiltlm.objectives.catalog.registry import register
-from tiltlm.objectives.shapes.listwise import CrossEntropy, Listwise, PlackettLuce, ReverseCrossEntropy
+from tiltlm.objectives.shapes.listwise import CrossEntropy, Listwise, PlackettLuce, Regression, ReverseCrossEntropy
 from tiltlm.objectives.shapes.pairwise import Pairwise
 from tiltlm.rewards import LogRatio
 
@@ -47,6 +47,25 @@ def info_nca(beta: float = 0.01, reward_temperature: float | None = None) -> Pai
         return Pairwise(LogRatio(beta), Logistic())
     positive(reward_temperature=reward_temperature)
     return Listwise(LogRatio(beta), CrossEntropy(reward_temperature))
+
+
+@register
+def a_star_po(beta: float = 0.001) -> Listwise:
+    r"""A*-PO: regresses the reward of each response onto its score minus the optimal value of its prompt.
+
+    ℓ = Σ_k ( β log π/π_ref(y_k) − s_k )²,  s = r − V,  V = β₁ log mean e^(r/β₁) over responses of π_ref
+
+    Source: Brantley et al. 2025, arXiv 2505.20686, Algorithm 1; the paper has β 0.001 and β₁ 0.5.
+    Units: β in score per nat of the whole response. The score s is an advantage, which the rule value_gap of a loop
+    makes; β₁ is a setting of that rule.
+    When: one sample a prompt and step, with the value of each prompt estimated from responses of the reference.
+    Differs: the loss is that of the second stage; the estimate of V is the loop's, from responses of the reference that
+    each round draws.
+    Fails: what the reference never says has no value, so nothing beyond its responses can be learned. An error of V
+    shifts the rewards of a prompt. An unscaled reward is a target of r/β nats, which may be out of reach.
+    """
+    positive(beta=beta)
+    return Listwise(LogRatio(beta), Regression())
 
 
 @register

@@ -33,7 +33,7 @@ def reinforce(beta: float = 0.05, entropy: float = 0.0) -> PolicyGradient:
     ℓ = −Σ_t A_t log π(y_t),
     A_t = A − β Σ_{s≥t} log π/π_ref(y_s) − entropy·log π(y_t),  without gradient
 
-    Source: Williams 1992; for language models Ahmadian et al. 2024, arXiv 2402.14740, eq. 4.
+    Source: Williams 1992; for language models Ahmadian et al. 2024, arXiv 2402.14740.
     Units: β in reward per nat of the whole response, as in `dpo`; 0 means no KL and no reference. entropy in reward per
     nat of a token.
     When: one step on each set of samples. It is the exact gradient of E[reward] − β·KL if the advantages are unbiased,
@@ -52,7 +52,7 @@ def rloo(beta: float = 0.03) -> PolicyGradient:
 
     ℓ = −A Σ_t log π(y_t),  A = R_i − mean_{j≠i} R_j,  R = r − β log π/π_ref(y|x),  A without gradient
 
-    Source: Ahmadian et al. 2024, arXiv 2402.14740, eq. 8 and 9, with β 0.03.
+    Source: Ahmadian et al. 2024, arXiv 2402.14740, with β 0.03.
     Units: β in reward per nat of the whole response, as in `dpo`; 0 means no KL and no reference.
     When: two to eight samples a prompt and one step on each set of samples. Its scores become advantages by the rule
     loo of a loop.
@@ -72,7 +72,7 @@ def grpo(beta: float = 0.0, clip: float = 0.2, dual: float | None = None, kl: Lo
     ω = π/π_old,  d = log π/π_ref,
     k2(d) = ½d²,  k3(d) = ω(e^−d + d − 1),  k3_as_printed(d) = e^−d + d − 1;  A < 0: ℓ ≤ −dual·A
 
-    Source: Shao et al. 2024, arXiv 2402.03300, eq. 3 and 4; the paper has β 0.04 and k3_as_printed.
+    Source: Shao et al. 2024, arXiv 2402.03300, eq. 3; the paper has β 0.04 and k3_as_printed.
     Units: β per nat of a token, in units of the standardised reward; 0 means no KL and no reference, as in TRL. clip is
     a ratio.
     When: eight or more samples a prompt, with rewards that can be verified. Scores become advantages by the rule
@@ -92,7 +92,7 @@ def dr_grpo(beta: float = 0.0, clip: float = 0.2, horizon: float | None = None, 
     ℓ = (1/horizon) Σ_t [ −min(ω_t A, clip(ω_t, 1 − clip, 1 + clip) A) + β kl(d_t) ],
     d = log π/π_ref,  kl as in `grpo`
 
-    Source: Liu et al. 2025, arXiv 2503.20783, eq. 3; horizon is the most tokens of a sample.
+    Source: Liu et al. 2025, arXiv 2503.20783; horizon is the most tokens of a sample.
     Units: β in reward per nat of a token; 0 means no KL and no reference. horizon in tokens, off means 1.
     When: as `grpo`, where responses must not grow by themselves. Scores become advantages by the rule mean of a loop.
     Differs: with horizon off the loss and its gradient are larger by that factor, which Adam does not see and
@@ -108,7 +108,7 @@ def dapo(clip_low: float = 0.2, clip_high: float = 0.28) -> PolicyGradient:
 
     ℓ = Σ_t −min(ω_t A, clip(ω_t, 1 − clip_low, 1 + clip_high) A),  ω = π/π_old
 
-    Source: Yu et al. 2025, arXiv 2503.14476, eq. 8 to 12.
+    Source: Yu et al. 2025, arXiv 2503.14476.
     Units: the clips are ratios.
     When: long answers with rewards that can be verified; every token of a step counts the same. Scores become
     advantages by the rule group_std of a loop.
@@ -126,7 +126,7 @@ def gspo(clip_low: float = 3e-4, clip_high: float = 4e-4, beta: float = 0.0, kl:
     ℓ = −min(s A, clip(s, 1 − clip_low, 1 + clip_high) A) + (β/T) Σ_t kl(d_t),
     s = (π/π_old(y))^(1/T),  d = log π/π_ref,  kl as in `grpo`
 
-    Source: Zheng et al. 2025, arXiv 2507.18071, eq. 5 to 7; the clips are those of its experiments.
+    Source: Zheng et al. 2025, arXiv 2507.18071; the clips are those of its experiments.
     Units: the clips are ratios of the mean token, so they are far smaller than those of `grpo`. β as in `grpo`.
     When: several steps on the same samples of a mixture of experts, whose ratios per token jump with the routing.
     Differs: the loss is divided by the samples of the step, as in the paper; dividing by tokens gives long samples more
@@ -143,7 +143,7 @@ def cispo(max_ratio: float = 5.0, beta: float = 0.0, kl: LossKL = "k2") -> Polic
     ℓ = Σ_t [ −min(ω_t, max_ratio) A log π(y_t) + β kl(d_t) ],
     ω = π/π_old without gradient,  d = log π/π_ref,  kl as in `grpo`
 
-    Source: MiniMax 2025, arXiv 2506.13585, eq. 4 and 5; max_ratio 5 is that of ScaleRL (arXiv 2510.13786).
+    Source: MiniMax 2025, arXiv 2506.13585; max_ratio 5 is that of ScaleRL (arXiv 2510.13786).
     Units: max_ratio is a ratio. β as in `grpo`. The loss is divided by the tokens of the step.
     When: several steps on the same samples, where rare and decisive tokens must keep their gradient. Scores become
     advantages by the rule group_std of a loop.
@@ -177,7 +177,7 @@ def reinforce_pp(beta: float = 0.01, clip: float = 0.2) -> PolicyGradient:
     Â = (A − mean A) / std A over the tokens of the step,
     A_t = A − β Σ_{s≥t} log π/π_ref(y_s)
 
-    Source: Hu et al. 2025, arXiv 2501.03262, section 3; β 0.01 as in its code.
+    Source: Hu et al. 2025, arXiv 2501.03262; β 0.01 as in its code.
     Units: β in reward per nat of the whole response; whitening divides both by the deviation of the step.
     When: one sample a prompt. Scores become advantages by the rule score of a loop; with the rule mean it is the
     paper's variant with a baseline of the group.

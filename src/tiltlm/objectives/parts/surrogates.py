@@ -45,7 +45,7 @@ class Surrogate(ABC):
 class Reinforce(Surrogate):
     """−A log π: the policy gradient itself. No ratio is read, so a round may have one step only.
 
-    Source: Williams 1992, eq. 4.
+    Source: Williams 1992.
     """
 
     def __call__(
@@ -67,7 +67,7 @@ class Reinforce(Surrogate):
 class Clipped(Surrogate):
     """−min(ω A, clip(ω, 1 − low, 1 + high) A); with `dual`, for A < 0 at most −dual·A.
 
-    Source: Schulman et al. 2017, arXiv 1707.06347, eq. 7; `dual`: Ye et al. 2020, arXiv 1912.09729, eq. 5; a `high`
+    Source: Schulman et al. 2017, arXiv 1707.06347, eq. 7; `dual`: Ye et al. 2020, arXiv 1912.09729; a `high`
     above `low`: Yu et al. 2025, arXiv 2503.14476.
     """
 
@@ -112,7 +112,7 @@ class Clipped(Surrogate):
 class SequenceClipped(Clipped):
     """The same with one ratio for the whole response: exp of the mean of log ω over its tokens.
 
-    Source: Zheng et al. 2025, arXiv 2507.18071 (GSPO), eq. 5 to 7.
+    Source: Zheng et al. 2025, arXiv 2507.18071 (GSPO).
     """
 
     low: float = 3e-4
@@ -124,7 +124,7 @@ class SequenceClipped(Clipped):
 class TruncatedWeight(Surrogate):
     """−min(ω, max_ratio) A log π, the factor without gradient: no token loses its gradient.
 
-    Source: MiniMax 2025, arXiv 2506.13585 (CISPO), eq. 4 and 5.
+    Source: MiniMax 2025, arXiv 2506.13585 (CISPO).
     """
 
     max_ratio: float = 5.0

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tiltlm.core import DataError, Lists, Responses
-from tiltlm.core.checks import positive
+from tiltlm.core.checks import finite, positive
 from tiltlm.core.needs import Need, Shape
 from tiltlm.objectives.shapes.base import ObjectiveBase
 from tiltlm.objectives.terms import Divisor, Term
@@ -109,6 +109,27 @@ def log_first(group: Float[Tensor, " m"], rest: Float[Tensor, ""]) -> Float[Tens
         paths = [f[s & ~(1 << i)] + group[i] - left[s & ~(1 << i)] for i in range(m) if s >> i & 1]
         f.append(torch.logsumexp(torch.stack(paths), 0))
     return f[-1]
+
+
+@dataclass(frozen=True)
+class Regression(ListLoss):
+    """weight · Σ_k ( r_k − scale·(s_k − baseline) )²: each reward is brought to its own score."""
+
+    scale: float = 1.0
+    """In units of the reward per unit of score."""
+    baseline: float = 0.0
+    """In units of the score."""
+    weight: float = 1.0
+    needs: ClassVar[frozenset[Need]] = frozenset({"scores"})
+
+    def __post_init__(self) -> None:
+        positive(scale=self.scale, weight=self.weight)
+        finite(baseline=self.baseline)
+
+    def __call__(self, rewards: Float[Tensor, "E K"], lists: Lists, /) -> Float[Tensor, " E"]:
+        """Return the weighted sum of squares of each list."""
+        gaps = rewards - self.scale * (lists.score - self.baseline)
+        return self.weight * gaps.masked_fill(~lists.present, 0.0).square().sum(1)
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,8 @@ class PolicyGradient(ObjectiveBase):
         losses = self.surrogate(numbers.logps, numbers.log_ratios, numbers.advantages)
         if self.kl is not None and self.kl.where == "loss":
             assert numbers.ref_log_ratios is not None
-            losses = losses + self.kl.losses(numbers.log_ratios, numbers.ref_log_ratios)
+            kl = self.kl.losses(numbers.log_ratios, numbers.ref_log_ratios)
+            losses = losses + torch.where(rollouts.is_drawn[rollouts.sample], kl, 0.0)
         if rollouts.correction is not None:
             losses = rollouts.correction * losses
         values = segment_sum(losses, rollouts.sample, len(rollouts.response))
@@ -144,6 +145,7 @@ class PolicyGradient(ObjectiveBase):
         if self.kl is not None and self.kl.where != "loss":
             assert of_reference is not None
             held = of_reference.detach() - logps.detach() + old  # log π_old/π_ref
+            held = torch.where(rollouts.is_drawn[rollouts.sample], held, 0.0)
             advantages = advantages - self.kl.coef * self._penalty(held, rollouts)
         if self.entropy:
             advantages = advantages - self.entropy * old

@@ -12,8 +12,9 @@ from tiltlm.objectives.parts.statistics import Statistic
 from tiltlm.objectives.terms import Objective, Term, ViewOf
 from tiltlm.rewards import Reward
 
-MIXABLE: tuple[Shape, ...] = ("lists", "pairs", "demonstrations")
-"""Shapes that one data set can have together: lists contain pairs, and pairs contain responses to imitate."""
+MIXABLE: tuple[Shape, ...] = ("rollouts", "lists", "pairs", "demonstrations")
+"""Shapes that one data set can have together: lists contain pairs, and pairs contain responses to imitate. Rollouts may
+be compared, too."""
 
 
 @dataclass(frozen=True)

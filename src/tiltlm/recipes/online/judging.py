@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -17,12 +16,11 @@ from tiltlm.judging.adapters import pair_of
 from tiltlm.judging.cache import CachedComparer, CachedScorer
 from tiltlm.judging.judge import MAX_ERRORS
 from tiltlm.judging.orders import each_in_both_orders
-from tiltlm.online.groups import Group, Sample, preference_of_pairs, preference_of_scores, sample_id
+from tiltlm.online.groups import Group, Sample, Who, preference_of_pairs, preference_of_scores, sample_id
 from tiltlm.online.shaping import ShapingSettings
 from tiltlm.recipes.progress import ProgressCallback
 from tiltlm.sampling.answers import AnswerRow
 
-NO_RESPONSES: Mapping[bytes, Response] = MappingProxyType({})
 NO_SHAPING = ShapingSettings()
 
 
@@ -101,29 +99,60 @@ def _check_errors(verdicts: Sequence[Mapping[str, Any]]) -> None:
         )
 
 
+def with_rivals(
+    rows: Sequence[AnswerRow], rivals: Sequence[AnswerRow], of_data: Mapping[bytes, tuple[Response, str]]
+) -> list[AnswerRow]:
+    """Return rows with the samples of the policy, then those of the rivals, then the response of the data.
+
+    Args:
+        rows: The samples of the policy.
+        rivals: The rivals of the same prompts in the same order; empty: there are none.
+        of_data: Tokens of a prompt → the response that the data has, and its text; empty: none is added.
+    """
+    found = []
+    for place, row in enumerate(rows):
+        assert row.token_ids is not None, "the sampler gives tokens"
+        assert row.prompt_ids is not None, "the sampler gives tokens"
+        answers, ended, ids = row.answers, row.ended, row.token_ids
+        if rivals:
+            other = rivals[place]
+            assert other.id == row.id, "they are of the same prompts"
+            assert other.token_ids is not None, "the sampler gives tokens"
+            answers, ended, ids = answers + other.answers, ended + other.ended, ids + other.token_ids
+        if row.prompt_ids.tobytes() in of_data:
+            response, text = of_data[row.prompt_ids.tobytes()]
+            answers, ended, ids = (*answers, text), (*ended, response.ended), (*ids, response.token_ids)
+        found.append(replace(row, answers=answers, ended=ended, token_ids=ids, logps=None, behaviour_logps=None))
+    return found
+
+
 def groups_of(
     rows: Sequence[AnswerRow],
     verdicts: Sequence[Mapping[str, Any]],
     number: int,
     *,
+    num_own: int,
+    rivals: Sequence[Who] = (),
     scale: float = 1.0,
-    of_data: Mapping[bytes, Response] = NO_RESPONSES,
     shaping: ShapingSettings = NO_SHAPING,
     max_tokens: int = 0,
 ) -> list[Group]:
     """Return the samples of a round, with what the judge said, as groups.
 
     Args:
-        rows: The samples.
+        rows: The samples, as `with_rivals` returns them.
         verdicts: What `judge_round` returned, in the same order; empty without a judge.
         number: The round.
+        num_own: Samples of the policy, which come first.
+        rivals: The origins of the others.
         scale: Difference of two scores that is one nat of preference.
-        of_data: Tokens of a prompt → the response that the data has, which joins the group; empty: none does.
         shaping: What is taken from scores.
         max_tokens: Most tokens of a sample.
     """
     said = verdicts or [{} for _ in rows]
-    groups = [_group(row, own, number, of_data) for row, own in zip(rows, said, strict=True)]
+    own: Who = "policy"
+    origins = (own,) * num_own + tuple(rivals)
+    groups = [_group(row, own, number, origins) for row, own in zip(rows, said, strict=True)]
     if not verdicts or "scores" not in verdicts[0]:
         return groups
     found = []
@@ -133,17 +162,16 @@ def groups_of(
     return found
 
 
-def _group(row: AnswerRow, said: Mapping[str, Any], number: int, of_data: Mapping[bytes, Response]) -> Group:
+def _group(row: AnswerRow, said: Mapping[str, Any], number: int, origins: Sequence[Who]) -> Group:
     """Return the samples of a prompt; scores as the judge gave them, without preferences."""
     assert row.token_ids is not None, "the sampler gives tokens"
     assert row.prompt_ids is not None, "the sampler gives tokens"
-    samples = [
-        Sample(sample_id(row.id, number, "policy", k), "policy", Response(ids, ended=ended), text)
-        for k, (ids, ended, text) in enumerate(zip(row.token_ids, row.ended, row.answers, strict=True))
-    ]
-    known = of_data.get(row.prompt_ids.tobytes())
-    if known is not None:
-        samples.append(Sample(sample_id(row.id, number, "data", 0), "data", known, ""))
+    samples = []
+    for k, (ids, ended, text) in enumerate(zip(row.token_ids, row.ended, row.answers, strict=True)):
+        place = k - origins.index(origins[k])
+        samples.append(
+            Sample(sample_id(row.id, number, origins[k], place), origins[k], Response(ids, ended=ended), text)
+        )
     unknown = np.full(len(samples), np.nan)
     if "scores" in said:
         unknown = np.array([np.nan if value is None else value for value in said["scores"]], dtype=np.float64)

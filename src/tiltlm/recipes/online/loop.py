@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,13 +40,13 @@ from tiltlm.objectives import Objective, compose, describe_spec
 from tiltlm.objectives.shapes.rollouts import PolicyGradient
 from tiltlm.online.cards import Card, make_card
 from tiltlm.online.example_rules import Formed, form_examples
-from tiltlm.online.groups import Group
+from tiltlm.online.groups import Group, Who
 from tiltlm.online.rounds import RoundFolder, prompts_of_round, seed_of_round
 from tiltlm.online.stopping import Stop, find_stop
 from tiltlm.recipes.answers.sample import Call, Speaker, draw_answers
 from tiltlm.recipes.answers.sample_settings import SampleRequest, SampleSettings
 from tiltlm.recipes.answers.systems import refuse_own_family
-from tiltlm.recipes.online.judging import groups_of, judge_round
+from tiltlm.recipes.online.judging import groups_of, judge_round, with_rivals
 from tiltlm.recipes.online.loop_checks import check_loop, check_request, describe, open_held_out, recorded_rounds
 from tiltlm.recipes.online.loop_run import LoopRequest, LoopRunSettings
 from tiltlm.recipes.online.looped import LoopedRun
@@ -60,6 +61,7 @@ from tiltlm.report import to_plain
 from tiltlm.report.studies.rounds import SHOWN, LoopRecord, write_rounds
 from tiltlm.runs import RunDirectory, run_log
 from tiltlm.sampling.answers import AnswerRow, read_answers
+from tiltlm.sampling.decoding import Mixture
 from tiltlm.sampling.engines.own import OwnEngine
 from tiltlm.training import Trainer, build_trainer
 from tiltlm.training.optim.optimizer import learning_rate_factor, whole_weights
@@ -116,12 +118,14 @@ def read_prompts(settings: LoopRunSettings, policy: Policy) -> PromptSet:
     return prompts
 
 
-def responses_of_data(settings: LoopRunSettings, policy: Policy) -> dict[bytes, Response]:
+def responses_of_data(settings: LoopRunSettings, policy: Policy) -> dict[bytes, tuple[Response, str]]:
     """Return the response that the data has to each prompt, the first of several, by the tokens of the prompt."""
-    whole = replace(settings.data, eval_fraction=0.0)
-    found: dict[bytes, Response] = {}
-    for example in load_data(whole, encoder_of(policy), "demonstrations").train:
-        found.setdefault(example.prompt_ids.tobytes(), example.responses[0])
+    whole, encoder = replace(settings.data, eval_fraction=0.0), encoder_of(policy)
+    found: dict[bytes, tuple[Response, str]] = {}
+    for example in load_data(whole, encoder, "demonstrations").train:
+        response = example.responses[0]
+        text = str(encoder.tokenizer.decode(response.token_ids.tolist(), skip_special_tokens=True))
+        found.setdefault(example.prompt_ids.tobytes(), (response, text))
     return found
 
 
@@ -143,8 +147,8 @@ class Rounds:
     """The policy before the first round."""
     trainer: Trainer
     progress: ProgressCallback
-    of_data: Mapping[bytes, Response]
-    """Tokens of a prompt → the response that the data has; empty for rules that compare samples only."""
+    of_data: Mapping[bytes, tuple[Response, str]]
+    """Tokens of a prompt → the response that the data has, and its text; empty unless it is a rival."""
     is_prepared: bool = False
     """True once the trainer has seen examples."""
 
@@ -168,8 +172,8 @@ class Rounds:
         reference, initial = build_round_references(
             settings.reference,
             policy,
-            is_needed=objective.needs_reference,
-            resets=settings.loop.reference == "reset",
+            is_needed=objective.needs_reference or settings.rivals.n > 0,
+            rate={"fixed": None, "reset": 1.0, "average": settings.loop.rate}[settings.loop.reference],
             max_tokens=settings.training.max_tokens,
         )
         describe(run, {**to_plain(settings), **request.judges})
@@ -185,7 +189,7 @@ class Rounds:
             listener=listener(progress),
             schedule=learning_rate_factor(settings.training, planned_steps(settings)),
         )
-        of_data = responses_of_data(settings, policy) if "data" in settings.examples.kind.origins else {}
+        of_data = responses_of_data(settings, policy) if settings.rivals.data else {}
         return cls(run, settings, request, policy, prompts, *judges, reference, initial, trainer, progress, of_data)
 
     def run_all(self, *, resume: bool) -> LoopedRun:
@@ -234,14 +238,18 @@ class Rounds:
         """Run one round, or what is missing of it, and return its card."""
         if self.request.replay is not None:
             folder.copy_draws(RoundFolder.of(self.request.replay, number))
-        rows = self.draw(number, folder)
-        verdicts = self.judged("train", rows, folder)
-        groups = self.groups(rows, verdicts, number)
-        formed = self.form(groups, number)
+        first = self.first_step(folder)
+        if isinstance(self.reference, MovingReference) and self.trainer.state.step == first:
+            self.reference.move(whole_weights(self.policy.module))
+        rows = self.draw(number, folder.samples, self.settings.loop.n)
+        rivals = self.draw_rivals(number, folder)
+        verdicts = self.judged("train", with_rivals(rows, rivals, self.of_data), folder)
+        groups, formed = self.form(number, rows, rivals, verdicts)
         digest = folder.write_examples(groups, formed.examples)
         is_own = self.request.replay is None  # samples of another policy say nothing about the KL of this one
         initial = self.initial.sums([tree_of(row) for row in rows]) if is_own else None
-        first = self.train(folder, formed.examples, digest)
+        folder.begin_training(first, digest)
+        self.train(folder, first, [*formed.examples, *self.past_examples(number)], digest)
         if (number + 1) % self.settings.loop.save_every == 0:
             self.trainer.checkpoints.commit(self.trainer.state, self.trainer.window)
         step = self.trainer.state.step
@@ -249,7 +257,7 @@ class Rounds:
             number,
             rows,
             initial,
-            scores=scores_of(verdicts),
+            scores={name: own[: self.settings.loop.n] for name, own in scores_of(verdicts).items()},
             held_out=scores_of(self.judged("held_out", rows, folder)),
             num_examples=len(formed.examples),
             dropped=formed.dropped,
@@ -261,27 +269,39 @@ class Rounds:
         self.progress("rounds", number + 1, self.settings.loop.rounds, **figures(card))
         return card
 
-    def groups(self, rows: Sequence[AnswerRow], verdicts: Sequence[Mapping[str, Any]], number: int) -> list[Group]:
-        """Return the judged samples of each prompt, with shaped scores."""
-        return groups_of(
-            rows,
+    def form(
+        self, number: int, rows: Sequence[AnswerRow], rivals: Sequence[AnswerRow], verdicts: Sequence[Mapping[str, Any]]
+    ) -> tuple[list[Group], Formed]:
+        """Return the judged samples of each prompt, and their examples; none if no sample could change the policy."""
+        settings = self.settings
+        groups = groups_of(
+            with_rivals(rows, rivals, self.of_data),
             verdicts,
             number,
+            num_own=settings.loop.n,
+            rivals=settings.rivals.origins,
             scale=1.0 if self.judge is None else self.judge.scale,
-            of_data=self.of_data,
-            shaping=self.settings.shaping,
-            max_tokens=self.settings.sampling.max_new_tokens,
+            shaping=settings.shaping,
+            max_tokens=settings.sampling.max_new_tokens,
         )
-
-    def form(self, groups: Sequence[Group], number: int) -> Formed:
-        """Return the examples of a round; none if no sample of them could change the policy."""
         cards = [RoundFolder.of(self.run.path, earlier).card for earlier in range(number)]
         past = [card.reward.estimate for card in cards if card is not None and card.reward is not None]
-        formed = form_examples(groups, self.settings.examples, past)
+        formed = form_examples(groups, settings.examples, past)
         objective = self.trainer.stepper.objective
         if isinstance(objective, PolicyGradient) and not any(map(objective.without_idle, formed.examples)):
-            return Formed([], formed.dropped + Counter({"no_signal": len(formed.examples)}))
-        return formed
+            formed = Formed([], formed.dropped + Counter({"no_signal": len(formed.examples)}))
+        return groups, formed
+
+    def past_examples(self, number: int) -> list[Example]:
+        """Return the examples of the rounds before, as many as `loop.past_rounds` says, made again from their files."""
+        found: list[Example] = []
+        for earlier in range(max(0, number - self.settings.loop.past_rounds), number):
+            folder = RoundFolder.of(self.run.path, earlier)
+            rows = read_answers(folder.samples)
+            rivals = read_answers(folder.rivals) if self.settings.rivals.n else []
+            _, formed = self.form(earlier, rows, rivals, folder.verdicts("train") or [])
+            found += [replace(example, id=f"{example.id} of round {earlier}") for example in formed.examples]
+        return found
 
     def judged(self, role: Role, rows: Sequence[AnswerRow], folder: RoundFolder) -> list[dict[str, Any]]:
         """Return what a judge says about the samples of a round; nothing if there is none with this role."""
@@ -295,36 +315,55 @@ class Rounds:
             folder.write_verdicts(verdicts, role)
         return verdicts
 
-    def draw(self, number: int, folder: RoundFolder) -> tuple[AnswerRow, ...]:
-        """Return the samples of a round: those on the disk, and the others drawn."""
+    def draw_rivals(self, number: int, folder: RoundFolder) -> tuple[AnswerRow, ...]:
+        """Return the samples that the reference draws, or its mixture with the policy; nothing if there are none."""
+        rivals = self.settings.rivals
+        if not rivals.n:
+            return ()
+        assert isinstance(self.reference, ModelReference), "a reference is built where rivals are drawn"
+        mixture = Mixture(self.reference.weights.policy, self.reference.in_place, rivals.mix)
+        return self.draw(number, folder.rivals, rivals.n, rivals.who, mixture)
+
+    def draw(
+        self, number: int, path: Path, n: int, who: Who = "policy", mixture: Mixture | None = None
+    ) -> tuple[AnswerRow, ...]:
+        """Return samples of a round: those on the disk, and the others drawn.
+
+        Args:
+            number: The round.
+            path: The file of the samples.
+            n: Samples of each prompt.
+            who: What draws them.
+            mixture: The reference, and its share; None: the policy alone.
+        """
         loop, sampling = self.settings.loop, self.settings.sampling
         places = prompts_of_round(
             number, len(self.prompts.prompts), loop.prompts_per_round, self.prompts.digest, loop.seed
         )
         chosen = replace(self.prompts, prompts=tuple(self.prompts.prompts[k] for k in places))
         request = SampleRequest(
-            n=loop.n,
+            n=n,
             temperatures=(sampling.temperature,),
-            seed=seed_of_round(number, loop.seed),
-            output=folder.samples,
+            seed=seed_of_round(number, loop.seed, who),
+            output=path,
             resume=True,
         )
-        engine = OwnEngine(self.policy.module, f"{self.prompts.digest} round {number}")
+        engine = OwnEngine(self.policy.module, f"{self.prompts.digest} {who} of round {number}", mixture)
         speaker = Speaker(engine, self.prompts.encoder, self.policy.end_token_ids)
         settings = SampleSettings(self.settings.model, self.settings.data, sampling)
         call = Call(settings, request, chosen, speaker, {sampling.temperature: sampling})
         return draw_answers(call, self.progress).rows
 
-    def train(self, folder: RoundFolder, examples: Sequence[Example], digest: str) -> int:
-        """Train on the examples of a round, and return the steps before it."""
+    def first_step(self, folder: RoundFolder) -> int:
+        """Return the optimiser steps before a round: those noted when it began to train, else those of now."""
+        begun, step = folder.first_step, self.trainer.state.step
+        return step if begun is None or begun > step else begun
+
+    def train(self, folder: RoundFolder, first: int, examples: Sequence[Example], digest: str) -> None:
+        """Train on the examples of a round that begins after `first` steps."""
         state = self.trainer.state
-        begun = folder.first_step
-        first = state.step if begun is None or begun > state.step else begun
-        folder.begin_training(first, digest)
-        if isinstance(self.reference, MovingReference) and state.step == first:
-            self.reference.move(whole_weights(self.policy.module))
         if not examples:
-            return first
+            return
         self.trainer.next_round(examples, digest, first)
         if isinstance(self.trainer.stepper.objective, PolicyGradient) and self.trainer.timetable.num_steps > 1:
             known = folder.with_old_logps(examples, partial(token_logps_of, self.trainer.stepper))
@@ -334,7 +373,6 @@ class Rounds:
                 self.trainer.prepare(check=state.step == 0)
                 self.is_prepared = True
             self.trainer.run_to_end()
-        return first
 
 
 def scores_of(verdicts: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:

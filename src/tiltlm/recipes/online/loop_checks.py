@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from tiltlm.core import ConfigError
+from tiltlm.core.needs import Shape
 from tiltlm.judging import Comparer, JudgeSettings, Scorer, check_roles
 from tiltlm.objectives import Objective
 from tiltlm.objectives.shapes.rollouts import PolicyGradient
@@ -23,28 +24,43 @@ FREE = frozenset({"loop.save_every", "output", "training.log_every", "training.k
 not depend on it."""
 
 
+LARGER: Mapping[Shape, Shape] = {"pairs": "lists"}
+"""Shape of a rule → a larger shape that its examples have too, if the samples have scores."""
+
+
 def check_loop(settings: LoopRunSettings, objective: Objective) -> None:
     """Refuse what the rule for examples, the objective and the sampling rule out together.
 
     Raises:
         ConfigError: they do not fit.
     """
-    kind, n = settings.examples.kind, settings.loop.n
-    if kind.shape != objective.shape:
+    kind, rivals = settings.examples.kind, settings.rivals
+    if objective.shape not in (kind.shape, LARGER.get(kind.shape)):
         raise ConfigError(
             f"examples.rule={settings.examples.rule} makes {kind.shape}, and the objective trains on "
             f"{objective.shape}; change one of the two",
             code="wrong_data_shape",
             key="examples.rule",
         )
+    n = settings.loop.n + len(rivals.origins)
     if n < kind.min_samples or (kind.max_samples is not None and n > kind.max_samples):
         needed = f"exactly {kind.max_samples}" if kind.max_samples else f"at least {kind.min_samples}"
+        more = f", {len(rivals.origins)} of them rivals" if rivals.origins else ""
         raise ConfigError(
-            f"loop.n is {n}, and examples.rule={settings.examples.rule} needs {needed} samples of each prompt",
+            f"each prompt has {n} samples{more}, and examples.rule={settings.examples.rule} needs {needed}; change "
+            "loop.n or rivals.n",
             code="too_few_samples" if n < kind.min_samples else "too_many_samples",
             key="loop.n",
         )
-    if settings.sampling.temperature == 0 and n > 1:
+    if kind.rivals is not None and (bool(rivals.origins) != bool(kind.rivals) or set(rivals.origins) - {*kind.rivals}):
+        wanted = f"needs rivals of {' or '.join(kind.rivals)}" if kind.rivals else "reads samples of the policy only"
+        raise ConfigError(
+            f"examples.rule={settings.examples.rule} {wanted}, and there are {len(rivals.origins)} of "
+            f"{' and '.join(dict.fromkeys(rivals.origins)) or 'none'}; change rivals.n, rivals.mix or rivals.data",
+            code="wrong_rivals",
+            key="rivals.n",
+        )
+    if settings.sampling.temperature == 0 and settings.loop.n > 1:
         raise ConfigError(
             "sampling.temperature is 0, so all samples of a prompt would be equal; set it above 0",
             code="out_of_range",
@@ -58,9 +74,10 @@ def check_loop(settings: LoopRunSettings, objective: Objective) -> None:
                 code="no_effect",
                 key=f"training.{name}",
             )
-    if settings.loop.reference == "reset" and settings.reference.name != "auto":
+    if settings.loop.reference != "fixed" and settings.reference.name != "auto":
         raise ConfigError(
-            f"reference.name={settings.reference.name} has no effect: loop.reference is reset; remove one of the two",
+            f"reference.name={settings.reference.name} has no effect: loop.reference is {settings.loop.reference}; "
+            "remove one of the two",
             code="no_effect",
             key="reference.name",
         )
@@ -83,6 +100,13 @@ def check_policy_gradient(settings: LoopRunSettings, objective: PolicyGradient) 
                 code="not_own_distribution",
                 key=f"sampling.{name}",
             )
+    if settings.loop.past_rounds:
+        raise ConfigError(
+            f"loop.past_rounds is {settings.loop.past_rounds}; a policy gradient needs samples of the policy that it "
+            "trains, and those are of earlier ones. Remove the setting",
+            code="not_supported",
+            key="loop.past_rounds",
+        )
     if settings.examples.rule != "unscored":
         return
     if objective.kl is None:

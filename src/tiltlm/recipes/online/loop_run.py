@@ -9,7 +9,7 @@ from tiltlm.data import DataSettings
 from tiltlm.judging import JudgeSettings
 from tiltlm.models import ModelSettings
 from tiltlm.online.example_rules import ExampleSettings
-from tiltlm.online.loop_settings import LoopSettings, StopSettings
+from tiltlm.online.loop_settings import LoopSettings, RivalSettings, StopSettings
 from tiltlm.online.shaping import ShapingSettings
 from tiltlm.reference import ReferenceSettings
 from tiltlm.sampling import SamplingSettings
@@ -26,6 +26,7 @@ class LoopRunSettings:
     output: Path
     objective: Spec = field(default_factory=lambda: {"name": "dpo"})
     loop: LoopSettings = field(default_factory=LoopSettings)
+    rivals: RivalSettings = field(default_factory=RivalSettings)
     examples: ExampleSettings = field(default_factory=ExampleSettings)
     shaping: ShapingSettings = field(default_factory=ShapingSettings)
     stop: StopSettings = field(default_factory=StopSettings)

@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from tiltlm.core.example import TokenIds
 from tiltlm.logprobs import PolicyModule
+from tiltlm.sampling.decoding import Mixture
 from tiltlm.sampling.drawing import SamplingSettings
 from tiltlm.sampling.engines.engine import Batch, EngineAnswer, Progress
 from tiltlm.sampling.sampler import sample
@@ -14,10 +16,11 @@ from tiltlm.sampling.sampler import sample
 
 @dataclass(frozen=True, eq=False)
 class OwnEngine:
-    """This library's sampler."""
+    """This library's sampler, of a policy, of another model, or of a mixture of the two."""
 
     policy: PolicyModule
     digest: str
+    mixture: Mixture | None = None
     name: str = "own"
     is_exact: bool = True
 
@@ -38,7 +41,12 @@ class OwnEngine:
             if progress is not None:
                 progress(count * tokens // most, count)
 
-        samples = sample(self.policy, prompts, n, settings, seed=seed, end_token_ids=end_token_ids, progress=show)
+        asked: dict[str, Any] = {"seed": seed, "end_token_ids": end_token_ids, "progress": show}
+        if self.mixture is not None and self.mixture.is_alone:
+            with self.mixture.in_place():
+                samples = sample(self.mixture.module, prompts, n, settings, **asked)
+        else:
+            samples = sample(self.policy, prompts, n, settings, **asked, mixture=self.mixture)
         return Batch(
             [[_answer(s.token_ids, s.ended, s.token_logps, s.behaviour_logps) for s in own] for own in samples]
         )
