@@ -153,19 +153,20 @@ def killing(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("preset", "num_kills"), [("online_dpo", 14), ("rebel", 7), ("dapo", 9)])
+@pytest.mark.parametrize(("preset", "num_kills"), [("online_dpo", 10), ("rebel", 5), ("dapo", 8), ("bond", 7)])
 def test_a_loop_that_was_killed_goes_on_to_the_same_bytes(
     model, prompts, tmp_path, monkeypatch, killing, preset, num_kills
 ):
     """Thirty moments over all phases. Checkpoints are saved every two rounds.
 
-    REBEL's reference moves at each round; DAPO takes two steps a round, whose ratios need the policy of its beginning.
+    REBEL's reference moves at each round; DAPO takes two steps a round, whose ratios need the policy of its beginning;
+    J-BOND's anchor is a moving average that draws samples too.
     """
     monkeypatch.setenv("TILTLM_CACHE", str(tmp_path / "judgements"))
     settings = {"loop.save_every": 2, "preset": preset}
     calls = killing(None)
     run(model, prompts, tmp_path / "whole", **settings)
-    assert set(calls) == set(PHASES) - ({PHASES[-1]} if preset != "dapo" else set())
+    assert set(calls) == set(PHASES) - ({PHASES[-1]} if preset in ("online_dpo", "rebel") else set())
     expected, total = contents(tmp_path / "whole"), calls.total()
     for k, call in enumerate(np.linspace(1, total - 1, num_kills).astype(int)):
         killing(int(call))
@@ -321,6 +322,13 @@ def test_the_command_and_its_list(model, prompts, tmp_path):
         ({"preset": "rft", "judge": None}, "missing_setting", "judge"),
         ({"preset": "spin", "judge": None, "shaping.length_penalty": 0.1}, "no_effect", "shaping"),
         ({"preset": "grpo", "examples.rate": 0.5}, "no_effect", "examples.rate"),
+        ({"preset": "xpo", "rivals.n": 0, "loop.n": 2}, "wrong_rivals", "rivals.n"),
+        ({"preset": "xpo", "rivals.mix": 0.5}, "wrong_rivals", "rivals.n"),
+        ({"preset": "grpo", "rivals.n": 1}, "wrong_rivals", "rivals.n"),
+        ({"preset": "bond", "rivals.n": 1}, "too_few_samples", "loop.n"),
+        ({"rivals.mix": 0.5}, "no_effect", "rivals.mix"),
+        ({"loop.rate": 0.1}, "no_effect", "loop.rate"),
+        ({"preset": "rloo", "loop.past_rounds": 1}, "not_supported", "loop.past_rounds"),
     ],
 )
 def test_what_cannot_work_is_refused_before_the_first_draw(model, prompts, tmp_path, settings, code, key):
