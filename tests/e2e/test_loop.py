@@ -198,7 +198,7 @@ LENGTHS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", sorted(PRESETS))
+@pytest.mark.parametrize("preset", sorted(PRESETS.keys() - {"self_rewarding"}))  # it needs a chat model
 def test_every_preset_moves_the_gold_reward_up(model, tmp_path, preset):
     path = tmp_path / "prompts.jsonl"
     rows = [{"prompt": text} for text in WORLD.prompts("train")]

@@ -69,6 +69,8 @@ KINDS: dict[str, Kind] = {
 }
 """Every kind of judge by its name."""
 
+SELF = "self"
+"""Name in `model` of the model that a loop trains."""
 COMMON = ("kind", "scale", "audit", "both_orders", "soft")
 """Settings that every kind has."""
 FOR_DATA = ("both_orders", "soft")
@@ -87,7 +89,8 @@ class JudgeSettings:
     `reward_model:FOLDER`."""
     model: str | None = None
     """Model folder, or name on the Hugging Face Hub: the reward model, the policy of an implicit reward, or the
-    language model that judges. With `url`, the model's name on that server."""
+    language model that judges. With `url`, the model's name on that server. In a loop `self` is the model that is
+    trained, with the weights that it has in each round."""
     reference: str | None = None
     """Model that an implicit reward is measured from."""
     beta: float = 1.0

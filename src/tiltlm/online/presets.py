@@ -19,10 +19,12 @@ class Preset:
     """What differs from the paper or needs care."""
     settings: Mapping[str, Any]
     """Section → values. Every one may be overridden."""
+    judge: str = ""
+    """The judge, in short form, if the method names one; it may be overridden."""
 
 
-def _preset(title: str, source: str, differs: str, **settings: Any) -> Preset:
-    return Preset(title, source, differs, MappingProxyType(settings))
+def _preset(title: str, source: str, differs: str, *, judge: str = "", **settings: Any) -> Preset:
+    return Preset(title, source, differs, MappingProxyType(settings), judge)
 
 
 _STEP = {"num_epochs": 1, "batch_size": 64, "schedule": "constant"}
@@ -256,6 +258,19 @@ PRESETS: Mapping[str, Preset] = {
         examples={"rule": "bond", "imitation": 1.0},
         objective={"name": "reinforce", "beta": 1.0},
         training={**_STEP, "batch_size": 128},
+    ),
+    "self_rewarding": _preset(
+        "Self-rewarding: the policy grades its own four samples, the best against the worst",
+        "Yuan et al. 2024, arXiv 2401.10020",
+        "The judge's weights are those of the round. The grade is its expected level under the probabilities of its "
+        "labels, where the paper averages three written grades. Needs --held-out-judge: the policy's own grades cannot "
+        "show whether it gets better.",
+        judge="grade:self",
+        loop={"n": 4, "prompts_per_round": 1024, "rounds": 3, "reference": "reset"},
+        sampling={"temperature": 0.7, "top_p": 0.9},
+        examples={"rule": "best_worst"},
+        objective={"name": "dpo", "beta": 0.1},
+        training={"num_epochs": 1, "batch_size": 64},
     ),
     "online_ipo": _preset(
         "Online IPO: two fresh samples of each prompt, compared, and one step of IPO",

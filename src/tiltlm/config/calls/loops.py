@@ -33,6 +33,7 @@ def loop(
     judge: Any = None,
     held_out_judge: Any = None,
     unaudited: bool = False,
+    accept_errors: bool = False,
     replay: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -51,6 +52,7 @@ def loop(
         judge: What judges: KIND:ARGUMENT, such as reward_model:FOLDER or gold, or a YAML file with its settings.
         held_out_judge: A judge that scores the samples of each round and does not train, in the same forms.
         unaudited: Train by a judge that has no audit.
+        accept_errors: Go on if more than 5 % of the judgements of a round failed; these samples are left out.
         replay: Folder of a finished loop, whose samples and judgements are used: nothing is drawn or judged, and only
             examples, objective and training may be others.
         resume: Go on with the loop in the output folder; nothing that is there is drawn or judged again.
@@ -76,6 +78,8 @@ def loop(
         return PresetList()
     chosen = None if preset is None else preset_of(preset)
     content, (given, measuring) = split_judges(config, judge, held_out_judge)
+    if given is None and chosen is not None and chosen.judge:
+        given = chosen.judge
     from tiltlm.config.judges import read_judge
     from tiltlm.recipes.online.loop_run import LoopRequest, LoopRunSettings
     from tiltlm.runs import check_contents
@@ -98,6 +102,7 @@ def loop(
         held_out_judge=None if measuring is None else read_judge(measuring),
         preset=preset or "",
         unaudited=unaudited,
+        accept_errors=accept_errors,
         replay=None if replay is None else Path(replay),
         resume=resume,
         overwrite=overwrite,

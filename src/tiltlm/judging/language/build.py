@@ -1,9 +1,11 @@
 """Language-model judges from settings: the model in this process, or the server that `judge.url` names."""
 
+from collections.abc import Callable
+
 from tiltlm.core.checks import positive, prefix_errors
 from tiltlm.core.errors import ConfigError
-from tiltlm.judging.judge import Role
-from tiltlm.judging.judge_settings import JudgeSettings
+from tiltlm.judging.judge import Comparer, Role, Scorer
+from tiltlm.judging.judge_settings import SELF, JudgeSettings
 from tiltlm.judging.language.judges import GradeJudge, PairwiseJudge, RubricJudge, statement_of
 from tiltlm.judging.language.ladder import ServedModel
 from tiltlm.judging.language.local import LocalModel
@@ -12,6 +14,7 @@ from tiltlm.judging.language.question import Asker
 from tiltlm.judging.language.reading import Sampling
 from tiltlm.judging.language.server import Server, ServerSettings
 from tiltlm.judging.language.templates import CRITERIA, LEVELS
+from tiltlm.models import Policy
 
 SERVED = (
     *("mode", "key_variable", "prices", "concurrency", "requests_per_minute", "tokens_per_minute", "request_timeout"),
@@ -33,7 +36,7 @@ def asker_of(settings: JudgeSettings) -> Asker:
     """
     if not settings.url:
         settings.refuse(SERVED, "judge.url is missing, so the model runs here")
-        return LocalModel(str(settings.model), precision=settings.precision, max_tokens=settings.max_tokens)
+        return LocalModel.load(str(settings.model), precision=settings.precision, max_tokens=settings.max_tokens)
     settings.refuse(HERE, "judge.url names a server")
     with prefix_errors("judge"):
         positive(
@@ -65,22 +68,45 @@ def asker_of(settings: JudgeSettings) -> Asker:
     )
 
 
+def judge_by_policy(settings: JudgeSettings, policy: Policy) -> Comparer | Scorer:
+    """Make a judge that trains, from the model that is trained, with the weights that it has now.
+
+    Raises:
+        ConfigError: The kind of judge asks no language model, or a setting has no effect.
+    """
+    makers: dict[str, Callable[[JudgeSettings, Role, Asker], Comparer | Scorer]]
+    makers = {"pairwise": pairwise, "grade": grade, "rubric": rubric}
+    if settings.kind not in makers:
+        raise ConfigError(
+            f"judge.model is {SELF}, and a judge of kind {settings.kind} asks no language model; choose one of "
+            f"{', '.join(makers)}",
+            code="not_supported",
+            key="judge.model",
+        )
+    settings.refuse((*SERVED, "url", "precision", "audit", "allow_self"), f"judge.model is {SELF}")
+    judge: Comparer | Scorer = makers[settings.kind](
+        settings, "train", LocalModel(policy, max_tokens=settings.max_tokens)
+    )
+    judge.scale = settings.scale or 1.0
+    return judge
+
+
 def _temperature(settings: JudgeSettings) -> float:
     """Return the temperature of written answers: several draws need one above 0."""
     default = 1.0 if settings.kind == "grade" else 0.0
     return default if settings.temperature is None else settings.temperature
 
 
-def pairwise(settings: JudgeSettings, role: Role) -> PairwiseJudge:
-    """Make a judge that compares."""
+def pairwise(settings: JudgeSettings, role: Role, asker: Asker | None = None) -> PairwiseJudge:
+    """Make a judge that compares; without an asker, that of the settings."""
     criteria = settings.criteria or CRITERIA
-    return PairwiseJudge(asker_of(settings), criteria=criteria, ties=settings.ties, role=role)
+    return PairwiseJudge(asker or asker_of(settings), criteria=criteria, ties=settings.ties, role=role)
 
 
-def grade(settings: JudgeSettings, role: Role) -> GradeJudge:
-    """Make a judge that grades."""
+def grade(settings: JudgeSettings, role: Role, asker: Asker | None = None) -> GradeJudge:
+    """Make a judge that grades; without an asker, that of the settings."""
     return GradeJudge(
-        asker_of(settings),
+        asker or asker_of(settings),
         criteria=settings.criteria or CRITERIA,
         levels=settings.levels or LEVELS,
         num_draws=settings.num_draws,
@@ -88,8 +114,8 @@ def grade(settings: JudgeSettings, role: Role) -> GradeJudge:
     )
 
 
-def rubric(settings: JudgeSettings, role: Role) -> RubricJudge:
-    """Make a judge that checks statements.
+def rubric(settings: JudgeSettings, role: Role, asker: Asker | None = None) -> RubricJudge:
+    """Make a judge that checks statements; without an asker, that of the settings.
 
     Raises:
         ConfigError: There are both statements and a column, or a statement has no text or weight 0.
@@ -106,4 +132,4 @@ def rubric(settings: JudgeSettings, role: Role) -> RubricJudge:
     except ValueError as error:
         raise ConfigError(f"judge.items: {error}", code="wrong_type", key="judge.items") from error
     column = None if settings.items else settings.column or RUBRIC
-    return RubricJudge(asker_of(settings), items=settings.items, column=column, role=role)
+    return RubricJudge(asker or asker_of(settings), items=settings.items, column=column, role=role)

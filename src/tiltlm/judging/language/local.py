@@ -20,7 +20,7 @@ from tiltlm.judging.digests import digest_of
 from tiltlm.judging.language.question import Asker, Question, Reply, read_masses
 from tiltlm.judging.language.templates import by_probability
 from tiltlm.judging.scorers.encoding import encoder_of, frozen_forward, run_all_packed, tokenizer_digest
-from tiltlm.models import ModelSettings, load_policy
+from tiltlm.models import ModelSettings, Policy, load_policy
 from tiltlm.models.folders import short_name
 from tiltlm.reference import model_digest
 from tiltlm.reference.digests import numeric_path
@@ -34,7 +34,8 @@ START = "Answer:"
 class LocalModel(Asker):
     """A language model in this process."""
 
-    def __init__(self, path: str, *, precision: str = "auto", max_tokens: int = 8192) -> None:
+    @classmethod
+    def load(cls, path: str, *, precision: str = "auto", max_tokens: int = 8192) -> "LocalModel":
         """Load the model.
 
         Args:
@@ -46,7 +47,16 @@ class LocalModel(Asker):
             ModelError: It cannot be used.
         """
         policy = load_policy(ModelSettings(path, precision=precision), key="judge.model")  # type: ignore[arg-type]
-        self.name = short_name(path)
+        return cls(policy, max_tokens=max_tokens)
+
+    def __init__(self, policy: Policy, *, max_tokens: int = 8192) -> None:
+        """Ask a model that is loaded, with the weights that it has now.
+
+        Args:
+            policy: The model. If its weights change, this asker must be made again: they are part of its digest.
+            max_tokens: Tokens of one forward.
+        """
+        self.name = short_name(policy.settings.path)
         self.module = policy.module
         self.encoder = encoder_of(policy)
         self.max_tokens = max_tokens

@@ -25,9 +25,19 @@ NO_SHAPING = ShapingSettings()
 
 
 def judge_round(
-    judge: CachedScorer | CachedComparer, rows: Sequence[AnswerRow], progress: ProgressCallback
+    judge: CachedScorer | CachedComparer,
+    rows: Sequence[AnswerRow],
+    progress: ProgressCallback,
+    *,
+    accept_errors: bool = False,
 ) -> list[dict[str, Any]]:
     """Judge the samples of a round: each one by its score, or every two of a prompt in both orders.
+
+    Args:
+        judge: The judge, with its judgements stored.
+        rows: The samples.
+        progress: Called with the judgements that are done.
+        accept_errors: Go on however many judgements failed; samples without one are not used.
 
     Returns:
         For each prompt `id`, `scores` or `pairs` ([place, place, P(first better) or null]), and `statuses` with counts.
@@ -38,7 +48,8 @@ def judge_round(
     verdicts = list(
         _scored(judge, rows, progress) if isinstance(judge, CachedScorer) else _compared(judge, rows, progress)
     )
-    _check_errors(verdicts)
+    if not accept_errors:
+        _check_errors(verdicts)
     return verdicts
 
 
@@ -93,7 +104,7 @@ def _check_errors(verdicts: Sequence[Mapping[str, Any]]) -> None:
         raise RunError(
             f"{failed} of {total} judgements of this round failed ({failed / total:.1%}; at most {MAX_ERRORS:.0%} "
             f"may), the first: {excerpt(first)}. Nothing was trained on them, and what was judged is kept. Mend the "
-            "judge and go on with --resume",
+            "judge and go on with --resume, or with --accept-errors too, which leaves these samples out",
             code="judge_errors",
             key="judge",
         )

@@ -26,13 +26,16 @@ from tiltlm.data.rows.columns import detect_prompts
 from tiltlm.distributed import Ranks
 from tiltlm.evaluation.answers.contests import text_of
 from tiltlm.judging import (
+    Comparer,
     JudgementCache,
     Role,
+    Scorer,
     build_judge,
     cached,
     check_trains,
 )
 from tiltlm.judging.cache import CachedComparer, CachedScorer
+from tiltlm.judging.language.build import judge_by_policy
 from tiltlm.judging.roles import RULES, has_audit
 from tiltlm.models import Policy, load_policy
 from tiltlm.models.folders import check_reachable, locate, short_name
@@ -81,16 +84,14 @@ def loop(settings: LoopRunSettings, request: LoopRequest, *, progress: ProgressC
     objective = compose(settings.objective)
     check_loop(settings, objective)
     with run_log() as messages:
+        policy: Policy | None = None
+        if request.is_own_judge:
+            policy = open_policy(settings, progress)
         progress("load the judge", 0, 0)
-        judge = None if request.judge is None else build_judge(request.judge, role="train")
-        if request.judge is not None and judge is not None:
-            check_trains(request.judge, judge, unaudited=request.unaudited)
+        judge = open_training_judge(request, policy)
         check_request(settings, request, objective, judge)
         measuring = open_held_out(request.held_out_judge, judge)
-        progress("load model and data", 0, 0)
-        check_reachable(locate(settings.model.path, settings.model.adapter))
-        policy = load_policy(settings.model)
-        note_all(policy.notes)
+        policy = policy or open_policy(settings, progress)
         prompts = read_prompts(settings, policy)
         with (
             RunDirectory.open(settings.output, resume=request.resume, overwrite=request.overwrite) as run,
@@ -99,8 +100,34 @@ def loop(settings: LoopRunSettings, request: LoopRequest, *, progress: ProgressC
             messages.write_to(run.path)
             asked = None if judge is None else cached(judge, cache)
             judges = asked, None if measuring is None else cached(measuring, cache)
-            rounds = Rounds.of(run, settings, request, objective, policy, prompts, judges, progress)
+            rounds = Rounds.of(run, settings, request, objective, policy, prompts, judges, cache, progress)
             return rounds.run_all(resume=request.resume)
+
+
+def open_policy(settings: LoopRunSettings, progress: ProgressCallback) -> Policy:
+    """Load the model that is trained."""
+    progress("load model and data", 0, 0)
+    check_reachable(locate(settings.model.path, settings.model.adapter))
+    policy = load_policy(settings.model)
+    note_all(policy.notes)
+    return policy
+
+
+def open_training_judge(request: LoopRequest, policy: Policy | None) -> Scorer | Comparer | None:
+    """Return the judge that makes examples; None without one.
+
+    Args:
+        request: Its settings.
+        policy: The model that is trained, if it is the judge itself.
+
+    Raises:
+        ConfigError: it has no audit, and none is asked for.
+    """
+    if request.judge is None:
+        return None
+    judge = build_judge(request.judge, role="train") if policy is None else judge_by_policy(request.judge, policy)
+    check_trains(request.judge, judge, unaudited=request.unaudited)
+    return judge
 
 
 def read_prompts(settings: LoopRunSettings, policy: Policy) -> PromptSet:
@@ -146,6 +173,7 @@ class Rounds:
     initial: ModelReference
     """The policy before the first round."""
     trainer: Trainer
+    cache: JudgementCache
     progress: ProgressCallback
     of_data: Mapping[bytes, tuple[Response, str]]
     """Tokens of a prompt → the response that the data has, and its text; empty unless it is a rival."""
@@ -162,6 +190,7 @@ class Rounds:
         policy: Policy,
         prompts: PromptSet,
         judges: tuple[CachedScorer | CachedComparer | None, CachedScorer | None],
+        cache: JudgementCache,
         progress: ProgressCallback,
     ) -> "Rounds":
         """Build the references and the trainer, and describe the run."""
@@ -190,7 +219,9 @@ class Rounds:
             schedule=learning_rate_factor(settings.training, planned_steps(settings)),
         )
         of_data = responses_of_data(settings, policy) if settings.rivals.data else {}
-        return cls(run, settings, request, policy, prompts, *judges, reference, initial, trainer, progress, of_data)
+        return cls(
+            run, settings, request, policy, prompts, *judges, reference, initial, trainer, cache, progress, of_data
+        )
 
     def run_all(self, *, resume: bool) -> LoopedRun:
         """Run all rounds that are not done, save the policy and return what came out."""
@@ -310,8 +341,12 @@ class Rounds:
             return []
         verdicts = folder.verdicts(role)
         if verdicts is None:
-            refuse_own_family(judge.judge, self.request.judge if role == "train" else self.request.held_out_judge, rows)
-            verdicts = judge_round(judge, rows, self.progress)
+            asked = self.request.judge if role == "train" else self.request.held_out_judge
+            if role == "train" and asked is not None and self.request.is_own_judge:
+                judge = self.judge = cached(judge_by_policy(asked, self.policy), self.cache)  # with the weights of now
+            else:
+                refuse_own_family(judge.judge, asked, rows)
+            verdicts = judge_round(judge, rows, self.progress, accept_errors=self.request.accept_errors)
             folder.write_verdicts(verdicts, role)
         return verdicts
 

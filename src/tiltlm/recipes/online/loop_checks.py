@@ -139,6 +139,13 @@ def check_request(settings: LoopRunSettings, request: LoopRequest, objective: Ob
                 code="not_supported",
                 key="replay",
             )
+    if request.is_own_judge and request.held_out_judge is None:
+        raise ConfigError(
+            "judge.model is self, so the judge changes with the policy, and its scores cannot show whether answers got "
+            "better; give a judge that does not train: --held-out-judge",
+            code="needs_held_out",
+            key="held_out_judge",
+        )
     if not settings.shaping.is_off and not isinstance(judge, Scorer):
         raise ConfigError("shaping has no effect: no judge gives scores; remove it", code="no_effect", key="shaping")
 

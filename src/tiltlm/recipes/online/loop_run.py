@@ -7,6 +7,7 @@ from typing import Any
 from tiltlm.core.needs import Spec
 from tiltlm.data import DataSettings
 from tiltlm.judging import JudgeSettings
+from tiltlm.judging.judge_settings import SELF
 from tiltlm.models import ModelSettings
 from tiltlm.online.example_rules import ExampleSettings
 from tiltlm.online.loop_settings import LoopSettings, RivalSettings, StopSettings
@@ -45,10 +46,17 @@ class LoopRequest:
     """A judge that measures the samples and does not train."""
     preset: str = ""
     unaudited: bool = False
+    accept_errors: bool = False
+    """Go on however many judgements of a round failed."""
     replay: Path | None = None
     """Folder of a loop whose samples and judgements are used."""
     resume: bool = False
     overwrite: bool = False
+
+    @property
+    def is_own_judge(self) -> bool:
+        """True if the model that is trained judges its own samples."""
+        return self.judge is not None and self.judge.model == SELF
 
     @property
     def judges(self) -> dict[str, Any]:

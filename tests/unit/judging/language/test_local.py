@@ -23,7 +23,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def asker(model):
-    return LocalModel(model)
+    return LocalModel.load(model)
 
 
 def plain_masses(asker, plain, question):
