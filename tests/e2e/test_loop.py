@@ -180,6 +180,8 @@ def test_a_loop_that_was_killed_goes_on_to_the_same_bytes(
 
 
 LARGE = {"loop.rounds": 8, "loop.prompts_per_round": 64, "max_new_tokens": 32, "max_rows": 1024, "warmup_ratio": 0.0}
+CHAT = {"self_rewarding", "constitutional"}
+"""Presets that need a chat model; they have tests of their own."""
 LENGTHS = {
     "online_dpo": (12, 4e-4),
     "online_ipo": (15, 4e-4),
@@ -198,7 +200,7 @@ LENGTHS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", sorted(PRESETS.keys() - {"self_rewarding"}))  # it needs a chat model
+@pytest.mark.parametrize("preset", sorted(PRESETS.keys() - CHAT))
 def test_every_preset_moves_the_gold_reward_up(model, tmp_path, preset):
     path = tmp_path / "prompts.jsonl"
     rows = [{"prompt": text} for text in WORLD.prompts("train")]

@@ -8,6 +8,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from itertools import combinations
 from typing import NamedTuple
 
@@ -55,6 +56,7 @@ class ExampleSettings:
     rule: str = "pair"
     """`pair`: the two samples. `best_worst`: the best against the worst. `random_pairs`: pairs chosen by a hash.
     `all_pairs`: every two samples, as one example. `versus_data`: the response of the data against the sample.
+    `revised`: the revision of a sample against the sample.
     `short_best`: the shortest of the nearly best against the worst. `best`, `top`, `correct`: demonstrations. `score`,
     `mean`, `loo`, `group_std`, `batch_std`, `running_mean`, `max_rl`, `opo`: advantages for a policy gradient.
     `against`: advantages from P(better than the rivals). `bond`: a sample against two rivals, of which the better is
@@ -187,11 +189,12 @@ def _all_pairs(group: Group, settings: ExampleSettings) -> list[Example]:
     return [_example(group, list(combinations(range(len(group.samples)), 2)), settings)]
 
 
-def _versus_data(group: Group, settings: ExampleSettings) -> list[Example]:  # noqa: ARG001
+def _versus(who: Who, group: Group, settings: ExampleSettings) -> list[Example]:  # noqa: ARG001
+    """Return the sample of this origin as better than that of the policy."""
     by_origin = {sample.who: k for k, sample in enumerate(group.samples)}
-    if by_origin.keys() != {"data", "policy"}:
+    if by_origin.keys() != {who, "policy"}:
         raise Dropped("missing_sample")
-    chosen, rejected = by_origin["data"], by_origin["policy"]
+    chosen, rejected = by_origin[who], by_origin["policy"]
     if group.is_same(chosen, rejected):
         raise Dropped("same_tokens")
     return [_made(group, [Comparison(chosen, rejected)], group.scores)]
@@ -402,7 +405,8 @@ RULES: dict[str, RuleKind] = {
     "short_best": RuleKind(_short_best, "pairs", (*PAIR, "tolerance"), rivals=None),
     "random_pairs": RuleKind(_random_pairs, "pairs", (*PAIR, "num_pairs", "seed"), rivals=None),
     "all_pairs": RuleKind(_all_pairs, "pairs", PAIR, rivals=None),
-    "versus_data": RuleKind(_versus_data, "pairs", max_samples=2, needs_judge=False, rivals=("data",)),
+    "versus_data": RuleKind(partial(_versus, "data"), "pairs", max_samples=2, needs_judge=False, rivals=("data",)),
+    "revised": RuleKind(partial(_versus, "revision"), "pairs", max_samples=2, needs_judge=False, rivals=("revision",)),
     "explore": RuleKind(_explore, "rollouts", PAIR, max_samples=2, rivals=("reference",)),
     "best": RuleKind(_best, "demonstrations", ("win_rates",), min_samples=1, rivals=None),
     "top": RuleKind(None, "demonstrations", ("share",), min_samples=1, pooled=_top),

@@ -11,8 +11,9 @@ from numpy.typing import ArrayLike
 from tiltlm.core.example import Response, TokenIds
 from tiltlm.diagnostics.intervals import Floats
 
-Who = Literal["policy", "data", "reference", "mixture"]
-"""Where a sample comes from: the policy of the round, the data, the reference of the round, or a mixture of both."""
+Who = Literal["policy", "data", "reference", "mixture", "revision"]
+"""Where a sample comes from: the policy of the round, the data, the reference of the round, a mixture of both, or the
+policy's own revision of its sample."""
 
 
 @dataclass(frozen=True, eq=False)

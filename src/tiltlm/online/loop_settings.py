@@ -1,6 +1,7 @@
 """Settings of a loop: its rounds, and when it stops."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from tiltlm.core.checks import between, not_negative, positive, prefix_errors
@@ -58,24 +59,41 @@ class RivalSettings:
     softmax((1 − mix)·log π + mix·log π_ref) of every next token."""
     data: bool = False
     """Add the response that the data has to the prompt."""
+    revisions: int = 0
+    """Add the policy's revision of its sample, after this many passes of critique and revision."""
+    constitution: Path | None = None
+    """YAML file with the principles of critique and revision; null: a few of our own."""
 
     def __post_init__(self) -> None:
         with prefix_errors("rivals"):
-            not_negative(n=float(self.n))
+            not_negative(n=float(self.n), revisions=float(self.revisions))
             positive(mix=self.mix)
             between(0.0, 1.0, mix=self.mix)
         if self.mix != 1 and self.n == 0:
             raise ConfigError("rivals.mix has no effect: rivals.n is 0; remove it", code="no_effect", key="rivals.mix")
+        if self.constitution is not None and self.revisions == 0:
+            raise ConfigError(
+                "rivals.constitution has no effect: rivals.revisions is 0; remove it, or set rivals.revisions=1",
+                code="no_effect",
+                key="rivals.constitution",
+            )
+        if self.revisions and self.n:
+            raise ConfigError(
+                "rivals.n and rivals.revisions both add samples; give one of them", code="conflict", key="rivals.n"
+            )
 
     @property
     def who(self) -> Who:
         """What draws the rivals."""
+        if self.revisions:
+            return "revision"
         return "reference" if self.mix == 1 else "mixture"
 
     @property
     def origins(self) -> tuple[Who, ...]:
-        """The origin of each rival of a prompt."""
-        return (self.who,) * self.n + (("data",) if self.data else ())
+        """The origin of each rival of a prompt, if none is missing."""
+        revised: tuple[Who, ...] = ("revision",) if self.revisions else ()
+        return (self.who,) * self.n + revised + (("data",) if self.data else ())
 
 
 @dataclass(frozen=True)

@@ -272,6 +272,18 @@ PRESETS: Mapping[str, Preset] = {
         objective={"name": "dpo", "beta": 0.1},
         training={"num_epochs": 1, "batch_size": 64},
     ),
+    "constitutional": _preset(
+        "Constitutional AI: the policy criticises its sample by a principle and writes it again",
+        "Bai et al. 2022, arXiv 2212.08073",
+        "The principles are rivals.constitution, a YAML file. Without a judge each revision counts as better; with one "
+        "(examples.rule=pair) by its probability. objective.name=sft trains on the revisions, the paper's first stage. "
+        "Look for refusals and for length.",
+        loop={"n": 1, "prompts_per_round": 1024, "rounds": 1},
+        rivals={"revisions": 1},
+        examples={"rule": "revised"},
+        objective={"name": "dpo", "beta": 0.1},
+        training={"num_epochs": 1, "batch_size": 64},
+    ),
     "online_ipo": _preset(
         "Online IPO: two fresh samples of each prompt, compared, and one step of IPO",
         "Calandriello et al. 2024, arXiv 2403.08635",

@@ -22,7 +22,7 @@ from tiltlm.core.example import Example
 from tiltlm.data.order import epoch_order
 from tiltlm.judging.judge import Role
 from tiltlm.online.cards import Card
-from tiltlm.online.groups import Group, Who
+from tiltlm.online.groups import Group
 from tiltlm.sampling.answers import write_plain_rows
 from tiltlm.storage.files import finite_json, read_lines, write_bytes, write_json
 
@@ -87,7 +87,9 @@ class RoundFolder:
         Raises:
             RunError: The disk is full, or a file cannot be written.
         """
-        for name in ("held-out-verdicts.jsonl", "verdicts.jsonl", "rivals.jsonl.gz", "samples.jsonl.gz"):
+        revisions = sorted(path.name for kind in ("critiques", "revisions") for path in other.path.glob(f"{kind}-*.gz"))
+        draws = ("held-out-verdicts.jsonl", "verdicts.jsonl", *revisions, "rivals.jsonl.gz", "samples.jsonl.gz")
+        for name in draws:
             if (other.path / name).exists() and not (self.path / name).exists():
                 write_bytes(self.path / name, (other.path / name).read_bytes())
 
@@ -191,8 +193,7 @@ def prompts_of_round(number: int, num_prompts: int, per_round: int, fingerprint:
     return [int(k) for k in order[place * per_round : (place + 1) * per_round]]
 
 
-def seed_of_round(number: int, seed: int, who: Who = "policy") -> int:
-    """Return the seed of the samples of a round; each origin has another one, so that equal models draw apart."""
-    text = f"{seed}/{number}" if who == "policy" else f"{seed}/{number}/{who}"
-    digest = blake2b(text.encode(), digest_size=4).digest()
+def seed_of(name: str, seed: int) -> int:
+    """Return the seed of the samples of this name; each name has another one, so that equal models draw apart."""
+    digest = blake2b(f"{seed}/{name}".encode(), digest_size=4).digest()
     return int(np.frombuffer(digest, dtype="<u4")[0])

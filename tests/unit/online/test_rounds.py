@@ -9,7 +9,7 @@ from tiltlm.core import RunError
 from tiltlm.online.cards import Card, kl_of, make_card, reward_of
 from tiltlm.online.example_rules import ExampleSettings, form_examples
 from tiltlm.online.loop_settings import StopSettings
-from tiltlm.online.rounds import RoundFolder, prompts_of_round, seed_of_round
+from tiltlm.online.rounds import RoundFolder, prompts_of_round, seed_of
 from tiltlm.online.stopping import find_stop
 from tiltlm.sampling.answers import AnswerRow
 
@@ -32,7 +32,7 @@ def test_prompts_and_seeds_depend_on_all_that_is_given():
     assert prompts_of_round(0, 50, 50, "data", 0) == base
     assert prompts_of_round(0, 50, 50, "other", 0) != base
     assert prompts_of_round(0, 50, 50, "data", 1) != base
-    assert len({seed_of_round(number, seed) for number in range(20) for seed in range(5)}) == 100
+    assert len({seed_of(f"round {number}", seed) for number in range(20) for seed in range(5)}) == 100
 
 
 def test_a_round_is_closed_only_at_its_end(tmp_path):

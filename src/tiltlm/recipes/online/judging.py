@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -110,40 +110,55 @@ def _check_errors(verdicts: Sequence[Mapping[str, Any]]) -> None:
         )
 
 
+class JudgedRow(NamedTuple):
+    """The samples of a prompt: those of the policy, then those of rivals, then the response of the data."""
+
+    row: AnswerRow
+    origins: tuple[Who, ...]
+    """Where each of them comes from."""
+
+
 def with_rivals(
-    rows: Sequence[AnswerRow], rivals: Sequence[AnswerRow], of_data: Mapping[bytes, tuple[Response, str]]
-) -> list[AnswerRow]:
-    """Return rows with the samples of the policy, then those of the rivals, then the response of the data.
+    rows: Sequence[AnswerRow],
+    rivals: Sequence[AnswerRow],
+    who: Who,
+    of_data: Mapping[bytes, tuple[Response, str]],
+) -> list[JudgedRow]:
+    """Return the samples of each prompt together.
 
     Args:
         rows: The samples of the policy.
         rivals: The rivals of the same prompts in the same order; empty: there are none.
+        who: Where the rivals come from.
         of_data: Tokens of a prompt → the response that the data has, and its text; empty: none is added.
     """
     found = []
+    own: Who = "policy"
+    of_rows: Who = "data"
     for place, row in enumerate(rows):
         assert row.token_ids is not None, "the sampler gives tokens"
         assert row.prompt_ids is not None, "the sampler gives tokens"
-        answers, ended, ids = row.answers, row.ended, row.token_ids
+        answers, ended, ids, origins = row.answers, row.ended, row.token_ids, (own,) * len(row.answers)
         if rivals:
             other = rivals[place]
             assert other.id == row.id, "they are of the same prompts"
             assert other.token_ids is not None, "the sampler gives tokens"
             answers, ended, ids = answers + other.answers, ended + other.ended, ids + other.token_ids
+            origins += (who,) * len(other.answers)
         if row.prompt_ids.tobytes() in of_data:
             response, text = of_data[row.prompt_ids.tobytes()]
             answers, ended, ids = (*answers, text), (*ended, response.ended), (*ids, response.token_ids)
-        found.append(replace(row, answers=answers, ended=ended, token_ids=ids, logps=None, behaviour_logps=None))
+            origins += (of_rows,)
+        together = replace(row, answers=answers, ended=ended, token_ids=ids, logps=None, behaviour_logps=None)
+        found.append(JudgedRow(together, origins))
     return found
 
 
 def groups_of(
-    rows: Sequence[AnswerRow],
+    rows: Sequence[JudgedRow],
     verdicts: Sequence[Mapping[str, Any]],
     number: int,
     *,
-    num_own: int,
-    rivals: Sequence[Who] = (),
     scale: float = 1.0,
     shaping: ShapingSettings = NO_SHAPING,
     max_tokens: int = 0,
@@ -151,19 +166,15 @@ def groups_of(
     """Return the samples of a round, with what the judge said, as groups.
 
     Args:
-        rows: The samples, as `with_rivals` returns them.
+        rows: The samples.
         verdicts: What `judge_round` returned, in the same order; empty without a judge.
         number: The round.
-        num_own: Samples of the policy, which come first.
-        rivals: The origins of the others.
         scale: Difference of two scores that is one nat of preference.
         shaping: What is taken from scores.
         max_tokens: Most tokens of a sample.
     """
     said = verdicts or [{} for _ in rows]
-    own: Who = "policy"
-    origins = (own,) * num_own + tuple(rivals)
-    groups = [_group(row, own, number, origins) for row, own in zip(rows, said, strict=True)]
+    groups = [_group(row, own, number, origins) for (row, origins), own in zip(rows, said, strict=True)]
     if not verdicts or "scores" not in verdicts[0]:
         return groups
     found = []

@@ -6,6 +6,7 @@ stopped goes on where it was, and then gives the same bytes as one that was not.
 
 import logging
 import math
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from tiltlm.core import ResponseLogps, Tree
 from tiltlm.core.example import Example, Response
 from tiltlm.data.dataset import load_data, survey
-from tiltlm.data.distinct_prompts import PromptSet, find_prompts
+from tiltlm.data.distinct_prompts import Prompt, PromptSet, find_prompts
 from tiltlm.data.files.sources import read_rows
 from tiltlm.data.rows.columns import detect_prompts
 from tiltlm.distributed import Ranks
@@ -42,17 +43,19 @@ from tiltlm.models.folders import check_reachable, locate, short_name
 from tiltlm.objectives import Objective, compose, describe_spec
 from tiltlm.objectives.shapes.rollouts import PolicyGradient
 from tiltlm.online.cards import Card, make_card
+from tiltlm.online.constitution import DEFAULT, read_constitution
 from tiltlm.online.example_rules import Formed, form_examples
-from tiltlm.online.groups import Group, Who
-from tiltlm.online.rounds import RoundFolder, prompts_of_round, seed_of_round
+from tiltlm.online.groups import Group
+from tiltlm.online.rounds import RoundFolder, prompts_of_round, seed_of
 from tiltlm.online.stopping import Stop, find_stop
 from tiltlm.recipes.answers.sample import Call, Speaker, draw_answers
 from tiltlm.recipes.answers.sample_settings import SampleRequest, SampleSettings
 from tiltlm.recipes.answers.systems import refuse_own_family
-from tiltlm.recipes.online.judging import groups_of, judge_round, with_rivals
+from tiltlm.recipes.online.judging import JudgedRow, groups_of, judge_round, with_rivals
 from tiltlm.recipes.online.loop_checks import check_loop, check_request, describe, open_held_out, recorded_rounds
 from tiltlm.recipes.online.loop_run import LoopRequest, LoopRunSettings
 from tiltlm.recipes.online.looped import LoopedRun
+from tiltlm.recipes.online.revising import Reviser
 from tiltlm.recipes.prepare import encoder_of, note_all
 from tiltlm.recipes.progress import ProgressCallback, silent
 from tiltlm.recipes.train import listener, save_model
@@ -156,6 +159,19 @@ def responses_of_data(settings: LoopRunSettings, policy: Policy) -> dict[bytes, 
     return found
 
 
+def reviser_of(settings: LoopRunSettings, policy: Policy, prompts: PromptSet) -> Reviser:
+    """Return what revises the samples of a loop."""
+    limit, sampling = policy.module.max_positions, settings.sampling
+    return Reviser(
+        prompts,
+        read_constitution(settings.rivals.constitution or DEFAULT),
+        settings.rivals.revisions,
+        settings.loop.seed,
+        window=sys.maxsize if limit is None else limit - sampling.max_new_tokens,
+        wraps=settings.data.as_chat is not False and prompts.encoder.has_template,
+    )
+
+
 @dataclass(eq=False)
 class Rounds:
     """A loop in progress, with all its parts."""
@@ -177,6 +193,8 @@ class Rounds:
     progress: ProgressCallback
     of_data: Mapping[bytes, tuple[Response, str]]
     """Tokens of a prompt → the response that the data has, and its text; empty unless it is a rival."""
+    reviser: Reviser | None
+    """What revises samples; None: nothing does."""
     is_prepared: bool = False
     """True once the trainer has seen examples."""
 
@@ -219,9 +237,9 @@ class Rounds:
             schedule=learning_rate_factor(settings.training, planned_steps(settings)),
         )
         of_data = responses_of_data(settings, policy) if settings.rivals.data else {}
-        return cls(
-            run, settings, request, policy, prompts, *judges, reference, initial, trainer, cache, progress, of_data
-        )
+        reviser = reviser_of(settings, policy, prompts) if settings.rivals.revisions else None
+        parts = (*judges, reference, initial, trainer, cache, progress, of_data, reviser)
+        return cls(run, settings, request, policy, prompts, *parts)
 
     def run_all(self, *, resume: bool) -> LoopedRun:
         """Run all rounds that are not done, save the policy and return what came out."""
@@ -272,10 +290,10 @@ class Rounds:
         first = self.first_step(folder)
         if isinstance(self.reference, MovingReference) and self.trainer.state.step == first:
             self.reference.move(whole_weights(self.policy.module))
-        rows = self.draw(number, folder.samples, self.settings.loop.n)
-        rivals = self.draw_rivals(number, folder)
-        verdicts = self.judged("train", with_rivals(rows, rivals, self.of_data), folder)
-        groups, formed = self.form(number, rows, rivals, verdicts)
+        rows = self.draw(number, folder)
+        together = with_rivals(rows, self.rivals(number, folder, rows), self.settings.rivals.who, self.of_data)
+        verdicts = self.judged("train", [one.row for one in together], folder)
+        groups, formed = self.form(number, together, verdicts)
         digest = folder.write_examples(groups, formed.examples)
         is_own = self.request.replay is None  # samples of another policy say nothing about the KL of this one
         initial = self.initial.sums([tree_of(row) for row in rows]) if is_own else None
@@ -301,16 +319,14 @@ class Rounds:
         return card
 
     def form(
-        self, number: int, rows: Sequence[AnswerRow], rivals: Sequence[AnswerRow], verdicts: Sequence[Mapping[str, Any]]
+        self, number: int, rows: Sequence[JudgedRow], verdicts: Sequence[Mapping[str, Any]]
     ) -> tuple[list[Group], Formed]:
         """Return the judged samples of each prompt, and their examples; none if no sample could change the policy."""
         settings = self.settings
         groups = groups_of(
-            with_rivals(rows, rivals, self.of_data),
+            rows,
             verdicts,
             number,
-            num_own=settings.loop.n,
-            rivals=settings.rivals.origins,
             scale=1.0 if self.judge is None else self.judge.scale,
             shaping=settings.shaping,
             max_tokens=settings.sampling.max_new_tokens,
@@ -329,8 +345,8 @@ class Rounds:
         for earlier in range(max(0, number - self.settings.loop.past_rounds), number):
             folder = RoundFolder.of(self.run.path, earlier)
             rows = read_answers(folder.samples)
-            rivals = read_answers(folder.rivals) if self.settings.rivals.n else []
-            _, formed = self.form(earlier, rows, rivals, folder.verdicts("train") or [])
+            together = with_rivals(rows, self.rivals(earlier, folder, rows), self.settings.rivals.who, self.of_data)
+            _, formed = self.form(earlier, together, folder.verdicts("train") or [])
             found += [replace(example, id=f"{example.id} of round {earlier}") for example in formed.examples]
         return found
 
@@ -350,40 +366,50 @@ class Rounds:
             folder.write_verdicts(verdicts, role)
         return verdicts
 
-    def draw_rivals(self, number: int, folder: RoundFolder) -> tuple[AnswerRow, ...]:
-        """Return the samples that the reference draws, or its mixture with the policy; nothing if there are none."""
+    def rivals(self, number: int, folder: RoundFolder, rows: Sequence[AnswerRow]) -> Sequence[AnswerRow]:
+        """Return the samples of a round that somebody else than the policy draws, or its revisions."""
         rivals = self.settings.rivals
+        if self.reviser is not None:
+            reviser = replace(self.reviser, ask=partial(self.ask, number))
+            return reviser.revise(rows, folder.path)
         if not rivals.n:
             return ()
         assert isinstance(self.reference, ModelReference), "a reference is built where rivals are drawn"
         mixture = Mixture(self.reference.weights.policy, self.reference.in_place, rivals.mix)
-        return self.draw(number, folder.rivals, rivals.n, rivals.who, mixture)
+        chosen = self.prompts_of(number)
+        return self.answers(chosen, rivals.n, folder.rivals, f"{rivals.who} of round {number}", mixture)
 
-    def draw(
-        self, number: int, path: Path, n: int, who: Who = "policy", mixture: Mixture | None = None
-    ) -> tuple[AnswerRow, ...]:
-        """Return samples of a round: those on the disk, and the others drawn.
+    def ask(self, number: int, prompts: Sequence[Prompt], path: Path) -> Sequence[AnswerRow]:
+        """Return one answer of the policy to each of these prompts."""
+        return self.answers(prompts, 1, path, f"{path.name} of round {number}")
+
+    def draw(self, number: int, folder: RoundFolder) -> Sequence[AnswerRow]:
+        """Return the samples of the policy in a round."""
+        return self.answers(self.prompts_of(number), self.settings.loop.n, folder.samples, f"round {number}")
+
+    def prompts_of(self, number: int) -> Sequence[Prompt]:
+        """Return the prompts of a round."""
+        loop, prompts = self.settings.loop, self.prompts.prompts
+        places = prompts_of_round(number, len(prompts), loop.prompts_per_round, self.prompts.digest, loop.seed)
+        return [prompts[k] for k in places]
+
+    def answers(
+        self, prompts: Sequence[Prompt], n: int, path: Path, name: str, mixture: Mixture | None = None
+    ) -> Sequence[AnswerRow]:
+        """Return answers: those on the disk, and the others drawn.
 
         Args:
-            number: The round.
-            path: The file of the samples.
-            n: Samples of each prompt.
-            who: What draws them.
-            mixture: The reference, and its share; None: the policy alone.
+            prompts: What is answered.
+            n: Answers to each prompt.
+            path: Their file.
+            name: What is drawn and when; another name has another seed.
+            mixture: The reference, and its share in what draws; None: the policy alone.
         """
-        loop, sampling = self.settings.loop, self.settings.sampling
-        places = prompts_of_round(
-            number, len(self.prompts.prompts), loop.prompts_per_round, self.prompts.digest, loop.seed
-        )
-        chosen = replace(self.prompts, prompts=tuple(self.prompts.prompts[k] for k in places))
-        request = SampleRequest(
-            n=n,
-            temperatures=(sampling.temperature,),
-            seed=seed_of_round(number, loop.seed, who),
-            output=path,
-            resume=True,
-        )
-        engine = OwnEngine(self.policy.module, f"{self.prompts.digest} {who} of round {number}", mixture)
+        sampling = self.settings.sampling
+        chosen = replace(self.prompts, prompts=tuple(prompts))
+        seed = seed_of(name, self.settings.loop.seed)
+        request = SampleRequest(n=n, temperatures=(sampling.temperature,), seed=seed, output=path, resume=True)
+        engine = OwnEngine(self.policy.module, f"{self.prompts.digest} {name}", mixture)
         speaker = Speaker(engine, self.prompts.encoder, self.policy.end_token_ids)
         settings = SampleSettings(self.settings.model, self.settings.data, sampling)
         call = Call(settings, request, chosen, speaker, {sampling.temperature: sampling})

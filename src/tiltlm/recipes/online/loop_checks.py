@@ -11,6 +11,7 @@ from tiltlm.core.needs import Shape
 from tiltlm.judging import Comparer, JudgeSettings, Scorer, check_roles
 from tiltlm.objectives import Objective
 from tiltlm.objectives.shapes.rollouts import PolicyGradient
+from tiltlm.online.constitution import DEFAULT, read_constitution
 from tiltlm.online.rounds import RoundFolder
 from tiltlm.recipes.answers.systems import open_judge
 from tiltlm.recipes.online.loop_run import LoopRequest, LoopRunSettings
@@ -24,8 +25,8 @@ FREE = frozenset({"loop.save_every", "output", "training.log_every", "training.k
 not depend on it."""
 
 
-LARGER: Mapping[Shape, Shape] = {"pairs": "lists"}
-"""Shape of a rule → a larger shape that its examples have too, if the samples have scores."""
+ALSO: Mapping[Shape, tuple[Shape, ...]] = {"pairs": ("lists", "demonstrations")}
+"""Shape of a rule → other shapes that its examples have too: lists if samples have scores, and their chosen samples."""
 
 
 def check_loop(settings: LoopRunSettings, objective: Objective) -> None:
@@ -35,7 +36,7 @@ def check_loop(settings: LoopRunSettings, objective: Objective) -> None:
         ConfigError: they do not fit.
     """
     kind, rivals = settings.examples.kind, settings.rivals
-    if objective.shape not in (kind.shape, LARGER.get(kind.shape)):
+    if objective.shape not in (kind.shape, *ALSO.get(kind.shape, ())):
         raise ConfigError(
             f"examples.rule={settings.examples.rule} makes {kind.shape}, and the objective trains on "
             f"{objective.shape}; change one of the two",
@@ -59,6 +60,14 @@ def check_loop(settings: LoopRunSettings, objective: Objective) -> None:
             f"{' and '.join(dict.fromkeys(rivals.origins)) or 'none'}; change rivals.n, rivals.mix or rivals.data",
             code="wrong_rivals",
             key="rivals.n",
+        )
+    if rivals.revisions:
+        read_constitution(rivals.constitution or DEFAULT)
+    if rivals.revisions and settings.loop.n > 1:
+        raise ConfigError(
+            f"loop.n is {settings.loop.n}, and rivals.revisions revises one sample of each prompt; set loop.n=1",
+            code="too_many_samples",
+            key="loop.n",
         )
     if settings.sampling.temperature == 0 and settings.loop.n > 1:
         raise ConfigError(
