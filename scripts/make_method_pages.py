@@ -28,6 +28,7 @@ from tiltlm.objectives.parts.statistics import Statistic
 from tiltlm.objectives.parts.weightings import Weighting
 from tiltlm.objectives.shapes.listwise import ListLoss
 from tiltlm.objectives.sweep_ranges import sweep_range
+from tiltlm.online.presets import PRESETS
 from tiltlm.recipes.methods import (
     METRICS,
     data_text,
@@ -85,6 +86,13 @@ def page(name: str) -> str:
     rows = [(f"`{k.name}`", knob_text(k)) for k in knobs(name)]
     required = "".join(f" objective.{k.name}=..." for k in knobs(name) if k.is_required)
     of_data = [(f"With `{knob}`: " if knob else "") + data_text(objective) for knob, objective in made.items()]
+    is_online = made[""].shape == "rollouts"
+    command = f"tiltlm train --model MODEL --data DATA --objective {name} --output runs/{name}{required}"
+    if is_online:
+        preset = name if name in PRESETS else "grpo"
+        chosen = "" if name in PRESETS else f" objective={name}"
+        judge = " --judge JUDGE" if PRESETS[preset].settings["examples"]["rule"] != "unscored" else ""
+        command = f"tiltlm loop --preset {preset} --model MODEL --data PROMPTS{judge} --output runs/{name}{chosen}"
     built = [to_source(objective) + (f"  # with {knob}" if knob else "") for knob, objective in made.items()]
     pieces = [
         f"# `{name}`",
@@ -100,8 +108,8 @@ def page(name: str) -> str:
         "## Knobs",
         table(("knob", "value"), *rows) if rows else "None.",
         prose(f"Units: {facts.sections['Units']}"),
-        prose(f"Range that `tiltlm compare-methods` tries: {sweep_range(name).text}."),
-        f"```\ntiltlm train --model MODEL --data DATA --objective {name} --output runs/{name}{required}\n```",
+        *([] if is_online else [prose(f"Range that `tiltlm compare-methods` tries: {sweep_range(name).text}.")]),
+        f"```\n{command}\n```",
         "## What is logged",
         prose(f"The loss is {step_text(made[''])}"),
         table(("metric", "what it is"), *((f"`{metric}`", METRICS[metric]) for metric in metric_names(made[""]))),

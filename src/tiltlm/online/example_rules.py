@@ -47,6 +47,8 @@ class RuleKind(NamedTuple):
     rivals: tuple[Who, ...] | None = ()
     """Origins of which one must be among the samples, and no other beside the policy. None: any origins, or none."""
     pooled: PooledRule | None = None
+    needs_scores: bool = False
+    """True if win rates cannot stand for scores."""
 
 
 @dataclass(frozen=True)
@@ -419,9 +421,16 @@ RULES: dict[str, RuleKind] = {
     "running_mean": RuleKind(None, "rollouts", ("win_rates", "rate"), min_samples=1, pooled=_over_groups),
     "against": RuleKind(_against, "rollouts", rivals=("reference", "mixture")),
     "bond": RuleKind(
-        None, "rollouts", ("imitation",), min_samples=3, max_samples=3, rivals=("reference",), pooled=_bond
+        None,
+        "rollouts",
+        ("imitation",),
+        min_samples=3,
+        max_samples=3,
+        rivals=("reference",),
+        pooled=_bond,
+        needs_scores=True,
     ),
-    "value_gap": RuleKind(_value_gap, "lists", ("value_beta",), rivals=("reference",)),
+    "value_gap": RuleKind(_value_gap, "lists", ("value_beta",), rivals=("reference",), needs_scores=True),
     "unscored": RuleKind(_unscored, "rollouts", min_samples=1, needs_judge=False),
 }
 """Every example rule by its name."""

@@ -53,7 +53,8 @@ def info_nca(beta: float = 0.01, reward_temperature: float | None = None) -> Pai
 def a_star_po(beta: float = 0.001) -> Listwise:
     r"""A*-PO: regresses the reward of each response onto its score minus the optimal value of its prompt.
 
-    ℓ = Σ_k ( β log π/π_ref(y_k) − s_k )²,  s = r − V,  V = β₁ log mean e^(r/β₁) over responses of π_ref
+    ℓ = Σ_k ( β log π/π_ref(y_k) − s_k )²,
+    s = r − V,  V = β₁ log mean e^(r/β₁) over responses of π_ref
 
     Source: Brantley et al. 2025, arXiv 2505.20686, Algorithm 1; the paper has β 0.001 and β₁ 0.5.
     Units: β in score per nat of the whole response. The score s is an advantage, which the rule value_gap of a loop

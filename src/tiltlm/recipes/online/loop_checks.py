@@ -148,6 +148,15 @@ def check_request(settings: LoopRunSettings, request: LoopRequest, objective: Ob
                 code="not_supported",
                 key="replay",
             )
+    reads_scores = "scores" in objective.needs and not settings.examples.win_rates
+    if (reads_scores or settings.examples.kind.needs_scores) and judge is not None and not isinstance(judge, Scorer):
+        what = f"examples.rule={settings.examples.rule}" if settings.examples.kind.needs_scores else "the objective"
+        raise ConfigError(
+            f"{what} needs scores, and the judge compares; use a judge that scores"
+            + (", or set examples.win_rates=true" if reads_scores and not settings.examples.kind.needs_scores else ""),
+            code="needs_scores",
+            key="judge",
+        )
     if request.is_own_judge and request.held_out_judge is None:
         raise ConfigError(
             "judge.model is self, so the judge changes with the policy, and its scores cannot show whether answers got "
