@@ -145,17 +145,22 @@ def _batches(
         prompts: Token ids of each prompt.
         n: Samples per prompt.
         settings: Most rows of a batch, and most new tokens.
-        mixed: Prompts of a batch may differ in length, as long as padding does not double the tokens of a row.
+        mixed: Prompts of a batch may differ in length, as long as padding does not double the tokens of the batch.
     """
     batches: list[list[int]] = []
+    tokens = 0  # of the last batch, without padding
     for i in sorted(range(len(prompts)), key=lambda i: len(prompts[i])):
         last = batches[-1] if batches else []
-        shortest = len(prompts[last[0]]) if last else 0
-        longest = 2 * shortest + settings.max_new_tokens if mixed else shortest
-        if last and len(last) < max(1, settings.max_rows // n) and len(prompts[i]) <= longest:
+        row = len(prompts[i]) + settings.max_new_tokens
+        fits = (
+            (len(last) + 1) * row <= 2 * (tokens + row) if mixed else last and len(prompts[last[0]]) == len(prompts[i])
+        )
+        if last and len(last) < max(1, settings.max_rows // n) and fits:
             last.append(i)
+            tokens += row
         else:
             batches.append([i])
+            tokens = row
     for batch in batches:
         for start in range(0, n, settings.max_rows):
             yield batch, range(start, min(n, start + settings.max_rows))

@@ -178,10 +178,10 @@ def test_a_model_that_reads_its_padding_is_found(policy):
     assert texts(sample(broken, asked, 3, SETTINGS, **SEED)) == texts(sample(policy, asked, 3, SETTINGS, **SEED))
 
 
-def test_padding_never_doubles_a_row():
+def test_padding_never_doubles_a_batch():
     asked = prompts(10, 20, 33, 31, 90)
     mixed, equal = ([members for members, _ in _batches(asked, 2, SETTINGS, m)] for m in (True, False))
-    assert mixed == [[0, 1, 3], [2], [4]]  # up to 2 · 10 + 12 = 32 tokens beside 10
+    assert mixed == [[0, 1, 3, 2], [4]]  # with 12 new ones, 142 tokens need 180 with padding; 5 · 102 is above 2 · 244
     assert equal == [[0], [1], [3], [2], [4]]
 
 
