@@ -330,6 +330,7 @@ def test_the_command_and_its_list(model, prompts, tmp_path):
         ({"preset": "bond", "rivals.n": 1}, "too_few_samples", "loop.n"),
         ({"rivals.mix": 0.5}, "no_effect", "rivals.mix"),
         ({"loop.rate": 0.1}, "no_effect", "loop.rate"),
+        ({"stop.held_out_falls": True}, "no_effect", "stop.held_out_falls"),
         ({"preset": "rloo", "loop.past_rounds": 1}, "not_supported", "loop.past_rounds"),
     ],
 )

@@ -108,8 +108,18 @@ class StopSettings:
     """Judgements, also those that were stored already. A judge that compares does so for every two samples."""
     empty_rounds: int = 3
     """Rounds in a row that give no example."""
+    length: float | None = None
+    """Mean length of a sample, as a multiple of that of round 0: the loop stops when a round is above."""
+    cut: float | None = None
+    """Share of samples without an end token: the loop stops when a round is above."""
+    distinct_2: float | None = None
+    """Distinct-2 of the samples, as a share of that of round 0: the loop stops when a round is below."""
+    held_out_falls: bool = False
+    """Stop when the held-out score of a round is below that of an earlier one, with intervals apart, and the training
+    judge's score is not."""
 
     def __post_init__(self) -> None:
         with prefix_errors("stop"):
             given = {name: value for name, value in vars(self).items() if value is not None}
-            positive(**{name: float(value) for name, value in given.items()})
+            positive(**{name: float(value) for name, value in given.items() if name != "held_out_falls"})
+            between(0.0, 1.0, **{name: given[name] for name in ("cut", "distinct_2") if name in given})

@@ -33,6 +33,8 @@ def find_stop(cards: Sequence[Card], settings: StopSettings) -> Stop | None:
         limit, spent = getattr(settings, name), sum(getattr(card, name) for card in cards)
         if limit is not None and spent >= limit:
             return Stop(name, f"{name.replace('_', ' ')}: {spent:,} spent, stop.{name}={limit:,}")
+    if alarm := _alarm(cards, settings):
+        return alarm
     recent = cards[-settings.empty_rounds :]
     if len(recent) == settings.empty_rounds and not any(card.num_examples for card in recent):
         causes = dict(last.dropped)
@@ -40,4 +42,25 @@ def find_stop(cards: Sequence[Card], settings: StopSettings) -> Stop | None:
             "empty_rounds",
             f"{len(recent)} rounds in a row gave no example ({causes}); look at the samples and at the judge's scores",
         )
+    return None
+
+
+def _alarm(cards: Sequence[Card], settings: StopSettings) -> Stop | None:
+    """Return the first sign that the policy exploits its judge or loses its variety; None if there is none."""
+    first, last = cards[0], cards[-1]
+    if settings.length is not None and last.num_tokens > settings.length * first.num_tokens:
+        grown = f"samples have {last.num_tokens:.1f} tokens, {first.num_tokens:.1f} in round 0"
+        return Stop("length", f"{grown}, above stop.length={settings.length:g} times")
+    if settings.cut is not None and last.cut > settings.cut:
+        return Stop("cut", f"{last.cut:.0%} of the samples have no end token, above stop.cut={settings.cut:g}")
+    if settings.distinct_2 is not None and last.distinct_2 < settings.distinct_2 * first.distinct_2:
+        alike = f"distinct-2 is {last.distinct_2:.2f}, {first.distinct_2:.2f} in round 0"
+        return Stop("distinct_2", f"{alike}, below stop.distinct_2={settings.distinct_2:g} times")
+    measured = [(card, card.held_out) for card in cards if card.held_out is not None]
+    if settings.held_out_falls and measured:
+        (best, highest), (_, now) = max(measured, key=lambda one: one[1].estimate), measured[-1]
+        pleases = best.reward is None or last.reward is None or last.reward.estimate >= best.reward.estimate
+        if now.high < highest.low and pleases:
+            fallen = f"the held-out score fell from {highest.estimate:.3g} in round {best.round} to {now.estimate:.3g}"
+            return Stop("held_out_falls", f"{fallen}, and the score of the judge that trains did not")
     return None

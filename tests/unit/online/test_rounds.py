@@ -6,6 +6,7 @@ import pytest
 from support.errors import raises
 from support.online import group_of
 from tiltlm.core import RunError
+from tiltlm.diagnostics import Interval
 from tiltlm.online.cards import Card, kl_of, make_card, reward_of
 from tiltlm.online.example_rules import ExampleSettings, form_examples
 from tiltlm.online.loop_settings import StopSettings
@@ -111,6 +112,34 @@ def test_stop_rules():
     assert find_stop(empty, StopSettings()).rule == "empty_rounds"
     assert find_stop([*empty[:2], cards[2]], StopSettings()) is None
     assert find_stop(empty[:2], StopSettings()) is None
+
+
+def test_alarms_end_a_loop_where_that_is_asked_for():
+    """Each one at its limit and just beyond; without the setting none of them stops anything."""
+    first, last = a_card(), a_card(1, num_tokens=3.5, cut=0.6, distinct_2=0.5)
+    first = Card(**{**vars(first), "distinct_2": 0.8})
+    assert find_stop([first, last], StopSettings()) is None
+    for name, passes, stops in (("length", 1.4, 1.39), ("cut", 0.6, 0.59), ("distinct_2", 0.62, 0.63)):
+        assert find_stop([first, last], StopSettings(**{name: passes})) is None
+        assert find_stop([first, last], StopSettings(**{name: stops})).rule == name
+
+
+def test_a_held_out_score_that_falls_while_the_other_rises():
+    def card(number, reward, held_out):
+        def interval(value):
+            return Interval(value, value - 0.1, value + 0.1, 0.95, 8)
+
+        return a_card(number, reward=interval(reward), held_out=interval(held_out))
+
+    asked = StopSettings(held_out_falls=True)
+    rising = [card(0, 1.0, 1.0), card(1, 1.5, 1.4)]
+    assert find_stop(rising, asked) is None
+    assert find_stop([*rising, card(2, 1.8, 1.25)], asked) is None, "the intervals overlap"
+    assert find_stop([*rising, card(2, 1.2, 1.0)], asked) is None, (
+        "both have fallen: no sign that the judge is exploited"
+    )
+    assert find_stop([*rising, card(2, 1.8, 1.0)], asked).rule == "held_out_falls"
+    assert find_stop([*rising, card(2, 1.8, 1.0)], StopSettings()) is None
 
 
 def test_a_number_that_is_not_known_comes_back_as_one(tmp_path):

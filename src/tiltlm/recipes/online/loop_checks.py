@@ -164,6 +164,12 @@ def check_request(settings: LoopRunSettings, request: LoopRequest, objective: Ob
             code="needs_held_out",
             key="held_out_judge",
         )
+    if settings.stop.held_out_falls and request.held_out_judge is None:
+        raise ConfigError(
+            "stop.held_out_falls has no effect: there is no judge that does not train; give --held-out-judge",
+            code="no_effect",
+            key="stop.held_out_falls",
+        )
     if not settings.shaping.is_off and not isinstance(judge, Scorer):
         raise ConfigError("shaping has no effect: no judge gives scores; remove it", code="no_effect", key="shaping")
 

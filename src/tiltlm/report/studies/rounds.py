@@ -103,13 +103,13 @@ def cautions_of(record: LoopRecord) -> Iterator[Remark]:
         yield Remark(
             "longer",
             f"Samples grew from {first.num_tokens:.0f} to {last.num_tokens:.0f} tokens. Judges often prefer length: "
-            "use examples.rule=short_best, or a judge whose audit shows no such preference.",
+            "use shaping.length_penalty, examples.rule=short_best, or a judge whose audit shows no such preference.",
         )
     if last.cut > MANY_CUT:
         yield Remark(
             "cut",
             f"{share(last.cut)} of the samples of the last round were cut, so they were judged unfinished and their KL "
-            "is a lower bound. Raise sampling.max_new_tokens.",
+            "is a lower bound. Raise sampling.max_new_tokens, or set shaping.cut_penalty.",
         )
     if last.distinct_2 < LESS_DIVERSE * first.distinct_2:
         yield Remark(
