@@ -22,7 +22,7 @@ import yaml
 from click.testing import Result
 from typer.testing import CliRunner
 
-from support.pages import GUIDES, METHODS, ROOT, Block, blocks, commands, page_name
+from support.pages import GUIDES, METHODS, PRESETS, ROOT, Block, blocks, commands, page_name
 from tiltlm.cli.main import app
 from tiltlm.objectives import CATALOG
 from tiltlm.recipes import run_settings
@@ -97,12 +97,13 @@ def on_the_tiny_model(arguments: list[str]) -> list[str]:
     if arguments[:1] == ["sample"]:  # tests/unit/sampling/engines/test_server.py has the servers
         trained = arguments[1] if Path(arguments[1]).exists() else MODEL
         arguments = ["sample", trained, *(re.sub(r"engine=http\S+", "engine=own", a) for a in arguments[2:])]
-    return [argument.replace("=...", "=0.3") for argument in arguments]
+    judged = ["gold" if argument == "JUDGE" else argument for argument in arguments]
+    return [argument.replace("=...", "=0.3") for argument in judged]
 
 
 RECIPES = {
     path.rpartition(".")[2]: import_module(f"tiltlm.recipes.{path}")
-    for path in ("train", "score", "studies.sweep", "preview")
+    for path in ("train", "score", "studies.sweep", "preview", "online.loop")
 }
 
 
@@ -239,7 +240,7 @@ def test_the_blocks_of_a_guide_run(page, folder, own_catalog):
     run_page(page, folder)
 
 
-@pytest.mark.parametrize("page", METHODS, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [*METHODS, *PRESETS], ids=lambda page: f"{page.parent.stem} {page.stem}")
 def test_the_command_of_a_method_holds(page, folder):
     lines = [line for block in blocks(page) for line in commands(block.text) if line.startswith("tiltlm ")]
     assert lines

@@ -134,7 +134,7 @@ def test_a_setting_for_data_is_refused_where_a_judge_measures(arguments, model, 
 
 def test_a_setting_of_a_loop_is_read_or_refused(model, tmp_path, monkeypatch):
     prompts = tmp_path / "prompts.jsonl"
-    prompts.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in TextWorld().prompts("train")[:4]))
+    prompts.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in TextWorld().prompts("train")[:8]))
     kinds = {name: kind for name, kind in get_type_hints(LoopRunSettings).items() if is_dataclass(kind)}
     given: dict[str, Any] = {"preset": "online_dpo", "model": model, "data": str(prompts), "judge": "gold"}
     given |= {"loop.rounds": 2, "batch_size": 2, "max_new_tokens": 24, "progress": False}

@@ -8,8 +8,9 @@ ROOT = Path(__file__).parents[2]
 GUIDES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 """Written by hand; docs/objectives.md in part."""
 METHODS = sorted((ROOT / "docs" / "methods").glob("*.md"))
+PRESETS = sorted((ROOT / "docs" / "presets").glob("*.md"))
 OTHERS = [*(ROOT / f"{name}.md" for name in ("CHANGELOG", "RELEASING", "SECURITY")), ROOT / "benchmarks" / "README.md"]
-PAGES = [*GUIDES, *METHODS, *OTHERS]
+PAGES = [*GUIDES, *METHODS, *PRESETS, *OTHERS]
 
 FENCE = re.compile(r"^(?P<indent> *)```(?P<language>[^\n`]*)\n(?P<text>.*?)^(?P=indent)```$", re.DOTALL | re.MULTILINE)
 NOT_RUN = re.compile(r"<!-- not run: (?P<reason>[^>]+?) -->\s*\Z")
