@@ -180,13 +180,20 @@ def parts_tables() -> str:
 def metrics_table() -> str:
     """Return the table of all metrics, with the methods that log them."""
     logged = {name: set(metric_names(variants(name)[""])) for name in CATALOG}
+    online = {name for name in CATALOG if variants(name)[""].shape == "rollouts"}
+
+    def listed(names: list[str]) -> str:
+        """Return the names in code; all policy gradients together are one entry."""
+        all_online = online <= set(names)
+        own = [f"`{name}`" for name in names if not (all_online and name in online)]
+        return ", ".join([*own, *(["policy gradients"] if all_online else [])])
+
     rows = [("metric", "what it is", "logged by")]
     for metric, text in METRICS.items():
         those = [name for name in CATALOG if metric in logged[name]]
         others = [name for name in CATALOG if metric not in logged[name]]
         few = those if len(those) < len(others) else others
-        names = ", ".join(f"`{name}`" for name in few)
-        of = "all" if not others else names if few is those else f"all but {names}"
+        of = "all" if not others else listed(few) if few is those else f"all but {listed(few)}"
         rows.append((f"`{metric}`", text, of))
     rows += [(f"`{metric}`", text, "all") for metric, text in COMMON.items()]
     return table(*rows)

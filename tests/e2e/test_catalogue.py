@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tiltlm.cli.main import app
+from tiltlm.core import DataError
 from tiltlm.objectives import CATALOG, build, knobs
 from tiltlm.worlds import TextWorld
 
@@ -30,17 +31,40 @@ def rows_for(shape: str, found: list[dict]) -> list[dict]:
             for side in ("chosen", "rejected")
         ]
     if shape == "lists":
-        return [{"prompt": r["prompt"], "completions": [r["rejected"], r["chosen"]], "ranks": [2, 1]} for r in found]
+        return [{"prompt": r["prompt"], "completions": [r["rejected"], r["chosen"]], "scores": [0, 1]} for r in found]
     if shape == "demonstrations":
         return [{"prompt": r["prompt"], "completion": r["chosen"]} for r in found]
     scored = [{f"score_{side}": world.reward(r["prompt"], r[side]) for side in ("chosen", "rejected")} for r in found]
     return [{**r, **s} for r, s in zip(found, scored, strict=True)]
 
 
-@pytest.mark.parametrize("name", CATALOG)
+def objective_of(name: str):
+    """Return the method with its defaults, or with values at which a few dozen steps show something."""
+    return build(name, **settings_of(name))
+
+
+def settings_of(name: str) -> dict[str, float]:
+    return {k.name: REQUIRED[k.name] for k in knobs(name) if k.is_required} | OVER.get(name, {})
+
+
+ONLINE = [name for name in CATALOG if objective_of(name).shape == "rollouts"]
+
+
+@pytest.mark.parametrize("name", ONLINE)
+def test_a_policy_gradient_is_sent_to_the_loop(name: str, model: str, some_pairs: list[dict], tmp_path: Path):
+    """Its samples are in no file; tests/e2e/test_loop.py trains with each of them."""
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in some_pairs))
+    arguments = ["train", "--model", model, "--data", str(data), "--objective", name, "--output", str(tmp_path / "run")]
+    result = CliRunner().invoke(app, arguments)
+    assert isinstance(result.exception, DataError)
+    assert result.exception.code == "needs_loop"
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", [name for name in CATALOG if name not in ONLINE])
 def test_trains_through_the_command_line(name: str, model: str, some_pairs: list[dict], tmp_path: Path):
-    settings = {k.name: REQUIRED[k.name] for k in knobs(name) if k.is_required} | OVER.get(name, {})
-    objective = build(name, **settings)
+    settings, objective = settings_of(name), objective_of(name)
     data, output = tmp_path / "data.jsonl", tmp_path / "run"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows_for(objective.shape, some_pairs)))
     arguments = [

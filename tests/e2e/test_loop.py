@@ -159,11 +159,11 @@ def test_a_loop_that_was_killed_goes_on_to_the_same_bytes(
 ):
     """Thirty moments over all phases. Checkpoints are saved every two rounds.
 
-    REBEL's reference moves at each round; DAPO takes two steps a round, whose ratios need the policy of its beginning;
-    J-BOND's anchor is a moving average that draws samples too.
+    REBEL's reference moves at each round, and its optimiser restarts; DAPO takes two steps a round, whose ratios need the
+    policy of its beginning; J-BOND's anchor is a moving average that draws samples too.
     """
     monkeypatch.setenv("TILTLM_CACHE", str(tmp_path / "judgements"))
-    settings = {"loop.save_every": 2, "preset": preset}
+    settings = {"loop.save_every": 2, "preset": preset, "loop.restarts": preset == "rebel"}
     calls = killing(None)
     run(model, prompts, tmp_path / "whole", **settings)
     assert set(calls) == set(PHASES) - ({PHASES[-1]} if preset in ("online_dpo", "rebel") else set())
@@ -188,7 +188,7 @@ LENGTHS = {
     "rebel": (8, 2e-4),
     "iterative_dpo": (3, 1e-3),
     "reinforce": (15, 4e-4),
-    "reinforce_pp": (15, 4e-4),
+    "reinforce_pp": (12, 1e-3),
     "cispo": (6, 4e-4),
     "nash_md": (15, 4e-4),
     "a_star_po": (15, 4e-4),
@@ -257,6 +257,19 @@ def test_its_configuration_runs_again(done, tmp_path):
     found, expected = contents(again.path), contents(done.path)
     assert found.keys() == expected.keys()
     assert all(found[name] == expected[name] for name in found if name != "loop.json"), "which names the preset"
+
+
+def test_a_round_that_restarts_has_a_schedule_and_an_optimiser_of_its_own(model, prompts, tmp_path):
+    """Rates begin anew, and the moments do: Adam's first step of a round moves each weight by the rate alone."""
+    settings = {"loop.rounds": 2, "schedule": "linear", "warmup_ratio": 0.0, "batch_size": 8, "num_epochs": 2}
+    rates, weights = {}, {}
+    for restarts in (False, True):
+        found = run(model, prompts, tmp_path / str(restarts), **settings, **{"loop.restarts": restarts})
+        rates[restarts] = [line["learning_rate"] for line in lines(found.path / "metrics.jsonl")]
+        weights[restarts] = (found.path / "model" / "model.safetensors").read_bytes()
+    assert rates[False] == pytest.approx([1e-3 * k / 4 for k in (4, 3, 2, 1)])
+    assert rates[True] == pytest.approx([1e-3, 5e-4, 1e-3, 5e-4])
+    assert weights[True] != weights[False]
 
 
 def test_a_held_out_judge_measures_and_does_not_train(done, model, prompts, tmp_path):

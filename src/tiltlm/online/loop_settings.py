@@ -14,7 +14,7 @@ class LoopSettings:
     """The rounds of a loop."""
 
     rounds: int = 20
-    """Most rounds. The learning-rate schedule covers the steps of all of them."""
+    """Most rounds. The learning-rate schedule covers the steps of all of them, unless `restarts` is true."""
     prompts_per_round: int = 64
     """Prompts of a round; if the data has fewer, all of them."""
     n: int = 2
@@ -25,6 +25,8 @@ class LoopSettings:
     first round has no bound: set `stop.kl`."""
     rate: float = 0.02
     """Weight of the policy in the moving average, at the start of each round."""
+    restarts: bool = False
+    """Begin each round with a new optimiser and with the learning-rate schedule of that round alone."""
     past_rounds: int = 0
     """Examples of this many earlier rounds are trained on again."""
     seed: int = 0

@@ -61,7 +61,7 @@ PRESETS: Mapping[str, Preset] = {
         "Best and worst chosen by a noisy judge overstate its preference: keep soft labels with a calibrated scale. "
         "The published runs reset the reference (loop.reference=reset).",
         "Answers grow longer where the judge likes length. Late in a round its samples are no longer the policy's own.",
-        loop={"n": 8, "prompts_per_round": 1024, "rounds": 3},
+        loop={"n": 8, "prompts_per_round": 1024, "rounds": 3, "restarts": True},
         examples={"rule": "best_worst"},
         objective={"name": "dpo", "beta": 0.1},
         training={"num_epochs": 2, "batch_size": 32},
@@ -72,7 +72,7 @@ PRESETS: Mapping[str, Preset] = {
         "Needs no judge, and data with responses. It ends where the policy writes like the data, so it is no better "
         "than its data; repeated rounds learn its noise too.",
         "Once policy and data are alike, pairs differ by chance only, and every further round learns noise.",
-        loop={"n": 1, "prompts_per_round": 1024, "rounds": 3, "reference": "reset"},
+        loop={"n": 1, "prompts_per_round": 1024, "rounds": 3, "reference": "reset", "restarts": True},
         rivals={"data": True},
         examples={"rule": "versus_data"},
         objective={"name": "dpo", "beta": 0.1},
@@ -263,7 +263,7 @@ PRESETS: Mapping[str, Preset] = {
         "The published β 0.001 aims at hundreds of nats; the default here is that. Win rates are within the five.",
         "Targets far beyond reach make every gradient alike; the constant that stands for log Z is exact for "
         "small steps only.",
-        loop={"n": 5, "prompts_per_round": 1024, "rounds": 3, "reference": "reset"},
+        loop={"n": 5, "prompts_per_round": 1024, "rounds": 3, "reference": "reset", "restarts": True},
         examples={"rule": "best_worst", "win_rates": True},
         objective={"name": "sppo", "beta": 0.001, "baseline": 0.5},
         training={"num_epochs": 1, "batch_size": 64},
@@ -274,7 +274,7 @@ PRESETS: Mapping[str, Preset] = {
         "Win rates are within the six. The practical variant is examples.rule=best_worst with objective.name=dpo and a "
         "gap.",
         "A win rate among a few samples is coarse and shrinks toward ½.",
-        loop={"n": 5, "prompts_per_round": 1024, "rounds": 3, "reference": "reset"},
+        loop={"n": 5, "prompts_per_round": 1024, "rounds": 3, "reference": "reset", "restarts": True},
         rivals={"data": True},
         examples={"rule": "all_pairs", "win_rates": True},
         objective={"name": "dno", "eta": 0.1},
@@ -313,7 +313,7 @@ PRESETS: Mapping[str, Preset] = {
         "It learns to please itself: grades rise while answers get worse. A small model's labels have little "
         "probability together, and then its grades are errors.",
         judge="grade:self",
-        loop={"n": 4, "prompts_per_round": 1024, "rounds": 3, "reference": "reset"},
+        loop={"n": 4, "prompts_per_round": 1024, "rounds": 3, "reference": "reset", "restarts": True},
         sampling={"temperature": 0.7, "top_p": 0.9},
         examples={"rule": "best_worst"},
         objective={"name": "dpo", "beta": 0.1},

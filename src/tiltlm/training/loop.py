@@ -257,16 +257,24 @@ class Trainer:
         if self.at_reference and check:
             check_start(self.stepper, self.examples)
 
-    def next_round(self, examples: Sequence[Example], fingerprint: str, first_step: int) -> None:
-        """Go on with other examples. All steps so far stay counted, and the schedule goes on.
+    def next_round(
+        self, examples: Sequence[Example], fingerprint: str, first_step: int, *, restarts: bool = False
+    ) -> None:
+        """Go on with other examples. All steps so far stay counted.
 
         Args:
             examples: Those of the round.
             fingerprint: Digest that decides their order, together with seed and epoch.
             first_step: Steps before the round.
+            restarts: Begin the round with a new optimiser, and with a schedule of its own. False: both go on.
         """
         self.examples = examples
         self.timetable = Timetable.of(examples, fingerprint, self.settings, first_step, saves_at_end=False)
+        if restarts:
+            of_round = learning_rate_factor(self.settings, self.timetable.num_steps)
+            self.schedule = lambda step: of_round(step - first_step)
+            if self.state.step == first_step:
+                self.optimizer.state.clear()
 
     def run_to_end(self) -> TrainingResult:
         """Evaluate and save where that is due, then take the next step, until the last one is done."""

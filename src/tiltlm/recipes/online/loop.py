@@ -425,10 +425,11 @@ class Rounds:
         state = self.trainer.state
         if not examples:
             return
-        self.trainer.next_round(examples, digest, first)
+        restarts = self.settings.loop.restarts
+        self.trainer.next_round(examples, digest, first, restarts=restarts)
         if isinstance(self.trainer.stepper.objective, PolicyGradient) and self.trainer.timetable.num_steps > 1:
             known = folder.with_old_logps(examples, partial(token_logps_of, self.trainer.stepper))
-            self.trainer.next_round(known, digest, first)
+            self.trainer.next_round(known, digest, first, restarts=restarts)
         with self.trainer.stopping():
             if not self.is_prepared:
                 self.trainer.prepare(check=state.step == 0)

@@ -203,7 +203,7 @@ def describe(run: RunDirectory, settings: dict[str, Any]) -> None:
     if path.exists():
         known, now = (flat(plain) for plain in (yaml.safe_load(path.read_text(encoding="utf-8")), settings))
         is_constant = now.get("training.schedule") == "constant" and now.get("training.warmup_ratio") == 0
-        free = FREE | ({"loop.rounds"} if is_constant else set())
+        free = FREE | ({"loop.rounds"} if is_constant or now.get("loop.restarts") else set())
         for key in sorted(known.keys() | now.keys()):
             if known.get(key) != now.get(key) and key not in free and not key.startswith("stop."):
                 raise ConfigError(

@@ -56,7 +56,7 @@ def facts_of(preset: Preset) -> PresetFacts:
         trains=f"rule {examples.rule} ({kind.shape}), {describe_spec(spec, with_numbers=False)}",
         reference=moves[loop.reference] if compose(spec).needs_reference or rivals.n else "none",
         a_round=f"{loop.prompts_per_round:,} prompts{epochs}: {steps} step{'s' if steps > 1 else ''} of "
-        f"{training['batch_size']}",
+        f"{training['batch_size']}" + (", each with a new optimiser and schedule" if loop.restarts else ""),
         stop=f"after {loop.rounds} rounds"
         + ("; set stop.kl, since nothing bounds the KL" if loop.reference != "fixed" else ""),
     )
