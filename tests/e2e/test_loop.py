@@ -159,8 +159,8 @@ def test_a_loop_that_was_killed_goes_on_to_the_same_bytes(
 ):
     """Thirty moments over all phases. Checkpoints are saved every two rounds.
 
-    REBEL's reference moves at each round, and its optimiser restarts; DAPO takes two steps a round, whose ratios need the
-    policy of its beginning; J-BOND's anchor is a moving average that draws samples too.
+    REBEL's reference moves at each round, and its optimiser restarts; DAPO takes two steps a round, whose ratios need
+    the policy of its beginning; J-BOND's anchor is a moving average that draws samples too.
     """
     monkeypatch.setenv("TILTLM_CACHE", str(tmp_path / "judgements"))
     settings = {"loop.save_every": 2, "preset": preset, "loop.restarts": preset == "rebel"}
