@@ -153,6 +153,7 @@ def test_the_expected_step_is_the_gradient_of_reward_minus_kl(model, name):
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", SIZES)
 @pytest.mark.parametrize("name", ["reinforce", "rloo"])
 def test_policy_gradients_end_at_the_optimum_of_dpo(model, name):
@@ -302,6 +303,7 @@ SAMPLERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
 @pytest.mark.parametrize(
     ("objective", "rule", "n"),
@@ -332,6 +334,7 @@ def test_training_on_the_best_of_three_is_best_of_three():
     torch.testing.assert_close(found.exp(), expected, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_training_on_the_correct_is_the_policy_given_correct():
     rule = ExampleSettings("correct", threshold=0.5)
     found = fixed_point_on_support(build("sft"), rule, 1, REWARD >= 0.5)
