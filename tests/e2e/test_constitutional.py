@@ -1,12 +1,14 @@
 """Revisions of the policy's own samples by the principles of a constitution, on a chat model with random weights."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import tiltlm
+import tiltlm.recipes.online.loop
 from support.chat_models import write_chat_model
 from support.errors import raises
 from tiltlm.core import ConfigError
@@ -67,6 +69,15 @@ def test_a_judge_says_how_likely_the_revision_is_better(given, tmp_path):
     folder = run.path / "rounds" / "0000"
     assert all(len(row["scores"]) == 2 for row in rows_of(folder / "verdicts.jsonl"))
     assert all(0.5 < row["comparisons"][0][2] <= 1 for row in rows_of(folder / "examples.jsonl"))
+
+
+def test_a_draft_whose_critique_does_not_fit_has_no_revision(given, tmp_path, monkeypatch):
+    """No request fits: nothing is revised, and nothing is trained on."""
+    reviser_of = tiltlm.recipes.online.loop.reviser_of
+    monkeypatch.setattr("tiltlm.recipes.online.loop.reviser_of", lambda *parts: replace(reviser_of(*parts), window=1))
+    run = tiltlm.loop(output=tmp_path / "run", **given)
+    assert run.cards[0].dropped == {"missing_sample": 4}
+    assert not list((run.path / "rounds" / "0000").glob("revisions-*"))
 
 
 def test_supervised_training_on_revisions(given, tmp_path):

@@ -340,6 +340,7 @@ def test_the_command_and_its_list(model, prompts, tmp_path):
         ({"preset": "xpo", "rivals.n": 0, "loop.n": 2}, "wrong_rivals", "rivals.n"),
         ({"preset": "xpo", "rivals.mix": 0.5}, "wrong_rivals", "rivals.n"),
         ({"preset": "grpo", "rivals.n": 1}, "wrong_rivals", "rivals.n"),
+        ({"preset": "spin", "judge": None, "objective": {"name": "rebel"}}, "needs_scores", "judge"),
         ({"preset": "bond", "rivals.n": 1}, "too_few_samples", "loop.n"),
         ({"rivals.mix": 0.5}, "no_effect", "rivals.mix"),
         ({"loop.rate": 0.1}, "no_effect", "loop.rate"),
@@ -352,6 +353,15 @@ def test_what_cannot_work_is_refused_before_the_first_draw(model, prompts, tmp_p
     with raises(ConfigError, code, key=key):
         tiltlm.loop(model=model, data=str(prompts), output=tmp_path / "run", **given)
     assert not (tmp_path / "run").exists()
+
+
+def test_the_schedule_covers_the_examples_of_earlier_rounds(model, prompts, tmp_path):
+    """Rounds of 8, 16 and 16 examples in steps of 4: ten steps, and the rate falls to a tenth in the last of them."""
+    settings = {"loop.past_rounds": 1, "schedule": "linear", "warmup_ratio": 0.0}
+    found = run(model, prompts, tmp_path / "run", **settings)
+    rates = [line["learning_rate"] for line in lines(found.path / "metrics.jsonl")]
+    assert all(rate > 0 for rate in rates)
+    assert rates == pytest.approx([1e-3 * (1 - k / 10) for k in range(len(rates))])
 
 
 def test_stops(model, prompts, tmp_path):

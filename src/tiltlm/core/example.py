@@ -84,8 +84,6 @@ class Credit:
     """A > 0 raises the probability of the sample."""
     old_logps: NDArray[np.float32] | None = None
     """[T] log-probability of each scored token when the round began, nats; None: the policy has not moved since."""
-    correction: NDArray[np.float32] | None = None
-    """[T] factor of each token's loss, for samples that another distribution drew; None: 1."""
     is_drawn: bool = True
     """False for a sample that another one than the policy drew: no KL is estimated from it."""
 

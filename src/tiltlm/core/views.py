@@ -297,8 +297,6 @@ class Rollouts:
     """Place of each token among the scored tokens of its sample, from 0."""
     old_logps: Float[Tensor, " M"] | None
     """Log-probability of each token when the round began; None: the policy has not moved since."""
-    correction: Float[Tensor, " M"] | None
-    """Factor of each token's loss; None: 1."""
     is_drawn: Bool[Tensor, " B"]
     """False for a sample that another one than the policy drew."""
     num_examples: int
@@ -331,7 +329,6 @@ class Rollouts:
             sample=sample,
             place=torch.arange(len(sample)) - (torch.cumsum(lengths, 0) - lengths)[sample],
             old_logps=_joined([credit.old_logps for credit in credits]),
-            correction=_joined([credit.correction for credit in credits]),
             is_drawn=torch.tensor([credit.is_drawn for credit in credits]),
             num_examples=len(examples),
         )

@@ -164,13 +164,6 @@ def test_the_entropy_as_a_reward():
     assert numbers.advantages.tolist() == pytest.approx([0.6, 0.8])
 
 
-def test_corrections_multiply_the_loss_of_each_token():
-    responses, view = sample((-1.0, -3.0))
-    corrected = replace(view, correction=torch.tensor([2.0, 0.0], dtype=torch.float64))
-    (term,) = PolicyGradient(Reinforce())(responses, corrected)
-    assert term.values.item() == pytest.approx(2.0)
-
-
 def with_credit(advantages_of: list[tuple[float, float]]) -> list[Example]:
     return [
         replace(example, credits=tuple(map(Credit, advantages)))

@@ -37,7 +37,7 @@ class TokenNumbers(NamedTuple):
 
 @dataclass(frozen=True)
 class PolicyGradient(ObjectiveBase):
-    """ℓ = Σ over the tokens of a sample of correction · ( surrogate(ω, A) + KL in the loss ), then aggregated.
+    """ℓ = Σ over the tokens of a sample of surrogate(ω, A) + KL in the loss, then aggregated.
 
     A_t = A − KL in the reward − entropy·log π; with `whiten`, minus its mean over all tokens of the step, divided by
     their standard deviation. A sample counts in the divisors also if A = 0.
@@ -117,8 +117,6 @@ class PolicyGradient(ObjectiveBase):
             assert numbers.ref_log_ratios is not None
             kl = self.kl.losses(numbers.log_ratios, numbers.ref_log_ratios)
             losses = losses + torch.where(rollouts.is_drawn[rollouts.sample], kl, 0.0)
-        if rollouts.correction is not None:
-            losses = rollouts.correction * losses
         values = segment_sum(losses, rollouts.sample, len(rollouts.response))
         if self.aggregate == "response_mean":
             values = values / responses.num_tokens[rollouts.response]

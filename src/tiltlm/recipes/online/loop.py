@@ -9,7 +9,7 @@ import math
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -195,6 +195,8 @@ class Rounds:
     """Tokens of a prompt → the response that the data has, and its text; empty unless it is a rival."""
     reviser: Reviser | None
     """What revises samples; None: nothing does."""
+    cards: list[Card] = field(default_factory=list)
+    """The card of each round that is done."""
     is_prepared: bool = False
     """True once the trainer has seen examples."""
 
@@ -245,7 +247,7 @@ class Rounds:
         """Run all rounds that are not done, save the policy and return what came out."""
         if resume:
             self.trainer.restore()
-        cards: list[Card] = []
+        cards = self.cards
         stop: Stop | None = None
         try:
             while stop is None and len(cards) < self.settings.loop.rounds:
@@ -331,8 +333,7 @@ class Rounds:
             shaping=settings.shaping,
             max_tokens=settings.sampling.max_new_tokens,
         )
-        cards = [RoundFolder.of(self.run.path, earlier).card for earlier in range(number)]
-        past = [card.reward.estimate for card in cards if card is not None and card.reward is not None]
+        past = [card.reward.estimate for card in self.cards[:number] if card.reward is not None]
         formed = form_examples(groups, settings.examples, past)
         objective = self.trainer.stepper.objective
         if isinstance(objective, PolicyGradient) and not any(map(objective.without_idle, formed.examples)):
@@ -370,8 +371,7 @@ class Rounds:
         """Return the samples of a round that somebody else than the policy draws, or its revisions."""
         rivals = self.settings.rivals
         if self.reviser is not None:
-            reviser = replace(self.reviser, ask=partial(self.ask, number))
-            return reviser.revise(rows, folder.path)
+            return self.reviser.revise(rows, folder.path, partial(self.ask, number))
         if not rivals.n:
             return ()
         assert isinstance(self.reference, ModelReference), "a reference is built where rivals are drawn"
@@ -455,7 +455,7 @@ def tree_of(row: AnswerRow) -> Tree:
 
 def token_logps_of(stepper: Stepper, examples: Sequence[Example]) -> NDArray[np.float32]:
     """Return the log-probability of every scored token of all samples under the policy, in their order."""
-    found: dict[tuple[str, int], NDArray[np.float32]] = {}
+    found: dict[tuple[int, int], NDArray[np.float32]] = {}  # by the object: two rows of data may have one id
     (packs,) = cut_into_packs(examples, LARGER * stepper.max_tokens, 1)
     for pack in packs:
         with torch.no_grad():
@@ -463,14 +463,15 @@ def token_logps_of(stepper: Stepper, examples: Sequence[Example]) -> NDArray[np.
         assert isinstance(responses, ResponseLogps)
         pieces = torch.split(responses.token_logps.float().cpu(), responses.num_tokens.tolist())
         for example, slots in zip(pack.examples, pack.slots, strict=True):
-            found |= {(example.id, k): pieces[slot].numpy() for k, slot in enumerate(slots)}
-    return np.concatenate([found[one.id, k] for one in examples for k in range(len(one.responses))])
+            found |= {(id(example), k): pieces[slot].numpy() for k, slot in enumerate(slots)}
+    return np.concatenate([found[id(one), k] for one in examples for k in range(len(one.responses))])
 
 
 def planned_steps(settings: LoopRunSettings) -> int:
     """Return the optimiser steps of a loop whose every prompt gives one example."""
-    per_round = -(-settings.loop.prompts_per_round // settings.training.batch_size)
-    return settings.loop.rounds * settings.training.num_epochs * per_round
+    loop, training = settings.loop, settings.training
+    sizes = [loop.prompts_per_round * (1 + min(number, loop.past_rounds)) for number in range(loop.rounds)]
+    return training.num_epochs * sum(-(-size // training.batch_size) for size in sizes)
 
 
 def figures(card: Card) -> dict[str, float]:

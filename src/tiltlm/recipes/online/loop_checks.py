@@ -148,11 +148,11 @@ def check_request(settings: LoopRunSettings, request: LoopRequest, objective: Ob
                 code="not_supported",
                 key="replay",
             )
-    reads_scores = "scores" in objective.needs and not settings.examples.win_rates
-    if (reads_scores or settings.examples.kind.needs_scores) and judge is not None and not isinstance(judge, Scorer):
+    reads_scores = bool(objective.needs) and not settings.examples.win_rates  # ranks are made of scores
+    if (reads_scores or settings.examples.kind.needs_scores) and not isinstance(judge, Scorer):
         what = f"examples.rule={settings.examples.rule}" if settings.examples.kind.needs_scores else "the objective"
         raise ConfigError(
-            f"{what} needs scores, and the judge compares; use a judge that scores"
+            f"{what} needs scores, and no judge gives them; use a judge that scores"
             + (", or set examples.win_rates=true" if reads_scores and not settings.examples.kind.needs_scores else ""),
             code="needs_scores",
             key="judge",

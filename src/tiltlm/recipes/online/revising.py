@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,11 +19,6 @@ Ask = Callable[[Sequence[Prompt], Path], Sequence[AnswerRow]]
 """Draws one answer to each of these prompts, or reads them from the file, where they are kept."""
 
 
-def _nothing(prompts: Sequence[Prompt], path: Path) -> Sequence[AnswerRow]:
-    del prompts, path
-    return ()
-
-
 @dataclass(frozen=True)
 class Reviser:
     """What revises the drafts of a round."""
@@ -38,21 +33,23 @@ class Reviser:
     """Most tokens of a request."""
     wraps: bool
     """True if a prompt of text is a user's turn."""
-    ask: Ask = _nothing
 
-    def revise(self, rows: Sequence[AnswerRow], folder: Path) -> list[AnswerRow]:
+    def revise(self, rows: Sequence[AnswerRow], folder: Path, ask: Ask) -> list[AnswerRow]:
         """Return the revision of the first sample of each row, in a row without answers where there is none.
 
         Args:
             rows: The samples of the policy.
             folder: Where critiques and revisions are kept.
+            ask: What answers the requests.
         """
         drafts = {row.id: row.answers[0] for row in rows}
         texts = dict(drafts)
         for number in range(self.times):
             asked = {row.id: choose(self.principles, f"{row.id}/{number}", self.seed) for row in rows}
-            critiques = self._asked(rows, texts, asked, {}, folder / f"critiques-{number}.jsonl.gz")
-            texts = self._asked(rows, texts, asked, critiques, folder / f"revisions-{number}.jsonl.gz")
+            turns = {name: [text, asked[name].asks_critique] for name, text in texts.items()}
+            critiques = self._answers(rows, turns, folder / f"critiques-{number}.jsonl.gz", ask)
+            turns = {name: [*turns[name], text, asked[name].asks_revision] for name, text in critiques.items()}
+            texts = self._answers(rows, turns, folder / f"revisions-{number}.jsonl.gz", ask)
         causes: Counter[str] = Counter()
         found = [self._as_sample(row, drafts[row.id], texts.get(row.id), causes) for row in rows]
         if causes:
@@ -60,38 +57,34 @@ class Reviser:
             log.info("%d of %d drafts have no revision: %s", causes.total(), len(rows), dict(causes), extra=extra)
         return found
 
-    def _asked(
-        self,
-        rows: Sequence[AnswerRow],
-        drafts: dict[str, str],
-        principles: dict[str, Principle],
-        critiques: dict[str, str],
-        path: Path,
+    def _answers(
+        self, rows: Sequence[AnswerRow], turns: Mapping[str, Sequence[str]], path: Path, ask: Ask
     ) -> dict[str, str]:
-        """Return the critique of each draft; with critiques, its revision. Requests that are too long have none."""
+        """Return the answers to prompts continued by these turns, by name; a request that is too long has none."""
         requests = []
         for row in rows:
-            if row.id not in drafts or (critiques and row.id not in critiques):
-                continue
-            turns = [drafts[row.id], principles[row.id].asks_critique]
-            if critiques:
-                turns += [critiques[row.id], principles[row.id].asks_revision]
-            content = self._request(row.prompt, turns)
-            ids = self.prompts.encoder.encode_prompt(Record(row.id, row.id, content, ()))
-            if len(ids) <= self.window:
-                requests.append(Prompt(row.id, content, ids, row.id))
-        if not requests:
-            return {}
-        return {answer.id: answer.answers[0].strip() for answer in self.ask(requests, path) if answer.answers}
+            if row.id in turns:
+                content = self._request(row.prompt, turns[row.id])
+                ids = self.prompts.encoder.encode_prompt(Record(row.id, row.id, content, ()))
+                if len(ids) <= self.window:
+                    requests.append(Prompt(row.id, content, ids, row.id))
+        answered = ask(requests, path) if requests else ()
+        return {answer.id: answer.answers[0].strip() for answer in answered if answer.answers}
 
     def _request(self, prompt: str | Conversation, turns: Sequence[str]) -> str | Conversation:
         """Return a prompt continued by turns of model and person in alternation, the last one the person's."""
-        if self.wraps or not isinstance(prompt, str):
-            first = ({"role": "user", "content": prompt},) if isinstance(prompt, str) else tuple(prompt)
-            roles = ("assistant", "user") * (len(turns) // 2)
-            return first + tuple({"role": role, "content": text} for role, text in zip(roles, turns, strict=True))
-        names = ("", *("\n\nRequest: ", "\n\nAnswer: ") * len(turns))
-        return prompt + "".join(f"{name}{text}" for name, text in zip(names, (*turns, ""), strict=False))
+        first = self._conversation(prompt)
+        if first is None:
+            names = ("", *("\n\nRequest: ", "\n\nAnswer: ") * len(turns))
+            return str(prompt) + "".join(f"{name}{text}" for name, text in zip(names, (*turns, ""), strict=False))
+        roles = ("assistant", "user") * (len(turns) // 2)
+        return first + tuple({"role": role, "content": text} for role, text in zip(roles, turns, strict=True))
+
+    def _conversation(self, prompt: str | Conversation) -> Conversation | None:
+        """Return a prompt in turns; None if it is plain text."""
+        if not isinstance(prompt, str):
+            return tuple(prompt)
+        return ({"role": "user", "content": prompt},) if self.wraps else None
 
     def _as_sample(self, row: AnswerRow, draft: str, revision: str | None, causes: Counter[str]) -> AnswerRow:
         """Return the revision as a sample of the row's prompt; without answers if it is not used."""
@@ -110,10 +103,12 @@ class Reviser:
     def _tokens(self, row: AnswerRow, text: str) -> Response | None:
         """Return a text as a response to the row's own prompt; None if the prompt has other tokens with it."""
         assert row.prompt_ids is not None, "the sampler gives tokens"
-        record = Record(row.id, row.id, row.prompt, (text,))
-        if self.wraps or not isinstance(row.prompt, str):
-            turns = ({"role": "user", "content": row.prompt},) if isinstance(row.prompt, str) else tuple(row.prompt)
-            record = Record(row.id, row.id, turns, (({"role": "assistant", "content": text},),))
+        turns = self._conversation(row.prompt)
+        record = (
+            Record(row.id, row.id, row.prompt, (text,))
+            if turns is None
+            else Record(row.id, row.id, turns, (({"role": "assistant", "content": text},),))
+        )
         encoded = self.prompts.encoder.encode(record)
         is_same = encoded.prompt_ids.tobytes() == row.prompt_ids.tobytes()
         return encoded.responses[0] if is_same else None
