@@ -65,6 +65,12 @@ def test_every_number_of_a_round_follows_from_its_files(done):
         assert verdicts == scores
         assert card.reward.estimate == pytest.approx(np.mean(list(scores.values())))
         assert card.sampled_tokens == sum(len(ids) for row in rows for ids in row.token_ids)
+        assert card.prompt_tokens == sum(len(row.prompt_ids) for row in rows)
+        assert card.forward_tokens == sum(
+            len(row.prompt_ids) + sum(len(ids) - 1 for ids in {ids.tobytes(): ids for ids in row.token_ids}.values())
+            for row in rows
+        ), "once for the KL; the reference is the first policy, so it has read them already"
+        assert card.cost == 0.0
         examples = lines(folder / "examples.jsonl")
         decided = {key for key, (a, b) in scores.items() if a != b}
         same = {row.id for row in rows if row.token_ids[0].tolist() == row.token_ids[1].tolist()}
@@ -74,6 +80,22 @@ def test_every_number_of_a_round_follows_from_its_files(done):
             gap = example["scores"][chosen] - example["scores"][1 - chosen]
             assert p == pytest.approx(1 / (1 + np.exp(-gap)))
         assert sum(card.dropped.values()) + card.num_examples == card.num_prompts == 8
+
+
+def test_the_ledger_adds_up(done):
+    """Trained tokens are those of the recorded steps, operations follow from tokens, and every phase has its time."""
+    (*_, last) = lines(done.path / "metrics.jsonl")
+    assert sum(card.train_tokens for card in done.cards) == last["num_tokens"]
+    module = tiltlm.load_policy(str(done.path / "model")).module
+    weights = sum(p.numel() for p in module.parameters())
+    assert module.get_output_embeddings().weight is module.get_input_embeddings().weight
+    for card in done.cards:
+        read = card.prompt_tokens + card.sampled_tokens + card.forward_tokens
+        assert card.flops == weights * (2 * read + 6 * card.train_tokens)
+    phases = [(line["round"], line["phase"]) for line in lines(done.path / "ledger.jsonl")]
+    assert sorted(phases) == sorted((k, name) for k in range(3) for name in ("judge", "measure", "sample", "train"))
+    page = (done.path / "loop.html").read_text()
+    assert f"{sum(card.train_tokens for card in done.cards):,}" in page
 
 
 def test_the_kl_is_to_the_policy_before_the_first_round(done, model):
@@ -153,7 +175,7 @@ def killing(monkeypatch):
 
 
 MORE = {
-    "dapo": {"loop.past_rounds": 1, "correction.kind": "sequence_truncate"},
+    "dapo": {"loop.refills": 0, "loop.past_rounds": 1, "correction.kind": "sequence_truncate"},
     "ppo": {"loop.kl_target": 0.1, "loop.kl_horizon": 8, "critic.value_learning_rate": 1e-2},
 }
 
@@ -372,6 +394,19 @@ def test_the_command_and_its_list(model, prompts, tmp_path):
         ({"preset": "grpo", "loop.kl_target": 1.0}, "no_effect", "loop.kl_target"),
         ({"preset": "grpo", "critic.value_learning_rate": 1e-3}, "no_effect", "critic.value_learning_rate"),
         ({"loop.kl_horizon": 100}, "no_effect", "loop.kl_horizon"),
+        ({"loop.refills": 1}, "no_effect", "loop.refills"),
+        ({"preset": "reinforce_pp", "loop.refills": 1}, "no_effect", "loop.refills"),
+        ({"preset": "a_star_po", "loop.refills": 1}, "no_effect", "loop.refills"),
+        (
+            {"preset": "rloo", "loop.refills": 1, "loop.past_rounds": 1, "correction.kind": "sequence_mask"},
+            "conflict",
+            "loop.refills",
+        ),
+        (
+            {"stop.held_out_falls": True, "held_out_judge": "length", "loop.save_every": 2},
+            "conflict",
+            "loop.save_every",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused_before_the_first_draw(model, prompts, tmp_path, settings, code, key):
@@ -379,6 +414,52 @@ def test_what_cannot_work_is_refused_before_the_first_draw(model, prompts, tmp_p
     with raises(ConfigError, code, key=key):
         tiltlm.loop(model=model, data=str(prompts), output=tmp_path / "run", **given)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_round_draws_other_prompts_for_those_without_a_signal(model, prompts, tmp_path, monkeypatch):
+    """Every second prompt scores the same whatever is said: two batches of 4 give 4 prompts that teach something."""
+    silent = WORLD.prompts("train")[:20:2]
+    real = TextWorld.reward
+    monkeypatch.setattr(TextWorld, "reward", lambda self, p, text: 1.0 if p in silent else real(self, p, text))
+    monkeypatch.setenv("TILTLM_CACHE", str(tmp_path / "judgements"))
+    settings = {"loop.prompts_per_round": 4, "loop.refills": 4, "loop.rounds": 2, "loop.n": 4}
+    found = run(model, prompts, tmp_path / "run", "grpo", **settings)
+    asked = []
+    for number, card in enumerate(found.cards):
+        folder = found.path / "rounds" / f"{number:04d}"
+        files = [folder / "samples.jsonl.gz", *sorted(folder.glob("samples-*.jsonl.gz"))]
+        drawn = [row.id for path in files for row in read_answers(path)]
+        asked += drawn
+        used = [one["id"] for one in lines(folder / "examples.jsonl")]
+        texts = {row.id: row.prompt for path in files for row in read_answers(path)}
+        assert card.num_prompts == len(drawn) == 4 * len(files)
+        assert card.num_examples == len(used) <= 4
+        assert not {texts[name] for name in used} & set(silent)
+        assert sum(card.dropped.values()) + card.num_examples == card.num_prompts
+        assert used == [name for name in drawn if name in used], "the first ones, in the order of the draw"
+    assert found.cards[0].num_examples == 4
+    assert len(set(asked[:20])) == len(asked[:20]), "no prompt comes twice in a pass over the data"
+
+
+def test_the_best_round_is_kept_when_the_held_out_score_falls(model, prompts, tmp_path, monkeypatch):
+    """The held-out judge likes 84 characters, and the judge that trains what is long; samples begin with 75."""
+    settings = {"stop.held_out_falls": True, "loop.rounds": 12, "loop.prompts_per_round": 20, "batch_size": 20}
+    monkeypatch.setattr(TextWorld, "reward", lambda self, prompt, text: -float(abs(len(text) - 84)))
+    monkeypatch.setenv("TILTLM_CACHE", str(tmp_path / "judgements"))
+    found = run(
+        model, prompts, tmp_path / "run", "grpo", judge="length", held_out_judge="gold", unaudited=True,
+        **settings, **{"training.keep_checkpoints": 1, "max_new_tokens": 24, "learning_rate": 3e-3},
+    )  # fmt: skip
+    assert found.stop.rule == "held_out_falls"
+    best = max(found.cards, key=lambda card: card.held_out.estimate).round
+    assert found.stop.best == best
+    assert 0 < best < len(found.cards) - 1
+    samples = read_answers(found.path / "rounds" / f"{best:04d}" / "samples.jsonl.gz")
+    kept = tiltlm.load_policy(str(found.path / "model")).module
+    trees = [Tree(row.prompt_ids, tuple(map(Response, row.token_ids))) for row in samples]
+    with torch.no_grad():
+        logps = kept(pack_trees(trees)).seq_logps.tolist()
+    assert logps == pytest.approx([logp for row in samples for logp in row.logps], abs=1e-3)
 
 
 def test_samples_of_the_round_before_are_weighed_by_the_policy_that_drew_them(model, prompts, tmp_path):

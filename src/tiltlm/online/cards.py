@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 
 from tiltlm.diagnostics.intervals import Interval, bootstrap_mean
 from tiltlm.diagnostics.kl import sequence_kl
+from tiltlm.online.ledger import Tokens
 from tiltlm.sampling.answers import AnswerRow
 from tiltlm.sampling.diversity import diversity_of
 
@@ -44,6 +45,18 @@ class Card:
     judgements: int
     """Judgements of the round, also those that were stored already."""
     sampled_tokens: int
+    """Tokens of all samples, also those of rivals, critiques and revisions."""
+    prompt_tokens: int
+    """Tokens of the prompts, once for each draw of samples."""
+    forward_tokens: int
+    """Tokens that were read without gradient: for the KL, by the reference, by the policy when the round began."""
+    train_tokens: int
+    """Tokens that the steps read, each prompt once a step."""
+    flops: float
+    """Floating-point operations, 2 for each weight and token read or drawn and 6 for each token trained on (8 if the
+    forward is computed again), without attention over the context and without the judge."""
+    cost: float | None
+    """What the judge cost, in the currency of the price file; None if a price is not known."""
     num_steps: int
     """Optimiser steps of the round."""
     loss: float | None
@@ -122,12 +135,16 @@ def make_card(
     initial: Sequence[float] | None,
     *,
     scores: Mapping[str, ArrayLike],
-    held_out: Mapping[str, ArrayLike],
+    held_out: Interval | None,
     num_examples: int,
     dropped: Mapping[str, int],
     statuses: Mapping[str, int],
     num_steps: int,
     losses: Sequence[float],
+    tokens: Tokens,
+    num_weights: int,
+    recomputes: bool,
+    cost: float | None,
     kl_coef: float | None = None,
     effective: float | None = None,
 ) -> Card:
@@ -139,12 +156,16 @@ def make_card(
         initial: Log-probabilities of the samples under the policy before the first round; None if another policy drew
             them, whose KL says nothing about this one.
         scores: Name of a prompt → scores of its samples by the judge that makes the examples; empty if it compares.
-        held_out: The same by a judge that does not train; empty if there is none.
+        held_out: Mean score by a judge that does not train; None if there is none.
         num_examples: Examples that were trained on.
         dropped: Prompts without an example, by cause.
         statuses: Judgements by status.
         num_steps: Optimiser steps of the round.
         losses: The loss of each record of the round.
+        tokens: What the models read and drew.
+        num_weights: Weights of the policy without its input embedding.
+        recomputes: True if the forward is computed again in the backward pass.
+        cost: What the judge cost; None if a price is not known.
         kl_coef: KL coefficient of the round, if it is steered.
         effective: Effective number of samples as a share of all, if there are corrections.
     """
@@ -155,7 +176,7 @@ def make_card(
         num_prompts=len(rows),
         num_samples=len(lengths),
         reward=reward_of(scores),
-        held_out=reward_of(held_out),
+        held_out=held_out,
         kl=None if initial is None else kl_of(rows, initial),
         num_tokens=float(np.mean(lengths)),
         cut=diversity.cut,
@@ -165,7 +186,12 @@ def make_card(
         dropped=dict(dropped),
         statuses=dict(statuses),
         judgements=sum(statuses.values()),
-        sampled_tokens=int(sum(lengths)),
+        sampled_tokens=tokens.sampled,
+        prompt_tokens=tokens.prompts,
+        forward_tokens=tokens.forward,
+        train_tokens=tokens.trained,
+        flops=tokens.flops(num_weights, recomputes=recomputes),
+        cost=cost,
         num_steps=num_steps,
         loss=float(np.mean(losses)) if losses else None,
         kl_coef=kl_coef,

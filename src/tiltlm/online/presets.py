@@ -167,10 +167,10 @@ PRESETS: Mapping[str, Preset] = {
     "dapo": _preset(
         "DAPO: GRPO with a wider upper clip, every token counting the same, and four steps a round",
         "Yu et al. 2025, arXiv 2503.14476",
-        "Prompts without a signal are left out, but not replaced by others. The soft penalty of overlong samples is "
-        "shaping.overlong_tokens.",
+        "Prompts whose samples score alike are replaced by others, at most twice as many as there were. The soft "
+        "penalty of overlong samples is shaping.overlong_tokens.",
         "Long samples count more than short ones. Without a KL nothing bounds the distance to the reference.",
-        loop={"n": 8, "prompts_per_round": 64},
+        loop={"n": 8, "prompts_per_round": 64, "refills": 2},
         examples={"rule": "group_std"},
         objective={"name": "dapo"},
         training={**_STEP, "batch_size": 16},

@@ -53,10 +53,25 @@ class RoundFolder:
         """The samples of others than the policy, as a file of answers."""
         return self.path / "rivals.jsonl.gz"
 
+    def samples_of(self, refill: int) -> Path:
+        """Return the file of the samples of a refill of the round; 0: of its first batch of prompts."""
+        return self.path / f"samples-{refill}.jsonl.gz" if refill else self.samples
+
     @property
-    def first_step(self) -> int | None:
-        """Optimiser steps before this round; None if its training has not begun."""
-        return self._state.get("first_step")
+    def answers(self) -> list[Path]:
+        """All files of answers: of the policy, of rivals, critiques and revisions."""
+        return sorted(self.path.glob("*.jsonl.gz"))
+
+    @property
+    def start(self) -> tuple[int, int] | None:
+        """Optimiser steps and trained tokens before this round; None if its training has not begun."""
+        state = self._state
+        return (state["first_step"], state["first_tokens"]) if "first_step" in state else None
+
+    @property
+    def has_old_logps(self) -> bool:
+        """True if the policy read the samples when the round began."""
+        return (self.path / "old-logps.npy").exists()
 
     @property
     def last_step(self) -> int | None:
@@ -67,9 +82,9 @@ class RoundFolder:
     def _state(self) -> dict[str, Any]:
         return _read(self.path / "state.json") or {}
 
-    def begin_training(self, step: int, examples: str) -> None:
-        """Note that training on these examples begins after so many steps."""
-        write_json(self.path / "state.json", {"first_step": step, "examples": examples})
+    def begin_training(self, step: int, tokens: int, examples: str) -> None:
+        """Note that training on these examples begins after so many steps and tokens."""
+        write_json(self.path / "state.json", {"first_step": step, "first_tokens": tokens, "examples": examples})
 
     def close(self, step: int, card: Card) -> None:
         """Write the card, and note that the round is done."""
@@ -88,23 +103,23 @@ class RoundFolder:
         Raises:
             RunError: The disk is full, or a file cannot be written.
         """
-        revisions = sorted(path.name for kind in ("critiques", "revisions") for path in other.path.glob(f"{kind}-*.gz"))
-        draws = ("held-out-verdicts.jsonl", "verdicts.jsonl", *revisions, "rivals.jsonl.gz", "samples.jsonl.gz")
-        for name in draws:
+        judged = sorted(path.name for path in other.path.glob("*verdicts*.jsonl"))
+        for name in (*judged, *(path.name for path in other.answers)):  # so samples are the last to be there
             if (other.path / name).exists() and not (self.path / name).exists():
                 write_bytes(self.path / name, (other.path / name).read_bytes())
 
-    def write_verdicts(self, verdicts: Sequence[Mapping[str, Any]], role: Role) -> None:
+    def write_verdicts(self, verdicts: Sequence[Mapping[str, Any]], role: Role, refill: int = 0) -> None:
         """Write one line for each prompt, from the judge with this role."""
-        write_plain_rows(self._verdicts(role), verdicts)
+        write_plain_rows(self._verdicts(role, refill), verdicts)
 
-    def verdicts(self, role: Role) -> list[dict[str, Any]] | None:
+    def verdicts(self, role: Role, refill: int = 0) -> list[dict[str, Any]] | None:
         """Return what `write_verdicts` wrote; None if the judge with this role has not judged the round."""
-        path = self._verdicts(role)
+        path = self._verdicts(role, refill)
         return read_lines(path) if path.exists() else None
 
-    def _verdicts(self, role: Role) -> Path:
-        return self.path / ("verdicts.jsonl" if role == "train" else "held-out-verdicts.jsonl")
+    def _verdicts(self, role: Role, refill: int) -> Path:
+        name = "verdicts" if role == "train" else "held-out-verdicts"
+        return self.path / (f"{name}-{refill}.jsonl" if refill else f"{name}.jsonl")
 
     def write_examples(self, groups: Sequence[Group], examples: Sequence[Example]) -> str:
         """Write the examples by the ids of their samples, and return their digest.

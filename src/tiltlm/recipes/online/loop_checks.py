@@ -94,6 +94,27 @@ def check_loop(settings: LoopRunSettings, objective: Objective) -> None:
     if isinstance(objective, PolicyGradient):
         check_policy_gradient(settings, objective)
     check_without_effect(settings, objective)
+    check_refills(settings)
+
+
+def check_refills(settings: LoopRunSettings) -> None:
+    """Refuse refills beside what is made for one batch of prompts a round, and a best round that is not kept.
+
+    Raises:
+        ConfigError: there is a conflict.
+    """
+    for key, is_set_too in (("rivals.n", settings.rivals.origins), ("loop.past_rounds", settings.loop.past_rounds)):
+        if settings.loop.refills and is_set_too:
+            raise ConfigError(
+                f"loop.refills and {key} exclude each other; remove one of the two", code="conflict", key="loop.refills"
+            )
+    if settings.stop.held_out_falls and settings.loop.save_every > 1:
+        raise ConfigError(
+            f"loop.save_every is {settings.loop.save_every}, and stop.held_out_falls goes back to the policy of the "
+            "best round, which must be saved; set loop.save_every=1",
+            code="conflict",
+            key="loop.save_every",
+        )
 
 
 def check_without_effect(settings: LoopRunSettings, objective: Objective) -> None:
@@ -103,6 +124,13 @@ def check_without_effect(settings: LoopRunSettings, objective: Objective) -> Non
         ConfigError: there is one.
     """
     gradient = objective if isinstance(objective, PolicyGradient) else None
+    if settings.loop.refills and (gradient is None or settings.loop.n < 2):
+        raise ConfigError(
+            "loop.refills has no effect: only samples of a policy gradient that are compared within a prompt can "
+            "be without a signal; remove it",
+            code="no_effect",
+            key="loop.refills",
+        )
     if settings.correction.kind != "none" and (gradient is None or not settings.loop.past_rounds):
         why = "all samples are of the policy itself" if gradient else "the objective is no policy gradient"
         raise ConfigError(f"correction.kind has no effect: {why}; remove it", code="no_effect", key="correction.kind")
