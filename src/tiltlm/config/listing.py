@@ -21,7 +21,7 @@ from tiltlm.core import ConfigError
 from tiltlm.judging.judge_settings import JudgeSettings
 from tiltlm.objectives import Spec
 from tiltlm.online.example_rules import ExampleSettings
-from tiltlm.online.loop_settings import LoopSettings, RivalSettings, StopSettings
+from tiltlm.online.loop_settings import LearnedJudgeSettings, LoopSettings, RivalSettings, StopSettings
 from tiltlm.online.shaping import ShapingSettings
 from tiltlm.recipes.run_settings import RunSettings
 from tiltlm.sampling import SamplingSettings
@@ -35,6 +35,7 @@ FURTHER: Mapping[str, type] = {
     "rivals": RivalSettings,
     "examples": ExampleSettings,
     "shaping": ShapingSettings,
+    "learned_judge": LearnedJudgeSettings,
     "stop": StopSettings,
 }
 """Sections that `tiltlm train` does not have, and their dataclasses."""

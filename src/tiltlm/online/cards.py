@@ -9,10 +9,15 @@ from numpy.typing import ArrayLike
 
 from tiltlm.diagnostics.intervals import Interval, bootstrap_mean
 from tiltlm.diagnostics.kl import sequence_kl
+from tiltlm.online.buying import Lesson
 from tiltlm.sampling.answers import AnswerRow
 from tiltlm.sampling.diversity import diversity_of
 
 RESAMPLES = 1000
+INTERVALS = ("reward", "held_out", "kl", "agreement")
+"""Fields of a card that are intervals."""
+ONLY_LEARNED = ("labels", "agreement", "judge_diverged")
+"""Fields of a card that are None without a learned judge."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,13 @@ class Card:
     """Optimiser steps of the round."""
     loss: float | None
     """Mean loss of the records of its steps; None without a step."""
+    labels: int | None = None
+    """Pairs that the judge labelled for a learned judge; `reward`, `statuses` and `judgements` are of them alone. None
+    without a learned judge."""
+    agreement: Interval | None = None
+    """Share of these labels that the learned judge predicted before it learned from them, ties left out."""
+    judge_diverged: bool | None = None
+    """True if the learned judge diverged in this round, so that its last good version made the examples."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the card as plain values."""
@@ -56,7 +68,7 @@ class Card:
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "Card":
         """Return the card of plain values, as JSON has them: NaN is text there."""
-        intervals = {name: values[name] and Interval(**values[name]) for name in ("reward", "held_out", "kl")}
+        intervals = {name: values.get(name) and Interval(**values[name]) for name in INTERVALS}
         numbers = {name: float(value) for name, value in values.items() if isinstance(value, str)}
         return cls(**{**values, **numbers, **intervals})
 
@@ -73,6 +85,13 @@ def reward_of(scores: Mapping[str, ArrayLike], seed: int = 0) -> Interval | None
     if not known:
         return None
     return bootstrap_mean(list(known.values()), list(known), seed=seed, resamples=RESAMPLES)
+
+
+def agreement_of(agrees: Sequence[bool | None], seed: int = 0) -> Interval | None:
+    """Return the share of labels that were predicted, ties (None) left out; None if all are ties."""
+    known = [float(one) for one in agrees if one is not None]
+    names = [str(place) for place in range(len(known))]
+    return bootstrap_mean(known, names, seed=seed, resamples=RESAMPLES) if known else None
 
 
 def kl_of(rows: Sequence[AnswerRow], initial: Sequence[float], seed: int = 0) -> Interval | None:
@@ -103,6 +122,7 @@ def make_card(
     statuses: Mapping[str, int],
     num_steps: int,
     losses: Sequence[float],
+    learned: Lesson | None = None,
 ) -> Card:
     """Measure one round.
 
@@ -118,6 +138,7 @@ def make_card(
         statuses: Judgements by status.
         num_steps: Optimiser steps of the round.
         losses: The loss of each record of the round.
+        learned: What a learned judge learned; None without one.
     """
     lengths = [len(ids) for row in rows for ids in row.token_ids or ()]
     diversity = diversity_of(rows)
@@ -139,4 +160,7 @@ def make_card(
         sampled_tokens=int(sum(lengths)),
         num_steps=num_steps,
         loss=float(np.mean(losses)) if losses else None,
+        labels=None if learned is None else len(learned.agrees),
+        agreement=None if learned is None else agreement_of(learned.agrees),
+        judge_diverged=None if learned is None else learned.diverged,
     )

@@ -123,7 +123,7 @@ NO_METHOD = {
     "r_dpo": "two methods have this name: use length_dpo (Park et al. 2024) or robust_dpo (Chowdhury et al. 2024)",
     "kto_pair": "TRL has removed it; use kto, which splits pairs into unpaired responses, or bco_pair",
     **dict.fromkeys(
-        ("online_dpo", "iterative_dpo", "online_ipo", "nash_md", "max_rl", "raft", "rft", "spin", "gvpo"),
+        ("online_dpo", "iterative_dpo", "online_ipo", "nash_md", "max_rl", "raft", "rft", "spin", "gvpo", "d2po"),
         "it is a way to draw and to judge samples, with a loss that has another name: a preset of `tiltlm loop`",
     ),
     "ppo": "it needs a value model, which is not there; grpo, rloo and reinforce need none",

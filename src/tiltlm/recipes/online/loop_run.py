@@ -10,7 +10,7 @@ from tiltlm.judging import JudgeSettings
 from tiltlm.judging.judge_settings import SELF
 from tiltlm.models import ModelSettings
 from tiltlm.online.example_rules import ExampleSettings
-from tiltlm.online.loop_settings import LoopSettings, RivalSettings, StopSettings
+from tiltlm.online.loop_settings import LearnedJudgeSettings, LoopSettings, RivalSettings, StopSettings
 from tiltlm.online.shaping import ShapingSettings
 from tiltlm.reference import ReferenceSettings
 from tiltlm.sampling import SamplingSettings
@@ -30,6 +30,7 @@ class LoopRunSettings:
     rivals: RivalSettings = field(default_factory=RivalSettings)
     examples: ExampleSettings = field(default_factory=ExampleSettings)
     shaping: ShapingSettings = field(default_factory=ShapingSettings)
+    learned_judge: LearnedJudgeSettings = field(default_factory=LearnedJudgeSettings)
     stop: StopSettings = field(default_factory=StopSettings)
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
     reference: ReferenceSettings = field(default_factory=ReferenceSettings)
