@@ -68,3 +68,14 @@ def choose_pairs(groups: Sequence[Group], number: int, choose: Literal["closest"
         return (pair.gap if choose == "closest" else 0.0), digest
 
     return sorted(sorted(candidates(groups), key=place)[:number])
+
+
+def agreement(gap: float, preference: float) -> bool | None:
+    """Return whether a difference of scores has the sign of the judge's label; None if either is a tie or missing.
+
+    Args:
+        gap: Score of the first response less that of the second.
+        preference: P(first better) by the judge.
+    """
+    sides = np.sign(gap), np.sign(preference - 0.5)
+    return None if not all(abs(side) == 1 for side in sides) else bool(sides[0] == sides[1])

@@ -23,13 +23,17 @@ from tiltlm.core.example import Example
 from tiltlm.data.accounting import Defect
 from tiltlm.data.tokens.encoder import Encoder
 from tiltlm.diagnostics.intervals import Floats
+from tiltlm.distributed import Ranks
+from tiltlm.judging import check_roles
+from tiltlm.judging.judge import Judge
 from tiltlm.judging.scorers.encoding import encoder_of, problem_of, record_of
 from tiltlm.judging.scorers.reward_model import RewardModel
 from tiltlm.models import ModelSettings, Scorer, load_scorer
 from tiltlm.models.folders import locate, short_name
 from tiltlm.objectives.catalog import reward_model
-from tiltlm.online.buying import Lesson, choose_pairs
+from tiltlm.online.buying import Lesson, agreement, choose_pairs
 from tiltlm.online.example_rules import ExampleSettings, form_examples
+from tiltlm.online.groups import Group
 from tiltlm.online.loop_settings import LearnedJudgeSettings
 from tiltlm.online.rounds import RoundFolder
 from tiltlm.recipes.online.judging import groups_of, judge_round, with_rivals
@@ -57,11 +61,16 @@ Ask = Callable[[Sequence[AnswerRow]], list[dict[str, Any]]]
 """Returns what the judge says about the samples of each row."""
 
 
-def load_learned_judge(settings: LoopRunSettings) -> Scorer | None:
+def load_learned_judge(settings: LoopRunSettings, measuring: Judge | None) -> Scorer | None:
     """Load the model with which the learned judge begins; None without one.
 
+    Args:
+        settings: The settings of the loop.
+        measuring: The judge that does not train.
+
     Raises:
-        ConfigError: the policy begins with an adapter, which has no score head, and no other model is named.
+        ConfigError: the policy begins with an adapter, which has no score head, and no other model is named; or the
+            model is the judge that measures.
         ModelError: the model cannot be used.
     """
     learned, policy = settings.learned_judge, settings.model
@@ -79,6 +88,8 @@ def load_learned_judge(settings: LoopRunSettings) -> Scorer | None:
         )
     loaded = load_scorer(own)
     note_all(loaded.notes)
+    if measuring is not None:
+        check_roles([RewardModel(loaded, role="train"), measuring])
     return loaded
 
 
@@ -143,9 +154,18 @@ class LearnedJudge:
         folder.mkdir(exist_ok=True)
         listener = Listener(note=lambda text: log.info("learned judge: %s", text))
         inside = replace(run, path=folder)
-        objective = reward_model()
         trainer = build_trainer(
-            loaded.module, (), (), objective, None, training, inside, digest, listener=listener, schedule=lambda _: 1.0
+            loaded.module,
+            (),
+            (),
+            reward_model(),
+            None,
+            training,
+            inside,
+            digest,
+            ranks=Ranks(device=loaded.module.device),
+            listener=listener,
+            schedule=lambda _: 1.0,
         )
         gold = ExampleSettings("pair", soft=settings.examples.soft)
         more = settings.loop.seed, digest, ask, progress, accepts_errors
@@ -171,7 +191,7 @@ class LearnedJudge:
         known = folder.verdicts("train")
         if known is not None and all(one["judge"] == lesson.judge for one in known):
             return known
-        self.set_back(lesson)
+        self.set_back(number)
         scored = self.scores(rows, accepts_errors=self.accepts_errors)
         verdicts = [{**one, "judge": lesson.judge} for one in scored]
         folder.write_verdicts(verdicts, "train")
@@ -183,15 +203,15 @@ class LearnedJudge:
         Raises:
             RunError: its weights after the round before are missing or damaged.
         """
-        self.set_back(None if number == 0 else RoundFolder.of(self.run, number - 1).lesson)
+        self.set_back(number - 1)
         if folder.bought is None:
-            groups = groups_of(with_rivals(rows, (), "policy", {}), self.scores(rows), number)
+            groups = own_groups(rows, self.scores(rows), number)
             folder.write_bought(groups, choose_pairs(groups, self.settings.labels, self.settings.choose, self.seed))
         if folder.gold is None:
             folder.write_gold(self.ask(bought_rows(rows, folder)))
         pairs = bought_rows(rows, folder)
         gaps = gaps_of(self.scores(pairs))
-        groups = groups_of(with_rivals(pairs, (), "policy", {}), folder.gold or [], number, scale=self.scale)
+        groups = own_groups(pairs, folder.gold or (), number, self.scale)
         kept = {name: tensor.clone() for name, tensor in policy_tensors(self.loaded.module).items()}
         diverged = not (self.train(number) and np.isfinite(gaps_of(self.scores(pairs))[np.isfinite(gaps)]).all())
         if diverged:
@@ -232,12 +252,11 @@ class LearnedJudge:
         for earlier in range(max(0, number - self.settings.earlier_rounds), number + 1):
             folder = RoundFolder.of(self.run, earlier)
             rows = bought_rows(read_answers(folder.samples), folder)
-            judged = [(row, said) for row, said in zip(map(self.encoded, rows), folder.gold or (), strict=True) if row]
-            own, gold = [row for row, _ in judged], [said for _, said in judged]
-            groups = groups_of(with_rivals(own, (), "policy", {}), gold, earlier, scale=self.scale)
-            for place, group in enumerate(groups):  # a prompt may have several pairs
-                formed = form_examples([group], self.gold).examples
-                found += [replace(one, id=f"{one.id} of round {earlier}, label {place}") for one in formed]
+            for place, (row, said) in enumerate(zip(rows, folder.gold or (), strict=True)):
+                own = self.encoded(row)
+                groups = [] if own is None else own_groups([own], [said], earlier, self.scale)
+                name = f"{row.id} of round {earlier}, label {place}"  # a prompt may have several
+                found += [replace(one, id=name) for one in form_examples(groups, self.gold).examples]
         return found
 
     def encoded(self, row: AnswerRow) -> AnswerRow | None:
@@ -259,29 +278,47 @@ class LearnedJudge:
         """
         return judge_round(self.scorer(), rows, self.progress, accept_errors=accepts_errors)
 
-    def set_back(self, lesson: Lesson | None) -> None:
-        """Give the model the weights that it had after a lesson; None: those with which it began.
+    def set_back(self, number: int) -> None:
+        """Give the model the weights that it had after a round; −1: those with which it began.
 
         Raises:
             RunError: they are missing or damaged.
         """
-        step = 0 if lesson is None else lesson.last_step
+        step = 0
+        if number >= 0:
+            folder = RoundFolder.of(self.run, number)
+            lesson = folder.lesson
+            if lesson is None:
+                raise missing_weights(folder.path, "learned.json is missing")
+            step = lesson.last_step
         if self.trainer.state.step != step:
             path = folder_of(self.trainer.checkpoints.run.checkpoints, step)
             if reason := damage(path):
-                raise RunError(
-                    f"{path}: the weights of the learned judge cannot be read: {reason}. Restore the folder, or start "
-                    "again with --overwrite",
-                    code="missing_weights",
-                    key="learned_judge.labels",
-                )
+                raise missing_weights(path, reason)
             restore_policy(self.loaded.module, load(path).policy)
         self.trainer.state = TrainingState(step=step)
 
     def save(self, num_rounds: int) -> None:
         """Write what it is after so many rounds as a reward model, `judge/model/`."""
-        self.set_back(RoundFolder.of(self.run, num_rounds - 1).lesson)
+        self.set_back(num_rounds - 1)
         save_model(self.loaded, self.encoder, self.loaded.end_token_id, self.run / FOLDER)
+
+
+def missing_weights(path: Path, reason: str) -> RunError:
+    """Return the error of a learned judge whose state cannot be read."""
+    return RunError(
+        f"{path}: the weights of the learned judge cannot be read: {reason}. Restore the folder, or start again with "
+        "--overwrite",
+        code="missing_weights",
+        key="learned_judge.labels",
+    )
+
+
+def own_groups(
+    rows: Sequence[AnswerRow], verdicts: Sequence[Mapping[str, Any]], number: int, scale: float = 1.0
+) -> list[Group]:
+    """Return samples of the policy with what a judge of this scale said about them in a round."""
+    return groups_of(with_rivals(rows, (), "policy", {}), verdicts, number, scale=scale)
 
 
 def bought_rows(rows: Sequence[AnswerRow], folder: RoundFolder) -> list[AnswerRow]:
@@ -306,14 +343,3 @@ def gaps_of(verdicts: Sequence[Mapping[str, Any]]) -> Floats:
     """Return the difference of the two scores of each row; NaN where one is missing."""
     scores = [[np.nan if value is None else value for value in one["scores"]] for one in verdicts]
     return np.array([first - second for first, second in scores], dtype=np.float64)
-
-
-def agreement(gap: float, preference: float) -> bool | None:
-    """Return whether a difference of scores has the sign of the judge's label; None if either is a tie or missing.
-
-    Args:
-        gap: Score of the first response less that of the second.
-        preference: P(first better) by the judge.
-    """
-    sides = np.sign(gap), np.sign(preference - 0.5)
-    return None if not all(abs(side) == 1 for side in sides) else bool(sides[0] == sides[1])

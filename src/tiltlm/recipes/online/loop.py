@@ -98,7 +98,7 @@ def loop(settings: LoopRunSettings, request: LoopRequest, *, progress: ProgressC
         check_request(settings, request, objective, judge)
         measuring = open_held_out(request.held_out_judge, judge)
         policy = policy or open_policy(settings, progress)
-        pupil = load_learned_judge(settings)
+        pupil = load_learned_judge(settings, measuring)
         prompts = read_prompts(settings, policy)
         with (
             RunDirectory.open(settings.output, resume=request.resume, overwrite=request.overwrite) as run,

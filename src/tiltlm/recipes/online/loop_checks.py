@@ -112,8 +112,8 @@ def check_learned_judge(settings: LoopRunSettings) -> None:
     if kind.shape != "pairs":
         raise ConfigError(
             f"examples.rule={rule} makes {kind.shape}, and a learned judge labels pairs only: it learns from "
-            "comparisons within a prompt, so its scores mean nothing beyond them. Use examples.rule=pair or another one "
-            "of pairs",
+            "comparisons within a prompt, so its scores mean nothing beyond them. Use a rule of pairs, such as "
+            "examples.rule=pair",
             code="not_supported",
             key="examples.rule",
         )

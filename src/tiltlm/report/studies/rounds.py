@@ -195,7 +195,7 @@ def sections_of(record: LoopRecord) -> list[SectionView]:
     )
     if has_learned(record):
         lead += (
-            " A learned judge labels the samples. The judge has labelled and scored the bought pairs alone, and agreement "
+            " A learned judge labels the samples. The judge has labelled and scored the bought pairs alone. Agreement "
             "is the share of its labels that the learned judge predicted before it learned from them."
         )
     dropped = [
