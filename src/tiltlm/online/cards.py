@@ -68,9 +68,12 @@ class Card:
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "Card":
         """Return the card of plain values, as JSON has them: NaN is text there."""
-        intervals = {name: values.get(name) and Interval(**values[name]) for name in INTERVALS}
-        numbers = {name: float(value) for name, value in values.items() if isinstance(value, str)}
-        return cls(**{**values, **numbers, **intervals})
+        intervals = {name: values.get(name) and Interval(**_numbers(values[name])) for name in INTERVALS}
+        return cls(**{**_numbers(values), **intervals})
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: float(value) if isinstance(value, str) else value for name, value in values.items()}
 
 
 def reward_of(scores: Mapping[str, ArrayLike], seed: int = 0) -> Interval | None:

@@ -16,13 +16,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from tiltlm.core import ConfigError, RunError
 from tiltlm.core.example import Example
 from tiltlm.data.accounting import Defect
 from tiltlm.data.tokens.encoder import Encoder
-from tiltlm.diagnostics.intervals import Floats
 from tiltlm.distributed import Ranks
 from tiltlm.judging import check_roles
 from tiltlm.judging.judge import Judge
@@ -204,16 +201,15 @@ class LearnedJudge:
             RunError: its weights after the round before are missing or damaged.
         """
         self.set_back(number - 1)
+        before = self.scores(rows)
         if folder.bought is None:
-            groups = own_groups(rows, self.scores(rows), number)
+            groups = own_groups(rows, before, number)
             folder.write_bought(groups, choose_pairs(groups, self.settings.labels, self.settings.choose, self.seed))
         if folder.gold is None:
             folder.write_gold(self.ask(bought_rows(rows, folder)))
-        pairs = bought_rows(rows, folder)
-        gaps = gaps_of(self.scores(pairs))
-        groups = own_groups(pairs, folder.gold or (), number, self.scale)
+        agrees = self.agreements(rows, before, number, folder)
         kept = {name: tensor.clone() for name, tensor in policy_tensors(self.loaded.module).items()}
-        diverged = not (self.train(number) and np.isfinite(gaps_of(self.scores(pairs))[np.isfinite(gaps)]).all())
+        diverged = not self.train(number) or num_scores(self.scores(rows)) < num_scores(before)
         if diverged:
             restore_policy(self.loaded.module, kept)
             log.warning(
@@ -225,10 +221,21 @@ class LearnedJudge:
         trainer.optimizer.state.clear()  # each round begins with a new one
         trainer.state = TrainingState(step=trainer.state.step)
         trainer.checkpoints.commit(trainer.state, Window())
-        agrees = tuple(agreement(gap, group.preference[0, 1]) for gap, group in zip(gaps, groups, strict=True))
         lesson = Lesson(self.scorer().digest, trainer.state.step, agrees, diverged)
         folder.write_lesson(lesson)
         return lesson
+
+    def agreements(
+        self, rows: Sequence[AnswerRow], scored: Sequence[Mapping[str, Any]], number: int, folder: RoundFolder
+    ) -> tuple[bool | None, ...]:
+        """Return for each label of a round whether these scores of its samples predict it; None for a tie."""
+        found = []
+        own = {group.id: group for group in own_groups(rows, scored, number)}
+        labelled = own_groups(bought_rows(rows, folder), folder.gold or (), number, self.scale)
+        for one, group in zip(folder.bought or (), labelled, strict=True):
+            first, second = own[one["id"]].scores[one["pair"]]
+            found.append(agreement(first - second, group.preference[0, 1]))
+        return tuple(found)
 
     def train(self, number: int) -> bool:
         """Learn from the labels of a round and of those before; return False if loss or weights are not finite."""
@@ -339,7 +346,6 @@ def _two(row: AnswerRow, i: int, j: int) -> AnswerRow:
     )
 
 
-def gaps_of(verdicts: Sequence[Mapping[str, Any]]) -> Floats:
-    """Return the difference of the two scores of each row; NaN where one is missing."""
-    scores = [[np.nan if value is None else value for value in one["scores"]] for one in verdicts]
-    return np.array([first - second for first, second in scores], dtype=np.float64)
+def num_scores(verdicts: Sequence[Mapping[str, Any]]) -> int:
+    """Return how many samples have a score."""
+    return sum(value is not None for one in verdicts for value in one["scores"])
