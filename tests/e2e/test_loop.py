@@ -13,6 +13,7 @@ import tiltlm
 from support.errors import raises
 from tiltlm.cli.main import app
 from tiltlm.core import ConfigError, Response, TiltError, Tree, pack_trees
+from tiltlm.online.cards import reward_of
 from tiltlm.online.presets import PRESETS
 from tiltlm.sampling.answers import read_answers
 from tiltlm.worlds import TextWorld
@@ -52,7 +53,8 @@ def lines(path: Path) -> list[dict]:
 
 def contents(folder: Path) -> dict[str, bytes]:
     """Return every file that a loop promises to write again, by its path."""
-    files = [*folder.glob("rounds/*/*"), folder / "model" / "model.safetensors", folder / "loop.json"]
+    models = [*folder.glob("model/model.safetensors"), *folder.glob("judge/model/model.safetensors")]
+    files = [*folder.glob("rounds/*/*"), *models, folder / "loop.json"]
     return {str(file.relative_to(folder)): file.read_bytes() for file in files if not file.name.startswith(".")}
 
 
@@ -177,27 +179,30 @@ def killing(monkeypatch):
 MORE = {
     "dapo": {"loop.refills": 0, "loop.past_rounds": 1, "correction.kind": "sequence_truncate"},
     "ppo": {"loop.kl_target": 0.1, "loop.kl_horizon": 8, "critic.value_learning_rate": 1e-2},
+    "d2po": {"learned_judge.labels": 3, "learned_judge.rate": 1e-3, "learned_judge.epochs": 2},
 }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("preset", "num_kills"), [("online_dpo", 9), ("rebel", 4), ("dapo", 6), ("bond", 5), ("ppo", 6)]
+    ("preset", "num_kills"),
+    [("online_dpo", 8), ("rebel", 4), ("dapo", 6), ("bond", 5), ("ppo", 5), ("d2po", 8)],
 )
 def test_a_loop_that_was_killed_goes_on_to_the_same_bytes(
     model, prompts, tmp_path, monkeypatch, killing, preset, num_kills
 ):
-    """Thirty moments over all phases. Checkpoints are saved every two rounds.
+    """Thirty-six moments over all phases. Checkpoints are saved every two rounds.
 
     REBEL's reference moves at each round, and its optimiser restarts; DAPO takes two steps a round, whose ratios need
     the policy of its beginning, and trains on the round before too; J-BOND's anchor is a moving average that draws
-    samples too; PPO has a critic, and a KL coefficient that is steered.
+    samples too; PPO has a critic, and a KL coefficient that is steered; D2PO's judge buys labels and learns in each
+    round.
     """
     monkeypatch.setenv("TILTLM_CACHE", str(tmp_path / "judgements"))
     settings = {"loop.save_every": 2, "preset": preset, "loop.restarts": preset == "rebel"} | MORE.get(preset, {})
     calls = killing(None)
     run(model, prompts, tmp_path / "whole", **settings)
-    assert set(calls) == set(PHASES) - ({PHASES[-1]} if preset in ("online_dpo", "rebel") else set())
+    assert set(calls) == set(PHASES) - ({PHASES[-1]} if preset in ("online_dpo", "rebel", "d2po") else set())
     expected, total = contents(tmp_path / "whole"), calls.total()
     for k, call in enumerate(np.linspace(1, total - 1, num_kills).astype(int)):
         killing(int(call))
@@ -227,8 +232,14 @@ LENGTHS = {
     "bond": (15, 4e-4),
     "xpo": (8, 1e-3),
     "sppo": (8, 1e-3),
+    "d2po": (10, 4e-4),
 }
 """Rounds and learning rate of the presets for which six at 1e-3 are too few or too much."""
+
+
+def gold_of_all(found, number):
+    rows = read_answers(found.path / "rounds" / f"{number:04d}" / "samples.jsonl.gz")
+    return reward_of({row.id: [WORLD.reward(row.prompt, text) for text in row.answers] for row in rows})
 
 
 @pytest.mark.slow
@@ -242,7 +253,7 @@ def test_every_preset_moves_the_gold_reward_up(model, tmp_path, preset):
         rows = [{"prompt": row.prompt, "completion": text} for row, text in zip(drawn.rows, best, strict=True)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     rounds, rate = LENGTHS.get(preset, (6, 1e-3))
-    more = {"examples.threshold": 3.5} if preset == "rft" else {}
+    more = {"rft": {"examples.threshold": 3.5}, "d2po": {"learned_judge.rate": 1e-3}}.get(preset, {})
     if preset == "opd":
         more = {
             "reference.name": str(run(model, path, tmp_path / "teacher", "rloo", **LARGE, batch_size=64).path / "model")
@@ -252,6 +263,8 @@ def test_every_preset_moves_the_gold_reward_up(model, tmp_path, preset):
     judges = {"judge": None, "held_out_judge": "gold"} if preset in ("spin", "opd") else {}
     found = run(model, path, tmp_path / "run", preset, **settings, **judges)
     first, last = (card.held_out if judges else card.reward for card in (found.cards[0], found.cards[-1]))
+    if preset == "d2po":  # the cards have the scores of bought pairs alone
+        first, last = (gold_of_all(found, card.round) for card in (found.cards[0], found.cards[-1]))
     assert last.low > first.high, (first, last)
 
 

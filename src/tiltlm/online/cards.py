@@ -9,11 +9,16 @@ from numpy.typing import ArrayLike
 
 from tiltlm.diagnostics.intervals import Interval, bootstrap_mean
 from tiltlm.diagnostics.kl import sequence_kl
+from tiltlm.online.buying import Lesson
 from tiltlm.online.ledger import Tokens
 from tiltlm.sampling.answers import AnswerRow
 from tiltlm.sampling.diversity import diversity_of
 
 RESAMPLES = 1000
+INTERVALS = ("reward", "held_out", "kl", "agreement")
+"""Fields of a card that are intervals."""
+ONLY_LEARNED = ("labels", "agreement", "judge_diverged")
+"""Fields of a card that are None without a learned judge."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,13 @@ class Card:
     """KL coefficient of the round, where `loop.kl_target` steers it."""
     effective: float | None = None
     """Effective number of the samples that another distribution drew, as a share of all; None without corrections."""
+    labels: int | None = None
+    """Pairs that the judge labelled for a learned judge; `reward`, `statuses` and `judgements` are of them alone. None
+    without a learned judge."""
+    agreement: Interval | None = None
+    """Share of these labels that the learned judge predicted before it learned from them, ties left out."""
+    judge_diverged: bool | None = None
+    """True if the learned judge diverged in this round, so that its last good version made the examples."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the card as plain values."""
@@ -73,9 +85,12 @@ class Card:
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "Card":
         """Return the card of plain values, as JSON has them: NaN is text there."""
-        intervals = {name: values[name] and Interval(**values[name]) for name in ("reward", "held_out", "kl")}
-        numbers = {name: float(value) for name, value in values.items() if isinstance(value, str)}
-        return cls(**{**values, **numbers, **intervals})
+        intervals = {name: values.get(name) and Interval(**_numbers(values[name])) for name in INTERVALS}
+        return cls(**{**_numbers(values), **intervals})
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: float(value) if isinstance(value, str) else value for name, value in values.items()}
 
 
 def reward_of(scores: Mapping[str, ArrayLike], seed: int = 0) -> Interval | None:
@@ -90,6 +105,13 @@ def reward_of(scores: Mapping[str, ArrayLike], seed: int = 0) -> Interval | None
     if not known:
         return None
     return bootstrap_mean(list(known.values()), list(known), seed=seed, resamples=RESAMPLES)
+
+
+def agreement_of(agrees: Sequence[bool | None], seed: int = 0) -> Interval | None:
+    """Return the share of labels that were predicted, ties (None) left out; None if all are ties."""
+    known = [float(one) for one in agrees if one is not None]
+    names = [str(place) for place in range(len(known))]
+    return bootstrap_mean(known, names, seed=seed, resamples=RESAMPLES) if known else None
 
 
 def kl_of(rows: Sequence[AnswerRow], initial: Sequence[float], seed: int = 0) -> Interval | None:
@@ -147,6 +169,7 @@ def make_card(
     cost: float | None,
     kl_coef: float | None = None,
     effective: float | None = None,
+    learned: Lesson | None = None,
 ) -> Card:
     """Measure one round.
 
@@ -168,6 +191,7 @@ def make_card(
         cost: What the judge cost; None if a price is not known.
         kl_coef: KL coefficient of the round, if it is steered.
         effective: Effective number of samples as a share of all, if there are corrections.
+        learned: What a learned judge learned; None without one.
     """
     lengths = [len(ids) for row in rows for ids in row.token_ids or ()]
     diversity = diversity_of(rows)
@@ -196,4 +220,7 @@ def make_card(
         loss=float(np.mean(losses)) if losses else None,
         kl_coef=kl_coef,
         effective=effective,
+        labels=None if learned is None else len(learned.agrees),
+        agreement=None if learned is None else agreement_of(learned.agrees),
+        judge_diverged=None if learned is None else learned.diverged,
     )

@@ -1,6 +1,6 @@
 """Settings of a loop: its rounds, and when it stops."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
@@ -129,6 +129,42 @@ class RivalSettings:
         """The origin of each rival of a prompt, if none is missing."""
         revised: tuple[Who, ...] = ("revision",) if self.revisions else ()
         return (self.who,) * self.n + revised + (("data",) if self.data else ())
+
+
+@dataclass(frozen=True)
+class LearnedJudgeSettings:
+    """A reward model that learns during the loop. It labels all pairs, and the judge only some of them."""
+
+    labels: int = 0
+    """Pairs of each round that the judge labels; 0: there is no learned judge, and the judge labels all samples."""
+    choose: Literal["closest", "random"] = "closest"
+    """Which pairs the judge labels: those that the learned judge tells apart least, or pairs chosen by a hash."""
+    model: str | None = None
+    """Where the learned judge begins: a reward model or a language model, as a folder or a name on the Hugging Face
+    hub; null: the policy before the first round, with a new score head."""
+    earlier_rounds: int = 5
+    """The labels of this many earlier rounds are learned again."""
+    rate: float | None = None
+    """Learning rate of the learned judge; null: derived from its size."""
+    epochs: int = 4
+    """Passes over the labels in each round, with a new optimiser."""
+    batch: int = 16
+    """Labels per optimiser step."""
+
+    def __post_init__(self) -> None:
+        with prefix_errors("learned_judge"):
+            not_negative(labels=float(self.labels), earlier_rounds=float(self.earlier_rounds))
+            positive(epochs=float(self.epochs), batch=float(self.batch))
+            if self.rate is not None:
+                positive(rate=self.rate)
+        for field in () if self.labels else fields(self):
+            if getattr(self, field.name) != field.default:
+                raise ConfigError(
+                    f"learned_judge.{field.name} has no effect: learned_judge.labels is 0; remove it, or set "
+                    "learned_judge.labels=16",
+                    code="no_effect",
+                    key=f"learned_judge.{field.name}",
+                )
 
 
 @dataclass(frozen=True)

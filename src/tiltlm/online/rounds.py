@@ -3,14 +3,16 @@
 `rounds/0003/` holds `samples.jsonl.gz` and `rivals.jsonl.gz` (rows of answers), `verdicts.jsonl` (what the judge says
 about each prompt; that of a held-out judge is beside it), `examples.jsonl` (what was trained on, by the ids of the
 samples), `old-logps.npy` (log-probabilities of the samples' tokens when the round began, for policy gradients of
-several steps, and values with a critic), `card.json` and `state.json`. Files are written whole. Every number of a round
-can be computed again from them.
+several steps, and values with a critic), `card.json` and `state.json`. A learned judge adds `bought.jsonl` (which pairs
+the judge labelled), `gold-verdicts.jsonl` (what it said) and `learned.json` (what the learned judge took from it); then
+`verdicts.jsonl` is what the learned judge says. Files are written whole. Every number of a round can be computed again
+from them.
 """
 
 import io
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from tiltlm.core.errors import RunError
 from tiltlm.core.example import Example
 from tiltlm.data.order import epoch_order
 from tiltlm.judging.judge import Role
+from tiltlm.online.buying import Lesson, Pair
 from tiltlm.online.cards import Card
 from tiltlm.online.groups import Group
 from tiltlm.sampling.answers import write_plain_rows
@@ -97,14 +100,20 @@ class RoundFolder:
         values = None if self.last_step is None else _read(self.path / "card.json")
         return None if values is None else Card.of(values)
 
-    def copy_draws(self, other: "RoundFolder") -> None:
+    def copy_draws(self, other: "RoundFolder", *, learns: bool = False) -> None:
         """Copy samples and verdicts of another round, if this one has none yet.
+
+        Args:
+            other: The folder of the other round.
+            learns: A learned judge will label them: copy what the judge said to it, and not what it said itself.
 
         Raises:
             RunError: The disk is full, or a file cannot be written.
         """
-        judged = sorted(path.name for path in other.path.glob("*verdicts*.jsonl"))
-        for name in (*judged, *(path.name for path in other.answers)):  # so samples are the last to be there
+        left = "verdicts.jsonl" if learns else "gold-verdicts.jsonl"
+        judged = sorted(path.name for path in other.path.glob("*verdicts*.jsonl") if path.name != left)
+        bought = ["bought.jsonl"] if learns else []
+        for name in (*judged, *bought, *(path.name for path in other.answers)):  # samples are the last to come
             if (other.path / name).exists() and not (self.path / name).exists():
                 write_bytes(self.path / name, (other.path / name).read_bytes())
 
@@ -114,12 +123,40 @@ class RoundFolder:
 
     def verdicts(self, role: Role, refill: int = 0) -> list[dict[str, Any]] | None:
         """Return what `write_verdicts` wrote; None if the judge with this role has not judged the round."""
-        path = self._verdicts(role, refill)
-        return read_lines(path) if path.exists() else None
+        return _lines(self._verdicts(role, refill))
 
     def _verdicts(self, role: Role, refill: int) -> Path:
         name = "verdicts" if role == "train" else "held-out-verdicts"
         return self.path / (f"{name}-{refill}.jsonl" if refill else f"{name}.jsonl")
+
+    def write_bought(self, groups: Sequence[Group], pairs: Sequence[Pair]) -> None:
+        """Write which pairs the judge labels, one line each."""
+        rows = [{"id": groups[one.group].id, "pair": [one.i, one.j], "gap": one.gap} for one in pairs]
+        write_plain_rows(self.path / "bought.jsonl", rows)
+
+    @property
+    def bought(self) -> list[dict[str, Any]] | None:
+        """The pairs that the judge labels: `id` of the prompt, `pair` of places, `gap`; None if none were chosen."""
+        return _lines(self.path / "bought.jsonl")
+
+    def write_gold(self, verdicts: Sequence[Mapping[str, Any]]) -> None:
+        """Write what the judge said about the bought pairs, one line each."""
+        write_plain_rows(self.path / "gold-verdicts.jsonl", verdicts)
+
+    @property
+    def gold(self) -> list[dict[str, Any]] | None:
+        """What the judge said about the bought pairs; None if it was not asked."""
+        return _lines(self.path / "gold-verdicts.jsonl")
+
+    def write_lesson(self, lesson: Lesson) -> None:
+        """Note what the learned judge learned."""
+        write_json(self.path / "learned.json", asdict(lesson))
+
+    @property
+    def lesson(self) -> Lesson | None:
+        """What the learned judge learned; None if it has not learned in this round."""
+        values = _read(self.path / "learned.json")
+        return None if values is None else Lesson(**{**values, "agrees": tuple(values["agrees"])})
 
     def write_examples(self, groups: Sequence[Group], examples: Sequence[Example]) -> str:
         """Write the examples by the ids of their samples, and return their digest.
@@ -196,6 +233,10 @@ class RoundFolder:
         lengths = [response.num_tokens for example in examples for response in example.responses]
         pieces = iter(np.split(logps[: sum(lengths)], np.cumsum(lengths)[:-1]))
         return [[next(pieces) for _ in example.responses] for example in examples]
+
+
+def _lines(path: Path) -> list[dict[str, Any]] | None:
+    return read_lines(path) if path.exists() else None
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -8,7 +8,7 @@ from support.online import group_of
 from tiltlm.core import RunError
 from tiltlm.diagnostics import Interval
 from tiltlm.online.cards import Card, kl_of, make_card, reward_of
-from tiltlm.online.example_rules import ExampleSettings, form_examples
+from tiltlm.online.examples.rules import ExampleSettings, form_examples
 from tiltlm.online.ledger import Tokens
 from tiltlm.online.loop_settings import StopSettings
 from tiltlm.online.rounds import RoundFolder, prompts_of_round, seed_of
@@ -35,6 +35,16 @@ def test_prompts_and_seeds_depend_on_all_that_is_given():
     assert prompts_of_round(0, 50, 50, "other", 0) != base
     assert prompts_of_round(0, 50, 50, "data", 1) != base
     assert len({seed_of(f"round {number}", seed) for number in range(20) for seed in range(5)}) == 100
+
+
+def test_a_card_with_an_interval_over_one_prompt_is_read_as_it_was_written(tmp_path):
+    folder, alone = RoundFolder.of(tmp_path, 0), Interval(1.0, float("nan"), float("nan"), 0.95, 1)
+    folder.close(1, a_card(reward=alone, agreement=alone, labels=1, judge_diverged=False))
+    read = RoundFolder.of(tmp_path, 0).card
+    for interval in (read.reward, read.agreement):
+        assert (interval.estimate, interval.n) == (1.0, 1)
+        assert np.isnan([interval.low, interval.high]).all()
+    assert (read.labels, read.judge_diverged) == (1, False)
 
 
 def test_a_round_is_closed_only_at_its_end(tmp_path):

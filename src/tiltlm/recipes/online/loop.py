@@ -37,17 +37,19 @@ from tiltlm.judging import (
     check_trains,
 )
 from tiltlm.judging.cache import CachedComparer, CachedScorer
+from tiltlm.judging.judge_settings import SELF, JudgeSettings
 from tiltlm.judging.language.build import judge_by_policy
 from tiltlm.judging.roles import RULES, has_audit
 from tiltlm.logprobs import PolicyModule
 from tiltlm.models import Policy, load_policy
+from tiltlm.models import Scorer as ScorerModel
 from tiltlm.models.folders import check_reachable, locate, short_name
 from tiltlm.objectives import Objective, compose, describe_spec
 from tiltlm.objectives.shapes.rollouts import PolicyGradient
 from tiltlm.online.cards import Card, make_card, reward_of, steered
 from tiltlm.online.constitution import DEFAULT, read_constitution
-from tiltlm.online.corrections import corrected, effective_share
-from tiltlm.online.example_rules import Formed, form_examples
+from tiltlm.online.examples.corrections import corrected, effective_share
+from tiltlm.online.examples.rules import Formed, form_examples
 from tiltlm.online.groups import Group
 from tiltlm.online.ledger import Clock, Tokens, tokens_of_trees
 from tiltlm.online.rounds import RoundFolder, prompts_of_round, seed_of
@@ -56,6 +58,7 @@ from tiltlm.recipes.answers.sample import Call, Speaker, draw_answers
 from tiltlm.recipes.answers.sample_settings import SampleRequest, SampleSettings
 from tiltlm.recipes.answers.systems import refuse_own_family
 from tiltlm.recipes.online.judging import JudgedRow, groups_of, judge_round, with_rivals
+from tiltlm.recipes.online.learned_judge import LearnedJudge, load_learned_judge
 from tiltlm.recipes.online.loop_checks import check_loop, check_request, describe, open_held_out, recorded_rounds
 from tiltlm.recipes.online.loop_run import LoopRequest, LoopRunSettings
 from tiltlm.recipes.online.looped import LoopedRun
@@ -99,6 +102,7 @@ def loop(settings: LoopRunSettings, request: LoopRequest, *, progress: ProgressC
         check_request(settings, request, objective, judge)
         measuring = open_held_out(request.held_out_judge, judge)
         policy = policy or open_policy(settings, progress)
+        pupil = load_learned_judge(settings, measuring)
         prompts = read_prompts(settings, policy)
         with (
             RunDirectory.open(settings.output, resume=request.resume, overwrite=request.overwrite) as run,
@@ -108,6 +112,7 @@ def loop(settings: LoopRunSettings, request: LoopRequest, *, progress: ProgressC
             asked = None if judge is None else cached(judge, cache)
             judges = asked, None if measuring is None else cached(measuring, cache)
             rounds = Rounds.of(run, settings, request, objective, policy, prompts, judges, cache, progress)
+            rounds.add_learned_judge(pupil)
             return rounds.run_all(resume=request.resume)
 
 
@@ -201,6 +206,8 @@ class Rounds:
     """Tokens of a prompt → the response that the data has, and its text; empty unless it is a rival."""
     reviser: Reviser | None
     """What revises samples; None: nothing does."""
+    learned: LearnedJudge | None = None
+    """What labels the samples after it has learned from the judge; None: the judge labels them."""
     cards: list[Card] = field(default_factory=list)
     """The card of each round that is done."""
     is_prepared: bool = False
@@ -253,6 +260,23 @@ class Rounds:
         parts = (*judges, reference, initial, trainer, cache, progress, clock, of_data, reviser)
         return cls(run, settings, request, policy, prompts, *parts)
 
+    def add_learned_judge(self, loaded: ScorerModel | None) -> None:
+        """Let this reward model learn from the judge and label the samples; None: the judge labels them."""
+        if loaded is None:
+            return
+        judge = self.judge
+        assert judge is not None, "a rule that needs no judge is refused"
+        self.learned = LearnedJudge.of(
+            loaded,
+            self.run,
+            self.settings,
+            self.prompts.digest,
+            scale=judge.scale,
+            ask=partial(self.ask_judge, judge, self.request.judge),
+            progress=self.progress,
+            accepts_errors=self.request.accept_errors,
+        )
+
     def run_all(self, *, resume: bool) -> LoopedRun:
         """Run all rounds that are not done, save the policy and return what came out."""
         if resume:
@@ -275,6 +299,8 @@ class Rounds:
         if stop.best is not None:
             self.trainer.checkpoints.restore_weights(self.start_of(RoundFolder.of(self.run.path, stop.best))[0])
         save_model(self.policy, self.prompts.encoder, self.prompts.end_token_id, self.run.path)
+        if self.learned is not None:
+            self.learned.save(len(cards))
         write_rounds(self.run.path, self.record(cards, stop))
         return LoopedRun(self.run.path, self.request.preset, tuple(cards), stop)
 
@@ -284,6 +310,7 @@ class Rounds:
         facts = {
             "Model": short_name(settings.model.path),
             "Judge": "none" if self.judge is None else self.judge.name,
+            **({} if self.learned is None else {"Learned judge": self.learned.description}),
             "Held-out judge": "none" if self.measuring is None else self.measuring.name,
             "Preset": self.request.preset or "none",
             "Objective": describe_spec(settings.objective),
@@ -302,9 +329,10 @@ class Rounds:
     def run_round(self, number: int, folder: RoundFolder) -> Card:
         """Run one round, or what is missing of it, and return its card."""
         if self.request.replay is not None:
-            folder.copy_draws(RoundFolder.of(self.request.replay, number))
+            folder.copy_draws(RoundFolder.of(self.request.replay, number), learns=self.learned is not None)
         first, tokens = self.start_of(folder)
         rows, verdicts, groups, formed = self.gather(number, folder)
+        judgements = verdicts if self.learned is None else folder.gold or []
         digest = folder.write_examples(groups, formed.examples)
         is_own = self.request.replay is None  # samples of another policy say nothing about the KL of this one
         with self.clock.measures(number, "measure"):
@@ -325,19 +353,20 @@ class Rounds:
             number,
             rows,
             initial,
-            scores={name: own[: self.settings.loop.n] for name, own in scores_of(verdicts).items()},
+            scores={name: own[: self.settings.loop.n] for name, own in scores_of(judgements).items()},
             held_out=held_out,
             num_examples=len(formed.examples),
             dropped=formed.dropped,
-            statuses=sum((Counter(one["statuses"]) for one in verdicts), Counter()),
+            statuses=sum((Counter(one["statuses"]) for one in judgements), Counter()),
             num_steps=step - first,
             losses=[line["loss"] for line in self.trainer.recorder.history if line["step"] > first and "loss" in line],
             tokens=spent_tokens(self, folder, rows, formed.examples, past, self.trainer.state.num_tokens - tokens),
             num_weights=num_weights(self.policy.module),
             recomputes=self.settings.model.gradient_checkpointing,
-            cost=cost_of(verdicts),
+            cost=cost_of(judgements),
             kl_coef=coef,
             effective=effective,
+            learned=folder.lesson,
         )
         folder.close(step, card)
         self.progress("rounds", number + 1, self.settings.loop.rounds, **figures(card))
@@ -369,7 +398,10 @@ class Rounds:
                 own = self.draw(number, folder, refill)
                 more = with_rivals(own, self.rivals(number, folder, own), self.settings.rivals.who, self.of_data)
             with self.clock.measures(number, "judge"):
-                verdicts += self.judged("train", [one.row for one in more], folder, refill)
+                if self.learned is None:
+                    verdicts += self.judged("train", [one.row for one in more], folder, refill)
+                else:
+                    verdicts += self.learned.judge(number, own, folder)
             rows += own
             together += more
             groups, formed = self.form(number, together, verdicts)
@@ -388,7 +420,7 @@ class Rounds:
             rows,
             verdicts,
             number,
-            scale=1.0 if self.judge is None else self.judge.scale,
+            scale=1.0 if self.judge is None or self.learned is not None else self.judge.scale,
             shaping=settings.shaping,
             max_tokens=settings.sampling.max_new_tokens,
         )
@@ -435,11 +467,17 @@ class Rounds:
             asked = self.request.judge if role == "train" else self.request.held_out_judge
             if role == "train" and asked is not None and self.request.is_own_judge:
                 judge = self.judge = cached(judge_by_policy(asked, self.policy), self.cache)  # with the weights of now
-            else:
-                refuse_own_family(judge.judge, asked, rows)
-            verdicts = judge_round(judge, rows, self.progress, accept_errors=self.request.accept_errors)
+            verdicts = self.ask_judge(judge, asked, rows)
             folder.write_verdicts(verdicts, role, refill)
         return verdicts
+
+    def ask_judge(
+        self, judge: CachedScorer | CachedComparer, settings: JudgeSettings | None, rows: Sequence[AnswerRow]
+    ) -> list[dict[str, Any]]:
+        """Return what a judge with these settings says about samples."""
+        if not (settings is not None and settings.model == SELF):
+            refuse_own_family(judge.judge, settings, rows)
+        return judge_round(judge, rows, self.progress, accept_errors=self.request.accept_errors)
 
     def rivals(self, number: int, folder: RoundFolder, rows: Sequence[AnswerRow]) -> Sequence[AnswerRow]:
         """Return the samples of a round that somebody else than the policy draws, or its revisions."""
@@ -542,11 +580,11 @@ class Rounds:
 
 def scores_of(verdicts: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
     """Return the scores of each prompt's samples, NaN where the judge failed; nothing from a judge that compares."""
-    return {
-        one["id"]: [math.nan if value is None else value for value in one["scores"]]
-        for one in verdicts
-        if "scores" in one
-    }
+    found: dict[str, list[float]] = {}
+    for one in verdicts:  # a prompt has a line for each of its bought pairs
+        if "scores" in one:
+            found.setdefault(one["id"], []).extend(math.nan if value is None else value for value in one["scores"])
+    return found
 
 
 def tree_of(row: AnswerRow) -> Tree:

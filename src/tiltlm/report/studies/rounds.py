@@ -117,6 +117,12 @@ def cautions_of(record: LoopRecord) -> Iterator[Remark]:
             f"Samples of a prompt have become alike (distinct-2 {first.distinct_2:.2f} to {last.distinct_2:.2f}). Stop "
             "earlier (stop.kl), or raise β.",
         )
+    if diverged := [str(card.round) for card in record.cards if card.judge_diverged]:
+        yield Remark(
+            "judge_diverged",
+            f"The learned judge diverged in round {', '.join(diverged)}, and labelled with what it knew before. Lower "
+            "learned_judge.rate.",
+        )
     dropped = sum(last.dropped.values()) / last.num_prompts
     if dropped > MANY_DROPPED:
         causes = ", ".join(f"{cause} {count}" for cause, count in last.dropped.items())
@@ -139,9 +145,16 @@ def table_of(record: LoopRecord) -> Table:
             Cell(format_number(card.distinct_2, 2)),
             Cell(f"{card.num_examples:,}"),
             Cell("–" if card.loss is None else format_number(card.loss, 3)),
+            *((cell(card.agreement),) if has_learned(record) else ()),
         )
         rows.append(TableRow(str(card.round), f"round {card.round}", cells))
-    return Table(("score", "held-out score", "KL, nats", "tokens", "distinct-2", "examples", "loss"), tuple(rows))
+    heads = ("score", "held-out score", "KL, nats", "tokens", "distinct-2", "examples", "loss")
+    return Table((*heads, *(("agreement",) if has_learned(record) else ())), tuple(rows))
+
+
+def has_learned(record: LoopRecord) -> bool:
+    """Return whether a learned judge labelled the samples."""
+    return any(card.labels is not None for card in record.cards)
 
 
 def rounds_figure(record: LoopRecord) -> Markup:
@@ -180,6 +193,11 @@ def sections_of(record: LoopRecord) -> list[SectionView]:
         "The samples of a round are drawn before the round trains on them. Small print: 95 % intervals by bootstrap "
         "over the prompts of the round."
     )
+    if has_learned(record):
+        lead += (
+            " A learned judge labels the samples. The judge has labelled and scored the bought pairs alone. Agreement "
+            "is the share of its labels that the learned judge predicted before it learned from them."
+        )
     dropped = [
         TableRow(cause, cause, (Cell(f"{sum(card.dropped.get(cause, 0) for card in record.cards):,}"),))
         for cause in sorted({cause for card in record.cards for cause in card.dropped})
@@ -187,6 +205,11 @@ def sections_of(record: LoopRecord) -> list[SectionView]:
     spent = [
         TableRow("sampled_tokens", "sampled tokens", (Cell(f"{sum(c.sampled_tokens for c in record.cards):,}"),)),
         TableRow("judgements", "judgements", (Cell(f"{sum(c.judgements for c in record.cards):,}"),)),
+        *(
+            [TableRow("labels", "labels of the judge", (Cell(f"{sum(c.labels or 0 for c in record.cards):,}"),))]
+            if has_learned(record)
+            else []
+        ),
         TableRow("steps", "optimiser steps", (Cell(f"{sum(c.num_steps for c in record.cards):,}"),)),
         TableRow("prompt_tokens", "prompt tokens", (Cell(f"{sum(c.prompt_tokens for c in record.cards):,}"),)),
         TableRow(
