@@ -1,7 +1,7 @@
 """Cards: what one round drew, how it was judged, what was trained, and how far the policy is from where it began."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,8 @@ from tiltlm.sampling.answers import AnswerRow
 from tiltlm.sampling.diversity import diversity_of
 
 RESAMPLES = 1000
+OWN: Mapping[str, Any] = {}
+"""Facts about the own sampler: nothing has to be said about it."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,18 @@ class Card:
     """Optimiser steps of the round."""
     loss: float | None
     """Mean loss of the records of its steps; None without a step."""
+    engine: str = "own"
+    """What drew the samples."""
+    exact: bool = True
+    """True if the same weights and settings draw the same samples again."""
+    missing: Mapping[str, int] = field(default_factory=dict)
+    """Samples that the engine did not give in a usable form, by cause."""
+    probe: float | None = None
+    """Mean |log-probability by the server − by the policy| over the probe, nats a token; None without a server."""
+    mismatch: float | None = None
+    """The same over the first samples of the round; None if they were not compared."""
+    mismatch_max: float | None = None
+    """Its largest value over tokens."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the card as plain values."""
@@ -57,7 +71,8 @@ class Card:
     def of(cls, values: Mapping[str, Any]) -> "Card":
         """Return the card of plain values, as JSON has them: NaN is text there."""
         intervals = {name: values[name] and Interval(**values[name]) for name in ("reward", "held_out", "kl")}
-        numbers = {name: float(value) for name, value in values.items() if isinstance(value, str)}
+        texts = {name: value for name, value in values.items() if isinstance(value, str) and name != "engine"}
+        numbers = {name: float(value) for name, value in texts.items()}
         return cls(**{**values, **numbers, **intervals})
 
 
@@ -103,6 +118,7 @@ def make_card(
     statuses: Mapping[str, int],
     num_steps: int,
     losses: Sequence[float],
+    engine: Mapping[str, Any] = OWN,
 ) -> Card:
     """Measure one round.
 
@@ -118,6 +134,7 @@ def make_card(
         statuses: Judgements by status.
         num_steps: Optimiser steps of the round.
         losses: The loss of each record of the round.
+        engine: Fields of the card about the engine; empty for the own sampler.
     """
     lengths = [len(ids) for row in rows for ids in row.token_ids or ()]
     diversity = diversity_of(rows)
@@ -139,4 +156,5 @@ def make_card(
         sampled_tokens=int(sum(lengths)),
         num_steps=num_steps,
         loss=float(np.mean(losses)) if losses else None,
+        **engine,
     )

@@ -3,7 +3,9 @@
 `rounds/0003/` holds `samples.jsonl.gz` and `rivals.jsonl.gz` (rows of answers), `verdicts.jsonl` (what the judge says
 about each prompt; that of a held-out judge is beside it), `examples.jsonl` (what was trained on, by the ids of the
 samples), `old-logps.npy` (log-probabilities of the samples when the round began, for policy gradients of several
-steps), `card.json` and `state.json`. Files are written whole. Every number of a round can be computed again from them.
+steps), `engine.json` (of an engine that is not exact: its weights, what it did not give, and how far its
+log-probabilities are from the policy's), `card.json` and `state.json`. Files are written whole. Every number of a round
+can be computed again from them.
 """
 
 import io
@@ -24,7 +26,7 @@ from tiltlm.judging.judge import Role
 from tiltlm.online.cards import Card
 from tiltlm.online.groups import Group
 from tiltlm.sampling.answers import write_plain_rows
-from tiltlm.storage.files import finite_json, read_lines, write_bytes, write_json
+from tiltlm.storage.files import finite_json, read_json, read_lines, write_bytes, write_json
 
 Floats32 = NDArray[np.float32]
 
@@ -64,7 +66,7 @@ class RoundFolder:
 
     @property
     def _state(self) -> dict[str, Any]:
-        return _read(self.path / "state.json") or {}
+        return read_json(self.path / "state.json") or {}
 
     def begin_training(self, step: int, examples: str) -> None:
         """Note that training on these examples begins after so many steps."""
@@ -78,8 +80,17 @@ class RoundFolder:
     @property
     def card(self) -> Card | None:
         """The card; None if the round is not closed."""
-        values = None if self.last_step is None else _read(self.path / "card.json")
+        values = None if self.last_step is None else read_json(self.path / "card.json")
         return None if values is None else Card.of(values)
+
+    @property
+    def engine(self) -> dict[str, Any]:
+        """What was noted about an engine that is not exact; empty for the own sampler."""
+        return read_json(self.path / "engine.json") or {}
+
+    def note_engine(self, **facts: Any) -> None:
+        """Note facts about the engine that draws this round, as plain values."""
+        write_json(self.path / "engine.json", finite_json({**self.engine, **facts}))
 
     def copy_draws(self, other: "RoundFolder") -> None:
         """Copy samples and verdicts of another round, if this one has none yet.
@@ -88,7 +99,14 @@ class RoundFolder:
             RunError: The disk is full, or a file cannot be written.
         """
         revisions = sorted(path.name for kind in ("critiques", "revisions") for path in other.path.glob(f"{kind}-*.gz"))
-        draws = ("held-out-verdicts.jsonl", "verdicts.jsonl", *revisions, "rivals.jsonl.gz", "samples.jsonl.gz")
+        draws = (
+            "held-out-verdicts.jsonl",
+            "verdicts.jsonl",
+            "engine.json",
+            *revisions,
+            "rivals.jsonl.gz",
+            "samples.jsonl.gz",
+        )
         for name in draws:
             if (other.path / name).exists() and not (self.path / name).exists():
                 write_bytes(self.path / name, (other.path / name).read_bytes())
@@ -169,11 +187,6 @@ class RoundFolder:
             found.append(replace(example, credits=tuple(credits)))
         assert place == len(numbers), "the file belongs to these examples, whose digest was compared"
         return found
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    found: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-    return found
 
 
 def prompts_of_round(number: int, num_prompts: int, per_round: int, fingerprint: str, seed: int) -> list[int]:

@@ -50,9 +50,11 @@ from tiltlm.online.rounds import RoundFolder, prompts_of_round, seed_of
 from tiltlm.online.stopping import Stop, find_stop
 from tiltlm.recipes.answers.sample import Call, Speaker, draw_answers
 from tiltlm.recipes.answers.sample_settings import SampleRequest, SampleSettings
+from tiltlm.recipes.answers.samples import Samples
 from tiltlm.recipes.answers.systems import refuse_own_family
 from tiltlm.recipes.online.judging import JudgedRow, groups_of, judge_round, with_rivals
 from tiltlm.recipes.online.loop_checks import check_loop, check_request, describe, open_held_out, recorded_rounds
+from tiltlm.recipes.online.loop_engines import PROBES, LoopEngine, facts_of
 from tiltlm.recipes.online.loop_run import LoopRequest, LoopRunSettings
 from tiltlm.recipes.online.looped import LoopedRun
 from tiltlm.recipes.online.revising import Reviser
@@ -68,7 +70,6 @@ from tiltlm.report.studies.rounds import SHOWN, LoopRecord, write_rounds
 from tiltlm.runs import RunDirectory, run_log
 from tiltlm.sampling.answers import AnswerRow, read_answers
 from tiltlm.sampling.decoding import Mixture
-from tiltlm.sampling.engines.own import OwnEngine
 from tiltlm.training import Trainer, build_trainer
 from tiltlm.training.optim.optimizer import learning_rate_factor, whole_weights
 from tiltlm.training.packs import cut_into_packs
@@ -195,6 +196,7 @@ class Rounds:
     """Tokens of a prompt → the response that the data has, and its text; empty unless it is a rival."""
     reviser: Reviser | None
     """What revises samples; None: nothing does."""
+    engine: LoopEngine
     cards: list[Card] = field(default_factory=list)
     """The card of each round that is done."""
     is_prepared: bool = False
@@ -240,7 +242,17 @@ class Rounds:
         )
         of_data = responses_of_data(settings, policy) if settings.rivals.data else {}
         reviser = reviser_of(settings, policy, prompts) if settings.rivals.revisions else None
-        parts = (*judges, reference, initial, trainer, cache, progress, of_data, reviser)
+        engine = LoopEngine(
+            settings.engine,
+            policy,
+            prompts.encoder,
+            prompts.end_token_id,
+            run.path,
+            [prompt.token_ids for prompt in prompts.prompts[:PROBES]],
+            settings.sampling.max_new_tokens,
+            settings.loop.seed,
+        )
+        parts = (*judges, reference, initial, trainer, cache, progress, of_data, reviser, engine)
         return cls(run, settings, request, policy, prompts, *parts)
 
     def run_all(self, *, resume: bool) -> LoopedRun:
@@ -276,6 +288,7 @@ class Rounds:
             "Examples": settings.examples.rule,
             "Prompts": f"{len(self.prompts.prompts):,}, {settings.loop.prompts_per_round:,} a round",
             "Samples of a prompt": f"{settings.loop.n}",
+            "Drawn by": settings.engine.name,
         }
         ends = {number: read_answers(RoundFolder.of(self.run.path, number).samples) for number in {0, len(cards) - 1}}
         samples = {
@@ -308,13 +321,14 @@ class Rounds:
             number,
             rows,
             initial,
-            scores={name: own[: self.settings.loop.n] for name, own in scores_of(verdicts).items()},
+            scores=own_scores(rows, verdicts),
             held_out=scores_of(self.judged("held_out", rows, folder)),
             num_examples=len(formed.examples),
             dropped=formed.dropped,
             statuses=sum((Counter(one["statuses"]) for one in verdicts), Counter()),
             num_steps=step - first,
             losses=[line["loss"] for line in self.trainer.recorder.history if line["step"] > first and "loss" in line],
+            engine=facts_of(folder.engine),
         )
         folder.close(step, card)
         self.progress("rounds", number + 1, self.settings.loop.rounds, **figures(card))
@@ -377,15 +391,19 @@ class Rounds:
         assert isinstance(self.reference, ModelReference), "a reference is built where rivals are drawn"
         mixture = Mixture(self.reference.weights.policy, self.reference.in_place, rivals.mix)
         chosen = self.prompts_of(number)
-        return self.answers(chosen, rivals.n, folder.rivals, f"{rivals.who} of round {number}", mixture)
+        return self.answers(number, chosen, rivals.n, folder.rivals, f"{rivals.who} of round {number}", mixture).rows
 
     def ask(self, number: int, prompts: Sequence[Prompt], path: Path) -> Sequence[AnswerRow]:
         """Return one answer of the policy to each of these prompts."""
-        return self.answers(prompts, 1, path, f"{path.name} of round {number}")
+        return self.answers(number, prompts, 1, path, f"{path.name} of round {number}").rows
 
     def draw(self, number: int, folder: RoundFolder) -> Sequence[AnswerRow]:
         """Return the samples of the policy in a round."""
-        return self.answers(self.prompts_of(number), self.settings.loop.n, folder.samples, f"round {number}")
+        chosen, n = self.prompts_of(number), self.settings.loop.n
+        drawn = self.answers(number, chosen, n, folder.samples, f"round {number}")
+        if self.request.replay is None and self.trainer.state.step == self.first_step(folder):
+            self.engine.account(folder, drawn, n * len(chosen), self.settings.sampling)
+        return drawn.rows
 
     def prompts_of(self, number: int) -> Sequence[Prompt]:
         """Return the prompts of a round."""
@@ -394,11 +412,12 @@ class Rounds:
         return [prompts[k] for k in places]
 
     def answers(
-        self, prompts: Sequence[Prompt], n: int, path: Path, name: str, mixture: Mixture | None = None
-    ) -> Sequence[AnswerRow]:
+        self, number: int, prompts: Sequence[Prompt], n: int, path: Path, name: str, mixture: Mixture | None = None
+    ) -> Samples:
         """Return answers: those on the disk, and the others drawn.
 
         Args:
+            number: The round.
             prompts: What is answered.
             n: Answers to each prompt.
             path: Their file.
@@ -409,11 +428,11 @@ class Rounds:
         chosen = replace(self.prompts, prompts=tuple(prompts))
         seed = seed_of(name, self.settings.loop.seed)
         request = SampleRequest(n=n, temperatures=(sampling.temperature,), seed=seed, output=path, resume=True)
-        engine = OwnEngine(self.policy.module, f"{self.prompts.digest} {name}", mixture)
+        engine = self.engine.of(number, f"{self.prompts.digest} {name}", mixture)
         speaker = Speaker(engine, self.prompts.encoder, self.policy.end_token_ids)
         settings = SampleSettings(self.settings.model, self.settings.data, sampling)
         call = Call(settings, request, chosen, speaker, {sampling.temperature: sampling})
-        return draw_answers(call, self.progress).rows
+        return draw_answers(call, self.progress)
 
     def first_step(self, folder: RoundFolder) -> int:
         """Return the optimiser steps before a round: those noted when it began to train, else those of now."""
@@ -444,6 +463,12 @@ def scores_of(verdicts: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
         for one in verdicts
         if "scores" in one
     }
+
+
+def own_scores(rows: Sequence[AnswerRow], verdicts: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+    """Return the scores of the policy's own samples of each prompt, which stand before those of rivals."""
+    found, sizes = scores_of(verdicts), {row.id: len(row.answers) for row in rows}
+    return {name: own[: sizes[name]] for name, own in found.items()}
 
 
 def tree_of(row: AnswerRow) -> Tree:

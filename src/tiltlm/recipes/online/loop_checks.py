@@ -14,6 +14,7 @@ from tiltlm.objectives.shapes.rollouts import PolicyGradient
 from tiltlm.online.constitution import DEFAULT, read_constitution
 from tiltlm.online.rounds import RoundFolder
 from tiltlm.recipes.answers.systems import open_judge
+from tiltlm.recipes.online.loop_engines import check_engine
 from tiltlm.recipes.online.loop_run import LoopRequest, LoopRunSettings
 from tiltlm.recipes.run_settings import is_set
 from tiltlm.recipes.train import versions
@@ -134,11 +135,12 @@ def check_policy_gradient(settings: LoopRunSettings, objective: PolicyGradient) 
 
 
 def check_request(settings: LoopRunSettings, request: LoopRequest, objective: Objective, judge: object) -> None:
-    """Refuse what judge or replay rule out.
+    """Refuse what judge, engine or replay rule out.
 
     Raises:
         ConfigError: they do not fit.
     """
+    check_engine(settings.engine, settings.loop.rounds, settings.rivals.n, replays=request.replay is not None)
     if request.replay is not None:
         recorded_rounds(request.replay)
         if isinstance(objective, PolicyGradient):

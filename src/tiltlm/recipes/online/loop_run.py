@@ -14,6 +14,7 @@ from tiltlm.online.loop_settings import LoopSettings, RivalSettings, StopSetting
 from tiltlm.online.shaping import ShapingSettings
 from tiltlm.reference import ReferenceSettings
 from tiltlm.sampling import SamplingSettings
+from tiltlm.sampling.engines import EngineSettings
 from tiltlm.training.training_settings import TrainingSettings
 
 
@@ -32,6 +33,7 @@ class LoopRunSettings:
     shaping: ShapingSettings = field(default_factory=ShapingSettings)
     stop: StopSettings = field(default_factory=StopSettings)
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
+    engine: EngineSettings = field(default_factory=EngineSettings)
     reference: ReferenceSettings = field(default_factory=ReferenceSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
 
