@@ -152,18 +152,27 @@ def killing(monkeypatch):
     return until
 
 
+MORE = {
+    "dapo": {"loop.past_rounds": 1, "correction.kind": "sequence_truncate"},
+    "ppo": {"loop.kl_target": 0.1, "loop.kl_horizon": 8, "critic.value_learning_rate": 1e-2},
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("preset", "num_kills"), [("online_dpo", 10), ("rebel", 5), ("dapo", 8), ("bond", 7)])
+@pytest.mark.parametrize(
+    ("preset", "num_kills"), [("online_dpo", 9), ("rebel", 4), ("dapo", 6), ("bond", 5), ("ppo", 6)]
+)
 def test_a_loop_that_was_killed_goes_on_to_the_same_bytes(
     model, prompts, tmp_path, monkeypatch, killing, preset, num_kills
 ):
     """Thirty moments over all phases. Checkpoints are saved every two rounds.
 
     REBEL's reference moves at each round, and its optimiser restarts; DAPO takes two steps a round, whose ratios need
-    the policy of its beginning; J-BOND's anchor is a moving average that draws samples too.
+    the policy of its beginning, and trains on the round before too; J-BOND's anchor is a moving average that draws
+    samples too; PPO has a critic, and a KL coefficient that is steered.
     """
     monkeypatch.setenv("TILTLM_CACHE", str(tmp_path / "judgements"))
-    settings = {"loop.save_every": 2, "preset": preset, "loop.restarts": preset == "rebel"}
+    settings = {"loop.save_every": 2, "preset": preset, "loop.restarts": preset == "rebel"} | MORE.get(preset, {})
     calls = killing(None)
     run(model, prompts, tmp_path / "whole", **settings)
     assert set(calls) == set(PHASES) - ({PHASES[-1]} if preset in ("online_dpo", "rebel") else set())
@@ -189,6 +198,7 @@ LENGTHS = {
     "iterative_dpo": (3, 1e-3),
     "reinforce": (15, 4e-4),
     "reinforce_pp": (12, 1e-3),
+    "ppo": (15, 4e-4),
     "cispo": (6, 4e-4),
     "nash_md": (15, 4e-4),
     "a_star_po": (15, 4e-4),
@@ -345,7 +355,23 @@ def test_the_command_and_its_list(model, prompts, tmp_path):
         ({"rivals.mix": 0.5}, "no_effect", "rivals.mix"),
         ({"loop.rate": 0.1}, "no_effect", "loop.rate"),
         ({"stop.held_out_falls": True}, "no_effect", "stop.held_out_falls"),
-        ({"preset": "rloo", "loop.past_rounds": 1}, "not_supported", "loop.past_rounds"),
+        ({"preset": "rloo", "loop.past_rounds": 1}, "needs_correction", "loop.past_rounds"),
+        (
+            {"preset": "rloo", "loop.past_rounds": 1, "correction.kind": "token_truncate"},
+            "needs_correction",
+            "loop.past_rounds",
+        ),
+        (
+            {"preset": "ppo", "loop.past_rounds": 1, "correction.kind": "sequence_mask"},
+            "conflict",
+            "loop.past_rounds",
+        ),
+        ({"preset": "ppo", "loop.reference": "reset"}, "not_supported", "loop.reference"),
+        ({"preset": "grpo", "correction.kind": "token_truncate"}, "no_effect", "correction.kind"),
+        ({"correction.kind": "sequence_mask", "loop.past_rounds": 1}, "no_effect", "correction.kind"),
+        ({"preset": "grpo", "loop.kl_target": 1.0}, "no_effect", "loop.kl_target"),
+        ({"preset": "grpo", "critic.value_learning_rate": 1e-3}, "no_effect", "critic.value_learning_rate"),
+        ({"loop.kl_horizon": 100}, "no_effect", "loop.kl_horizon"),
     ],
 )
 def test_what_cannot_work_is_refused_before_the_first_draw(model, prompts, tmp_path, settings, code, key):
@@ -353,6 +379,48 @@ def test_what_cannot_work_is_refused_before_the_first_draw(model, prompts, tmp_p
     with raises(ConfigError, code, key=key):
         tiltlm.loop(model=model, data=str(prompts), output=tmp_path / "run", **given)
     assert not (tmp_path / "run").exists()
+
+
+def test_samples_of_the_round_before_are_weighed_by_the_policy_that_drew_them(model, prompts, tmp_path):
+    """The effective number of samples of a round, from the log-probabilities in its files and in those before."""
+    settings = {"loop.past_rounds": 1, "correction.kind": "sequence_mask", "correction.high": 3.0, "loop.rounds": 2}
+    found = run(model, prompts, tmp_path / "run", "grpo", **settings)
+    assert found.cards[0].effective == pytest.approx(1.0)
+    folders = [found.path / "rounds" / f"000{k}" for k in range(2)]
+    first, second = (np.load(folder / "old-logps.npy")[0].astype(float) for folder in folders)
+    past = second[-len(first) :] - first
+    rows = {row.id: row for row in read_answers(folders[0] / "samples.jsonl.gz")}
+    lengths = [len(ids) for one in lines(folders[0] / "examples.jsonl") for ids in rows[one["id"]].token_ids]
+    assert sum(lengths) == len(first)
+    whole = np.array([part.sum() for part in np.split(past, np.cumsum(lengths)[:-1])])
+    weights = np.concatenate(
+        [np.ones(len(rows) and found.cards[1].num_examples * 8), np.exp(whole[whole <= np.log(3)])]
+    )
+    assert found.cards[1].effective == pytest.approx(weights.sum() ** 2 / (len(weights) * (weights**2).sum()))
+    assert found.cards[1].effective < 1
+
+
+def test_the_kl_coefficient_follows_from_the_cards(model, prompts, tmp_path):
+    """β .05; a KL of 0 is a fifth below any target, and 8 samples are a whole horizon."""
+    settings = {"loop.kl_target": 1e-4, "loop.kl_horizon": 8, "loop.rounds": 3}
+    found = run(model, prompts, tmp_path / "run", "ppo", **settings)
+    expected = 0.05
+    for card in found.cards:
+        assert card.kl_coef == pytest.approx(expected)
+        expected *= 1 + np.clip(card.kl.estimate / 1e-4 - 1, -0.2, 0.2)
+    free = run(model, prompts, tmp_path / "free", "ppo", **{"loop.rounds": 3})
+    assert free.cards[0].kl_coef is None
+    assert free.cards[0].loss == found.cards[0].loss
+    assert free.cards[1].loss != found.cards[1].loss
+
+
+def test_a_critic_learns_beside_the_policy_and_is_not_in_the_model(model, prompts, tmp_path):
+    found = run(model, prompts, tmp_path / "run", "ppo", **{"critic.value_learning_rate": 0.05, "loop.rounds": 2})
+    saved = tiltlm.load_policy(str(found.path / "model")).module
+    assert saved.value_head is None
+    numbers = np.load(found.path / "rounds" / "0001" / "old-logps.npy")
+    assert numbers.shape[0] == 2
+    assert (numbers[1] != 0).all(), "the values of the second round are no longer those of its beginning"
 
 
 def test_the_schedule_covers_the_examples_of_earlier_rounds(model, prompts, tmp_path):

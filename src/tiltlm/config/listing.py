@@ -20,8 +20,9 @@ import yaml
 from tiltlm.core import ConfigError
 from tiltlm.judging.judge_settings import JudgeSettings
 from tiltlm.objectives import Spec
+from tiltlm.online.corrections import CorrectionSettings
 from tiltlm.online.example_rules import ExampleSettings
-from tiltlm.online.loop_settings import LoopSettings, RivalSettings, StopSettings
+from tiltlm.online.loop_settings import CriticSettings, LoopSettings, RivalSettings, StopSettings
 from tiltlm.online.shaping import ShapingSettings
 from tiltlm.recipes.run_settings import RunSettings
 from tiltlm.sampling import SamplingSettings
@@ -35,6 +36,8 @@ FURTHER: Mapping[str, type] = {
     "rivals": RivalSettings,
     "examples": ExampleSettings,
     "shaping": ShapingSettings,
+    "correction": CorrectionSettings,
+    "critic": CriticSettings,
     "stop": StopSettings,
 }
 """Sections that `tiltlm train` does not have, and their dataclasses."""

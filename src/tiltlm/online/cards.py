@@ -62,6 +62,10 @@ class Card:
     """The same over the first samples of the round; None if they were not compared."""
     mismatch_max: float | None = None
     """Its largest value over tokens."""
+    kl_coef: float | None = None
+    """KL coefficient of the round, where `loop.kl_target` steers it."""
+    effective: float | None = None
+    """Effective number of the samples that another distribution drew, as a share of all; None without corrections."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the card as plain values."""
@@ -106,6 +110,27 @@ def kl_of(rows: Sequence[AnswerRow], initial: Sequence[float], seed: int = 0) ->
     return sequence_kl(logps, initial, prompts, temperature=1.0, ended=ended, allow_cut=True, seed=seed).k1
 
 
+def steered(coef: float, cards: Sequence[Card], target: float, horizon: int) -> float:
+    """Return the KL coefficient of the round after these, steered toward a KL.
+
+    After each round it is multiplied by 1 + clip(KL/target − 1, −0.2, 0.2) · samples/horizon. It follows from the cards
+    alone, so a loop that goes on needs no state for it.
+
+    Source: Ziegler et al. 2019, arXiv 1909.08593, section 2.2.
+
+    Args:
+        coef: The coefficient of the first round.
+        cards: The cards of all rounds before.
+        target: KL to the policy before the first round, nats per response.
+        horizon: Samples after which a KL far from the target has changed the coefficient by a fifth.
+    """
+    for card in cards:
+        if card.kl is not None and np.isfinite(card.kl.estimate):
+            error = float(np.clip(card.kl.estimate / target - 1, -0.2, 0.2))
+            coef *= 1 + error * card.num_samples / horizon
+    return coef
+
+
 def make_card(
     number: int,
     rows: Sequence[AnswerRow],
@@ -119,6 +144,8 @@ def make_card(
     num_steps: int,
     losses: Sequence[float],
     engine: Mapping[str, Any] = OWN,
+    kl_coef: float | None = None,
+    effective: float | None = None,
 ) -> Card:
     """Measure one round.
 
@@ -135,6 +162,8 @@ def make_card(
         num_steps: Optimiser steps of the round.
         losses: The loss of each record of the round.
         engine: Fields of the card about the engine; empty for the own sampler.
+        kl_coef: KL coefficient of the round, if it is steered.
+        effective: Effective number of samples as a share of all, if there are corrections.
     """
     lengths = [len(ids) for row in rows for ids in row.token_ids or ()]
     diversity = diversity_of(rows)
@@ -157,4 +186,6 @@ def make_card(
         num_steps=num_steps,
         loss=float(np.mean(losses)) if losses else None,
         **engine,
+        kl_coef=kl_coef,
+        effective=effective,
     )

@@ -29,6 +29,12 @@ class LoopSettings:
     """Begin each round with a new optimiser and with the learning-rate schedule of that round alone."""
     past_rounds: int = 0
     """Examples of this many earlier rounds are trained on again."""
+    kl_target: float | None = None
+    """KL to the policy before the first round that the KL coefficient of a policy gradient is steered to, nats per
+    response; null: it stays as the objective has it. After a round it is multiplied by
+    1 + clip(KL/kl_target − 1, −0.2, 0.2) · samples/kl_horizon."""
+    kl_horizon: int = 10_000
+    """Samples after which a KL far from `kl_target` has changed the coefficient by a fifth."""
     seed: int = 0
     """Seed of the order of the prompts and of the samples."""
     save_every: int = 1
@@ -40,7 +46,9 @@ class LoopSettings:
                 **{name: float(getattr(self, name)) for name in ("rounds", "prompts_per_round", "n", "save_every")}
             )
             not_negative(seed=float(self.seed), past_rounds=float(self.past_rounds))
-            positive(rate=self.rate)
+            positive(rate=self.rate, kl_horizon=float(self.kl_horizon))
+            if self.kl_target is not None:
+                positive(kl_target=self.kl_target)
             between(0.0, 1.0, rate=self.rate)
         if self.rate != LoopSettings.rate and self.reference != "average":
             raise ConfigError(
@@ -48,6 +56,28 @@ class LoopSettings:
                 code="no_effect",
                 key="loop.rate",
             )
+        if self.kl_horizon != LoopSettings.kl_horizon and self.kl_target is None:
+            raise ConfigError(
+                "loop.kl_horizon has no effect without loop.kl_target; remove it, or give the target",
+                code="no_effect",
+                key="loop.kl_horizon",
+            )
+
+
+@dataclass(frozen=True)
+class CriticSettings:
+    """The value head of an objective with a critic (`ppo`). Its loss and advantages are the objective's settings."""
+
+    value_learning_rate: float | None = None
+    """Its learning rate at the peak; null: `training.learning_rate`. A head that begins at 0 needs a larger one than a
+    policy of many parameters."""
+    shares_body: bool = False
+    """Let the gradient of the values reach the policy's own layers."""
+
+    def __post_init__(self) -> None:
+        if self.value_learning_rate is not None:
+            with prefix_errors("critic"):
+                positive(value_learning_rate=self.value_learning_rate)
 
 
 @dataclass(frozen=True)

@@ -207,6 +207,17 @@ PRESETS: Mapping[str, Preset] = {
         objective={"name": "reinforce_pp"},
         training={**_STEP, "batch_size": 128},
     ),
+    "ppo": _preset(
+        "PPO: one sample of each prompt, advantages from a critic that learns beside the policy, four steps a round",
+        "Schulman et al. 2017, arXiv 1707.06347; Ouyang et al. 2022, arXiv 2203.02155",
+        "The critic is a linear layer on the policy's states and begins at 0. loop.kl_target steers the KL coefficient "
+        "as in arXiv 1909.08593.",
+        "Until the critic has learned, its advantages are noise with a bias. Whitening rescales the KL too.",
+        loop={"n": 1, "prompts_per_round": 128},
+        examples={"rule": "score"},
+        objective={"name": "ppo"},
+        training={**_STEP, "batch_size": 32},
+    ),
     "max_rl": _preset(
         "MaxRL: eight samples of each prompt, advantages divided by the mean reward",
         "arXiv 2602.02710",

@@ -2,10 +2,10 @@
 
 `rounds/0003/` holds `samples.jsonl.gz` and `rivals.jsonl.gz` (rows of answers), `verdicts.jsonl` (what the judge says
 about each prompt; that of a held-out judge is beside it), `examples.jsonl` (what was trained on, by the ids of the
-samples), `old-logps.npy` (log-probabilities of the samples when the round began, for policy gradients of several
-steps), `engine.json` (of an engine that is not exact: its weights, what it did not give, and how far its
-log-probabilities are from the policy's), `card.json` and `state.json`. Files are written whole. Every number of a round
-can be computed again from them.
+samples), `old-logps.npy` (log-probabilities of the samples' tokens when the round began, for policy gradients of
+several steps, and values with a critic), `engine.json` (of an engine that is not exact: its weights, what it did not
+give, and how far its log-probabilities are from the policy's), `card.json` and `state.json`. Files are written whole.
+Every number of a round can be computed again from them.
 """
 
 import io
@@ -163,13 +163,14 @@ class RoundFolder:
     def with_old_logps(
         self, examples: Sequence[Example], compute: Callable[[Sequence[Example]], Floats32]
     ) -> list[Example]:
-        """Return the examples of rollouts with the log-probabilities that their tokens had when the round began.
+        """Return the examples of rollouts with what policy and critic said of their tokens when the round began.
 
-        They are written before the round trains, so a resumed round reads what the policy of then said.
+        This is written before the round trains, so a resumed round reads what the policy of then said.
 
         Args:
             examples: The examples of the round.
-            compute: Returns the log-probability of every scored token of all samples, in their order.
+            compute: Returns [1, M] the log-probability of every scored token of all samples, in their order; with a
+                critic [2, M], the values too.
         """
         path = self.path / "old-logps.npy"
         if not path.exists():
@@ -182,11 +183,21 @@ class RoundFolder:
             credits = []
             for response, credit in zip(example.responses, example.credits, strict=True):
                 end = place + response.num_tokens
-                credits.append(replace(credit, old_logps=numbers[place:end]))
+                logps, *values = numbers[:, place:end]
+                credits.append(replace(credit, old_logps=logps, old_values=values[0] if values else None))
                 place = end
             found.append(replace(example, credits=tuple(credits)))
-        assert place == len(numbers), "the file belongs to these examples, whose digest was compared"
+        assert place == numbers.shape[1], "the file belongs to these examples, whose digest was compared"
         return found
+
+    def old_logps(self, examples: Sequence[Example]) -> list[list[Floats32]]:
+        """Return what `with_old_logps` wrote of these examples, the first of the round: [T] for each sample."""
+        if not examples:
+            return []
+        logps = np.load(self.path / "old-logps.npy")[0]
+        lengths = [response.num_tokens for example in examples for response in example.responses]
+        pieces = iter(np.split(logps[: sum(lengths)], np.cumsum(lengths)[:-1]))
+        return [[next(pieces) for _ in example.responses] for example in examples]
 
 
 def prompts_of_round(number: int, num_prompts: int, per_round: int, fingerprint: str, seed: int) -> list[int]:

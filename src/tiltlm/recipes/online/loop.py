@@ -42,8 +42,9 @@ from tiltlm.models import Policy, load_policy
 from tiltlm.models.folders import check_reachable, locate, short_name
 from tiltlm.objectives import Objective, compose, describe_spec
 from tiltlm.objectives.shapes.rollouts import PolicyGradient
-from tiltlm.online.cards import Card, make_card
+from tiltlm.online.cards import Card, make_card, steered
 from tiltlm.online.constitution import DEFAULT, read_constitution
+from tiltlm.online.corrections import corrected, effective_share
 from tiltlm.online.example_rules import Formed, form_examples
 from tiltlm.online.groups import Group
 from tiltlm.online.rounds import RoundFolder, prompts_of_round, seed_of
@@ -53,10 +54,19 @@ from tiltlm.recipes.answers.sample_settings import SampleRequest, SampleSettings
 from tiltlm.recipes.answers.samples import Samples
 from tiltlm.recipes.answers.systems import refuse_own_family
 from tiltlm.recipes.online.judging import JudgedRow, groups_of, judge_round, with_rivals
-from tiltlm.recipes.online.loop_checks import check_loop, check_request, describe, open_held_out, recorded_rounds
-from tiltlm.recipes.online.loop_engines import PROBES, LoopEngine, facts_of
+from tiltlm.recipes.online.loop_checks import (
+    check_engine,
+    check_loop,
+    check_request,
+    describe,
+    open_held_out,
+    recorded_rounds,
+    warn_uncorrected,
+)
+from tiltlm.recipes.online.loop_engines import PROBES, LoopEngine, behaviours_of, facts_of
 from tiltlm.recipes.online.loop_run import LoopRequest, LoopRunSettings
 from tiltlm.recipes.online.looped import LoopedRun
+from tiltlm.recipes.online.policy_folders import PolicyFolders
 from tiltlm.recipes.online.revising import Reviser
 from tiltlm.recipes.prepare import encoder_of, note_all
 from tiltlm.recipes.progress import ProgressCallback, silent
@@ -87,6 +97,7 @@ def loop(settings: LoopRunSettings, request: LoopRequest, *, progress: ProgressC
     Ranks.single("loop")
     objective = compose(settings.objective)
     check_loop(settings, objective)
+    check_engine(settings, request)
     with run_log() as messages:
         policy: Policy | None = None
         if request.is_own_judge:
@@ -228,6 +239,8 @@ class Rounds:
             max_tokens=settings.training.max_tokens,
         )
         describe(run, {**to_plain(settings), **request.judges})
+        if isinstance(objective, PolicyGradient) and objective.critic is not None:
+            policy.module.add_value_head(shares_body=settings.critic.shares_body)
         trainer = build_trainer(
             policy.module,
             (),
@@ -239,14 +252,18 @@ class Rounds:
             prompts.digest,
             listener=listener(progress),
             schedule=learning_rate_factor(settings.training, planned_steps(settings)),
+            value_learning_rate=settings.critic.value_learning_rate,
         )
         of_data = responses_of_data(settings, policy) if settings.rivals.data else {}
         reviser = reviser_of(settings, policy, prompts) if settings.rivals.revisions else None
+        if isinstance(objective, PolicyGradient):
+            warn_uncorrected(settings)
+        whole = settings.engine.sync == "full"
+        folders = PolicyFolders(run.path.absolute() / "sync", policy, prompts.encoder, prompts.end_token_id, whole)
         engine = LoopEngine(
             settings.engine,
             policy,
-            prompts.encoder,
-            prompts.end_token_id,
+            folders,
             run.path,
             [prompt.token_ids for prompt in prompts.prompts[:PROBES]],
             settings.sampling.max_new_tokens,
@@ -313,7 +330,8 @@ class Rounds:
         is_own = self.request.replay is None  # samples of another policy say nothing about the KL of this one
         initial = self.initial.sums([tree_of(row) for row in rows]) if is_own else None
         folder.begin_training(first, digest)
-        self.train(folder, first, [*formed.examples, *self.past_examples(number)], digest)
+        coef = self.steer_kl(number)
+        effective = self.train(folder, first, formed.examples, self.past_examples(number), digest)
         if (number + 1) % self.settings.loop.save_every == 0:
             self.trainer.checkpoints.commit(self.trainer.state, self.trainer.window)
         step = self.trainer.state.step
@@ -329,6 +347,8 @@ class Rounds:
             num_steps=step - first,
             losses=[line["loss"] for line in self.trainer.recorder.history if line["step"] > first and "loss" in line],
             engine=facts_of(folder.engine),
+            kl_coef=coef,
+            effective=effective,
         )
         folder.close(step, card)
         self.progress("rounds", number + 1, self.settings.loop.rounds, **figures(card))
@@ -354,16 +374,29 @@ class Rounds:
             formed = Formed([], formed.dropped + Counter({"no_signal": len(formed.examples)}))
         return groups, formed
 
-    def past_examples(self, number: int) -> list[Example]:
+    def past_examples(self, number: int) -> list[tuple[RoundFolder, list[Example]]]:
         """Return the examples of the rounds before, as many as `loop.past_rounds` says, made again from their files."""
-        found: list[Example] = []
+        found: list[tuple[RoundFolder, list[Example]]] = []
         for earlier in range(max(0, number - self.settings.loop.past_rounds), number):
             folder = RoundFolder.of(self.run.path, earlier)
             rows = read_answers(folder.samples)
             together = with_rivals(rows, self.rivals(earlier, folder, rows), self.settings.rivals.who, self.of_data)
             _, formed = self.form(earlier, together, folder.verdicts("train") or [])
-            found += [replace(example, id=f"{example.id} of round {earlier}") for example in formed.examples]
+            own = [replace(example, id=f"{example.id} of round {earlier}") for example in formed.examples]
+            found.append((folder, own))
         return found
+
+    def steer_kl(self, number: int) -> float | None:
+        """Set the KL coefficient of a round, and return it; None if it is not steered."""
+        loop, objective = self.settings.loop, compose(self.settings.objective)
+        if loop.kl_target is None:
+            return None
+        assert isinstance(objective, PolicyGradient), "checked before"
+        assert objective.kl is not None, "checked before"
+        coef = steered(objective.kl.coef, self.cards[:number], loop.kl_target, loop.kl_horizon)
+        changed = replace(objective, kl=replace(objective.kl, coef=coef))
+        self.trainer.stepper = replace(self.trainer.stepper, objective=changed)
+        return coef
 
     def judged(self, role: Role, rows: Sequence[AnswerRow], folder: RoundFolder) -> list[dict[str, Any]]:
         """Return what a judge says about the samples of a round; nothing if there is none with this role."""
@@ -439,21 +472,62 @@ class Rounds:
         begun, step = folder.first_step, self.trainer.state.step
         return step if begun is None or begun > step else begun
 
-    def train(self, folder: RoundFolder, first: int, examples: Sequence[Example], digest: str) -> None:
-        """Train on the examples of a round that begins after `first` steps."""
-        state = self.trainer.state
+    def behaviours(
+        self, folder: RoundFolder, examples: Sequence[Example], *, is_past: bool = False
+    ) -> list[list[NDArray[np.float32] | None]]:
+        """Return the log-probability of each token under what drew it; None for the policy that the round begins with.
+
+        Args:
+            folder: The round that drew the samples.
+            examples: Its examples.
+            is_past: It is an earlier round.
+        """
+        if not self.settings.engine.is_exact:
+            return behaviours_of(examples, read_answers(folder.samples))
+        if is_past:
+            return [[*logps] for logps in folder.old_logps(examples)]
+        return [[None] * len(example.responses) for example in examples]
+
+    def train(
+        self,
+        folder: RoundFolder,
+        first: int,
+        own: Sequence[Example],
+        past: Sequence[tuple[RoundFolder, Sequence[Example]]],
+        digest: str,
+    ) -> float | None:
+        """Train on the examples of a round that begins after `first` steps, and on those of earlier rounds.
+
+        Returns:
+            The effective number of samples as a share of all, if there are corrections.
+        """
+        examples = [*own, *(example for _, earlier in past for example in earlier)]
         if not examples:
-            return
-        restarts = self.settings.loop.restarts
-        self.trainer.next_round(examples, digest, first, restarts=restarts)
-        if isinstance(self.trainer.stepper.objective, PolicyGradient) and self.trainer.timetable.num_steps > 1:
-            known = folder.with_old_logps(examples, partial(token_logps_of, self.trainer.stepper))
-            self.trainer.next_round(known, digest, first, restarts=restarts)
+            return None
+        start = partial(
+            self.trainer.next_round, fingerprint=digest, first_step=first, restarts=self.settings.loop.restarts
+        )
+        start(examples)
+        effective = None
+        objective, correction = self.trainer.stepper.objective, self.settings.correction
+        is_corrected = correction.kind != "none"
+        if isinstance(objective, PolicyGradient) and (self.trainer.timetable.num_steps > 1 or is_corrected):
+            examples = folder.with_old_logps(examples, partial(token_numbers_of, self.trainer.stepper))
+            if is_corrected:
+                behaviours = self.behaviours(folder, own)
+                for earlier, theirs in past:
+                    behaviours += self.behaviours(earlier, theirs, is_past=True)
+                examples = corrected(examples, behaviours, correction)
+                effective = effective_share(examples)
+            if not examples:
+                return effective
+            start(examples)
         with self.trainer.stopping():
             if not self.is_prepared:
-                self.trainer.prepare(check=state.step == 0)
+                self.trainer.prepare(check=self.trainer.state.step == 0)
                 self.is_prepared = True
             self.trainer.run_to_end()
+        return effective
 
 
 def scores_of(verdicts: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
@@ -478,18 +552,23 @@ def tree_of(row: AnswerRow) -> Tree:
     return Tree(row.prompt_ids, tuple(Response(ids) for ids in row.token_ids))
 
 
-def token_logps_of(stepper: Stepper, examples: Sequence[Example]) -> NDArray[np.float32]:
-    """Return the log-probability of every scored token of all samples under the policy, in their order."""
+def token_numbers_of(stepper: Stepper, examples: Sequence[Example]) -> NDArray[np.float32]:
+    """Return the log-probability of every scored token of all samples, in their order, and with a critic the values.
+
+    Returns:
+        [1, M], or [2, M] with the values in the second row.
+    """
     found: dict[tuple[int, int], NDArray[np.float32]] = {}  # by the object: two rows of data may have one id
     (packs,) = cut_into_packs(examples, LARGER * stepper.max_tokens, 1)
     for pack in packs:
         with torch.no_grad():
-            responses = stepper.policy_logps(pack.trees)
+            responses = stepper.policy_logps(pack.trees, stepper.objective.extras)
         assert isinstance(responses, ResponseLogps)
-        pieces = torch.split(responses.token_logps.float().cpu(), responses.num_tokens.tolist())
+        numbers = torch.stack([responses.token_logps, *responses.extras.values()]).float().cpu()
+        pieces = torch.split(numbers, responses.num_tokens.tolist(), dim=1)
         for example, slots in zip(pack.examples, pack.slots, strict=True):
             found |= {(id(example), k): pieces[slot].numpy() for k, slot in enumerate(slots)}
-    return np.concatenate([found[id(one), k] for one in examples for k in range(len(one.responses))])
+    return np.concatenate([found[id(one), k] for one in examples for k in range(len(one.responses))], axis=1)
 
 
 def planned_steps(settings: LoopRunSettings) -> int:

@@ -1,5 +1,6 @@
 """What a loop refuses before its first draw, and what a loop that goes on requires to be unchanged."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,18 +13,25 @@ from tiltlm.judging import Comparer, JudgeSettings, Scorer, check_roles
 from tiltlm.objectives import Objective
 from tiltlm.objectives.shapes.rollouts import PolicyGradient
 from tiltlm.online.constitution import DEFAULT, read_constitution
+from tiltlm.online.corrections import UNBIASED
 from tiltlm.online.rounds import RoundFolder
 from tiltlm.recipes.answers.systems import open_judge
-from tiltlm.recipes.online.loop_engines import check_engine
 from tiltlm.recipes.online.loop_run import LoopRequest, LoopRunSettings
 from tiltlm.recipes.run_settings import is_set
 from tiltlm.recipes.train import versions
 from tiltlm.runs import RunDirectory
 from tiltlm.sampling import SamplingSettings
 
-FREE = frozenset({"loop.save_every", "output", "training.log_every", "training.keep_checkpoints", "training.trackers"})
+log = logging.getLogger(__name__)
+
+FREE = frozenset(
+    {
+        *("loop.save_every", "output", "training.log_every", "training.keep_checkpoints", "training.trackers"),
+        *("engine.key_variable", "engine.timeout"),
+    }
+)
 """Settings that may change when a loop goes on, as those of `stop` may; `loop.rounds` too, if the learning rate does
-not depend on it."""
+not depend on it, and the URL of a server."""
 
 
 ALSO: Mapping[Shape, tuple[Shape, ...]] = {"pairs": ("lists", "demonstrations")}
@@ -93,6 +101,35 @@ def check_loop(settings: LoopRunSettings, objective: Objective) -> None:
         )
     if isinstance(objective, PolicyGradient):
         check_policy_gradient(settings, objective)
+    check_without_effect(settings, objective)
+
+
+def check_without_effect(settings: LoopRunSettings, objective: Objective) -> None:
+    """Refuse settings of policy gradients that nothing reads.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    gradient = objective if isinstance(objective, PolicyGradient) else None
+    if settings.correction.kind != "none" and (
+        gradient is None or (settings.engine.is_exact and not settings.loop.past_rounds)
+    ):
+        why = "all samples are of the policy itself" if gradient else "the objective is no policy gradient"
+        raise ConfigError(f"correction.kind has no effect: {why}; remove it", code="no_effect", key="correction.kind")
+    if settings.loop.kl_target is not None and (gradient is None or gradient.kl is None):
+        raise ConfigError(
+            "loop.kl_target has no effect: the objective is no policy gradient with a KL, whose coefficient could be "
+            "steered; remove it",
+            code="no_effect",
+            key="loop.kl_target",
+        )
+    for name in ("value_learning_rate", "shares_body"):
+        if is_set(settings, f"critic.{name}") and (gradient is None or gradient.critic is None):
+            raise ConfigError(
+                f"critic.{name} has no effect: the objective has no critic; remove it, or use objective.name=ppo",
+                code="no_effect",
+                key=f"critic.{name}",
+            )
 
 
 def check_policy_gradient(settings: LoopRunSettings, objective: PolicyGradient) -> None:
@@ -110,12 +147,27 @@ def check_policy_gradient(settings: LoopRunSettings, objective: PolicyGradient) 
                 code="not_own_distribution",
                 key=f"sampling.{name}",
             )
-    if settings.loop.past_rounds:
+    if settings.loop.past_rounds and settings.correction.kind not in UNBIASED:
         raise ConfigError(
             f"loop.past_rounds is {settings.loop.past_rounds}; a policy gradient needs samples of the policy that it "
-            "trains, and those are of earlier ones. Remove the setting",
-            code="not_supported",
+            "trains, and those are of earlier ones. Weigh them by correction.kind=sequence_truncate, or remove the "
+            "setting",
+            code="needs_correction",
             key="loop.past_rounds",
+        )
+    if objective.critic is not None and (settings.loop.past_rounds or settings.rivals.origins):
+        key = "loop.past_rounds" if settings.loop.past_rounds else "rivals.n"
+        raise ConfigError(
+            f"objective has a critic, whose advantages need samples of the policy itself, and {key} adds others; "
+            "remove the setting, or use an objective without a critic, such as grpo",
+            code="conflict",
+            key=key,
+        )
+    if objective.critic is not None and settings.loop.reference != "fixed":
+        raise ConfigError(
+            f"loop.reference is {settings.loop.reference}, and a critic is beside a fixed reference only; remove it",
+            code="not_supported",
+            key="loop.reference",
         )
     if settings.examples.rule != "unscored":
         return
@@ -134,13 +186,47 @@ def check_policy_gradient(settings: LoopRunSettings, objective: PolicyGradient) 
         )
 
 
+def check_engine(settings: LoopRunSettings, request: LoopRequest) -> None:
+    """Refuse an engine that cannot draw the samples of a loop.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    engine, num_rivals, rounds = settings.engine, settings.rivals.n, settings.loop.rounds
+    if num_rivals and not engine.is_exact:
+        raise ConfigError(
+            f"engine is {engine.name}, and rivals.n is {num_rivals}: samples of the reference, or of its mixture with "
+            "the policy, need engine=own",
+            code="needs_own_engine",
+            key="engine.name",
+        )
+    if engine.is_server and engine.sync == "none" and rounds > 1 and request.replay is None:
+        raise ConfigError(
+            f"engine.sync is none, and loop.rounds is {rounds}: after the first round the server would draw with old "
+            "weights. Set engine.sync to lora or full",
+            code="missing_setting",
+            key="engine.sync",
+        )
+
+
+def warn_uncorrected(settings: LoopRunSettings) -> None:
+    """Warn of a policy gradient whose samples another numeric path draws, if they are not corrected."""
+    if settings.engine.is_exact or settings.correction.kind != "none":
+        return
+    log.warning(
+        "engine %s computes with other numerics than the policy, and its samples count as if the policy had drawn "
+        "them. Set correction.kind=token_truncate",
+        settings.engine.name,
+        extra={"event": "no_correction"},
+    )
+
+
 def check_request(settings: LoopRunSettings, request: LoopRequest, objective: Objective, judge: object) -> None:
-    """Refuse what judge, engine or replay rule out.
+    """Refuse what judge or replay rule out.
 
     Raises:
         ConfigError: they do not fit.
     """
-    check_engine(settings.engine, settings.loop.rounds, settings.rivals.n, replays=request.replay is not None)
     if request.replay is not None:
         recorded_rounds(request.replay)
         if isinstance(objective, PolicyGradient):
@@ -206,6 +292,8 @@ def describe(run: RunDirectory, settings: dict[str, Any]) -> None:
         known, now = (flat(plain) for plain in (yaml.safe_load(path.read_text(encoding="utf-8")), settings))
         is_constant = now.get("training.schedule") == "constant" and now.get("training.warmup_ratio") == 0
         free = FREE | ({"loop.rounds"} if is_constant or now.get("loop.restarts") else set())
+        if all(str(plain.get("engine.name")).startswith("http") for plain in (known, now)):
+            free |= {"engine.name", "engine.model"}  # the same weights at another place, as the probe proves
         for key in sorted(known.keys() | now.keys()):
             if known.get(key) != now.get(key) and key not in free and not key.startswith("stop."):
                 raise ConfigError(

@@ -1,28 +1,24 @@
 """What draws the samples of a loop, and how an engine of another process gets the weights of each round.
 
-A server is told to load the weights before it first draws in a round, and must prove that it did: it scores a few fixed
-sequences, which the policy scores too. In process nothing has to be told. Samples that are on the disk ask nobody.
+A server is told to load the weights before it first draws in a round, and must prove that it has them, then and after
+each batch: it scores a few fixed sequences, which the policy scores too. In process nothing has to be told. Samples that
+are on the disk ask nobody.
 """
 
 import logging
-import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from hashlib import blake2b
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
 
 from tiltlm.core import ConfigError, RunError
 from tiltlm.core.example import Example, Response, TokenIds, token_ids
-from tiltlm.data import Encoder
 from tiltlm.models import Policy
-from tiltlm.models.saving import save_policy
 from tiltlm.online.rounds import RoundFolder, seed_of
 from tiltlm.recipes.answers.samples import Samples
-from tiltlm.reference import model_digest
+from tiltlm.recipes.online.policy_folders import PolicyFolders
 from tiltlm.sampling import SamplingSettings
 from tiltlm.sampling.answers import AnswerRow
 from tiltlm.sampling.decoding import Mixture
@@ -34,7 +30,7 @@ from tiltlm.sampling.engines.own import OwnEngine
 from tiltlm.sampling.engines.rescoring import token_logps
 from tiltlm.sampling.engines.server import ServerEngine, dialect_of, served_model
 from tiltlm.sampling.sampler import sample
-from tiltlm.storage.files import read_json, sync, write_json
+from tiltlm.storage.files import read_json, write_json
 
 log = logging.getLogger(__name__)
 
@@ -44,10 +40,6 @@ PROBE_TOKENS = 32
 """Most tokens of each that are compared."""
 STARTED = 64
 """Samples of a round whose log-probabilities are compared with the policy's."""
-KEPT = 2
-"""Versions of the weights that stay on the disk."""
-READY = "ready.json"
-"""The last file of a folder with weights."""
 RESTART = "Restart the server with the weights and the dtype of the policy, and go on with --resume"
 
 
@@ -57,9 +49,7 @@ class LoopEngine:
 
     settings: EngineSettings
     policy: Policy
-    encoder: Encoder
-    response_end: int
-    """The token that ends responses."""
+    weights: PolicyFolders
     run: Path
     """The run directory."""
     prompts: Sequence[TokenIds]
@@ -98,21 +88,10 @@ class LoopEngine:
             RunError: It refuses them, or has others.
         """
         if number not in self.served:
-            version = self.version(number)
-            engine = self._synced(version)
-            self._prove(number, version, engine)
+            engine = self._synced(self.weights.version(number))
+            self.prove(number, engine)
             self.served = {number: engine}
         return self.served[number]
-
-    def version(self, number: int) -> str:
-        """Return a name for the weights of now that no other weights and no other loop have."""
-        loop = blake2b(str(self.run.absolute()).encode(), digest_size=3).hexdigest()
-        return f"tiltlm-{loop}-{number:04d}-{model_digest(self.policy.module)[:8]}"
-
-    @property
-    def folder(self) -> Path:
-        """The folder of weights for the server."""
-        return (self.run / "sync").absolute()
 
     def _synced(self, version: str) -> ServerEngine:
         """Write the weights, have the server load them, and return it."""
@@ -120,7 +99,7 @@ class LoopEngine:
         dialect = dialect_of(settings)
         if settings.sync == "none":
             return ServerEngine(settings, dialect, served_model(dialect), policy, salt=version)
-        folder = self._saved(version)
+        folder = self.weights.write(version)
         log.info("engine %s: load %s", settings.name, folder, extra={"event": "weights_synced", "version": version})
         if settings.sync == "full":
             dialect.load_weights(folder)
@@ -129,49 +108,13 @@ class LoopEngine:
             loaded, model = dialect.connection.models(), version
             if version not in loaded:
                 dialect.load_adapter(folder, version)
-            for other in self._versions(version):
+            for other in self.weights.others(version):
                 if other.name in loaded:
                     dialect.unload_adapter(other.name)
-        for old in self._versions(version)[KEPT - 1 :]:
-            shutil.rmtree(old)
+        self.weights.delete_old(version)
         return ServerEngine(settings, dialect, model, policy, salt=version)
 
-    def _saved(self, version: str) -> Path:
-        """Write the weights unless they are there: an adapter, or a whole model with the adapter added.
-
-        Raises:
-            RunError: The disk is full, or a file cannot be written.
-        """
-        path = self.folder / version
-        if (path / READY).exists():
-            return path
-        shutil.rmtree(path, ignore_errors=True)
-        try:
-            save_policy(
-                self.policy,
-                path,
-                merge=self.settings.sync == "full",
-                chat_template=self.encoder.given_template,
-                response_end=self.response_end,
-            )
-            for file in path.iterdir():
-                sync(file)
-        except (OSError, SafetensorError) as error:
-            raise RunError(
-                f"{path}: the weights for the server could not be written ({error}). Free space there, then go on with "
-                "--resume",
-                code="not_writable",
-                key="output",
-            ) from error
-        write_json(path / READY, {"version": version})
-        return path
-
-    def _versions(self, but: str) -> list[Path]:
-        """Return the folders of other weights than these, the newest first."""
-        found = [path for path in self.folder.glob("tiltlm-*") if path.name != but]
-        return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
-
-    def _prove(self, number: int, version: str, engine: ServerEngine) -> None:
+    def prove(self, number: int, engine: ServerEngine) -> None:
         """Compare the server's scores of the probe with those of the policy, and note the difference.
 
         Raises:
@@ -186,9 +129,9 @@ class LoopEngine:
         found.check("on the probe", name, RESTART)
         kept = [*earlier][:1] + [*earlier][1:][-1:]  # the first weights and those of the round before
         scores = {which: earlier[which] for which in kept} | {f"round {number}": ours}
-        RoundFolder.of(self.run, number).note_engine(version=version, probe=asdict(found))
+        RoundFolder.of(self.run, number).note_engine(version=engine.salt, probe=asdict(found))
         write_json(
-            self.folder / "probe.json",
+            self.weights.folder / "probe.json",
             {
                 "prompts": [ids.tolist() for ids in prompts],
                 "responses": [ids.tolist() for ids in responses],
@@ -201,9 +144,9 @@ class LoopEngine:
 
         The responses are samples of the policy before the first round that it draws: tokens as it writes them.
         """
-        known = read_json(self.folder / "probe.json")
+        known = read_json(self.weights.folder / "probe.json")
         if known is None:
-            self.folder.mkdir(exist_ok=True)
+            self.weights.folder.mkdir(exist_ok=True)
             settings = SamplingSettings(min(PROBE_TOKENS, self.max_new_tokens))
             seed, ends = seed_of("probe", self.seed), self.policy.end_token_ids
             drawn = sample(self.policy.module, self.prompts, 1, settings, seed=seed, end_token_ids=ends)
@@ -274,9 +217,15 @@ class _Served:
         end_token_ids: Sequence[int],
         progress: Progress | None = None,
     ) -> Batch:
-        """Draw n answers to each prompt; see `Engine.draw`."""
-        engine = replace(self.loop.ready(self.number), digest=self.digest)
-        return engine.draw(prompts, n, settings, seed=seed, end_token_ids=end_token_ids, progress=progress)
+        """Draw n answers to each prompt; see `Engine.draw`.
+
+        Raises:
+            RunError: Also if the server has other weights than those of the round, before or after it drew.
+        """
+        engine = self.loop.ready(self.number)
+        batch = engine.draw(prompts, n, settings, seed=seed, end_token_ids=end_token_ids, progress=progress)
+        self.loop.prove(self.number, engine)  # one that started anew meanwhile has other weights
+        return batch
 
 
 def _scored(engine: ServerEngine, prompt: TokenIds, response: TokenIds) -> Floats32:
@@ -297,8 +246,8 @@ def _scored(engine: ServerEngine, prompt: TokenIds, response: TokenIds) -> Float
     return scores
 
 
-def with_behaviour(examples: Sequence[Example], rows: Sequence[AnswerRow]) -> list[Example]:
-    """Return the examples of rollouts with the log-probabilities that their tokens had when the engine drew them.
+def behaviours_of(examples: Sequence[Example], rows: Sequence[AnswerRow]) -> list[list[Floats32 | None]]:
+    """Return the log-probabilities that the tokens of each sample had when an engine drew them.
 
     Of samples with the same tokens the first one says them.
 
@@ -311,42 +260,10 @@ def with_behaviour(examples: Sequence[Example], rows: Sequence[AnswerRow]) -> li
         assert row.prompt_ids is not None, "engines give tokens"
         for ids, logps in zip(row.token_ids or (), row.behaviour_token_logps or (), strict=True):
             known.setdefault((row.prompt_ids.tobytes(), ids.tobytes()), logps)
-    found = []
-    for example in examples:
-        credits = tuple(
-            replace(credit, behaviour_logps=known[example.prompt_ids.tobytes(), response.token_ids.tobytes()])
-            for response, credit in zip(example.responses, example.credits, strict=True)
-        )
-        found.append(replace(example, credits=credits))
-    return found
-
-
-def check_engine(settings: EngineSettings, rounds: int, num_rivals: int, *, replays: bool) -> None:
-    """Refuse an engine that cannot draw the samples of a loop.
-
-    Args:
-        settings: The engine.
-        rounds: Rounds of the loop.
-        num_rivals: Samples that the reference, or its mixture with the policy, draws.
-        replays: The samples are those of another loop, so nothing is drawn.
-
-    Raises:
-        ConfigError: It cannot.
-    """
-    if num_rivals and not settings.is_exact:
-        raise ConfigError(
-            f"engine is {settings.name}, and rivals.n is {num_rivals}: samples of the reference, or of its mixture "
-            "with the policy, need engine=own",
-            code="needs_own_engine",
-            key="engine.name",
-        )
-    if settings.is_server and settings.sync == "none" and rounds > 1 and not replays:
-        raise ConfigError(
-            f"engine.sync is none, and loop.rounds is {rounds}: after the first round the server would draw with old "
-            "weights. Set engine.sync to lora or full",
-            code="missing_setting",
-            key="engine.sync",
-        )
+    return [
+        [known[example.prompt_ids.tobytes(), response.token_ids.tobytes()] for response in example.responses]
+        for example in examples
+    ]
 
 
 def facts_of(engine: Mapping[str, Any]) -> dict[str, Any]:

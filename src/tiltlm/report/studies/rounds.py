@@ -17,6 +17,7 @@ from tiltlm.report.sections import Detail, Remark, SectionView
 from tiltlm.report.svg import FIRST, SECOND, THIRD, figure, inline, styled
 from tiltlm.report.tables import Cell, Table, TableRow, cell
 from tiltlm.report.texts import shorten
+from tiltlm.sampling.engines.agreement import MEAN_STOPPED, MEAN_WARNED
 
 PAGE, TWIN = "loop.html", "loop.json"
 SCHEMA = "tiltlm.loop/1"
@@ -24,6 +25,12 @@ SHOWN = 5
 """Samples of the first and of the last round on the page."""
 ROUNDS_SHOWN = 12
 MANY_CUT, LONGER, LESS_DIVERSE, MANY_DROPPED = 0.2, 1.3, 0.7, 0.9
+
+ENGINE = (
+    "How far the log-probabilities of the engine are from those of the policy: |difference| of a token, on average over "
+    f"the sequences that a server scores, over the first samples of a round, and at most. {MEAN_WARNED} is much; from "
+    f"{MEAN_STOPPED} on a loop stops."
+)
 
 
 @dataclass(frozen=True)
@@ -117,6 +124,24 @@ def cautions_of(record: LoopRecord) -> Iterator[Remark]:
             f"Samples of a prompt have become alike (distinct-2 {first.distinct_2:.2f} to {last.distinct_2:.2f}). Stop "
             "earlier (stop.kl), or raise β.",
         )
+    if not last.exact:
+        missing = sum(sum(card.missing.values()) for card in record.cards)
+        yield Remark(
+            "not_exact",
+            f"The samples were drawn by the engine {last.engine}, which draws others when it is asked again: a second loop "
+            "with the same settings does not repeat this one."
+            + (
+                f" {missing:,} samples are missing that it was asked for; rounds/*/engine.json says why."
+                if missing
+                else ""
+            ),
+        )
+    if last.mismatch is not None and last.mismatch > MEAN_WARNED:
+        yield Remark(
+            "engine_differs",
+            f"The engine's log-probabilities differ from the policy's by {last.mismatch:.2g} nats a token. Use a dtype "
+            "with more digits on the server, or correction.kind=token_truncate for a policy gradient.",
+        )
     dropped = sum(last.dropped.values()) / last.num_prompts
     if dropped > MANY_DROPPED:
         causes = ", ".join(f"{cause} {count}" for cause, count in last.dropped.items())
@@ -142,6 +167,17 @@ def table_of(record: LoopRecord) -> Table:
         )
         rows.append(TableRow(str(card.round), f"round {card.round}", cells))
     return Table(("score", "held-out score", "KL, nats", "tokens", "distinct-2", "examples", "loss"), tuple(rows))
+
+
+def engine_table(record: LoopRecord) -> Table:
+    """Return how well the engine agrees with the policy, one row for each round that is shown."""
+    rows = []
+    for card in some_rounds(record.cards):
+        numbers = (card.probe, card.mismatch, card.mismatch_max)
+        cells = tuple(Cell("–" if number is None else f"{number:.2g}") for number in numbers)
+        missing = Cell(f"{sum(card.missing.values()):,}")
+        rows.append(TableRow(str(card.round), f"round {card.round}", (*cells, missing)))
+    return Table(("probe, nats", "samples, nats", "largest, nats", "missing samples"), tuple(rows))
 
 
 def rounds_figure(record: LoopRecord) -> Markup:
@@ -197,6 +233,8 @@ def sections_of(record: LoopRecord) -> list[SectionView]:
         views.append(
             SectionView("dropped", "What was not trained on", None, text, [Table(("prompts",), tuple(dropped))])
         )
+    if not record.cards[-1].exact:
+        views.append(SectionView("engine", "Engine", None, ENGINE, [engine_table(record)]))
     details = [
         Detail(f"Round {number}", items=tuple(f"{shorten(prompt)} → {answer}" for prompt, answer in samples))
         for number, samples in record.samples.items()
