@@ -55,8 +55,10 @@ class ModelServer:
     """Seeds of calls in process. A request with the seed of one of them draws what that call draws."""
     fault: Callable[[dict[str, Any], int], Say | None] = lambda request, number: None
     """Takes a request and how many came before it; returns a reply instead of the right one."""
-    change: Callable[[dict[str, Any]], dict[str, Any]] = lambda choice: choice
-    """Changes a choice of `/v1/completions`."""
+    change: Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]] = lambda choice, request: choice
+    """Takes a choice of `/v1/completions` and its request; returns what is sent."""
+    noise: float = 0.0
+    """Added to each log-probability of a prompt, with alternating signs, as other kernels would."""
     drops_weights: bool = False
     """True: it says that it has loaded weights, and keeps those that it has."""
     models: list[str | dict[str, Any]] = field(default_factory=lambda: ["tiny"])
@@ -153,15 +155,15 @@ class ModelServer:
     def drawn(self, policy: Policy, request: dict[str, Any]) -> Say:
         found = self.answers(policy, request["prompt"], request["n"], request["seed"], request)
         choices = [
-            self.change(choice(one.token_ids.tolist(), one.behaviour_logps.tolist(), "stop" if one.ended else "length"))
+            choice(one.token_ids.tolist(), one.behaviour_logps.tolist(), "stop" if one.ended else "length")
             for one in found
         ]
-        return Say(*completion(*choices))
+        return Say(*completion(*(self.change(one, request) for one in choices)))
 
     def scored(self, policy: Policy, request: dict[str, Any]) -> Say:
         """Return the log-probabilities of the prompt, as vLLM has them: by token, with the most probable one beside."""
         ids = request["prompt"]
-        logps = scores(policy, ids)
+        logps = [logp + self.noise * (-1) ** k for k, logp in enumerate(scores(policy, ids))]
         entries = [None, *({str(token): {"logprob": logp}} for token, logp in zip(ids[1:], logps, strict=True))]
         return Say(*completion({**choice([0], [0.0], "length"), "prompt_logprobs": entries}))
 

@@ -1,8 +1,8 @@
 """What draws the samples of a loop, and how an engine of another process gets the weights of each round.
 
 A server is told to load the weights before it first draws in a round, and must prove that it has them, then and after
-each batch: it scores a few fixed sequences, which the policy scores too. In process nothing has to be told. Samples that
-are on the disk ask nobody.
+each batch: it scores a few fixed sequences, which the policy scores too. In process nothing has to be told. Samples
+that are on the disk ask nobody.
 """
 
 import logging

@@ -27,9 +27,9 @@ ROUNDS_SHOWN = 12
 MANY_CUT, LONGER, LESS_DIVERSE, MANY_DROPPED = 0.2, 1.3, 0.7, 0.9
 
 ENGINE = (
-    "How far the log-probabilities of the engine are from those of the policy: |difference| of a token, on average over "
-    f"the sequences that a server scores, over the first samples of a round, and at most. {MEAN_WARNED} is much; from "
-    f"{MEAN_STOPPED} on a loop stops."
+    "How far the log-probabilities of the engine are from those of the policy: |difference| of a token, on average "
+    f"over the sequences that a server scores, over the first samples of a round, and at most. {MEAN_WARNED} is much; "
+    f"from {MEAN_STOPPED} on a loop stops."
 )
 
 
@@ -126,15 +126,11 @@ def cautions_of(record: LoopRecord) -> Iterator[Remark]:
         )
     if not last.exact:
         missing = sum(sum(card.missing.values()) for card in record.cards)
+        why = f" {missing:,} samples are missing; rounds/*/engine.json says why." if missing else ""
         yield Remark(
             "not_exact",
-            f"The samples were drawn by the engine {last.engine}, which draws others when it is asked again: a second loop "
-            "with the same settings does not repeat this one."
-            + (
-                f" {missing:,} samples are missing that it was asked for; rounds/*/engine.json says why."
-                if missing
-                else ""
-            ),
+            f"The engine {last.engine} draws other samples when it is asked again, so a second loop with the same "
+            f"settings does not repeat this one.{why}",
         )
     if last.mismatch is not None and last.mismatch > MEAN_WARNED:
         yield Remark(
