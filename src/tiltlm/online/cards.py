@@ -1,7 +1,7 @@
 """Cards: what one round drew, how it was judged, what was trained, and how far the policy is from where it began."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,8 @@ INTERVALS = ("reward", "held_out", "kl", "agreement")
 """Fields of a card that are intervals."""
 ONLY_LEARNED = ("labels", "agreement", "judge_diverged")
 """Fields of a card that are None without a learned judge."""
+OWN: Mapping[str, Any] = {}
+"""Facts about the own sampler: nothing has to be said about it."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,18 @@ class Card:
     """Optimiser steps of the round."""
     loss: float | None
     """Mean loss of the records of its steps; None without a step."""
+    engine: str = "own"
+    """What drew the samples."""
+    exact: bool = True
+    """True if the same weights and settings draw the same samples again."""
+    missing: Mapping[str, int] = field(default_factory=dict)
+    """Samples that the engine did not give in a usable form, by cause."""
+    probe: float | None = None
+    """Mean |log-probability by the server − by the policy| over the probe, nats a token; None without a server."""
+    mismatch: float | None = None
+    """The same over the first samples of the round; None if they were not compared."""
+    mismatch_max: float | None = None
+    """Its largest value over tokens."""
     kl_coef: float | None = None
     """KL coefficient of the round, where `loop.kl_target` steers it."""
     effective: float | None = None
@@ -86,11 +100,14 @@ class Card:
     def of(cls, values: Mapping[str, Any]) -> "Card":
         """Return the card of plain values, as JSON has them: NaN is text there."""
         intervals = {name: values.get(name) and Interval(**_numbers(values[name])) for name in INTERVALS}
-        return cls(**{**_numbers(values), **intervals})
+        return cls(**{**_numbers(values), **intervals, "engine": values["engine"]})
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: float(value) if isinstance(value, str) else value for name, value in values.items()}
+    """Return values with NaN and infinities as numbers, which are text in JSON."""
+    return {
+        name: float(value) if isinstance(value, str) and name != "engine" else value for name, value in values.items()
+    }
 
 
 def reward_of(scores: Mapping[str, ArrayLike], seed: int = 0) -> Interval | None:
@@ -167,6 +184,7 @@ def make_card(
     num_weights: int,
     recomputes: bool,
     cost: float | None,
+    engine: Mapping[str, Any] = OWN,
     kl_coef: float | None = None,
     effective: float | None = None,
     learned: Lesson | None = None,
@@ -189,6 +207,7 @@ def make_card(
         num_weights: Weights of the policy without its input embedding.
         recomputes: True if the forward is computed again in the backward pass.
         cost: What the judge cost; None if a price is not known.
+        engine: Fields of the card about the engine; empty for the own sampler.
         kl_coef: KL coefficient of the round, if it is steered.
         effective: Effective number of samples as a share of all, if there are corrections.
         learned: What a learned judge learned; None without one.
@@ -218,6 +237,7 @@ def make_card(
         cost=cost,
         num_steps=num_steps,
         loss=float(np.mean(losses)) if losses else None,
+        **engine,
         kl_coef=kl_coef,
         effective=effective,
         labels=None if learned is None else len(learned.agrees),

@@ -3,10 +3,11 @@
 `rounds/0003/` holds `samples.jsonl.gz` and `rivals.jsonl.gz` (rows of answers), `verdicts.jsonl` (what the judge says
 about each prompt; that of a held-out judge is beside it), `examples.jsonl` (what was trained on, by the ids of the
 samples), `old-logps.npy` (log-probabilities of the samples' tokens when the round began, for policy gradients of
-several steps, and values with a critic), `card.json` and `state.json`. A learned judge adds `bought.jsonl` (which pairs
-the judge labelled), `gold-verdicts.jsonl` (what it said) and `learned.json` (what the learned judge took from it); then
-`verdicts.jsonl` is what the learned judge says. Files are written whole. Every number of a round can be computed again
-from them.
+several steps, and values with a critic), `engine.json` (of an engine that is not exact: its weights, what it did not
+give, and how far its log-probabilities are from the policy's), `card.json` and `state.json`. A learned judge adds
+`bought.jsonl` (which pairs the judge labelled), `gold-verdicts.jsonl` (what it said) and `learned.json` (what the
+learned judge took from it); then `verdicts.jsonl` is what the learned judge says. Files are written whole. Every number
+of a round can be computed again from them.
 """
 
 import io
@@ -28,7 +29,7 @@ from tiltlm.online.buying import Lesson, Pair
 from tiltlm.online.cards import Card
 from tiltlm.online.groups import Group
 from tiltlm.sampling.answers import write_plain_rows
-from tiltlm.storage.files import finite_json, read_lines, write_bytes, write_json
+from tiltlm.storage.files import finite_json, read_json, read_lines, write_bytes, write_json
 
 Floats32 = NDArray[np.float32]
 
@@ -83,7 +84,7 @@ class RoundFolder:
 
     @property
     def _state(self) -> dict[str, Any]:
-        return _read(self.path / "state.json") or {}
+        return read_json(self.path / "state.json") or {}
 
     def begin_training(self, step: int, tokens: int, examples: str) -> None:
         """Note that training on these examples begins after so many steps and tokens."""
@@ -97,8 +98,17 @@ class RoundFolder:
     @property
     def card(self) -> Card | None:
         """The card; None if the round is not closed."""
-        values = None if self.last_step is None else _read(self.path / "card.json")
+        values = None if self.last_step is None else read_json(self.path / "card.json")
         return None if values is None else Card.of(values)
+
+    @property
+    def engine(self) -> dict[str, Any]:
+        """What was noted about an engine that is not exact; empty for the own sampler."""
+        return read_json(self.path / "engine.json") or {}
+
+    def note_engine(self, **facts: Any) -> None:
+        """Note facts about the engine that draws this round, as plain values."""
+        write_json(self.path / "engine.json", finite_json({**self.engine, **facts}))
 
     def copy_draws(self, other: "RoundFolder", *, learns: bool = False) -> None:
         """Copy samples and verdicts of another round, if this one has none yet.
@@ -112,8 +122,8 @@ class RoundFolder:
         """
         left = "verdicts.jsonl" if learns else "gold-verdicts.jsonl"
         judged = sorted(path.name for path in other.path.glob("*verdicts*.jsonl") if path.name != left)
-        bought = ["bought.jsonl"] if learns else []
-        for name in (*judged, *bought, *(path.name for path in other.answers)):  # samples are the last to come
+        others = ("engine.json", *(["bought.jsonl"] if learns else []))
+        for name in (*judged, *others, *(path.name for path in other.answers)):  # samples are the last to come
             if (other.path / name).exists() and not (self.path / name).exists():
                 write_bytes(self.path / name, (other.path / name).read_bytes())
 
@@ -155,7 +165,7 @@ class RoundFolder:
     @property
     def lesson(self) -> Lesson | None:
         """What the learned judge learned; None if it has not learned in this round."""
-        values = _read(self.path / "learned.json")
+        values = read_json(self.path / "learned.json")
         return None if values is None else Lesson(**{**values, "agrees": tuple(values["agrees"])})
 
     def write_examples(self, groups: Sequence[Group], examples: Sequence[Example]) -> str:
@@ -237,11 +247,6 @@ class RoundFolder:
 
 def _lines(path: Path) -> list[dict[str, Any]] | None:
     return read_lines(path) if path.exists() else None
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    found: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-    return found
 
 
 def prompts_of_round(number: int, num_prompts: int, per_round: int, fingerprint: str, seed: int) -> list[int]:

@@ -155,8 +155,7 @@ def with_rivals(
             response, text = of_data[row.prompt_ids.tobytes()]
             answers, ended, ids = (*answers, text), (*ended, response.ended), (*ids, response.token_ids)
             origins += (of_rows,)
-        together = replace(row, answers=answers, ended=ended, token_ids=ids, logps=None, behaviour_logps=None)
-        found.append(JudgedRow(together, origins))
+        found.append(JudgedRow(row.with_answers(answers, ended, ids), origins))
     return found
 
 

@@ -21,6 +21,7 @@ from tiltlm.online.loop_settings import (
 )
 from tiltlm.reference import ReferenceSettings
 from tiltlm.sampling import SamplingSettings
+from tiltlm.sampling.engines import EngineSettings
 from tiltlm.training.training_settings import TrainingSettings
 
 
@@ -42,6 +43,7 @@ class LoopRunSettings:
     learned_judge: LearnedJudgeSettings = field(default_factory=LearnedJudgeSettings)
     stop: StopSettings = field(default_factory=StopSettings)
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
+    engine: EngineSettings = field(default_factory=EngineSettings)
     reference: ReferenceSettings = field(default_factory=ReferenceSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
 
