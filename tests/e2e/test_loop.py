@@ -67,6 +67,12 @@ def test_every_number_of_a_round_follows_from_its_files(done):
         assert verdicts == scores
         assert card.reward.estimate == pytest.approx(np.mean(list(scores.values())))
         assert card.sampled_tokens == sum(len(ids) for row in rows for ids in row.token_ids)
+        assert card.prompt_tokens == sum(len(row.prompt_ids) for row in rows)
+        assert card.forward_tokens == sum(
+            len(row.prompt_ids) + sum(len(ids) - 1 for ids in {ids.tobytes(): ids for ids in row.token_ids}.values())
+            for row in rows
+        ), "once for the KL; the reference is the first policy, so it has read them already"
+        assert card.cost == 0.0
         examples = lines(folder / "examples.jsonl")
         decided = {key for key, (a, b) in scores.items() if a != b}
         same = {row.id for row in rows if row.token_ids[0].tolist() == row.token_ids[1].tolist()}
@@ -76,6 +82,22 @@ def test_every_number_of_a_round_follows_from_its_files(done):
             gap = example["scores"][chosen] - example["scores"][1 - chosen]
             assert p == pytest.approx(1 / (1 + np.exp(-gap)))
         assert sum(card.dropped.values()) + card.num_examples == card.num_prompts == 8
+
+
+def test_the_ledger_adds_up(done):
+    """Trained tokens are those of the recorded steps, operations follow from tokens, and every phase has its time."""
+    (*_, last) = lines(done.path / "metrics.jsonl")
+    assert sum(card.train_tokens for card in done.cards) == last["num_tokens"]
+    module = tiltlm.load_policy(str(done.path / "model")).module
+    weights = sum(p.numel() for p in module.parameters())
+    assert module.get_output_embeddings().weight is module.get_input_embeddings().weight
+    for card in done.cards:
+        read = card.prompt_tokens + card.sampled_tokens + card.forward_tokens
+        assert card.flops == weights * (2 * read + 6 * card.train_tokens)
+    phases = [(line["round"], line["phase"]) for line in lines(done.path / "ledger.jsonl")]
+    assert sorted(phases) == sorted((k, name) for k in range(3) for name in ("judge", "measure", "sample", "train"))
+    page = (done.path / "loop.html").read_text()
+    assert f"{sum(card.train_tokens for card in done.cards):,}" in page
 
 
 def test_the_kl_is_to_the_policy_before_the_first_round(done, model):
@@ -154,23 +176,28 @@ def killing(monkeypatch):
     return until
 
 
+MORE = {
+    "dapo": {"loop.refills": 0, "loop.past_rounds": 1, "correction.kind": "sequence_truncate"},
+    "d2po": {"learned_judge.labels": 3, "learned_judge.rate": 1e-3, "learned_judge.epochs": 2},
+    "ppo": {"loop.kl_target": 0.1, "loop.kl_horizon": 8, "critic.value_learning_rate": 1e-2},
+}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("preset", "num_kills"), [("online_dpo", 10), ("rebel", 5), ("dapo", 8), ("bond", 7), ("d2po", 12)]
+    ("preset", "num_kills"), [("online_dpo", 9), ("rebel", 4), ("dapo", 6), ("bond", 5), ("ppo", 6), ("d2po", 9)]
 )
 def test_a_loop_that_was_killed_goes_on_to_the_same_bytes(
     model, prompts, tmp_path, monkeypatch, killing, preset, num_kills
 ):
-    """Forty-two moments over all phases. Checkpoints are saved every two rounds.
+    """Some forty moments over all phases. Checkpoints are saved every two rounds.
 
     REBEL's reference moves at each round, and its optimiser restarts; DAPO takes two steps a round, whose ratios need
-    the policy of its beginning; J-BOND's anchor is a moving average that draws samples too; D2PO's judge buys labels
-    and learns in each round.
+    the policy of its beginning, and trains on the round before too; J-BOND's anchor is a moving average that draws
+    samples too; PPO has a critic, and a KL coefficient that is steered; D2PO's judge buys labels and learns.
     """
     monkeypatch.setenv("TILTLM_CACHE", str(tmp_path / "judgements"))
-    settings = {"loop.save_every": 2, "preset": preset, "loop.restarts": preset == "rebel"}
-    if preset == "d2po":
-        settings |= {"learned_judge.labels": 3, "learned_judge.rate": 1e-3, "learned_judge.epochs": 2}
+    settings = {"loop.save_every": 2, "preset": preset, "loop.restarts": preset == "rebel"} | MORE.get(preset, {})
     calls = killing(None)
     run(model, prompts, tmp_path / "whole", **settings)
     assert set(calls) == set(PHASES) - ({PHASES[-1]} if preset in ("online_dpo", "rebel", "d2po") else set())
@@ -196,6 +223,7 @@ LENGTHS = {
     "iterative_dpo": (3, 1e-3),
     "reinforce": (15, 4e-4),
     "reinforce_pp": (12, 1e-3),
+    "ppo": (15, 4e-4),
     "cispo": (6, 4e-4),
     "nash_md": (15, 4e-4),
     "a_star_po": (15, 4e-4),
@@ -360,7 +388,36 @@ def test_the_command_and_its_list(model, prompts, tmp_path):
         ({"rivals.mix": 0.5}, "no_effect", "rivals.mix"),
         ({"loop.rate": 0.1}, "no_effect", "loop.rate"),
         ({"stop.held_out_falls": True}, "no_effect", "stop.held_out_falls"),
-        ({"preset": "rloo", "loop.past_rounds": 1}, "not_supported", "loop.past_rounds"),
+        ({"preset": "rloo", "loop.past_rounds": 1}, "needs_correction", "loop.past_rounds"),
+        (
+            {"preset": "rloo", "loop.past_rounds": 1, "correction.kind": "token_truncate"},
+            "needs_correction",
+            "loop.past_rounds",
+        ),
+        (
+            {"preset": "ppo", "loop.past_rounds": 1, "correction.kind": "sequence_mask"},
+            "conflict",
+            "loop.past_rounds",
+        ),
+        ({"preset": "ppo", "loop.reference": "reset"}, "not_supported", "loop.reference"),
+        ({"preset": "grpo", "correction.kind": "token_truncate"}, "no_effect", "correction.kind"),
+        ({"correction.kind": "sequence_mask", "loop.past_rounds": 1}, "no_effect", "correction.kind"),
+        ({"preset": "grpo", "loop.kl_target": 1.0}, "no_effect", "loop.kl_target"),
+        ({"preset": "grpo", "critic.value_learning_rate": 1e-3}, "no_effect", "critic.value_learning_rate"),
+        ({"loop.kl_horizon": 100}, "no_effect", "loop.kl_horizon"),
+        ({"loop.refills": 1}, "no_effect", "loop.refills"),
+        ({"preset": "reinforce_pp", "loop.refills": 1}, "no_effect", "loop.refills"),
+        ({"preset": "a_star_po", "loop.refills": 1}, "no_effect", "loop.refills"),
+        (
+            {"preset": "rloo", "loop.refills": 1, "loop.past_rounds": 1, "correction.kind": "sequence_mask"},
+            "conflict",
+            "loop.refills",
+        ),
+        (
+            {"stop.held_out_falls": True, "held_out_judge": "length", "loop.save_every": 2},
+            "conflict",
+            "loop.save_every",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused_before_the_first_draw(model, prompts, tmp_path, settings, code, key):
@@ -368,6 +425,94 @@ def test_what_cannot_work_is_refused_before_the_first_draw(model, prompts, tmp_p
     with raises(ConfigError, code, key=key):
         tiltlm.loop(model=model, data=str(prompts), output=tmp_path / "run", **given)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_round_draws_other_prompts_for_those_without_a_signal(model, prompts, tmp_path, monkeypatch):
+    """Every second prompt scores the same whatever is said: two batches of 4 give 4 prompts that teach something."""
+    silent = WORLD.prompts("train")[:20:2]
+    real = TextWorld.reward
+    monkeypatch.setattr(TextWorld, "reward", lambda self, p, text: 1.0 if p in silent else real(self, p, text))
+    monkeypatch.setenv("TILTLM_CACHE", str(tmp_path / "judgements"))
+    settings = {"loop.prompts_per_round": 4, "loop.refills": 4, "loop.rounds": 2, "loop.n": 4}
+    found = run(model, prompts, tmp_path / "run", "grpo", **settings)
+    asked = []
+    for number, card in enumerate(found.cards):
+        folder = found.path / "rounds" / f"{number:04d}"
+        files = [folder / "samples.jsonl.gz", *sorted(folder.glob("samples-*.jsonl.gz"))]
+        drawn = [row.id for path in files for row in read_answers(path)]
+        asked += drawn
+        used = [one["id"] for one in lines(folder / "examples.jsonl")]
+        texts = {row.id: row.prompt for path in files for row in read_answers(path)}
+        assert card.num_prompts == len(drawn) == 4 * len(files)
+        assert card.num_examples == len(used) <= 4
+        assert not {texts[name] for name in used} & set(silent)
+        assert sum(card.dropped.values()) + card.num_examples == card.num_prompts
+        assert used == [name for name in drawn if name in used], "the first ones, in the order of the draw"
+    assert found.cards[0].num_examples == 4
+    assert len(set(asked[:20])) == len(asked[:20]), "no prompt comes twice in a pass over the data"
+
+
+def test_the_best_round_is_kept_when_the_held_out_score_falls(model, prompts, tmp_path, monkeypatch):
+    """The held-out judge likes 84 characters, and the judge that trains what is long; samples begin with 75."""
+    settings = {"stop.held_out_falls": True, "loop.rounds": 12, "loop.prompts_per_round": 20, "batch_size": 20}
+    monkeypatch.setattr(TextWorld, "reward", lambda self, prompt, text: -float(abs(len(text) - 84)))
+    monkeypatch.setenv("TILTLM_CACHE", str(tmp_path / "judgements"))
+    found = run(
+        model, prompts, tmp_path / "run", "grpo", judge="length", held_out_judge="gold", unaudited=True,
+        **settings, **{"training.keep_checkpoints": 1, "max_new_tokens": 24, "learning_rate": 3e-3},
+    )  # fmt: skip
+    assert found.stop.rule == "held_out_falls"
+    best = max(found.cards, key=lambda card: card.held_out.estimate).round
+    assert found.stop.best == best
+    assert 0 < best < len(found.cards) - 1
+    samples = read_answers(found.path / "rounds" / f"{best:04d}" / "samples.jsonl.gz")
+    kept = tiltlm.load_policy(str(found.path / "model")).module
+    trees = [Tree(row.prompt_ids, tuple(map(Response, row.token_ids))) for row in samples]
+    with torch.no_grad():
+        logps = kept(pack_trees(trees)).seq_logps.tolist()
+    assert logps == pytest.approx([logp for row in samples for logp in row.logps], abs=1e-3)
+
+
+def test_samples_of_the_round_before_are_weighed_by_the_policy_that_drew_them(model, prompts, tmp_path):
+    """The effective number of samples of a round, from the log-probabilities in its files and in those before."""
+    settings = {"loop.past_rounds": 1, "correction.kind": "sequence_mask", "correction.high": 3.0, "loop.rounds": 2}
+    found = run(model, prompts, tmp_path / "run", "grpo", **settings)
+    assert found.cards[0].effective == pytest.approx(1.0)
+    folders = [found.path / "rounds" / f"000{k}" for k in range(2)]
+    first, second = (np.load(folder / "old-logps.npy")[0].astype(float) for folder in folders)
+    past = second[-len(first) :] - first
+    rows = {row.id: row for row in read_answers(folders[0] / "samples.jsonl.gz")}
+    lengths = [len(ids) for one in lines(folders[0] / "examples.jsonl") for ids in rows[one["id"]].token_ids]
+    assert sum(lengths) == len(first)
+    whole = np.array([part.sum() for part in np.split(past, np.cumsum(lengths)[:-1])])
+    weights = np.concatenate(
+        [np.ones(len(rows) and found.cards[1].num_examples * 8), np.exp(whole[whole <= np.log(3)])]
+    )
+    assert found.cards[1].effective == pytest.approx(weights.sum() ** 2 / (len(weights) * (weights**2).sum()))
+    assert found.cards[1].effective < 1
+
+
+def test_the_kl_coefficient_follows_from_the_cards(model, prompts, tmp_path):
+    """β .05; a KL of 0 is a fifth below any target, and 8 samples are a whole horizon."""
+    settings = {"loop.kl_target": 1e-4, "loop.kl_horizon": 8, "loop.rounds": 3}
+    found = run(model, prompts, tmp_path / "run", "ppo", **settings)
+    expected = 0.05
+    for card in found.cards:
+        assert card.kl_coef == pytest.approx(expected)
+        expected *= 1 + np.clip(card.kl.estimate / 1e-4 - 1, -0.2, 0.2)
+    free = run(model, prompts, tmp_path / "free", "ppo", **{"loop.rounds": 3})
+    assert free.cards[0].kl_coef is None
+    assert free.cards[0].loss == found.cards[0].loss
+    assert free.cards[1].loss != found.cards[1].loss
+
+
+def test_a_critic_learns_beside_the_policy_and_is_not_in_the_model(model, prompts, tmp_path):
+    found = run(model, prompts, tmp_path / "run", "ppo", **{"critic.value_learning_rate": 0.05, "loop.rounds": 2})
+    saved = tiltlm.load_policy(str(found.path / "model")).module
+    assert saved.value_head is None
+    numbers = np.load(found.path / "rounds" / "0001" / "old-logps.npy")
+    assert numbers.shape[0] == 2
+    assert (numbers[1] != 0).all(), "the values of the second round are no longer those of its beginning"
 
 
 def test_the_schedule_covers_the_examples_of_earlier_rounds(model, prompts, tmp_path):

@@ -35,7 +35,7 @@ def make_examples(objective: Objective, seed: int = 0, num: int = 5) -> list[Exa
     They have scores, ranks with ties, several comparisons, weights and labels; soft labels and offsets if the objective
     uses them; responses of one token and more.
     """
-    rng = np.random.default_rng(seed)
+    rng, of_critic = np.random.default_rng(seed), np.random.default_rng([seed, 1])
     examples = []
     for e in range(num):
         k = int(rng.integers(2, 6))
@@ -63,7 +63,11 @@ def make_examples(objective: Objective, seed: int = 0, num: int = 5) -> list[Exa
                 ranks=tuple(1 + int((np.floor(scores) > level).sum()) for level in np.floor(scores)),
                 scores=tuple(float(s) for s in scores),
                 credits=tuple(
-                    Credit(float(a), -rng.exponential(1.5, response.num_tokens).astype(np.float32))
+                    Credit(
+                        float(a),
+                        -rng.exponential(1.5, response.num_tokens).astype(np.float32),
+                        old_values=of_critic.normal(size=response.num_tokens).astype(np.float32),
+                    )
                     for a, response in zip(rng.normal(size=k), responses, strict=True)
                 ),
                 weight=float(rng.uniform(0.5, 2)),
@@ -91,6 +95,7 @@ def make_logps(examples: list[Example], seed: int = 1, scale: float = 1.0) -> tu
             "log_collisions": collisions,
             "ref_kls": kls,
             "ref_entropy_shares": torch.from_numpy(rng.uniform(0.1, 0.9, sum(lengths))),
+            "values": torch.from_numpy(rng.normal(size=sum(lengths))),
         },
     )
     return responses, slots
@@ -119,7 +124,7 @@ def loss_of(objective: Objective, responses: ResponseLogps, examples, slots) -> 
 def oracle(case, examples: list[Example], responses: ResponseLogps, slots: list[list[int]]) -> float:
     """Return the step's loss by the paper's formula, in numpy, example by example."""
     index = responses.response_index.numpy()
-    extras = [responses.extra(name) for name in ("ref_kls", "log_collisions", "ref_entropy_shares")]
+    extras = [responses.extra(name) for name in ("ref_kls", "log_collisions", "ref_entropy_shares", "values")]
     columns = [values.detach().numpy() for values in (responses.token_logps, responses.ref_token_logps, *extras)]
 
     def answer(n: int):
@@ -160,7 +165,7 @@ def oracle(case, examples: list[Example], responses: ResponseLogps, slots: list[
             (
                 e.weight,
                 [
-                    cases.Drawn(answer(n), c.old_logps.astype(float), c.advantage)
+                    cases.Drawn(answer(n), c.old_logps.astype(float), c.advantage, c.old_values.astype(float))
                     for n, c in zip(slot, e.credits, strict=True)
                 ],
             )
@@ -274,6 +279,7 @@ class Battery:
                 "log_collisions": torch.full_like(reference, per_token),
                 "ref_kls": (reference - policy.detach()).abs(),
                 "ref_entropy_shares": torch.full_like(reference, 0.0 if at_reference else 1.0),
+                "values": torch.full_like(reference, 0.3),
             },
         )
         loss = loss_of(objective, responses, examples, slots)

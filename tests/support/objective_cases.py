@@ -23,6 +23,8 @@ class Answer:
     """log Σ π² at each token."""
     entropies: np.ndarray
     """The reference's, as a share of the largest possible."""
+    values: np.ndarray
+    """What a critic expects from each token on."""
 
     @property
     def S(self) -> float:
@@ -61,6 +63,8 @@ class Drawn:
     old: np.ndarray
     """Log-probability of each token when the round began."""
     advantage: float
+    old_values: np.ndarray
+    """What the critic expected when the round began."""
 
     @property
     def u(self) -> np.ndarray:
@@ -347,6 +351,25 @@ def reinforce_pp(groups: Sequence[tuple[float, Sequence[Drawn]]]) -> float:
     )
 
 
+def ppo(groups: Sequence[tuple[float, Sequence[Drawn]]]) -> float:
+    """β .2, clip .3, discount .6, trace .5, value_coef .3, value_clip .4; returns as sums over later tokens."""
+    raw = []
+    for weight, group in groups:
+        for one in group:
+            rewards, v = -0.2 * one.d_old, [*one.old_values, 0.0]
+            rewards[-1] += one.advantage
+            deltas = [r + 0.6 * v[t + 1] - v[t] for t, r in enumerate(rewards)]
+            raw.append((weight, one, reward_to_go(np.array(deltas), 0.3)))
+    every = np.concatenate([a for _, _, a in raw])
+    total = 0.0
+    for weight, one, a in raw:
+        total += weight * clipped(one.u, (a - every.mean()) / (every.std() + 1e-8), 0.3, 0.3).sum()
+        for value, old, goal in zip(one.y.values, one.old_values, a + one.old_values, strict=True):
+            near = min(max(value, old - 0.4), old + 0.4)
+            total += weight * 0.3 * max((value - goal) ** 2, (near - goal) ** 2) / 2
+    return total
+
+
 def masked(one: Drawn) -> float:
     moved, a = np.exp(one.y.tokens) - np.exp(one.old), one.advantage
     kept = moved <= 0.1 if a > 0 else moved >= -0.1
@@ -477,6 +500,12 @@ CASES = [
     ),
     Case("dppo", {"delta": 0.1, "max_ratio": 2.0}, rollouts=each(masked), by_tokens=True, holds=True),
     Case("reinforce_pp", {"beta": 0.2, "clip": 0.3}, rollouts=reinforce_pp, by_tokens=True),
+    Case(
+        "ppo",
+        {"beta": 0.2, "clip": 0.3, "discount": 0.6, "trace": 0.5, "value_coef": 0.3, "value_clip": 0.4},
+        rollouts=ppo,
+        by_tokens=True,
+    ),
     Case(
         "opd",
         {"discount": 0.5},

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from support.errors import raises
 from support.online import drawn_groups, group_of
-from tiltlm.core import ConfigError, Example, Response, ResponseLogps, token_ids
+from tiltlm.core import ConfigError, Credit, Example, Response, ResponseLogps, token_ids
 from tiltlm.objectives import (
     Clipped,
+    Critic,
     Objective,
     PolicyGradient,
     ReferenceKL,
@@ -25,6 +26,7 @@ from tiltlm.objectives import (
     compose,
     reduce_terms,
 )
+from tiltlm.online.corrections import CorrectionSettings, corrected
 from tiltlm.online.credit import soft_value
 from tiltlm.online.example_rules import ExampleSettings, form_examples
 from tiltlm.online.groups import Who
@@ -151,6 +153,110 @@ def test_the_expected_step_is_the_gradient_of_reward_minus_kl(model, name):
     found = gradient(build(name, beta=0.3), "loo", 2, model, WORLDS[model], free)
     expected = objective_gradient(model, WORLDS[model], 0.3, free)
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+
+
+VALUES = np.random.default_rng(8).normal(0, 0.5, len(TOKENS.prefixes) + 1)
+"""What a critic says of each prefix of the autoregressive world."""
+
+
+def with_values(free: Tensor) -> ResponseLogps:
+    """Return the autoregressive world with values of its prefixes."""
+    responses = of_tokens(free)
+    values = torch.from_numpy(VALUES)[TOKENS._rows]
+    return replace(responses, extras={**responses.extras, "values": values})
+
+
+@pytest.mark.parametrize("discount", [1.0, 0.9])
+def test_values_of_any_critic_change_no_expected_step_if_trace_is_one(discount):
+    """A value that reads only what precedes a token is a baseline; with discount 1 the step is the exact gradient."""
+    free = somewhere(SIZES[of_tokens])
+    critic = Critic(discount=discount, trace=1.0, coef=0.0)
+    objective = PolicyGradient(Reinforce(), kl=ReferenceKL(0.3), critic=critic)
+    found = gradient(objective, "score", 1, with_values, TOKEN_WORLD, free)
+    if discount == 1:
+        expected = objective_gradient(of_tokens, TOKEN_WORLD, 0.3, free)
+    else:
+        expected = discounted_gradient(free, discount)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+
+
+def discounted_gradient(free: Tensor, discount: float) -> Tensor:
+    """Return −E Σ_t ∇log π(y_t) Σ_{s ≥ t} discount^(s − t) r_s by enumeration, r_s with KL coefficient .3."""
+    logits = free.detach().clone().requires_grad_()
+    responses = of_tokens(logits)
+    mass, total = responses.seq_logps.detach().exp(), torch.zeros((), dtype=torch.float64)
+    for n in range(len(mass)):
+        own = responses.response_index == n
+        rewards = -0.3 * responses.token_log_ratios[own].detach()
+        rewards[-1] += TOKEN_REWARD[n]
+        for t, logp in enumerate(responses.token_logps[own]):
+            to_go = sum(discount**k * float(r) for k, r in enumerate(rewards[t:]))
+            total = total - mass[n] * logp * to_go
+    (found,) = torch.autograd.grad(total, logits)
+    return found
+
+
+def test_a_short_trace_trusts_the_critic():
+    """With the true values any trace is right; with wrong ones only trace 1."""
+    free = somewhere(SIZES[of_tokens])
+    exact = objective_gradient(of_tokens, TOKEN_WORLD, 0.0, free)
+    policy = of_tokens(free).seq_logps.exp()
+
+    def expected(prefix: tuple[int, ...]) -> Tensor:
+        inside = torch.tensor([s[: len(prefix)] == prefix for s in TOKENS.sequences])
+        return (policy * TOKEN_REWARD)[inside].sum() / policy[inside].sum()
+
+    truth = torch.stack([expected(s[:t]) for s in TOKENS.sequences for t in range(len(s))])
+    wrong = torch.from_numpy(VALUES)[TOKENS._rows]
+
+    def deviation(values: Tensor, trace: float) -> float:
+        def model(logits: Tensor) -> ResponseLogps:
+            responses = of_tokens(logits)
+            return replace(responses, extras={**responses.extras, "values": values})
+
+        objective = PolicyGradient(Reinforce(), critic=Critic(trace=trace, coef=0.0))
+        return float((gradient(objective, "score", 1, model, TOKEN_WORLD, free) - exact).abs().max())
+
+    assert deviation(truth, 0.0) < 1e-12
+    assert deviation(wrong, 1.0) < 1e-12
+    assert deviation(wrong, 0.5) > 1e-2
+
+
+def corrected_gradient(settings: CorrectionSettings, sampler: Tensor, free: Tensor) -> Tensor:
+    """Return the expected gradient of REINFORCE on samples of another policy of the autoregressive world."""
+    drawn = of_tokens(sampler)
+    mass, logits = drawn.seq_logps.exp(), free.detach().clone().requires_grad_()
+    responses = of_tokens(logits)
+    examples, slots, behaviours = [], [], []
+    for n, tokens in enumerate(TOKENS.sequences):
+        own = responses.response_index == n
+        credit = Credit(float(TOKEN_REWARD[n]), responses.token_logps[own].detach().float().numpy())
+        answer = Response(token_ids(list(tokens)))
+        examples.append(Example(str(n), token_ids([1]), (answer,), credits=(credit,), weight=float(mass[n])))
+        slots.append([n])
+        behaviours.append([drawn.token_logps[own].detach().float().numpy()])
+    kept = corrected(examples, behaviours, settings)
+    places = {example.id: slot for example, slot in zip(examples, slots, strict=True)}
+    objective = PolicyGradient(Reinforce())
+    view = objective.view.of(kept, [places[example.id] for example in kept])
+    loss = reduce_terms(objective(responses, view), view.counts()) * len(kept)
+    (found,) = torch.autograd.grad(loss, logits)
+    return found
+
+
+def test_only_weights_of_whole_responses_are_unbiased():
+    """Samples of μ ≠ π: Π c is exact, weights of single tokens are not, and no weights are worst."""
+    free = somewhere(SIZES[of_tokens])
+    sampler = free + 0.5 * somewhere(SIZES[of_tokens], seed=9)
+    exact = objective_gradient(of_tokens, TOKEN_WORLD, 0.0, free)
+
+    def deviation(kind: str, **limits: float) -> float:
+        return float((corrected_gradient(CorrectionSettings(kind, **limits), sampler, free) - exact).abs().max())
+
+    assert deviation("sequence_truncate", high=1e6) < 1e-6  # log-probabilities are stored as float32
+    assert deviation("sequence_mask", high=1e6) < 1e-6
+    of_tokens_alone = deviation("token_truncate", high=1e6)
+    assert 1e-3 < of_tokens_alone < deviation("none")
 
 
 @pytest.mark.slow

@@ -20,8 +20,9 @@ import yaml
 from tiltlm.core import ConfigError
 from tiltlm.judging.judge_settings import JudgeSettings
 from tiltlm.objectives import Spec
+from tiltlm.online.corrections import CorrectionSettings
 from tiltlm.online.example_rules import ExampleSettings
-from tiltlm.online.loop_settings import LearnedJudgeSettings, LoopSettings, RivalSettings, StopSettings
+from tiltlm.online.loop_settings import CriticSettings, LearnedJudgeSettings, LoopSettings, RivalSettings, StopSettings
 from tiltlm.online.shaping import ShapingSettings
 from tiltlm.recipes.run_settings import RunSettings
 from tiltlm.sampling import SamplingSettings
@@ -36,6 +37,8 @@ FURTHER: Mapping[str, type] = {
     "examples": ExampleSettings,
     "shaping": ShapingSettings,
     "learned_judge": LearnedJudgeSettings,
+    "correction": CorrectionSettings,
+    "critic": CriticSettings,
     "stop": StopSettings,
 }
 """Sections that `tiltlm train` does not have, and their dataclasses."""

@@ -4,6 +4,7 @@ A pair has k = 2 and one comparison; an unpaired row k = 1 and a label; a ranked
 nothing else. Examples hold token ids and plain numbers only: text belongs to `tiltlm.data`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -86,6 +87,12 @@ class Credit:
     """[T] log-probability of each scored token when the round began, nats; None: the policy has not moved since."""
     is_drawn: bool = True
     """False for a sample that another one than the policy drew: no KL is estimated from it."""
+    old_values: NDArray[np.float32] | None = None
+    """[T] value of what precedes each scored token when the round began, in units of the reward, with a critic; None:
+    the critic is as it was."""
+    correction: NDArray[np.float64] | None = None
+    """[T] factor of the loss of each scored token, for a sample that another distribution drew; None: 1. A token with
+    factor 0 is in no divisor."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,6 +127,16 @@ class Example:
         for known in (self.labels, self.ranks, self.scores, self.credits, self.partners):
             assert len(known) in (0, len(self.responses)), "one entry per response, or none"
         object.__setattr__(self, "comparisons", tuple(c.oriented for c in self.comparisons))
+
+    def keeping(self, places: Sequence[int]) -> "Example":
+        """Return the example of samples of the policy with only the responses at these places."""
+        return Example(
+            self.id,
+            self.prompt_ids,
+            tuple(self.responses[k] for k in places),
+            credits=tuple(self.credits[k] for k in places),
+            weight=self.weight,
+        )
 
     @property
     def roles(self) -> tuple[str, ...]:

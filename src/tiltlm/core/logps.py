@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tiltlm.core.errors import ConfigError
 
-Extra = Literal["log_collisions", "entropies", "ref_kls", "ref_entropy_shares"]
+Extra = Literal["log_collisions", "entropies", "ref_kls", "ref_entropy_shares", "values"]
 """Numbers per scored token beside its log-probability. v runs over the vocabulary V, · is what precedes the token.
 
 - `log_collisions`: log Σ_v π(v|·)² ≤ 0, the log-probability that two draws agree. No gradient.
@@ -23,10 +23,12 @@ Extra = Literal["log_collisions", "entropies", "ref_kls", "ref_entropy_shares"]
 - `ref_kls`: KL(π_ref(·|·) ‖ π(·|·)) ≥ 0, in nats. Its gradient with respect to the policy's logits is π − π_ref. No
   gradient reaches the reference.
 - `ref_entropy_shares`: H(π_ref(·|·)) / log V in [0, 1], the entropy as a share of the largest possible. No gradient.
+- `values`: what a critic expects as the return from this token on, in units of the reward. Its gradient reaches the
+  value head, and the policy only if that shares its states.
 """
 OF_REFERENCE: frozenset[Extra] = frozenset({"ref_kls", "ref_entropy_shares"})
 """Extras that read the reference's whole distribution at every token."""
-WITH_GRADIENT: frozenset[Extra] = frozenset({"ref_kls"})
+WITH_GRADIENT: frozenset[Extra] = frozenset({"ref_kls", "values"})
 """Extras through which gradient reaches the policy."""
 
 

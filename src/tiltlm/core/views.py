@@ -299,6 +299,10 @@ class Rollouts:
     """Log-probability of each token when the round began; None: the policy has not moved since."""
     is_drawn: Bool[Tensor, " B"]
     """False for a sample that another one than the policy drew."""
+    correction: Float[Tensor, " M"] | None
+    """Factor of the loss of each token; None: 1."""
+    old_values: Float[Tensor, " M"] | None
+    """Value of each token's prefix when the round began, as the critic then said; None: the critic is as it was."""
     num_examples: int
 
     @classmethod
@@ -330,12 +334,30 @@ class Rollouts:
             place=torch.arange(len(sample)) - (torch.cumsum(lengths, 0) - lengths)[sample],
             old_logps=_joined([credit.old_logps for credit in credits]),
             is_drawn=torch.tensor([credit.is_drawn for credit in credits]),
+            correction=_joined([credit.correction for credit in credits]),
+            old_values=_joined([credit.old_values for credit in credits]),
             num_examples=len(examples),
         )
 
     def counts(self) -> Counts:
-        """Count examples, samples and their scored tokens."""
-        return Counts(examples=self.num_examples, responses=len(self.response), tokens=len(self.sample))
+        """Count examples, samples and their scored tokens, without those whose factor is 0."""
+        num_tokens = int(self.is_credited.sum())
+        return Counts(examples=self.num_examples, responses=len(self.response), tokens=num_tokens)
+
+    @property
+    def is_last(self) -> Bool[Tensor, " M"]:
+        """True for the last token of each sample."""
+        return torch.cat([self.sample[1:] != self.sample[:-1], self.sample.new_ones(1, dtype=torch.bool)])
+
+    @property
+    def is_credited(self) -> Bool[Tensor, " M"]:
+        """False for a token that a correction leaves out."""
+        return torch.ones_like(self.sample, dtype=torch.bool) if self.correction is None else self.correction != 0
+
+    @property
+    def num_credited(self) -> Int[Tensor, " B"]:
+        """Tokens of each sample that count."""
+        return torch.zeros_like(self.response).index_add(0, self.sample, self.is_credited.long())
 
     def with_baseline(self, baseline: float) -> "Rollouts":
         """Return the view itself: it uses no statistic of the step."""

@@ -78,7 +78,8 @@ def metric_sums(objective: Objective, responses: Responses, view: View) -> Metri
     the objective has a statistic of the step, it is added: `kl` (KTO's z0, nats) or `delta` (BCO's δ, reward units).
     Lists: as for comparisons, over every two responses of different rank, equally weighted within a list.
     Demonstrations: `nll`, nats per token. Rollouts: `nll`, `log_ratios` (nats per response, if there is a KL),
-    `clipped` (share of tokens beyond the limit of their ratio) and `ratios/deviation` (mean |ω − 1| over tokens).
+    `clipped` (share of tokens beyond the limit of their ratio), `ratios/deviation` (mean |ω − 1| over tokens), and with
+    a critic `values/error` (mean (V − G)² over tokens) and `values/returns` (mean G).
     A reward model has no `logps`. A sum of objectives has the metrics of its first part, and from the other parts those
     that the first does not have.
     """
@@ -172,6 +173,8 @@ def _rollouts(objective: PolicyGradient, responses: ResponseLogps, rollouts: Rol
         "clipped": clipped.double(),
         "ratios/deviation": torch.expm1(numbers.log_ratios).abs(),
     }
+    if numbers.values is not None and numbers.returns is not None:
+        columns |= {"values/error": (numbers.values - numbers.returns).square(), "values/returns": numbers.returns}
     num_tokens, num_samples = float(len(rollouts.sample)), float(len(rollouts.response))
     sums = {name: float(values.sum()) for name, values in columns.items()}
     weights = dict.fromkeys(columns, num_tokens)

@@ -10,12 +10,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tiltlm.core.errors import ConfigError, ModelError
 from tiltlm.core.forest import Forest
 from tiltlm.core.logps import Extra, ResponseLogps
 from tiltlm.logprobs.experts import count, experts_per_token, sequence_counts
 from tiltlm.logprobs.head.find import find_head
 from tiltlm.logprobs.head.states import Head, States, affine
 from tiltlm.logprobs.head.token_values import TokenValues, token_values
+from tiltlm.logprobs.head.value_head import ValueHead
 from tiltlm.logprobs.inputs import Inputs, arrange
 from tiltlm.logprobs.layout_name import LayoutName
 from tiltlm.logprobs.module import ForestModule
@@ -44,7 +46,26 @@ class PolicyModule(ForestModule):
         """
         super().__init__(model, layout, precision, trims)
         self.head = head or find_head(self.bare_model)
+        self.value_head: ValueHead | None = None
         self._lay_out()
+
+    def add_value_head(self, *, shares_body: bool = False) -> None:
+        """Add the value head of a critic, which is trained with the policy and not saved with its model.
+
+        Args:
+            shares_body: Let the gradient of the values reach the policy's own layers.
+
+        Raises:
+            ModelError: the policy computes its own logits, so there are no states to read.
+        """
+        if self.head.route == "model":
+            raise ModelError(
+                f"{type(self.bare_model).__name__} computes its logits in a way of its own, so a critic has no states "
+                "to read; use an objective without a critic, such as grpo or rloo",
+                code="no_states",
+                key="model.path",
+            )
+        self.value_head = ValueHead(self.config.get_text_config().hidden_size, shares_body, self.device)
 
     def forward(
         self,
@@ -67,7 +88,8 @@ class PolicyModule(ForestModule):
 
         Raises:
             ModelError: a sequence is too long, the reference's vocabulary has another size, or there are no routers.
-            ConfigError: an extra reads the reference's states and `reference_states` is None.
+            ConfigError: an extra reads the reference's states and `reference_states` is None, or the value head and
+                there is none.
         """
         forest = forest.to(self.device)
         self._refuse_too_long(forest)
@@ -77,16 +99,26 @@ class PolicyModule(ForestModule):
             rows, output = self._rows(arrange(forest, self.layout, whole=routing), **options)
             head = self.get_output_embeddings()
             values = token_values(self.head, rows, head, forest.targets, extras, reference_states)
+        of_critic: dict[Extra, Tensor] = {"values": self._value_head()(rows)} if "values" in extras else {}
         routers = count(output.router_logits, sequence_counts(forest, self.layout), chosen) if routing else None
         return ResponseLogps(
             values.logps,
             forest.response_index,
             forest.num_tokens,
             ref_token_logps=values.ref_logps,
-            extras=values.extras,
+            extras={**values.extras, **of_critic},
             router_loads=None if routers is None else routers.loads,
             router_probabilities=None if routers is None else routers.probabilities,
         )
+
+    def _value_head(self) -> ValueHead:
+        if self.value_head is None:
+            raise ConfigError(
+                "this objective has a critic, and the policy has no value head; `tiltlm loop` adds one",
+                code="no_value_head",
+                key="objective",
+            )
+        return self.value_head
 
     def values_of(self, inputs: Inputs, targets: Int[Tensor, " R"]) -> TokenValues:
         """Run the forward on arranged inputs, for the self-check; all others call the module."""

@@ -18,6 +18,7 @@ from tiltlm.objectives.parts.adjustments import (
     ScoreTarget,
     Target,
 )
+from tiltlm.objectives.parts.critics import Critic
 from tiltlm.objectives.parts.regularisers import Anchor, ChosenNLL, Regulariser
 from tiltlm.objectives.parts.statistics import BalancedMean, Memory, MismatchedKL, Statistic
 from tiltlm.objectives.parts.surrogates import (
@@ -47,7 +48,7 @@ from tiltlm.objectives.shapes.weighted_sum import WeightedSum
 from tiltlm.objectives.terms import Divisor, Objective, Term, example_losses, reduce_terms
 
 __all__ = [
-    "CATALOG", "Adjustment", "Anchor", "BalancedMean", "ChosenDrop", "ChosenNLL", "Clipped", "CrossEntropy",
+    "CATALOG", "Adjustment", "Anchor", "BalancedMean", "ChosenDrop", "ChosenNLL", "Clipped", "Critic", "CrossEntropy",
     "Demonstration", "Dispersion", "Divisor", "DominantMargins", "DominantRewards", "ExcessDiscount", "Knob",
     "LengthBonus", "Listwise", "LogScoreMargin", "Memory", "MismatchedKL", "NoiseContrast", "Objective", "OnPolicy",
     "Pairwise", "PlackettLuce", "PolicyGradient", "PositionKL", "ProbabilityMask", "ReferenceKL", "Regression",

@@ -118,7 +118,17 @@ def describe_spec(spec: Spec, *, with_numbers: bool = False) -> str:
         return _describe_part({**spec, "name": resolve_name(spec["name"]).name}, with_numbers)
     main, *others = [
         _describe_part(part, with_numbers)
-        for key in ("surrogate", "kl", "link", "loss", "adjustments", "weighting", "statistic", "regularisers")
+        for key in (
+            "surrogate",
+            "kl",
+            "critic",
+            "link",
+            "loss",
+            "adjustments",
+            "weighting",
+            "statistic",
+            "regularisers",
+        )
         for part in _as_list(spec.get(key))
     ]
     if "surrogate" in spec:

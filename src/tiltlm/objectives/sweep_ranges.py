@@ -66,7 +66,7 @@ RANGES: Mapping[str, SweepRange] = {
     "exo": SweepRange({"beta": (0.1, 0.3, 0.5)}, OURS),
     "sft": SweepRange({}, OURS),
     "reward_model": SweepRange({"centering": (0.0, 0.01)}, OURS),
-    **dict.fromkeys(("reinforce", "rloo", "reinforce_pp"), SweepRange({"beta": (0.01, 0.03, 0.1)}, OURS)),
+    **dict.fromkeys(("reinforce", "rloo", "reinforce_pp", "ppo"), SweepRange({"beta": (0.01, 0.03, 0.1)}, OURS)),
     **dict.fromkeys(("grpo", "dr_grpo"), SweepRange({"beta": (0.0, 0.01, 0.04), "clip": (0.2,)}, OURS)),
     "dapo": SweepRange({"clip_high": (0.2, 0.28, 0.4)}, OURS),
     "gspo": SweepRange({"clip_high": (2e-4, 4e-4, 1e-3)}, OURS),

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 from tiltlm.diagnostics.intervals import Interval, bootstrap_mean
 from tiltlm.diagnostics.kl import sequence_kl
-from tiltlm.online.buying import Lesson
+from tiltlm.online.ledger import Tokens
 from tiltlm.sampling.answers import AnswerRow
 from tiltlm.sampling.diversity import diversity_of
 
@@ -18,6 +18,20 @@ INTERVALS = ("reward", "held_out", "kl", "agreement")
 """Fields of a card that are intervals."""
 ONLY_LEARNED = ("labels", "agreement", "judge_diverged")
 """Fields of a card that are None without a learned judge."""
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a learned judge learned in one round."""
+
+    judge: str
+    """Its digest after the round."""
+    last_step: int
+    """Its optimiser steps up to then."""
+    agrees: tuple[bool | None, ...]
+    """For each bought label, whether the learned judge predicted it; None if either of the two sees a tie."""
+    diverged: bool
+    """True if its loss, weights or scores became NaN or infinite, and it is as it was before the round."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +63,26 @@ class Card:
     judgements: int
     """Judgements of the round, also those that were stored already."""
     sampled_tokens: int
+    """Tokens of all samples, also those of rivals, critiques and revisions."""
+    prompt_tokens: int
+    """Tokens of the prompts, once for each draw of samples."""
+    forward_tokens: int
+    """Tokens that were read without gradient: for the KL, by the reference, by the policy when the round began."""
+    train_tokens: int
+    """Tokens that the steps read, each prompt once a step."""
+    flops: float
+    """Floating-point operations, 2 for each weight and token read or drawn and 6 for each token trained on (8 if the
+    forward is computed again), without attention over the context and without the judge."""
+    cost: float | None
+    """What the judge cost, in the currency of the price file; None if a price is not known."""
     num_steps: int
     """Optimiser steps of the round."""
     loss: float | None
     """Mean loss of the records of its steps; None without a step."""
+    kl_coef: float | None = None
+    """KL coefficient of the round, where `loop.kl_target` steers it."""
+    effective: float | None = None
+    """Effective number of the samples that another distribution drew, as a share of all; None without corrections."""
     labels: int | None = None
     """Pairs that the judge labelled for a learned judge; `reward`, `statuses` and `judgements` are of them alone. None
     without a learned judge."""
@@ -113,18 +143,45 @@ def kl_of(rows: Sequence[AnswerRow], initial: Sequence[float], seed: int = 0) ->
     return sequence_kl(logps, initial, prompts, temperature=1.0, ended=ended, allow_cut=True, seed=seed).k1
 
 
+def steered(coef: float, cards: Sequence[Card], target: float, horizon: int) -> float:
+    """Return the KL coefficient of the round after these, steered toward a KL.
+
+    After each round it is multiplied by 1 + clip(KL/target − 1, −0.2, 0.2) · samples/horizon. It follows from the cards
+    alone, so a loop that goes on needs no state for it.
+
+    Source: Ziegler et al. 2019, arXiv 1909.08593, section 2.2.
+
+    Args:
+        coef: The coefficient of the first round.
+        cards: The cards of all rounds before.
+        target: KL to the policy before the first round, nats per response.
+        horizon: Samples after which a KL far from the target has changed the coefficient by a fifth.
+    """
+    for card in cards:
+        if card.kl is not None and np.isfinite(card.kl.estimate):
+            error = float(np.clip(card.kl.estimate / target - 1, -0.2, 0.2))
+            coef *= 1 + error * card.num_samples / horizon
+    return coef
+
+
 def make_card(
     number: int,
     rows: Sequence[AnswerRow],
     initial: Sequence[float] | None,
     *,
     scores: Mapping[str, ArrayLike],
-    held_out: Mapping[str, ArrayLike],
+    held_out: Interval | None,
     num_examples: int,
     dropped: Mapping[str, int],
     statuses: Mapping[str, int],
     num_steps: int,
     losses: Sequence[float],
+    tokens: Tokens,
+    num_weights: int,
+    recomputes: bool,
+    cost: float | None,
+    kl_coef: float | None = None,
+    effective: float | None = None,
     learned: Lesson | None = None,
 ) -> Card:
     """Measure one round.
@@ -135,12 +192,18 @@ def make_card(
         initial: Log-probabilities of the samples under the policy before the first round; None if another policy drew
             them, whose KL says nothing about this one.
         scores: Name of a prompt → scores of its samples by the judge that makes the examples; empty if it compares.
-        held_out: The same by a judge that does not train; empty if there is none.
+        held_out: Mean score by a judge that does not train; None if there is none.
         num_examples: Examples that were trained on.
         dropped: Prompts without an example, by cause.
         statuses: Judgements by status.
         num_steps: Optimiser steps of the round.
         losses: The loss of each record of the round.
+        tokens: What the models read and drew.
+        num_weights: Weights of the policy without its input embedding.
+        recomputes: True if the forward is computed again in the backward pass.
+        cost: What the judge cost; None if a price is not known.
+        kl_coef: KL coefficient of the round, if it is steered.
+        effective: Effective number of samples as a share of all, if there are corrections.
         learned: What a learned judge learned; None without one.
     """
     lengths = [len(ids) for row in rows for ids in row.token_ids or ()]
@@ -150,7 +213,7 @@ def make_card(
         num_prompts=len(rows),
         num_samples=len(lengths),
         reward=reward_of(scores),
-        held_out=reward_of(held_out),
+        held_out=held_out,
         kl=None if initial is None else kl_of(rows, initial),
         num_tokens=float(np.mean(lengths)),
         cut=diversity.cut,
@@ -160,9 +223,16 @@ def make_card(
         dropped=dict(dropped),
         statuses=dict(statuses),
         judgements=sum(statuses.values()),
-        sampled_tokens=int(sum(lengths)),
+        sampled_tokens=tokens.sampled,
+        prompt_tokens=tokens.prompts,
+        forward_tokens=tokens.forward,
+        train_tokens=tokens.trained,
+        flops=tokens.flops(num_weights, recomputes=recomputes),
+        cost=cost,
         num_steps=num_steps,
         loss=float(np.mean(losses)) if losses else None,
+        kl_coef=kl_coef,
+        effective=effective,
         labels=None if learned is None else len(learned.agrees),
         agreement=None if learned is None else agreement_of(learned.agrees),
         judge_diverged=None if learned is None else learned.diverged,

@@ -29,6 +29,15 @@ class LoopSettings:
     """Begin each round with a new optimiser and with the learning-rate schedule of that round alone."""
     past_rounds: int = 0
     """Examples of this many earlier rounds are trained on again."""
+    refills: int = 0
+    """Most further batches of prompts that a round of a policy gradient draws, while fewer than `prompts_per_round`
+    prompts have samples that score apart; the others are left out."""
+    kl_target: float | None = None
+    """KL to the policy before the first round that the KL coefficient of a policy gradient is steered to, nats per
+    response; null: it stays as the objective has it. After a round it is multiplied by
+    1 + clip(KL/kl_target − 1, −0.2, 0.2) · samples/kl_horizon."""
+    kl_horizon: int = 10_000
+    """Samples after which a KL far from `kl_target` has changed the coefficient by a fifth."""
     seed: int = 0
     """Seed of the order of the prompts and of the samples."""
     save_every: int = 1
@@ -39,8 +48,10 @@ class LoopSettings:
             positive(
                 **{name: float(getattr(self, name)) for name in ("rounds", "prompts_per_round", "n", "save_every")}
             )
-            not_negative(seed=float(self.seed), past_rounds=float(self.past_rounds))
-            positive(rate=self.rate)
+            not_negative(seed=float(self.seed), past_rounds=float(self.past_rounds), refills=float(self.refills))
+            positive(rate=self.rate, kl_horizon=float(self.kl_horizon))
+            if self.kl_target is not None:
+                positive(kl_target=self.kl_target)
             between(0.0, 1.0, rate=self.rate)
         if self.rate != LoopSettings.rate and self.reference != "average":
             raise ConfigError(
@@ -48,6 +59,28 @@ class LoopSettings:
                 code="no_effect",
                 key="loop.rate",
             )
+        if self.kl_horizon != LoopSettings.kl_horizon and self.kl_target is None:
+            raise ConfigError(
+                "loop.kl_horizon has no effect without loop.kl_target; remove it, or give the target",
+                code="no_effect",
+                key="loop.kl_horizon",
+            )
+
+
+@dataclass(frozen=True)
+class CriticSettings:
+    """The value head of an objective with a critic (`ppo`). Its loss and advantages are the objective's settings."""
+
+    value_learning_rate: float | None = None
+    """Its learning rate at the peak; null: `training.learning_rate`. A head that begins at 0 needs a larger one than a
+    policy of many parameters."""
+    shares_body: bool = False
+    """Let the gradient of the values reach the policy's own layers."""
+
+    def __post_init__(self) -> None:
+        if self.value_learning_rate is not None:
+            with prefix_errors("critic"):
+                positive(value_learning_rate=self.value_learning_rate)
 
 
 @dataclass(frozen=True)
@@ -141,23 +174,31 @@ class StopSettings:
     kl: float | None = None
     """KL to the policy before the first round, nats per response: the loop stops when the mean of a round is above."""
     sampled_tokens: int | None = None
-    """Tokens of all samples."""
+    """Tokens of all samples, also those of rivals, critiques and revisions."""
     judgements: int | None = None
     """Judgements, also those that were stored already. A judge that compares does so for every two samples."""
+    flops: float | None = None
+    """Floating-point operations of sampling, reading and training; those of the judge are not known."""
+    cost: float | None = None
+    """Cost of the judge, in the currency of the price file."""
+    hours: float | None = None
+    """Time of all phases of all rounds, also of those that were done twice because the loop was stopped."""
     empty_rounds: int = 3
     """Rounds in a row that give no example."""
     length: float | None = None
     """Mean length of a sample, as a multiple of that of round 0: the loop stops when a round is above."""
+    no_signal: float | None = None
+    """Share of the prompts that give no example: the loop stops when a round is above."""
     cut: float | None = None
     """Share of samples without an end token: the loop stops when a round is above."""
     distinct_2: float | None = None
     """Distinct-2 of the samples, as a share of that of round 0: the loop stops when a round is below."""
     held_out_falls: bool = False
     """Stop when the held-out score of a round is below that of an earlier one, with intervals apart, and the training
-    judge's score is not."""
+    judge's score is not. The model is then the policy of the best round. Needs `loop.save_every=1`."""
 
     def __post_init__(self) -> None:
         with prefix_errors("stop"):
             given = {name: value for name, value in vars(self).items() if value is not None}
             positive(**{name: float(value) for name, value in given.items() if name != "held_out_falls"})
-            between(0.0, 1.0, **{name: given[name] for name in ("cut", "distinct_2") if name in given})
+            between(0.0, 1.0, **{name: given[name] for name in ("cut", "no_signal", "distinct_2") if name in given})

@@ -183,10 +183,10 @@ PRESETS: Mapping[str, Preset] = {
     "dapo": _preset(
         "DAPO: GRPO with a wider upper clip, every token counting the same, and four steps a round",
         "Yu et al. 2025, arXiv 2503.14476",
-        "Prompts without a signal are left out, but not replaced by others. The soft penalty of overlong samples is "
-        "shaping.overlong_tokens.",
+        "Prompts whose samples score alike are replaced by others, at most twice as many as there were. The soft "
+        "penalty of overlong samples is shaping.overlong_tokens.",
         "Long samples count more than short ones. Without a KL nothing bounds the distance to the reference.",
-        loop={"n": 8, "prompts_per_round": 64},
+        loop={"n": 8, "prompts_per_round": 64, "refills": 2},
         examples={"rule": "group_std"},
         objective={"name": "dapo"},
         training={**_STEP, "batch_size": 16},
@@ -222,6 +222,17 @@ PRESETS: Mapping[str, Preset] = {
         examples={"rule": "score"},
         objective={"name": "reinforce_pp"},
         training={**_STEP, "batch_size": 128},
+    ),
+    "ppo": _preset(
+        "PPO: one sample of each prompt, advantages from a critic that learns beside the policy, four steps a round",
+        "Schulman et al. 2017, arXiv 1707.06347; Ouyang et al. 2022, arXiv 2203.02155",
+        "The critic is a linear layer on the policy's states and begins at 0. loop.kl_target steers the KL coefficient "
+        "as in arXiv 1909.08593.",
+        "Until the critic has learned, its advantages are noise with a bias. Whitening rescales the KL too.",
+        loop={"n": 1, "prompts_per_round": 128},
+        examples={"rule": "score"},
+        objective={"name": "ppo"},
+        training={**_STEP, "batch_size": 32},
     ),
     "max_rl": _preset(
         "MaxRL: eight samples of each prompt, advantages divided by the mean reward",

@@ -2,10 +2,11 @@
 
 `rounds/0003/` holds `samples.jsonl.gz` and `rivals.jsonl.gz` (rows of answers), `verdicts.jsonl` (what the judge says
 about each prompt; that of a held-out judge is beside it), `examples.jsonl` (what was trained on, by the ids of the
-samples), `old-logps.npy` (log-probabilities of the samples when the round began, for policy gradients of several
-steps), `card.json` and `state.json`. A learned judge adds `bought.jsonl` (which pairs the judge labelled),
-`gold-verdicts.jsonl` (what it said) and `learned.json` (what the learned judge took from it); then `verdicts.jsonl` is
-what the learned judge says. Files are written whole. Every number of a round can be computed again from them.
+samples), `old-logps.npy` (log-probabilities of the samples' tokens when the round began, for policy gradients of
+several steps, and values with a critic), `card.json` and `state.json`. A learned judge adds `bought.jsonl` (which pairs
+the judge labelled), `gold-verdicts.jsonl` (what it said) and `learned.json` (what the learned judge took from it); then
+`verdicts.jsonl` is what the learned judge says. Files are written whole. Every number of a round can be computed again
+from them.
 """
 
 import io
@@ -23,8 +24,7 @@ from tiltlm.core.errors import RunError
 from tiltlm.core.example import Example
 from tiltlm.data.order import epoch_order
 from tiltlm.judging.judge import Role
-from tiltlm.online.buying import Lesson, Pair
-from tiltlm.online.cards import Card
+from tiltlm.online.cards import Card, Lesson
 from tiltlm.online.groups import Group
 from tiltlm.sampling.answers import write_plain_rows
 from tiltlm.storage.files import finite_json, read_lines, write_bytes, write_json
@@ -55,10 +55,25 @@ class RoundFolder:
         """The samples of others than the policy, as a file of answers."""
         return self.path / "rivals.jsonl.gz"
 
+    def samples_of(self, refill: int) -> Path:
+        """Return the file of the samples of a refill of the round; 0: of its first batch of prompts."""
+        return self.path / f"samples-{refill}.jsonl.gz" if refill else self.samples
+
     @property
-    def first_step(self) -> int | None:
-        """Optimiser steps before this round; None if its training has not begun."""
-        return self._state.get("first_step")
+    def answers(self) -> list[Path]:
+        """All files of answers: of the policy, of rivals, critiques and revisions."""
+        return sorted(self.path.glob("*.jsonl.gz"))
+
+    @property
+    def start(self) -> tuple[int, int] | None:
+        """Optimiser steps and trained tokens before this round; None if its training has not begun."""
+        state = self._state
+        return (state["first_step"], state["first_tokens"]) if "first_step" in state else None
+
+    @property
+    def has_old_logps(self) -> bool:
+        """True if the policy read the samples when the round began."""
+        return (self.path / "old-logps.npy").exists()
 
     @property
     def last_step(self) -> int | None:
@@ -69,9 +84,9 @@ class RoundFolder:
     def _state(self) -> dict[str, Any]:
         return _read(self.path / "state.json") or {}
 
-    def begin_training(self, step: int, examples: str) -> None:
-        """Note that training on these examples begins after so many steps."""
-        write_json(self.path / "state.json", {"first_step": step, "examples": examples})
+    def begin_training(self, step: int, tokens: int, examples: str) -> None:
+        """Note that training on these examples begins after so many steps and tokens."""
+        write_json(self.path / "state.json", {"first_step": step, "first_tokens": tokens, "examples": examples})
 
     def close(self, step: int, card: Card) -> None:
         """Write the card, and note that the round is done."""
@@ -94,32 +109,31 @@ class RoundFolder:
         Raises:
             RunError: The disk is full, or a file cannot be written.
         """
-        revisions = sorted(path.name for kind in ("critiques", "revisions") for path in other.path.glob(f"{kind}-*.gz"))
-        labels = ("gold-verdicts.jsonl", "bought.jsonl") if learns else ("verdicts.jsonl",)
-        draws = ("held-out-verdicts.jsonl", *labels, *revisions, "rivals.jsonl.gz", "samples.jsonl.gz")
-        for name in draws:
+        judged = sorted(path.name for path in other.path.glob("*verdicts*.jsonl"))
+        labels = [*(name for name in judged if not name.startswith("verdicts")), "bought.jsonl"] if learns else judged
+        for name in (*labels, *(path.name for path in other.answers)):  # so samples are the last to be there
             if (other.path / name).exists() and not (self.path / name).exists():
                 write_bytes(self.path / name, (other.path / name).read_bytes())
 
-    def write_verdicts(self, verdicts: Sequence[Mapping[str, Any]], role: Role) -> None:
+    def write_verdicts(self, verdicts: Sequence[Mapping[str, Any]], role: Role, refill: int = 0) -> None:
         """Write one line for each prompt, from the judge with this role."""
-        write_plain_rows(self._verdicts(role), verdicts)
+        write_plain_rows(self._verdicts(role, refill), verdicts)
 
-    def verdicts(self, role: Role) -> list[dict[str, Any]] | None:
+    def verdicts(self, role: Role, refill: int = 0) -> list[dict[str, Any]] | None:
         """Return what `write_verdicts` wrote; None if the judge with this role has not judged the round."""
-        return _lines(self._verdicts(role))
+        return _lines(self._verdicts(role, refill))
 
-    def _verdicts(self, role: Role) -> Path:
-        return self.path / ("verdicts.jsonl" if role == "train" else "held-out-verdicts.jsonl")
+    def _verdicts(self, role: Role, refill: int) -> Path:
+        name = "verdicts" if role == "train" else "held-out-verdicts"
+        return self.path / (f"{name}-{refill}.jsonl" if refill else f"{name}.jsonl")
 
-    def write_bought(self, groups: Sequence[Group], pairs: Sequence[Pair]) -> None:
-        """Write which pairs the judge labels, one line each."""
-        rows = [{"id": groups[one.group].id, "pair": [one.i, one.j], "gap": one.gap} for one in pairs]
-        write_plain_rows(self.path / "bought.jsonl", rows)
+    def write_bought(self, pairs: Sequence[Mapping[str, Any]]) -> None:
+        """Write which pairs the judge labels, one line each: `id` of the prompt, `pair` of places, `gap`."""
+        write_plain_rows(self.path / "bought.jsonl", pairs)
 
     @property
     def bought(self) -> list[dict[str, Any]] | None:
-        """The pairs that the judge labels: `id` of the prompt, `pair` of places, `gap`; None if none were chosen."""
+        """What `write_bought` wrote; None if no pairs were chosen."""
         return _lines(self.path / "bought.jsonl")
 
     def write_gold(self, verdicts: Sequence[Mapping[str, Any]]) -> None:
@@ -181,13 +195,14 @@ class RoundFolder:
     def with_old_logps(
         self, examples: Sequence[Example], compute: Callable[[Sequence[Example]], Floats32]
     ) -> list[Example]:
-        """Return the examples of rollouts with the log-probabilities that their tokens had when the round began.
+        """Return the examples of rollouts with what policy and critic said of their tokens when the round began.
 
-        They are written before the round trains, so a resumed round reads what the policy of then said.
+        This is written before the round trains, so a resumed round reads what the policy of then said.
 
         Args:
             examples: The examples of the round.
-            compute: Returns the log-probability of every scored token of all samples, in their order.
+            compute: Returns [1, M] the log-probability of every scored token of all samples, in their order; with a
+                critic [2, M], the values too.
         """
         path = self.path / "old-logps.npy"
         if not path.exists():
@@ -200,11 +215,21 @@ class RoundFolder:
             credits = []
             for response, credit in zip(example.responses, example.credits, strict=True):
                 end = place + response.num_tokens
-                credits.append(replace(credit, old_logps=numbers[place:end]))
+                logps, *values = numbers[:, place:end]
+                credits.append(replace(credit, old_logps=logps, old_values=values[0] if values else None))
                 place = end
             found.append(replace(example, credits=tuple(credits)))
-        assert place == len(numbers), "the file belongs to these examples, whose digest was compared"
+        assert place == numbers.shape[1], "the file belongs to these examples, whose digest was compared"
         return found
+
+    def old_logps(self, examples: Sequence[Example]) -> list[list[Floats32]]:
+        """Return what `with_old_logps` wrote of these examples, the first of the round: [T] for each sample."""
+        if not examples:
+            return []
+        logps = np.load(self.path / "old-logps.npy")[0]
+        lengths = [response.num_tokens for example in examples for response in example.responses]
+        pieces = iter(np.split(logps[: sum(lengths)], np.cumsum(lengths)[:-1]))
+        return [[next(pieces) for _ in example.responses] for example in examples]
 
 
 def _lines(path: Path) -> list[dict[str, Any]] | None:

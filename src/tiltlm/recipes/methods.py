@@ -56,6 +56,8 @@ METRICS: Mapping[str, str] = {
     "log_ratios": "mean log π/π_ref(y|x) of the samples, nats per response",
     "clipped": "share of tokens whose ratio π/π_old is beyond its limit",
     "ratios/deviation": "mean |π/π_old − 1| over tokens; 0 in the first step after the samples were drawn",
+    "values/error": "mean (V − G)² over tokens, the critic's error; compare it with the variance of the scores",
+    "values/returns": "mean G over tokens, the return that the critic learns",
 }
 """Every metric of an objective with its meaning, in the order in which they are shown."""
 

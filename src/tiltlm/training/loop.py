@@ -119,6 +119,7 @@ def build_trainer(
     ranks: Ranks | None = None,
     listener: Listener | None = None,
     schedule: Callable[[int], float] | None = None,
+    value_learning_rate: float | None = None,
 ) -> "Trainer":
     """Build the trainer of a run.
 
@@ -127,6 +128,7 @@ def build_trainer(
 
     Arguments up to `listener` are those of `train_loop`. `schedule` is the learning rate in step i = 0, 1, … as a share
     of the peak; without it, the schedule that `settings` name covers the steps of the examples given here.
+    `value_learning_rate` is the peak for the value head of a critic; without it, that of the policy.
 
     Raises:
         ConfigError: a setting would have no effect.
@@ -146,7 +148,7 @@ def build_trainer(
         module, objective, reference, settings.max_tokens, ranks,
         router_aux_loss_coef=settings.router_aux_loss_coef, poll=signals.poll,
     )  # fmt: skip
-    optimizer = build_optimizer(policy, settings, learning_rate)
+    optimizer = build_optimizer(policy, settings, learning_rate, value_learning_rate)
     recorder = Recorder(run, settings.trackers, run_identity, ranks, listener or Listener())
     trainer = Trainer(
         policy=policy,

@@ -222,7 +222,7 @@ def test_only_near_names_are_suggested(objective, key, mentions, silent_on):
     assert silent_on not in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["trl:ppo", "nash_md", "online_dpo"])
+@pytest.mark.parametrize("name", ["trl:online_dpo", "nash_md", "xpo"])
 def test_online_methods_are_refused_by_what_they_are(name):
     with raises(ConfigError, "no_method", key="objective.name", mentions=[name]):
         resolve({**BASE, "objective": name})

@@ -21,6 +21,8 @@ from tiltlm.core import (
 )
 from tiltlm.objectives import (
     Clipped,
+    Critic,
+    Divisor,
     PolicyGradient,
     ProbabilityMask,
     ReferenceKL,
@@ -33,7 +35,7 @@ from tiltlm.objectives import (
     reduce_terms,
     spell_out,
 )
-from tiltlm.objectives.shapes.rollouts import discounted_sums
+from tiltlm.objectives.parts.critics import discounted_sums
 from tiltlm.training.step import Stepper
 
 SURROGATES = (Reinforce(), Clipped(), Clipped(dual=3.0), SequenceClipped(), TruncatedWeight(), ProbabilityMask())
@@ -234,3 +236,95 @@ def test_composed_of_parts_and_back():
     assert describe_spec(spell_out(with_kl)) == "clipped, token, reference_kl on rollouts"
     with raises(ConfigError, "conflict", key="objective"):
         compose({**parts, "reward": "seq_logp"})
+
+
+def with_critic(values, advantage=1.0, old=None, **settings):
+    """Return what the loss reads of one response whose log-probabilities are −1, with a critic."""
+    responses, view = sample((-1.0,) * len(values), advantage=advantage)
+    known = torch.tensor(values, dtype=torch.float64, requires_grad=True)
+    responses = replace(responses, extras={"values": known})
+    if old is not None:
+        view = replace(view, old_values=torch.tensor(old, dtype=torch.float64))
+    return PolicyGradient(Reinforce(), "token", critic=Critic(**settings)), responses, view
+
+
+def test_generalised_advantages_by_hand():
+    """Rewards (0, 0, 1), V = (.5, .6, .7), γ 1, λ .95."""
+    objective, responses, view = with_critic((0.5, 0.6, 0.7))
+    numbers = objective.numbers(responses, view)
+    assert numbers.advantages.tolist() == pytest.approx([0.46575, 0.385, 0.3])
+    assert numbers.returns.tolist() == pytest.approx([0.96575, 0.985, 1.0])
+    whole = with_critic((0.5, 0.6, 0.7), trace=1.0)
+    assert whole[0].numbers(*whole[1:]).advantages.tolist() == pytest.approx([0.5, 0.4, 0.3])
+
+
+def test_the_next_sample_does_not_leak_into_the_values():
+    """V after the last token is 0, also where another sample follows in the same step."""
+    answers = (Response(token_ids([1, 2])), Response(token_ids([3, 4])))
+    example = Example("e", token_ids([1]), answers, credits=(Credit(1.0), Credit(-2.0)))
+    view = Rollouts.of([example], [[0, 1]])
+    values = torch.tensor([0.1, 0.2, 10.0, 20.0], dtype=torch.float64)
+    found = Critic(trace=1.0).advantages(torch.tensor([0.0, 1.0, 0.0, -2.0], dtype=torch.float64), values, view)
+    assert found.tolist() == pytest.approx([0.9, 0.8, -12.0, -22.0])
+
+
+def test_the_loss_of_a_critic_by_hand():
+    """V = (.5, .6, .7) moved from (.1, .6, 1.2); G from the old ones: λ = 1, so G = 1. ½ of the squared error."""
+    plain, responses, view = with_critic((0.5, 0.6, 0.7), old=(0.1, 0.6, 1.2), trace=1.0, coef=1.0)
+    _, of_values = plain(responses, view)
+    assert of_values.divisor is Divisor.TOKENS
+    assert of_values.values.item() == pytest.approx((0.25 + 0.16 + 0.09) / 2)
+    objective, responses, view = with_critic((0.5, 0.6, 0.7), old=(0.1, 0.6, 1.2), trace=1.0, coef=1.0, clip=0.2)
+    _, of_values = objective(responses, view)  # (.3 − 1)² > .25, 1 − .6 unmoved, and .7 − 1 against 1.0 − 1
+    assert of_values.values.item() == pytest.approx((0.49 + 0.16 + 0.09) / 2)
+    (slopes,) = torch.autograd.grad(of_values.values.sum(), responses.extra("values"))
+    assert slopes.tolist() == pytest.approx([0.0, -0.4, -0.3])
+
+
+def test_values_carry_no_gradient_into_the_advantages():
+    objective, responses, view = with_critic((0.5, 0.6, 0.7), coef=0.0)
+    policy, _ = objective(responses, view)
+    (found,) = torch.autograd.grad(policy.values.sum(), responses.extra("values"), allow_unused=True)
+    assert found is None
+
+
+def test_corrections_multiply_the_surrogate_and_leave_masked_tokens_out():
+    """A = 1, log π −1, −2, −4; factors 2, 0, 1; the mean over the two tokens that count is (2·1 + 4)/2."""
+    responses, view = sample((-1.0, -2.0, -4.0))
+    view = replace(view, correction=torch.tensor([2.0, 0.0, 1.0], dtype=torch.float64))
+    (by_sample,) = PolicyGradient(Reinforce(), "response_mean")(responses, view)
+    assert by_sample.values.item() == pytest.approx(3.0)
+    terms = PolicyGradient(Reinforce(), "token")(responses, view)
+    assert reduce_terms(terms, view.counts()).item() == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "code", "key"),
+    [
+        ({"surrogate": SequenceClipped(), "aggregate": "response_mean"}, "conflict", "critic"),
+        ({"surrogate": Reinforce(), "kl": ReferenceKL(0.1, "response")}, "conflict", "kl.where"),
+        ({"surrogate": Reinforce(), "kl": ReferenceKL(0.1, discount=0.5)}, "no_effect", "kl.discount"),
+    ],
+)
+def test_what_a_critic_cannot_stand_beside_is_refused(settings, code, key):
+    with raises(ConfigError, code, key=key):
+        PolicyGradient(**settings, critic=Critic())
+
+
+def test_limits_of_a_critic():
+    for settings, code, key in (({"trace": 1.5}, "out_of_range", "trace"), ({"clip": 0.0}, "not_positive", "clip")):
+        with raises(ConfigError, code, key=key):
+            Critic(**settings)
+
+
+def test_a_critic_composed_of_parts():
+    parts = {
+        "data": "rollouts",
+        "surrogate": "clipped",
+        "aggregate": "token",
+        "critic": {"name": "critic", "trace": 0.9},
+    }
+    objective = compose(parts)
+    assert objective.critic == Critic(trace=0.9)
+    assert compose(spell_out(parts)) == objective
+    assert describe_spec(spell_out(parts)) == "clipped, token, critic on rollouts"

@@ -46,8 +46,8 @@ class TokenValues(NamedTuple):
 
     @property
     def extras(self) -> dict[Extra, Float[Tensor, " R"]]:
-        """The requested extras by name."""
-        return {name: values for name in get_args(Extra) if (values := getattr(self, name)) is not None}
+        """The requested extras of the distributions by name."""
+        return {name: values for name in get_args(Extra) if (values := getattr(self, name, None)) is not None}
 
 
 def token_values(

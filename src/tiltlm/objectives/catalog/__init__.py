@@ -18,14 +18,14 @@ from tiltlm.objectives.catalog.lists import a_star_po, exo, info_nca, pl_dpo
 from tiltlm.objectives.catalog.single import bco, kto, sft
 from tiltlm.objectives.catalog.reward_model import reward_model
 from tiltlm.objectives.catalog.policy_gradient import (
-    reinforce, rloo, grpo, dr_grpo, dapo, gspo, cispo, dppo, reinforce_pp, opd,
+    reinforce, rloo, grpo, dr_grpo, dapo, gspo, cispo, dppo, reinforce_pp, ppo, opd,
 )  # fmt: skip
 
 __all__ = [
     "CATALOG", "Knob", "Resolved", "a_star_po", "alphapo", "aot", "aot_unpaired", "apo_down", "apo_zero", "bco",
-    "bco_pair", "build", "cal_dpo", "cdpo", "cispo", "cpo", "dapo", "discopop", "dno", "dpo", "dpo_nll", "dpop", "dppo",
-    "dr_grpo", "exo", "f_dpo", "grpo", "gspo", "info_nca", "ipo", "ipo_mean", "knobs", "kto", "ld_dpo", "length_dpo",
-    "ln_dpo", "nca", "odpo", "opd", "orpo", "pl_dpo", "rainbowpo", "rebel", "register", "reinforce", "reinforce_pp",
-    "resolve_name", "reward_model", "rloo", "robust_dpo", "rso", "sft", "simpo", "slic", "sppo", "tdpo1", "tdpo2",
-    "wpo",
+    "bco_pair", "build", "cal_dpo", "cdpo", "cispo", "cpo", "dapo", "discopop", "dno", "dpo", "dpo_nll", "dpop",
+    "dppo", "dr_grpo", "exo", "f_dpo", "grpo", "gspo", "info_nca", "ipo", "ipo_mean", "knobs", "kto", "ld_dpo",
+    "length_dpo", "ln_dpo", "nca", "odpo", "opd", "orpo", "pl_dpo", "ppo", "rainbowpo", "rebel", "register",
+    "reinforce", "reinforce_pp", "resolve_name", "reward_model", "rloo", "robust_dpo", "rso", "sft", "simpo", "slic",
+    "sppo", "tdpo1", "tdpo2", "wpo",
 ]  # fmt: skip

@@ -123,11 +123,22 @@ NO_METHOD = {
     "r_dpo": "two methods have this name: use length_dpo (Park et al. 2024) or robust_dpo (Chowdhury et al. 2024)",
     "kto_pair": "TRL has removed it; use kto, which splits pairs into unpaired responses, or bco_pair",
     **dict.fromkeys(
-        ("online_dpo", "iterative_dpo", "online_ipo", "nash_md", "max_rl", "raft", "rft", "spin", "gvpo", "d2po"),
+        (
+            "online_dpo",
+            "iterative_dpo",
+            "online_ipo",
+            "nash_md",
+            "max_rl",
+            "raft",
+            "rft",
+            "spin",
+            "gvpo",
+            "xpo",
+            "bond",
+            "d2po",
+        ),
         "it is a way to draw and to judge samples, with a loss that has another name: a preset of `tiltlm loop`",
     ),
-    "ppo": "it needs a value model, which is not there; grpo, rloo and reinforce need none",
-    "xpo": "it draws new responses during training and needs a loss that is not there",
     "apo_zero_unpaired": "give its parts: {data: unpaired, reward: {name: log_ratio, beta: 0.1}, link: sigmoid}",
 }
 """Names that are not supported, with the alternative."""

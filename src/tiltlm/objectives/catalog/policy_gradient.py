@@ -7,6 +7,7 @@ differ in the loss of a token, in what it is divided by, and in where the KL to 
 from typing import Literal
 
 from tiltlm.objectives.catalog.registry import register
+from tiltlm.objectives.parts.critics import Critic
 from tiltlm.objectives.parts.surrogates import (
     Clipped,
     ProbabilityMask,
@@ -112,8 +113,8 @@ def dapo(clip_low: float = 0.2, clip_high: float = 0.28) -> PolicyGradient:
     Units: the clips are ratios.
     When: long answers with rewards that can be verified; every token of a step counts the same. Scores become
     advantages by the rule group_std of a loop.
-    Differs: the authors also leave out prompts with equal scores and draw others, and lower the score of overlong
-    samples; those are settings of a loop. The divisor is that of the whole step over all ranks.
+    Differs: the authors also leave out prompts with equal scores and draw others (loop.refills), and lower the score of
+    overlong samples (shaping.overlong_tokens); those are settings of a loop. The divisor is that of the whole step over all ranks.
     Fails: a long sample counts more than a short one. Without a KL nothing bounds the distance to the reference.
     """
     return PolicyGradient(Clipped(clip_low, clip_high), "token")
@@ -187,6 +188,39 @@ def reinforce_pp(beta: float = 0.01, clip: float = 0.2) -> PolicyGradient:
     """
     kl = ReferenceKL(beta) if beta else None
     return PolicyGradient(Clipped(clip, clip), "token", kl=kl, whiten=True)
+
+
+@register
+def ppo(
+    beta: float = 0.05,
+    clip: float = 0.2,
+    discount: float = 1.0,
+    trace: float = 0.95,
+    value_coef: float = 0.1,
+    value_clip: float | None = None,
+) -> PolicyGradient:
+    r"""PPO: clipped policy gradient whose advantages a critic makes, which is trained beside the policy.
+
+    ℓ = Σ_t [ −min(ω_t Â_t, clip(ω_t, 1 − clip, 1 + clip) Â_t) + value_coef ½(V_t − G_t)² ],
+    Â = (A − mean A) / std A over the tokens of the step,
+    A_t = Σ_{l≥0} (discount·trace)^l δ_{t+l},  G_t = A_t + V_t,
+    δ_t = r_t + discount V_{t+1} − V_t,  r_t = −β log π/π_ref(y_t), and the score with the last token
+
+    Source: Schulman et al. 2017, arXiv 1707.06347, eq. 7 and 11; for language models Ouyang et al. 2022, arXiv
+    2203.02155; β, trace and value_coef are TRL's.
+    Units: β in reward per nat of the whole response; V, G and value_clip in units of the score; the loss is divided by
+    the tokens of the step.
+    When: several steps on the same samples with one sample a prompt, or rewards that come before the end. With several
+    samples a prompt `rloo` needs no critic. Its scores become rewards by the rule score of a loop.
+    Differs: the critic is a linear layer on the policy's states, which the gradient of its loss does not reach; a
+    critic with a body of its own is not there. value_clip is off. Whitening reads the tokens of the whole step and all
+    ranks. The policy is at temperature 1, as π_ref.
+    Fails: while the critic is wrong, advantages are biased unless trace and discount are 1. Whitening changes the
+    strength of β from step to step. It begins with all values 0.
+    """
+    kl = ReferenceKL(beta) if beta else None
+    critic = Critic(discount, trace, value_coef, value_clip)
+    return PolicyGradient(Clipped(clip, clip), "token", kl=kl, whiten=True, critic=critic)
 
 
 @register

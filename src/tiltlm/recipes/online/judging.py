@@ -39,7 +39,8 @@ def judge_round(
         accept_errors: Go on however many judgements failed; samples without one are not used.
 
     Returns:
-        For each prompt `id`, `scores` or `pairs` ([place, place, P(first better) or null]), and `statuses` with counts.
+        For each prompt `id`, `scores` or `pairs` ([place, place, P(first better) or null]), `statuses` with counts, and
+        `cost` if judging costs something.
 
     Raises:
         RunError: Too many judgements failed.
@@ -66,6 +67,7 @@ def _scored(judge: Scorer, rows: Sequence[AnswerRow], progress: ProgressCallback
             "id": row.id,
             "scores": [one.value for one in own],
             "statuses": dict(Counter("error" if one.value is None else "ok" for one in own)),
+            **_cost([one.cost for one in own]),
             "error": next((one.error for one in own if one.value is None), ""),
         }
 
@@ -84,8 +86,15 @@ def _compared(judge: Comparer, rows: Sequence[AnswerRow], progress: ProgressCall
             "id": row.id,
             "pairs": [[i, j, result.for_training] for (i, j), result in zip(own, results, strict=True)],
             "statuses": dict(Counter(result.status for result in results)),
+            **_cost([verdict.cost for result in results for verdict in result.verdicts]),
             "error": errors[0] if errors else "",
         }
+
+
+def _cost(costs: Sequence[float | None]) -> dict[str, float | None]:
+    """Return the entry `cost` of a line: nothing if judging is free, null if a price is not known."""
+    found = None if None in costs else sum(cost for cost in costs if cost is not None)
+    return {} if found == 0 else {"cost": found}
 
 
 def _pairs_of(row: AnswerRow) -> list[tuple[int, int]]:

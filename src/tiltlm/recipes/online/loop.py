@@ -18,12 +18,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tiltlm.core import ResponseLogps, Tree
+from tiltlm.core import ResponseLogps, Tree, build_trees
 from tiltlm.core.example import Example, Response
 from tiltlm.data.dataset import load_data, survey
 from tiltlm.data.distinct_prompts import Prompt, PromptSet, find_prompts
 from tiltlm.data.files.sources import read_rows
 from tiltlm.data.rows.columns import detect_prompts
+from tiltlm.diagnostics import Interval
 from tiltlm.distributed import Ranks
 from tiltlm.evaluation.answers.contests import text_of
 from tiltlm.judging import (
@@ -39,15 +40,18 @@ from tiltlm.judging.cache import CachedComparer, CachedScorer
 from tiltlm.judging.judge_settings import SELF, JudgeSettings
 from tiltlm.judging.language.build import judge_by_policy
 from tiltlm.judging.roles import RULES, has_audit
+from tiltlm.logprobs import PolicyModule
 from tiltlm.models import Policy, load_policy
 from tiltlm.models import Scorer as ScorerModel
 from tiltlm.models.folders import check_reachable, locate, short_name
 from tiltlm.objectives import Objective, compose, describe_spec
 from tiltlm.objectives.shapes.rollouts import PolicyGradient
-from tiltlm.online.cards import Card, make_card
+from tiltlm.online.cards import Card, make_card, reward_of, steered
 from tiltlm.online.constitution import DEFAULT, read_constitution
+from tiltlm.online.corrections import corrected, effective_share
 from tiltlm.online.example_rules import Formed, form_examples
 from tiltlm.online.groups import Group
+from tiltlm.online.ledger import Clock, Tokens, tokens_of_trees
 from tiltlm.online.rounds import RoundFolder, prompts_of_round, seed_of
 from tiltlm.online.stopping import Stop, find_stop
 from tiltlm.recipes.answers.sample import Call, Speaker, draw_answers
@@ -196,6 +200,8 @@ class Rounds:
     trainer: Trainer
     cache: JudgementCache
     progress: ProgressCallback
+    clock: Clock
+    """What the phases took."""
     of_data: Mapping[bytes, tuple[Response, str]]
     """Tokens of a prompt → the response that the data has, and its text; empty unless it is a rival."""
     reviser: Reviser | None
@@ -233,6 +239,8 @@ class Rounds:
             max_tokens=settings.training.max_tokens,
         )
         describe(run, {**to_plain(settings), **request.judges})
+        if isinstance(objective, PolicyGradient) and objective.critic is not None:
+            policy.module.add_value_head(shares_body=settings.critic.shares_body)
         trainer = build_trainer(
             policy.module,
             (),
@@ -244,10 +252,12 @@ class Rounds:
             prompts.digest,
             listener=listener(progress),
             schedule=learning_rate_factor(settings.training, planned_steps(settings)),
+            value_learning_rate=settings.critic.value_learning_rate,
         )
         of_data = responses_of_data(settings, policy) if settings.rivals.data else {}
         reviser = reviser_of(settings, policy, prompts) if settings.rivals.revisions else None
-        parts = (*judges, reference, initial, trainer, cache, progress, of_data, reviser)
+        clock = Clock(run.path / "ledger.jsonl")
+        parts = (*judges, reference, initial, trainer, cache, progress, clock, of_data, reviser)
         return cls(run, settings, request, policy, prompts, *parts)
 
     def add_learned_judge(self, loaded: ScorerModel | None) -> None:
@@ -272,18 +282,22 @@ class Rounds:
         if resume:
             self.trainer.restore()
         cards = self.cards
+        if self.settings.stop.held_out_falls and self.trainer.state.step == 0:
+            self.trainer.checkpoints.commit(self.trainer.state, self.trainer.window)  # the best round may be the first
         stop: Stop | None = None
         try:
             while stop is None and len(cards) < self.settings.loop.rounds:
                 folder = RoundFolder.of(self.run.path, len(cards))
                 known = folder.card if (folder.last_step or 0) <= self.trainer.state.step else None
                 cards.append(known or self.run_round(len(cards), folder))
-                stop = find_stop(cards, self.settings.stop)
+                stop = find_stop(cards, self.settings.stop, self.clock.hours)
             self.trainer.checkpoints.commit(self.trainer.state, self.trainer.window)
         finally:
             self.trainer.recorder.close()
         stop = stop or Stop("rounds", f"all {self.settings.loop.rounds} rounds are done")
         log.info("the loop ends: %s", stop.text, extra={"event": "loop_stopped", "rule": stop.rule})
+        if stop.best is not None:
+            self.trainer.checkpoints.restore_weights(self.start_of(RoundFolder.of(self.run.path, stop.best))[0])
         save_model(self.policy, self.prompts.encoder, self.prompts.end_token_id, self.run.path)
         if self.learned is not None:
             self.learned.save(len(cards))
@@ -316,22 +330,22 @@ class Rounds:
         """Run one round, or what is missing of it, and return its card."""
         if self.request.replay is not None:
             folder.copy_draws(RoundFolder.of(self.request.replay, number), learns=self.learned is not None)
-        first = self.first_step(folder)
-        if isinstance(self.reference, MovingReference) and self.trainer.state.step == first:
-            self.reference.move(whole_weights(self.policy.module))
-        rows = self.draw(number, folder)
-        together = with_rivals(rows, self.rivals(number, folder, rows), self.settings.rivals.who, self.of_data)
-        if self.learned is None:
-            judgements = verdicts = self.judged("train", [one.row for one in together], folder)
-        else:
-            verdicts = self.learned.judge(number, rows, folder)
-            judgements = folder.gold or []
-        groups, formed = self.form(number, together, verdicts)
+        first, tokens = self.start_of(folder)
+        rows, verdicts, groups, formed = self.gather(number, folder)
+        judgements = verdicts if self.learned is None else folder.gold or []
         digest = folder.write_examples(groups, formed.examples)
         is_own = self.request.replay is None  # samples of another policy say nothing about the KL of this one
-        initial = self.initial.sums([tree_of(row) for row in rows]) if is_own else None
-        folder.begin_training(first, digest)
-        self.train(folder, first, [*formed.examples, *self.past_examples(number)], digest)
+        with self.clock.measures(number, "measure"):
+            initial = self.initial.sums([tree_of(row) for row in rows]) if is_own else None
+        folder.begin_training(first, tokens, digest)
+        held_out = reward_of(scores_of(self.judged("held_out", rows, folder)))
+        if self.settings.stop.held_out_falls:
+            self.keep_best(held_out, first)
+        coef, past, before = self.steer_kl(number), self.past_examples(number), self.trainer.state.step
+        with self.clock.measures(number, "train"):
+            effective = self.train(folder, first, formed.examples, past, digest)
+        if isinstance(self.reference, MovingReference) and self.trainer.state.step > before:
+            self.reference.move(whole_weights(self.policy.module))  # before the checkpoint, which holds it
         if (number + 1) % self.settings.loop.save_every == 0:
             self.trainer.checkpoints.commit(self.trainer.state, self.trainer.window)
         step = self.trainer.state.step
@@ -340,17 +354,63 @@ class Rounds:
             rows,
             initial,
             scores={name: own[: self.settings.loop.n] for name, own in scores_of(judgements).items()},
-            held_out=scores_of(self.judged("held_out", rows, folder)),
+            held_out=held_out,
             num_examples=len(formed.examples),
             dropped=formed.dropped,
             statuses=sum((Counter(one["statuses"]) for one in judgements), Counter()),
             num_steps=step - first,
             losses=[line["loss"] for line in self.trainer.recorder.history if line["step"] > first and "loss" in line],
+            tokens=spent_tokens(self, folder, rows, formed.examples, past, self.trainer.state.num_tokens - tokens),
+            num_weights=num_weights(self.policy.module),
+            recomputes=self.settings.model.gradient_checkpointing,
+            cost=cost_of(judgements),
+            kl_coef=coef,
+            effective=effective,
             learned=folder.lesson,
         )
         folder.close(step, card)
         self.progress("rounds", number + 1, self.settings.loop.rounds, **figures(card))
         return card
+
+    def keep_best(self, held_out: Interval | None, first: int) -> None:
+        """Keep the checkpoint of the policy with the best held-out score so far, this round's or an earlier one's."""
+        known = [(card.held_out.estimate, card.round) for card in self.cards if card.held_out is not None]
+        best = max(known, key=lambda one: (one[0], -one[1]), default=None)
+        if best is None or (held_out is not None and held_out.estimate > best[0]):
+            self.trainer.checkpoints.kept = first
+        else:
+            self.trainer.checkpoints.kept = self.start_of(RoundFolder.of(self.run.path, best[1]))[0]
+
+    def gather(
+        self, number: int, folder: RoundFolder
+    ) -> tuple[list[AnswerRow], list[dict[str, Any]], list[Group], Formed]:
+        """Draw and judge samples, and make their examples; of more prompts while some give no signal and that is asked.
+
+        Returns:
+            The samples of the policy, what the judge says (a learned one, if there is one), the groups and their
+            examples.
+        """
+        loop = self.settings.loop
+        rows: list[AnswerRow] = []
+        together: list[JudgedRow] = []
+        verdicts: list[dict[str, Any]] = []
+        for refill in range(loop.refills + 1):
+            with self.clock.measures(number, "sample"):
+                own = self.draw(number, folder, refill)
+                more = with_rivals(own, self.rivals(number, folder, own), self.settings.rivals.who, self.of_data)
+            with self.clock.measures(number, "judge"):
+                if self.learned is not None:
+                    verdicts += self.learned.judge(number, own, folder)
+                else:
+                    verdicts += self.judged("train", [one.row for one in more], folder, refill)
+            rows += own
+            together += more
+            groups, formed = self.form(number, together, verdicts)
+            if loop.refills:
+                formed = with_signal(formed, loop.prompts_per_round)
+            if len(formed.examples) >= loop.prompts_per_round:
+                break
+        return rows, verdicts, groups, formed
 
     def form(
         self, number: int, rows: Sequence[JudgedRow], verdicts: Sequence[Mapping[str, Any]]
@@ -372,29 +432,44 @@ class Rounds:
             formed = Formed([], formed.dropped + Counter({"no_signal": len(formed.examples)}))
         return groups, formed
 
-    def past_examples(self, number: int) -> list[Example]:
+    def past_examples(self, number: int) -> list[tuple[RoundFolder, list[Example]]]:
         """Return the examples of the rounds before, as many as `loop.past_rounds` says, made again from their files."""
-        found: list[Example] = []
+        found: list[tuple[RoundFolder, list[Example]]] = []
         for earlier in range(max(0, number - self.settings.loop.past_rounds), number):
             folder = RoundFolder.of(self.run.path, earlier)
             rows = read_answers(folder.samples)
             together = with_rivals(rows, self.rivals(earlier, folder, rows), self.settings.rivals.who, self.of_data)
             _, formed = self.form(earlier, together, folder.verdicts("train") or [])
-            found += [replace(example, id=f"{example.id} of round {earlier}") for example in formed.examples]
+            own = [replace(example, id=f"{example.id} of round {earlier}") for example in formed.examples]
+            found.append((folder, own))
         return found
 
-    def judged(self, role: Role, rows: Sequence[AnswerRow], folder: RoundFolder) -> list[dict[str, Any]]:
+    def steer_kl(self, number: int) -> float | None:
+        """Set the KL coefficient of a round, and return it; None if it is not steered."""
+        loop, objective = self.settings.loop, compose(self.settings.objective)
+        if loop.kl_target is None:
+            return None
+        assert isinstance(objective, PolicyGradient), "checked before"
+        assert objective.kl is not None, "checked before"
+        coef = steered(objective.kl.coef, self.cards[:number], loop.kl_target, loop.kl_horizon)
+        changed = replace(objective, kl=replace(objective.kl, coef=coef))
+        self.trainer.stepper = replace(self.trainer.stepper, objective=changed)
+        return coef
+
+    def judged(
+        self, role: Role, rows: Sequence[AnswerRow], folder: RoundFolder, refill: int = 0
+    ) -> list[dict[str, Any]]:
         """Return what a judge says about the samples of a round; nothing if there is none with this role."""
         judge = self.judge if role == "train" else self.measuring
         if judge is None:
             return []
-        verdicts = folder.verdicts(role)
+        verdicts = folder.verdicts(role, refill)
         if verdicts is None:
             asked = self.request.judge if role == "train" else self.request.held_out_judge
             if role == "train" and asked is not None and self.request.is_own_judge:
                 judge = self.judge = cached(judge_by_policy(asked, self.policy), self.cache)  # with the weights of now
             verdicts = self.ask_judge(judge, asked, rows)
-            folder.write_verdicts(verdicts, role)
+            folder.write_verdicts(verdicts, role, refill)
         return verdicts
 
     def ask_judge(
@@ -414,21 +489,25 @@ class Rounds:
             return ()
         assert isinstance(self.reference, ModelReference), "a reference is built where rivals are drawn"
         mixture = Mixture(self.reference.weights.policy, self.reference.in_place, rivals.mix)
-        chosen = self.prompts_of(number)
+        chosen = self.prompts_of(number, 0)
         return self.answers(chosen, rivals.n, folder.rivals, f"{rivals.who} of round {number}", mixture)
 
     def ask(self, number: int, prompts: Sequence[Prompt], path: Path) -> Sequence[AnswerRow]:
         """Return one answer of the policy to each of these prompts."""
         return self.answers(prompts, 1, path, f"{path.name} of round {number}")
 
-    def draw(self, number: int, folder: RoundFolder) -> Sequence[AnswerRow]:
-        """Return the samples of the policy in a round."""
-        return self.answers(self.prompts_of(number), self.settings.loop.n, folder.samples, f"round {number}")
+    def draw(self, number: int, folder: RoundFolder, refill: int) -> Sequence[AnswerRow]:
+        """Return the samples of the policy in a round, or in a refill of it."""
+        name = f"round {number}" + (f", refill {refill}" if refill else "")
+        return self.answers(self.prompts_of(number, refill), self.settings.loop.n, folder.samples_of(refill), name)
 
-    def prompts_of(self, number: int) -> Sequence[Prompt]:
-        """Return the prompts of a round."""
+    def prompts_of(self, number: int, refill: int) -> Sequence[Prompt]:
+        """Return the prompts of a round or of a refill of it: the batch after those of all rounds before."""
         loop, prompts = self.settings.loop, self.prompts.prompts
-        places = prompts_of_round(number, len(prompts), loop.prompts_per_round, self.prompts.digest, loop.seed)
+        batch = number + refill
+        if loop.refills:
+            batch = refill + sum(card.num_prompts for card in self.cards[:number]) // loop.prompts_per_round
+        places = prompts_of_round(batch, len(prompts), loop.prompts_per_round, self.prompts.digest, loop.seed)
         return [prompts[k] for k in places]
 
     def answers(
@@ -453,26 +532,51 @@ class Rounds:
         call = Call(settings, request, chosen, speaker, {sampling.temperature: sampling})
         return draw_answers(call, self.progress).rows
 
-    def first_step(self, folder: RoundFolder) -> int:
-        """Return the optimiser steps before a round: those noted when it began to train, else those of now."""
-        begun, step = folder.first_step, self.trainer.state.step
-        return step if begun is None or begun > step else begun
+    def start_of(self, folder: RoundFolder) -> tuple[int, int]:
+        """Return optimiser steps and trained tokens before a round: those noted when it began, else those of now."""
+        begun, state = folder.start, self.trainer.state
+        return (state.step, state.num_tokens) if begun is None or begun[0] > state.step else begun
 
-    def train(self, folder: RoundFolder, first: int, examples: Sequence[Example], digest: str) -> None:
-        """Train on the examples of a round that begins after `first` steps."""
-        state = self.trainer.state
+    def train(
+        self,
+        folder: RoundFolder,
+        first: int,
+        own: Sequence[Example],
+        past: Sequence[tuple[RoundFolder, Sequence[Example]]],
+        digest: str,
+    ) -> float | None:
+        """Train on the examples of a round that begins after `first` steps, and on those of earlier rounds.
+
+        Returns:
+            The effective number of samples as a share of all, if there are corrections.
+        """
+        examples = [*own, *(example for _, earlier in past for example in earlier)]
         if not examples:
-            return
-        restarts = self.settings.loop.restarts
-        self.trainer.next_round(examples, digest, first, restarts=restarts)
-        if isinstance(self.trainer.stepper.objective, PolicyGradient) and self.trainer.timetable.num_steps > 1:
-            known = folder.with_old_logps(examples, partial(token_logps_of, self.trainer.stepper))
-            self.trainer.next_round(known, digest, first, restarts=restarts)
+            return None
+        start = partial(
+            self.trainer.next_round, fingerprint=digest, first_step=first, restarts=self.settings.loop.restarts
+        )
+        start(examples)
+        effective = None
+        objective, correction = self.trainer.stepper.objective, self.settings.correction
+        is_corrected = correction.kind != "none"
+        if isinstance(objective, PolicyGradient) and (self.trainer.timetable.num_steps > 1 or is_corrected):
+            examples = folder.with_old_logps(examples, partial(token_numbers_of, self.trainer.stepper))
+            if is_corrected:
+                behaviours: list[list[NDArray[np.float32] | None]] = [[None] * len(one.responses) for one in own]
+                for earlier, theirs in past:
+                    behaviours.extend([*one] for one in earlier.old_logps(theirs))
+                examples = corrected(examples, behaviours, correction)
+                effective = effective_share(examples)
+            if not examples:
+                return effective
+            start(examples)
         with self.trainer.stopping():
             if not self.is_prepared:
-                self.trainer.prepare(check=state.step == 0)
+                self.trainer.prepare(check=self.trainer.state.step == 0)
                 self.is_prepared = True
             self.trainer.run_to_end()
+        return effective
 
 
 def scores_of(verdicts: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
@@ -491,18 +595,75 @@ def tree_of(row: AnswerRow) -> Tree:
     return Tree(row.prompt_ids, tuple(Response(ids) for ids in row.token_ids))
 
 
-def token_logps_of(stepper: Stepper, examples: Sequence[Example]) -> NDArray[np.float32]:
-    """Return the log-probability of every scored token of all samples under the policy, in their order."""
+def token_numbers_of(stepper: Stepper, examples: Sequence[Example]) -> NDArray[np.float32]:
+    """Return the log-probability of every scored token of all samples, in their order, and with a critic the values.
+
+    Returns:
+        [1, M], or [2, M] with the values in the second row.
+    """
     found: dict[tuple[int, int], NDArray[np.float32]] = {}  # by the object: two rows of data may have one id
     (packs,) = cut_into_packs(examples, LARGER * stepper.max_tokens, 1)
     for pack in packs:
         with torch.no_grad():
-            responses = stepper.policy_logps(pack.trees)
+            responses = stepper.policy_logps(pack.trees, stepper.objective.extras)
         assert isinstance(responses, ResponseLogps)
-        pieces = torch.split(responses.token_logps.float().cpu(), responses.num_tokens.tolist())
+        numbers = torch.stack([responses.token_logps, *responses.extras.values()]).float().cpu()
+        pieces = torch.split(numbers, responses.num_tokens.tolist(), dim=1)
         for example, slots in zip(pack.examples, pack.slots, strict=True):
             found |= {(id(example), k): pieces[slot].numpy() for k, slot in enumerate(slots)}
-    return np.concatenate([found[id(one), k] for one in examples for k in range(len(one.responses))])
+    return np.concatenate([found[id(one), k] for one in examples for k in range(len(one.responses))], axis=1)
+
+
+def with_signal(formed: Formed, most: int) -> Formed:
+    """Return at most so many examples, the first ones that have an advantage other than 0, and count the others."""
+    live = [example for example in formed.examples if any(credit.advantage for credit in example.credits)]
+    causes = Counter({"no_signal": len(formed.examples) - len(live), "surplus": max(0, len(live) - most)})
+    return Formed(live[:most], formed.dropped + +causes)
+
+
+def spent_tokens(
+    loop: Rounds,
+    folder: RoundFolder,
+    rows: Sequence[AnswerRow],
+    examples: Sequence[Example],
+    past: Sequence[tuple[RoundFolder, Sequence[Example]]],
+    trained: int,
+) -> Tokens:
+    """Return the tokens of a round, from its files and its steps.
+
+    Args:
+        loop: The loop, after the training of the round.
+        folder: The files of the round.
+        rows: The samples of the policy.
+        examples: The examples of the round.
+        past: Those of earlier rounds.
+        trained: Tokens that its steps read.
+    """
+    drawn = [row for path in folder.answers for row in read_answers(path)]
+    of_examples = tokens_of_trees(build_trees([*examples, *(one for _, own in past for one in own)])[0])
+    is_apart = not isinstance(loop.reference, ModelReference) or loop.reference is not loop.initial
+    forward = tokens_of_trees(map(tree_of, rows)) if loop.request.replay is None else 0
+    forward += of_examples * (loop.trainer.stepper.objective.needs_reference and is_apart)
+    forward += of_examples * folder.has_old_logps
+    return Tokens(
+        prompts=sum(len(ids) for row in drawn if (ids := row.prompt_ids) is not None),
+        sampled=sum(len(ids) for row in drawn for ids in row.token_ids or ()),
+        forward=forward,
+        trained=trained,
+    )
+
+
+def num_weights(module: PolicyModule) -> int:
+    """Return the weights of a policy without its input embedding, unless that is its head too."""
+    embedding, head = module.get_input_embeddings(), module.get_output_embeddings()
+    is_tied = head is not None and head.weight is embedding.weight
+    return sum(p.numel() for p in module.parameters()) - (0 if is_tied else embedding.weight.numel())
+
+
+def cost_of(verdicts: Sequence[Mapping[str, Any]]) -> float | None:
+    """Return what the judge of a round cost; None if a price is not known."""
+    costs = [one.get("cost", 0.0) for one in verdicts]
+    return None if None in costs else math.fsum(costs)
 
 
 def planned_steps(settings: LoopRunSettings) -> int:

@@ -12,6 +12,7 @@ from tiltlm.judging import Comparer, JudgeSettings, Scorer, check_roles
 from tiltlm.objectives import Objective
 from tiltlm.objectives.shapes.rollouts import PolicyGradient
 from tiltlm.online.constitution import DEFAULT, read_constitution
+from tiltlm.online.corrections import UNBIASED
 from tiltlm.online.rounds import RoundFolder
 from tiltlm.recipes.answers.systems import open_judge
 from tiltlm.recipes.online.loop_run import LoopRequest, LoopRunSettings
@@ -94,6 +95,61 @@ def check_loop(settings: LoopRunSettings, objective: Objective) -> None:
         check_policy_gradient(settings, objective)
     if settings.learned_judge.labels:
         check_learned_judge(settings)
+    check_without_effect(settings, objective)
+    check_refills(settings)
+
+
+def check_refills(settings: LoopRunSettings) -> None:
+    """Refuse refills beside what is made for one batch of prompts a round, and a best round that is not kept.
+
+    Raises:
+        ConfigError: there is a conflict.
+    """
+    for key, is_set_too in (("rivals.n", settings.rivals.origins), ("loop.past_rounds", settings.loop.past_rounds)):
+        if settings.loop.refills and is_set_too:
+            raise ConfigError(
+                f"loop.refills and {key} exclude each other; remove one of the two", code="conflict", key="loop.refills"
+            )
+    if settings.stop.held_out_falls and settings.loop.save_every > 1:
+        raise ConfigError(
+            f"loop.save_every is {settings.loop.save_every}, and stop.held_out_falls goes back to the policy of the "
+            "best round, which must be saved; set loop.save_every=1",
+            code="conflict",
+            key="loop.save_every",
+        )
+
+
+def check_without_effect(settings: LoopRunSettings, objective: Objective) -> None:
+    """Refuse settings of policy gradients that nothing reads.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    gradient = objective if isinstance(objective, PolicyGradient) else None
+    if settings.loop.refills and (gradient is None or settings.loop.n < 2):
+        raise ConfigError(
+            "loop.refills has no effect: only samples of a policy gradient that are compared within a prompt can "
+            "be without a signal; remove it",
+            code="no_effect",
+            key="loop.refills",
+        )
+    if settings.correction.kind != "none" and (gradient is None or not settings.loop.past_rounds):
+        why = "all samples are of the policy itself" if gradient else "the objective is no policy gradient"
+        raise ConfigError(f"correction.kind has no effect: {why}; remove it", code="no_effect", key="correction.kind")
+    if settings.loop.kl_target is not None and (gradient is None or gradient.kl is None):
+        raise ConfigError(
+            "loop.kl_target has no effect: the objective is no policy gradient with a KL, whose coefficient could be "
+            "steered; remove it",
+            code="no_effect",
+            key="loop.kl_target",
+        )
+    for name in ("value_learning_rate", "shares_body"):
+        if is_set(settings, f"critic.{name}") and (gradient is None or gradient.critic is None):
+            raise ConfigError(
+                f"critic.{name} has no effect: the objective has no critic; remove it, or use objective.name=ppo",
+                code="no_effect",
+                key=f"critic.{name}",
+            )
 
 
 def check_learned_judge(settings: LoopRunSettings) -> None:
@@ -148,12 +204,27 @@ def check_policy_gradient(settings: LoopRunSettings, objective: PolicyGradient) 
                 code="not_own_distribution",
                 key=f"sampling.{name}",
             )
-    if settings.loop.past_rounds:
+    if settings.loop.past_rounds and settings.correction.kind not in UNBIASED:
         raise ConfigError(
             f"loop.past_rounds is {settings.loop.past_rounds}; a policy gradient needs samples of the policy that it "
-            "trains, and those are of earlier ones. Remove the setting",
-            code="not_supported",
+            "trains, and those are of earlier ones. Weigh them by correction.kind=sequence_truncate, or remove the "
+            "setting",
+            code="needs_correction",
             key="loop.past_rounds",
+        )
+    if objective.critic is not None and (settings.loop.past_rounds or settings.rivals.origins):
+        key = "loop.past_rounds" if settings.loop.past_rounds else "rivals.n"
+        raise ConfigError(
+            f"objective has a critic, whose advantages need samples of the policy itself, and {key} adds others; "
+            "remove the setting, or use an objective without a critic, such as grpo",
+            code="conflict",
+            key=key,
+        )
+    if objective.critic is not None and settings.loop.reference != "fixed":
+        raise ConfigError(
+            f"loop.reference is {settings.loop.reference}, and a critic is beside a fixed reference only; remove it",
+            code="not_supported",
+            key="loop.reference",
         )
     if settings.examples.rule != "unscored":
         return

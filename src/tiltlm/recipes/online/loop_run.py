@@ -9,8 +9,9 @@ from tiltlm.data import DataSettings
 from tiltlm.judging import JudgeSettings
 from tiltlm.judging.judge_settings import SELF
 from tiltlm.models import ModelSettings
+from tiltlm.online.corrections import CorrectionSettings
 from tiltlm.online.example_rules import ExampleSettings
-from tiltlm.online.loop_settings import LearnedJudgeSettings, LoopSettings, RivalSettings, StopSettings
+from tiltlm.online.loop_settings import CriticSettings, LearnedJudgeSettings, LoopSettings, RivalSettings, StopSettings
 from tiltlm.online.shaping import ShapingSettings
 from tiltlm.reference import ReferenceSettings
 from tiltlm.sampling import SamplingSettings
@@ -31,6 +32,8 @@ class LoopRunSettings:
     examples: ExampleSettings = field(default_factory=ExampleSettings)
     shaping: ShapingSettings = field(default_factory=ShapingSettings)
     learned_judge: LearnedJudgeSettings = field(default_factory=LearnedJudgeSettings)
+    correction: CorrectionSettings = field(default_factory=CorrectionSettings)
+    critic: CriticSettings = field(default_factory=CriticSettings)
     stop: StopSettings = field(default_factory=StopSettings)
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
     reference: ReferenceSettings = field(default_factory=ReferenceSettings)

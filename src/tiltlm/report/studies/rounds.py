@@ -211,7 +211,19 @@ def sections_of(record: LoopRecord) -> list[SectionView]:
             else []
         ),
         TableRow("steps", "optimiser steps", (Cell(f"{sum(c.num_steps for c in record.cards):,}"),)),
+        TableRow("prompt_tokens", "prompt tokens", (Cell(f"{sum(c.prompt_tokens for c in record.cards):,}"),)),
+        TableRow(
+            "forward_tokens",
+            "tokens read without gradient",
+            (Cell(f"{sum(c.forward_tokens for c in record.cards):,}"),),
+        ),
+        TableRow("train_tokens", "tokens trained on", (Cell(f"{sum(c.train_tokens for c in record.cards):,}"),)),
+        TableRow("flops", "floating-point operations", (Cell(f"{sum(c.flops for c in record.cards):.3g}"),)),
     ]
+    if any(card.cost != 0 for card in record.cards):
+        costs = [card.cost for card in record.cards if card.cost is not None]
+        text = f"{sum(costs):g}" if len(costs) == len(record.cards) else "not known"
+        spent.append(TableRow("cost", "cost of the judge", (Cell(text),)))
     figures = [rounds_figure(record)] if any(card.reward or card.held_out or card.kl for card in record.cards) else []
     views = [SectionView("rounds", "Rounds", None, lead, [table_of(record)], figures)]
     views.append(SectionView("spent", "What it cost", None, "", [Table(("in all",), tuple(spent))]))

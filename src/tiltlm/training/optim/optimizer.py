@@ -19,6 +19,8 @@ from tiltlm.training.optim.quantised import allocate, build_quantised
 from tiltlm.training.training_settings import TrainingSettings
 
 FUSED = {"cpu", "cuda", "mps", "xpu"}
+VALUE_HEAD = "value_head."
+"""In the names of the parameters of a critic (`PolicyModule.add_value_head`)."""
 CONSTANTS = {"qmap1", "qmap2"}
 """State of an 8-bit optimiser that no checkpoint needs: the values of its 256 codes, the same for every parameter."""
 
@@ -28,18 +30,30 @@ def trainable(policy: nn.Module) -> dict[str, nn.Parameter]:
     return {name: p for name, p in policy.named_parameters() if p.requires_grad}
 
 
-def build_optimizer(policy: nn.Module, settings: TrainingSettings, learning_rate: float) -> Optimizer:
+def build_optimizer(
+    policy: nn.Module, settings: TrainingSettings, learning_rate: float, value_learning_rate: float | None = None
+) -> Optimizer:
     """Build the AdamW that `settings.optimizer` names, over the trainable parameters.
 
-    Weight decay applies to matrices only, not to norms and biases.
+    Weight decay applies to matrices only, not to norms and biases, nor to the value head of a critic.
+
+    Args:
+        policy: The module.
+        settings: The kind of AdamW and its constants.
+        learning_rate: The peak.
+        value_learning_rate: The peak for the value head; None: the same.
 
     Raises:
         ConfigError: an 8-bit optimiser is named, and bitsandbytes is missing or does not run on this device.
     """
-    parameters = list(trainable(policy).values())
-    groups = [
+    named = trainable(policy)
+    of_values = [p for name, p in named.items() if VALUE_HEAD in name]
+    parameters = [p for name, p in named.items() if VALUE_HEAD not in name]
+    factor = (value_learning_rate or learning_rate) / learning_rate
+    groups: list[dict[str, Any]] = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": settings.weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        {"params": of_values, "weight_decay": 0.0, "factor": factor},
     ]
     groups = [group for group in groups if group["params"]]
     options: dict[str, Any] = {
@@ -49,7 +63,7 @@ def build_optimizer(policy: nn.Module, settings: TrainingSettings, learning_rate
     }
     if settings.optimizer != "adamw":
         return build_quantised(policy, settings.optimizer, groups, **options)
-    return AdamW(groups, **options, fused={p.device.type for p in parameters} <= FUSED)
+    return AdamW(groups, **options, fused={p.device.type for p in named.values()} <= FUSED)
 
 
 @torch.no_grad()
@@ -84,9 +98,9 @@ def learning_rate_factor(settings: TrainingSettings, num_steps: int) -> Callable
 
 
 def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
-    """Set the learning rate of the next step in every parameter group."""
+    """Set the learning rate of the next step in every parameter group, in proportion to its own peak."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get("factor", 1.0)
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float | None) -> float:
