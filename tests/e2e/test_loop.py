@@ -13,6 +13,7 @@ import tiltlm
 from support.errors import raises
 from tiltlm.cli.main import app
 from tiltlm.core import ConfigError, Response, TiltError, Tree, pack_trees
+from tiltlm.online.cards import reward_of
 from tiltlm.online.presets import PRESETS
 from tiltlm.sampling.answers import read_answers
 from tiltlm.worlds import TextWorld
@@ -52,7 +53,8 @@ def lines(path: Path) -> list[dict]:
 
 def contents(folder: Path) -> dict[str, bytes]:
     """Return every file that a loop promises to write again, by its path."""
-    files = [*folder.glob("rounds/*/*"), folder / "model" / "model.safetensors", folder / "loop.json"]
+    models = [*folder.glob("model/model.safetensors"), *folder.glob("judge/model/model.safetensors")]
+    files = [*folder.glob("rounds/*/*"), *models, folder / "loop.json"]
     return {str(file.relative_to(folder)): file.read_bytes() for file in files if not file.name.startswith(".")}
 
 
@@ -65,6 +67,12 @@ def test_every_number_of_a_round_follows_from_its_files(done):
         assert verdicts == scores
         assert card.reward.estimate == pytest.approx(np.mean(list(scores.values())))
         assert card.sampled_tokens == sum(len(ids) for row in rows for ids in row.token_ids)
+        assert card.prompt_tokens == sum(len(row.prompt_ids) for row in rows)
+        assert card.forward_tokens == sum(
+            len(row.prompt_ids) + sum(len(ids) - 1 for ids in {ids.tobytes(): ids for ids in row.token_ids}.values())
+            for row in rows
+        ), "once for the KL; the reference is the first policy, so it has read them already"
+        assert card.cost == 0.0
         examples = lines(folder / "examples.jsonl")
         decided = {key for key, (a, b) in scores.items() if a != b}
         same = {row.id for row in rows if row.token_ids[0].tolist() == row.token_ids[1].tolist()}
@@ -74,6 +82,22 @@ def test_every_number_of_a_round_follows_from_its_files(done):
             gap = example["scores"][chosen] - example["scores"][1 - chosen]
             assert p == pytest.approx(1 / (1 + np.exp(-gap)))
         assert sum(card.dropped.values()) + card.num_examples == card.num_prompts == 8
+
+
+def test_the_ledger_adds_up(done):
+    """Trained tokens are those of the recorded steps, operations follow from tokens, and every phase has its time."""
+    (*_, last) = lines(done.path / "metrics.jsonl")
+    assert sum(card.train_tokens for card in done.cards) == last["num_tokens"]
+    module = tiltlm.load_policy(str(done.path / "model")).module
+    weights = sum(p.numel() for p in module.parameters())
+    assert module.get_output_embeddings().weight is module.get_input_embeddings().weight
+    for card in done.cards:
+        read = card.prompt_tokens + card.sampled_tokens + card.forward_tokens
+        assert card.flops == weights * (2 * read + 6 * card.train_tokens)
+    phases = [(line["round"], line["phase"]) for line in lines(done.path / "ledger.jsonl")]
+    assert sorted(phases) == sorted((k, name) for k in range(3) for name in ("judge", "measure", "sample", "train"))
+    page = (done.path / "loop.html").read_text()
+    assert f"{sum(card.train_tokens for card in done.cards):,}" in page
 
 
 def test_the_kl_is_to_the_policy_before_the_first_round(done, model):
@@ -153,29 +177,32 @@ def killing(monkeypatch):
 
 
 MORE = {
-    "dapo": {"loop.past_rounds": 1, "correction.kind": "sequence_truncate"},
+    "dapo": {"loop.refills": 0, "loop.past_rounds": 1, "correction.kind": "sequence_truncate"},
     "ppo": {"loop.kl_target": 0.1, "loop.kl_horizon": 8, "critic.value_learning_rate": 1e-2},
+    "d2po": {"learned_judge.labels": 3, "learned_judge.rate": 1e-3, "learned_judge.epochs": 2},
 }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("preset", "num_kills"), [("online_dpo", 9), ("rebel", 4), ("dapo", 6), ("bond", 5), ("ppo", 6)]
+    ("preset", "num_kills"),
+    [("online_dpo", 8), ("rebel", 4), ("dapo", 6), ("bond", 5), ("ppo", 5), ("d2po", 8)],
 )
 def test_a_loop_that_was_killed_goes_on_to_the_same_bytes(
     model, prompts, tmp_path, monkeypatch, killing, preset, num_kills
 ):
-    """Thirty moments over all phases. Checkpoints are saved every two rounds.
+    """Thirty-six moments over all phases. Checkpoints are saved every two rounds.
 
     REBEL's reference moves at each round, and its optimiser restarts; DAPO takes two steps a round, whose ratios need
     the policy of its beginning, and trains on the round before too; J-BOND's anchor is a moving average that draws
-    samples too; PPO has a critic, and a KL coefficient that is steered.
+    samples too; PPO has a critic, and a KL coefficient that is steered; D2PO's judge buys labels and learns in each
+    round.
     """
     monkeypatch.setenv("TILTLM_CACHE", str(tmp_path / "judgements"))
     settings = {"loop.save_every": 2, "preset": preset, "loop.restarts": preset == "rebel"} | MORE.get(preset, {})
     calls = killing(None)
     run(model, prompts, tmp_path / "whole", **settings)
-    assert set(calls) == set(PHASES) - ({PHASES[-1]} if preset in ("online_dpo", "rebel") else set())
+    assert set(calls) == set(PHASES) - ({PHASES[-1]} if preset in ("online_dpo", "rebel", "d2po") else set())
     expected, total = contents(tmp_path / "whole"), calls.total()
     for k, call in enumerate(np.linspace(1, total - 1, num_kills).astype(int)):
         killing(int(call))
@@ -205,8 +232,14 @@ LENGTHS = {
     "bond": (15, 4e-4),
     "xpo": (8, 1e-3),
     "sppo": (8, 1e-3),
+    "d2po": (10, 4e-4),
 }
 """Rounds and learning rate of the presets for which six at 1e-3 are too few or too much."""
+
+
+def gold_of_all(found, number):
+    rows = read_answers(found.path / "rounds" / f"{number:04d}" / "samples.jsonl.gz")
+    return reward_of({row.id: [WORLD.reward(row.prompt, text) for text in row.answers] for row in rows})
 
 
 @pytest.mark.slow
@@ -220,7 +253,7 @@ def test_every_preset_moves_the_gold_reward_up(model, tmp_path, preset):
         rows = [{"prompt": row.prompt, "completion": text} for row, text in zip(drawn.rows, best, strict=True)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     rounds, rate = LENGTHS.get(preset, (6, 1e-3))
-    more = {"examples.threshold": 3.5} if preset == "rft" else {}
+    more = {"rft": {"examples.threshold": 3.5}, "d2po": {"learned_judge.rate": 1e-3}}.get(preset, {})
     if preset == "opd":
         more = {
             "reference.name": str(run(model, path, tmp_path / "teacher", "rloo", **LARGE, batch_size=64).path / "model")
@@ -230,6 +263,8 @@ def test_every_preset_moves_the_gold_reward_up(model, tmp_path, preset):
     judges = {"judge": None, "held_out_judge": "gold"} if preset in ("spin", "opd") else {}
     found = run(model, path, tmp_path / "run", preset, **settings, **judges)
     first, last = (card.held_out if judges else card.reward for card in (found.cards[0], found.cards[-1]))
+    if preset == "d2po":  # the cards have the scores of bought pairs alone
+        first, last = (gold_of_all(found, card.round) for card in (found.cards[0], found.cards[-1]))
     assert last.low > first.high, (first, last)
 
 
@@ -372,6 +407,19 @@ def test_the_command_and_its_list(model, prompts, tmp_path):
         ({"preset": "grpo", "loop.kl_target": 1.0}, "no_effect", "loop.kl_target"),
         ({"preset": "grpo", "critic.value_learning_rate": 1e-3}, "no_effect", "critic.value_learning_rate"),
         ({"loop.kl_horizon": 100}, "no_effect", "loop.kl_horizon"),
+        ({"loop.refills": 1}, "no_effect", "loop.refills"),
+        ({"preset": "reinforce_pp", "loop.refills": 1}, "no_effect", "loop.refills"),
+        ({"preset": "a_star_po", "loop.refills": 1}, "no_effect", "loop.refills"),
+        (
+            {"preset": "rloo", "loop.refills": 1, "loop.past_rounds": 1, "correction.kind": "sequence_mask"},
+            "conflict",
+            "loop.refills",
+        ),
+        (
+            {"stop.held_out_falls": True, "held_out_judge": "length", "loop.save_every": 2},
+            "conflict",
+            "loop.save_every",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused_before_the_first_draw(model, prompts, tmp_path, settings, code, key):
@@ -379,6 +427,52 @@ def test_what_cannot_work_is_refused_before_the_first_draw(model, prompts, tmp_p
     with raises(ConfigError, code, key=key):
         tiltlm.loop(model=model, data=str(prompts), output=tmp_path / "run", **given)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_round_draws_other_prompts_for_those_without_a_signal(model, prompts, tmp_path, monkeypatch):
+    """Every second prompt scores the same whatever is said: two batches of 4 give 4 prompts that teach something."""
+    silent = WORLD.prompts("train")[:20:2]
+    real = TextWorld.reward
+    monkeypatch.setattr(TextWorld, "reward", lambda self, p, text: 1.0 if p in silent else real(self, p, text))
+    monkeypatch.setenv("TILTLM_CACHE", str(tmp_path / "judgements"))
+    settings = {"loop.prompts_per_round": 4, "loop.refills": 4, "loop.rounds": 2, "loop.n": 4}
+    found = run(model, prompts, tmp_path / "run", "grpo", **settings)
+    asked = []
+    for number, card in enumerate(found.cards):
+        folder = found.path / "rounds" / f"{number:04d}"
+        files = [folder / "samples.jsonl.gz", *sorted(folder.glob("samples-*.jsonl.gz"))]
+        drawn = [row.id for path in files for row in read_answers(path)]
+        asked += drawn
+        used = [one["id"] for one in lines(folder / "examples.jsonl")]
+        texts = {row.id: row.prompt for path in files for row in read_answers(path)}
+        assert card.num_prompts == len(drawn) == 4 * len(files)
+        assert card.num_examples == len(used) <= 4
+        assert not {texts[name] for name in used} & set(silent)
+        assert sum(card.dropped.values()) + card.num_examples == card.num_prompts
+        assert used == [name for name in drawn if name in used], "the first ones, in the order of the draw"
+    assert found.cards[0].num_examples == 4
+    assert len(set(asked[:20])) == len(asked[:20]), "no prompt comes twice in a pass over the data"
+
+
+def test_the_best_round_is_kept_when_the_held_out_score_falls(model, prompts, tmp_path, monkeypatch):
+    """The held-out judge likes 84 characters, and the judge that trains what is long; samples begin with 75."""
+    settings = {"stop.held_out_falls": True, "loop.rounds": 12, "loop.prompts_per_round": 20, "batch_size": 20}
+    monkeypatch.setattr(TextWorld, "reward", lambda self, prompt, text: -float(abs(len(text) - 84)))
+    monkeypatch.setenv("TILTLM_CACHE", str(tmp_path / "judgements"))
+    found = run(
+        model, prompts, tmp_path / "run", "grpo", judge="length", held_out_judge="gold", unaudited=True,
+        **settings, **{"training.keep_checkpoints": 1, "max_new_tokens": 24, "learning_rate": 3e-3},
+    )  # fmt: skip
+    assert found.stop.rule == "held_out_falls"
+    best = max(found.cards, key=lambda card: card.held_out.estimate).round
+    assert found.stop.best == best
+    assert 0 < best < len(found.cards) - 1
+    samples = read_answers(found.path / "rounds" / f"{best:04d}" / "samples.jsonl.gz")
+    kept = tiltlm.load_policy(str(found.path / "model")).module
+    trees = [Tree(row.prompt_ids, tuple(map(Response, row.token_ids))) for row in samples]
+    with torch.no_grad():
+        logps = kept(pack_trees(trees)).seq_logps.tolist()
+    assert logps == pytest.approx([logp for row in samples for logp in row.logps], abs=1e-3)
 
 
 def test_samples_of_the_round_before_are_weighed_by_the_policy_that_drew_them(model, prompts, tmp_path):

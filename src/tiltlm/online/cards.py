@@ -9,10 +9,16 @@ from numpy.typing import ArrayLike
 
 from tiltlm.diagnostics.intervals import Interval, bootstrap_mean
 from tiltlm.diagnostics.kl import sequence_kl
+from tiltlm.online.buying import Lesson
+from tiltlm.online.ledger import Tokens
 from tiltlm.sampling.answers import AnswerRow
 from tiltlm.sampling.diversity import diversity_of
 
 RESAMPLES = 1000
+INTERVALS = ("reward", "held_out", "kl", "agreement")
+"""Fields of a card that are intervals."""
+ONLY_LEARNED = ("labels", "agreement", "judge_diverged")
+"""Fields of a card that are None without a learned judge."""
 OWN: Mapping[str, Any] = {}
 """Facts about the own sampler: nothing has to be said about it."""
 
@@ -46,6 +52,18 @@ class Card:
     judgements: int
     """Judgements of the round, also those that were stored already."""
     sampled_tokens: int
+    """Tokens of all samples, also those of rivals, critiques and revisions."""
+    prompt_tokens: int
+    """Tokens of the prompts, once for each draw of samples."""
+    forward_tokens: int
+    """Tokens that were read without gradient: for the KL, by the reference, by the policy when the round began."""
+    train_tokens: int
+    """Tokens that the steps read, each prompt once a step."""
+    flops: float
+    """Floating-point operations, 2 for each weight and token read or drawn and 6 for each token trained on (8 if the
+    forward is computed again), without attention over the context and without the judge."""
+    cost: float | None
+    """What the judge cost, in the currency of the price file; None if a price is not known."""
     num_steps: int
     """Optimiser steps of the round."""
     loss: float | None
@@ -66,6 +84,13 @@ class Card:
     """KL coefficient of the round, where `loop.kl_target` steers it."""
     effective: float | None = None
     """Effective number of the samples that another distribution drew, as a share of all; None without corrections."""
+    labels: int | None = None
+    """Pairs that the judge labelled for a learned judge; `reward`, `statuses` and `judgements` are of them alone. None
+    without a learned judge."""
+    agreement: Interval | None = None
+    """Share of these labels that the learned judge predicted before it learned from them, ties left out."""
+    judge_diverged: bool | None = None
+    """True if the learned judge diverged in this round, so that its last good version made the examples."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the card as plain values."""
@@ -74,10 +99,15 @@ class Card:
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "Card":
         """Return the card of plain values, as JSON has them: NaN is text there."""
-        intervals = {name: values[name] and Interval(**values[name]) for name in ("reward", "held_out", "kl")}
-        texts = {name: value for name, value in values.items() if isinstance(value, str) and name != "engine"}
-        numbers = {name: float(value) for name, value in texts.items()}
-        return cls(**{**values, **numbers, **intervals})
+        intervals = {name: values.get(name) and Interval(**_numbers(values[name])) for name in INTERVALS}
+        return cls(**{**_numbers(values), **intervals, "engine": values["engine"]})
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values with NaN and infinities as numbers, which are text in JSON."""
+    return {
+        name: float(value) if isinstance(value, str) and name != "engine" else value for name, value in values.items()
+    }
 
 
 def reward_of(scores: Mapping[str, ArrayLike], seed: int = 0) -> Interval | None:
@@ -92,6 +122,13 @@ def reward_of(scores: Mapping[str, ArrayLike], seed: int = 0) -> Interval | None
     if not known:
         return None
     return bootstrap_mean(list(known.values()), list(known), seed=seed, resamples=RESAMPLES)
+
+
+def agreement_of(agrees: Sequence[bool | None], seed: int = 0) -> Interval | None:
+    """Return the share of labels that were predicted, ties (None) left out; None if all are ties."""
+    known = [float(one) for one in agrees if one is not None]
+    names = [str(place) for place in range(len(known))]
+    return bootstrap_mean(known, names, seed=seed, resamples=RESAMPLES) if known else None
 
 
 def kl_of(rows: Sequence[AnswerRow], initial: Sequence[float], seed: int = 0) -> Interval | None:
@@ -137,15 +174,20 @@ def make_card(
     initial: Sequence[float] | None,
     *,
     scores: Mapping[str, ArrayLike],
-    held_out: Mapping[str, ArrayLike],
+    held_out: Interval | None,
     num_examples: int,
     dropped: Mapping[str, int],
     statuses: Mapping[str, int],
     num_steps: int,
     losses: Sequence[float],
+    tokens: Tokens,
+    num_weights: int,
+    recomputes: bool,
+    cost: float | None,
     engine: Mapping[str, Any] = OWN,
     kl_coef: float | None = None,
     effective: float | None = None,
+    learned: Lesson | None = None,
 ) -> Card:
     """Measure one round.
 
@@ -155,15 +197,20 @@ def make_card(
         initial: Log-probabilities of the samples under the policy before the first round; None if another policy drew
             them, whose KL says nothing about this one.
         scores: Name of a prompt → scores of its samples by the judge that makes the examples; empty if it compares.
-        held_out: The same by a judge that does not train; empty if there is none.
+        held_out: Mean score by a judge that does not train; None if there is none.
         num_examples: Examples that were trained on.
         dropped: Prompts without an example, by cause.
         statuses: Judgements by status.
         num_steps: Optimiser steps of the round.
         losses: The loss of each record of the round.
+        tokens: What the models read and drew.
+        num_weights: Weights of the policy without its input embedding.
+        recomputes: True if the forward is computed again in the backward pass.
+        cost: What the judge cost; None if a price is not known.
         engine: Fields of the card about the engine; empty for the own sampler.
         kl_coef: KL coefficient of the round, if it is steered.
         effective: Effective number of samples as a share of all, if there are corrections.
+        learned: What a learned judge learned; None without one.
     """
     lengths = [len(ids) for row in rows for ids in row.token_ids or ()]
     diversity = diversity_of(rows)
@@ -172,7 +219,7 @@ def make_card(
         num_prompts=len(rows),
         num_samples=len(lengths),
         reward=reward_of(scores),
-        held_out=reward_of(held_out),
+        held_out=held_out,
         kl=None if initial is None else kl_of(rows, initial),
         num_tokens=float(np.mean(lengths)),
         cut=diversity.cut,
@@ -182,10 +229,18 @@ def make_card(
         dropped=dict(dropped),
         statuses=dict(statuses),
         judgements=sum(statuses.values()),
-        sampled_tokens=int(sum(lengths)),
+        sampled_tokens=tokens.sampled,
+        prompt_tokens=tokens.prompts,
+        forward_tokens=tokens.forward,
+        train_tokens=tokens.trained,
+        flops=tokens.flops(num_weights, recomputes=recomputes),
+        cost=cost,
         num_steps=num_steps,
         loss=float(np.mean(losses)) if losses else None,
         **engine,
         kl_coef=kl_coef,
         effective=effective,
+        labels=None if learned is None else len(learned.agrees),
+        agreement=None if learned is None else agreement_of(learned.agrees),
+        judge_diverged=None if learned is None else learned.diverged,
     )

@@ -1,6 +1,6 @@
 """Settings of a loop: its rounds, and when it stops."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
@@ -29,6 +29,9 @@ class LoopSettings:
     """Begin each round with a new optimiser and with the learning-rate schedule of that round alone."""
     past_rounds: int = 0
     """Examples of this many earlier rounds are trained on again."""
+    refills: int = 0
+    """Most further batches of prompts that a round of a policy gradient draws, while fewer than `prompts_per_round`
+    prompts have samples that score apart; the others are left out."""
     kl_target: float | None = None
     """KL to the policy before the first round that the KL coefficient of a policy gradient is steered to, nats per
     response; null: it stays as the objective has it. After a round it is multiplied by
@@ -45,7 +48,7 @@ class LoopSettings:
             positive(
                 **{name: float(getattr(self, name)) for name in ("rounds", "prompts_per_round", "n", "save_every")}
             )
-            not_negative(seed=float(self.seed), past_rounds=float(self.past_rounds))
+            not_negative(seed=float(self.seed), past_rounds=float(self.past_rounds), refills=float(self.refills))
             positive(rate=self.rate, kl_horizon=float(self.kl_horizon))
             if self.kl_target is not None:
                 positive(kl_target=self.kl_target)
@@ -129,29 +132,73 @@ class RivalSettings:
 
 
 @dataclass(frozen=True)
+class LearnedJudgeSettings:
+    """A reward model that learns during the loop. It labels all pairs, and the judge only some of them."""
+
+    labels: int = 0
+    """Pairs of each round that the judge labels; 0: there is no learned judge, and the judge labels all samples."""
+    choose: Literal["closest", "random"] = "closest"
+    """Which pairs the judge labels: those that the learned judge tells apart least, or pairs chosen by a hash."""
+    model: str | None = None
+    """Where the learned judge begins: a reward model or a language model, as a folder or a name on the Hugging Face
+    hub; null: the policy before the first round, with a new score head."""
+    earlier_rounds: int = 5
+    """The labels of this many earlier rounds are learned again."""
+    rate: float | None = None
+    """Learning rate of the learned judge; null: derived from its size."""
+    epochs: int = 4
+    """Passes over the labels in each round, with a new optimiser."""
+    batch: int = 16
+    """Labels per optimiser step."""
+
+    def __post_init__(self) -> None:
+        with prefix_errors("learned_judge"):
+            not_negative(labels=float(self.labels), earlier_rounds=float(self.earlier_rounds))
+            positive(epochs=float(self.epochs), batch=float(self.batch))
+            if self.rate is not None:
+                positive(rate=self.rate)
+        for field in () if self.labels else fields(self):
+            if getattr(self, field.name) != field.default:
+                raise ConfigError(
+                    f"learned_judge.{field.name} has no effect: learned_judge.labels is 0; remove it, or set "
+                    "learned_judge.labels=16",
+                    code="no_effect",
+                    key=f"learned_judge.{field.name}",
+                )
+
+
+@dataclass(frozen=True)
 class StopSettings:
     """When a loop stops before its last round."""
 
     kl: float | None = None
     """KL to the policy before the first round, nats per response: the loop stops when the mean of a round is above."""
     sampled_tokens: int | None = None
-    """Tokens of all samples."""
+    """Tokens of all samples, also those of rivals, critiques and revisions."""
     judgements: int | None = None
     """Judgements, also those that were stored already. A judge that compares does so for every two samples."""
+    flops: float | None = None
+    """Floating-point operations of sampling, reading and training; those of the judge are not known."""
+    cost: float | None = None
+    """Cost of the judge, in the currency of the price file."""
+    hours: float | None = None
+    """Time of all phases of all rounds, also of those that were done twice because the loop was stopped."""
     empty_rounds: int = 3
     """Rounds in a row that give no example."""
     length: float | None = None
     """Mean length of a sample, as a multiple of that of round 0: the loop stops when a round is above."""
+    no_signal: float | None = None
+    """Share of the prompts that give no example: the loop stops when a round is above."""
     cut: float | None = None
     """Share of samples without an end token: the loop stops when a round is above."""
     distinct_2: float | None = None
     """Distinct-2 of the samples, as a share of that of round 0: the loop stops when a round is below."""
     held_out_falls: bool = False
     """Stop when the held-out score of a round is below that of an earlier one, with intervals apart, and the training
-    judge's score is not."""
+    judge's score is not. The model is then the policy of the best round. Needs `loop.save_every=1`."""
 
     def __post_init__(self) -> None:
         with prefix_errors("stop"):
             given = {name: value for name, value in vars(self).items() if value is not None}
             positive(**{name: float(value) for name, value in given.items() if name != "held_out_falls"})
-            between(0.0, 1.0, **{name: given[name] for name in ("cut", "distinct_2") if name in given})
+            between(0.0, 1.0, **{name: given[name] for name in ("cut", "no_signal", "distinct_2") if name in given})

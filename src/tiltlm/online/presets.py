@@ -66,6 +66,22 @@ PRESETS: Mapping[str, Preset] = {
         objective={"name": "dpo", "beta": 0.1},
         training={"num_epochs": 2, "batch_size": 32},
     ),
+    "d2po": _preset(
+        "D2PO: online DPO by a reward model that learns from few labels of the judge in each round",
+        "Singhal et al. 2024, arXiv 2405.01511, Algorithm 1",
+        "The paper begins with a reward model trained on pairs: name it as learned_judge.model. Without one it begins "
+        "as the policy with a new score head, and its first labels are little better than chance. The published code "
+        "sums the loss over a batch; its learning rates are 5e-5 (policy) and 1e-4 (reward model), for models of 125M "
+        "to 7B.",
+        "While the learned judge knows little, its labels are noise, and they are learned as if they were certain. The "
+        "policy may find texts that the learned judge has never seen labelled: look at a held-out judge. `agreement` "
+        "is measured on the pairs that are bought, which with learned_judge.choose=closest are the hardest.",
+        loop={"n": 2, "prompts_per_round": 128},
+        examples={"rule": "pair", "soft": False},
+        learned_judge={"labels": 16},
+        objective={"name": "dpo", "beta": 0.05},
+        training={**_STEP, "batch_size": 32},
+    ),
     "spin": _preset(
         "SPIN: the responses of the data against the policy's own, each round with a new reference",
         "Chen et al. 2024, arXiv 2401.01335, Algorithm 1",
@@ -167,10 +183,10 @@ PRESETS: Mapping[str, Preset] = {
     "dapo": _preset(
         "DAPO: GRPO with a wider upper clip, every token counting the same, and four steps a round",
         "Yu et al. 2025, arXiv 2503.14476",
-        "Prompts without a signal are left out, but not replaced by others. The soft penalty of overlong samples is "
-        "shaping.overlong_tokens.",
+        "Prompts whose samples score alike are replaced by others, at most twice as many as there were. The soft "
+        "penalty of overlong samples is shaping.overlong_tokens.",
         "Long samples count more than short ones. Without a KL nothing bounds the distance to the reference.",
-        loop={"n": 8, "prompts_per_round": 64},
+        loop={"n": 8, "prompts_per_round": 64, "refills": 2},
         examples={"rule": "group_std"},
         objective={"name": "dapo"},
         training={**_STEP, "batch_size": 16},

@@ -4,14 +4,16 @@
 about each prompt; that of a held-out judge is beside it), `examples.jsonl` (what was trained on, by the ids of the
 samples), `old-logps.npy` (log-probabilities of the samples' tokens when the round began, for policy gradients of
 several steps, and values with a critic), `engine.json` (of an engine that is not exact: its weights, what it did not
-give, and how far its log-probabilities are from the policy's), `card.json` and `state.json`. Files are written whole.
-Every number of a round can be computed again from them.
+give, and how far its log-probabilities are from the policy's), `card.json` and `state.json`. A learned judge adds
+`bought.jsonl` (which pairs the judge labelled), `gold-verdicts.jsonl` (what it said) and `learned.json` (what the
+learned judge took from it); then `verdicts.jsonl` is what the learned judge says. Files are written whole. Every number
+of a round can be computed again from them.
 """
 
 import io
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from tiltlm.core.errors import RunError
 from tiltlm.core.example import Example
 from tiltlm.data.order import epoch_order
 from tiltlm.judging.judge import Role
+from tiltlm.online.buying import Lesson, Pair
 from tiltlm.online.cards import Card
 from tiltlm.online.groups import Group
 from tiltlm.sampling.answers import write_plain_rows
@@ -54,10 +57,25 @@ class RoundFolder:
         """The samples of others than the policy, as a file of answers."""
         return self.path / "rivals.jsonl.gz"
 
+    def samples_of(self, refill: int) -> Path:
+        """Return the file of the samples of a refill of the round; 0: of its first batch of prompts."""
+        return self.path / f"samples-{refill}.jsonl.gz" if refill else self.samples
+
     @property
-    def first_step(self) -> int | None:
-        """Optimiser steps before this round; None if its training has not begun."""
-        return self._state.get("first_step")
+    def answers(self) -> list[Path]:
+        """All files of answers: of the policy, of rivals, critiques and revisions."""
+        return sorted(self.path.glob("*.jsonl.gz"))
+
+    @property
+    def start(self) -> tuple[int, int] | None:
+        """Optimiser steps and trained tokens before this round; None if its training has not begun."""
+        state = self._state
+        return (state["first_step"], state["first_tokens"]) if "first_step" in state else None
+
+    @property
+    def has_old_logps(self) -> bool:
+        """True if the policy read the samples when the round began."""
+        return (self.path / "old-logps.npy").exists()
 
     @property
     def last_step(self) -> int | None:
@@ -68,9 +86,9 @@ class RoundFolder:
     def _state(self) -> dict[str, Any]:
         return read_json(self.path / "state.json") or {}
 
-    def begin_training(self, step: int, examples: str) -> None:
-        """Note that training on these examples begins after so many steps."""
-        write_json(self.path / "state.json", {"first_step": step, "examples": examples})
+    def begin_training(self, step: int, tokens: int, examples: str) -> None:
+        """Note that training on these examples begins after so many steps and tokens."""
+        write_json(self.path / "state.json", {"first_step": step, "first_tokens": tokens, "examples": examples})
 
     def close(self, step: int, card: Card) -> None:
         """Write the card, and note that the round is done."""
@@ -92,36 +110,63 @@ class RoundFolder:
         """Note facts about the engine that draws this round, as plain values."""
         write_json(self.path / "engine.json", finite_json({**self.engine, **facts}))
 
-    def copy_draws(self, other: "RoundFolder") -> None:
+    def copy_draws(self, other: "RoundFolder", *, learns: bool = False) -> None:
         """Copy samples and verdicts of another round, if this one has none yet.
+
+        Args:
+            other: The folder of the other round.
+            learns: A learned judge will label them: copy what the judge said to it, and not what it said itself.
 
         Raises:
             RunError: The disk is full, or a file cannot be written.
         """
-        revisions = sorted(path.name for kind in ("critiques", "revisions") for path in other.path.glob(f"{kind}-*.gz"))
-        draws = (
-            "held-out-verdicts.jsonl",
-            "verdicts.jsonl",
-            "engine.json",
-            *revisions,
-            "rivals.jsonl.gz",
-            "samples.jsonl.gz",
-        )
-        for name in draws:
+        left = "verdicts.jsonl" if learns else "gold-verdicts.jsonl"
+        judged = sorted(path.name for path in other.path.glob("*verdicts*.jsonl") if path.name != left)
+        others = ("engine.json", *(["bought.jsonl"] if learns else []))
+        for name in (*judged, *others, *(path.name for path in other.answers)):  # samples are the last to come
             if (other.path / name).exists() and not (self.path / name).exists():
                 write_bytes(self.path / name, (other.path / name).read_bytes())
 
-    def write_verdicts(self, verdicts: Sequence[Mapping[str, Any]], role: Role) -> None:
+    def write_verdicts(self, verdicts: Sequence[Mapping[str, Any]], role: Role, refill: int = 0) -> None:
         """Write one line for each prompt, from the judge with this role."""
-        write_plain_rows(self._verdicts(role), verdicts)
+        write_plain_rows(self._verdicts(role, refill), verdicts)
 
-    def verdicts(self, role: Role) -> list[dict[str, Any]] | None:
+    def verdicts(self, role: Role, refill: int = 0) -> list[dict[str, Any]] | None:
         """Return what `write_verdicts` wrote; None if the judge with this role has not judged the round."""
-        path = self._verdicts(role)
-        return read_lines(path) if path.exists() else None
+        return _lines(self._verdicts(role, refill))
 
-    def _verdicts(self, role: Role) -> Path:
-        return self.path / ("verdicts.jsonl" if role == "train" else "held-out-verdicts.jsonl")
+    def _verdicts(self, role: Role, refill: int) -> Path:
+        name = "verdicts" if role == "train" else "held-out-verdicts"
+        return self.path / (f"{name}-{refill}.jsonl" if refill else f"{name}.jsonl")
+
+    def write_bought(self, groups: Sequence[Group], pairs: Sequence[Pair]) -> None:
+        """Write which pairs the judge labels, one line each."""
+        rows = [{"id": groups[one.group].id, "pair": [one.i, one.j], "gap": one.gap} for one in pairs]
+        write_plain_rows(self.path / "bought.jsonl", rows)
+
+    @property
+    def bought(self) -> list[dict[str, Any]] | None:
+        """The pairs that the judge labels: `id` of the prompt, `pair` of places, `gap`; None if none were chosen."""
+        return _lines(self.path / "bought.jsonl")
+
+    def write_gold(self, verdicts: Sequence[Mapping[str, Any]]) -> None:
+        """Write what the judge said about the bought pairs, one line each."""
+        write_plain_rows(self.path / "gold-verdicts.jsonl", verdicts)
+
+    @property
+    def gold(self) -> list[dict[str, Any]] | None:
+        """What the judge said about the bought pairs; None if it was not asked."""
+        return _lines(self.path / "gold-verdicts.jsonl")
+
+    def write_lesson(self, lesson: Lesson) -> None:
+        """Note what the learned judge learned."""
+        write_json(self.path / "learned.json", asdict(lesson))
+
+    @property
+    def lesson(self) -> Lesson | None:
+        """What the learned judge learned; None if it has not learned in this round."""
+        values = read_json(self.path / "learned.json")
+        return None if values is None else Lesson(**{**values, "agrees": tuple(values["agrees"])})
 
     def write_examples(self, groups: Sequence[Group], examples: Sequence[Example]) -> str:
         """Write the examples by the ids of their samples, and return their digest.
@@ -198,6 +243,10 @@ class RoundFolder:
         lengths = [response.num_tokens for example in examples for response in example.responses]
         pieces = iter(np.split(logps[: sum(lengths)], np.cumsum(lengths)[:-1]))
         return [[next(pieces) for _ in example.responses] for example in examples]
+
+
+def _lines(path: Path) -> list[dict[str, Any]] | None:
+    return read_lines(path) if path.exists() else None
 
 
 def prompts_of_round(number: int, num_prompts: int, per_round: int, fingerprint: str, seed: int) -> list[int]:

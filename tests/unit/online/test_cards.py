@@ -8,7 +8,7 @@ import pytest
 from tiltlm.diagnostics import Interval
 from tiltlm.online.cards import Card, steered
 
-PLAIN = Card(0, 8, 16, None, None, None, 10.0, 0.0, 0.5, 1.0, 8, {}, {}, 16, 160, 1, 0.1)
+PLAIN = Card(0, 8, 16, None, None, None, 10.0, 0.0, 0.5, 1.0, 8, {}, {}, 16, 160, 40, 0, 200, 1e6, 0.0, 1, 0.1)
 
 
 def of_kl(kl, samples=100):

@@ -8,7 +8,8 @@ from support.online import group_of
 from tiltlm.core import RunError
 from tiltlm.diagnostics import Interval
 from tiltlm.online.cards import Card, kl_of, make_card, reward_of
-from tiltlm.online.example_rules import ExampleSettings, form_examples
+from tiltlm.online.examples.rules import ExampleSettings, form_examples
+from tiltlm.online.ledger import Tokens
 from tiltlm.online.loop_settings import StopSettings
 from tiltlm.online.rounds import RoundFolder, prompts_of_round, seed_of
 from tiltlm.online.stopping import find_stop
@@ -36,19 +37,29 @@ def test_prompts_and_seeds_depend_on_all_that_is_given():
     assert len({seed_of(f"round {number}", seed) for number in range(20) for seed in range(5)}) == 100
 
 
+def test_a_card_with_an_interval_over_one_prompt_is_read_as_it_was_written(tmp_path):
+    folder, alone = RoundFolder.of(tmp_path, 0), Interval(1.0, float("nan"), float("nan"), 0.95, 1)
+    folder.close(1, a_card(reward=alone, agreement=alone, labels=1, judge_diverged=False))
+    read = RoundFolder.of(tmp_path, 0).card
+    for interval in (read.reward, read.agreement):
+        assert (interval.estimate, interval.n) == (1.0, 1)
+        assert np.isnan([interval.low, interval.high]).all()
+    assert (read.labels, read.judge_diverged) == (1, False)
+
+
 def test_a_round_is_closed_only_at_its_end(tmp_path):
     folder = RoundFolder.of(tmp_path, 3)
     assert folder.path.name == "0003"
-    assert (folder.first_step, folder.last_step, folder.card, folder.verdicts("train")) == (None, None, None, None)
+    assert (folder.start, folder.last_step, folder.card, folder.verdicts("train")) == (None, None, None, None)
     folder.write_verdicts([{"id": "p", "scores": [1.0, None]}], "train")
     assert folder.verdicts("train") == [{"id": "p", "scores": [1.0, None]}]
     assert folder.verdicts("held_out") is None
-    folder.begin_training(12, "abc")
-    assert (folder.first_step, folder.last_step) == (12, None)
+    folder.begin_training(12, 300, "abc")
+    assert (folder.start, folder.last_step) == ((12, 300), None)
     card = a_card()
     folder.close(15, card)
     again = RoundFolder.of(tmp_path, 3)
-    assert (again.first_step, again.last_step, again.card) == (12, 15, card)
+    assert (again.start, again.last_step, again.card) == ((12, 300), 15, card)
 
 
 def test_examples_are_written_by_the_ids_of_their_samples(tmp_path):
@@ -59,7 +70,7 @@ def test_examples_are_written_by_the_ids_of_their_samples(tmp_path):
     hard = form_examples(groups, ExampleSettings(soft=False))
     assert RoundFolder.of(tmp_path, 2).write_examples(groups, hard.examples) != first
     begun = RoundFolder.of(tmp_path, 0)
-    begun.begin_training(0, first)
+    begun.begin_training(0, 0, first)
     with raises(RunError, "other_examples", key="examples.rule"):
         begun.write_examples(groups, hard.examples)
     assert begun.write_examples(groups, formed.examples) == first, "and what was trained on is still there"
@@ -77,8 +88,9 @@ def a_card(number=0, **changes):
     rows = [a_row(0), a_row(1)]
     scores = {"p0": [0.0, 2.0], "p1": [1.0, np.nan]}
     card = make_card(
-        number, rows, [-2.5, -1.5, -2.0, -1.0], scores=scores, held_out={}, num_examples=1, dropped={"tie": 1},
-        statuses={"ok": 3, "error": 1}, num_steps=1, losses=[0.5, 0.7],
+        number, rows, [-2.5, -1.5, -2.0, -1.0], scores=scores, held_out=None, num_examples=1, dropped={"tie": 1},
+        statuses={"ok": 3, "error": 1}, num_steps=1, losses=[0.5, 0.7], tokens=Tokens(4, 10, 6, 20), num_weights=100,
+        recomputes=False, cost=0.5,
     )  # fmt: skip
     return Card(**{**vars(card), **changes})
 
@@ -89,6 +101,8 @@ def test_the_numbers_of_a_card_by_hand():
     assert card.kl.estimate == pytest.approx((0.5 + 0.5 + 0 + 0) / 4)
     assert (card.num_tokens, card.cut, card.sampled_tokens, card.judgements) == (2.5, 0.5, 10, 4)
     assert card.loss == pytest.approx(0.6)
+    assert card.flops == 100 * (2 * (4 + 10 + 6) + 6 * 20)
+    assert Tokens(4, 10, 6, 20).flops(100, recomputes=True) == 100 * (2 * (4 + 10 + 6) + 8 * 20)
     assert Card.of(card.as_dict()) == card
 
 
@@ -108,6 +122,14 @@ def test_stop_rules():
     assert find_stop(cards, StopSettings(sampled_tokens=30)).rule == "sampled_tokens"
     assert find_stop(cards, StopSettings(sampled_tokens=31)) is None
     assert find_stop(cards, StopSettings(judgements=12)).rule == "judgements"
+    assert find_stop(cards, StopSettings(flops=48_001)) is None
+    assert find_stop(cards, StopSettings(flops=48_000)).rule == "flops"
+    assert find_stop(cards, StopSettings(cost=1.6)) is None
+    assert find_stop(cards, StopSettings(cost=1.5)).rule == "cost"
+    assert find_stop(cards, StopSettings(hours=1.0), 0.99) is None
+    assert find_stop(cards, StopSettings(hours=1.0), 1.0).rule == "hours"
+    assert find_stop(cards, StopSettings(no_signal=0.5)) is None
+    assert find_stop(cards, StopSettings(no_signal=0.49)).rule == "no_signal"
     empty = [a_card(number, num_examples=0) for number in range(3)]
     assert find_stop(empty, StopSettings()).rule == "empty_rounds"
     assert find_stop([*empty[:2], cards[2]], StopSettings()) is None

@@ -4,7 +4,7 @@ The encoder is the one of training, with the judge's own tokenizer, template and
 it was trained on, and there is never a second beginning token.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -53,13 +53,12 @@ def tokenizer_digest(encoder: Encoder) -> str:
     )
 
 
-def record_of(item: Item, encoder: Encoder) -> Record:
-    """Return an item as a record: text becomes turns if the model has a chat template."""
-    response: Content = item.response
-    if not isinstance(item.prompt, str):
-        prompt: Content = tuple(dict(turn) for turn in item.prompt)
-        return Record("item", "item", prompt, (({"role": "assistant", "content": item.response},),))
-    record = Record("item", "item", item.prompt, (response,))
+def record_of(prompt: str | Sequence[Mapping[str, Any]], responses: Sequence[str], encoder: Encoder) -> Record:
+    """Return responses with their prompt as a record: text becomes turns if the model has a chat template."""
+    if not isinstance(prompt, str):
+        turns: Content = tuple(dict(turn) for turn in prompt)
+        return Record("item", "item", turns, tuple(({"role": "assistant", "content": text},) for text in responses))
+    record = Record("item", "item", prompt, tuple(responses))
     return record.as_chat() if encoder.has_template else record
 
 
@@ -82,13 +81,13 @@ def score_items(
     """
     waiting = iter(items)
     while chunk := list(islice(waiting, CHUNK)):
-        encoded = encoder.encode_many([record_of(item, encoder) for item in chunk])
+        encoded = encoder.encode_many([record_of(item.prompt, [item.response], encoder) for item in chunk])
         if drops_end:
             encoded = [
                 e if item.ended or isinstance(e, Defect) else _without_end(e)
                 for item, e in zip(chunk, encoded, strict=True)
             ]
-        problems = [_problem(e, encoder) for e in encoded]
+        problems = [problem_of(e, encoder) for e in encoded]
         fit = [e for e, problem in zip(encoded, problems, strict=True) if not problem and not isinstance(e, Defect)]
         values = iter(run_packed(fit, run, max_tokens))
         for problem, e in zip(problems, encoded, strict=True):
@@ -110,7 +109,7 @@ def _without_end(encoded: Encoded) -> Encoded:
     return replace(encoded, responses=(Response(response.token_ids[:-1], ended=False),))
 
 
-def _problem(encoded: Encoded | Defect, encoder: Encoder) -> str:
+def problem_of(encoded: Encoded | Defect, encoder: Encoder) -> str:
     """Return why an item cannot be scored; "" if it can."""
     if isinstance(encoded, Defect):
         return f"{encoded.code}: {encoded.detail}"

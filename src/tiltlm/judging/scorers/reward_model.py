@@ -20,6 +20,7 @@ from tiltlm.judging.judge import Item, Role, Score, Scorer
 from tiltlm.judging.judge_settings import JudgeSettings
 from tiltlm.judging.scorers.encoding import encoder_of, frozen_forward, score_items, tokenizer_digest
 from tiltlm.models import ModelSettings, load_scorer
+from tiltlm.models import Scorer as LoadedScorer
 from tiltlm.models.folders import short_name
 from tiltlm.reference import model_digest
 from tiltlm.reference.digests import numeric_path
@@ -28,28 +29,16 @@ from tiltlm.reference.digests import numeric_path
 class RewardModel(Scorer):
     """A causal sequence classifier with one label: its score at the last token of a response."""
 
-    def __init__(self, path: str, *, precision: str = "auto", max_tokens: int = 8192, role: Role = "held_out") -> None:
-        """Load the model.
+    def __init__(self, loaded: LoadedScorer, *, max_tokens: int = 8192, role: Role = "held_out") -> None:
+        """Take a loaded model, with its weights of now: they are part of the digest.
 
         Args:
-            path: Folder, or name on the Hugging Face Hub.
-            precision: As `model.precision`.
+            loaded: The model.
             max_tokens: Tokens of one forward.
             role: Its role.
-
-        Raises:
-            ModelError: It is no reward model, or cannot be used.
         """
-        loaded = load_scorer(ModelSettings(path, precision=precision))  # type: ignore[arg-type]
-        if any(note.code == "new_score_head" for note in loaded.notes):
-            raise ModelError(
-                f"judge.model={path} is a language model without a score head, so its scores would be random; train a "
-                "reward model from it (objective reward_model), or name one",
-                code="no_score_head",
-                key="judge.model",
-            )
         self.role = role
-        self.name = short_name(path)
+        self.name = short_name(loaded.settings.path)
         self.encoder = encoder_of(loaded)
         self.module = loaded.module
         self.max_tokens = max_tokens
@@ -165,7 +154,28 @@ def reward_model(settings: JudgeSettings, role: Role) -> RewardModel | PairClass
                 key="judge.precision",
             )
         return PairClassifier(path, max_tokens=settings.max_tokens, role=role)
-    return RewardModel(path, precision=settings.precision, max_tokens=settings.max_tokens, role=role)
+    return RewardModel(load_judge(path, settings.precision), max_tokens=settings.max_tokens, role=role)
+
+
+def load_judge(path: str, precision: str) -> LoadedScorer:
+    """Load a causal reward model.
+
+    Args:
+        path: Folder, or name on the Hugging Face Hub.
+        precision: As `model.precision`.
+
+    Raises:
+        ModelError: It has no score head, or cannot be used.
+    """
+    loaded = load_scorer(ModelSettings(path, precision=precision))  # type: ignore[arg-type]
+    if any(note.code == "new_score_head" for note in loaded.notes):
+        raise ModelError(
+            f"judge.model={path} is a language model without a score head, so its scores would be random; train a "
+            "reward model from it (objective reward_model), or name one",
+            code="no_score_head",
+            key="judge.model",
+        )
+    return loaded
 
 
 def _is_bidirectional(path: str) -> bool:

@@ -135,6 +135,7 @@ NO_METHOD = {
             "gvpo",
             "xpo",
             "bond",
+            "d2po",
         ),
         "it is a way to draw and to judge samples, with a loss that has another name: a preset of `tiltlm loop`",
     ),

@@ -11,13 +11,12 @@ import numpy as np
 from tiltlm.core import RunError
 from tiltlm.core.example import Response
 from tiltlm.data.accounting import excerpt
-from tiltlm.judging import Item
+from tiltlm.judging import Comparer, Item, Scorer
 from tiltlm.judging.adapters import pair_of
-from tiltlm.judging.cache import CachedComparer, CachedScorer
 from tiltlm.judging.judge import MAX_ERRORS
 from tiltlm.judging.orders import each_in_both_orders
+from tiltlm.online.examples.shaping import ShapingSettings
 from tiltlm.online.groups import Group, Sample, Who, preference_of_pairs, preference_of_scores, sample_id
-from tiltlm.online.shaping import ShapingSettings
 from tiltlm.recipes.progress import ProgressCallback
 from tiltlm.sampling.answers import AnswerRow
 
@@ -25,7 +24,7 @@ NO_SHAPING = ShapingSettings()
 
 
 def judge_round(
-    judge: CachedScorer | CachedComparer,
+    judge: Scorer | Comparer,
     rows: Sequence[AnswerRow],
     progress: ProgressCallback,
     *,
@@ -34,20 +33,19 @@ def judge_round(
     """Judge the samples of a round: each one by its score, or every two of a prompt in both orders.
 
     Args:
-        judge: The judge, with its judgements stored.
+        judge: The judge.
         rows: The samples.
         progress: Called with the judgements that are done.
         accept_errors: Go on however many judgements failed; samples without one are not used.
 
     Returns:
-        For each prompt `id`, `scores` or `pairs` ([place, place, P(first better) or null]), and `statuses` with counts.
+        For each prompt `id`, `scores` or `pairs` ([place, place, P(first better) or null]), `statuses` with counts, and
+        `cost` if judging costs something.
 
     Raises:
         RunError: Too many judgements failed.
     """
-    verdicts = list(
-        _scored(judge, rows, progress) if isinstance(judge, CachedScorer) else _compared(judge, rows, progress)
-    )
+    verdicts = list(_scored(judge, rows, progress) if isinstance(judge, Scorer) else _compared(judge, rows, progress))
     if not accept_errors:
         _check_errors(verdicts)
     return verdicts
@@ -58,7 +56,7 @@ def _item(row: AnswerRow, place: int) -> Item:
     return Item(prompt, row.answers[place], row.row, row.ended[place])
 
 
-def _scored(judge: CachedScorer, rows: Sequence[AnswerRow], progress: ProgressCallback) -> Iterator[dict[str, Any]]:
+def _scored(judge: Scorer, rows: Sequence[AnswerRow], progress: ProgressCallback) -> Iterator[dict[str, Any]]:
     total, done = sum(len(row.answers) for row in rows), 0
     found = judge.score(_item(row, place) for row in rows for place in range(len(row.answers)))
     for row in rows:
@@ -69,11 +67,12 @@ def _scored(judge: CachedScorer, rows: Sequence[AnswerRow], progress: ProgressCa
             "id": row.id,
             "scores": [one.value for one in own],
             "statuses": dict(Counter("error" if one.value is None else "ok" for one in own)),
+            **_cost([one.cost for one in own]),
             "error": next((one.error for one in own if one.value is None), ""),
         }
 
 
-def _compared(judge: CachedComparer, rows: Sequence[AnswerRow], progress: ProgressCallback) -> Iterator[dict[str, Any]]:
+def _compared(judge: Comparer, rows: Sequence[AnswerRow], progress: ProgressCallback) -> Iterator[dict[str, Any]]:
     places = [_pairs_of(row) for row in rows]
     total, done = sum(map(len, places)), 0
     asked = (pair_of(_item(row, i), _item(row, j)) for row, own in zip(rows, places, strict=True) for i, j in own)
@@ -87,8 +86,15 @@ def _compared(judge: CachedComparer, rows: Sequence[AnswerRow], progress: Progre
             "id": row.id,
             "pairs": [[i, j, result.for_training] for (i, j), result in zip(own, results, strict=True)],
             "statuses": dict(Counter(result.status for result in results)),
+            **_cost([verdict.cost for result in results for verdict in result.verdicts]),
             "error": errors[0] if errors else "",
         }
+
+
+def _cost(costs: Sequence[float | None]) -> dict[str, float | None]:
+    """Return the entry `cost` of a line: nothing if judging is free, null if a price is not known."""
+    found = None if None in costs else sum(cost for cost in costs if cost is not None)
+    return {} if found == 0 else {"cost": found}
 
 
 def _pairs_of(row: AnswerRow) -> list[tuple[int, int]]:

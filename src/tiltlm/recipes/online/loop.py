@@ -18,12 +18,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tiltlm.core import ResponseLogps, Tree
+from tiltlm.core import ResponseLogps, Tree, build_trees
 from tiltlm.core.example import Example, Response
 from tiltlm.data.dataset import load_data, survey
 from tiltlm.data.distinct_prompts import Prompt, PromptSet, find_prompts
 from tiltlm.data.files.sources import read_rows
 from tiltlm.data.rows.columns import detect_prompts
+from tiltlm.diagnostics import Interval
 from tiltlm.distributed import Ranks
 from tiltlm.evaluation.answers.contests import text_of
 from tiltlm.judging import (
@@ -36,17 +37,21 @@ from tiltlm.judging import (
     check_trains,
 )
 from tiltlm.judging.cache import CachedComparer, CachedScorer
+from tiltlm.judging.judge_settings import SELF, JudgeSettings
 from tiltlm.judging.language.build import judge_by_policy
 from tiltlm.judging.roles import RULES, has_audit
+from tiltlm.logprobs import PolicyModule
 from tiltlm.models import Policy, load_policy
+from tiltlm.models import Scorer as ScorerModel
 from tiltlm.models.folders import check_reachable, locate, short_name
 from tiltlm.objectives import Objective, compose, describe_spec
 from tiltlm.objectives.shapes.rollouts import PolicyGradient
-from tiltlm.online.cards import Card, make_card, steered
+from tiltlm.online.cards import Card, make_card, reward_of, steered
 from tiltlm.online.constitution import DEFAULT, read_constitution
-from tiltlm.online.corrections import corrected, effective_share
-from tiltlm.online.example_rules import Formed, form_examples
+from tiltlm.online.examples.corrections import corrected, effective_share
+from tiltlm.online.examples.rules import Formed, form_examples
 from tiltlm.online.groups import Group
+from tiltlm.online.ledger import Clock, Tokens, tokens_of_trees
 from tiltlm.online.rounds import RoundFolder, prompts_of_round, seed_of
 from tiltlm.online.stopping import Stop, find_stop
 from tiltlm.recipes.answers.sample import Call, Speaker, draw_answers
@@ -54,6 +59,7 @@ from tiltlm.recipes.answers.sample_settings import SampleRequest, SampleSettings
 from tiltlm.recipes.answers.samples import Samples
 from tiltlm.recipes.answers.systems import refuse_own_family
 from tiltlm.recipes.online.judging import JudgedRow, groups_of, judge_round, with_rivals
+from tiltlm.recipes.online.learned_judge import LearnedJudge, load_learned_judge
 from tiltlm.recipes.online.loop_checks import (
     check_engine,
     check_loop,
@@ -107,6 +113,7 @@ def loop(settings: LoopRunSettings, request: LoopRequest, *, progress: ProgressC
         check_request(settings, request, objective, judge)
         measuring = open_held_out(request.held_out_judge, judge)
         policy = policy or open_policy(settings, progress)
+        pupil = load_learned_judge(settings, measuring)
         prompts = read_prompts(settings, policy)
         with (
             RunDirectory.open(settings.output, resume=request.resume, overwrite=request.overwrite) as run,
@@ -116,6 +123,7 @@ def loop(settings: LoopRunSettings, request: LoopRequest, *, progress: ProgressC
             asked = None if judge is None else cached(judge, cache)
             judges = asked, None if measuring is None else cached(measuring, cache)
             rounds = Rounds.of(run, settings, request, objective, policy, prompts, judges, cache, progress)
+            rounds.add_learned_judge(pupil)
             return rounds.run_all(resume=request.resume)
 
 
@@ -203,11 +211,15 @@ class Rounds:
     trainer: Trainer
     cache: JudgementCache
     progress: ProgressCallback
+    clock: Clock
+    """What the phases took."""
     of_data: Mapping[bytes, tuple[Response, str]]
     """Tokens of a prompt → the response that the data has, and its text; empty unless it is a rival."""
     reviser: Reviser | None
     """What revises samples; None: nothing does."""
     engine: LoopEngine
+    learned: LearnedJudge | None = None
+    """What labels the samples after it has learned from the judge; None: the judge labels them."""
     cards: list[Card] = field(default_factory=list)
     """The card of each round that is done."""
     is_prepared: bool = False
@@ -256,6 +268,7 @@ class Rounds:
         )
         of_data = responses_of_data(settings, policy) if settings.rivals.data else {}
         reviser = reviser_of(settings, policy, prompts) if settings.rivals.revisions else None
+        clock = Clock(run.path / "ledger.jsonl")
         if isinstance(objective, PolicyGradient):
             warn_uncorrected(settings)
         whole = settings.engine.sync == "full"
@@ -269,27 +282,50 @@ class Rounds:
             settings.sampling.max_new_tokens,
             settings.loop.seed,
         )
-        parts = (*judges, reference, initial, trainer, cache, progress, of_data, reviser, engine)
+        parts = (*judges, reference, initial, trainer, cache, progress, clock, of_data, reviser, engine)
         return cls(run, settings, request, policy, prompts, *parts)
+
+    def add_learned_judge(self, loaded: ScorerModel | None) -> None:
+        """Let this reward model learn from the judge and label the samples; None: the judge labels them."""
+        if loaded is None:
+            return
+        judge = self.judge
+        assert judge is not None, "a rule that needs no judge is refused"
+        self.learned = LearnedJudge.of(
+            loaded,
+            self.run,
+            self.settings,
+            self.prompts.digest,
+            scale=judge.scale,
+            ask=partial(self.ask_judge, judge, self.request.judge),
+            progress=self.progress,
+            accepts_errors=self.request.accept_errors,
+        )
 
     def run_all(self, *, resume: bool) -> LoopedRun:
         """Run all rounds that are not done, save the policy and return what came out."""
         if resume:
             self.trainer.restore()
         cards = self.cards
+        if self.settings.stop.held_out_falls and self.trainer.state.step == 0:
+            self.trainer.checkpoints.commit(self.trainer.state, self.trainer.window)  # the best round may be the first
         stop: Stop | None = None
         try:
             while stop is None and len(cards) < self.settings.loop.rounds:
                 folder = RoundFolder.of(self.run.path, len(cards))
                 known = folder.card if (folder.last_step or 0) <= self.trainer.state.step else None
                 cards.append(known or self.run_round(len(cards), folder))
-                stop = find_stop(cards, self.settings.stop)
+                stop = find_stop(cards, self.settings.stop, self.clock.hours)
             self.trainer.checkpoints.commit(self.trainer.state, self.trainer.window)
         finally:
             self.trainer.recorder.close()
         stop = stop or Stop("rounds", f"all {self.settings.loop.rounds} rounds are done")
         log.info("the loop ends: %s", stop.text, extra={"event": "loop_stopped", "rule": stop.rule})
+        if stop.best is not None:
+            self.trainer.checkpoints.restore_weights(self.start_of(RoundFolder.of(self.run.path, stop.best))[0])
         save_model(self.policy, self.prompts.encoder, self.prompts.end_token_id, self.run.path)
+        if self.learned is not None:
+            self.learned.save(len(cards))
         write_rounds(self.run.path, self.record(cards, stop))
         return LoopedRun(self.run.path, self.request.preset, tuple(cards), stop)
 
@@ -299,6 +335,7 @@ class Rounds:
         facts = {
             "Model": short_name(settings.model.path),
             "Judge": "none" if self.judge is None else self.judge.name,
+            **({} if self.learned is None else {"Learned judge": self.learned.description}),
             "Held-out judge": "none" if self.measuring is None else self.measuring.name,
             "Preset": self.request.preset or "none",
             "Objective": describe_spec(settings.objective),
@@ -318,20 +355,23 @@ class Rounds:
     def run_round(self, number: int, folder: RoundFolder) -> Card:
         """Run one round, or what is missing of it, and return its card."""
         if self.request.replay is not None:
-            folder.copy_draws(RoundFolder.of(self.request.replay, number))
-        first = self.first_step(folder)
-        if isinstance(self.reference, MovingReference) and self.trainer.state.step == first:
-            self.reference.move(whole_weights(self.policy.module))
-        rows = self.draw(number, folder)
-        together = with_rivals(rows, self.rivals(number, folder, rows), self.settings.rivals.who, self.of_data)
-        verdicts = self.judged("train", [one.row for one in together], folder)
-        groups, formed = self.form(number, together, verdicts)
+            folder.copy_draws(RoundFolder.of(self.request.replay, number), learns=self.learned is not None)
+        first, tokens = self.start_of(folder)
+        rows, verdicts, groups, formed = self.gather(number, folder)
+        judgements = verdicts if self.learned is None else folder.gold or []
         digest = folder.write_examples(groups, formed.examples)
         is_own = self.request.replay is None  # samples of another policy say nothing about the KL of this one
-        initial = self.initial.sums([tree_of(row) for row in rows]) if is_own else None
-        folder.begin_training(first, digest)
-        coef = self.steer_kl(number)
-        effective = self.train(folder, first, formed.examples, self.past_examples(number), digest)
+        with self.clock.measures(number, "measure"):
+            initial = self.initial.sums([tree_of(row) for row in rows]) if is_own else None
+        folder.begin_training(first, tokens, digest)
+        held_out = reward_of(scores_of(self.judged("held_out", rows, folder)))
+        if self.settings.stop.held_out_falls:
+            self.keep_best(held_out, first)
+        coef, past, before = self.steer_kl(number), self.past_examples(number), self.trainer.state.step
+        with self.clock.measures(number, "train"):
+            effective = self.train(folder, first, formed.examples, past, digest)
+        if isinstance(self.reference, MovingReference) and self.trainer.state.step > before:
+            self.reference.move(whole_weights(self.policy.module))  # before the checkpoint, which holds it
         if (number + 1) % self.settings.loop.save_every == 0:
             self.trainer.checkpoints.commit(self.trainer.state, self.trainer.window)
         step = self.trainer.state.step
@@ -339,20 +379,64 @@ class Rounds:
             number,
             rows,
             initial,
-            scores=own_scores(rows, verdicts),
-            held_out=scores_of(self.judged("held_out", rows, folder)),
+            scores=own_scores(rows, judgements),
+            held_out=held_out,
             num_examples=len(formed.examples),
             dropped=formed.dropped,
-            statuses=sum((Counter(one["statuses"]) for one in verdicts), Counter()),
+            statuses=sum((Counter(one["statuses"]) for one in judgements), Counter()),
             num_steps=step - first,
             losses=[line["loss"] for line in self.trainer.recorder.history if line["step"] > first and "loss" in line],
+            tokens=spent_tokens(self, folder, rows, formed.examples, past, self.trainer.state.num_tokens - tokens),
+            num_weights=num_weights(self.policy.module),
+            recomputes=self.settings.model.gradient_checkpointing,
+            cost=cost_of(judgements),
             engine=facts_of(folder.engine),
             kl_coef=coef,
             effective=effective,
+            learned=folder.lesson,
         )
         folder.close(step, card)
         self.progress("rounds", number + 1, self.settings.loop.rounds, **figures(card))
         return card
+
+    def keep_best(self, held_out: Interval | None, first: int) -> None:
+        """Keep the checkpoint of the policy with the best held-out score so far, this round's or an earlier one's."""
+        known = [(card.held_out.estimate, card.round) for card in self.cards if card.held_out is not None]
+        best = max(known, key=lambda one: (one[0], -one[1]), default=None)
+        if best is None or (held_out is not None and held_out.estimate > best[0]):
+            self.trainer.checkpoints.kept = first
+        else:
+            self.trainer.checkpoints.kept = self.start_of(RoundFolder.of(self.run.path, best[1]))[0]
+
+    def gather(
+        self, number: int, folder: RoundFolder
+    ) -> tuple[list[AnswerRow], list[dict[str, Any]], list[Group], Formed]:
+        """Draw and judge samples, and make their examples; of more prompts while some give no signal and that is asked.
+
+        Returns:
+            The samples of the policy, what the judge says, the groups and their examples.
+        """
+        loop = self.settings.loop
+        rows: list[AnswerRow] = []
+        together: list[JudgedRow] = []
+        verdicts: list[dict[str, Any]] = []
+        for refill in range(loop.refills + 1):
+            with self.clock.measures(number, "sample"):
+                own = self.draw(number, folder, refill)
+                more = with_rivals(own, self.rivals(number, folder, own), self.settings.rivals.who, self.of_data)
+            with self.clock.measures(number, "judge"):
+                if self.learned is None:
+                    verdicts += self.judged("train", [one.row for one in more], folder, refill)
+                else:
+                    verdicts += self.learned.judge(number, own, folder)
+            rows += own
+            together += more
+            groups, formed = self.form(number, together, verdicts)
+            if loop.refills:
+                formed = with_signal(formed, loop.prompts_per_round)
+            if len(formed.examples) >= loop.prompts_per_round:
+                break
+        return rows, verdicts, groups, formed
 
     def form(
         self, number: int, rows: Sequence[JudgedRow], verdicts: Sequence[Mapping[str, Any]]
@@ -363,7 +447,7 @@ class Rounds:
             rows,
             verdicts,
             number,
-            scale=1.0 if self.judge is None else self.judge.scale,
+            scale=1.0 if self.judge is None or self.learned is not None else self.judge.scale,
             shaping=settings.shaping,
             max_tokens=settings.sampling.max_new_tokens,
         )
@@ -398,21 +482,29 @@ class Rounds:
         self.trainer.stepper = replace(self.trainer.stepper, objective=changed)
         return coef
 
-    def judged(self, role: Role, rows: Sequence[AnswerRow], folder: RoundFolder) -> list[dict[str, Any]]:
+    def judged(
+        self, role: Role, rows: Sequence[AnswerRow], folder: RoundFolder, refill: int = 0
+    ) -> list[dict[str, Any]]:
         """Return what a judge says about the samples of a round; nothing if there is none with this role."""
         judge = self.judge if role == "train" else self.measuring
         if judge is None:
             return []
-        verdicts = folder.verdicts(role)
+        verdicts = folder.verdicts(role, refill)
         if verdicts is None:
             asked = self.request.judge if role == "train" else self.request.held_out_judge
             if role == "train" and asked is not None and self.request.is_own_judge:
                 judge = self.judge = cached(judge_by_policy(asked, self.policy), self.cache)  # with the weights of now
-            else:
-                refuse_own_family(judge.judge, asked, rows)
-            verdicts = judge_round(judge, rows, self.progress, accept_errors=self.request.accept_errors)
-            folder.write_verdicts(verdicts, role)
+            verdicts = self.ask_judge(judge, asked, rows)
+            folder.write_verdicts(verdicts, role, refill)
         return verdicts
+
+    def ask_judge(
+        self, judge: CachedScorer | CachedComparer, settings: JudgeSettings | None, rows: Sequence[AnswerRow]
+    ) -> list[dict[str, Any]]:
+        """Return what a judge with these settings says about samples."""
+        if not (settings is not None and settings.model == SELF):
+            refuse_own_family(judge.judge, settings, rows)
+        return judge_round(judge, rows, self.progress, accept_errors=self.request.accept_errors)
 
     def rivals(self, number: int, folder: RoundFolder, rows: Sequence[AnswerRow]) -> Sequence[AnswerRow]:
         """Return the samples of a round that somebody else than the policy draws, or its revisions."""
@@ -423,25 +515,29 @@ class Rounds:
             return ()
         assert isinstance(self.reference, ModelReference), "a reference is built where rivals are drawn"
         mixture = Mixture(self.reference.weights.policy, self.reference.in_place, rivals.mix)
-        chosen = self.prompts_of(number)
+        chosen = self.prompts_of(number, 0)
         return self.answers(number, chosen, rivals.n, folder.rivals, f"{rivals.who} of round {number}", mixture).rows
 
     def ask(self, number: int, prompts: Sequence[Prompt], path: Path) -> Sequence[AnswerRow]:
         """Return one answer of the policy to each of these prompts."""
         return self.answers(number, prompts, 1, path, f"{path.name} of round {number}").rows
 
-    def draw(self, number: int, folder: RoundFolder) -> Sequence[AnswerRow]:
-        """Return the samples of the policy in a round."""
-        chosen, n = self.prompts_of(number), self.settings.loop.n
-        drawn = self.answers(number, chosen, n, folder.samples, f"round {number}")
-        if self.request.replay is None and self.trainer.state.step == self.first_step(folder):
+    def draw(self, number: int, folder: RoundFolder, refill: int) -> Sequence[AnswerRow]:
+        """Return the samples of the policy in a round, or in a refill of it."""
+        name = f"round {number}" + (f", refill {refill}" if refill else "")
+        chosen, n = self.prompts_of(number, refill), self.settings.loop.n
+        drawn = self.answers(number, chosen, n, folder.samples_of(refill), name)
+        if self.request.replay is None and self.trainer.state.step == self.start_of(folder)[0]:
             self.engine.account(folder, drawn, n * len(chosen), self.settings.sampling)
         return drawn.rows
 
-    def prompts_of(self, number: int) -> Sequence[Prompt]:
-        """Return the prompts of a round."""
+    def prompts_of(self, number: int, refill: int) -> Sequence[Prompt]:
+        """Return the prompts of a round or of a refill of it: the batch after those of all rounds before."""
         loop, prompts = self.settings.loop, self.prompts.prompts
-        places = prompts_of_round(number, len(prompts), loop.prompts_per_round, self.prompts.digest, loop.seed)
+        batch = number + refill
+        if loop.refills:
+            batch = refill + sum(card.num_prompts for card in self.cards[:number]) // loop.prompts_per_round
+        places = prompts_of_round(batch, len(prompts), loop.prompts_per_round, self.prompts.digest, loop.seed)
         return [prompts[k] for k in places]
 
     def answers(
@@ -467,10 +563,10 @@ class Rounds:
         call = Call(settings, request, chosen, speaker, {sampling.temperature: sampling})
         return draw_answers(call, self.progress)
 
-    def first_step(self, folder: RoundFolder) -> int:
-        """Return the optimiser steps before a round: those noted when it began to train, else those of now."""
-        begun, step = folder.first_step, self.trainer.state.step
-        return step if begun is None or begun > step else begun
+    def start_of(self, folder: RoundFolder) -> tuple[int, int]:
+        """Return optimiser steps and trained tokens before a round: those noted when it began, else those of now."""
+        begun, state = folder.start, self.trainer.state
+        return (state.step, state.num_tokens) if begun is None or begun[0] > state.step else begun
 
     def behaviours(
         self, folder: RoundFolder, examples: Sequence[Example], *, is_past: bool = False
@@ -532,11 +628,11 @@ class Rounds:
 
 def scores_of(verdicts: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
     """Return the scores of each prompt's samples, NaN where the judge failed; nothing from a judge that compares."""
-    return {
-        one["id"]: [math.nan if value is None else value for value in one["scores"]]
-        for one in verdicts
-        if "scores" in one
-    }
+    found: dict[str, list[float]] = {}
+    for one in verdicts:  # a prompt has a line for each of its bought pairs
+        if "scores" in one:
+            found.setdefault(one["id"], []).extend(math.nan if value is None else value for value in one["scores"])
+    return found
 
 
 def own_scores(rows: Sequence[AnswerRow], verdicts: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
@@ -569,6 +665,58 @@ def token_numbers_of(stepper: Stepper, examples: Sequence[Example]) -> NDArray[n
         for example, slots in zip(pack.examples, pack.slots, strict=True):
             found |= {(id(example), k): pieces[slot].numpy() for k, slot in enumerate(slots)}
     return np.concatenate([found[id(one), k] for one in examples for k in range(len(one.responses))], axis=1)
+
+
+def with_signal(formed: Formed, most: int) -> Formed:
+    """Return at most so many examples, the first ones that have an advantage other than 0, and count the others."""
+    live = [example for example in formed.examples if any(credit.advantage for credit in example.credits)]
+    causes = Counter({"no_signal": len(formed.examples) - len(live), "surplus": max(0, len(live) - most)})
+    return Formed(live[:most], formed.dropped + +causes)
+
+
+def spent_tokens(
+    loop: Rounds,
+    folder: RoundFolder,
+    rows: Sequence[AnswerRow],
+    examples: Sequence[Example],
+    past: Sequence[tuple[RoundFolder, Sequence[Example]]],
+    trained: int,
+) -> Tokens:
+    """Return the tokens of a round, from its files and its steps.
+
+    Args:
+        loop: The loop, after the training of the round.
+        folder: The files of the round.
+        rows: The samples of the policy.
+        examples: The examples of the round.
+        past: Those of earlier rounds.
+        trained: Tokens that its steps read.
+    """
+    drawn = [row for path in folder.answers for row in read_answers(path)]
+    of_examples = tokens_of_trees(build_trees([*examples, *(one for _, own in past for one in own)])[0])
+    is_apart = not isinstance(loop.reference, ModelReference) or loop.reference is not loop.initial
+    forward = tokens_of_trees(map(tree_of, rows)) if loop.request.replay is None else 0
+    forward += of_examples * (loop.trainer.stepper.objective.needs_reference and is_apart)
+    forward += of_examples * folder.has_old_logps
+    return Tokens(
+        prompts=sum(len(ids) for row in drawn if (ids := row.prompt_ids) is not None),
+        sampled=sum(len(ids) for row in drawn for ids in row.token_ids or ()),
+        forward=forward,
+        trained=trained,
+    )
+
+
+def num_weights(module: PolicyModule) -> int:
+    """Return the weights of a policy without its input embedding, unless that is its head too."""
+    embedding, head = module.get_input_embeddings(), module.get_output_embeddings()
+    is_tied = head is not None and head.weight is embedding.weight
+    return sum(p.numel() for p in module.parameters()) - (0 if is_tied else embedding.weight.numel())
+
+
+def cost_of(verdicts: Sequence[Mapping[str, Any]]) -> float | None:
+    """Return what the judge of a round cost; None if a price is not known."""
+    costs = [one.get("cost", 0.0) for one in verdicts]
+    return None if None in costs else math.fsum(costs)
 
 
 def planned_steps(settings: LoopRunSettings) -> int:

@@ -13,7 +13,7 @@ from tiltlm.judging import Comparer, JudgeSettings, Scorer, check_roles
 from tiltlm.objectives import Objective
 from tiltlm.objectives.shapes.rollouts import PolicyGradient
 from tiltlm.online.constitution import DEFAULT, read_constitution
-from tiltlm.online.corrections import UNBIASED
+from tiltlm.online.examples.corrections import UNBIASED
 from tiltlm.online.rounds import RoundFolder
 from tiltlm.recipes.answers.systems import open_judge
 from tiltlm.recipes.online.loop_run import LoopRequest, LoopRunSettings
@@ -102,6 +102,35 @@ def check_loop(settings: LoopRunSettings, objective: Objective) -> None:
     if isinstance(objective, PolicyGradient):
         check_policy_gradient(settings, objective)
     check_without_effect(settings, objective)
+    check_refills(settings)
+    if settings.learned_judge.labels:
+        check_learned_judge(settings)
+
+
+def check_refills(settings: LoopRunSettings) -> None:
+    """Refuse refills beside what is made for one batch of prompts a round, and a best round that is not kept.
+
+    Raises:
+        ConfigError: there is a conflict.
+    """
+    for key, is_set_too in (("rivals.n", settings.rivals.origins), ("loop.past_rounds", settings.loop.past_rounds)):
+        if settings.loop.refills and is_set_too:
+            raise ConfigError(
+                f"loop.refills and {key} exclude each other; remove one of the two", code="conflict", key="loop.refills"
+            )
+    if settings.loop.refills and not settings.engine.is_exact:
+        raise ConfigError(
+            f"loop.refills needs engine=own, and the engine is {settings.engine.name}; remove one of the two",
+            code="not_supported",
+            key="loop.refills",
+        )
+    if settings.stop.held_out_falls and settings.loop.save_every > 1:
+        raise ConfigError(
+            f"loop.save_every is {settings.loop.save_every}, and stop.held_out_falls goes back to the policy of the "
+            "best round, which must be saved; set loop.save_every=1",
+            code="conflict",
+            key="loop.save_every",
+        )
 
 
 def check_without_effect(settings: LoopRunSettings, objective: Objective) -> None:
@@ -111,6 +140,13 @@ def check_without_effect(settings: LoopRunSettings, objective: Objective) -> Non
         ConfigError: there is one.
     """
     gradient = objective if isinstance(objective, PolicyGradient) else None
+    if settings.loop.refills and (gradient is None or settings.loop.n < 2):
+        raise ConfigError(
+            "loop.refills has no effect: only samples of a policy gradient that are compared within a prompt can "
+            "be without a signal; remove it",
+            code="no_effect",
+            key="loop.refills",
+        )
     if settings.correction.kind != "none" and (
         gradient is None or (settings.engine.is_exact and not settings.loop.past_rounds)
     ):
@@ -130,6 +166,43 @@ def check_without_effect(settings: LoopRunSettings, objective: Objective) -> Non
                 code="no_effect",
                 key=f"critic.{name}",
             )
+
+
+def check_learned_judge(settings: LoopRunSettings) -> None:
+    """Refuse what a learned judge cannot label.
+
+    Raises:
+        ConfigError: the rule needs no judge or makes no pairs, there are rivals, or earlier rounds train again.
+    """
+    kind, rule = settings.examples.kind, settings.examples.rule
+    if not kind.needs_judge:
+        raise ConfigError(
+            f"learned_judge.labels has no effect: examples.rule={rule} needs no judge; remove it",
+            code="no_effect",
+            key="learned_judge.labels",
+        )
+    if kind.shape != "pairs":
+        raise ConfigError(
+            f"examples.rule={rule} makes {kind.shape}, and a learned judge labels pairs only: it learns from "
+            "comparisons within a prompt, so its scores mean nothing beyond them. Use a rule of pairs, such as "
+            "examples.rule=pair",
+            code="not_supported",
+            key="examples.rule",
+        )
+    if settings.rivals.origins:
+        raise ConfigError(
+            f"there are rivals of {' and '.join(dict.fromkeys(settings.rivals.origins))}, and a learned judge labels "
+            "samples of the policy; remove the settings of rivals, or raise loop.n",
+            code="not_supported",
+            key="rivals.n",
+        )
+    if settings.loop.past_rounds:
+        raise ConfigError(
+            f"loop.past_rounds is {settings.loop.past_rounds}, and the labels of earlier rounds are those of a learned "
+            "judge that knew less; remove it (learned_judge.earlier_rounds is about the labels of the judge)",
+            code="not_supported",
+            key="loop.past_rounds",
+        )
 
 
 def check_policy_gradient(settings: LoopRunSettings, objective: PolicyGradient) -> None:
@@ -227,8 +300,11 @@ def check_request(settings: LoopRunSettings, request: LoopRequest, objective: Ob
     Raises:
         ConfigError: they do not fit.
     """
+    learns = bool(settings.learned_judge.labels)
     if request.replay is not None:
         recorded_rounds(request.replay)
+        if learns:
+            check_recorded_labels(settings, request.replay)
         if isinstance(objective, PolicyGradient):
             raise ConfigError(
                 "replay: a policy gradient needs samples of the policy that it trains, and these are of another; "
@@ -237,13 +313,21 @@ def check_request(settings: LoopRunSettings, request: LoopRequest, objective: Ob
                 key="replay",
             )
     reads_scores = bool(objective.needs) and not settings.examples.win_rates  # ranks are made of scores
-    if (reads_scores or settings.examples.kind.needs_scores) and not isinstance(judge, Scorer):
+    gives_scores = learns or isinstance(judge, Scorer)
+    if (reads_scores or settings.examples.kind.needs_scores) and not gives_scores:
         what = f"examples.rule={settings.examples.rule}" if settings.examples.kind.needs_scores else "the objective"
         raise ConfigError(
             f"{what} needs scores, and no judge gives them; use a judge that scores"
             + (", or set examples.win_rates=true" if reads_scores and not settings.examples.kind.needs_scores else ""),
             code="needs_scores",
             key="judge",
+        )
+    if request.is_own_judge and learns:
+        raise ConfigError(
+            "judge.model is self, so a learned judge would learn the opinion of the policy that it labels for; remove "
+            "learned_judge.labels, or name another judge",
+            code="conflict",
+            key="learned_judge.labels",
         )
     if request.is_own_judge and request.held_out_judge is None:
         raise ConfigError(
@@ -258,8 +342,32 @@ def check_request(settings: LoopRunSettings, request: LoopRequest, objective: Ob
             code="no_effect",
             key="stop.held_out_falls",
         )
-    if not settings.shaping.is_off and not isinstance(judge, Scorer):
+    if not settings.shaping.is_off and not gives_scores:
         raise ConfigError("shaping has no effect: no judge gives scores; remove it", code="no_effect", key="shaping")
+
+
+def check_recorded_labels(settings: LoopRunSettings, replay: Path) -> None:
+    """Require that a recorded loop has the labels that a learned judge would learn from.
+
+    Raises:
+        ConfigError: it had no learned judge, or chose other pairs.
+    """
+    if RoundFolder.of(replay, 0).gold is None:
+        raise ConfigError(
+            f"replay: {replay} has no labels for a learned judge, because it had none; set learned_judge.labels=0 to "
+            "train on its judgements, or draw again",
+            code="no_labels",
+            key="replay",
+        )
+    recorded = yaml.safe_load((replay / "config.yaml").read_text(encoding="utf-8"))["learned_judge"]
+    for name in ("labels", "choose"):
+        if recorded[name] != getattr(settings.learned_judge, name):
+            raise ConfigError(
+                f"learned_judge.{name} has no effect: the recorded labels are used, which were bought with "
+                f"{name}={recorded[name]}; remove it",
+                code="no_effect",
+                key=f"learned_judge.{name}",
+            )
 
 
 def open_held_out(settings: JudgeSettings | None, judge: Scorer | Comparer | None) -> Scorer | None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import escape
 
 from tiltlm.diagnostics import Interval
-from tiltlm.online.cards import Card
+from tiltlm.online.cards import INTERVALS, ONLY_LEARNED, Card
 from tiltlm.online.stopping import Stop
 from tiltlm.report.numbers import with_bounds
 from tiltlm.report.studies.rounds import some_rounds
@@ -71,7 +71,9 @@ def _flat(card: Mapping[str, Any]) -> dict[str, Any]:
     """Return a card with its intervals as three columns."""
     flat: dict[str, Any] = {}
     for name, value in card.items():
-        if name in ("reward", "held_out", "kl"):
+        if name in ONLY_LEARNED and value is None:
+            continue
+        if name in INTERVALS:
             for end in ("estimate", "low", "high"):
                 flat[name if end == "estimate" else f"{name}_{end}"] = math.nan if value is None else value[end]
         elif not isinstance(value, Mapping):

@@ -124,6 +124,12 @@ def cautions_of(record: LoopRecord) -> Iterator[Remark]:
             f"Samples of a prompt have become alike (distinct-2 {first.distinct_2:.2f} to {last.distinct_2:.2f}). Stop "
             "earlier (stop.kl), or raise β.",
         )
+    if diverged := [str(card.round) for card in record.cards if card.judge_diverged]:
+        yield Remark(
+            "judge_diverged",
+            f"The learned judge diverged in round {', '.join(diverged)}, and labelled with what it knew before. Lower "
+            "learned_judge.rate.",
+        )
     if not last.exact:
         missing = sum(sum(card.missing.values()) for card in record.cards)
         why = f" {missing:,} samples are missing; rounds/*/engine.json says why." if missing else ""
@@ -160,9 +166,16 @@ def table_of(record: LoopRecord) -> Table:
             Cell(format_number(card.distinct_2, 2)),
             Cell(f"{card.num_examples:,}"),
             Cell("–" if card.loss is None else format_number(card.loss, 3)),
+            *((cell(card.agreement),) if has_learned(record) else ()),
         )
         rows.append(TableRow(str(card.round), f"round {card.round}", cells))
-    return Table(("score", "held-out score", "KL, nats", "tokens", "distinct-2", "examples", "loss"), tuple(rows))
+    heads = ("score", "held-out score", "KL, nats", "tokens", "distinct-2", "examples", "loss")
+    return Table((*heads, *(("agreement",) if has_learned(record) else ())), tuple(rows))
+
+
+def has_learned(record: LoopRecord) -> bool:
+    """Return whether a learned judge labelled the samples."""
+    return any(card.labels is not None for card in record.cards)
 
 
 def engine_table(record: LoopRecord) -> Table:
@@ -212,6 +225,11 @@ def sections_of(record: LoopRecord) -> list[SectionView]:
         "The samples of a round are drawn before the round trains on them. Small print: 95 % intervals by bootstrap "
         "over the prompts of the round."
     )
+    if has_learned(record):
+        lead += (
+            " A learned judge labels the samples. The judge has labelled and scored the bought pairs alone. Agreement "
+            "is the share of its labels that the learned judge predicted before it learned from them."
+        )
     dropped = [
         TableRow(cause, cause, (Cell(f"{sum(card.dropped.get(cause, 0) for card in record.cards):,}"),))
         for cause in sorted({cause for card in record.cards for cause in card.dropped})
@@ -219,8 +237,25 @@ def sections_of(record: LoopRecord) -> list[SectionView]:
     spent = [
         TableRow("sampled_tokens", "sampled tokens", (Cell(f"{sum(c.sampled_tokens for c in record.cards):,}"),)),
         TableRow("judgements", "judgements", (Cell(f"{sum(c.judgements for c in record.cards):,}"),)),
+        *(
+            [TableRow("labels", "labels of the judge", (Cell(f"{sum(c.labels or 0 for c in record.cards):,}"),))]
+            if has_learned(record)
+            else []
+        ),
         TableRow("steps", "optimiser steps", (Cell(f"{sum(c.num_steps for c in record.cards):,}"),)),
+        TableRow("prompt_tokens", "prompt tokens", (Cell(f"{sum(c.prompt_tokens for c in record.cards):,}"),)),
+        TableRow(
+            "forward_tokens",
+            "tokens read without gradient",
+            (Cell(f"{sum(c.forward_tokens for c in record.cards):,}"),),
+        ),
+        TableRow("train_tokens", "tokens trained on", (Cell(f"{sum(c.train_tokens for c in record.cards):,}"),)),
+        TableRow("flops", "floating-point operations", (Cell(f"{sum(c.flops for c in record.cards):.3g}"),)),
     ]
+    if any(card.cost != 0 for card in record.cards):
+        costs = [card.cost for card in record.cards if card.cost is not None]
+        text = f"{sum(costs):g}" if len(costs) == len(record.cards) else "not known"
+        spent.append(TableRow("cost", "cost of the judge", (Cell(text),)))
     figures = [rounds_figure(record)] if any(card.reward or card.held_out or card.kl for card in record.cards) else []
     views = [SectionView("rounds", "Rounds", None, lead, [table_of(record)], figures)]
     views.append(SectionView("spent", "What it cost", None, "", [Table(("in all",), tuple(spent))]))

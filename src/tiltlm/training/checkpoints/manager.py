@@ -35,6 +35,8 @@ class CheckpointManager:
     settings: TrainingSettings
     ranks: Ranks
     note: Callable[[str], None]
+    kept: int | None = None
+    """Step of a checkpoint that is not removed as an old one, beside the best one of `training.best_metric`."""
     committed: TrainingState | None = None
     """The state in the newest checkpoint; None if there is none."""
 
@@ -61,7 +63,7 @@ class CheckpointManager:
             {} if self.reference is None else self.reference.tensors(),
         )
         folder, step = self.run.checkpoints, state.step
-        protect = () if state.best_step is None else (state.best_step,)
+        protect = [step for step in (state.best_step, self.kept) if step is not None]
 
         def write() -> None:
             checkpoint.commit(folder, step, content, self.setting)
