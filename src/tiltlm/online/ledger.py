@@ -49,6 +49,8 @@ class Clock:
     """The time that the phases of a loop took, in a file that only grows: what was done twice is there twice."""
 
     path: Path
+    writes: bool = True
+    """False in a process that is not the first."""
 
     @contextmanager
     def measures(self, number: int, phase: Phase) -> Iterator[None]:
@@ -60,6 +62,8 @@ class Clock:
         """
         start = time.perf_counter()
         yield
+        if not self.writes:
+            return
         append_line(self.path, {"round": number, "phase": phase, "seconds": round(time.perf_counter() - start, 3)})
 
     @property

@@ -12,7 +12,7 @@ of a round can be computed again from them.
 
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -203,22 +203,20 @@ class RoundFolder:
         write_plain_rows(self.path / "examples.jsonl", rows)
         return digest
 
-    def with_old_logps(
-        self, examples: Sequence[Example], compute: Callable[[Sequence[Example]], Floats32]
-    ) -> list[Example]:
+    def with_old_logps(self, examples: Sequence[Example], numbers: Floats32 | None) -> list[Example]:
         """Return the examples of rollouts with what policy and critic said of their tokens when the round began.
 
         This is written before the round trains, so a resumed round reads what the policy of then said.
 
         Args:
             examples: The examples of the round.
-            compute: Returns [1, M] the log-probability of every scored token of all samples, in their order; with a
-                critic [2, M], the values too.
+            numbers: [1, M] the log-probability of every scored token of all samples, in their order; with a critic
+                [2, M], the values too. None: they are written already.
         """
         path = self.path / "old-logps.npy"
-        if not path.exists():
+        if numbers is not None:
             buffer = io.BytesIO()
-            np.save(buffer, compute(examples))
+            np.save(buffer, numbers)
             write_bytes(path, buffer.getvalue())
         numbers, place = np.load(path), 0
         found = []

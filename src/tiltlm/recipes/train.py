@@ -4,7 +4,7 @@ import logging
 import platform
 import shlex
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -85,7 +85,7 @@ def train_logged(
     ready = prepare(settings, ranks.device)
     settings.training.check_held_out(len(ready.data.held_out))
     if ranks.size > 1:
-        refuse_different(ready, ranks)
+        refuse_different({**digests(ready), "numeric path": numeric_path(ready.policy.module)}, ranks)
         log.info(
             "%d processes, training.parallel=%s",
             ranks.size,
@@ -98,13 +98,17 @@ def train_logged(
         return carry_out(run, ready, settings, ranks, resume=resume, progress=progress)
 
 
-def refuse_different(ready: Prepared, ranks: Ranks) -> None:
+def refuse_different(digests: Mapping[str, str], ranks: Ranks) -> None:
     """Require that all processes loaded the same: each loads its own copy, perhaps on another machine.
 
+    Args:
+        digests: What must be equal, by what it is: data, model, reference, numeric path.
+        ranks: The processes.
+
     Raises:
-        RunError: data, model, reference or numeric path differ.
+        RunError: one of them differs.
     """
-    for what, own in {**digests(ready), "numeric path": numeric_path(ready.policy.module)}.items():
+    for what, own in digests.items():
         found = ranks.gather(own)
         for rank, other in enumerate(found):
             if other != found[0]:

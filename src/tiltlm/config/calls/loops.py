@@ -82,6 +82,7 @@ def loop(
     if given is None and chosen is not None and chosen.judge:
         given = chosen.judge
     from tiltlm.config.judges import read_judge
+    from tiltlm.distributed.launched import in_first_process
     from tiltlm.recipes.online.loop_run import LoopRequest, LoopRunSettings
     from tiltlm.runs import check_contents
 
@@ -108,7 +109,7 @@ def loop(
         resume=resume,
         overwrite=overwrite,
     )
-    check_contents(resolved.output, resume, overwrite)
+    in_first_process(lambda: check_contents(resolved.output, resume, overwrite))
     with display(progress) as draw:
         announce_imports(draw)
         from tiltlm.recipes.online.loop import loop as recipe

@@ -6,12 +6,10 @@ stopped goes on where it was, and then gives the same bytes as one that was not.
 
 import logging
 import math
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +18,7 @@ from numpy.typing import NDArray
 
 from tiltlm.core import ResponseLogps, Tree, build_trees
 from tiltlm.core.example import Example, Response
-from tiltlm.data.dataset import load_data, survey
+from tiltlm.data.dataset import survey
 from tiltlm.data.distinct_prompts import Prompt, PromptSet, find_prompts
 from tiltlm.data.files.sources import read_rows
 from tiltlm.data.rows.columns import detect_prompts
@@ -47,22 +45,20 @@ from tiltlm.models.folders import check_reachable, locate, short_name
 from tiltlm.objectives import Objective, compose, describe_spec
 from tiltlm.objectives.shapes.rollouts import PolicyGradient
 from tiltlm.online.cards import Card, make_card, reward_of, steered
-from tiltlm.online.constitution import DEFAULT, read_constitution
 from tiltlm.online.examples.corrections import corrected, effective_share
 from tiltlm.online.examples.rules import Formed, form_examples
 from tiltlm.online.groups import Group
 from tiltlm.online.ledger import Clock, Tokens, tokens_of_trees
-from tiltlm.online.rounds import RoundFolder, prompts_of_round, seed_of
+from tiltlm.online.rounds import RoundFolder, prompts_of_round
 from tiltlm.online.stopping import Stop, find_stop
-from tiltlm.recipes.answers.sample import Call, Speaker, draw_answers
-from tiltlm.recipes.answers.sample_settings import SampleRequest, SampleSettings
-from tiltlm.recipes.answers.samples import Samples
 from tiltlm.recipes.answers.systems import refuse_own_family
+from tiltlm.recipes.online.draws import Draws, interleaved, responses_of_data, reviser_of, share
 from tiltlm.recipes.online.judging import JudgedRow, groups_of, judge_round, with_rivals
 from tiltlm.recipes.online.learned_judge import LearnedJudge, load_learned_judge
 from tiltlm.recipes.online.loop_checks import (
     check_engine,
     check_loop,
+    check_processes,
     check_request,
     describe,
     open_held_out,
@@ -73,11 +69,10 @@ from tiltlm.recipes.online.loop_engines import PROBES, LoopEngine, behaviours_of
 from tiltlm.recipes.online.loop_run import LoopRequest, LoopRunSettings
 from tiltlm.recipes.online.looped import LoopedRun
 from tiltlm.recipes.online.policy_folders import PolicyFolders
-from tiltlm.recipes.online.revising import Reviser
 from tiltlm.recipes.prepare import encoder_of, note_all
 from tiltlm.recipes.progress import ProgressCallback, silent
-from tiltlm.recipes.train import listener, save_model
-from tiltlm.reference import Reference
+from tiltlm.recipes.train import listener, refuse_different, save_model
+from tiltlm.reference import Reference, model_digest
 from tiltlm.reference.build import LARGER, build_round_references
 from tiltlm.reference.model import ModelReference
 from tiltlm.reference.moving import MovingReference
@@ -85,7 +80,6 @@ from tiltlm.report import to_plain
 from tiltlm.report.studies.rounds import SHOWN, LoopRecord, write_rounds
 from tiltlm.runs import RunDirectory, run_log
 from tiltlm.sampling.answers import AnswerRow, read_answers
-from tiltlm.sampling.decoding import Mixture
 from tiltlm.training import Trainer, build_trainer
 from tiltlm.training.optim.optimizer import learning_rate_factor, whole_weights
 from tiltlm.training.packs import cut_into_packs
@@ -100,38 +94,42 @@ def loop(settings: LoopRunSettings, request: LoopRequest, *, progress: ProgressC
     Raises:
         TiltError: something is wrong; what can be seen before a model is loaded is refused then.
     """
-    Ranks.single("loop")
+    ranks = Ranks.join()
+    check_processes(settings, ranks)
     objective = compose(settings.objective)
     check_loop(settings, objective)
     check_engine(settings, request)
     with run_log() as messages:
         policy: Policy | None = None
         if request.is_own_judge:
-            policy = open_policy(settings, progress)
+            policy = open_policy(settings, progress, ranks)
         progress("load the judge", 0, 0)
         judge = open_training_judge(request, policy)
         check_request(settings, request, objective, judge)
         measuring = open_held_out(request.held_out_judge, judge)
-        policy = policy or open_policy(settings, progress)
+        policy = policy or open_policy(settings, progress, ranks)
         pupil = load_learned_judge(settings, measuring)
         prompts = read_prompts(settings, policy)
+        refuse_different({"prompts": prompts.digest, "model": model_digest(policy.module)}, ranks)
         with (
-            RunDirectory.open(settings.output, resume=request.resume, overwrite=request.overwrite) as run,
+            RunDirectory.open(settings.output, resume=request.resume, overwrite=request.overwrite, ranks=ranks) as run,
             JudgementCache() as cache,
         ):
-            messages.write_to(run.path)
+            if ranks.is_first:
+                messages.write_to(run.path)
             asked = None if judge is None else cached(judge, cache)
             judges = asked, None if measuring is None else cached(measuring, cache)
-            rounds = Rounds.of(run, settings, request, objective, policy, prompts, judges, cache, progress)
-            rounds.add_learned_judge(pupil)
+            rounds = Rounds.of(run, settings, request, objective, policy, prompts, judges, cache, progress, ranks)
+            if ranks.is_first:
+                rounds.add_learned_judge(pupil)
             return rounds.run_all(resume=request.resume)
 
 
-def open_policy(settings: LoopRunSettings, progress: ProgressCallback) -> Policy:
+def open_policy(settings: LoopRunSettings, progress: ProgressCallback, ranks: Ranks) -> Policy:
     """Load the model that is trained."""
     progress("load model and data", 0, 0)
     check_reachable(locate(settings.model.path, settings.model.adapter))
-    policy = load_policy(settings.model)
+    policy = load_policy(settings.model, ranks.device)
     note_all(policy.notes)
     return policy
 
@@ -168,30 +166,6 @@ def read_prompts(settings: LoopRunSettings, policy: Policy) -> PromptSet:
     return prompts
 
 
-def responses_of_data(settings: LoopRunSettings, policy: Policy) -> dict[bytes, tuple[Response, str]]:
-    """Return the response that the data has to each prompt, the first of several, by the tokens of the prompt."""
-    whole, encoder = replace(settings.data, eval_fraction=0.0), encoder_of(policy)
-    found: dict[bytes, tuple[Response, str]] = {}
-    for example in load_data(whole, encoder, "demonstrations").train:
-        response = example.responses[0]
-        text = str(encoder.tokenizer.decode(response.token_ids.tolist(), skip_special_tokens=True))
-        found.setdefault(example.prompt_ids.tobytes(), (response, text))
-    return found
-
-
-def reviser_of(settings: LoopRunSettings, policy: Policy, prompts: PromptSet) -> Reviser:
-    """Return what revises the samples of a loop."""
-    limit, sampling = policy.module.max_positions, settings.sampling
-    return Reviser(
-        prompts,
-        read_constitution(settings.rivals.constitution or DEFAULT),
-        settings.rivals.revisions,
-        settings.loop.seed,
-        window=sys.maxsize if limit is None else limit - sampling.max_new_tokens,
-        wraps=settings.data.as_chat is not False and prompts.encoder.has_template,
-    )
-
-
 @dataclass(eq=False)
 class Rounds:
     """A loop in progress, with all its parts."""
@@ -215,11 +189,11 @@ class Rounds:
     """What the phases took."""
     of_data: Mapping[bytes, tuple[Response, str]]
     """Tokens of a prompt → the response that the data has, and its text; empty unless it is a rival."""
-    reviser: Reviser | None
-    """What revises samples; None: nothing does."""
-    engine: LoopEngine
+    draws: Draws
+    """Who speaks."""
+    ranks: Ranks
     learned: LearnedJudge | None = None
-    """What labels the samples after it has learned from the judge; None: the judge labels them."""
+    """What labels the samples after it has learned from the judge; None: the judge does, or another process has it."""
     cards: list[Card] = field(default_factory=list)
     """The card of each round that is done."""
     is_prepared: bool = False
@@ -237,6 +211,7 @@ class Rounds:
         judges: tuple[CachedScorer | CachedComparer | None, CachedScorer | None],
         cache: JudgementCache,
         progress: ProgressCallback,
+        ranks: Ranks,
     ) -> "Rounds":
         """Build the references and the trainer, and describe the run."""
         per_round = min(settings.loop.prompts_per_round, len(prompts.prompts))
@@ -250,7 +225,7 @@ class Rounds:
             rate={"fixed": None, "reset": 1.0, "average": settings.loop.rate}[settings.loop.reference],
             max_tokens=settings.training.max_tokens,
         )
-        describe(run, {**to_plain(settings), **request.judges})
+        ranks.first(lambda: describe(run, {**to_plain(settings), **request.judges}))
         if isinstance(objective, PolicyGradient) and objective.critic is not None:
             policy.module.add_value_head(shares_body=settings.critic.shares_body)
         trainer = build_trainer(
@@ -262,13 +237,14 @@ class Rounds:
             settings.training,
             run,
             prompts.digest,
+            ranks=ranks,
             listener=listener(progress),
             schedule=learning_rate_factor(settings.training, planned_steps(settings)),
             value_learning_rate=settings.critic.value_learning_rate,
         )
         of_data = responses_of_data(settings, policy) if settings.rivals.data else {}
         reviser = reviser_of(settings, policy, prompts) if settings.rivals.revisions else None
-        clock = Clock(run.path / "ledger.jsonl")
+        clock = Clock(run.path / "ledger.jsonl", writes=ranks.is_first)
         if isinstance(objective, PolicyGradient):
             warn_uncorrected(settings)
         whole = settings.engine.sync == "full"
@@ -282,7 +258,8 @@ class Rounds:
             settings.sampling.max_new_tokens,
             settings.loop.seed,
         )
-        parts = (*judges, reference, initial, trainer, cache, progress, clock, of_data, reviser, engine)
+        draws = Draws(settings, prompts, policy, engine, reference, reviser, ranks, progress)
+        parts = (*judges, reference, initial, trainer, cache, progress, clock, of_data, draws, ranks)
         return cls(run, settings, request, policy, prompts, *parts)
 
     def add_learned_judge(self, loaded: ScorerModel | None) -> None:
@@ -313,9 +290,10 @@ class Rounds:
         try:
             while stop is None and len(cards) < self.settings.loop.rounds:
                 folder = RoundFolder.of(self.run.path, len(cards))
-                known = folder.card if (folder.last_step or 0) <= self.trainer.state.step else None
+                card, last_step = self.ranks.first(partial(card_of, folder))
+                known = card if (last_step or 0) <= self.trainer.state.step else None
                 cards.append(known or self.run_round(len(cards), folder))
-                stop = find_stop(cards, self.settings.stop, self.clock.hours)
+                stop = find_stop(cards, self.settings.stop, self.ranks.first(lambda: self.clock.hours))
             self.trainer.checkpoints.commit(self.trainer.state, self.trainer.window)
         finally:
             self.trainer.recorder.close()
@@ -323,11 +301,15 @@ class Rounds:
         log.info("the loop ends: %s", stop.text, extra={"event": "loop_stopped", "rule": stop.rule})
         if stop.best is not None:
             self.trainer.checkpoints.restore_weights(self.start_of(RoundFolder.of(self.run.path, stop.best))[0])
+        self.ranks.first(lambda: self.save(cards, stop))
+        return LoopedRun(self.run.path, self.request.preset, tuple(cards), stop)
+
+    def save(self, cards: Sequence[Card], stop: Stop) -> None:
+        """Write the model, a learned judge and the page, in the first process."""
         save_model(self.policy, self.prompts.encoder, self.prompts.end_token_id, self.run.path)
         if self.learned is not None:
             self.learned.save(len(cards))
         write_rounds(self.run.path, self.record(cards, stop))
-        return LoopedRun(self.run.path, self.request.preset, tuple(cards), stop)
 
     def record(self, cards: Sequence[Card], stop: Stop) -> LoopRecord:
         """Return what the page shows."""
@@ -353,51 +335,64 @@ class Rounds:
         return LoopRecord(facts, tuple(cards), stop.rule, stop.text, samples, *known)
 
     def run_round(self, number: int, folder: RoundFolder) -> Card:
-        """Run one round, or what is missing of it, and return its card."""
-        if self.request.replay is not None:
-            folder.copy_draws(RoundFolder.of(self.request.replay, number), learns=self.learned is not None)
+        """Run one round, or what is missing of it, and return its card. Only the first process touches files."""
+        replay, first_only = self.request.replay, self.ranks.first
+        if replay is not None:
+            learns = bool(self.settings.learned_judge.labels)
+            first_only(lambda: folder.copy_draws(RoundFolder.of(replay, number), learns=learns))
         first, tokens = self.start_of(folder)
         rows, verdicts, groups, formed = self.gather(number, folder)
-        judgements = verdicts if self.learned is None else folder.gold or []
-        digest = folder.write_examples(groups, formed.examples)
-        is_own = self.request.replay is None  # samples of another policy say nothing about the KL of this one
+        digest = first_only(lambda: folder.write_examples(groups, formed.examples))
         with self.clock.measures(number, "measure"):
-            initial = self.initial.sums([tree_of(row) for row in rows]) if is_own else None
-        folder.begin_training(first, tokens, digest)
-        held_out = reward_of(scores_of(self.judged("held_out", rows, folder)))
+            initial = self.initial_sums(rows) if replay is None else None  # others' samples say nothing about its KL
+        held_out = reward_of(scores_of(first_only(lambda: self.judged("held_out", rows, folder))))
+        first_only(lambda: folder.begin_training(first, tokens, digest))
         if self.settings.stop.held_out_falls:
             self.keep_best(held_out, first)
         coef, past, before = self.steer_kl(number), self.past_examples(number), self.trainer.state.step
         with self.clock.measures(number, "train"):
             effective = self.train(folder, first, formed.examples, past, digest)
-        if isinstance(self.reference, MovingReference) and self.trainer.state.step > before:
+        state = self.trainer.state
+        if isinstance(self.reference, MovingReference) and state.step > before:
             self.reference.move(whole_weights(self.policy.module))  # before the checkpoint, which holds it
         if (number + 1) % self.settings.loop.save_every == 0:
-            self.trainer.checkpoints.commit(self.trainer.state, self.trainer.window)
-        step = self.trainer.state.step
-        card = make_card(
-            number,
-            rows,
-            initial,
-            scores=own_scores(rows, judgements),
-            held_out=held_out,
-            num_examples=len(formed.examples),
-            dropped=formed.dropped,
-            statuses=sum((Counter(one["statuses"]) for one in judgements), Counter()),
-            num_steps=step - first,
-            losses=[line["loss"] for line in self.trainer.recorder.history if line["step"] > first and "loss" in line],
-            tokens=spent_tokens(self, folder, rows, formed.examples, past, self.trainer.state.num_tokens - tokens),
-            num_weights=num_weights(self.policy.module),
-            recomputes=self.settings.model.gradient_checkpointing,
-            cost=cost_of(judgements),
-            engine=facts_of(folder.engine),
-            kl_coef=coef,
-            effective=effective,
-            learned=folder.lesson,
-        )
-        folder.close(step, card)
+            self.trainer.checkpoints.commit(state, self.trainer.window)
+
+        def close() -> Card:
+            judgements = verdicts if self.learned is None else folder.gold or []
+            history = self.trainer.recorder.history
+            card = make_card(
+                number,
+                rows,
+                initial,
+                scores=own_scores(rows, judgements),
+                held_out=held_out,
+                num_examples=len(formed.examples),
+                dropped=formed.dropped,
+                statuses=sum((Counter(one["statuses"]) for one in judgements), Counter()),
+                num_steps=state.step - first,
+                losses=[line["loss"] for line in history if line["step"] > first and "loss" in line],
+                tokens=spent_tokens(self, folder, rows, formed.examples, past, state.num_tokens - tokens),
+                num_weights=num_weights(self.policy.module),
+                recomputes=self.settings.model.gradient_checkpointing,
+                cost=cost_of(judgements),
+                engine=facts_of(folder.engine),
+                kl_coef=coef,
+                effective=effective,
+                learned=folder.lesson,
+            )
+            folder.close(state.step, card)
+            return card
+
+        card = first_only(close)
         self.progress("rounds", number + 1, self.settings.loop.rounds, **figures(card))
         return card
+
+    def initial_sums(self, rows: Sequence[AnswerRow]) -> list[float]:
+        """Return the log-probability of each sample under the policy before the first round, a share each process."""
+        sums = iter(self.initial.sums([tree_of(row) for row in share(rows, self.ranks)]))
+        mine = [[next(sums) for _ in row.answers] for row in share(rows, self.ranks)]
+        return [value for own in interleaved(self.ranks.gather(mine), len(rows)) for value in own]
 
     def keep_best(self, held_out: Interval | None, first: int) -> None:
         """Keep the checkpoint of the policy with the best held-out score so far, this round's or an earlier one's."""
@@ -424,12 +419,9 @@ class Rounds:
         for refill in range(loop.refills + 1):
             with self.clock.measures(number, "sample"):
                 own = self.draw(number, folder, refill)
-                more = with_rivals(own, self.rivals(number, folder, own), self.settings.rivals.who, self.of_data)
+                more = self.with_rivals(number, folder, own, self.prompts_of(number, refill))
             with self.clock.measures(number, "judge"):
-                if self.learned is None:
-                    verdicts += self.judged("train", [one.row for one in more], folder, refill)
-                else:
-                    verdicts += self.learned.judge(number, own, folder)
+                verdicts += self.ranks.first(partial(self.labelled, number, own, more, folder, refill))
             rows += own
             together += more
             groups, formed = self.form(number, together, verdicts)
@@ -438,6 +430,30 @@ class Rounds:
             if len(formed.examples) >= loop.prompts_per_round:
                 break
         return rows, verdicts, groups, formed
+
+    def draw(self, number: int, folder: RoundFolder, refill: int) -> Sequence[AnswerRow]:
+        """Return the samples of the policy in a round, or in a refill of it."""
+        chosen, settings = self.prompts_of(number, refill), self.settings
+        drawn = self.draws.samples(number, refill, chosen, folder)
+        if self.request.replay is None and self.trainer.state.step == self.start_of(folder)[0]:
+            num_asked, account = settings.loop.n * len(chosen), self.draws.engine.account
+            self.ranks.first(lambda: account(folder, drawn, num_asked, settings.sampling))
+        return drawn.rows
+
+    def with_rivals(
+        self, number: int, folder: RoundFolder, rows: Sequence[AnswerRow], prompts: Sequence[Prompt]
+    ) -> list[JudgedRow]:
+        """Return the samples of each prompt together with those of others."""
+        rivals = self.draws.rivals(number, prompts, folder, rows)
+        return with_rivals(rows, rivals, self.settings.rivals.who, self.of_data)
+
+    def labelled(
+        self, number: int, own: Sequence[AnswerRow], more: Sequence[JudgedRow], folder: RoundFolder, refill: int
+    ) -> list[dict[str, Any]]:
+        """Return what the judge says about samples, or the learned one, in the first process."""
+        if self.learned is not None:
+            return self.learned.judge(number, own, folder)
+        return self.judged("train", [one.row for one in more], folder, refill)
 
     def form(
         self, number: int, rows: Sequence[JudgedRow], verdicts: Sequence[Mapping[str, Any]]
@@ -448,7 +464,7 @@ class Rounds:
             rows,
             verdicts,
             number,
-            scale=1.0 if self.judge is None or self.learned is not None else self.judge.scale,
+            scale=1.0 if self.judge is None or settings.learned_judge.labels else self.judge.scale,
             shaping=settings.shaping,
             max_tokens=settings.sampling.max_new_tokens,
         )
@@ -464,9 +480,9 @@ class Rounds:
         found: list[tuple[RoundFolder, list[Example]]] = []
         for earlier in range(max(0, number - self.settings.loop.past_rounds), number):
             folder = RoundFolder.of(self.run.path, earlier)
-            rows = read_answers(folder.samples)
-            together = with_rivals(rows, self.rivals(earlier, folder, rows), self.settings.rivals.who, self.of_data)
-            _, formed = self.form(earlier, together, folder.verdicts("train") or [])
+            rows, verdicts = self.ranks.first(partial(files_of, folder))
+            together = self.with_rivals(earlier, folder, rows, self.prompts_of(earlier, 0))
+            _, formed = self.form(earlier, together, verdicts or [])
             own = [replace(example, id=f"{example.id} of round {earlier}") for example in formed.examples]
             found.append((folder, own))
         return found
@@ -507,31 +523,6 @@ class Rounds:
             refuse_own_family(judge.judge, settings, rows)
         return judge_round(judge, rows, self.progress, accept_errors=self.request.accept_errors)
 
-    def rivals(self, number: int, folder: RoundFolder, rows: Sequence[AnswerRow]) -> Sequence[AnswerRow]:
-        """Return the samples of a round that somebody else than the policy draws, or its revisions."""
-        rivals = self.settings.rivals
-        if self.reviser is not None:
-            return self.reviser.revise(rows, folder.path, partial(self.ask, number))
-        if not rivals.n:
-            return ()
-        assert isinstance(self.reference, ModelReference), "a reference is built where rivals are drawn"
-        mixture = Mixture(self.reference.weights.policy, self.reference.in_place, rivals.mix)
-        chosen = self.prompts_of(number, 0)
-        return self.answers(number, chosen, rivals.n, folder.rivals, f"{rivals.who} of round {number}", mixture).rows
-
-    def ask(self, number: int, prompts: Sequence[Prompt], path: Path) -> Sequence[AnswerRow]:
-        """Return one answer of the policy to each of these prompts."""
-        return self.answers(number, prompts, 1, path, f"{path.name} of round {number}").rows
-
-    def draw(self, number: int, folder: RoundFolder, refill: int) -> Sequence[AnswerRow]:
-        """Return the samples of the policy in a round, or in a refill of it."""
-        name = f"round {number}" + (f", refill {refill}" if refill else "")
-        chosen, n = self.prompts_of(number, refill), self.settings.loop.n
-        drawn = self.answers(number, chosen, n, folder.samples_of(refill), name)
-        if self.request.replay is None and self.trainer.state.step == self.start_of(folder)[0]:
-            self.engine.account(folder, drawn, n * len(chosen), self.settings.sampling)
-        return drawn.rows
-
     def prompts_of(self, number: int, refill: int) -> Sequence[Prompt]:
         """Return the prompts of a round or of a refill of it: the batch after those of all rounds before."""
         loop, prompts = self.settings.loop, self.prompts.prompts
@@ -541,32 +532,9 @@ class Rounds:
         places = prompts_of_round(batch, len(prompts), loop.prompts_per_round, self.prompts.digest, loop.seed)
         return [prompts[k] for k in places]
 
-    def answers(
-        self, number: int, prompts: Sequence[Prompt], n: int, path: Path, name: str, mixture: Mixture | None = None
-    ) -> Samples:
-        """Return answers: those on the disk, and the others drawn.
-
-        Args:
-            number: The round.
-            prompts: What is answered.
-            n: Answers to each prompt.
-            path: Their file.
-            name: What is drawn and when; another name has another seed.
-            mixture: The reference, and its share in what draws; None: the policy alone.
-        """
-        sampling = self.settings.sampling
-        chosen = replace(self.prompts, prompts=tuple(prompts))
-        seed = seed_of(name, self.settings.loop.seed)
-        request = SampleRequest(n=n, temperatures=(sampling.temperature,), seed=seed, output=path, resume=True)
-        engine = self.engine.of(number, f"{self.prompts.digest} {name}", mixture)
-        speaker = Speaker(engine, self.prompts.encoder, self.policy.end_token_ids)
-        settings = SampleSettings(self.settings.model, self.settings.data, sampling)
-        call = Call(settings, request, chosen, speaker, {sampling.temperature: sampling})
-        return draw_answers(call, self.progress)
-
     def start_of(self, folder: RoundFolder) -> tuple[int, int]:
         """Return optimiser steps and trained tokens before a round: those noted when it began, else those of now."""
-        begun, state = folder.start, self.trainer.state
+        begun, state = self.ranks.first(lambda: folder.start), self.trainer.state
         return (state.step, state.num_tokens) if begun is None or begun[0] > state.step else begun
 
     def behaviours(
@@ -580,10 +548,17 @@ class Rounds:
             is_past: It is an earlier round.
         """
         if not self.settings.engine.is_exact:
-            return behaviours_of(examples, read_answers(folder.samples))
+            return behaviours_of(examples, self.ranks.first(lambda: read_answers(folder.samples)))
         if is_past:
-            return [[*logps] for logps in folder.old_logps(examples)]
+            return [[*logps] for logps in self.ranks.first(lambda: folder.old_logps(examples))]
         return [[None] * len(example.responses) for example in examples]
+
+    def token_numbers(self, examples: Sequence[Example]) -> NDArray[np.float32]:
+        """Return what `token_numbers_of` says of the policy of now, of which each process computes a share."""
+        stepper = replace(self.trainer.stepper, module=self.trainer.policy)  # unwrapped: shares have unlike many packs
+        mine = share(examples, self.ranks)
+        parts = split_by_example(token_numbers_of(stepper, mine), mine) if mine else []
+        return np.concatenate(interleaved(self.ranks.gather(parts), len(examples)), axis=1)
 
     def train(
         self,
@@ -609,7 +584,9 @@ class Rounds:
         objective, correction = self.trainer.stepper.objective, self.settings.correction
         is_corrected = correction.kind != "none"
         if isinstance(objective, PolicyGradient) and (self.trainer.timetable.num_steps > 1 or is_corrected):
-            examples = folder.with_old_logps(examples, partial(token_numbers_of, self.trainer.stepper))
+            known = self.ranks.first(lambda: folder.has_old_logps)
+            computed = None if known else self.token_numbers(examples)
+            examples = self.ranks.first(partial(folder.with_old_logps, examples, computed))
             if is_corrected:
                 behaviours = self.behaviours(folder, own)
                 for earlier, theirs in past:
@@ -666,6 +643,22 @@ def token_numbers_of(stepper: Stepper, examples: Sequence[Example]) -> NDArray[n
         for example, slots in zip(pack.examples, pack.slots, strict=True):
             found |= {(id(example), k): pieces[slot].numpy() for k, slot in enumerate(slots)}
     return np.concatenate([found[id(one), k] for one in examples for k in range(len(one.responses))], axis=1)
+
+
+def card_of(folder: RoundFolder) -> tuple[Card | None, int | None]:
+    """Return the card of a round and its last step; None if it is not closed."""
+    return folder.card, folder.last_step
+
+
+def files_of(folder: RoundFolder) -> tuple[list[AnswerRow], list[dict[str, Any]] | None]:
+    """Return the samples of a round and what the judge said about them."""
+    return read_answers(folder.samples), folder.verdicts("train")
+
+
+def split_by_example(numbers: NDArray[np.float32], examples: Sequence[Example]) -> list[NDArray[np.float32]]:
+    """Return the columns of each example, of numbers of all scored tokens."""
+    lengths = [sum(response.num_tokens for response in one.responses) for one in examples]
+    return np.split(numbers, np.cumsum(lengths)[:-1], axis=1)
 
 
 def with_signal(formed: Formed, most: int) -> Formed:

@@ -9,6 +9,7 @@ import yaml
 
 from tiltlm.core import ConfigError
 from tiltlm.core.needs import Shape
+from tiltlm.distributed import Ranks
 from tiltlm.judging import Comparer, JudgeSettings, Scorer, check_roles
 from tiltlm.objectives import Objective
 from tiltlm.objectives.shapes.rollouts import PolicyGradient
@@ -105,6 +106,21 @@ def check_loop(settings: LoopRunSettings, objective: Objective) -> None:
     check_refills(settings)
     if settings.learned_judge.labels:
         check_learned_judge(settings)
+
+
+def check_processes(settings: LoopRunSettings, ranks: Ranks) -> None:
+    """Refuse a sharded policy: each process draws samples of its own, which needs whole weights.
+
+    Raises:
+        ConfigError: training.parallel is shard.
+    """
+    if settings.training.parallel == "shard":
+        raise ConfigError(
+            f"training.parallel is shard in {ranks.size} processes; in a loop every process draws samples itself and "
+            "needs the whole policy. Set training.parallel=replicate",
+            code="not_supported",
+            key="training.parallel",
+        )
 
 
 def check_refills(settings: LoopRunSettings) -> None:
