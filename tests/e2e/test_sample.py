@@ -164,10 +164,10 @@ class Stop(Exception):
 def stopped_after(num_chunks, policy, prompts, path, monkeypatch, **more):
     append = answers_file.AnswersFile.append
 
-    def once(self, rows):
+    def once(self, *chunk):
         if len(self.chunks) == num_chunks:
             raise Stop
-        append(self, rows)
+        append(self, *chunk)
 
     with monkeypatch.context() as patch:
         patch.setattr(answers_file.AnswersFile, "append", once)

@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -37,13 +37,14 @@ class FakeServer:
 
 @contextmanager
 def fake_server(
-    reply: Callable[[dict[str, Any], int], Say], models: tuple[str, ...] = ("judge-1",)
+    reply: Callable[[dict[str, Any], int], Say], models: Sequence[str | dict[str, Any]] = ("judge-1",)
 ) -> Iterator[FakeServer]:
     """Serve replies until the block ends.
 
     Args:
         reply: Returns the reply to a request; called with it and its number, from 0.
-        models: Names that the server gives when it is asked for its models.
+        models: Names that the server gives when it is asked for its models, or entries of that list. It is read anew at
+            each request.
     """
     lock, closing = threading.Lock(), threading.Event()
 
@@ -51,11 +52,11 @@ def fake_server(
         protocol_version = "HTTP/1.1"
 
         def do_GET(self):
-            names = {"object": "list", "data": [{"id": name, "object": "model"} for name in models]}
-            self.send(Say(body=names))
+            data = [{"object": "model", **({"id": name} if isinstance(name, str) else name)} for name in models]
+            self.send(Say(body={"object": "list", "data": data}))
 
         def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            body = json.loads(self.rfile.read(int(self.headers["content-length"] or 0)) or "{}")
             with lock:
                 number = len(server.requests)
                 request = {"path": self.path, "key": self.headers.get("authorization", ""), **body}

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from tiltlm.core.example import Example, Response, token_ids
-from tiltlm.online.example_rules import ExampleSettings, form_examples
+from tiltlm.online.examples.rules import ExampleSettings, form_examples
 from tiltlm.online.groups import Group, Sample, Who, preference_of_scores, sample_id
 from tiltlm.worlds.finite import FiniteWorld
 

@@ -26,9 +26,9 @@ from tiltlm.objectives import (
     compose,
     reduce_terms,
 )
-from tiltlm.online.corrections import CorrectionSettings, corrected
-from tiltlm.online.credit import soft_value
-from tiltlm.online.example_rules import ExampleSettings, form_examples
+from tiltlm.online.examples.corrections import CorrectionSettings, corrected
+from tiltlm.online.examples.credit import soft_value
+from tiltlm.online.examples.rules import ExampleSettings, form_examples
 from tiltlm.online.groups import Who
 from tiltlm.worlds.autoregressive import AutoregressiveWorld
 from tiltlm.worlds.finite import FiniteWorld, kl, tilt, total_variation

@@ -20,10 +20,16 @@ import yaml
 from tiltlm.core import ConfigError
 from tiltlm.judging.judge_settings import JudgeSettings
 from tiltlm.objectives import Spec
-from tiltlm.online.corrections import CorrectionSettings
-from tiltlm.online.example_rules import ExampleSettings
-from tiltlm.online.loop_settings import CriticSettings, LearnedJudgeSettings, LoopSettings, RivalSettings, StopSettings
-from tiltlm.online.shaping import ShapingSettings
+from tiltlm.online.examples.corrections import CorrectionSettings
+from tiltlm.online.examples.rules import ExampleSettings
+from tiltlm.online.examples.shaping import ShapingSettings
+from tiltlm.online.loop_settings import (
+    CriticSettings,
+    LearnedJudgeSettings,
+    LoopSettings,
+    RivalSettings,
+    StopSettings,
+)
 from tiltlm.recipes.run_settings import RunSettings
 from tiltlm.sampling import SamplingSettings
 from tiltlm.sampling.engines import EngineSettings
@@ -36,9 +42,9 @@ FURTHER: Mapping[str, type] = {
     "rivals": RivalSettings,
     "examples": ExampleSettings,
     "shaping": ShapingSettings,
-    "learned_judge": LearnedJudgeSettings,
     "correction": CorrectionSettings,
     "critic": CriticSettings,
+    "learned_judge": LearnedJudgeSettings,
     "stop": StopSettings,
 }
 """Sections that `tiltlm train` does not have, and their dataclasses."""

@@ -1,7 +1,7 @@
 """Cards: what one round drew, how it was judged, what was trained, and how far the policy is from where it began."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 
 from tiltlm.diagnostics.intervals import Interval, bootstrap_mean
 from tiltlm.diagnostics.kl import sequence_kl
+from tiltlm.online.buying import Lesson
 from tiltlm.online.ledger import Tokens
 from tiltlm.sampling.answers import AnswerRow
 from tiltlm.sampling.diversity import diversity_of
@@ -18,20 +19,8 @@ INTERVALS = ("reward", "held_out", "kl", "agreement")
 """Fields of a card that are intervals."""
 ONLY_LEARNED = ("labels", "agreement", "judge_diverged")
 """Fields of a card that are None without a learned judge."""
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """What a learned judge learned in one round."""
-
-    judge: str
-    """Its digest after the round."""
-    last_step: int
-    """Its optimiser steps up to then."""
-    agrees: tuple[bool | None, ...]
-    """For each bought label, whether the learned judge predicted it; None if either of the two sees a tie."""
-    diverged: bool
-    """True if its loss, weights or scores became NaN or infinite, and it is as it was before the round."""
+OWN: Mapping[str, Any] = {}
+"""Facts about the own sampler: nothing has to be said about it."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +69,18 @@ class Card:
     """Optimiser steps of the round."""
     loss: float | None
     """Mean loss of the records of its steps; None without a step."""
+    engine: str = "own"
+    """What drew the samples."""
+    exact: bool = True
+    """True if the same weights and settings draw the same samples again."""
+    missing: Mapping[str, int] = field(default_factory=dict)
+    """Samples that the engine did not give in a usable form, by cause."""
+    probe: float | None = None
+    """Mean |log-probability by the server − by the policy| over the probe, nats a token; None without a server."""
+    mismatch: float | None = None
+    """The same over the first samples of the round; None if they were not compared."""
+    mismatch_max: float | None = None
+    """Its largest value over tokens."""
     kl_coef: float | None = None
     """KL coefficient of the round, where `loop.kl_target` steers it."""
     effective: float | None = None
@@ -100,11 +101,14 @@ class Card:
     def of(cls, values: Mapping[str, Any]) -> "Card":
         """Return the card of plain values, as JSON has them: NaN is text there."""
         intervals = {name: values.get(name) and Interval(**_numbers(values[name])) for name in INTERVALS}
-        return cls(**{**_numbers(values), **intervals})
+        return cls(**{**_numbers(values), **intervals, "engine": values["engine"]})
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: float(value) if isinstance(value, str) else value for name, value in values.items()}
+    """Return values with NaN and infinities as numbers, which are text in JSON."""
+    return {
+        name: float(value) if isinstance(value, str) and name != "engine" else value for name, value in values.items()
+    }
 
 
 def reward_of(scores: Mapping[str, ArrayLike], seed: int = 0) -> Interval | None:
@@ -181,6 +185,7 @@ def make_card(
     num_weights: int,
     recomputes: bool,
     cost: float | None,
+    engine: Mapping[str, Any] = OWN,
     kl_coef: float | None = None,
     effective: float | None = None,
     learned: Lesson | None = None,
@@ -203,6 +208,7 @@ def make_card(
         num_weights: Weights of the policy without its input embedding.
         recomputes: True if the forward is computed again in the backward pass.
         cost: What the judge cost; None if a price is not known.
+        engine: Fields of the card about the engine; empty for the own sampler.
         kl_coef: KL coefficient of the round, if it is steered.
         effective: Effective number of samples as a share of all, if there are corrections.
         learned: What a learned judge learned; None without one.
@@ -232,6 +238,7 @@ def make_card(
         cost=cost,
         num_steps=num_steps,
         loss=float(np.mean(losses)) if losses else None,
+        **engine,
         kl_coef=kl_coef,
         effective=effective,
         labels=None if learned is None else len(learned.agrees),

@@ -3,10 +3,11 @@
 `rounds/0003/` holds `samples.jsonl.gz` and `rivals.jsonl.gz` (rows of answers), `verdicts.jsonl` (what the judge says
 about each prompt; that of a held-out judge is beside it), `examples.jsonl` (what was trained on, by the ids of the
 samples), `old-logps.npy` (log-probabilities of the samples' tokens when the round began, for policy gradients of
-several steps, and values with a critic), `card.json` and `state.json`. A learned judge adds `bought.jsonl` (which pairs
-the judge labelled), `gold-verdicts.jsonl` (what it said) and `learned.json` (what the learned judge took from it); then
-`verdicts.jsonl` is what the learned judge says. Files are written whole. Every number of a round can be computed again
-from them.
+several steps, and values with a critic), `engine.json` (of an engine that is not exact: its weights, what it did not
+give, and how far its log-probabilities are from the policy's), `card.json` and `state.json`. A learned judge adds
+`bought.jsonl` (which pairs the judge labelled), `gold-verdicts.jsonl` (what it said) and `learned.json` (what the
+learned judge took from it); then `verdicts.jsonl` is what the learned judge says. Files are written whole. Every number
+of a round can be computed again from them.
 """
 
 import io
@@ -24,10 +25,11 @@ from tiltlm.core.errors import RunError
 from tiltlm.core.example import Example
 from tiltlm.data.order import epoch_order
 from tiltlm.judging.judge import Role
-from tiltlm.online.cards import Card, Lesson
+from tiltlm.online.buying import Lesson, Pair
+from tiltlm.online.cards import Card
 from tiltlm.online.groups import Group
 from tiltlm.sampling.answers import write_plain_rows
-from tiltlm.storage.files import finite_json, read_lines, write_bytes, write_json
+from tiltlm.storage.files import finite_json, read_json, read_lines, write_bytes, write_json
 
 Floats32 = NDArray[np.float32]
 
@@ -82,7 +84,7 @@ class RoundFolder:
 
     @property
     def _state(self) -> dict[str, Any]:
-        return _read(self.path / "state.json") or {}
+        return read_json(self.path / "state.json") or {}
 
     def begin_training(self, step: int, tokens: int, examples: str) -> None:
         """Note that training on these examples begins after so many steps and tokens."""
@@ -96,8 +98,17 @@ class RoundFolder:
     @property
     def card(self) -> Card | None:
         """The card; None if the round is not closed."""
-        values = None if self.last_step is None else _read(self.path / "card.json")
+        values = None if self.last_step is None else read_json(self.path / "card.json")
         return None if values is None else Card.of(values)
+
+    @property
+    def engine(self) -> dict[str, Any]:
+        """What was noted about an engine that is not exact; empty for the own sampler."""
+        return read_json(self.path / "engine.json") or {}
+
+    def note_engine(self, **facts: Any) -> None:
+        """Note facts about the engine that draws this round, as plain values."""
+        write_json(self.path / "engine.json", finite_json({**self.engine, **facts}))
 
     def copy_draws(self, other: "RoundFolder", *, learns: bool = False) -> None:
         """Copy samples and verdicts of another round, if this one has none yet.
@@ -109,9 +120,10 @@ class RoundFolder:
         Raises:
             RunError: The disk is full, or a file cannot be written.
         """
-        judged = sorted(path.name for path in other.path.glob("*verdicts*.jsonl"))
-        labels = [*(name for name in judged if not name.startswith("verdicts")), "bought.jsonl"] if learns else judged
-        for name in (*labels, *(path.name for path in other.answers)):  # so samples are the last to be there
+        left = "verdicts.jsonl" if learns else "gold-verdicts.jsonl"
+        judged = sorted(path.name for path in other.path.glob("*verdicts*.jsonl") if path.name != left)
+        others = ("engine.json", *(["bought.jsonl"] if learns else []))
+        for name in (*judged, *others, *(path.name for path in other.answers)):  # samples are the last to come
             if (other.path / name).exists() and not (self.path / name).exists():
                 write_bytes(self.path / name, (other.path / name).read_bytes())
 
@@ -127,13 +139,14 @@ class RoundFolder:
         name = "verdicts" if role == "train" else "held-out-verdicts"
         return self.path / (f"{name}-{refill}.jsonl" if refill else f"{name}.jsonl")
 
-    def write_bought(self, pairs: Sequence[Mapping[str, Any]]) -> None:
-        """Write which pairs the judge labels, one line each: `id` of the prompt, `pair` of places, `gap`."""
-        write_plain_rows(self.path / "bought.jsonl", pairs)
+    def write_bought(self, groups: Sequence[Group], pairs: Sequence[Pair]) -> None:
+        """Write which pairs the judge labels, one line each."""
+        rows = [{"id": groups[one.group].id, "pair": [one.i, one.j], "gap": one.gap} for one in pairs]
+        write_plain_rows(self.path / "bought.jsonl", rows)
 
     @property
     def bought(self) -> list[dict[str, Any]] | None:
-        """What `write_bought` wrote; None if no pairs were chosen."""
+        """The pairs that the judge labels: `id` of the prompt, `pair` of places, `gap`; None if none were chosen."""
         return _lines(self.path / "bought.jsonl")
 
     def write_gold(self, verdicts: Sequence[Mapping[str, Any]]) -> None:
@@ -152,7 +165,7 @@ class RoundFolder:
     @property
     def lesson(self) -> Lesson | None:
         """What the learned judge learned; None if it has not learned in this round."""
-        values = _read(self.path / "learned.json")
+        values = read_json(self.path / "learned.json")
         return None if values is None else Lesson(**{**values, "agrees": tuple(values["agrees"])})
 
     def write_examples(self, groups: Sequence[Group], examples: Sequence[Example]) -> str:
@@ -234,11 +247,6 @@ class RoundFolder:
 
 def _lines(path: Path) -> list[dict[str, Any]] | None:
     return read_lines(path) if path.exists() else None
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    found: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-    return found
 
 
 def prompts_of_round(number: int, num_prompts: int, per_round: int, fingerprint: str, seed: int) -> list[int]:

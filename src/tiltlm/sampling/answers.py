@@ -1,8 +1,9 @@
 """Answers of a model to prompts, as a file: one row a prompt, in the columns that the data readers know.
 
 The columns are `id`, `prompt`, `completions`, `prompt_ids`, `completions_ids`, `completions_ended`, `logps`,
-`behaviour_logps`, `temperature`, `seed`, `model`, `model_digest`, `engine`, `exact`, `untruncated`, and those of the
-prompt's own row (`category`, the right answer of a verifier). Judges add `scores` or `comparisons`.
+`behaviour_logps`, `behaviour_token_logps`, `temperature`, `seed`, `model`, `model_digest`, `engine`, `exact`,
+`untruncated`, and those of the prompt's own row (`category`, the right answer of a verifier). Judges add `scores` or
+`comparisons`.
 """
 
 import gzip
@@ -10,11 +11,13 @@ import io
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import zstandard
+from numpy.typing import NDArray
 
 from tiltlm.core.errors import ConfigError, DataError
 from tiltlm.core.example import TokenIds, token_ids
@@ -27,6 +30,7 @@ from tiltlm.data.rows import cells
 from tiltlm.data.rows.cells import Conversation, TokenContent
 from tiltlm.storage.files import finite_json, write_bytes
 
+Floats32 = NDArray[np.float32]
 ENDINGS = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
 """Ends of the names of answer files."""
 
@@ -63,6 +67,21 @@ class AnswerRow:
     """True if neither top-k, top-p nor min-p removed a token."""
     row: Mapping[str, Any] = field(default_factory=dict)
     """Other columns of the prompt's row."""
+    behaviour_token_logps: tuple[Floats32, ...] | None = None
+    """[n][T] log-probability of each token under the distribution of the draw. None: not known, or the engine is exact,
+    so nobody needs it."""
+
+    def with_answers(self, answers: Sequence[str], ended: Sequence[bool], token_ids: Sequence[TokenIds]) -> "AnswerRow":
+        """Return the row with other answers, whose log-probabilities are not known."""
+        return replace(
+            self,
+            answers=tuple(answers),
+            ended=tuple(ended),
+            token_ids=tuple(token_ids),
+            logps=None,
+            behaviour_logps=None,
+            behaviour_token_logps=None,
+        )
 
     @property
     def has_own_distribution(self) -> bool:
@@ -78,7 +97,17 @@ class AnswerRow:
 OWN = frozenset(
     {
         *("id", "prompt", "completions", "prompt_ids", "completions_ids", "completions_ended", "logps"),
-        *("behaviour_logps", "temperature", "seed", "model", "model_digest", "engine", "exact", "untruncated"),
+        *(
+            "behaviour_logps",
+            "behaviour_token_logps",
+            "temperature",
+            "seed",
+            "model",
+            "model_digest",
+            "engine",
+            "exact",
+            "untruncated",
+        ),
         "scores",
     }
 )
@@ -88,6 +117,8 @@ OWN = frozenset(
 def to_plain(answer: AnswerRow) -> dict[str, Any]:
     """Return a row as a file has it: the columns that are known, in a fixed order."""
     ids = answer.token_ids
+    logps = answer.behaviour_token_logps
+    of_tokens = None if logps is None else [[float(str(value)) for value in own] for own in logps]  # shortest text
     own = {
         "id": answer.id,
         "prompt": answer.prompt if isinstance(answer.prompt, str) else list(answer.prompt),
@@ -97,6 +128,7 @@ def to_plain(answer: AnswerRow) -> dict[str, Any]:
         "completions_ended": list(answer.ended),
         "logps": _listed(answer.logps),
         "behaviour_logps": _listed(answer.behaviour_logps),
+        "behaviour_token_logps": of_tokens,
         "scores": _listed(answer.scores or None),
         "temperature": answer.temperature,
         "seed": answer.seed,
@@ -248,6 +280,10 @@ def _to_answers(values: Mapping[str, Any]) -> AnswerRow:
         return tuple(math.nan if value is None else cells.number(column, value) for value in found)
 
     ids = cells.items("completions_ids", values["completions_ids"], n) if "completions_ids" in values else None
+    of_tokens = None
+    if ids is not None and "behaviour_token_logps" in values:
+        lists = zip(cells.items("behaviour_token_logps", values["behaviour_token_logps"], n), ids, strict=True)
+        of_tokens = tuple(_token_logps(logps, len(tokens)) for logps, tokens in lists)
     return AnswerRow(
         id=str(values.get("id") or prompt_digest(prompt)),
         prompt=prompt,
@@ -258,6 +294,7 @@ def _to_answers(values: Mapping[str, Any]) -> AnswerRow:
         token_ids=None if ids is None else tuple(token_ids(cells.ids("completions_ids", one)) for one in ids),
         logps=numbers("logps"),
         behaviour_logps=numbers("behaviour_logps"),
+        behaviour_token_logps=of_tokens,
         scores=numbers("scores") or (),
         temperature=cells.number("temperature", values["temperature"]) if "temperature" in values else None,
         seed=int(cells.number("seed", values["seed"])) if "seed" in values else None,
@@ -268,6 +305,12 @@ def _to_answers(values: Mapping[str, Any]) -> AnswerRow:
         is_untruncated=cells.label("untruncated", values.get("untruncated", True)),
         row={column: value for column, value in values.items() if column not in OWN | {name}},
     )
+
+
+def _token_logps(value: object, num_tokens: int) -> Floats32:
+    """Read the log-probability of each token; one that is missing or no number is a defect, never a default."""
+    name = "behaviour_token_logps"
+    return np.array([cells.number(name, one) for one in cells.items(name, value, num_tokens)], dtype=np.float32)
 
 
 def require_own_distribution(rows: Iterable[AnswerRow], purpose: str) -> None:

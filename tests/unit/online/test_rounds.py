@@ -8,7 +8,7 @@ from support.online import group_of
 from tiltlm.core import RunError
 from tiltlm.diagnostics import Interval
 from tiltlm.online.cards import Card, kl_of, make_card, reward_of
-from tiltlm.online.example_rules import ExampleSettings, form_examples
+from tiltlm.online.examples.rules import ExampleSettings, form_examples
 from tiltlm.online.ledger import Tokens
 from tiltlm.online.loop_settings import StopSettings
 from tiltlm.online.rounds import RoundFolder, prompts_of_round, seed_of

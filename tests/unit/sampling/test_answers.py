@@ -15,7 +15,7 @@ from tiltlm.sampling.answers import ENDINGS, AnswerRow, read_answers, require_ow
 FULL = AnswerRow(
     "p1", "Where?", ("here ü", "there"), (True, False), token_ids([1, 4]), (token_ids([5, 2]), token_ids([6])),
     (-1.5, -0.25), (-1.0, -0.125), (0.5, math.nan), 0.7, 3, "m", "d1", "own", True, False,
-    {"category": "a", "answer": 5},
+    {"category": "a", "answer": 5}, (np.float32([-1 / 3, -2e-7]), np.float32([-0.125])),
 )  # fmt: skip
 CHAT = AnswerRow(
     "p2", ({"role": "user", "content": "Hi"},), ("yes",), (True,), token_ids([1]), (token_ids([2]),), (-2.0,), (-2.0,),

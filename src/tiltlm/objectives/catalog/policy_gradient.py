@@ -113,8 +113,9 @@ def dapo(clip_low: float = 0.2, clip_high: float = 0.28) -> PolicyGradient:
     Units: the clips are ratios.
     When: long answers with rewards that can be verified; every token of a step counts the same. Scores become
     advantages by the rule group_std of a loop.
-    Differs: the authors also leave out prompts with equal scores and draw others (loop.refills), and lower the score of
-    overlong samples (shaping.overlong_tokens); those are settings of a loop. The divisor is that of the whole step over all ranks.
+    Differs: the authors also replace prompts with equal scores by others (loop.refills) and lower the score of overlong
+    samples (shaping.overlong_tokens); those are settings of a loop. The divisor is that of the whole step over all
+    ranks.
     Fails: a long sample counts more than a short one. Without a KL nothing bounds the distance to the reference.
     """
     return PolicyGradient(Clipped(clip_low, clip_high), "token")

@@ -1,6 +1,6 @@
 """Samples of the policy as data: policy gradients. GRPO, RLOO, PPO and others differ in surrogate, divisor and KL.
 
-Advantages are data (`tiltlm.online.credit` makes them from scores); this module only turns them into a gradient.
+Advantages are data (`online/examples/credit.py` makes them from scores); this module only turns them into a gradient.
 """
 
 from dataclasses import dataclass

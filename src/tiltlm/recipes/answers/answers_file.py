@@ -1,12 +1,13 @@
 """The file that sampling writes: chunk by chunk beside it, then whole. An interrupted call is continued exactly."""
 
 import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tiltlm.core import ConfigError
+from tiltlm.core import ConfigError, RunError
 from tiltlm.recipes.answers.sample_settings import SampleRequest
 from tiltlm.recipes.run_settings import check_file
 from tiltlm.sampling.answers import check_ending, write_plain_rows
@@ -16,6 +17,7 @@ from tiltlm.storage.files import append_line, keep_lines
 log = logging.getLogger(__name__)
 
 Rows = list[dict[str, Any]]
+NOTHING: Mapping[str, int] = {}
 
 
 def check_output(request: SampleRequest) -> None:
@@ -56,16 +58,18 @@ def partial_of(path: Path) -> Path:
 class AnswersFile:
     """The chunks of one call: those an earlier call finished, and those to come."""
 
-    def __init__(self, path: Path | None, finished: Sequence[Rows]) -> None:
-        """Hold the finished chunks; without a path they are only in memory."""
+    def __init__(self, path: Path | None, finished: Sequence[Rows], dropped: Mapping[str, int] = NOTHING) -> None:
+        """Hold the finished chunks, and the causes of answers missing in them; without a path all is in memory."""
         self.path = path
         self.chunks = list(finished)
+        self.dropped = Counter(dropped)
 
-    def append(self, rows: Rows) -> None:
-        """Keep a chunk; with a path it is in the partial file when this returns."""
+    def append(self, rows: Rows, dropped: Mapping[str, int] = NOTHING) -> None:
+        """Keep a chunk and why answers are missing in it; with a path it is in the partial file when this returns."""
         if self.path is not None:
-            append_line(partial_of(self.path), {"rows": rows})
+            append_line(partial_of(self.path), {"rows": rows, **({"dropped": dict(dropped)} if dropped else {})})
         self.chunks.append(rows)
+        self.dropped.update(dropped)
 
     @property
     def rows(self) -> Rows:
@@ -73,7 +77,21 @@ class AnswersFile:
         return [row for chunk in self.chunks for row in chunk]
 
     def finish(self) -> None:
-        """Write the whole file and delete the partial one."""
+        """Write the whole file and delete the partial one.
+
+        Raises:
+            RunError: There is no answer at all; then nothing is kept, so that the next call asks again.
+        """
+        if not self.rows:
+            if self.path is not None:
+                partial_of(self.path).unlink(missing_ok=True)
+            causes = ", ".join(f"{cause} {count}" for cause, count in self.dropped.items())
+            raise RunError(
+                f"no prompt has a usable answer ({causes or 'there is no prompt'}). Look at what the engine returns, "
+                "then run the command again",
+                code="no_answers",
+                key="engine.name",
+            )
         if self.path is not None:
             write_plain_rows(self.path, self.rows)
             partial_of(self.path).unlink(missing_ok=True)
@@ -102,15 +120,17 @@ def open_answers(request: SampleRequest, identity: Mapping[str, Any]) -> Iterato
         if request.overwrite:
             partial.unlink(missing_ok=True)
         chunks: list[Rows] = []
+        dropped: Counter[str] = Counter()
         if partial.exists() and (lines := keep_lines(partial, lambda _: True)):
             _refuse_another(path, lines[0]["request"], identity)
             chunks = [line["rows"] for line in lines[1:]]
+            dropped = sum((Counter(line.get("dropped", {})) for line in lines[1:]), dropped)
             log.info("%s: %d chunks are finished; continued", path, len(chunks), extra={"event": "answers_resumed"})
         else:
             partial.unlink(missing_ok=True)
             append_line(partial, {"request": identity})
         try:
-            yield AnswersFile(path, chunks)
+            yield AnswersFile(path, chunks, dropped)
         finally:
             lock.unlink(missing_ok=True)
 

@@ -27,7 +27,17 @@ ORDERS = frozenset({"ranks", "scores", "comparisons"})
 """Columns of lists that a judge replaces."""
 OF_ANSWERS = frozenset(
     {
-        *("logps", "behaviour_logps", "temperature", "seed", "model", "model_digest", "engine", "exact"),
+        *(
+            "logps",
+            "behaviour_logps",
+            "behaviour_token_logps",
+            "temperature",
+            "seed",
+            "model",
+            "model_digest",
+            "engine",
+            "exact",
+        ),
         *("untruncated", "score_errors", "completions_ended"),
     }
 )

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from tiltlm.core import ConfigError
 from tiltlm.core.notes import Note
@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 
 STOCK = Choice("padded", None, 0.0, 0.0)
 """Answers are drawn with the model's own attention, so no layout has to be found equal to it."""
+Known = TypeVar("Known")
 FIRST_ROWS = 1000
 """Rows whose columns are checked before the model is loaded."""
 
@@ -94,15 +95,13 @@ def draw_answers(call: "Call", progress: ProgressCallback = silent) -> Samples:
     request = call.request
     if request.resume and request.output is not None and request.output.exists():
         return _finished(request, call)
-    dropped: Counter[str] = Counter()
     with open_answers(request, call.identity) as file:
         num_finished = len(file.chunks)
         for number, part in enumerate(call.parts):
             if number >= num_finished:
-                drawn, causes = call.answer(part, number, progress)
-                file.append(drawn)
-                dropped += causes
+                file.append(*call.answer(part, number, progress))
         file.finish()
+    dropped = file.dropped
     if dropped:
         extra = {"event": "answers_dropped", "causes": dict(dropped)}
         log.warning("%d answers are missing: %s", dropped.total(), dict(dropped), extra=extra)
@@ -234,6 +233,7 @@ class Call:
             token_ids=tuple(answer.token_ids for answer in answers),
             logps=_known([answer.logp for answer in answers]),
             behaviour_logps=_known([answer.behaviour_logp for answer in answers]),
+            behaviour_token_logps=_known([answer.behaviour_token_logps for answer in answers]),
             temperature=drawn.temperature,
             seed=self.request.seed,
             model=self.settings.model.path,
@@ -245,9 +245,10 @@ class Call:
         )
 
 
-def _known(values: Sequence[float | None]) -> tuple[float, ...] | None:
+def _known(values: Sequence[Known | None]) -> tuple[Known, ...] | None:
     """Return the values; None if one is not known."""
-    return None if None in values else tuple(value for value in values if value is not None)
+    known = tuple(value for value in values if value is not None)
+    return known if len(known) == len(values) else None
 
 
 def _finished(request: SampleRequest, call: Call) -> Samples:

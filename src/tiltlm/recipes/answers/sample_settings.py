@@ -15,7 +15,8 @@ SAMPLE_READS = (
     *(f"model.{name}" for name in ("path", "revision", "dtype", "precision", "adapter", "trust_remote_code")),
     *(f"data.{name}" for name in ("train", "split", "subset", "revision", "columns", "ignore", "on_bad", "max_bad")),
     *(f"data.{name}" for name in ("as_chat", "chat_template", "chat_template_kwargs")),
-    *("sampling", "engine"),
+    *("sampling", "engine.name", "engine.server", "engine.model", "engine.logprobs", "engine.score"),
+    *("engine.key_variable", "engine.timeout"),
 )
 """Settings that sampling reads, beside those of the command itself."""
 DEFAULTS = {"sampling": {"max_rows": 128}}

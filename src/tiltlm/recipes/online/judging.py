@@ -15,8 +15,8 @@ from tiltlm.judging import Comparer, Item, Scorer
 from tiltlm.judging.adapters import pair_of
 from tiltlm.judging.judge import MAX_ERRORS
 from tiltlm.judging.orders import each_in_both_orders
+from tiltlm.online.examples.shaping import ShapingSettings
 from tiltlm.online.groups import Group, Sample, Who, preference_of_pairs, preference_of_scores, sample_id
-from tiltlm.online.shaping import ShapingSettings
 from tiltlm.recipes.progress import ProgressCallback
 from tiltlm.sampling.answers import AnswerRow
 
@@ -155,8 +155,7 @@ def with_rivals(
             response, text = of_data[row.prompt_ids.tobytes()]
             answers, ended, ids = (*answers, text), (*ended, response.ended), (*ids, response.token_ids)
             origins += (of_rows,)
-        together = replace(row, answers=answers, ended=ended, token_ids=ids, logps=None, behaviour_logps=None)
-        found.append(JudgedRow(together, origins))
+        found.append(JudgedRow(row.with_answers(answers, ended, ids), origins))
     return found
 
 

@@ -48,20 +48,31 @@ from tiltlm.objectives import Objective, compose, describe_spec
 from tiltlm.objectives.shapes.rollouts import PolicyGradient
 from tiltlm.online.cards import Card, make_card, reward_of, steered
 from tiltlm.online.constitution import DEFAULT, read_constitution
-from tiltlm.online.corrections import corrected, effective_share
-from tiltlm.online.example_rules import Formed, form_examples
+from tiltlm.online.examples.corrections import corrected, effective_share
+from tiltlm.online.examples.rules import Formed, form_examples
 from tiltlm.online.groups import Group
 from tiltlm.online.ledger import Clock, Tokens, tokens_of_trees
 from tiltlm.online.rounds import RoundFolder, prompts_of_round, seed_of
 from tiltlm.online.stopping import Stop, find_stop
 from tiltlm.recipes.answers.sample import Call, Speaker, draw_answers
 from tiltlm.recipes.answers.sample_settings import SampleRequest, SampleSettings
+from tiltlm.recipes.answers.samples import Samples
 from tiltlm.recipes.answers.systems import refuse_own_family
 from tiltlm.recipes.online.judging import JudgedRow, groups_of, judge_round, with_rivals
 from tiltlm.recipes.online.learned_judge import LearnedJudge, load_learned_judge
-from tiltlm.recipes.online.loop_checks import check_loop, check_request, describe, open_held_out, recorded_rounds
+from tiltlm.recipes.online.loop_checks import (
+    check_engine,
+    check_loop,
+    check_request,
+    describe,
+    open_held_out,
+    recorded_rounds,
+    warn_uncorrected,
+)
+from tiltlm.recipes.online.loop_engines import PROBES, LoopEngine, behaviours_of, facts_of
 from tiltlm.recipes.online.loop_run import LoopRequest, LoopRunSettings
 from tiltlm.recipes.online.looped import LoopedRun
+from tiltlm.recipes.online.policy_folders import PolicyFolders
 from tiltlm.recipes.online.revising import Reviser
 from tiltlm.recipes.prepare import encoder_of, note_all
 from tiltlm.recipes.progress import ProgressCallback, silent
@@ -75,7 +86,6 @@ from tiltlm.report.studies.rounds import SHOWN, LoopRecord, write_rounds
 from tiltlm.runs import RunDirectory, run_log
 from tiltlm.sampling.answers import AnswerRow, read_answers
 from tiltlm.sampling.decoding import Mixture
-from tiltlm.sampling.engines.own import OwnEngine
 from tiltlm.training import Trainer, build_trainer
 from tiltlm.training.optim.optimizer import learning_rate_factor, whole_weights
 from tiltlm.training.packs import cut_into_packs
@@ -93,6 +103,7 @@ def loop(settings: LoopRunSettings, request: LoopRequest, *, progress: ProgressC
     Ranks.single("loop")
     objective = compose(settings.objective)
     check_loop(settings, objective)
+    check_engine(settings, request)
     with run_log() as messages:
         policy: Policy | None = None
         if request.is_own_judge:
@@ -206,6 +217,7 @@ class Rounds:
     """Tokens of a prompt → the response that the data has, and its text; empty unless it is a rival."""
     reviser: Reviser | None
     """What revises samples; None: nothing does."""
+    engine: LoopEngine
     learned: LearnedJudge | None = None
     """What labels the samples after it has learned from the judge; None: the judge labels them."""
     cards: list[Card] = field(default_factory=list)
@@ -257,7 +269,20 @@ class Rounds:
         of_data = responses_of_data(settings, policy) if settings.rivals.data else {}
         reviser = reviser_of(settings, policy, prompts) if settings.rivals.revisions else None
         clock = Clock(run.path / "ledger.jsonl")
-        parts = (*judges, reference, initial, trainer, cache, progress, clock, of_data, reviser)
+        if isinstance(objective, PolicyGradient):
+            warn_uncorrected(settings)
+        whole = settings.engine.sync == "full"
+        folders = PolicyFolders(run.path.absolute() / "sync", policy, prompts.encoder, prompts.end_token_id, whole)
+        engine = LoopEngine(
+            settings.engine,
+            policy,
+            folders,
+            run.path,
+            [prompt.token_ids for prompt in prompts.prompts[:PROBES]],
+            settings.sampling.max_new_tokens,
+            settings.loop.seed,
+        )
+        parts = (*judges, reference, initial, trainer, cache, progress, clock, of_data, reviser, engine)
         return cls(run, settings, request, policy, prompts, *parts)
 
     def add_learned_judge(self, loaded: ScorerModel | None) -> None:
@@ -317,6 +342,7 @@ class Rounds:
             "Examples": settings.examples.rule,
             "Prompts": f"{len(self.prompts.prompts):,}, {settings.loop.prompts_per_round:,} a round",
             "Samples of a prompt": f"{settings.loop.n}",
+            "Drawn by": settings.engine.name,
         }
         ends = {number: read_answers(RoundFolder.of(self.run.path, number).samples) for number in {0, len(cards) - 1}}
         samples = {
@@ -353,7 +379,7 @@ class Rounds:
             number,
             rows,
             initial,
-            scores={name: own[: self.settings.loop.n] for name, own in scores_of(judgements).items()},
+            scores=own_scores(rows, judgements),
             held_out=held_out,
             num_examples=len(formed.examples),
             dropped=formed.dropped,
@@ -364,6 +390,7 @@ class Rounds:
             num_weights=num_weights(self.policy.module),
             recomputes=self.settings.model.gradient_checkpointing,
             cost=cost_of(judgements),
+            engine=facts_of(folder.engine),
             kl_coef=coef,
             effective=effective,
             learned=folder.lesson,
@@ -387,8 +414,7 @@ class Rounds:
         """Draw and judge samples, and make their examples; of more prompts while some give no signal and that is asked.
 
         Returns:
-            The samples of the policy, what the judge says (a learned one, if there is one), the groups and their
-            examples.
+            The samples of the policy, what the judge says, the groups and their examples.
         """
         loop = self.settings.loop
         rows: list[AnswerRow] = []
@@ -399,10 +425,10 @@ class Rounds:
                 own = self.draw(number, folder, refill)
                 more = with_rivals(own, self.rivals(number, folder, own), self.settings.rivals.who, self.of_data)
             with self.clock.measures(number, "judge"):
-                if self.learned is not None:
-                    verdicts += self.learned.judge(number, own, folder)
-                else:
+                if self.learned is None:
                     verdicts += self.judged("train", [one.row for one in more], folder, refill)
+                else:
+                    verdicts += self.learned.judge(number, own, folder)
             rows += own
             together += more
             groups, formed = self.form(number, together, verdicts)
@@ -490,16 +516,20 @@ class Rounds:
         assert isinstance(self.reference, ModelReference), "a reference is built where rivals are drawn"
         mixture = Mixture(self.reference.weights.policy, self.reference.in_place, rivals.mix)
         chosen = self.prompts_of(number, 0)
-        return self.answers(chosen, rivals.n, folder.rivals, f"{rivals.who} of round {number}", mixture)
+        return self.answers(number, chosen, rivals.n, folder.rivals, f"{rivals.who} of round {number}", mixture).rows
 
     def ask(self, number: int, prompts: Sequence[Prompt], path: Path) -> Sequence[AnswerRow]:
         """Return one answer of the policy to each of these prompts."""
-        return self.answers(prompts, 1, path, f"{path.name} of round {number}")
+        return self.answers(number, prompts, 1, path, f"{path.name} of round {number}").rows
 
     def draw(self, number: int, folder: RoundFolder, refill: int) -> Sequence[AnswerRow]:
         """Return the samples of the policy in a round, or in a refill of it."""
         name = f"round {number}" + (f", refill {refill}" if refill else "")
-        return self.answers(self.prompts_of(number, refill), self.settings.loop.n, folder.samples_of(refill), name)
+        chosen, n = self.prompts_of(number, refill), self.settings.loop.n
+        drawn = self.answers(number, chosen, n, folder.samples_of(refill), name)
+        if self.request.replay is None and self.trainer.state.step == self.start_of(folder)[0]:
+            self.engine.account(folder, drawn, n * len(chosen), self.settings.sampling)
+        return drawn.rows
 
     def prompts_of(self, number: int, refill: int) -> Sequence[Prompt]:
         """Return the prompts of a round or of a refill of it: the batch after those of all rounds before."""
@@ -511,11 +541,12 @@ class Rounds:
         return [prompts[k] for k in places]
 
     def answers(
-        self, prompts: Sequence[Prompt], n: int, path: Path, name: str, mixture: Mixture | None = None
-    ) -> Sequence[AnswerRow]:
+        self, number: int, prompts: Sequence[Prompt], n: int, path: Path, name: str, mixture: Mixture | None = None
+    ) -> Samples:
         """Return answers: those on the disk, and the others drawn.
 
         Args:
+            number: The round.
             prompts: What is answered.
             n: Answers to each prompt.
             path: Their file.
@@ -526,16 +557,32 @@ class Rounds:
         chosen = replace(self.prompts, prompts=tuple(prompts))
         seed = seed_of(name, self.settings.loop.seed)
         request = SampleRequest(n=n, temperatures=(sampling.temperature,), seed=seed, output=path, resume=True)
-        engine = OwnEngine(self.policy.module, f"{self.prompts.digest} {name}", mixture)
+        engine = self.engine.of(number, f"{self.prompts.digest} {name}", mixture)
         speaker = Speaker(engine, self.prompts.encoder, self.policy.end_token_ids)
         settings = SampleSettings(self.settings.model, self.settings.data, sampling)
         call = Call(settings, request, chosen, speaker, {sampling.temperature: sampling})
-        return draw_answers(call, self.progress).rows
+        return draw_answers(call, self.progress)
 
     def start_of(self, folder: RoundFolder) -> tuple[int, int]:
         """Return optimiser steps and trained tokens before a round: those noted when it began, else those of now."""
         begun, state = folder.start, self.trainer.state
         return (state.step, state.num_tokens) if begun is None or begun[0] > state.step else begun
+
+    def behaviours(
+        self, folder: RoundFolder, examples: Sequence[Example], *, is_past: bool = False
+    ) -> list[list[NDArray[np.float32] | None]]:
+        """Return the log-probability of each token under what drew it; None for the policy that the round begins with.
+
+        Args:
+            folder: The round that drew the samples.
+            examples: Its examples.
+            is_past: It is an earlier round.
+        """
+        if not self.settings.engine.is_exact:
+            return behaviours_of(examples, read_answers(folder.samples))
+        if is_past:
+            return [[*logps] for logps in folder.old_logps(examples)]
+        return [[None] * len(example.responses) for example in examples]
 
     def train(
         self,
@@ -563,9 +610,9 @@ class Rounds:
         if isinstance(objective, PolicyGradient) and (self.trainer.timetable.num_steps > 1 or is_corrected):
             examples = folder.with_old_logps(examples, partial(token_numbers_of, self.trainer.stepper))
             if is_corrected:
-                behaviours: list[list[NDArray[np.float32] | None]] = [[None] * len(one.responses) for one in own]
+                behaviours = self.behaviours(folder, own)
                 for earlier, theirs in past:
-                    behaviours.extend([*one] for one in earlier.old_logps(theirs))
+                    behaviours += self.behaviours(earlier, theirs, is_past=True)
                 examples = corrected(examples, behaviours, correction)
                 effective = effective_share(examples)
             if not examples:
@@ -586,6 +633,12 @@ def scores_of(verdicts: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
         if "scores" in one:
             found.setdefault(one["id"], []).extend(math.nan if value is None else value for value in one["scores"])
     return found
+
+
+def own_scores(rows: Sequence[AnswerRow], verdicts: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+    """Return the scores of the policy's own samples of each prompt, which stand before those of rivals."""
+    found, sizes = scores_of(verdicts), {row.id: len(row.answers) for row in rows}
+    return {name: own[: sizes[name]] for name, own in found.items()}
 
 
 def tree_of(row: AnswerRow) -> Tree:

@@ -1,5 +1,6 @@
 """What a loop refuses before its first draw, and what a loop that goes on requires to be unchanged."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from tiltlm.judging import Comparer, JudgeSettings, Scorer, check_roles
 from tiltlm.objectives import Objective
 from tiltlm.objectives.shapes.rollouts import PolicyGradient
 from tiltlm.online.constitution import DEFAULT, read_constitution
-from tiltlm.online.corrections import UNBIASED
+from tiltlm.online.examples.corrections import UNBIASED
 from tiltlm.online.rounds import RoundFolder
 from tiltlm.recipes.answers.systems import open_judge
 from tiltlm.recipes.online.loop_run import LoopRequest, LoopRunSettings
@@ -21,9 +22,16 @@ from tiltlm.recipes.train import versions
 from tiltlm.runs import RunDirectory
 from tiltlm.sampling import SamplingSettings
 
-FREE = frozenset({"loop.save_every", "output", "training.log_every", "training.keep_checkpoints", "training.trackers"})
+log = logging.getLogger(__name__)
+
+FREE = frozenset(
+    {
+        *("loop.save_every", "output", "training.log_every", "training.keep_checkpoints", "training.trackers"),
+        *("engine.key_variable", "engine.timeout"),
+    }
+)
 """Settings that may change when a loop goes on, as those of `stop` may; `loop.rounds` too, if the learning rate does
-not depend on it."""
+not depend on it, and the URL of a server."""
 
 
 ALSO: Mapping[Shape, tuple[Shape, ...]] = {"pairs": ("lists", "demonstrations")}
@@ -93,10 +101,10 @@ def check_loop(settings: LoopRunSettings, objective: Objective) -> None:
         )
     if isinstance(objective, PolicyGradient):
         check_policy_gradient(settings, objective)
-    if settings.learned_judge.labels:
-        check_learned_judge(settings)
     check_without_effect(settings, objective)
     check_refills(settings)
+    if settings.learned_judge.labels:
+        check_learned_judge(settings)
 
 
 def check_refills(settings: LoopRunSettings) -> None:
@@ -110,6 +118,12 @@ def check_refills(settings: LoopRunSettings) -> None:
             raise ConfigError(
                 f"loop.refills and {key} exclude each other; remove one of the two", code="conflict", key="loop.refills"
             )
+    if settings.loop.refills and not settings.engine.is_exact:
+        raise ConfigError(
+            f"loop.refills needs engine=own, and the engine is {settings.engine.name}; remove one of the two",
+            code="not_supported",
+            key="loop.refills",
+        )
     if settings.stop.held_out_falls and settings.loop.save_every > 1:
         raise ConfigError(
             f"loop.save_every is {settings.loop.save_every}, and stop.held_out_falls goes back to the policy of the "
@@ -133,7 +147,9 @@ def check_without_effect(settings: LoopRunSettings, objective: Objective) -> Non
             code="no_effect",
             key="loop.refills",
         )
-    if settings.correction.kind != "none" and (gradient is None or not settings.loop.past_rounds):
+    if settings.correction.kind != "none" and (
+        gradient is None or (settings.engine.is_exact and not settings.loop.past_rounds)
+    ):
         why = "all samples are of the policy itself" if gradient else "the objective is no policy gradient"
         raise ConfigError(f"correction.kind has no effect: {why}; remove it", code="no_effect", key="correction.kind")
     if settings.loop.kl_target is not None and (gradient is None or gradient.kl is None):
@@ -243,6 +259,41 @@ def check_policy_gradient(settings: LoopRunSettings, objective: PolicyGradient) 
         )
 
 
+def check_engine(settings: LoopRunSettings, request: LoopRequest) -> None:
+    """Refuse an engine that cannot draw the samples of a loop.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    engine, num_rivals, rounds = settings.engine, settings.rivals.n, settings.loop.rounds
+    if num_rivals and not engine.is_exact:
+        raise ConfigError(
+            f"engine is {engine.name}, and rivals.n is {num_rivals}: samples of the reference, or of its mixture with "
+            "the policy, need engine=own",
+            code="needs_own_engine",
+            key="engine.name",
+        )
+    if engine.is_server and engine.sync == "none" and rounds > 1 and request.replay is None:
+        raise ConfigError(
+            f"engine.sync is none, and loop.rounds is {rounds}: after the first round the server would draw with old "
+            "weights. Set engine.sync to lora or full",
+            code="missing_setting",
+            key="engine.sync",
+        )
+
+
+def warn_uncorrected(settings: LoopRunSettings) -> None:
+    """Warn of a policy gradient whose samples another numeric path draws, if they are not corrected."""
+    if settings.engine.is_exact or settings.correction.kind != "none":
+        return
+    log.warning(
+        "engine %s computes with other numerics than the policy, and its samples count as if the policy had drawn "
+        "them. Set correction.kind=token_truncate",
+        settings.engine.name,
+        extra={"event": "no_correction"},
+    )
+
+
 def check_request(settings: LoopRunSettings, request: LoopRequest, objective: Objective, judge: object) -> None:
     """Refuse what judge or replay rule out.
 
@@ -349,6 +400,8 @@ def describe(run: RunDirectory, settings: dict[str, Any]) -> None:
         known, now = (flat(plain) for plain in (yaml.safe_load(path.read_text(encoding="utf-8")), settings))
         is_constant = now.get("training.schedule") == "constant" and now.get("training.warmup_ratio") == 0
         free = FREE | ({"loop.rounds"} if is_constant or now.get("loop.restarts") else set())
+        if all(str(plain.get("engine.name")).startswith("http") for plain in (known, now)):
+            free |= {"engine.name", "engine.model"}  # the same weights at another place, as the probe proves
         for key in sorted(known.keys() | now.keys()):
             if known.get(key) != now.get(key) and key not in free and not key.startswith("stop."):
                 raise ConfigError(

@@ -9,12 +9,19 @@ from tiltlm.data import DataSettings
 from tiltlm.judging import JudgeSettings
 from tiltlm.judging.judge_settings import SELF
 from tiltlm.models import ModelSettings
-from tiltlm.online.corrections import CorrectionSettings
-from tiltlm.online.example_rules import ExampleSettings
-from tiltlm.online.loop_settings import CriticSettings, LearnedJudgeSettings, LoopSettings, RivalSettings, StopSettings
-from tiltlm.online.shaping import ShapingSettings
+from tiltlm.online.examples.corrections import CorrectionSettings
+from tiltlm.online.examples.rules import ExampleSettings
+from tiltlm.online.examples.shaping import ShapingSettings
+from tiltlm.online.loop_settings import (
+    CriticSettings,
+    LearnedJudgeSettings,
+    LoopSettings,
+    RivalSettings,
+    StopSettings,
+)
 from tiltlm.reference import ReferenceSettings
 from tiltlm.sampling import SamplingSettings
+from tiltlm.sampling.engines import EngineSettings
 from tiltlm.training.training_settings import TrainingSettings
 
 
@@ -31,11 +38,12 @@ class LoopRunSettings:
     rivals: RivalSettings = field(default_factory=RivalSettings)
     examples: ExampleSettings = field(default_factory=ExampleSettings)
     shaping: ShapingSettings = field(default_factory=ShapingSettings)
-    learned_judge: LearnedJudgeSettings = field(default_factory=LearnedJudgeSettings)
     correction: CorrectionSettings = field(default_factory=CorrectionSettings)
     critic: CriticSettings = field(default_factory=CriticSettings)
+    learned_judge: LearnedJudgeSettings = field(default_factory=LearnedJudgeSettings)
     stop: StopSettings = field(default_factory=StopSettings)
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
+    engine: EngineSettings = field(default_factory=EngineSettings)
     reference: ReferenceSettings = field(default_factory=ReferenceSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
 

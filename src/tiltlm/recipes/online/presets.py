@@ -11,7 +11,7 @@ from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from tiltlm.objectives import compose, describe_spec, spell_out
-from tiltlm.online.example_rules import ExampleSettings
+from tiltlm.online.examples.rules import ExampleSettings
 from tiltlm.online.loop_settings import LearnedJudgeSettings, LoopSettings, RivalSettings
 from tiltlm.online.presets import PRESETS, Preset
 

@@ -3,7 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from tiltlm.core.example import Response
@@ -92,13 +92,10 @@ class Reviser:
         if not cause and revision is not None:
             response = self._tokens(row, revision)
             if response is not None:
-                return replace(
-                    row, answers=(revision,), ended=(True,), token_ids=(response.token_ids,), logps=None,
-                    behaviour_logps=None,
-                )  # fmt: skip
+                return row.with_answers((revision,), (True,), (response.token_ids,))
             cause = "other_prompt"
         causes[cause] += 1
-        return replace(row, answers=(), ended=(), token_ids=(), logps=None, behaviour_logps=None)
+        return row.with_answers((), (), ())
 
     def _tokens(self, row: AnswerRow, text: str) -> Response | None:
         """Return a text as a response to the row's own prompt; None if the prompt has other tokens with it."""

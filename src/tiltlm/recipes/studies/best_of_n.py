@@ -203,6 +203,7 @@ def first_answers(row: AnswerRow, n: int) -> AnswerRow:
         token_ids=None if row.token_ids is None else row.token_ids[:n],
         logps=None if row.logps is None else row.logps[:n],
         behaviour_logps=None if row.behaviour_logps is None else row.behaviour_logps[:n],
+        behaviour_token_logps=None if row.behaviour_token_logps is None else row.behaviour_token_logps[:n],
         scores=(),
     )
 

@@ -17,6 +17,7 @@ from tiltlm.report.sections import Detail, Remark, SectionView
 from tiltlm.report.svg import FIRST, SECOND, THIRD, figure, inline, styled
 from tiltlm.report.tables import Cell, Table, TableRow, cell
 from tiltlm.report.texts import shorten
+from tiltlm.sampling.engines.agreement import MEAN_STOPPED, MEAN_WARNED
 
 PAGE, TWIN = "loop.html", "loop.json"
 SCHEMA = "tiltlm.loop/1"
@@ -24,6 +25,12 @@ SHOWN = 5
 """Samples of the first and of the last round on the page."""
 ROUNDS_SHOWN = 12
 MANY_CUT, LONGER, LESS_DIVERSE, MANY_DROPPED = 0.2, 1.3, 0.7, 0.9
+
+ENGINE = (
+    "How far the log-probabilities of the engine are from those of the policy: |difference| of a token, on average "
+    f"over the sequences that a server scores, over the first samples of a round, and at most. {MEAN_WARNED} is much; "
+    f"from {MEAN_STOPPED} on a loop stops."
+)
 
 
 @dataclass(frozen=True)
@@ -123,6 +130,20 @@ def cautions_of(record: LoopRecord) -> Iterator[Remark]:
             f"The learned judge diverged in round {', '.join(diverged)}, and labelled with what it knew before. Lower "
             "learned_judge.rate.",
         )
+    if not last.exact:
+        missing = sum(sum(card.missing.values()) for card in record.cards)
+        why = f" {missing:,} samples are missing; rounds/*/engine.json says why." if missing else ""
+        yield Remark(
+            "not_exact",
+            f"The engine {last.engine} draws other samples when it is asked again, so a second loop with the same "
+            f"settings does not repeat this one.{why}",
+        )
+    if last.mismatch is not None and last.mismatch > MEAN_WARNED:
+        yield Remark(
+            "engine_differs",
+            f"The engine's log-probabilities differ from the policy's by {last.mismatch:.2g} nats a token. Use a dtype "
+            "with more digits on the server, or correction.kind=token_truncate for a policy gradient.",
+        )
     dropped = sum(last.dropped.values()) / last.num_prompts
     if dropped > MANY_DROPPED:
         causes = ", ".join(f"{cause} {count}" for cause, count in last.dropped.items())
@@ -155,6 +176,17 @@ def table_of(record: LoopRecord) -> Table:
 def has_learned(record: LoopRecord) -> bool:
     """Return whether a learned judge labelled the samples."""
     return any(card.labels is not None for card in record.cards)
+
+
+def engine_table(record: LoopRecord) -> Table:
+    """Return how well the engine agrees with the policy, one row for each round that is shown."""
+    rows = []
+    for card in some_rounds(record.cards):
+        numbers = (card.probe, card.mismatch, card.mismatch_max)
+        cells = tuple(Cell("–" if number is None else f"{number:.2g}") for number in numbers)
+        missing = Cell(f"{sum(card.missing.values()):,}")
+        rows.append(TableRow(str(card.round), f"round {card.round}", (*cells, missing)))
+    return Table(("probe, nats", "samples, nats", "largest, nats", "missing samples"), tuple(rows))
 
 
 def rounds_figure(record: LoopRecord) -> Markup:
@@ -232,6 +264,8 @@ def sections_of(record: LoopRecord) -> list[SectionView]:
         views.append(
             SectionView("dropped", "What was not trained on", None, text, [Table(("prompts",), tuple(dropped))])
         )
+    if not record.cards[-1].exact:
+        views.append(SectionView("engine", "Engine", None, ENGINE, [engine_table(record)]))
     details = [
         Detail(f"Round {number}", items=tuple(f"{shorten(prompt)} → {answer}" for prompt, answer in samples))
         for number, samples in record.samples.items()

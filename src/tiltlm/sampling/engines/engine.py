@@ -5,9 +5,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tiltlm.core.example import Response, TokenIds
 from tiltlm.sampling.drawing import SamplingSettings
 
+Floats32 = NDArray[np.float32]
 Progress = Callable[[int, int], None]
 """Called with (answers done, all answers)."""
 
@@ -24,6 +28,8 @@ class EngineAnswer:
     """Log-probability at temperature 1 over the whole vocabulary, nats. None: not known."""
     behaviour_logp: float | None
     """The same under the distribution of the draw. None: not known."""
+    behaviour_token_logps: Floats32 | None = None
+    """[T] that of each token. None: not known, or the engine is exact, so nobody needs it."""
 
     @property
     def response(self) -> Response:

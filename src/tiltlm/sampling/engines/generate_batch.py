@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from tiltlm.core.errors import ConfigError, RunError
 from tiltlm.core.example import TokenIds, token_ids
 from tiltlm.logprobs import PolicyModule
@@ -48,7 +50,7 @@ class GenerateBatchEngine:
 
         Raises:
             ConfigError: The model does not support continuous batching.
-            RunError: A request failed.
+            RunError: A request failed, or an answer has not one finite log-probability a token.
         """
         model = self.policy.bare_model
         if not hasattr(model, "generate_batch"):
@@ -116,7 +118,7 @@ def _by_prompt(
     """Yield the answers to each prompt. The library keeps the order: the n of a prompt stand together.
 
     Raises:
-        RunError: A request failed or is missing.
+        RunError: A request failed or is missing, or log-probabilities are.
     """
     outputs = list(found.values())
     failed = [output.error for output in outputs if output.error is not None]
@@ -133,8 +135,15 @@ def _by_prompt(
 
 def _answer(output: Any, ends: set[int], settings: SamplingSettings) -> EngineAnswer:
     ids = token_ids(output.generated_tokens)
-    behaviour = 0.0 if settings.temperature == 0 else math.fsum(output.logprobs)
-    return EngineAnswer(ids, int(ids[-1]) in ends, None, behaviour)
+    given = np.zeros(len(ids)) if settings.temperature == 0 else np.array(output.logprobs, dtype=np.float64)
+    if len(given) != len(ids) or not np.isfinite(given).all():
+        raise RunError(
+            f"engine generate_batch: an answer has {len(ids)} tokens and {int(np.isfinite(given).sum())} finite "
+            "log-probabilities; one for each is needed. Check the weights of the model, or use engine=own",
+            code="bad_logps",
+            key="engine.name",
+        )
+    return EngineAnswer(ids, int(ids[-1]) in ends, None, math.fsum(given), given.astype(np.float32))
 
 
 @contextmanager

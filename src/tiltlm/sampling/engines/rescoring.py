@@ -3,44 +3,57 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 
-from tiltlm.core.example import TokenIds
+from tiltlm.core.example import Response, TokenIds
 from tiltlm.core.forest import Tree, pack_trees
 from tiltlm.logprobs import PolicyModule
 from tiltlm.logprobs.module import evaluating
-from tiltlm.sampling.engines.engine import EngineAnswer
+from tiltlm.sampling.engines.engine import EngineAnswer, Floats32
 
 MAX_TOKENS = 16_384
 """Most tokens of one forward, if a single answer is not longer."""
 
 
-@torch.no_grad()
 def with_logps(
     policy: PolicyModule, prompts: Sequence[TokenIds], answers: Sequence[Sequence[EngineAnswer]]
 ) -> list[list[EngineAnswer]]:
     """Return the answers with `logp` as this policy's forward computes it."""
-    scored: list[list[EngineAnswer]] = []
+    found = token_logps(policy, prompts, [[answer.response for answer in own] for own in answers])
+    return [
+        [replace(answer, logp=float(logps.sum(dtype=np.float64))) for answer, logps in zip(own, of_prompt, strict=True)]
+        for own, of_prompt in zip(answers, found, strict=True)
+    ]
+
+
+@torch.no_grad()
+def token_logps(
+    policy: PolicyModule, prompts: Sequence[TokenIds], responses: Sequence[Sequence[Response]]
+) -> list[list[Floats32]]:
+    """Return the log-probability of every token of responses to each prompt, as this policy's forward computes it."""
+    found: list[list[Floats32]] = []
     with evaluating(policy):
-        for prompt, own in zip(prompts, answers, strict=True):
-            logps: list[float] = []
+        for prompt, own in zip(prompts, responses, strict=True):
+            logps: list[Floats32] = []
             for part in _parts(prompt, own):
-                forest = pack_trees([Tree(prompt, tuple(answer.response for answer in part))])
-                logps += policy(forest).seq_logps.tolist()
-            scored.append([replace(answer, logp=logp) for answer, logp in zip(own, logps, strict=True)])
-    return scored
+                scored = policy(pack_trees([Tree(prompt, tuple(part))]))
+                pieces = torch.split(scored.token_logps.float().cpu(), scored.num_tokens.tolist())
+                logps += [piece.numpy() for piece in pieces]
+            found.append(logps)
+    return found
 
 
-def _parts(prompt: TokenIds, answers: Sequence[EngineAnswer]) -> Iterator[list[EngineAnswer]]:
-    """Yield the answers in parts that fit into one forward, even if each repeats the prompt."""
-    part: list[EngineAnswer] = []
+def _parts(prompt: TokenIds, responses: Sequence[Response]) -> Iterator[list[Response]]:
+    """Yield the responses in parts that fit into one forward, even if each repeats the prompt."""
+    part: list[Response] = []
     size = 0
-    for answer in answers:
-        length = len(prompt) + len(answer.token_ids)
+    for response in responses:
+        length = len(prompt) + len(response.token_ids)
         if part and size + length > MAX_TOKENS:
             yield part
             part, size = [], 0
-        part.append(answer)
+        part.append(response)
         size += length
     if part:
         yield part

@@ -188,14 +188,15 @@ def test_the_model_is_the_only_one_or_named():
 
 def test_the_key_comes_from_the_environment(monkeypatch):
     monkeypatch.setenv("MY_KEY", "secret")
-    assert module._client(EngineSettings("http://127.0.0.1:1/v1", key_variable="MY_KEY")).api_key == "secret"
+    connection = module.dialect_of(EngineSettings("http://127.0.0.1:1/v1", key_variable="MY_KEY")).connection
+    assert connection.client.api_key == "secret"
 
 
 def test_connections_are_closed_with_their_engine():
     with serving(lambda body, _: completion(*[GOOD] * body["n"])) as server:
         engine = connect(server)
         draw(engine)
-        client = engine.client
+        client = engine.dialect.connection.client
         loop = [engine]
         loop.append(loop)
         del engine, loop

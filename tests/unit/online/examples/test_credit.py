@@ -6,8 +6,8 @@ import pytest
 from support.errors import raises
 from support.online import group_of
 from tiltlm.core import ConfigError
-from tiltlm.online.credit import CREDIT, batch_std, running_mean
-from tiltlm.online.example_rules import ExampleSettings, form_examples
+from tiltlm.online.examples.credit import CREDIT, batch_std, running_mean
+from tiltlm.online.examples.rules import ExampleSettings, form_examples
 
 BINARY = np.array([1.0, 0.0, 0.0, 1.0])
 ONE_RIGHT = np.array([1.0, 0.0, 0.0, 0.0])

@@ -19,7 +19,7 @@ from tiltlm.core.errors import ConfigError
 from tiltlm.core.example import Comparison, Credit, Example
 from tiltlm.core.needs import Shape
 from tiltlm.diagnostics.intervals import Floats
-from tiltlm.online.credit import BELOW_BOTH, CREDIT, batch_std, running_mean, soft_value
+from tiltlm.online.examples.credit import BELOW_BOTH, CREDIT, batch_std, running_mean, soft_value
 from tiltlm.online.groups import Group, Who
 
 Rule = Callable[[Group, "ExampleSettings"], list[Example]]
@@ -132,18 +132,22 @@ class Formed(NamedTuple):
 def form_examples(groups: Sequence[Group], settings: ExampleSettings, past: Sequence[float] = ()) -> Formed:
     """Return the examples of all groups of a round, in their order.
 
+    A group with fewer samples than the rule needs gives none: an engine may return fewer than were asked for.
+
     Args:
         groups: The judged samples of each prompt.
         settings: The rule.
         past: Mean reward of each earlier round.
     """
     rule, pooled = settings.kind.rule, settings.kind.pooled
+    whole = [group for group in groups if len(group.samples) >= settings.kind.min_samples]
+    dropped = Counter({"missing_sample": len(groups) - len(whole)} if len(whole) < len(groups) else {})
     if pooled is not None:
-        return pooled(groups, settings, past)
+        formed = pooled(whole, settings, past) if whole else Formed([], Counter())
+        return Formed(formed.examples, dropped + formed.dropped)
     assert rule is not None
     examples: list[Example] = []
-    dropped: Counter[str] = Counter()
-    for group in groups:
+    for group in whole:
         try:
             examples += rule(group, settings)
         except Dropped as cause:

@@ -7,7 +7,7 @@ import pytest
 
 from support.errors import raises
 from tiltlm.core import ConfigError, Credit, Example, Response, Rollouts, token_ids
-from tiltlm.online.corrections import CorrectionSettings, corrected, effective_share
+from tiltlm.online.examples.corrections import CorrectionSettings, corrected, effective_share
 
 RATIOS = np.log([0.25, 1.0, 3.0])
 """Their product is .75, their geometric mean .909."""

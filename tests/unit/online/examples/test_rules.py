@@ -8,7 +8,7 @@ import pytest
 from support.errors import raises
 from support.online import group_of
 from tiltlm.core import ConfigError
-from tiltlm.online.example_rules import RULES, ExampleSettings, form_examples
+from tiltlm.online.examples.rules import RULES, ExampleSettings, form_examples
 
 
 def formed(groups, **settings):

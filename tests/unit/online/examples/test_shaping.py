@@ -5,7 +5,7 @@ import pytest
 
 from support.errors import raises
 from tiltlm.core import ConfigError, Response, token_ids
-from tiltlm.online.shaping import ShapingSettings
+from tiltlm.online.examples.shaping import ShapingSettings
 
 
 def answers(*lengths: int, cut: tuple[int, ...] = ()) -> list[Response]:

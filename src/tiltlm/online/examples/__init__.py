@@ -1,0 +1,1 @@
+"""From judged groups to examples: shaped scores, rules, advantages, corrections."""
