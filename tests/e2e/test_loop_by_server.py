@@ -2,6 +2,7 @@
 
 import json
 import math
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from support.completions_server import completion, load, serving_model
 from support.errors import has_event, raises
 from support.fake_server import Say
 from tiltlm.cli.main import app
-from tiltlm.core import RunError
+from tiltlm.core import ConfigError, RunError
 from tiltlm.online.rounds import seed_of
 from tiltlm.sampling.answers import read_answers
 from tiltlm.worlds import TextWorld
@@ -29,6 +30,7 @@ SHORT = {
     "progress": False,
 }
 SEEDS = [seed_of(f"round {number}", 0) for number in range(3)]
+PAIRS = {"preset": "online_dpo", "loop.n": 4, "examples.rule": "best_worst", "correction.kind": "none"}
 LORA = {"model.lora.r": 4, "learning_rate": 1e-2}
 
 
@@ -182,7 +184,7 @@ def test_a_server_that_starts_anew_in_the_middle_is_caught(model, prompts, insid
     assert weights(found.path) == weights(inside.path)
 
 
-@pytest.mark.parametrize("status", [402, 500])
+@pytest.mark.parametrize("status", [pytest.param(402, marks=pytest.mark.slow), 500])
 def test_a_server_that_fails_in_the_middle_ends_the_loop_and_it_goes_on(model, prompts, inside, tmp_path, status):
     """No sample is drawn twice, and the end is that of an unbroken loop."""
     done = 4 + 3
@@ -232,7 +234,7 @@ def test_a_kill_while_weights_are_written_leaves_no_half_folder(model, prompts, 
     assert weights(found.path) == weights(inside.path)
 
 
-@pytest.mark.parametrize("fault", ["nan", "none", "short", "missing", "fewer"])
+@pytest.mark.parametrize("fault", ["nan", "fewer"])
 def test_what_a_server_does_not_give_is_asked_again_twice_and_then_counted(model, prompts, tmp_path, fault):
     """One prompt gets no good answer, and the round goes on without it."""
     victim: list[list[int]] = []
@@ -244,8 +246,8 @@ def test_what_a_server_does_not_give_is_asked_again_twice_and_then_counted(model
 
     def spoiled(choice, request):
         logps = choice["logprobs"]["token_logprobs"]
-        bad = {"nan": [*logps[:-1], math.nan], "none": [*logps[:-1], None], "short": logps[:-1], "missing": None}
-        return {**choice, "logprobs": {"token_logprobs": bad[fault]}} if fault in bad and is_hit(request) else choice
+        spoils = fault == "nan" and is_hit(request)
+        return {**choice, "logprobs": {"token_logprobs": [*logps[:-1], math.nan]}} if spoils else choice
 
     def fewer(request, number):
         return Say(*completion()) if fault == "fewer" and is_hit(request) else None
@@ -260,3 +262,95 @@ def test_what_a_server_does_not_give_is_asked_again_twice_and_then_counted(model
     assert facts(found.path, 0)["missing"] == {cause: 2}
     page = json.loads((found.path / "loop.json").read_text())
     assert "2 samples are missing" in next(c["text"] for c in page["cautions"] if c["key"] == "not_exact")
+
+
+def test_prompts_with_fewer_samples_than_a_rule_needs_are_counted(model, prompts, tmp_path):
+    """One choice of a pair is bad, so its prompt has one sample, which is no pair; advantages take what there is."""
+
+    def spoiled(choice, request):
+        hits = (request["prompt"] == server.draws[0]["prompt"] and request["n"] == 1) or choice["token_ids"][0] % 2
+        return {**choice, "finish_reason": "abort"} if hits else choice
+
+    with serving_model(model, change=spoiled) as server:
+        found = run(model, prompts, tmp_path / "run", **served(server.url), **{"loop.rounds": 1})
+    card = found.cards[0]
+    alone = sum(len(row.answers) == 1 for row in drawn(found.path, 0))
+    assert alone == card.dropped.get("missing_sample", 0)
+    assert card.missing == {"not_finished": 8 - card.num_samples}
+    assert card.num_samples < 8
+
+
+@pytest.mark.parametrize("engine", ["generate_batch", "server"])
+def test_a_policy_gradient_is_corrected_by_what_the_engine_says(model, prompts, tmp_path, caplog, engine):
+    """The server draws from a distribution that is a little flatter: c = π/μ is on the card and in the files."""
+    settings = {"preset": "grpo", "loop.n": 4, "loop.rounds": 2, "correction.kind": "token_truncate"}
+    settings |= {"correction.high": 1.05}
+
+    def flatter(choice, request):
+        logps = [logp - 0.01 for logp in choice["logprobs"]["token_logprobs"]]
+        return {**choice, "logprobs": {"token_logprobs": logps}}
+
+    with serving_model(model, change=flatter) if engine == "server" else nullcontext() as server:
+        given = served(server.url) if server else {"engine.name": "generate_batch"}
+        found = run(model, prompts, tmp_path / "run", **settings, **given)
+    assert not has_event(caplog, "no_correction")
+    shift = 0.01 if engine == "server" else 0.0
+    for number, card in enumerate(found.cards):
+        assert (card.engine, card.exact, card.missing) == (engine, False, {})
+        assert card.mismatch == pytest.approx(shift, abs=1e-4)
+        assert card.effective == pytest.approx(1, abs=1e-4)
+        for row in drawn(found.path, number):
+            drawn_as = [own.sum(dtype=float) + shift * len(own) for own in row.behaviour_token_logps]
+            assert drawn_as == pytest.approx(row.logps, abs=1e-3)
+    page = json.loads((found.path / "loop.json").read_text())
+    assert "not_exact" in {caution["key"] for caution in page["cautions"]}
+    assert "largest, nats" in (found.path / "loop.html").read_text()
+    replayed = run(model, prompts, tmp_path / "again", replay=found.path, **given, **PAIRS)
+    assert (replayed.cards[0].engine, replayed.cards[0].mismatch) == (engine, found.cards[0].mismatch)
+
+
+def test_a_policy_gradient_without_a_correction_is_warned_of(model, prompts, tmp_path, caplog):
+    settings = {"preset": "rloo", "loop.rounds": 1, "loop.n": 2}
+    found = run(model, prompts, tmp_path / "run", **settings, **{"engine.name": "generate_batch"})
+    assert has_event(caplog, "no_correction")
+    assert found.cards[0].effective is None
+
+
+def test_log_probabilities_far_from_those_of_the_policy_stop_the_round(model, prompts, tmp_path):
+    """The server draws at another temperature than it was asked for, as one with a model file of its own may."""
+
+    def hotter(choice, request):
+        return {**choice, "logprobs": {"token_logprobs": [2 * p for p in choice["logprobs"]["token_logprobs"]]}}
+
+    with serving_model(model, change=hotter) as server, raises(RunError, "other_weights", mentions=["first samples"]):
+        run(model, prompts, tmp_path / "run", **served(server.url))
+    assert not (tmp_path / "run" / "rounds" / "0000" / "verdicts.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "code", "key"),
+    [
+        ({"engine.name": "http://127.0.0.1:1/v1"}, "missing_setting", "engine.sync"),
+        ({"engine.name": "http://127.0.0.1:1/v1", "engine.sync": "lora"}, "no_adapter", "engine.sync"),
+        ({"engine.name": "http://127.0.0.1:1/v1", "engine.score": True}, "no_effect", "engine.score"),
+        ({"engine.name": "generate_batch", "engine.sync": "full"}, "no_effect", "engine.sync"),
+        ({"engine.name": "generate_batch", "preset": "nash_md"}, "needs_own_engine", "engine.name"),
+        ({"engine.name": "generate_batch", "preset": "bond"}, "needs_own_engine", "engine.name"),
+        ({"correction.kind": "token_truncate", "preset": "rloo"}, "no_effect", "correction.kind"),
+    ],
+)
+def test_what_an_engine_cannot_do_is_refused_before_the_first_draw(model, prompts, tmp_path, settings, code, key):
+    with raises(ConfigError, code, key=key):
+        run(model, prompts, tmp_path / "run", **settings)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_server_may_be_at_another_place_when_the_loop_goes_on(model, prompts, tmp_path):
+    with serving_model(model) as server:
+        server.fault = lambda request, number: Say(500) if server.draws else None
+        with raises(RunError, "server_failed"):
+            run(model, prompts, tmp_path / "run", **served(server.url))
+    with serving_model(model) as other:
+        assert len(run(model, prompts, tmp_path / "run", **served(other.url), resume=True).cards) == 2
+    with raises(ConfigError, "other_run", key="engine.name"):
+        run(model, prompts, tmp_path / "run", resume=True)

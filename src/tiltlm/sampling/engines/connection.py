@@ -127,7 +127,7 @@ class Connection:
         return found
 
     def post(self, route: str, body: Mapping[str, Any] | None = None, *, key: str = "name", way_out: str = KEPT) -> Any:
-        """Send a request and return the JSON of the reply; text if it is none.
+        """Send a request and return the JSON of the reply; None if it is damaged, text if it is of another type.
 
         Args:
             route: Path from the root of the server, such as `/v1/completions`.
@@ -137,7 +137,6 @@ class Connection:
 
         Raises:
             RunError: The server refuses, or fails again and again.
-            ValueError: The reply says that it is JSON, and is not.
         """
         import openai
 
@@ -150,6 +149,8 @@ class Connection:
             raise self.failure(route, said, way_out, code=code, key=key) from error
         except openai.OpenAIError as error:
             raise self.failure(route, str(error), way_out, code=code, key=key) from error
+        except ValueError:  # not even an empty object; the client has no error of its own for it
+            return None
 
     def failure(
         self, route: str, said: str, way_out: str = KEPT, *, code: str = "server_failed", key: str = "name"

@@ -88,10 +88,7 @@ class Sglang:
             RunError: The server refuses it, or fails again and again.
         """
         body = {"input_ids": ids.tolist(), "sampling_params": dict(knobs), "return_logprob": True, **more}
-        try:
-            reply = self.connection.post("/generate", {**body, **({"lora_path": adapter} if adapter else {})})
-        except ValueError as error:  # the client does not turn it into an error of its own
-            raise BadChoice("damaged_reply") from error
+        reply = self.connection.post("/generate", {**body, **({"lora_path": adapter} if adapter else {})})
         replies = reply if isinstance(reply, list) else [reply]
         if not all(isinstance(one, dict) for one in replies):
             raise BadChoice("damaged_reply")

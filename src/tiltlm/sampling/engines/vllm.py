@@ -109,10 +109,7 @@ class Vllm:
             BadChoice: The reply is no JSON object.
             RunError: The server refuses it, or fails again and again.
         """
-        try:
-            reply = self.connection.post("/v1/completions", body)
-        except ValueError as error:  # the client does not turn it into an error of its own
-            raise BadChoice("damaged_reply") from error
+        reply = self.connection.post("/v1/completions", body)
         if not isinstance(reply, dict):
             raise BadChoice("damaged_reply")
         return reply.get("choices") or []
