@@ -44,7 +44,8 @@ class Card:
     num_prompts: int
     num_samples: int
     reward: Interval | None
-    """Mean score of the samples, by the judge that makes the examples; None if it compares."""
+    """Mean score of the samples, by the judge that makes the examples; None if it compares. With a learned judge, that
+    of the bought pairs by the judge it learns from."""
     held_out: Interval | None
     """The same by a judge that does not train; None if there is none."""
     kl: Interval | None
