@@ -1,0 +1,102 @@
+"""`tiltlm loop` under a launcher: two processes draw, read and train together, and end as one does."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import tiltlm
+from e2e.test_several_processes import CLI, launch
+from support.errors import raises
+from tiltlm.core import ConfigError
+from tiltlm.sampling.answers import read_answers
+from tiltlm.worlds import TextWorld
+
+pytestmark = pytest.mark.slow
+COMMON = {
+    "loop.rounds": 2, "loop.prompts_per_round": 9, "sampling.max_new_tokens": 24, "training.learning_rate": 1e-3,
+    "model.precision": "float32",
+}  # fmt: skip
+LOOPS = {
+    "online_dpo": {"training.batch_size": 4},
+    "ppo": {"training.batch_size": 3, "critic.value_learning_rate": 1e-2, "loop.kl_target": 0.1, "loop.kl_horizon": 9},
+    "nash_md": {"training.batch_size": 9},
+    "d2po": {"training.batch_size": 4, "learned_judge.labels": 3, "learned_judge.rate": 1e-3},
+}
+"""Preset → its settings: pairs, a critic with several steps a round, rivals of a mixture, a judge that learns."""
+
+
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("prompts") / "prompts.jsonl"
+    path.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in TextWorld().prompts("train")[:20]))
+    return path
+
+
+def command(preset, model, prompts, output, **settings) -> list[str]:
+    named = ["loop", "--preset", preset, "--judge", "gold", "--model", model, "--data", str(prompts)]
+    return [*CLI, *named, "--output", str(output), *(f"{key}={value}" for key, value in settings.items())]
+
+
+def alone(preset, model, prompts, output, **settings):
+    given = {**COMMON, **LOOPS[preset], **settings}
+    return tiltlm.loop(
+        preset=preset, judge="gold", model=model, data=str(prompts), output=output, progress=False, **given
+    )
+
+
+@pytest.mark.parametrize("preset", LOOPS)
+def test_two_processes_end_as_one(model, prompts, tmp_path, preset):
+    expected = alone(preset, model, prompts, tmp_path / "one")
+    both = tmp_path / "both"
+    ended = launch(command(preset, model, prompts, both, **COMMON, **LOOPS[preset]), tmp_path)
+    assert ended.codes == [0, 0], ended.err
+    assert "All 2 rounds are done." in ended.out[0]
+    assert ended.out[1] == ""
+    assert {path.name for path in both.iterdir()} == {path.name for path in expected.path.iterdir()}
+    for number, card in enumerate(expected.cards):
+        folders = [folder / "rounds" / f"{number:04d}" for folder in (both, expected.path)]
+        assert {path.name for path in folders[0].iterdir()} == {path.name for path in folders[1].iterdir()}
+        found, other = (read_answers(folder / "samples.jsonl.gz") for folder in folders)
+        assert [(row.id, row.answers) for row in found] == [(row.id, row.answers) for row in other]
+        theirs = json.loads((folders[0] / "card.json").read_text())
+        for name in ("num_examples", "dropped", "judgements", "sampled_tokens", "train_tokens", "num_steps", "labels"):
+            assert theirs[name] == getattr(card, name), name
+        assert theirs["kl"]["estimate"] == pytest.approx(card.kl.estimate, abs=1e-4)
+        assert theirs["loss"] == pytest.approx(card.loss, abs=1e-5)
+    models = [load_file(folder / "model" / "model.safetensors") for folder in (both, expected.path)]
+    for name, tensor in models[1].items():
+        torch.testing.assert_close(models[0][name], tensor, atol=1e-4, rtol=0, msg=name)
+
+
+def test_two_processes_go_on_where_one_was(model, prompts, tmp_path):
+    """A loop of one process is continued by two, and by generate_batch each draws its share."""
+    steady = {"training.warmup_ratio": 0.0, "training.schedule": "constant"}
+    run = tmp_path / "run"
+    alone("online_dpo", model, prompts, run, **{**steady, "loop.rounds": 1})
+    more = {**COMMON, **LOOPS["online_dpo"], **steady, "loop.rounds": 2}
+    ended = launch([*command("online_dpo", model, prompts, run, **more), "--resume"], tmp_path)
+    assert ended.codes == [0, 0], ended.err
+    assert (run / "rounds" / "0001" / "card.json").exists()
+    batched = {**more, "engine.name": "generate_batch"}
+    ended = launch(command("online_dpo", model, prompts, tmp_path / "batched", **batched), tmp_path)
+    assert ended.codes == [0, 0], ended.err
+    rows = read_answers(tmp_path / "batched" / "rounds" / "0001" / "samples.jsonl.gz")
+    assert len(rows) == 9
+    assert all(len(row.answers) == 2 for row in rows)
+
+
+def test_an_error_in_the_first_process_ends_both(model, prompts, tmp_path):
+    judge = "{kind: verifier, function: 'operator:truediv'}"
+    arguments = command("online_dpo", model, prompts, tmp_path / "run", **COMMON)
+    arguments[arguments.index("gold")] = judge
+    ended = launch(arguments, tmp_path)
+    assert ended.codes == [1, 1]
+    assert len(ended.errors()) == 1
+
+
+def test_a_sharded_policy_is_refused(model, prompts, tmp_path):
+    with raises(ConfigError, "not_supported", key="training.parallel"):
+        alone("online_dpo", model, prompts, tmp_path / "run", **{"training.parallel": "shard"})
