@@ -9,7 +9,6 @@ from numpy.typing import ArrayLike
 
 from tiltlm.diagnostics.intervals import Interval, bootstrap_mean
 from tiltlm.diagnostics.kl import sequence_kl
-from tiltlm.online.buying import Lesson
 from tiltlm.online.ledger import Tokens
 from tiltlm.sampling.answers import AnswerRow
 from tiltlm.sampling.diversity import diversity_of
@@ -21,6 +20,20 @@ ONLY_LEARNED = ("labels", "agreement", "judge_diverged")
 """Fields of a card that are None without a learned judge."""
 OWN: Mapping[str, Any] = {}
 """Facts about the own sampler: nothing has to be said about it."""
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a learned judge learned in one round."""
+
+    judge: str
+    """Its digest after the round."""
+    last_step: int
+    """Its optimiser steps up to then."""
+    agrees: tuple[bool | None, ...]
+    """For each bought label, whether the learned judge predicted it; None if either of the two sees a tie."""
+    diverged: bool
+    """True if its loss, weights or scores became NaN or infinite, and it is as it was before the round."""
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,7 @@ from tiltlm.core.errors import RunError
 from tiltlm.core.example import Example
 from tiltlm.data.order import epoch_order
 from tiltlm.judging.judge import Role
-from tiltlm.online.buying import Lesson, Pair
-from tiltlm.online.cards import Card
+from tiltlm.online.cards import Card, Lesson
 from tiltlm.online.groups import Group
 from tiltlm.sampling.answers import write_plain_rows
 from tiltlm.storage.files import finite_json, read_json, read_lines, write_bytes, write_json
@@ -139,14 +138,13 @@ class RoundFolder:
         name = "verdicts" if role == "train" else "held-out-verdicts"
         return self.path / (f"{name}-{refill}.jsonl" if refill else f"{name}.jsonl")
 
-    def write_bought(self, groups: Sequence[Group], pairs: Sequence[Pair]) -> None:
-        """Write which pairs the judge labels, one line each."""
-        rows = [{"id": groups[one.group].id, "pair": [one.i, one.j], "gap": one.gap} for one in pairs]
-        write_plain_rows(self.path / "bought.jsonl", rows)
+    def write_bought(self, pairs: Sequence[Mapping[str, Any]]) -> None:
+        """Write which pairs the judge labels, one line each: `id` of the prompt, `pair` of places, `gap`."""
+        write_plain_rows(self.path / "bought.jsonl", pairs)
 
     @property
     def bought(self) -> list[dict[str, Any]] | None:
-        """The pairs that the judge labels: `id` of the prompt, `pair` of places, `gap`; None if none were chosen."""
+        """What `write_bought` wrote; None if no pairs were chosen."""
         return _lines(self.path / "bought.jsonl")
 
     def write_gold(self, verdicts: Sequence[Mapping[str, Any]]) -> None:

@@ -1,6 +1,6 @@
 """A judge that learns inside the loop: a reward model that labels all pairs, taught by the judge's labels of a few.
 
-In each round it chooses pairs of the samples (`online/buying.py`), the judge labels them, it learns from these labels
+In each round it chooses pairs of the samples (`buying.py`), the judge labels them, it learns from these labels
 and from those of some earlier rounds, and then scores all samples of the round. Its weights after a round are a
 checkpoint of its own trainer in `judge/`; the newest two are kept, which is all that resuming needs. Every other step
 leaves a file in the folder of the round.
@@ -28,11 +28,12 @@ from tiltlm.judging.scorers.reward_model import RewardModel
 from tiltlm.models import ModelSettings, Scorer, load_scorer
 from tiltlm.models.folders import locate, short_name
 from tiltlm.objectives.catalog import reward_model
-from tiltlm.online.buying import Lesson, agreement, choose_pairs
+from tiltlm.online.cards import Lesson
 from tiltlm.online.examples.rules import ExampleSettings, form_examples
 from tiltlm.online.groups import Group
 from tiltlm.online.loop_settings import LearnedJudgeSettings
 from tiltlm.online.rounds import RoundFolder
+from tiltlm.recipes.online.buying import agreement, choose_pairs
 from tiltlm.recipes.online.judging import groups_of, judge_round, with_rivals
 from tiltlm.recipes.online.loop_run import LoopRunSettings
 from tiltlm.recipes.prepare import note_all
@@ -204,7 +205,8 @@ class LearnedJudge:
         before = self.scores(rows)
         if folder.bought is None:
             groups = own_groups(rows, before, number)
-            folder.write_bought(groups, choose_pairs(groups, self.settings.labels, self.settings.choose, self.seed))
+            pairs = choose_pairs(groups, self.settings.labels, self.settings.choose, self.seed)
+            folder.write_bought([{"id": groups[k].id, "pair": [i, j], "gap": gap} for k, i, j, gap in pairs])
         if folder.gold is None:
             folder.write_gold(self.ask(bought_rows(rows, folder)))
         agrees = self.agreements(rows, before, number, folder)

@@ -414,7 +414,8 @@ class Rounds:
         """Draw and judge samples, and make their examples; of more prompts while some give no signal and that is asked.
 
         Returns:
-            The samples of the policy, what the judge says, the groups and their examples.
+            The samples of the policy, what the judge says (a learned one, if there is one), the groups and their
+            examples.
         """
         loop = self.settings.loop
         rows: list[AnswerRow] = []

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tiltlm.objectives import compose, describe_spec, spell_out
 from tiltlm.online.examples.rules import ExampleSettings
-from tiltlm.online.loop_settings import LoopSettings, RivalSettings
+from tiltlm.online.loop_settings import LearnedJudgeSettings, LoopSettings, RivalSettings
 from tiltlm.online.presets import PRESETS, Preset
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def facts_of(preset: Preset) -> PresetFacts:
     values: Mapping[str, Any] = preset.settings
     loop, examples = LoopSettings(**values.get("loop", {})), ExampleSettings(**values.get("examples", {}))
     rivals = RivalSettings(**values.get("rivals", {}))
+    learned = LearnedJudgeSettings(**values.get("learned_judge", {}))
     moves = {
         "reset": "the policy at the start of each round",
         "average": f"a moving average of the policy, rate {loop.rate:g}",
@@ -47,6 +48,8 @@ def facts_of(preset: Preset) -> PresetFacts:
     kind, spec = examples.kind, spell_out(values["objective"])
     judged = "scores" if kind.needs_scores else "scores or compares"
     judge = f"one that {judged}" if kind.needs_judge else "none"
+    if learned.labels:
+        judge += f", for {learned.labels} pairs of each round, from which a learned judge learns to label all of them"
     training = values["training"]
     steps = -(-loop.prompts_per_round // training["batch_size"]) * training["num_epochs"]
     epochs = f", {training['num_epochs']} epochs" if training["num_epochs"] > 1 else ""

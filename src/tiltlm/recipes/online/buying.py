@@ -1,4 +1,4 @@
-"""Which pairs of a round the judge labels for a learned judge, and what the learned judge took from them.
+"""Which pairs of a round the judge labels for a learned judge, and whether that predicted a label.
 
 A label of the judge costs much, and one of the learned judge only a forward, so few pairs are bought. The choice is a
 pure function of samples and scores. Two pairs that are equally close are ordered by a hash, never by place.
@@ -8,7 +8,6 @@ Source: Singhal et al. 2024, arXiv 2405.01511 (D2PO), Algorithm 1.
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal, NamedTuple
 
@@ -26,20 +25,6 @@ class Pair(NamedTuple):
     j: int
     gap: float
     """|Δr|: how far apart the learned judge scores them."""
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """What a learned judge learned in one round."""
-
-    judge: str
-    """Its digest after the round."""
-    last_step: int
-    """Its optimiser steps up to then."""
-    agrees: tuple[bool | None, ...]
-    """For each bought label, whether the learned judge predicted it; None if either of the two sees a tie."""
-    diverged: bool
-    """True if its loss, weights or scores became NaN or infinite, and it is as it was before the round."""
 
 
 def candidates(groups: Sequence[Group]) -> list[Pair]:
