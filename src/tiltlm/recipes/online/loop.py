@@ -529,7 +529,7 @@ class Rounds:
         chosen, n = self.prompts_of(number, refill), self.settings.loop.n
         drawn = self.answers(number, chosen, n, folder.samples_of(refill), name)
         if self.request.replay is None and self.trainer.state.step == self.start_of(folder)[0]:
-            self.engine.account(folder, drawn, n * len(chosen), self.settings.sampling)
+            self.engine.account(folder, refill, drawn, n * len(chosen), self.settings.sampling)
         return drawn.rows
 
     def prompts_of(self, number: int, refill: int) -> Sequence[Prompt]:
@@ -580,7 +580,8 @@ class Rounds:
             is_past: It is an earlier round.
         """
         if not self.settings.engine.is_exact:
-            return behaviours_of(examples, read_answers(folder.samples))
+            parts = [folder.samples_of(refill) for refill in range(self.settings.loop.refills + 1)]
+            return behaviours_of(examples, [row for path in parts if path.exists() for row in read_answers(path)])
         if is_past:
             return [[*logps] for logps in folder.old_logps(examples)]
         return [[None] * len(example.responses) for example in examples]

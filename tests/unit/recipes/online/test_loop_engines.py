@@ -43,5 +43,13 @@ def test_the_factors_of_the_loss_are_those_of_policy_and_engine():
 
 def test_the_own_sampler_says_nothing_on_a_card():
     assert facts_of({}) == {}
-    said = facts_of({"engine": "generate_batch", "exact": False, "missing": {}, "start": {"mean": 0.01, "max": 0.2}})
+    said = facts_of(
+        {
+            "engine": "generate_batch",
+            "exact": False,
+            "missing": [{"a": 1}, {"a": 2, "b": 1}],
+            "start": {"mean": 0.01, "max": 0.2},
+        }
+    )
+    assert said["missing"] == {"a": 3, "b": 1}
     assert (said["probe"], said["mismatch"], said["mismatch_max"]) == (None, 0.01, 0.2)
