@@ -259,7 +259,7 @@ def test_what_a_server_does_not_give_is_asked_again_twice_and_then_counted(model
     cause = "fewer_choices" if fault == "fewer" else "bad_logps"
     assert found.cards[0].missing == {cause: 2}
     assert found.cards[0].num_samples == 6
-    assert facts(found.path, 0)["missing"] == {cause: 2}
+    assert facts(found.path, 0)["missing"] == [{cause: 2}]
     page = json.loads((found.path / "loop.json").read_text())
     assert "2 samples are missing" in next(c["text"] for c in page["cautions"] if c["key"] == "not_exact")
 
@@ -325,6 +325,16 @@ def test_log_probabilities_far_from_those_of_the_policy_stop_the_round(model, pr
     with serving_model(model, change=hotter) as server, raises(RunError, "other_weights", mentions=["first samples"]):
         run(model, prompts, tmp_path / "run", **served(server.url))
     assert not (tmp_path / "run" / "rounds" / "0000" / "verdicts.jsonl").exists()
+
+
+def test_refills_are_corrected_and_counted_too(model, prompts, tmp_path):
+    """No prompt of the first part is used, so the examples are those of the refill."""
+    settings = {"preset": "grpo", "loop.n": 2, "loop.rounds": 1, "loop.refills": 1, "examples.rule": "mean"}
+    settings |= {"correction.kind": "token_truncate", "engine.name": "generate_batch"}
+    found = run(model, prompts, tmp_path / "run", **settings)
+    parts = sorted((found.path / "rounds" / "0000").glob("samples*.gz"))
+    assert len(facts(found.path, 0)["missing"]) == len(parts)
+    assert found.cards[0].effective is not None
 
 
 @pytest.mark.parametrize(

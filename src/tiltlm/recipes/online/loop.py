@@ -437,7 +437,7 @@ class Rounds:
         drawn = self.draws.samples(number, refill, chosen, folder)
         if self.request.replay is None and self.trainer.state.step == self.start_of(folder)[0]:
             num_asked, account = settings.loop.n * len(chosen), self.draws.engine.account
-            self.ranks.first(lambda: account(folder, drawn, num_asked, settings.sampling))
+            self.ranks.first(lambda: account(folder, refill, drawn, num_asked, settings.sampling))
         return drawn.rows
 
     def with_rivals(
@@ -548,7 +548,7 @@ class Rounds:
             is_past: It is an earlier round.
         """
         if not self.settings.engine.is_exact:
-            return behaviours_of(examples, self.ranks.first(lambda: read_answers(folder.samples)))
+            return behaviours_of(examples, self.ranks.first(partial(all_samples, folder, self.settings.loop.refills)))
         if is_past:
             return [[*logps] for logps in self.ranks.first(lambda: folder.old_logps(examples))]
         return [[None] * len(example.responses) for example in examples]
@@ -648,6 +648,12 @@ def token_numbers_of(stepper: Stepper, examples: Sequence[Example]) -> NDArray[n
 def card_of(folder: RoundFolder) -> tuple[Card | None, int | None]:
     """Return the card of a round and its last step; None if it is not closed."""
     return folder.card, folder.last_step
+
+
+def all_samples(folder: RoundFolder, refills: int) -> list[AnswerRow]:
+    """Return the samples of a round and of its refills."""
+    paths = [folder.samples_of(refill) for refill in range(refills + 1)]
+    return [row for path in paths if path.exists() for row in read_answers(path)]
 
 
 def files_of(folder: RoundFolder) -> tuple[list[AnswerRow], list[dict[str, Any]] | None]:

@@ -134,12 +134,6 @@ def check_refills(settings: LoopRunSettings) -> None:
             raise ConfigError(
                 f"loop.refills and {key} exclude each other; remove one of the two", code="conflict", key="loop.refills"
             )
-    if settings.loop.refills and not settings.engine.is_exact:
-        raise ConfigError(
-            f"loop.refills needs engine=own, and the engine is {settings.engine.name}; remove one of the two",
-            code="not_supported",
-            key="loop.refills",
-        )
     if settings.stop.held_out_falls and settings.loop.save_every > 1:
         raise ConfigError(
             f"loop.save_every is {settings.loop.save_every}, and stop.held_out_falls goes back to the policy of the "

@@ -6,6 +6,7 @@ that are on the disk ask nobody.
 """
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -157,13 +158,16 @@ class LoopEngine:
         }
         return prompts, responses, older
 
-    def account(self, folder: RoundFolder, drawn: Samples, num_asked: int, sampling: SamplingSettings) -> None:
+    def account(
+        self, folder: RoundFolder, refill: int, drawn: Samples, num_asked: int, sampling: SamplingSettings
+    ) -> None:
         """Note what an engine that is not exact drew in a round, and compare its log-probabilities with the policy's.
 
         Call it before the round trains. Once noted, it is not compared again.
 
         Args:
             folder: The folder of the round.
+            refill: Which part of the round it is, from 0; the first samples of part 0 are compared.
             drawn: The samples.
             num_asked: How many were asked for.
             sampling: How they were drawn.
@@ -171,17 +175,18 @@ class LoopEngine:
         Raises:
             RunError: The log-probabilities differ by more than rounding explains.
         """
-        if self.settings.is_exact or "missing" in folder.engine:
+        noted = folder.engine.get("missing", [])
+        if self.settings.is_exact or len(noted) > refill:
             return
         facts: dict[str, Any] = {"engine": drawn.rows[0].engine, "exact": False}
-        if sampling.is_exact:
+        if sampling.is_exact and refill == 0:
             found = self._compared(drawn.rows)
             way_out = RESTART if self.settings.is_server else "Use engine=own"
             found.check("on the first samples of the round", self.settings.name, way_out)
             facts["start"] = asdict(found)
         missing = dict(drawn.dropped)
         unknown = num_asked - sum(len(row.answers) for row in drawn.rows) - sum(missing.values())
-        folder.note_engine(**facts, missing=missing | ({"not_known": unknown} if unknown else {}))
+        folder.note_engine(**facts, missing=[*noted, missing | ({"not_known": unknown} if unknown else {})])
 
     def _compared(self, rows: Sequence[AnswerRow]) -> Agreement:
         """Compare the log-probabilities of the first samples with those of the policy."""
@@ -274,7 +279,7 @@ def facts_of(engine: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "engine": engine["engine"],
         "exact": engine["exact"],
-        "missing": engine["missing"],
+        "missing": dict(sum(map(Counter, engine["missing"]), Counter[str]())),
         "probe": probe.get("mean"),
         "mismatch": start.get("mean"),
         "mismatch_max": start.get("max"),
