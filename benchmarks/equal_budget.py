@@ -71,8 +71,8 @@ METHODS = {
     "grpo": Method("grpo", 8),
     "raft": Method("raft", 8),
 }
-PROXIED = ("grpo",)
-"""Methods that are trained by the flawed judge."""
+PROXIED = "online_dpo"
+"""The method that is trained by the flawed judge too."""
 
 
 class Desk:
@@ -236,18 +236,18 @@ def run_all(desk: Desk, records: Records) -> None:
         found = desk.loop(name, trial, seed, judgements)
         return {**found, "measured": desk.measure(desk.folder / "run" / "model", counts, seed)}
 
-    best = {}
     for name, method in METHODS.items():
         rewards = [
             records.make(f"trial/{name}/{k}", lambda t=trial, m=name: trained(m, t, TRIAL_SEED))
             for k, trial in enumerate(method.trials)
         ]
-        best[name] = method.trials[int(np.argmax([one["measured"]["policy"]["estimate"] for one in rewards]))]
+        best = method.trials[int(np.argmax([one["measured"]["policy"]["estimate"] for one in rewards]))]
         for seed, (part, size) in product(SEEDS, parts_of(name)):
-            make = lambda m=name, s=seed, j=size: trained(m, best[m], s, j)  # noqa: E731
+            make = lambda m=name, b=best, s=seed, j=size: trained(m, b, s, j)  # noqa: E731
             records.make(f"{part}/{name}/{seed}/{size}", make)
-    for seed in SEEDS:
-        proxied(desk, records, best, seed)
+        if name == PROXIED:
+            for seed in SEEDS:
+                proxied(desk, records, best, seed)
 
 
 def parts_of(name: str) -> Iterator[tuple[str, int]]:
@@ -257,16 +257,15 @@ def parts_of(name: str) -> Iterator[tuple[str, int]]:
     yield "compare", JUDGEMENTS
 
 
-def proxied(desk: Desk, records: Records, best: Mapping[str, Mapping[str, Any]], seed: int) -> None:
+def proxied(desk: Desk, records: Records, trial: Mapping[str, Any], seed: int) -> None:
     """Train by a flawed judge, and take the best of n by it, with the gold judge held out."""
-    keys = [f"proxy/{name}/{seed}" for name in PROXIED]
-    if {*keys, f"chosen/{seed}"} <= records.known.keys():
+    key = f"proxy/{PROXIED}/{seed}"
+    if {key, f"chosen/{seed}"} <= records.known.keys():
         return
     judge = desk.flawed_judge(seed)
     records.make(f"chosen/{seed}", lambda: {"seed": seed, **desk.best_of_n(judge, seed)})
     more = {"judge": f"reward_model:{judge}", "held_out_judge": "gold", "unaudited": True}
-    for key, name in zip(keys, PROXIED, strict=True):
-        records.make(key, lambda m=name: desk.loop(m, best[m], seed, PROXY_JUDGEMENTS, **more))
+    records.make(key, lambda: desk.loop(PROXIED, trial, seed, PROXY_JUDGEMENTS, **more))
 
 
 def main() -> None:
