@@ -341,7 +341,7 @@ def over_optimisation(study: Study) -> list[str]:
         f"- **The peak**: a gold reward of {peak} at {at} nats, from {start} in the first rounds.",
         f"- **From the peak to the end** the gold reward changes by {fall}, the judge's own score by {rise}: "
         f"{saying}. The gold judge itself leads the same method to "
-        f"{shown(study.final('online_dpo', 'policy'))} with fewer judgements, so most of the loss is that of the judge.",
+        f"{shown(study.final('online_dpo', 'policy'))} with fewer judgements.",
         f"- **Best of 64 by the same judges** has a gold reward of {shown([own[-1] for own in best])}, best of 4 "
         f"{shown([own[2] for own in best])}.",
     ]
