@@ -304,10 +304,8 @@ def page(study: Study) -> list[str]:
     lines += ["## At equal judgements", "", *judgement_table(study), "", *COLLAPSE, ""]
     lines += ["![Reward against KL and against judgements](figures/equal-budget.svg)", "", *FIGURE, ""]
     for offline in (name for name in study.names if name.startswith("offline")):
-        lines += [
-            f"**Gold reward against {NAMES[offline]}**, difference with its interval over seeds, not adjusted:",
-            "",
-        ]
+        title = f"**Gold reward against {NAMES[offline]}**"
+        lines += [f"{title}, difference with its interval over seeds, not adjusted:", ""]
         lines += [f"- {sentence}" for sentence in against_offline(study, offline)] + [""]
     lines += ["## At equal sampled tokens", "", *TOKENS, "", *token_table(study), ""]
     lines += ["## Offline DPO by its number of judgements", "", SMALLER, ""]
