@@ -170,8 +170,8 @@ HEAD = [
 FIGURE = ["![Reward against KL, and diversity by round](figures/stories-loop.svg)", ""]
 READING = [
     "- **The reward is won by writing alike.** The continuations turn to happy words, and those of GRPO and RAFT",
-    "  repeat them: their distinct-2 falls from 0.89 to 0.47 and 0.46. Nothing in these two presets bounds the KL; `stop.kl` or",
-    "  `stop.distinct_2` would have ended them, at round 5 and a KL of 4 nats for example.",
+    "  repeat them: their distinct-2 falls from 0.89 to 0.47 and 0.46. Nothing in these two presets bounds the KL;",
+    "  `stop.kl` or `stop.distinct_2` would have ended them, at round 5 and a KL of 4 nats for example.",
     "- **Online DPO** has a reward of 0.92 for 8.5 nats, the two others 0.97 for 21 and 27.",
     "- **Best of 32 of the model before training** has 0.91 for 2.5 nats, without training: this model is far from the",
     "  frontier with every method, as it is on fixed data.",
