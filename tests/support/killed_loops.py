@@ -15,9 +15,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import transformers.models.llama.modeling_llama
 
 import tiltlm
+import tiltlm.recipes.online.loop
 
+LOADED = (transformers.models.llama.modeling_llama, tiltlm.recipes.online.loop)
+"""What each child would import by itself."""
 PHASES = [
     "tiltlm.storage.files.write_bytes",
     "tiltlm.sampling.answers.write_bytes",

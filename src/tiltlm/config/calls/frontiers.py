@@ -10,6 +10,8 @@ from tiltlm.recipes.progress import ProgressCallback, display, quiet_libraries
 
 if TYPE_CHECKING:
     from tiltlm.config.resolve import Config
+    from tiltlm.recipes.run_settings import RunSettings
+    from tiltlm.recipes.studies.finished_loops import FinishedLoop
     from tiltlm.recipes.studies.frontier import Frontier
     from tiltlm.recipes.studies.knob_search import Target
     from tiltlm.recipes.studies.trained_policies import FinishedRun
@@ -49,9 +51,11 @@ def frontier(
     each KL.
 
     Args:
-        config: A YAML file, or its content; or the folders of runs or of a sweep, which are not trained again.
+        config: A YAML file, or its content; or the folders of runs, loops or a sweep, which are not trained again. A
+            loop is a curve with one point a round, from its cards.
         grid: Values of each key, as a mapping or as texts `key=v1,v2,...`, such as objective.beta=0.03,0.1,0.3.
-        judge: What judges: KIND:ARGUMENT, such as reward_model:FOLDER or gold, or a YAML file with its settings.
+        judge: What judges: KIND:ARGUMENT, such as reward_model:FOLDER or gold, or a YAML file with its settings. With
+            loops alone it may be missing: then nothing is drawn, and the page has the scores of their rounds.
         prompts: Data of any shape whose prompts are answered; without it, the prompts that the runs hold out.
         points: A YAML file, or its content: name → settings of a point, as in a sweep.
         kl: Find the value of the knob that spends this KL, in nats per response, by training at further values.
@@ -84,14 +88,19 @@ def frontier(
         def check(_: Any = None) -> None:
             check_call(made, folder, resume=resume, overwrite=overwrite)
 
-        given = run_folders(config, grid)
+        given, looped = run_folders(config, grid)
         target: Target | None = None
         trained: list[GridRun] = []
         finished: list[FinishedRun] = []
-        if given:
+        loops: list[FinishedLoop] = []
+        if given or looped:
             refuse_settings({**settings, "points": points, "kl": kl})
-            check()
-            finished = finished_runs(given)
+            if given:
+                check()
+            else:
+                sizes = {"n": n, "max_new_tokens": max_new_tokens, "limit": limit}
+                check_loops_alone(made, prompts, checkpoints=checkpoints, **sizes)
+            finished, loops = finished_runs(given), finished_loops(looped)
         else:
             kept = {"training.keep_checkpoints": ALL_CHECKPOINTS} if checkpoints else {}
             overrides = {**kept, **settings, "output": str(folder / "runs")}
@@ -104,7 +113,7 @@ def frontier(
         from tiltlm.recipes.studies.trained_policies import AnswerPlan
 
         plan = AnswerPlan(
-            base=trained[0].settings if trained else finished[0].settings,
+            base=(trained or finished)[0].settings if trained or finished else as_run(loops[0]),
             output=folder,
             prompts=None if prompts is None else str(prompts),
             n=n,
@@ -119,6 +128,7 @@ def frontier(
             runs=tuple(finished),
             judge=made,
             plan=plan,
+            loops=tuple(loops),
             target=target,
             checkpoints=checkpoints,
             markdown=markdown,
@@ -131,8 +141,10 @@ def frontier(
 ALL_CHECKPOINTS = 10_000
 
 
-def run_folders(config: Any, grid: Grid) -> list[Path]:
-    """Return the folders of runs that are named in place of a configuration; a sweep's folder stands for its runs.
+def run_folders(config: Any, grid: Grid) -> tuple[list[Path], list[Path]]:
+    """Return the folders of runs, and of loops, that are named in place of a configuration.
+
+    A sweep's folder stands for its runs.
 
     Raises:
         ConfigError: a folder is no run, or runs and settings are given at once.
@@ -144,7 +156,7 @@ def run_folders(config: Any, grid: Grid) -> list[Path]:
     texts = [] if isinstance(grid, Mapping) else list(grid)
     folders = [Path(text) for text in (*listed, *texts) if isinstance(text, str | Path) and Path(text).is_dir()]
     if not folders:
-        return []
+        return [], []
     if len(folders) < len(listed) + len(grid):
         raise ConfigError(
             "folders of runs and settings are given at once; a finished run is not trained again, so give either one",
@@ -159,7 +171,33 @@ def run_folders(config: Any, grid: Grid) -> list[Path]:
         if not own:
             raise ConfigError(f"{folder} is no run and holds none", code="no_run", key="config")
         found += own
-    return found
+    looped = [folder for folder in found if (folder / "rounds").is_dir()]
+    return [folder for folder in found if folder not in looped], looped
+
+
+def check_loops_alone(judge: Any, prompts: Any, **given: Any) -> None:
+    """Require prompts for the frontier of loops if a judge is named, and refuse what nothing reads.
+
+    Raises:
+        ConfigError: prompts are missing, or a setting has no effect.
+    """
+    from tiltlm.core import ConfigError
+
+    if judge is not None and prompts is None:
+        raise ConfigError(
+            "a judge is named, so answers before training are drawn for the frontier, and loops hold out no prompts; "
+            "give --prompts DATA, or leave out --judge",
+            code="missing_setting",
+            key="prompts",
+        )
+    unread = ("n", "checkpoints") if judge is not None else (*given, "prompts")
+    for name, value in {**given, "prompts": prompts}.items():
+        if name in unread and value not in (None, False):
+            raise ConfigError(
+                f"{name} has no effect on loops, whose rounds are on their cards; remove it",
+                code="no_effect",
+                key=name,
+            )
 
 
 def refuse_settings(settings: Mapping[str, Any]) -> None:
@@ -195,15 +233,58 @@ def finished_runs(folders: Sequence[Path]) -> "list[FinishedRun]":
 
     named = name_systems(folders)
     read = [resolve(RunSettings, folder / "config.yaml") for folder in folders]
-    flat = [_flat(asdict(replace(settings, output=Path()))) for settings in read]
-    keys = dict.fromkeys(key for one in flat for key in one)
-    differing = [key for key in keys if len({repr(one.get(key)) for one in flat}) > 1]
     found = []
-    for one, folder, settings, values in zip(named, folders, read, flat, strict=True):
-        knobs = {key: values[key] for key in differing if key in values}
-        label = knob_text(knobs) if 0 < len(differing) <= 2 else one.name
+    for one, folder, settings, knobs in zip(
+        named, folders, read, differences([asdict(replace(settings, output=Path())) for settings in read]), strict=True
+    ):
+        label = knob_text(knobs) if 0 < len(knobs) <= 2 else one.name
         found.append(FinishedRun(label, {k: v for k, v in knobs.items() if k != SEED}, settings, folder))
     return found
+
+
+def finished_loops(folders: Sequence[Path]) -> "list[FinishedLoop]":
+    """Return finished loops with the settings that differ between them.
+
+    Raises:
+        ConfigError: a loop has not ended, or its configuration cannot be read.
+    """
+    from dataclasses import asdict, replace
+
+    from tiltlm.config.calls.loops import split_judges
+    from tiltlm.config.judges import read_judge
+    from tiltlm.config.resolve import resolve
+    from tiltlm.recipes.answers.systems import name_systems
+    from tiltlm.recipes.online.loop_run import LoopRunSettings
+    from tiltlm.recipes.studies.finished_loops import FinishedLoop
+
+    found = []
+    for one, folder in zip(name_systems(folders), folders, strict=True):
+        content, judges = split_judges(folder / "config.yaml", None, None)
+        named = {k: read_judge(judge) for k, judge in zip(("reward", "held_out"), judges, strict=True) if judge}
+        found.append(FinishedLoop(one.name, {}, resolve(LoopRunSettings, content), folder, named))  # type: ignore[arg-type]
+    plain = [{**asdict(replace(loop.settings, output=Path())), "judges": str(loop.judges)} for loop in found]
+    seeds = (SEED, "loop.seed")
+    return [
+        replace(loop, knobs={key: value for key, value in knobs.items() if key not in seeds})
+        for loop, knobs in zip(found, differences(plain), strict=True)
+    ]
+
+
+def as_run(loop: "FinishedLoop") -> "RunSettings":
+    """Return a loop as the settings of a run, for answers of the policy before its first round."""
+    from tiltlm.recipes.run_settings import EvaluationSettings, RunSettings
+
+    settings = loop.settings
+    cut = EvaluationSettings(max_new_tokens=settings.sampling.max_new_tokens)
+    return RunSettings(settings.model, settings.data, settings.objective, settings.output, evaluation=cut)
+
+
+def differences(trees: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return of each nested mapping the values that are not the same in all of them, by their dotted keys."""
+    flat = [_flat(tree) for tree in trees]
+    keys = dict.fromkeys(key for one in flat for key in one)
+    differing = [key for key in keys if len({repr(one.get(key)) for one in flat}) > 1]
+    return [{key: one[key] for key in differing if key in one} for one in flat]
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

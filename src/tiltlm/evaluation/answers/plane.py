@@ -23,6 +23,7 @@ from tiltlm.diagnostics.pools import (
     measure_tilt,
     reward_at,
 )
+from tiltlm.evaluation.answers.loop_curve import LoopCurve
 
 Floats = NDArray[np.float64]
 
@@ -108,6 +109,8 @@ class Plane:
     """Its win rates against one more answer, for each n below the size of the pool."""
     tilt: AttainmentCurve | None
     """The frontier: no policy has more reward at the same KL. None without scores that differ."""
+    loops: tuple[LoopCurve, ...] = ()
+    """The rounds of loops, by the scores of their cards."""
     drops: tuple["Drop", ...] = ()
     left_out: Mapping[str, int] = field(default_factory=dict)
     """Cause → prompts that were left out."""
@@ -176,7 +179,7 @@ def measure_plane(
         best = measure_best_of_n(pool_scores, sizes, logps=pool_logps, keys=pool_keys, seed=seed)
         rates = best_of_n_win_rates(pool_scores, [n for n in sizes if n < pool_size])
         best_wins = tuple(bootstrap_mean(column, seed=seed) for column in rates.T)
-        if curve is not None:
+        if curve is not None and everyone:
             rewards = np.stack([_scores(p).mean(1) for p in everyone])
             shares = attained_shares(pool_scores, rewards, np.stack([p.kl_by_prompt for p in everyone]), seed=seed)
     ways = (*families(policies), *_by_run(checkpoints))
@@ -186,8 +189,8 @@ def measure_plane(
     return Plane(
         judge=judge,
         reference=reference,
-        num_prompts=len(everyone[0].logps),
-        samples_per_prompt=everyone[0].logps.shape[1],
+        num_prompts=len(everyone[0].logps) if everyone else 0 if base is None else len(base),
+        samples_per_prompt=everyone[0].logps.shape[1] if everyone else 0,
         pool_size=pool_size,
         base=None if base is None else bootstrap_mean(base, seed=seed),
         points=_over_seeds(of_policies, curve),

@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tiltlm.core import RunError
+from tiltlm.core import ConfigError, RunError
 from tiltlm.evaluation.answers.knob_trials import KnobSearch
+from tiltlm.evaluation.answers.loop_curve import LoopCurve
 from tiltlm.evaluation.answers.plane import Plane, measure_plane
+from tiltlm.judging import Comparer, Scorer
 from tiltlm.models.folders import short_name
 from tiltlm.recipes.answers.systems import label_judges, open_judge, refuse_own_family
 from tiltlm.recipes.progress import ProgressCallback, silent
 from tiltlm.recipes.studies.best_of_n import sizes_up_to
+from tiltlm.recipes.studies.finished_loops import FinishedLoop, common_judge, curves_of, judge_text, pleasing
 from tiltlm.recipes.studies.knob_search import Target, search_knob
 from tiltlm.recipes.studies.sweep import SweepPoint, run_name
 from tiltlm.recipes.studies.trained_policies import (
@@ -25,7 +28,7 @@ from tiltlm.recipes.studies.trained_policies import (
     require_one_start,
     train_point,
 )
-from tiltlm.recipes.study_checks import check_call
+from tiltlm.recipes.study_checks import check_call, check_folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,11 +41,13 @@ class FrontierRequest:
     """What is measured, and where the results go."""
 
     points: tuple[SweepPoint, ...]
-    """Runs to train; empty if `runs` are given."""
+    """Runs to train; empty if `runs` or `loops` are given."""
     runs: tuple[FinishedRun, ...]
     judge: Any
-    """Settings of the judge; or a judge."""
+    """Settings of the judge; or a judge. None, with loops alone: the one that they have in common."""
     plan: AnswerPlan
+    loops: tuple[FinishedLoop, ...] = ()
+    """Loops, whose rounds are on their cards."""
     target: Target | None = None
     """A KL to find the value of the knob for."""
     checkpoints: bool = False
@@ -50,8 +55,18 @@ class FrontierRequest:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        check_call(self.judge, self.plan.output, resume=self.plan.resume, overwrite=self.overwrite)
-        require_one_start([*(point.settings for point in self.points), *(run.settings for run in self.runs)])
+        given = {"resume": self.plan.resume, "overwrite": self.overwrite}
+        if self.is_of_cards_alone:
+            check_folder(self.plan.output, **given)
+        else:
+            check_call(self.judge, self.plan.output, **given)
+        trained = [*(point.settings for point in self.points), *(run.settings for run in self.runs)]
+        require_one_start([*trained, *(loop.settings for loop in self.loops)])
+
+    @property
+    def is_of_cards_alone(self) -> bool:
+        """True if nothing is drawn or judged: loops are shown, and no judge is named."""
+        return self.judge is None and bool(self.loops) and not (self.points or self.runs)
 
 
 @dataclass(frozen=True, repr=False)
@@ -68,7 +83,8 @@ class Frontier:
         from tiltlm.report.studies.frontier import sentences_of
 
         lines = [f"  {sentence}" for sentence in sentences_of(self.plane, self.search)]
-        return "\n".join([f"Frontier: {len(self.plane.points)} points, judge {self.plane.judge}", *lines])
+        size = len(self.plane.points) + sum(len(curve.points) for curve in self.plane.loops)
+        return "\n".join([f"Frontier: {size} points, judge {self.plane.judge}", *lines])
 
     def _repr_html_(self) -> str:
         """Return the page for a notebook."""
@@ -98,7 +114,17 @@ def frontier(request: FrontierRequest, *, progress: ProgressCallback = silent) -
     Raises:
         TiltError: something is wrong; what can be seen before a model is loaded is refused then.
     """
-    judge, plan = open_judge(request.judge), request.plan
+    plan = request.plan
+    if request.is_of_cards_alone:
+        shared = common_judge(request.loops)
+        plane = Plane(
+            judge_text(shared), short_name(plan.base.model.path), 0, 0, 0, base=None, points=(), checkpoints={},
+            best_of_n=None, best_of_n_win_rates=(), tilt=None, loops=curves_of(request.loops, shared),
+            same_judge=pleasing(request.loops, shared),
+        )  # fmt: skip
+        return written(request, plane)
+    judge = open_judge(request.judge)
+    curves = loop_curves(request, judge)
     study = PolicyStudy(plan, judge, progress)
     reference = study.answers_before_training()
     refuse_own_family(judge, request.judge, reference)
@@ -114,7 +140,7 @@ def frontier(request: FrontierRequest, *, progress: ProgressCallback = silent) -
 
         search, found = search_knob(target, runs, study.kl_of, train)
         runs = [*runs, *found]
-    if not runs:
+    if not runs and not curves:
         raise RunError(f"none of the runs finished: {failed}", code="no_runs", key="training")
     policies = [study.answers_of(run) for run in runs]
     checkpoints = study.answers_of_checkpoints(runs) if request.checkpoints else []
@@ -132,13 +158,38 @@ def frontier(request: FrontierRequest, *, progress: ProgressCallback = silent) -
         seed=plan.seed,
         left_out=judged.left_out,
         failed=failed,
-        same_judge=tuple(run.name for run in runs if judge.digest in label_judges(run.path)),
+        same_judge=(
+            *(run.name for run in runs if judge.digest in label_judges(run.path)),
+            *pleasing(request.loops, request.judge),
+        ),
+        loops=curves,
         trained_on=count_trained_prompts(runs, reference),
     )
+    return written(request, plane, search)
+
+
+def written(request: FrontierRequest, plane: Plane, search: KnobSearch | None = None) -> Frontier:
+    """Write the page, and return the study."""
     from tiltlm.report.studies.frontier import write_frontier
 
-    write_frontier(plan.output, plane, search, markdown=request.markdown)
-    return Frontier(plan.output, plane, search)
+    write_frontier(request.plan.output, plane, search, markdown=request.markdown)
+    return Frontier(request.plan.output, plane, search)
+
+
+def loop_curves(request: FrontierRequest, judge: Scorer | Comparer) -> tuple[LoopCurve, ...]:
+    """Return the curves of the loops by the scores of a judge.
+
+    Raises:
+        ConfigError: the judge compares, or a loop has no score of it.
+    """
+    if request.loops and not isinstance(judge, Scorer):
+        raise ConfigError(
+            f"{judge.name} compares, and the rounds of loops have scores; name a judge that scores, or leave out the "
+            "loops",
+            code="wrong_type",
+            key="judge",
+        )
+    return curves_of(request.loops, request.judge)
 
 
 def train_points(request: FrontierRequest, progress: ProgressCallback) -> tuple[list[FinishedRun], dict[str, str]]:

@@ -22,6 +22,7 @@ from tiltlm.judging.judge import MAX_ERRORS
 from tiltlm.models import Policy, load_policy
 from tiltlm.recipes.answers.sample import STOCK
 from tiltlm.recipes.answers.systems import Drawing, Named, draw_answers, held_out_rows, trained_prompts
+from tiltlm.recipes.online.loop_run import LoopRunSettings
 from tiltlm.recipes.progress import ProgressCallback
 from tiltlm.recipes.run_settings import RunSettings
 from tiltlm.recipes.studies.best_of_n import score_rows
@@ -88,7 +89,7 @@ class AnswerPlan:
         return self.n or self.base.evaluation.num_samples
 
 
-def require_one_start(settings: Iterable[RunSettings]) -> None:
+def require_one_start(settings: Iterable[RunSettings | LoopRunSettings]) -> None:
     """Require that all runs start from one language model, since KL is measured to it.
 
     Raises:

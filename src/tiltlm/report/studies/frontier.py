@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 
 from tiltlm.diagnostics import MIN_EFFECTIVE_SAMPLES, Interval
+from tiltlm.diagnostics.pools import reward_at
 from tiltlm.evaluation.answers.knob_trials import KnobSearch
+from tiltlm.evaluation.answers.loop_curve import LoopCurve
 from tiltlm.evaluation.answers.plane import Plane, PolicyPoint
 from tiltlm.report.answers.compare_words import same_judge
 from tiltlm.report.answers.markdown import markdown_summary, write_markdown
@@ -15,6 +17,7 @@ from tiltlm.report.numbers import estimate, format_number, share, with_bounds
 from tiltlm.report.page import as_json, template_environment, write
 from tiltlm.report.sections import Remark, SectionView
 from tiltlm.report.studies.frontier_figures import reward_figure, win_rate_figure
+from tiltlm.report.studies.rounds import some_rounds
 from tiltlm.report.tables import NONE, Cell, Table, TableRow, cell
 
 PAGE, TWIN, SUMMARY = "frontier.html", "frontier.json", "frontier.md"
@@ -22,6 +25,11 @@ SCHEMA = "tiltlm.frontier/1"
 MANY_CUT = 0.05
 """Share of cut answers above which the page says that a KL is only a lower bound."""
 TITLE = "Reward against KL"
+LOOPS_LEAD = (
+    "Scores and KL are those of the cards of each round: samples that its policy drew before it trained on them, to "
+    "the prompts of the round. What was spent is the sum over the rounds before. Small print: 95 % intervals by "
+    "bootstrap over the prompts of a round; over seeds (Student's) where there are several."
+)
 
 
 def deciding(point: PolicyPoint) -> Interval:
@@ -43,6 +51,8 @@ def sentences_of(plane: Plane, search: KnobSearch | None = None) -> list[str]:
             f"{search.knob}={search.best.value:g} {verb} {with_bounds(search.best.kl)} nats of KL; "
             f"{search.wanted:g} were asked for."
         )
+    if not plane.points:
+        return [*found, *map(sentence_of_loop, plane.loops)]
     best = best_point(plane)
     won = f"a win rate of {with_bounds(best.win_rate, percent=True)} against the policy before training"
     if best.reward is None or plane.base is None or best.gain is None:
@@ -58,7 +68,18 @@ def sentences_of(plane: Plane, search: KnobSearch | None = None) -> list[str]:
             f"That is {with_bounds(best.share, percent=True)} of the gain that any policy could have at this KL."
         )
     found.append(_beside_best_of_n(plane, best.reward))
-    return found
+    return [*found, *map(sentence_of_loop, plane.loops)]
+
+
+def sentence_of_loop(curve: LoopCurve) -> str:
+    """Say where a loop has been best, and what it had spent by then."""
+    best, last = curve.best, curve.points[-1]
+    end = "" if best is last else f" Its last round has {with_bounds(last.reward)} at {with_bounds(last.kl)} nats."
+    return (
+        f"{curve.name} has its highest reward in round {best.round}: {with_bounds(best.reward)} at a KL of "
+        f"{with_bounds(best.kl)} nats, after {best.sampled_tokens:,} sampled tokens and {best.judgements:,} "
+        f"judgements.{end}"
+    )
 
 
 def _beside_best_of_n(plane: Plane, reward: Interval) -> str:
@@ -91,6 +112,14 @@ def cautions_of(plane: Plane, search: KnobSearch | None = None) -> Iterator[Rema
             f"{with_bounds(drop.difference, signed=True)}. Stay at the nearer one: a larger β, fewer steps, or an "
             "earlier checkpoint.",
         )
+    for curve in plane.loops:
+        if curve.has_fallen:
+            yield Remark(
+                "over_optimised",
+                f"More KL has done harm in {curve.name}: round {curve.best.round} has a reward of "
+                f"{with_bounds(curve.best.reward)}, the last round {with_bounds(curve.points[-1].reward)}. Stop "
+                "earlier: fewer rounds, stop.kl, or a larger β.",
+            )
     yield from _precision_cautions(plane)
     for name, error in plane.failed.items():
         yield Remark("failed", f"{name} is missing, because its run failed: {error}")
@@ -109,11 +138,13 @@ def cautions_of(plane: Plane, search: KnobSearch | None = None) -> Iterator[Rema
 def _precision_cautions(plane: Plane) -> Iterator[Remark]:
     """Yield what makes KL or the frontier less certain."""
     everyone = [*plane.points, *(point for own in plane.checkpoints.values() for point in own)]
-    cut = max(everyone, key=lambda point: point.cut_share)
-    if cut.cut_share > MANY_CUT:
+    shares = [(point.cut_share, point.name) for point in everyone]
+    shares += [(point.cut_share, f"round {point.round} of {one.name}") for one in plane.loops for point in one.points]
+    cut, where = max(shares)
+    if cut > MANY_CUT:
         yield Remark(
             "cut",
-            f"Up to {share(cut.cut_share)} of the answers were cut ({cut.name}), so their KL is that of the texts up "
+            f"Up to {share(cut)} of the answers were cut ({where}), so their KL is that of the texts up "
             "to the cut: a lower bound. Raise --max-new-tokens.",
         )
     if plane.tilt is None and plane.base is not None:
@@ -184,6 +215,26 @@ def best_of_n_table(plane: Plane) -> Table | None:
     return Table(("KL, nats", "reward", "gain", "win rate"), tuple(rows))
 
 
+def loop_table(curve: LoopCurve, plane: Plane) -> Table:
+    """Return some rounds of a loop: KL, reward, what is attainable at this KL, and what was spent before."""
+    rows = []
+    for point in some_rounds(curve.points):
+        best = np.nan if plane.tilt is None else reward_at(plane.tilt, point.kl.estimate)
+        cells = (
+            cell(point.kl, decimals=2),
+            cell(point.reward),
+            *(() if plane.tilt is None else [Cell(format_number(best, 2)) if np.isfinite(best) else NONE]),
+            Cell(format_number(point.num_tokens, 1)),
+            Cell(f"{point.sampled_tokens:,}"),
+            Cell(f"{point.judgements:,}"),
+        )
+        rows.append(TableRow(str(point.round), f"round {point.round}", cells))
+    known = () if plane.tilt is None else ("frontier at this KL",)
+    columns = ("KL, nats", "reward", *known, "tokens", "tokens spent", "judgements spent")
+    seeds = f" ({curve.num_seeds} seeds)" if curve.num_seeds > 1 else ""
+    return Table(columns, tuple(rows), title=curve.name + seeds)
+
+
 def search_table(search: KnobSearch) -> Table:
     """Return the values of the knob that were measured."""
     rows = [TableRow(f"{t.value:g}", f"{t.value:g}", (cell(t.kl),)) for t in search.trials]
@@ -203,10 +254,14 @@ def sections_of(plane: Plane, search: KnobSearch | None = None) -> list[SectionV
         )
     lead += "Small print: 95 % intervals by bootstrap over prompts; over seeds (Student's) where there are several."
     text = "k3 is a second estimate of the same KL. If it differs much from the first, the answers are too few."
-    views = [SectionView("policies", "Policies", None, lead, [table_of(plane)], (), text)]
-    if plane.base is not None:
-        views.append(SectionView("reward", "Reward over KL", None, "", (), [reward_figure(plane, plane.base)]))
-    views.append(SectionView("win-rate", "Win rate over KL", None, "", (), [win_rate_figure(plane)]))
+    views = [SectionView("policies", "Policies", None, lead, [table_of(plane)], (), text)] if plane.points else []
+    if plane.base is not None or plane.loops:
+        views.append(SectionView("reward", "Reward over KL", None, "", (), [reward_figure(plane)]))
+    if plane.points:
+        views.append(SectionView("win-rate", "Win rate over KL", None, "", (), [win_rate_figure(plane)]))
+    if plane.loops:
+        tables = [loop_table(curve, plane) for curve in plane.loops]
+        views.append(SectionView("rounds", "Rounds of loops", None, LOOPS_LEAD, tables))
     if search is not None:
         views.append(SectionView("search", "The search for a KL", None, "", [search_table(search)]))
     if plane.checkpoints:
@@ -223,12 +278,11 @@ def sections_of(plane: Plane, search: KnobSearch | None = None) -> list[SectionV
 
 def facts_of(plane: Plane) -> dict[str, str]:
     """Return the main facts."""
-    return {
-        "Before training": plane.reference,
-        "Judge": plane.judge,
-        "Prompts": f"{plane.num_prompts:,}",
-        "Policies": f"{len(plane.points):,}",
-    }
+    facts = {"Before training": plane.reference, "Judge": plane.judge}
+    if plane.num_prompts:
+        facts |= {"Prompts": f"{plane.num_prompts:,}"}
+    facts |= {"Policies": f"{len(plane.points):,}"}
+    return facts | ({"Loops": f"{len(plane.loops):,}"} if plane.loops else {})
 
 
 def rows_of_plane(plane: Plane) -> list[dict[str, Any]]:
@@ -241,7 +295,17 @@ def rows_of_plane(plane: Plane) -> list[dict[str, Any]]:
             if value is not None:
                 row |= {name: value.estimate, f"{name}_low": value.low, f"{name}_high": value.high}
         rows.append({**row, "kl_k3": point.kl_k3.estimate, "attainable": point.attainable, "cut": point.cut_share})
-    return rows
+    return rows + [row for curve in plane.loops for row in _rows_of_loop(curve)]
+
+
+def _rows_of_loop(curve: LoopCurve) -> Iterator[dict[str, Any]]:
+    for point in curve.points:
+        row: dict[str, Any] = {"name": curve.name, **curve.knobs, "round": point.round, "num_seeds": curve.num_seeds}
+        for name in ("kl", "reward"):
+            value = getattr(point, name)
+            row |= {name: value.estimate, f"{name}_low": value.low, f"{name}_high": value.high}
+        spent = {name: getattr(point, name) for name in ("sampled_tokens", "judgements")}
+        yield {**row, "length": point.num_tokens, "cut": point.cut_share, **spent}
 
 
 def render_frontier(plane: Plane, search: KnobSearch | None = None) -> str:
@@ -287,5 +351,6 @@ def write_frontier(folder: Path, plane: Plane, search: KnobSearch | None = None,
     if markdown:
         facts = ", ".join(f"{name.lower()} {text}" for name, text in facts_of(plane).items())
         texts = [remark.text for remark in cautions]
-        write_markdown(folder / SUMMARY, markdown_summary(TITLE, sentences, [table_of(plane)], texts, facts))
+        tables = [*([table_of(plane)] if plane.points else []), *(loop_table(curve, plane) for curve in plane.loops)]
+        write_markdown(folder / SUMMARY, markdown_summary(TITLE, sentences, tables, texts, facts))
     return folder / PAGE

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, PercentFormatter
 
 from tiltlm.diagnostics import Interval
+from tiltlm.evaluation.answers.loop_curve import LoopCurve
 from tiltlm.evaluation.answers.plane import Plane, PolicyPoint
 from tiltlm.report.plots import FULL
 from tiltlm.report.svg import FIRST, INK, MUTED, SECOND, THIRD, figure, inline, styled
@@ -17,10 +18,13 @@ PLACES = (((6, 6), "left"), ((6, -13), "left"), ((-6, 6), "right"))
 """Places of names beside their points: neighbours have unlike ones."""
 LABELLED = 12
 """Most points that have their name beside them."""
+LOOP_STYLES = [(style, colour) for style in ("o-", "s--", "^:") for colour in (THIRD, INK, SECOND, MUTED)]
+MANY_LOOPS = 4
+"""Loops above which their intervals are left out of the picture."""
 
 
-def reward_figure(plane: Plane, base: Interval) -> Markup:
-    """Draw the reward over KL: policies, checkpoints, best-of-n, and the frontier with its band."""
+def reward_figure(plane: Plane) -> Markup:
+    """Draw the reward over KL: policies, checkpoints, rounds of loops, best-of-n, and the frontier with its band."""
     with styled():
         made = figure(FULL, 4.4)
         axes = made.subplots()
@@ -34,7 +38,9 @@ def reward_figure(plane: Plane, base: Interval) -> Markup:
             axes.plot(curve.kl[shown], curve.reward[shown], color=FIRST, label="frontier: highest reward at each KL")
         if plane.best_of_n is not None:
             _best_of_n(axes, plane, plane.best_of_n.proxy, 1, limit)
-        axes.plot([0], [base.estimate], "D", color=INK, markersize=6, label="before training", zorder=4)
+        if plane.base is not None:
+            axes.plot([0], [plane.base.estimate], "D", color=INK, markersize=6, label="before training", zorder=4)
+        _loops(axes, plane.loops)
         _policies(axes, plane, lambda point: point.reward, 1)
         _finish(axes, limit, f"{plane.judge} score")
         return inline(made, "reward", "Reward over KL: policies, best of n, and the frontier")
@@ -60,6 +66,7 @@ def visible_kl(plane: Plane) -> float:
     points = [*plane.points, *(point for own in plane.checkpoints.values() for point in own)]
     found = [point.kl.estimate for point in points]
     found += [point.kl.high for point in points if np.isfinite(point.kl.high) and point.num_seeds == 1]
+    found += [point.kl.estimate for curve in plane.loops for point in curve.points]
     return 1.1 * max([*found, 0.1])
 
 
@@ -101,6 +108,17 @@ def _policies(axes: Axes, plane: Plane, value: Callable[[PolicyPoint], Interval 
             )
 
 
+def _loops(axes: Axes, loops: Sequence[LoopCurve]) -> None:
+    """Draw one line for each loop, with a mark and the band of the reward for each round."""
+    for number, curve in enumerate(loops):
+        x = [point.kl.estimate for point in curve.points]
+        low, mid, high = ([getattr(point.reward, end) for point in curve.points] for end in ("low", "estimate", "high"))
+        style, colour = LOOP_STYLES[number % len(LOOP_STYLES)]
+        if len(loops) <= MANY_LOOPS:
+            axes.vlines(x, low, high, color=colour, alpha=0.35, linewidth=1)
+        axes.plot(x, mid, style, color=colour, markersize=3.5, linewidth=1, label=f"{curve.name}, by round", zorder=3)
+
+
 def _start(plane: Plane, scale: float) -> float:
     """Return the value before training: its reward, or a win rate of one half."""
     return scale * 0.5 if scale != 1 or plane.base is None else plane.base.estimate
@@ -110,7 +128,7 @@ def _finish(axes: Axes, limit: float, title: str) -> None:
     kl_axis(axes, limit)
     axes.set_ylabel(title)
     axes.margins(y=0.1)
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=5, fontsize=8)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, fontsize=8)
 
 
 def kl_axis(axes: Axes, limit: float) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from markupsafe import Markup
 from matplotlib.axes import Axes
@@ -51,12 +52,15 @@ class LoopRecord:
     """False if nobody knows how often the judge is right."""
 
 
-def some_rounds(cards: Sequence[Card], most: int = ROUNDS_SHOWN) -> list[Card]:
-    """Return evenly chosen cards, with the first and the last."""
-    if len(cards) <= most:
-        return list(cards)
-    places = sorted({round(k * (len(cards) - 1) / (most - 1)) for k in range(most)})
-    return [cards[place] for place in places]
+Round = TypeVar("Round")
+
+
+def some_rounds(rounds: Sequence[Round], most: int = ROUNDS_SHOWN) -> list[Round]:
+    """Return evenly chosen rounds, with the first and the last."""
+    if len(rounds) <= most:
+        return list(rounds)
+    places = sorted({round(k * (len(rounds) - 1) / (most - 1)) for k in range(most)})
+    return [rounds[place] for place in places]
 
 
 def sentences_of(record: LoopRecord) -> list[str]:
