@@ -19,8 +19,11 @@ from tiltlm.recipes.run_settings import RunSettings
 PACKAGE = Path(tiltlm.__file__).parent
 PLANNED = {"online", "labeling"}
 """Packages to come, of which CONTRIBUTING.md and docs/architecture.md speak."""
-ELSEWHERE = {"--nproc-per-node", "--multi_gpu", "--logprobs-mode", "--generation-config"}
-"""Options of torchrun, accelerate and vLLM."""
+ELSEWHERE = {
+    "--nproc-per-node", "--multi_gpu", "--logprobs-mode", "--generation-config", "--enable-lora", "--max-lora-rank",
+    "--lora-target-modules", "--host",
+}  # fmt: skip
+"""Options of torchrun, accelerate, vLLM and SGLang."""
 HISTORY = {"CHANGELOG.md"}
 """A page that speaks of what is no more."""
 
