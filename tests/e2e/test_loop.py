@@ -489,6 +489,17 @@ def test_stops(model, prompts, tmp_path):
     assert all(card.num_steps == 0 for card in empty.cards)
 
 
+def test_the_page_says_that_a_loop_ended_in_its_warm_up(model, prompts, tmp_path):
+    settings = {"stop.judgements": 32, "training.warmup_ratio": 0.1}
+    cautions = {}
+    for rounds in (100, 2):
+        found = run(model, prompts, tmp_path / str(rounds), **{**settings, "loop.rounds": rounds})
+        twin = json.loads((found.path / "loop.json").read_text())
+        cautions[rounds] = {caution["key"] for caution in twin["cautions"]}
+    assert "in_warmup" in cautions[100]
+    assert "in_warmup" not in cautions[2]
+
+
 def test_a_loop_goes_on_with_its_own_settings_only(model, prompts, tmp_path):
     steady = {"warmup_ratio": 0.0}
     run(model, prompts, tmp_path / "run", **{**steady, "loop.rounds": 1})

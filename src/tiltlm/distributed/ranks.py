@@ -55,7 +55,7 @@ class Ranks:
         if num_launched() > 1:
             raise ConfigError(
                 f"{num_launched()} processes were launched, and `tiltlm {command}` runs in one; start it without a "
-                "launcher (only `tiltlm train` uses several processes)",
+                "launcher (only `tiltlm train` and `tiltlm loop` use several processes)",
                 code="several_processes",
             )
         return cls.join()

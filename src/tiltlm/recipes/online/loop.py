@@ -332,7 +332,9 @@ class Rounds:
         }
         judge = self.request.judge
         known = judge is None or judge.kind in RULES, judge is None or has_audit(judge)
-        return LoopRecord(facts, tuple(cards), stop.rule, stop.text, samples, *known)
+        warmup = int(planned_steps(settings) * settings.training.warmup_ratio)
+        in_warmup = not settings.loop.restarts and self.trainer.state.step < warmup
+        return LoopRecord(facts, tuple(cards), stop.rule, stop.text, samples, *known, in_warmup)
 
     def run_round(self, number: int, folder: RoundFolder) -> Card:
         """Run one round, or what is missing of it, and return its card. Only the first process touches files."""

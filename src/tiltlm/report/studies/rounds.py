@@ -50,6 +50,8 @@ class LoopRecord:
     """True if the judge is right by definition."""
     is_audited: bool
     """False if nobody knows how often the judge is right."""
+    in_warmup: bool = False
+    """True if the learning rate had not reached its peak when the loop ended."""
 
 
 Round = TypeVar("Round")
@@ -109,6 +111,12 @@ def cautions_of(record: LoopRecord) -> Iterator[Remark]:
             "unaudited",
             "The judge has no audit, so nobody knows how often it is right. Measure it: tiltlm judge-audit, then "
             "judge.audit=FILE.",
+        )
+    if record.in_warmup:
+        yield Remark(
+            "in_warmup",
+            "The loop ended before the learning rate reached its peak: warm-up is a share of all loop.rounds. Set "
+            "loop.rounds near the rounds that are wanted, or training.warmup_ratio=0.",
         )
     if last.num_tokens > LONGER * first.num_tokens:
         yield Remark(
