@@ -214,8 +214,8 @@ def ppo(
     When: several steps on the same samples with one sample a prompt, or rewards that come before the end. With several
     samples a prompt `rloo` needs no critic. Its scores become rewards by the rule score of a loop.
     Differs: the critic is a linear layer on the policy's states, which the gradient of its loss does not reach; a
-    critic with a body of its own is not there. value_clip is off. Whitening reads the tokens of the whole step and all
-    ranks. The policy is at temperature 1, as π_ref.
+    critic with a body of its own is not there. A cut sample is worth nothing after its end. value_clip is off.
+    Whitening reads the tokens of the whole step and all ranks. The policy is at temperature 1, as π_ref.
     Fails: while the critic is wrong, advantages are biased unless trace and discount are 1. Whitening changes the
     strength of β from step to step. It begins with all values 0.
     """

@@ -14,7 +14,8 @@ from tiltlm.core.checks import between, not_negative, positive
 class Critic:
     """Advantages by generalised advantage estimation, and the loss that trains the values.
 
-    V_t is the value of prompt and tokens before t, V after the last token is 0.
+    V_t is the value of prompt and tokens before t. V after the last token is 0, also of a sample that was cut: its
+    score stands for all that would have followed.
 
     δ_t = r_t + discount·V_{t+1} − V_t,  A_t = Σ_{l ≥ 0} (discount·trace)^l δ_{t+l},  G_t = A_t + V_t
 
