@@ -23,7 +23,7 @@ class Answer:
     """log Σ π² at each token."""
     entropies: np.ndarray
     """The reference's, as a share of the largest possible."""
-    values: np.ndarray
+    values: np.ndarray | None = None
     """What a critic expects from each token on."""
 
     @property
