@@ -77,7 +77,8 @@ class Card:
     """Floating-point operations, 2 for each weight and token read or drawn and 6 for each token trained on (8 if the
     forward is computed again), without attention over the context and without the judge."""
     cost: float | None
-    """What the judge cost, in the currency of the price file; None if a price is not known."""
+    """What the judges cost, also one that does not train, in the currency of the price file; None if a price is not
+    known."""
     num_steps: int
     """Optimiser steps of the round."""
     loss: float | None

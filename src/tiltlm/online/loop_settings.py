@@ -180,7 +180,7 @@ class StopSettings:
     flops: float | None = None
     """Floating-point operations of sampling, reading and training; those of the judge are not known."""
     cost: float | None = None
-    """Cost of the judge, in the currency of the price file."""
+    """Cost of the judges, also of one that does not train, in the currency of the price file."""
     hours: float | None = None
     """Time of all phases of all rounds, also of those that were done twice because the loop was stopped."""
     empty_rounds: int = 3

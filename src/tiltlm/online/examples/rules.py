@@ -155,6 +155,13 @@ def form_examples(groups: Sequence[Group], settings: ExampleSettings, past: Sequ
     return Formed(examples, dropped)
 
 
+def with_signal(formed: Formed, most: int) -> Formed:
+    """Return at most so many examples, the first ones that have an advantage other than 0, and count the others."""
+    live = [example for example in formed.examples if any(credit.advantage for credit in example.credits)]
+    causes = Counter({"no_signal": len(formed.examples) - len(live), "surplus": max(0, len(live) - most)})
+    return Formed(live[:most], formed.dropped + +causes)
+
+
 def _pair(group: Group, settings: ExampleSettings) -> list[Example]:
     return [_example(group, [(0, 1)], settings)]
 

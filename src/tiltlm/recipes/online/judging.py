@@ -1,5 +1,6 @@
 """What the judge says about the samples of a round, as one line for each prompt."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -204,3 +205,24 @@ def _group(row: AnswerRow, said: Mapping[str, Any], number: int, origins: Sequen
         unknown = np.array([np.nan if value is None else value for value in said["scores"]], dtype=np.float64)
     preference = preference_of_pairs(len(samples), [(i, j, p) for i, j, p in said.get("pairs", ())])
     return Group(row.id, row.prompt_ids, tuple(samples), unknown, preference)
+
+
+def scores_of(verdicts: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+    """Return the scores of each prompt's samples, NaN where the judge failed; nothing from a judge that compares."""
+    found: dict[str, list[float]] = {}
+    for one in verdicts:  # a prompt has a line for each of its bought pairs
+        if "scores" in one:
+            found.setdefault(one["id"], []).extend(math.nan if value is None else value for value in one["scores"])
+    return found
+
+
+def own_scores(rows: Sequence[AnswerRow], verdicts: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+    """Return the scores of the policy's own samples of each prompt, which stand before those of rivals."""
+    found, sizes = scores_of(verdicts), {row.id: len(row.answers) for row in rows}
+    return {name: own[: sizes[name]] for name, own in found.items()}
+
+
+def cost_of(verdicts: Sequence[Mapping[str, Any]]) -> float | None:
+    """Return what these judgements cost; None if a price is not known."""
+    costs = [one.get("cost", 0.0) for one in verdicts]
+    return None if None in costs else math.fsum(costs)

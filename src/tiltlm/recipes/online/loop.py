@@ -5,7 +5,6 @@ stopped goes on where it was, and then gives the same bytes as one that was not.
 """
 
 import logging
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -46,14 +45,22 @@ from tiltlm.objectives import Objective, compose, describe_spec
 from tiltlm.objectives.shapes.rollouts import PolicyGradient
 from tiltlm.online.cards import Card, make_card, reward_of, steered
 from tiltlm.online.examples.corrections import corrected, effective_share
-from tiltlm.online.examples.rules import Formed, form_examples
+from tiltlm.online.examples.rules import Formed, form_examples, with_signal
 from tiltlm.online.groups import Group
 from tiltlm.online.ledger import Clock, Tokens, tokens_of_trees
 from tiltlm.online.rounds import RoundFolder, prompts_of_round
 from tiltlm.online.stopping import Stop, find_stop
 from tiltlm.recipes.answers.systems import refuse_own_family
 from tiltlm.recipes.online.draws import Draws, interleaved, responses_of_data, reviser_of, share
-from tiltlm.recipes.online.judging import JudgedRow, groups_of, judge_round, with_rivals
+from tiltlm.recipes.online.judging import (
+    JudgedRow,
+    cost_of,
+    groups_of,
+    judge_round,
+    own_scores,
+    scores_of,
+    with_rivals,
+)
 from tiltlm.recipes.online.learned_judge import LearnedJudge, load_learned_judge
 from tiltlm.recipes.online.loop_checks import (
     check_engine,
@@ -347,7 +354,8 @@ class Rounds:
         digest = first_only(lambda: folder.write_examples(groups, formed.examples))
         with self.clock.measures(number, "measure"):
             initial = self.initial_sums(rows) if replay is None else None  # others' samples say nothing about its KL
-        held_out = reward_of(scores_of(first_only(lambda: self.judged("held_out", rows, folder))))
+        measured = first_only(lambda: self.judged("held_out", rows, folder))
+        held_out = reward_of(scores_of(measured))
         first_only(lambda: folder.begin_training(first, tokens, digest))
         if self.settings.stop.held_out_falls:
             self.keep_best(held_out, first)
@@ -377,7 +385,7 @@ class Rounds:
                 tokens=spent_tokens(self, folder, rows, formed.examples, past, state.num_tokens - tokens),
                 num_weights=num_weights(self.policy.module),
                 recomputes=self.settings.model.gradient_checkpointing,
-                cost=cost_of(judgements),
+                cost=cost_of([*judgements, *measured]),
                 engine=facts_of(folder.engine),
                 kl_coef=coef,
                 effective=effective,
@@ -606,21 +614,6 @@ class Rounds:
         return effective
 
 
-def scores_of(verdicts: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
-    """Return the scores of each prompt's samples, NaN where the judge failed; nothing from a judge that compares."""
-    found: dict[str, list[float]] = {}
-    for one in verdicts:  # a prompt has a line for each of its bought pairs
-        if "scores" in one:
-            found.setdefault(one["id"], []).extend(math.nan if value is None else value for value in one["scores"])
-    return found
-
-
-def own_scores(rows: Sequence[AnswerRow], verdicts: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
-    """Return the scores of the policy's own samples of each prompt, which stand before those of rivals."""
-    found, sizes = scores_of(verdicts), {row.id: len(row.answers) for row in rows}
-    return {name: own[: sizes[name]] for name, own in found.items()}
-
-
 def tree_of(row: AnswerRow) -> Tree:
     """Return the samples of a prompt for a forward."""
     assert row.prompt_ids is not None, "the sampler gives tokens"
@@ -669,13 +662,6 @@ def split_by_example(numbers: NDArray[np.float32], examples: Sequence[Example]) 
     return np.split(numbers, np.cumsum(lengths)[:-1], axis=1)
 
 
-def with_signal(formed: Formed, most: int) -> Formed:
-    """Return at most so many examples, the first ones that have an advantage other than 0, and count the others."""
-    live = [example for example in formed.examples if any(credit.advantage for credit in example.credits)]
-    causes = Counter({"no_signal": len(formed.examples) - len(live), "surplus": max(0, len(live) - most)})
-    return Formed(live[:most], formed.dropped + +causes)
-
-
 def spent_tokens(
     loop: Rounds,
     folder: RoundFolder,
@@ -713,12 +699,6 @@ def num_weights(module: PolicyModule) -> int:
     embedding, head = module.get_input_embeddings(), module.get_output_embeddings()
     is_tied = head is not None and head.weight is embedding.weight
     return sum(p.numel() for p in module.parameters()) - (0 if is_tied else embedding.weight.numel())
-
-
-def cost_of(verdicts: Sequence[Mapping[str, Any]]) -> float | None:
-    """Return what the judge of a round cost; None if a price is not known."""
-    costs = [one.get("cost", 0.0) for one in verdicts]
-    return None if None in costs else math.fsum(costs)
 
 
 def planned_steps(settings: LoopRunSettings) -> int:
