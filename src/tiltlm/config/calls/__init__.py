@@ -22,11 +22,17 @@ from tiltlm.config.calls.pools import best_of_n
 # isort: split
 from tiltlm.config.calls.frontiers import frontier
 from tiltlm.config.calls.methods import compare_methods
+
+# isort: split
+from tiltlm.config.calls.data.checking import check
+
+# isort: split
 from tiltlm.config.command import COMMANDS
 
 __all__ = [
     "COMMANDS",
     "best_of_n",
+    "check",
     "compare",
     "compare_methods",
     "frontier",

@@ -1,0 +1,56 @@
+from .attainment import (
+    MIN_EFFECTIVE_SAMPLES,
+    Attainment,
+    AttainmentCurve,
+    Frontier,
+    measure_attainment,
+    measure_frontier,
+)
+from .displacement import Displacement, measure_displacement
+from .frontier import attainable, best_of_n, effective_samples, level_counts, masses_of, tilted
+from .intervals import (
+    Interval,
+    bootstrap,
+    bootstrap_mean,
+    mean_of_repetitions,
+    paired_difference,
+    unit_means,
+    wilson,
+)
+from .kl import SequenceKL, sequence_kl
+from .length import LengthBias, LengthRule, expected_agreement, measure_length_bias
+from .pairs import PairLogps
+from .step_metrics import MetricSums, metric_sums
+
+__all__ = [
+    "MIN_EFFECTIVE_SAMPLES",
+    "Attainment",
+    "AttainmentCurve",
+    "Displacement",
+    "Frontier",
+    "Interval",
+    "LengthBias",
+    "LengthRule",
+    "MetricSums",
+    "PairLogps",
+    "SequenceKL",
+    "attainable",
+    "best_of_n",
+    "bootstrap",
+    "bootstrap_mean",
+    "effective_samples",
+    "expected_agreement",
+    "level_counts",
+    "masses_of",
+    "mean_of_repetitions",
+    "measure_attainment",
+    "measure_displacement",
+    "measure_frontier",
+    "measure_length_bias",
+    "metric_sums",
+    "paired_difference",
+    "sequence_kl",
+    "tilted",
+    "unit_means",
+    "wilson",
+]
