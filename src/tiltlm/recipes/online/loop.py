@@ -137,6 +137,16 @@ def read_prompts(settings: LoopRunSettings, policy: Policy) -> PromptSet:
     return prompts
 
 
+def open_engine(run: RunDirectory, settings: LoopRunSettings, policy: Policy, prompts: PromptSet) -> LoopEngine:
+    """Return the engine that draws samples, with the folders through which a server gets the weights."""
+    whole = settings.engine.sync == "full"
+    folders = PolicyFolders(run.path.absolute() / "sync", policy, prompts.encoder, prompts.end_token_id, whole)
+    probes = [prompt.token_ids for prompt in prompts.prompts[:PROBES]]
+    return LoopEngine(
+        settings.engine, policy, folders, run.path, probes, settings.sampling.max_new_tokens, settings.loop.seed
+    )
+
+
 @dataclass(eq=False)
 class Rounds:
     """A loop in progress, with all its parts."""
@@ -210,17 +220,7 @@ class Rounds:
         clock = Clock(run.path / "ledger.jsonl", writes=ranks.is_first)
         if isinstance(objective, PolicyGradient):
             warn_uncorrected(settings)
-        whole = settings.engine.sync == "full"
-        folders = PolicyFolders(run.path.absolute() / "sync", policy, prompts.encoder, prompts.end_token_id, whole)
-        engine = LoopEngine(
-            settings.engine,
-            policy,
-            folders,
-            run.path,
-            [prompt.token_ids for prompt in prompts.prompts[:PROBES]],
-            settings.sampling.max_new_tokens,
-            settings.loop.seed,
-        )
+        engine = open_engine(run, settings, policy, prompts)
         draws = Draws(settings, prompts, policy, engine, reference, reviser, ranks, progress)
         parts = (
             judges,

@@ -23,7 +23,7 @@ def check_loop(settings: LoopRunSettings, objective: Objective) -> None:
     Raises:
         ConfigError: they do not fit.
     """
-    kind, rivals = settings.examples.kind, settings.rivals
+    kind = settings.examples.kind
     if objective.shape not in (kind.shape, *ALSO.get(kind.shape, ())):
         raise ConfigError(
             f"examples.rule={settings.examples.rule} makes {kind.shape}, and the objective trains on "
@@ -31,32 +31,7 @@ def check_loop(settings: LoopRunSettings, objective: Objective) -> None:
             code="wrong_data_shape",
             key="examples.rule",
         )
-    n = settings.loop.n + len(rivals.origins)
-    if n < kind.min_samples or (kind.max_samples is not None and n > kind.max_samples):
-        needed = f"exactly {kind.max_samples}" if kind.max_samples else f"at least {kind.min_samples}"
-        more = f", {len(rivals.origins)} of them rivals" if rivals.origins else ""
-        raise ConfigError(
-            f"each prompt has {n} samples{more}, and examples.rule={settings.examples.rule} needs {needed}; change "
-            "loop.n or rivals.n",
-            code="too_few_samples" if n < kind.min_samples else "too_many_samples",
-            key="loop.n",
-        )
-    if kind.rivals is not None and (bool(rivals.origins) != bool(kind.rivals) or set(rivals.origins) - {*kind.rivals}):
-        wanted = f"needs rivals of {' or '.join(kind.rivals)}" if kind.rivals else "reads samples of the policy only"
-        raise ConfigError(
-            f"examples.rule={settings.examples.rule} {wanted}, and there are {len(rivals.origins)} of "
-            f"{' and '.join(dict.fromkeys(rivals.origins)) or 'none'}; change rivals.n, rivals.mix or rivals.data",
-            code="wrong_rivals",
-            key="rivals.n",
-        )
-    if rivals.revisions:
-        read_constitution(rivals.constitution or DEFAULT)
-    if rivals.revisions and settings.loop.n > 1:
-        raise ConfigError(
-            f"loop.n is {settings.loop.n}, and rivals.revisions revises one sample of each prompt; set loop.n=1",
-            code="too_many_samples",
-            key="loop.n",
-        )
+    check_samples(settings)
     if settings.sampling.temperature == 0 and settings.loop.n > 1:
         raise ConfigError(
             "sampling.temperature is 0, so all samples of a prompt would be equal; set it above 0",
@@ -84,6 +59,41 @@ def check_loop(settings: LoopRunSettings, objective: Objective) -> None:
     check_refills(settings)
     if settings.learned_judge.labels:
         check_learned_judge(settings)
+
+
+def check_samples(settings: LoopRunSettings) -> None:
+    """Refuse samples of a prompt that the rule for examples cannot use: too few, too many, or of the wrong models.
+
+    Raises:
+        ConfigError: they do not fit.
+    """
+    kind, rivals = settings.examples.kind, settings.rivals
+    n = settings.loop.n + len(rivals.origins)
+    if n < kind.min_samples or (kind.max_samples is not None and n > kind.max_samples):
+        needed = f"exactly {kind.max_samples}" if kind.max_samples else f"at least {kind.min_samples}"
+        more = f", {len(rivals.origins)} of them rivals" if rivals.origins else ""
+        raise ConfigError(
+            f"each prompt has {n} samples{more}, and examples.rule={settings.examples.rule} needs {needed}; change "
+            "loop.n or rivals.n",
+            code="too_few_samples" if n < kind.min_samples else "too_many_samples",
+            key="loop.n",
+        )
+    if kind.rivals is not None and (bool(rivals.origins) != bool(kind.rivals) or set(rivals.origins) - {*kind.rivals}):
+        wanted = f"needs rivals of {' or '.join(kind.rivals)}" if kind.rivals else "reads samples of the policy only"
+        raise ConfigError(
+            f"examples.rule={settings.examples.rule} {wanted}, and there are {len(rivals.origins)} of "
+            f"{' and '.join(dict.fromkeys(rivals.origins)) or 'none'}; change rivals.n, rivals.mix or rivals.data",
+            code="wrong_rivals",
+            key="rivals.n",
+        )
+    if rivals.revisions:
+        read_constitution(rivals.constitution or DEFAULT)
+    if rivals.revisions and settings.loop.n > 1:
+        raise ConfigError(
+            f"loop.n is {settings.loop.n}, and rivals.revisions revises one sample of each prompt; set loop.n=1",
+            code="too_many_samples",
+            key="loop.n",
+        )
 
 
 def check_processes(settings: LoopRunSettings, ranks: Ranks) -> None:
