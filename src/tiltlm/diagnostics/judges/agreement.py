@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tiltlm.core.errors import ConfigError
-from tiltlm.diagnostics.intervals import (
+from tiltlm.estimates.intervals import (
     RESAMPLES,
     Floats,
     Interval,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tiltlm.core.notes import Note
-from tiltlm.diagnostics.intervals import RESAMPLES, Floats, Interval, paired_difference
+from tiltlm.estimates.intervals import RESAMPLES, Floats, Interval, paired_difference
 from tiltlm.diagnostics.judges.agreement import auc, decision, kappa, rate
 from tiltlm.diagnostics.judges.calibration import Calibration, calibrate
 

@@ -18,7 +18,7 @@ from tiltlm.core.checks import not_negative, positive, prefix_errors, suggestion
 from tiltlm.core.errors import ConfigError
 from tiltlm.core.example import Comparison, Credit, Example
 from tiltlm.core.needs import Shape
-from tiltlm.diagnostics.intervals import Floats
+from tiltlm.estimates.intervals import Floats
 from tiltlm.online.examples.credit import BELOW_BOTH, CREDIT, batch_std, running_mean, soft_value
 from tiltlm.online.groups import Group, Who
 
