@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tiltlm.data.quality.lengths import EXACT, LengthBias, rounded, summarise
+from tiltlm.data.stats.lengths import EXACT, LengthBias, rounded, summarise
 
 PAIRS = st.lists(
     st.tuples(st.integers(0, 60), st.integers(0, 60), st.sampled_from([1.0, 0.0, 0.5, 0.75, 0.2])), max_size=12
