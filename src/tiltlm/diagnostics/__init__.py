@@ -10,7 +10,7 @@ from tiltlm.diagnostics.attainment import (
 )
 from tiltlm.diagnostics.displacement import Displacement, measure_displacement
 from tiltlm.diagnostics.frontier import attainable, best_of_n, effective_samples, level_counts, masses_of, tilted
-from tiltlm.diagnostics.intervals import (
+from tiltlm.estimates.intervals import (
     Interval,
     bootstrap,
     bootstrap_mean,
