@@ -51,6 +51,7 @@ def run_function(command: Command) -> Callable[..., None]:
             positional = [given.pop(command.arguments) or []]
         elif "config" not in command.parameters:
             overrides = dict(parse_overrides(given.pop("arguments", None) or []))
+            refuse_options(overrides)
         elif "arguments" in given:
             config, pairs = split_arguments(given.pop("arguments") or [])
             positional = [config, pairs] if has_grid else [config]
@@ -64,7 +65,7 @@ def run_function(command: Command) -> Callable[..., None]:
     def refuse_options(overrides: dict[str, Any]) -> None:
         """Refuse `rows=2` where `--rows` is an option of the command."""
         for name in overrides:
-            if name in command.parameters:
+            if name in command.parameters and name != command.argument:
                 from tiltlm.core import ConfigError
 
                 option = f"--{name.replace('_', '-')}"

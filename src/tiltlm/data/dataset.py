@@ -88,7 +88,7 @@ def load_data(
         refuse_unreadable(parts[0])
     schema = schema_of(columns, settings, needs_partners, use_reference_columns)
     source_notes = [note for part in parts for note in part.notes]
-    notes = [*announce(schema, objective_shape, needs, uses), *schema.notes, *source_notes]
+    notes = [*announce(schema, objective_shape, needs, uses, settings.comparisons), *schema.notes, *source_notes]
     loader = Loader(settings, schema, objective_shape, needs, uses, use_reference_columns, encoder=encoder)
     data = cached or tokenise(loader, parts, columns, num_rows, folder)
     facts = data.facts

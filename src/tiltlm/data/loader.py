@@ -19,7 +19,8 @@ from tiltlm.data.data_settings import DataSettings
 from tiltlm.data.files.text_files import Row
 from tiltlm.data.findings import Findings
 from tiltlm.data.rows.columns import ColumnRoles
-from tiltlm.data.rows.convert import convert
+from tiltlm.data.rows.comparisons import choose_comparisons
+from tiltlm.data.rows.convert import chooses_comparisons, convert
 from tiltlm.data.rows.records import Record, to_record
 from tiltlm.data.tokens.encoder import Encoded, Encoder
 from tiltlm.data.tokens.length_limit import longest_allowed, to_example, without_oldest_turns
@@ -60,6 +61,8 @@ class RowReader:
         held_out = from_eval or is_held_out(
             record.prompt_key, self.settings.eval_fraction or 0, self.settings.eval_seed
         )
+        if chooses_comparisons(self.schema, self.shape) and self.settings.comparisons != "all":
+            record = choose_comparisons(record, self.settings)
         return convert(record, self.schema, self.shape, self.needs, self.uses, held_out=held_out), held_out
 
     def as_read(self, record: Record) -> Record:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiltlm.core.errors import ConfigError
-from tiltlm.diagnostics.intervals import Interval, percentile_interval, unit_numbers
+from tiltlm.estimates.intervals import Interval, percentile_interval, unit_numbers
 
 Floats = NDArray[np.float64]
 

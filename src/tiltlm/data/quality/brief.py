@@ -4,8 +4,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from tiltlm.core.notes import Note
-from tiltlm.data.quality.lengths import BIASED, FEW
-from tiltlm.data.quality.rules import CODE_OF_CAUSE
+from tiltlm.data.quality.rules import BIASED, CODE_OF_CAUSE, FEW
 
 if TYPE_CHECKING:
     from tiltlm.data.findings import DataFacts

@@ -5,17 +5,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Self
 
-import numpy as np
-
 from tiltlm.data.accounting import excerpt
 from tiltlm.data.quality.checked_row import Check, CheckedRow, Mark, Marked
-from tiltlm.data.quality.rules import Finding, Measured, Rule
+from tiltlm.data.quality.rules import FEW, Finding, Rule
+from tiltlm.estimates.intervals import Interval
+from tiltlm.estimates.unit_sums import UnitSums
 
 DIFFERENT = 0.1
-"""Difference of two rates from which a style is a bias, if it is also more than `ERRORS` standard errors."""
-ERRORS = 2.0
-FEW = 30
-"""With fewer comparisons no bias is reported."""
+"""Difference of two rates from which a style is a bias, if its interval excludes 0."""
 FEW_OF_A_LABEL = 0.1
 """Share of the rarer label below which the labels are unbalanced."""
 ONE_SOURCE = 0.9
@@ -66,20 +63,22 @@ class Style(Check):
     )
 
     def __init__(self) -> None:
-        self._pairs = {style: bytearray() for style in STYLES}
-        """Of each comparison: 2 if the preferred response has the style, plus 1 if the other one has it."""
-        self._prompts = bytearray()
+        self._sums = UnitSums(3 * len(STYLES))
+        self._differ = [0] * len(STYLES)
 
     def see(self, row: CheckedRow) -> Iterator[Mark]:
         """Compare the styles of compared responses, and mark those that name a model."""
-        has = {
-            style: [bool(pattern.match(t) if style == "refusals" else pattern.search(t)) for t in row.responses]
+        has = [
+            [bool(pattern.match(t) if style == "refusals" else pattern.search(t)) for t in row.responses]
             for style, (pattern, _) in STYLES.items()
-        }
+        ]
         for c in row.comparisons:
-            self._prompts += row.prompt_digest
-            for style, found in has.items():
-                self._pairs[style].append(2 * found[c.chosen] + found[c.rejected])
+            values: list[float] = []
+            for place, found in enumerate(has):
+                better, worse = found[c.chosen], found[c.rejected]
+                values += (better, worse, better - worse)
+                self._differ[place] += better != worse
+            self._sums.add(values, row.record.prompt_key)
         for k in sorted(learned(row)):
             if match := IDENTITY.search(row.responses[k]):
                 yield Mark("model_identity", f"{row.name(k)}: {excerpt(match[0])}")
@@ -88,37 +87,28 @@ class Style(Check):
     def merge(self, later: Self, offset: int) -> None:
         """Add the comparisons of later rows."""
         del offset
-        self._prompts += later._prompts
-        for style, pairs in later._pairs.items():
-            self._pairs[style] += pairs
+        self._sums.merge(later._sums)
+        self._differ = [own + more for own, more in zip(self._differ, later._differ, strict=True)]
 
-    def rates(self) -> dict[str, tuple[Measured, Measured]]:
-        """Return the rate of each style in preferred and in other responses."""
-        units = np.frombuffer(bytes(self._prompts), "S16")
-        found = {}
-        for style, pairs in self._pairs.items():
-            values = np.frombuffer(bytes(pairs), np.uint8)
-            better, worse = (values >> 1).astype(np.float64), (values & 1).astype(np.float64)
-            says = STYLES[style][1]
-            found[style] = (
-                Measured(f"preferred responses that {says}", better, units, percent=True),
-                Measured(f"other responses that {says}", worse, units, percent=True),
-            )
-        return found
+    def rates(self) -> dict[str, tuple[Interval, Interval]]:
+        """Return the rate of each style in preferred and in other responses; nothing without comparisons."""
+        if not self._sums.num_rows:
+            return {}
+        return {s: (self._sums.share(3 * k), self._sums.share(3 * k + 1)) for k, s in enumerate(STYLES)}
 
     def findings(self, marked: Marked) -> Iterator[Finding]:
         """Say which styles differ."""
         del marked
-        if len(self._pairs["lists"]) < FEW:
+        if self._sums.num_rows < FEW:
             return
-        for style, (better, worse) in self.rates().items():
-            gaps = better.values - worse.values
-            error = float(gaps.std() / np.sqrt(len(gaps)))
-            if abs(gaps.mean()) >= DIFFERENT and abs(gaps.mean()) > ERRORS * error:
-                rule = self.rule(f"style_{style}")
-                detail = f"{better.mean:.1%} of preferred responses, {worse.mean:.1%} of the others"
-                differ = int((gaps != 0).sum())
-                yield Finding(rule, differ, len(gaps), detail=detail, numbers={"preferred": better, "others": worse})
+        for k, (style, (better, worse)) in enumerate(self.rates().items()):
+            gap = self._sums.ratio(3 * k + 2)
+            certain = gap.excludes_zero or gap.low == gap.high
+            if abs(gap.estimate) >= DIFFERENT and certain:
+                detail = f"{better.estimate:.1%} of preferred responses, {worse.estimate:.1%} of the others"
+                numbers = {"preferred": better, "others": worse, "difference": gap}
+                rule, total = self.rule(f"style_{style}"), self._sums.num_rows
+                yield Finding(rule, self._differ[k], total, detail=detail, numbers=numbers)
 
 
 def learned(row: CheckedRow) -> set[int]:

@@ -6,36 +6,18 @@ from collections.abc import Container, Iterable, Iterator
 from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tiltlm.data.quality.checked_row import Check, CheckedRow, Mark, Marked
-from tiltlm.data.quality.rules import Finding, Measured, Rule
+from tiltlm.data.quality.rules import BIASED, FEW, Finding, Rule
+from tiltlm.data.stats.lengths import LengthBias, rounded
+from tiltlm.estimates.intervals import Interval
 
-BIASED = 0.6
-"""From this share on, a rule that reads only the length is too good (or below 1 − this, the shorter one wins)."""
-FEW = 30
-"""With fewer comparisons no bias is reported: chance alone goes beyond `BIASED`."""
 HUGE = 1 << 20
 """Bytes of a row that are unusual: 1 MiB."""
 FAR = 10
 """A row is far longer than the others if it has this many times the 99th percentile."""
 FEW_ROWS = 100
 """With fewer rows a percentile says nothing about the longest ones."""
-
-
-def auc_of_gaps(gaps: NDArray[np.float64]) -> float:
-    """Return the AUC of a classifier that sees the difference of two lengths and says which response is better.
-
-    Each comparison is shown in both orders, so its scores are +gap (better first) and −gap (worse first). The AUC is
-    P(gap_i > −gap_j) + ½ P(gap_i = −gap_j) over all i, j.
-
-    Args:
-        gaps: [B] length of the better response minus that of the worse one.
-    """
-    ordered = np.sort(gaps)
-    below = np.searchsorted(ordered, -gaps, side="left")
-    not_above = np.searchsorted(ordered, -gaps, side="right")
-    return float(1 - (below + not_above).mean() / (2 * len(gaps)))
 
 
 def auc_of_lengths(better: Counter[int], worse: Counter[int]) -> float:
@@ -54,12 +36,12 @@ def auc_of_lengths(better: Counter[int], worse: Counter[int]) -> float:
     return float(total / (sum(better.values()) * counts[-1]))
 
 
-class LengthBias(Check):
+class LengthPredictsLabel(Check):
     """D10: does the length of a response predict that it is preferred?"""
 
     rules = (
         Rule(
-            "longer_wins",
+            "length_bias",
             "D10",
             "warning",
             "a rule that reads only the length predicts the label, so a policy can win by length alone",
@@ -77,75 +59,73 @@ class LengthBias(Check):
     )
 
     def __init__(self) -> None:
-        self.gaps = array("q")
-        """Length of the preferred response minus that of the other, one per comparison."""
-        self._prompts = bytearray()
+        self.compared = LengthBias()
+        """Lengths of the two responses of comparisons."""
         self.by_label: tuple[Counter[int], Counter[int]] = (Counter(), Counter())
         """Lengths of undesirable and of desirable responses → how many."""
-        self.all_lengths: dict[str, Counter[int]] = {"chosen": Counter(), "rejected": Counter(), "response": Counter()}
-        """Lengths of responses by their part → how many."""
+        self.others: Counter[int] = Counter()
+        """Lengths of the responses of all other rows → how many."""
 
     def see(self, row: CheckedRow) -> Iterable[Mark]:
-        """Remember the lengths."""
-        for c in row.comparisons:
-            self.gaps.append(row.lengths[c.chosen] - row.lengths[c.rejected])
-            self._prompts += row.prompt_digest
-        if len(row.record.comparisons) == 1:
-            c = row.record.comparisons[0].oriented
-            self.all_lengths["chosen"][row.lengths[c.chosen]] += 1
-            self.all_lengths["rejected"][row.lengths[c.rejected]] += 1
-        else:
-            self.all_lengths["response"].update(row.lengths)
+        """Count the lengths."""
+        for c in row.record.comparisons:
+            lengths = row.lengths[c.chosen], row.lengths[c.rejected]
+            self.compared.add(*lengths, c.preference, row.record.prompt_key)
         for length, label in zip(row.lengths, row.record.labels, strict=False):
-            self.by_label[label][length] += 1
+            self.by_label[label][rounded(length)] += 1
+        if not row.record.comparisons and not row.record.labels:
+            self.others.update(map(rounded, row.lengths))
         return ()
 
     def merge(self, later: Self, offset: int) -> None:
         """Add the lengths of later rows."""
         del offset
-        self.gaps += later.gaps
-        self._prompts += later._prompts
+        self.compared.merge(later.compared)
+        self.others.update(later.others)
         for own, more in zip(self.by_label, later.by_label, strict=True):
             own.update(more)
-        for name, lengths in later.all_lengths.items():
-            self.all_lengths[name].update(lengths)
+
+    def parts(self) -> dict[str, Counter[int]]:
+        """Return the lengths of each part of the data that there is."""
+        undesirable, desirable = self.by_label
+        named = {
+            "chosen": self.compared.chosen,
+            "rejected": self.compared.rejected,
+            "desirable": desirable,
+            "undesirable": undesirable,
+            "response": self.others,
+        }
+        return {name: lengths for name, lengths in named.items() if lengths}
+
+    @property
+    def auc(self) -> float | None:
+        """How well the length predicts the label; None if there are too few labels."""
+        worse, better = self.by_label
+        if self.compared.num_pairs >= FEW:
+            return self.compared.auc
+        return auc_of_lengths(better, worse) if min(sum(worse.values()), sum(better.values())) >= FEW else None
 
     def findings(self, marked: Marked) -> Iterator[Finding]:
         """Say how well length predicts the label, if it does."""
         del marked
-        if len(self.gaps) >= FEW:
-            gaps = np.array(self.gaps, np.float64)
-            numbers = self.numbers()
-            wins = numbers["longer"].mean
-            if max(wins, 1 - wins, auc_of_gaps(gaps), 1 - auc_of_gaps(gaps)) > BIASED:
-                count = int((gaps > 0).sum() if wins >= 0.5 else (gaps < 0).sum())
-                which = "longer" if wins >= 0.5 else "shorter"
-                yield Finding(
-                    self.rule("longer_wins"),
-                    count,
-                    len(gaps),
-                    detail=f"the {which} response is preferred",
-                    numbers={**numbers, "auc": auc_of_gaps(gaps)},
-                )
-        worse, better = self.by_label
-        if min(sum(worse.values()), sum(better.values())) >= FEW:
-            auc = auc_of_lengths(better, worse)
-            if max(auc, 1 - auc) > BIASED:
-                total = sum(worse.values()) + sum(better.values())
-                which = "longer" if auc > 0.5 else "shorter"
-                detail = f"desirable responses are {which}: AUC {auc:.2f}"
-                rule = self.rule("length_predicts_label")
-                yield Finding(rule, total, total, detail=detail, numbers={"auc": auc})
-
-    def numbers(self) -> dict[str, Measured]:
-        """Return how often the longer response is preferred (equal lengths as ½), and by how much it is longer."""
-        gaps = np.array(self.gaps, np.float64)
-        units = np.frombuffer(bytes(self._prompts), "S16")
-        longer = np.where(gaps > 0, 1.0, np.where(gaps < 0, 0.0, 0.5))
-        return {
-            "longer": Measured("the longer response is preferred, equal lengths as ½", longer, units, percent=True),
-            "gap": Measured("length of the preferred response minus that of the other", gaps, units),
-        }
+        auc, bias = self.auc, self.compared
+        if auc is None:
+            return
+        longer = bias.longer if bias.num_pairs >= FEW else None
+        shares = [auc, 1 - auc] + ([longer.estimate, 1 - longer.estimate] if longer is not None else [])
+        if max(shares) <= BIASED:
+            return
+        which = "longer" if auc > 0.5 else "shorter"
+        if longer is not None and bias.mean_gap is not None:
+            share = longer.estimate if auc > 0.5 else 1 - longer.estimate
+            numbers: dict[str, Interval | float] = {"longer": longer, "gap": bias.mean_gap, "auc": auc}
+            detail = f"the {which} response is preferred; AUC {auc:.2f}"
+            count = round(share * bias.num_pairs)
+            yield Finding(self.rule("length_bias"), count, bias.num_pairs, detail=detail, numbers=numbers)
+        else:
+            total = sum(map(sum, (c.values() for c in self.by_label)))
+            detail = f"desirable responses are {which}; AUC {auc:.2f}"
+            yield Finding(self.rule("length_predicts_label"), total, total, detail=detail, numbers={"auc": auc})
 
 
 class Sizes(Check):
@@ -199,4 +179,4 @@ class Sizes(Check):
             yield self._rows[k], Mark("far_longer", f"{sizes[k]:,} bytes, 99 % of rows have at most {usual:,.0f}")
 
 
-CHECKS = (LengthBias, Sizes)
+CHECKS = (LengthPredictsLabel, Sizes)

@@ -6,16 +6,19 @@ that trains, and may harm. A note is a fact worth knowing.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Literal
 
 from tiltlm.data.accounting import CHANGES, LOSSES
+from tiltlm.estimates.intervals import Interval
 
 Level = Literal["error", "warning", "note"]
 LEVELS: tuple[Level, ...] = ("error", "warning", "note")
 """The most serious first."""
+
+BIASED = 0.6
+"""From this share on, a rule that reads only the length is too good (or below 1 − this, the shorter one wins)."""
+FEW = 30
+"""With fewer comparisons no bias is reported: chance alone goes beyond such limits."""
 
 CODES: Mapping[str, str] = {
     "D01": "rows that cannot be read",
@@ -89,8 +92,8 @@ CODE_OF_CAUSE: Mapping[str, str] = {
 }
 """Cause for which loading drops a row (`LOSSES`) → its code."""
 
-NOT_OF_CHECKS = frozenset({"prompt_above_window", "ches_above_limit"})
-"""Causes that come from sampling and from a model's states, which no check has."""
+NOT_OF_CHECKS = frozenset({"prompt_above_window", "ches_above_limit", "small_gap"})
+"""Causes that come from sampling, from a model's states, and from `data.comparisons`, which no check reads."""
 
 LOSS_RULES: Mapping[str, Rule] = {
     cause: Rule(
@@ -131,23 +134,6 @@ COLUMN_RULE = Rule("columns", "D01", "error", "the columns cannot be read", "see
 """Columns that are unknown or contradict each other: no row can be read."""
 
 
-@dataclass(frozen=True, eq=False)
-class Measured:
-    """A number that a check measured, as one value per unit of data, so that its interval can be computed above."""
-
-    meaning: str
-    values: NDArray[np.float64]
-    """[B] its mean is the number."""
-    units: NDArray[Any]
-    """[B] digest of the prompt that each value belongs to."""
-    percent: bool = False
-
-    @property
-    def mean(self) -> float:
-        """The mean of all values."""
-        return float(self.values.mean())
-
-
 @dataclass(frozen=True)
 class Finding:
     """What a rule found in the data."""
@@ -160,7 +146,7 @@ class Finding:
     """Location and detail of the first few."""
     detail: str = ""
     """What else is known, as a sentence."""
-    numbers: Mapping[str, Measured | float] = field(default_factory=dict)
+    numbers: Mapping[str, Interval | float] = field(default_factory=dict)
     """Numbers by name."""
 
     @property

@@ -58,7 +58,6 @@ class CheckRequest:
     """Find the languages, for D14. It is slow, and needs a package."""
     prints_json: bool = False
     overwrite: bool = False
-    seed: int = 0
 
     def __post_init__(self) -> None:
         if self.html is not None:
@@ -107,7 +106,7 @@ def check(settings: RunSettings, request: CheckRequest, *, progress: ProgressCal
     parts = find_parts(settings.data)
     progress("find the columns", 0, 0)
     kinds, notes = kinds_of(request)
-    inspection, report = inspect(settings.data, parts, encoder, progress, kinds=kinds, seed=request.seed)
+    inspection, report = inspect(settings.data, parts, encoder, progress, kinds=kinds)
     report = replace(report, notes=(*report.notes, *notes))
     if request.scores:
         from tiltlm.recipes.data.noise import with_noise
@@ -157,7 +156,6 @@ def inspect(
     progress: ProgressCallback = silent,
     *,
     kinds: tuple[type[Check], ...] = CHECKS,
-    seed: int = 0,
 ) -> tuple[Inspection, CheckReport]:
     """Inspect rows with all checks.
 
@@ -167,7 +165,6 @@ def inspect(
         encoder: Tokenises the rows; None: lengths are characters.
         progress: Called with the number of rows.
         kinds: The checks.
-        seed: Seed of the intervals.
     """
     sources = ", ".join(source.name for part in parts for source in part.sources)
     unit = "characters" if encoder is None else "tokens"
@@ -180,7 +177,7 @@ def inspect(
         inspection.accounting.total = num_rows
         place = () if error.row is None else (error.row,)
         inspection.found.append(Finding(COLUMN_RULE, 1, 1, place, detail=str(error)))
-        return inspection, report_of(inspection, sources, "", unit, notes, seed=seed)
+        return inspection, report_of(inspection, sources, "", unit, notes)
     found = [] if encoder is None or settings.as_chat is False else template_findings(encoder)
     if any(finding.rule.key == "template_unusable" for finding in found):
         encoder = None
@@ -192,7 +189,7 @@ def inspect(
     inspection.found += found
     notes += [*roles.notes, *unused_columns(roles)]
     shape = roles.shape if columns else ""
-    return inspection, report_of(inspection, sources, shape, unit, notes, seed=seed)
+    return inspection, report_of(inspection, sources, shape, unit, notes)
 
 
 def roles_of(columns: dict[str, str], settings: DataSettings) -> ColumnRoles:

@@ -20,7 +20,7 @@ from tiltlm.report.tables import Cell, Table, TableRow
 BINS = 40
 FAR = 0.995
 """Share of the values that a histogram shows; the rest is beyond its right end, or its two ends."""
-COLOURS = {"chosen": FIRST, "rejected": SECOND, "response": THIRD}
+COLOURS = {"chosen": FIRST, "rejected": SECOND, "desirable": FIRST, "undesirable": SECOND, "response": THIRD}
 
 
 def histogram(values: NDArray[np.float64], weights: NDArray[np.float64], edges: NDArray[np.float64]) -> list[float]:
@@ -50,17 +50,17 @@ def lengths_figure(lengths: Mapping[str, Counter[int]], unit: str) -> Markup:
         return inline(made, "lengths", "Distribution of the lengths of responses")
 
 
-def gaps_figure(gaps: Sequence[int], unit: str) -> Markup:
+def gaps_figure(gaps: Mapping[int, float], unit: str) -> Markup:
     """Draw the distribution of length gaps, with a line where both responses are equally long."""
-    values = np.array(gaps, np.float64)
-    far = max(float(np.quantile(np.abs(values), FAR)), 1.0)
+    values, weights = np.array(list(gaps), np.float64), np.array(list(gaps.values()))
+    far = max(_quantile(np.abs(values), weights, FAR), 1.0)
     edges = np.linspace(-far, far, BINS + 1)
     with styled():
         made = figure(HALF, 2.9)
         axes = made.subplots()
-        axes.stairs(histogram(values, np.ones_like(values), edges), edges, color=FIRST, fill=True, alpha=0.7)
+        axes.stairs(histogram(values, weights, edges), edges, color=FIRST, fill=True, alpha=0.7)
         axes.axvline(0, color=MUTED, linewidth=1, linestyle=(0, (3, 3)))
-        axes.axvline(float(values.mean()), color=SECOND, linewidth=1.4, label="mean")
+        axes.axvline(float(np.average(values, weights=weights)), color=SECOND, linewidth=1.4, label="mean")
         axes.set_xlabel(f"preferred minus other, {unit}")
         axes.set_ylabel("share of comparisons")
         axes.set_title("Length gaps")

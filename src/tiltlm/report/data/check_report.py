@@ -1,25 +1,20 @@
 """What a check of data found, as one object: printed, written as JSON, and shown as a page."""
 
-import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from tiltlm.core.notes import Note
-from tiltlm.data.quality.contents import Style
+from tiltlm.data.quality.contents import STYLES, Style
 from tiltlm.data.quality.inspection import Inspection
-from tiltlm.data.quality.lengths import LengthBias, Sizes, auc_of_gaps, auc_of_lengths
-from tiltlm.data.quality.rules import CODES, LEVELS, Finding, Level, Measured
-from tiltlm.diagnostics.intervals import RESAMPLES, Interval, bootstrap_mean
+from tiltlm.data.quality.lengths import LengthPredictsLabel, Sizes
+from tiltlm.data.quality.rules import CODES, LEVELS, Finding, Level
+from tiltlm.data.stats.lengths import summarise
+from tiltlm.estimates.intervals import Interval
 from tiltlm.report.numbers import format_number, share, with_bounds
 
 SCHEMA = "tiltlm.check/1"
-DRAWN = 100_000_000
-"""Values that the bootstrap of one number may draw: fewer resamples for more rows, at least `FEWEST`."""
-FEWEST = 200
 MOST_WORST = 200
 """Rows in the table of worst rows."""
 
@@ -70,8 +65,8 @@ class CheckReport:
     numbers: tuple[Number, ...] = ()
     lengths: Mapping[str, Counter[int]] = field(default_factory=dict)
     """Lengths by role → how many."""
-    gaps: Sequence[int] = ()
-    """Length of the preferred response minus that of the other."""
+    gaps: Mapping[int, float] = field(default_factory=dict)
+    """Length of the preferred response minus that of the other → how many."""
     worst: tuple[WorstRow, ...] = ()
     notes: tuple[Note, ...] = ()
 
@@ -85,15 +80,7 @@ class CheckReport:
         return self.count("error") > 0
 
 
-def interval_of(measured: Measured, *, seed: int = 0) -> Interval:
-    """Return a measured number with its interval, by resampling of the prompts."""
-    resamples = min(RESAMPLES, max(FEWEST, DRAWN // len(measured.values)))
-    return bootstrap_mean(measured.values, measured.units, seed=seed, resamples=resamples)
-
-
-def report_of(
-    inspection: Inspection, sources: str, shape: str, unit: str, notes: Iterable[Note] = (), *, seed: int = 0
-) -> CheckReport:
+def report_of(inspection: Inspection, sources: str, shape: str, unit: str, notes: Iterable[Note] = ()) -> CheckReport:
     """Return what an inspection found as a report.
 
     Args:
@@ -102,11 +89,10 @@ def report_of(
         shape: Shape of the data.
         unit: Unit of lengths.
         notes: What the user should know beside findings.
-        seed: Seed of the intervals.
     """
     by_kind = {type(check): check for check in inspection.checks}
-    bias, style, sizes = by_kind.get(LengthBias), by_kind.get(Style), by_kind.get(Sizes)
-    assert isinstance(bias, LengthBias)
+    lengths, style, sizes = by_kind.get(LengthPredictsLabel), by_kind.get(Style), by_kind.get(Sizes)
+    assert isinstance(lengths, LengthPredictsLabel)
     assert isinstance(style, Style)
     assert isinstance(sizes, Sizes)
     return CheckReport(
@@ -116,42 +102,34 @@ def report_of(
         inspection.accounting.total,
         inspection.accounting.kept,
         tuple(inspection.findings()),
-        tuple(numbers_of(bias, style, unit, seed)),
-        {name: counts for name, counts in bias.all_lengths.items() if counts},
-        bias.gaps,
+        tuple(numbers_of(lengths, style, unit)),
+        lengths.parts(),
+        lengths.compared.gaps,
         tuple(worst_rows(inspection, sizes)),
         tuple(notes),
     )
 
 
-def numbers_of(bias: LengthBias, style: Style, unit: str, seed: int = 0) -> Iterable[Number]:
+def numbers_of(lengths: LengthPredictsLabel, style: Style, unit: str) -> Iterator[Number]:
     """Yield the numbers of all data, whether they are findings or not."""
-    for name, lengths in bias.all_lengths.items():
-        if lengths:
-            middle = quantile(lengths, 0.5)
-            far = quantile(lengths, 0.999)
-            yield Number(f"median_{name}", f"{name}: median length", middle, False, f"in {unit}")
-            yield Number(f"p999_{name}", f"{name}: 99.9 % are at most", far, False, f"in {unit}")
-    if bias.gaps:
-        for key, measured in bias.numbers().items():
-            name = {"longer": "longer response preferred", "gap": f"length gap, {unit}"}[key]
-            yield Number(key, name, interval_of(measured, seed=seed), measured.percent, measured.meaning)
-        auc = auc_of_gaps(np.array(bias.gaps, np.float64))
-        yield Number("auc", "AUC of the length alone", auc, False, "how well length predicts the label; ½ is chance")
-        for name, (better, worse) in style.rates().items():
-            for side, measured in (("preferred", better), ("others", worse)):
-                interval = interval_of(measured, seed=seed)
-                yield Number(f"{name}_{side}", f"{name}: {side}", interval, True, measured.meaning)
-    if all(bias.by_label):
-        auc = auc_of_lengths(bias.by_label[True], bias.by_label[False])
-        yield Number("auc", "AUC of the length alone", auc, False, "how well length predicts the label; ½ is chance")
-
-
-def quantile(lengths: Mapping[int, int], share_below: float) -> float:
-    """Return the smallest length that at least this share of all lengths do not exceed."""
-    values = np.array(sorted(lengths))
-    counts = np.cumsum([lengths[int(value)] for value in values])
-    return float(values[np.searchsorted(counts, math.ceil(share_below * counts[-1]))])
+    for name, counts in lengths.parts().items():
+        found = summarise(counts)
+        assert found is not None, "no part is empty"
+        yield Number(f"median_{name}", f"{name}: median length", found["median"], False, f"in {unit}")
+        yield Number(f"p999_{name}", f"{name}: 99.9 % are at most", found["p999"], False, f"in {unit}")
+    bias = lengths.compared
+    if bias.longer is not None and bias.mean_gap is not None:
+        meaning = "the longer response is preferred, equal lengths as ½"
+        yield Number("longer", "longer response preferred", bias.longer, True, meaning)
+        meaning = "mean length of the preferred response minus that of the other"
+        yield Number("gap", f"length gap, {unit}", bias.mean_gap, False, meaning)
+    if lengths.auc is not None:
+        meaning = "how well length predicts the label; ½ is chance"
+        yield Number("auc", "AUC of the length alone", lengths.auc, False, meaning)
+    for name, (better, worse) in style.rates().items():
+        says = STYLES[name][1]
+        yield Number(f"{name}_preferred", f"{name}: preferred", better, True, f"preferred responses that {says}")
+        yield Number(f"{name}_others", f"{name}: others", worse, True, f"other responses that {says}")
 
 
 def worst_rows(inspection: Inspection, sizes: Sizes) -> list[WorstRow]:
@@ -215,10 +193,7 @@ def plain_finding(finding: Finding) -> dict[str, Any]:
         "fix": rule.fix,
         "detail": finding.detail,
         "examples": list(finding.examples),
-        "numbers": {
-            name: plain_number(interval_of(value) if isinstance(value, Measured) else value)
-            for name, value in finding.numbers.items()
-        },
+        "numbers": {name: plain_number(value) for name, value in finding.numbers.items()},
     }
 
 

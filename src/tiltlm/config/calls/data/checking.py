@@ -29,7 +29,6 @@ def check(
     score: bool = False,
     languages: bool = False,
     overwrite: bool = False,
-    seed: int = 0,
     progress: ProgressCallback | bool | None = True,
     **settings: Any,
 ) -> "CheckedData":
@@ -49,7 +48,6 @@ def check(
             their rate.
         languages: Find the language of prompts and responses too; it is slow, and needs the extra `languages`.
         overwrite: Replace the files of --fix.
-        seed: Seed of the intervals.
         progress: True shows it: as a bar, in a notebook as a line. False: nothing is shown. A function is called with
             label, units done, units in all, and figures to show.
         **settings: Overrides of `config`. The data must be given in one of the two. data.eval names evaluation data,
@@ -73,7 +71,6 @@ def check(
         languages=languages,
         prints_json=json,
         overwrite=overwrite,
-        seed=seed,
     )
     defaults = {"output": ".", "objective": "dpo", "model": {"path": NO_MODEL}}
     given = draft(run.RunSettings, config, defaults, SCORE_READS if score else CHECK_READS, **settings)

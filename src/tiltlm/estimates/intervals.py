@@ -223,6 +223,22 @@ def wilson(successes: float, n: int, level: float = 0.95) -> Interval:
     return Interval(share, max(0.0, centre - half), min(1.0, centre + half), level, n)
 
 
+def rate(
+    values: ArrayLike, units: ArrayLike | None = None, *, seed: int = 0, resamples: int = RESAMPLES
+) -> Interval | None:
+    """Return the mean of shares with a bootstrap interval over units; None without values.
+
+    Where all values are 0 or all are 1, a bootstrap shows no spread, and Wilson's interval is given.
+    """
+    numbers = np.asarray(values, dtype=np.float64)
+    if numbers.size == 0:
+        return None
+    means = unit_means(numbers, units)
+    if np.all(means == 0) or np.all(means == 1):
+        return wilson(float(means.sum()), len(means))
+    return bootstrap_mean(numbers, units, seed=seed, resamples=resamples)
+
+
 def _require(in_range: Mapping[str, bool], message: str) -> None:
     """Raise an error that names the first argument out of its range.
 
