@@ -1,1 +1,1 @@
-"""Recipes about data: what is wrong with it, and a copy without it."""
+"""Recipes about data, before any training: votes, statistics."""

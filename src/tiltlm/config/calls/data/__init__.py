@@ -1,1 +1,1 @@
-"""The calls about data: a module each."""
+"""The calls about data. What is heavy is imported inside the functions."""
