@@ -22,11 +22,11 @@ from tiltlm.estimates.intervals import Interval, percentile_interval, unit_numbe
 
 Floats = NDArray[np.float64]
 
-RATES = np.linspace(0, 0.5, 201)
+RATES = np.linspace(0, 0.5, 126)
 """Rates of the grid."""
-SLOPES = np.geomspace(0.05, 200, 90)
+SLOPES = np.geomspace(0.05, 200, 60)
 """Slopes κ of the grid, in units of 1 / median |m|."""
-BINS = 200
+BINS = 80
 """Bins of |m| with equally many pairs."""
 DRAWS = 1_000
 HELD = 20_000_000
