@@ -10,6 +10,10 @@ from tiltlm.diagnostics.attainment import (
 )
 from tiltlm.diagnostics.displacement import Displacement, measure_displacement
 from tiltlm.diagnostics.frontier import attainable, best_of_n, effective_samples, level_counts, masses_of, tilted
+from tiltlm.diagnostics.kl import SequenceKL, sequence_kl
+from tiltlm.diagnostics.length import LengthBias, LengthRule, expected_agreement, measure_length_bias
+from tiltlm.diagnostics.pairs import PairLogps
+from tiltlm.diagnostics.step_metrics import MetricSums, metric_sums
 from tiltlm.estimates.intervals import (
     Interval,
     bootstrap,
@@ -19,10 +23,6 @@ from tiltlm.estimates.intervals import (
     unit_means,
     wilson,
 )
-from tiltlm.diagnostics.kl import SequenceKL, sequence_kl
-from tiltlm.diagnostics.length import LengthBias, LengthRule, expected_agreement, measure_length_bias
-from tiltlm.diagnostics.pairs import PairLogps
-from tiltlm.diagnostics.step_metrics import MetricSums, metric_sums
 
 __all__ = [
     "MIN_EFFECTIVE_SAMPLES",

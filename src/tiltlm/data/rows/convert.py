@@ -26,6 +26,7 @@ ANNOUNCED = {
     ("pairs", "unpaired"): "pairs → unpaired: each pair gives one desirable and one undesirable response",
     ("pairs", "lists"): "pairs → lists: each pair is a list of two; the chosen response has rank 1",
     ("pairs", "demonstrations"): "pairs → demonstrations: only chosen responses are learned",
+    ("lists", "pairs"): "lists → comparisons",
     ("lists", "demonstrations"): "lists → demonstrations: only the best response of each list is learned",
 }
 """Conversions (shape of the data, shape of the objective), and the note for each."""
@@ -88,8 +89,8 @@ def announce(
         return []
     if shape == "pairs" and "comparisons" in schema.roles:
         return []
-    text = f"lists → comparisons: {RULES[rule].note}" if route == ("lists", "pairs") else ANNOUNCED[route]
-    return [Note(text, f"{schema.shape}_to_{shape}")]
+    how = f": {RULES[rule].note}" if chooses_comparisons(schema, shape) else ""
+    return [Note(f"{ANNOUNCED[route]}{how}", f"{schema.shape}_to_{shape}")]
 
 
 def chooses_comparisons(schema: ColumnRoles, shape: Shape) -> bool:

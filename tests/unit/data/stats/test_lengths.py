@@ -101,5 +101,11 @@ def test_rounding_is_symmetric(number):
 
 
 def test_a_summary_of_a_histogram():
-    assert summarise({1: 1, 2: 1, 3: 1, 100: 1}) == {"mean": 26.5, "median": 2.0, "p95": 100.0, "p999": 100.0, "max": 100.0}
+    assert summarise({1: 1, 2: 1, 3: 1, 100: 1}) == {
+        "mean": 26.5,
+        "median": 2.0,
+        "p95": 100.0,
+        "p999": 100.0,
+        "max": 100.0,
+    }
     assert summarise({}) is None

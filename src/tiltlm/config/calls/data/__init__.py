@@ -1,0 +1,1 @@
+"""The calls about data. What is heavy is imported inside the functions."""

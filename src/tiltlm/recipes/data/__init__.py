@@ -1,0 +1,1 @@
+"""Recipes about data, before any training: votes, statistics."""
