@@ -28,6 +28,7 @@ from .config.calls import (
     quickstart,
     sample,
     score,
+    split,
     sweep,
     train,
 )
@@ -56,6 +57,7 @@ __all__ = [
     "quickstart",
     "sample",
     "score",
+    "split",
     "sweep",
     "train",
 ]

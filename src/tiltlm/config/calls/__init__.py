@@ -22,6 +22,11 @@ from tiltlm.config.calls.pools import best_of_n
 # isort: split
 from tiltlm.config.calls.frontiers import frontier
 from tiltlm.config.calls.methods import compare_methods
+
+# isort: split
+from tiltlm.config.calls.data.split import split
+
+# isort: split
 from tiltlm.config.command import COMMANDS
 
 __all__ = [
@@ -37,6 +42,7 @@ __all__ = [
     "quickstart",
     "sample",
     "score",
+    "split",
     "sweep",
     "train",
 ]
