@@ -18,6 +18,7 @@ from . import training as training
 from . import worlds as worlds
 from .config.calls import (
     best_of_n,
+    check,
     compare,
     compare_methods,
     frontier,
@@ -43,6 +44,7 @@ __all__ = [
     "__version__",
     "best_of_n",
     "build_objective",
+    "check",
     "compare",
     "compare_methods",
     "describe_objective",

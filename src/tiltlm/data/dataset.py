@@ -16,6 +16,7 @@ from tiltlm.data.files.sources import Rows, read_rows
 from tiltlm.data.files.text_files import Row
 from tiltlm.data.loader import Loader, RowBlock
 from tiltlm.data.partners import assign_partners
+from tiltlm.data.quality.brief import brief_verdict
 from tiltlm.data.rows.columns import REFERENCE, ColumnRoles, detect
 from tiltlm.data.rows.convert import announce
 from tiltlm.data.tokens.encoder import Encoder
@@ -42,6 +43,8 @@ class PreferenceData:
     """The token that ends responses in this data. Samplers stop at it."""
     max_length: int
     """Most tokens of a prompt with one response."""
+    verdict: Note | None = None
+    """What loading showed of the data's quality, as a sentence."""
     has_reference: bool = False
     """True if every response has a reference log-probability from the data's columns."""
 
@@ -102,6 +105,7 @@ def load_data(
         encoder=encoder,
         end_token_id=facts.end_token_id(encoder),
         max_length=loader.max_length,
+        verdict=brief_verdict(facts),
         has_reference=use_reference_columns,
     )
 

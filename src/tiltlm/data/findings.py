@@ -37,6 +37,10 @@ class Findings:
     """Digests of the prompts of training rows and of held-out rows, one per row."""
     comparison_digests: tuple[bytearray, bytearray] = field(default_factory=lambda: (bytearray(), bytearray()))
     """Digests of (prompt, two responses) of every comparison, by which of the two is preferred."""
+    num_compared: int = 0
+    """Comparisons that prefer a response."""
+    num_longer: float = 0.0
+    """Those in which the longer response is preferred; equal lengths count ½."""
 
     def keep(self, record: Record, example: Example, held_out: bool) -> None:
         """Add a row that became an example."""
@@ -47,6 +51,11 @@ class Findings:
         self.prompts[held_out].extend(digest(record.prompt_key.encode("utf-8", "surrogatepass")))
         for compared, preferred in comparison_digests(example):
             self.comparison_digests[preferred].extend(compared)
+        for c in example.comparisons:
+            if not c.is_tie:
+                better, worse = (len(example.responses[k].token_ids) for k in (c.chosen, c.rejected))
+                self.num_compared += 1
+                self.num_longer += 1.0 if better > worse else 0.5 * (better == worse)
 
     def merge(self, later: "Findings") -> None:
         """Add the findings of later rows."""
@@ -56,6 +65,8 @@ class Findings:
         for own_labels, more_labels in zip(self.labels, later.labels, strict=True):
             own_labels.update(more_labels)
         self.ends.update(later.ends)
+        self.num_compared += later.num_compared
+        self.num_longer += later.num_longer
         for own, others in ((self.prompts, later.prompts), (self.comparison_digests, later.comparison_digests)):
             for digests, more in zip(own, others, strict=True):
                 digests.extend(more)
@@ -73,6 +84,8 @@ class Findings:
             num_prompts=len(trained),
             num_shared_prompts=len(np.intersect1d(trained, held_out, assume_unique=True)),
             num_opposed=len(np.intersect1d(forward, backward, assume_unique=True)),
+            num_compared=self.num_compared,
+            num_longer=self.num_longer,
         )
 
 
@@ -94,6 +107,10 @@ class DataFacts:
     """How many of them are in held-out rows too."""
     num_opposed: int
     """Number of (prompt, a, b) where one row prefers a and another row prefers b."""
+    num_compared: int = 0
+    """Comparisons that prefer a response."""
+    num_longer: float = 0.0
+    """Those in which the longer response is preferred; equal lengths count ½."""
 
     def to_plain(self) -> dict[str, Any]:
         """Return plain values for JSON; `from_plain` reads them."""

@@ -5,7 +5,8 @@ A block depends only on its rows and the loader's settings, so any process can l
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import pyarrow as pa
 
@@ -64,12 +65,34 @@ class RowReader:
             record = choose_comparisons(record, self.settings)
         return convert(record, self.schema, self.shape, self.needs, self.uses, held_out=held_out), held_out
 
+    def as_read(self, record: Record) -> Record:
+        """Return a record in the form that is tokenised: without a tokenizer, as it is."""
+        return record
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Modules that another process needs to read rows, beside this one."""
+        return ()
+
+    def to_send(self) -> Self:
+        """Return a copy for other processes."""
+        return self
+
 
 @dataclass(frozen=True, kw_only=True)
 class Loader(RowReader):
     """Everything that decides which example a row becomes."""
 
     encoder: Encoder
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """The tokenizer's module, which takes seconds to import."""
+        return (type(self.encoder.tokenizer).__module__,)
+
+    def to_send(self) -> Self:
+        """Return a copy without cached properties, which need not be sent."""
+        return replace(self, encoder=replace(self.encoder))
 
     @property
     def max_length(self) -> int:
@@ -92,28 +115,33 @@ class Loader(RowReader):
         for row in rows:
             with count_defect(findings.accounting, row.location):
                 record, held_out = self.read(row, from_eval)
-                if self._wraps(record):
-                    record = record.as_chat()
-                    findings.num_wrapped += 1
+                form = record.form
+                record = self.as_read(record)
+                findings.num_wrapped += record.form != form
                 records.append((record, held_out))
         encoded = self.encoder.encode_many([record for record, _ in records])
         for (record, held_out), result in zip(records, encoded, strict=True):
             with count_defect(findings.accounting, record.location):
-                example, changes = self._example(record, result)
+                example, changes = self.example(record, result)
                 findings.accounting.change(record.location, changes)
                 findings.keep(record, example, held_out)
                 examples[held_out].append(example)
         train, held_out = map(to_batch, examples)
         return RowBlock(train, held_out, findings)
 
-    def _wraps(self, record: Record) -> bool:
-        """Return True if a record of text becomes turns. A text without a prompt has no user turn, and stays text."""
+    def as_read(self, record: Record) -> Record:
+        """Return a record of text as turns if there is a template. A text without a prompt has no user turn."""
         if record.form != "text" or self.settings.as_chat is False or "text" in self.schema.roles:
-            return False
-        return self.encoder.has_template
+            return record
+        return record.as_chat() if self.encoder.has_template else record
 
-    def _example(self, record: Record, encoded: Encoded | Defect) -> tuple[Example, list[str]]:
-        """Return the example of a record, within the length limit, and what was changed."""
+    def example(self, record: Record, encoded: Encoded | Defect) -> tuple[Example, list[str]]:
+        """Return the example of a record, within the length limit, and what was changed.
+
+        Raises:
+            Defect: The record cannot be tokenised, or does not fit.
+            DataError: It is too long under `truncation="error"`.
+        """
         if isinstance(encoded, Defect):
             raise encoded
         if self.settings.truncation == "left_prompt" and encoded.num_tokens > self.max_length:

@@ -24,6 +24,7 @@ from tiltlm.config.calls.frontiers import frontier
 from tiltlm.config.calls.methods import compare_methods
 
 # isort: split
+from tiltlm.config.calls.data.checking import check
 from tiltlm.config.calls.data.split import split
 
 # isort: split
@@ -32,6 +33,7 @@ from tiltlm.config.command import COMMANDS
 __all__ = [
     "COMMANDS",
     "best_of_n",
+    "check",
     "compare",
     "compare_methods",
     "frontier",
