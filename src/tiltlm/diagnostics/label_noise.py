@@ -31,6 +31,8 @@ BINS = 200
 DRAWS = 1_000
 HELD = 20_000_000
 """Weights of the bootstrap that are in memory at once."""
+SMALLEST = 1e-3
+"""Nats. If no margin is larger, they are rounding errors."""
 FEW = 100
 """With fewer pairs the rate cannot be estimated."""
 WIDE = 0.25
@@ -66,7 +68,7 @@ def estimate_label_noise(
         draws: Draws of the bootstrap.
 
     Raises:
-        ConfigError: There are fewer than `FEW` pairs, all margins are 0, or one is not finite.
+        ConfigError: There are fewer than `FEW` pairs, all margins are smaller than `SMALLEST`, or one is not finite.
     """
     values = np.asarray(margins, np.float64)
     _check(values)
@@ -125,8 +127,8 @@ def _check(values: Floats) -> None:
         problem = f"{len(values)} pairs; at least {FEW} are needed to estimate the rate of wrong labels"
     elif not np.isfinite(values).all():
         problem = "a margin is not finite"
-    elif not values.any():
-        problem = "all margins are 0: the policy is the reference"
+    elif np.abs(values).max() < SMALLEST:
+        problem = f"all margins are below {SMALLEST:g} nats: the policy is the reference"
     if problem:
         raise ConfigError(problem, code="out_of_range", key="margins")
 

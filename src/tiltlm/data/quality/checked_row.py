@@ -12,6 +12,7 @@ from tiltlm.data.cache.fingerprints import digest
 from tiltlm.data.quality.rules import Finding, Rule
 from tiltlm.data.rows.cells import Content, Conversation, TokenContent
 from tiltlm.data.rows.records import Record
+from tiltlm.data.similarity.contamination import Contamination
 from tiltlm.data.tokens.encoder import Encoded
 
 
@@ -33,6 +34,21 @@ def text_of(content: Content) -> str:
     return "\n".join(turn["content"] for turn in content)
 
 
+def digest_of_prompt(record: Record) -> bytes:
+    """Return 16 bytes that stand for the prompt of a record."""
+    return digest(record.prompt_key.encode("utf-8", "surrogatepass"))
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluationPrompts:
+    """The prompts of evaluation data."""
+
+    index: Contamination
+    """Finds overlaps with them."""
+    prompts: frozenset[bytes]
+    """Digests of them: equal ones are found exactly."""
+
+
 @dataclass(frozen=True, eq=False)
 class CheckedRow:
     """One row that training can use, as checks see it."""
@@ -48,6 +64,8 @@ class CheckedRow:
     """Most tokens of a prompt with one response, if there is a tokenizer."""
     lost: str = ""
     """Cause of D09 for which loading drops the row; empty: it keeps it."""
+    evaluation: EvaluationPrompts | None = None
+    """The prompts of the evaluation data, if there is any."""
     specials: frozenset[str] = frozenset()
     """Special tokens of the tokenizer, as text."""
 
@@ -89,7 +107,7 @@ class CheckedRow:
     @cached_property
     def prompt_digest(self) -> bytes:
         """16 bytes that stand for the prompt."""
-        return digest(self.record.prompt_key.encode("utf-8", "surrogatepass"))
+        return digest_of_prompt(self.record)
 
     def response_digest(self, k: int) -> bytes:
         """Return 16 bytes that stand for a response."""

@@ -4,6 +4,7 @@ To add a check, write it in one of the modules of this folder and list it in tha
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain
@@ -14,8 +15,16 @@ from tiltlm.data.accounting import Accounting, Defect, RowCounts
 from tiltlm.data.files.sources import Rows
 from tiltlm.data.files.text_files import Row
 from tiltlm.data.loader import Loader, RowReader
-from tiltlm.data.quality import contents, duplicates, lengths, row_checks, tokens
-from tiltlm.data.quality.checked_row import Check, CheckedRow, Mark, Marked
+from tiltlm.data.quality import contents, duplicates, lengths, near, row_checks, tokens
+from tiltlm.data.quality.checked_row import (
+    Check,
+    CheckedRow,
+    EvaluationPrompts,
+    Mark,
+    Marked,
+    digest_of_prompt,
+    text_of,
+)
 from tiltlm.data.quality.rules import (
     CHANGE_RULES,
     CODE_OF_CAUSE,
@@ -26,10 +35,11 @@ from tiltlm.data.quality.rules import (
     order_of,
 )
 from tiltlm.data.rows.records import Record
+from tiltlm.data.similarity.contamination import Contamination
 from tiltlm.data.tokens.encoder import Encoded
 from tiltlm.data.workers import map_blocks
 
-MODULES = (row_checks, duplicates, lengths, contents, tokens)
+MODULES = (row_checks, duplicates, near, lengths, contents, tokens)
 CHECKS: tuple[type[Check], ...] = tuple(chain.from_iterable(module.CHECKS for module in MODULES))
 """All checks."""
 MOST_MARKED = 10_000
@@ -63,6 +73,8 @@ class BlockInspector:
     reader: RowReader
     """A `Loader` if there is a tokenizer."""
     kinds: tuple[type[Check], ...] = CHECKS
+    evaluation: EvaluationPrompts | None = None
+    """Prompts of evaluation data, with which training prompts are compared."""
 
     def to_send(self) -> "BlockInspector":
         """Return a copy for other processes."""
@@ -134,6 +146,7 @@ class BlockInspector:
             encoded if isinstance(encoded, Encoded) else None,
             None if loader is None else loader.max_length,
             lost,
+            self.evaluation,
             frozenset() if loader is None else loader.encoder.special_texts,
         )
 
@@ -182,7 +195,7 @@ class Inspection:
         """Count a mark on a row."""
         detail = mark.detail
         if mark.same_as >= 0:
-            detail = f"same as {self.locations[mark.same_as]}"
+            detail = f"{detail or 'same as'} {self.locations[mark.same_as]}"
         self.counts.setdefault(mark.key, RowCounts()).add(self.locations[row], detail)
         self._remember(row, Left(mark.key, detail), self.rules[mark.key])
 
@@ -244,6 +257,25 @@ def guarded(rows: Rows, problems: list[DataError]) -> Iterator[Row]:
             if error.code not in FILE_RULES:
                 raise
             problems.append(error)
+
+
+def evaluation_prompts(rows: Rows, reader: RowReader) -> EvaluationPrompts:
+    """Return the prompts of evaluation data. Rows that cannot be read are left out.
+
+    Args:
+        rows: The evaluation data.
+        reader: Reads them as the inspection does.
+    """
+    texts: list[tuple[str, str]] = []
+    digests: set[bytes] = set()
+    for row in guarded(rows, []):
+        with suppress(Defect):
+            record = reader.as_read(reader.read(row, True)[0])
+            key = digest_of_prompt(record)
+            if key not in digests:
+                digests.add(key)
+                texts.append((row.location, text_of(record.prompt)))
+    return EvaluationPrompts(Contamination.of(texts), frozenset(digests))
 
 
 def inspect_rows(

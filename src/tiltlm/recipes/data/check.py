@@ -14,7 +14,7 @@ from tiltlm.data.files.sources import Rows
 from tiltlm.data.loader import Loader, RowReader
 from tiltlm.data.quality import languages
 from tiltlm.data.quality.checked_row import Check
-from tiltlm.data.quality.inspection import CHECKS, BlockInspector, Inspection, guarded, inspect_rows
+from tiltlm.data.quality.inspection import CHECKS, BlockInspector, Inspection, evaluation_prompts, guarded, inspect_rows
 from tiltlm.data.quality.rules import COLUMN_RULE, Finding
 from tiltlm.data.quality.tokens import template_findings
 from tiltlm.data.rows.columns import ColumnRoles, detect
@@ -182,9 +182,13 @@ def inspect(
     if any(finding.rule.key == "template_unusable" for finding in found):
         encoder = None
     reader = reader_of(settings, roles, encoder)
+    evaluation = evaluation_prompts(parts[1], reader) if len(parts) > 1 else None
     processes = settings.processes or (num_cores() if num_rows >= MANY_ROWS else 1)
     inspection = inspect_rows(
-        parts, BlockInspector(reader, kinds), processes, lambda done: progress("check", done, max(num_rows, done))
+        parts,
+        BlockInspector(reader, kinds, evaluation),
+        processes,
+        lambda done: progress("check", done, max(num_rows, done)),
     )
     inspection.found += found
     notes += [*roles.notes, *unused_columns(roles)]

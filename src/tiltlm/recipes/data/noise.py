@@ -86,12 +86,12 @@ def margin_of(row: Mapping[str, Any]) -> float:
 
 
 def findings_of(noise: LabelNoise, examples: Sequence[Example], margins: "np.ndarray[Any, Any]") -> list[Finding]:
-    """Return suspected labels, the most suspected first, and outliers."""
+    """Return suspected labels, the most suspected first, if the rate is identified; and outliers."""
     suspected, far = NOISE_RULES
     found = []
     order = np.argsort(-noise.p_flipped, kind="stable")
     count = int((noise.p_flipped >= SUSPECT).sum())
-    if count:
+    if count and noise.is_identified:
         first = tuple(
             f"{examples[k].id}: margin {format_number(float(margins[k]))}, P(wrong) {noise.p_flipped[k]:.2f}"
             for k in order[: min(SHOWN, count)]
