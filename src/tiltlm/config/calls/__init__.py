@@ -22,6 +22,11 @@ from tiltlm.config.calls.pools import best_of_n
 # isort: split
 from tiltlm.config.calls.frontiers import frontier
 from tiltlm.config.calls.methods import compare_methods
+
+# isort: split
+from tiltlm.config.calls.data.converting import convert
+
+# isort: split
 from tiltlm.config.command import COMMANDS
 
 __all__ = [
@@ -29,6 +34,7 @@ __all__ = [
     "best_of_n",
     "compare",
     "compare_methods",
+    "convert",
     "frontier",
     "judge",
     "judge_audit",

@@ -1,0 +1,1 @@
+"""Recipes about data alone: no model is loaded."""
