@@ -25,6 +25,7 @@ from tiltlm.config.calls.methods import compare_methods
 
 # isort: split
 from tiltlm.config.calls.data.checking import check
+from tiltlm.config.calls.data.converting import convert
 from tiltlm.config.calls.data.split import split
 
 # isort: split
@@ -36,6 +37,7 @@ __all__ = [
     "check",
     "compare",
     "compare_methods",
+    "convert",
     "frontier",
     "judge",
     "judge_audit",
