@@ -21,6 +21,7 @@ from .config.calls import (
     check,
     compare,
     compare_methods,
+    convert,
     frontier,
     judge,
     judge_audit,
@@ -29,6 +30,7 @@ from .config.calls import (
     quickstart,
     sample,
     score,
+    split,
     sweep,
     train,
 )
@@ -46,6 +48,7 @@ __all__ = [
     "check",
     "compare",
     "compare_methods",
+    "convert",
     "describe_objective",
     "frontier",
     "judge",
@@ -58,6 +61,7 @@ __all__ = [
     "quickstart",
     "sample",
     "score",
+    "split",
     "sweep",
     "train",
 ]

@@ -9,10 +9,41 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-WORDS = (
-    "amber basin cedar delta ember fjord grove harbor island jungle kettle lantern meadow nectar orchid pebble quartz "
-    "river saddle timber umbra valley willow xenon yonder zephyr anchor beacon canyon dagger engine falcon garnet"
-).split()
+WORDS = [
+    "amber",
+    "basin",
+    "cedar",
+    "delta",
+    "ember",
+    "fjord",
+    "grove",
+    "harbor",
+    "island",
+    "jungle",
+    "kettle",
+    "lantern",
+    "meadow",
+    "nectar",
+    "orchid",
+    "pebble",
+    "quartz",
+    "river",
+    "saddle",
+    "timber",
+    "umbra",
+    "valley",
+    "willow",
+    "xenon",
+    "yonder",
+    "zephyr",
+    "anchor",
+    "beacon",
+    "canyon",
+    "dagger",
+    "engine",
+    "falcon",
+    "garnet",
+]
 
 
 def words(seed: object, count: int = 12) -> str:
@@ -52,7 +83,9 @@ def lines(*rows: object, name: str = "data.jsonl", end: str = "\n", start: bytes
 
     def write(folder: Path) -> str:
         path = folder / name
-        parts = [r if isinstance(r, bytes) else r.encode() if isinstance(r, str) else json.dumps(r).encode() for r in rows]
+        parts = [
+            r if isinstance(r, bytes) else r.encode() if isinstance(r, str) else json.dumps(r).encode() for r in rows
+        ]
         content = start + b"".join(part + end.encode() for part in parts)
         path.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
         return str(path)

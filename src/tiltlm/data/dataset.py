@@ -17,9 +17,11 @@ from tiltlm.data.files.text_files import Row
 from tiltlm.data.loader import Loader, RowBlock
 from tiltlm.data.partners import assign_partners
 from tiltlm.data.quality.brief import brief_verdict
-from tiltlm.data.rows.columns import REFERENCE, ColumnRoles, detect
+from tiltlm.data.rows.columns import ColumnRoles, detect
 from tiltlm.data.rows.convert import announce
+from tiltlm.data.rows.roles import REFERENCE
 from tiltlm.data.tokens.encoder import Encoder
+from tiltlm.data.whole_rows import whole_rows
 from tiltlm.data.workers import MANY_ROWS, load_blocks, num_cores
 
 log = logging.getLogger(__name__)
@@ -141,9 +143,9 @@ def with_partners(
 
 def find_parts(settings: DataSettings) -> list[Rows]:
     """Return the rows of the training data, then those of separate held-out data if it is named."""
-    parts = [read_rows(settings)]
+    parts = [whole_rows(read_rows(settings))]
     if settings.eval is not None:
-        parts.append(read_rows(settings, held_out=True))
+        parts.append(whole_rows(read_rows(settings, held_out=True)))
     return parts
 
 

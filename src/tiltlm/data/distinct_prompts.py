@@ -15,8 +15,9 @@ from tiltlm.data.dataset import refuse_unreadable, survey
 from tiltlm.data.files.text_files import Row
 from tiltlm.data.loader import count_defect
 from tiltlm.data.rows.cells import Conversation, TokenContent
-from tiltlm.data.rows.columns import ALL_ROLES, PROMPT, ColumnRoles, detect_prompts
+from tiltlm.data.rows.columns import ColumnRoles, detect_prompts
 from tiltlm.data.rows.records import to_prompt
+from tiltlm.data.rows.roles import ALL_ROLES, PROMPT
 from tiltlm.data.tokens.encoder import Encoder
 
 TooLong = Literal["drop", "error"]

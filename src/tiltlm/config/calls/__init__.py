@@ -25,6 +25,8 @@ from tiltlm.config.calls.methods import compare_methods
 
 # isort: split
 from tiltlm.config.calls.data.checking import check
+from tiltlm.config.calls.data.converting import convert
+from tiltlm.config.calls.data.split import split
 
 # isort: split
 from tiltlm.config.command import COMMANDS
@@ -35,6 +37,7 @@ __all__ = [
     "check",
     "compare",
     "compare_methods",
+    "convert",
     "frontier",
     "judge",
     "judge_audit",
@@ -43,6 +46,7 @@ __all__ = [
     "quickstart",
     "sample",
     "score",
+    "split",
     "sweep",
     "train",
 ]

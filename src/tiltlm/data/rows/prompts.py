@@ -133,9 +133,14 @@ def wrapped(prompt: str, responses: Sequence[str], system: str) -> tuple[Convers
     return head + turns, tuple(({"role": "assistant", "content": response.strip()},) for response in responses)
 
 
+def is_transcript(prompt: str) -> bool:
+    """Return True for a prompt in Anthropic's form: it starts with a turn of the user and ends with `ASSISTANT`."""
+    return prompt.startswith(HUMAN) and prompt.rstrip().endswith(ASSISTANT)
+
+
 def _transcript_turns(text: str) -> Conversation:
-    """Return the turns of a transcript that ends with `ASSISTANT`; none for other text."""
-    if not (text.startswith(HUMAN) and text.rstrip().endswith(ASSISTANT)):
+    """Return the turns of a transcript; none for other text."""
+    if not is_transcript(text):
         return ()
     _, *parts = re.split(r"\n\n(Human|Assistant):", text)
     roles = {"Human": "user", "Assistant": "assistant"}
@@ -211,7 +216,7 @@ def shorter_prompts(prompt: Content) -> list[Content]:
     if isinstance(prompt, TokenContent):
         return []
     if isinstance(prompt, str):
-        if not (prompt.startswith(HUMAN) and prompt.rstrip().endswith(ASSISTANT)):
+        if not is_transcript(prompt):
             return []
         _, _, *later = prompt.split(HUMAN)
         return [HUMAN + HUMAN.join(later[k:]) for k in range(len(later))]

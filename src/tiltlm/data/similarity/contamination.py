@@ -150,8 +150,9 @@ def _in_many_texts(hashes: NDArray[np.uint64], texts: NDArray[np.int64]) -> NDAr
     is_new_run = np.diff(hashes, prepend=~hashes[:1]) != 0
     run = np.cumsum(is_new_run) - 1
     is_new_text = is_new_run | (np.diff(texts, prepend=-1) != 0)
-    is_common: NDArray[np.bool_] = np.bincount(run, weights=is_new_text) > TEMPLATE
-    return is_common[run]
+    texts_of_run = np.bincount(run, weights=is_new_text)
+    is_common: NDArray[np.bool_] = texts_of_run[run] > TEMPLATE
+    return is_common
 
 
 def _longest(
