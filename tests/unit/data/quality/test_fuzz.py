@@ -10,13 +10,15 @@ from hypothesis import strategies as st
 import tiltlm
 from support.broken_data import good
 from tiltlm.core import TiltError
+from tiltlm.data.files.sources import READERS
 
 QUICK = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+KEYS = st.sampled_from(["role", "content", "type", "text", "from"])
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=12),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["role", "content", "type", "text", "from"]), inner, max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3),
     max_leaves=6,
-)  # fmt: skip
+)
 COLUMNS = st.sampled_from(
     ["prompt", "chosen", "rejected", "messages", "completion", "label", "completions", "scores", "ranks", "system"]
 )
@@ -33,7 +35,7 @@ def check(name: str, content: bytes):
             return error
 
 
-@given(st.binary(max_size=200), st.sampled_from(["a.jsonl", "a.json", "a.csv", "a.tsv", "a.jsonl.gz", "a.jsonl.zst", "a.parquet", "a.arrow"]))  # fmt: skip
+@given(st.binary(max_size=200), st.sampled_from(sorted(READERS)).map("a".__add__))
 @QUICK
 def test_any_bytes(content, name):
     result = check(name, content)
