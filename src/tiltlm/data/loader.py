@@ -19,6 +19,7 @@ from tiltlm.data.files.text_files import Row
 from tiltlm.data.findings import Findings
 from tiltlm.data.rows.columns import ColumnRoles
 from tiltlm.data.rows.convert import convert
+from tiltlm.data.rows.prompts import becomes_turns, is_transcript
 from tiltlm.data.rows.records import Record, to_record
 from tiltlm.data.tokens.encoder import Encoded, Encoder
 from tiltlm.data.tokens.length_limit import longest_allowed, to_example, without_oldest_turns
@@ -89,9 +90,12 @@ class Loader(RowReader):
         for row in rows:
             with count_defect(findings.accounting, row.location):
                 record, held_out = self.read(row, from_eval)
+                transcript = isinstance(record.prompt, str) and is_transcript(record.prompt)
+                findings.num_transcripts += transcript
                 if self._wraps(record):
                     record = record.as_chat()
                     findings.num_wrapped += 1
+                    findings.num_turned += transcript
                 records.append((record, held_out))
         encoded = self.encoder.encode_many([record for record, _ in records])
         for (record, held_out), result in zip(records, encoded, strict=True):
@@ -105,9 +109,9 @@ class Loader(RowReader):
 
     def _wraps(self, record: Record) -> bool:
         """Return True if a record of text becomes turns. A text without a prompt has no user turn, and stays text."""
-        if record.form != "text" or self.settings.as_chat is False or "text" in self.schema.roles:
+        if record.form != "text" or "text" in self.schema.roles:
             return False
-        return self.encoder.has_template
+        return becomes_turns(str(record.prompt), self.settings, self.encoder.has_template)
 
     def _example(self, record: Record, encoded: Encoded | Defect) -> tuple[Example, list[str]]:
         """Return the example of a record, within the length limit, and what was changed."""
