@@ -93,8 +93,8 @@ class DataSettings:
         for name, known in (("truncation", Truncation), ("on_bad", OnBad), ("assistant_turns", AssistantTurns)):
             choices = get_args(known)
             demand(getattr(self, name) in choices, "unknown_name", name, f"must be one of {', '.join(choices)}")
-        known = (None, *get_args(Transcripts))
-        demand(self.transcripts in known, "unknown_name", "transcripts", "must be messages or text")
+        is_known = self.transcripts is None or self.transcripts in get_args(Transcripts)
+        demand(is_known, "unknown_name", "transcripts", "must be messages or text")
         demand(bool(self.train), "missing_setting", "train", "must name a file, a folder or a dataset on the Hub")
         demand(
             0 <= (self.eval_fraction or 0) < 1,
