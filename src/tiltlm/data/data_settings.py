@@ -10,6 +10,7 @@ Truncation = Literal["left_prompt", "drop", "right_response", "error"]
 OnBad = Literal["drop", "error"]
 AssistantTurns = Literal["last", "all"]
 Comparisons = Literal["all", "best_worst", "random", "gap", "bradley_terry"]
+Transcripts = Literal["messages", "text"]
 
 CACHE_LIMIT = 20.0
 """Default of `cache_limit`, in gigabytes: room for about twenty million pairs of usual length."""
@@ -62,6 +63,9 @@ class DataSettings:
     as_chat: bool | None = None
     """Whether to wrap text as turns of a user and an assistant, with the chat template. None: where the model has a
     template or `chat_template` is given. False: text stays text. Conversations are turns already."""
+    transcripts: Transcripts | None = None
+    """What to do with Anthropic's transcripts (text of `Human:` and `Assistant:`), if not the same as with other text:
+    `messages`, one for each turn, or `text`. None: `as_chat` decides for them too."""
     assistant_turns: AssistantTurns = "last"
     """Assistant turns of a conversation that `sft` learns. All other objectives use only the last one."""
     chat_template: str | None = None
@@ -103,6 +107,8 @@ class DataSettings:
         ):
             choices = get_args(known)
             demand(getattr(self, name) in choices, "unknown_name", name, f"must be one of {', '.join(choices)}")
+        is_known = self.transcripts is None or self.transcripts in get_args(Transcripts)
+        demand(is_known, "unknown_name", "transcripts", "must be messages or text")
         demand(bool(self.train), "missing_setting", "train", "must name a file, a folder or a dataset on the Hub")
         demand(
             0 <= (self.eval_fraction or 0) < 1,

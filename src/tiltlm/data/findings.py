@@ -29,6 +29,10 @@ class Findings:
     """Forms of prompts and responses: text, turns, tokens."""
     num_wrapped: int = 0
     """Rows of text that were wrapped as turns."""
+    num_transcripts: int = 0
+    """Rows of text that are Anthropic's transcripts."""
+    num_turned: int = 0
+    """How many of them became messages."""
     labels: tuple[Counter[bool], Counter[bool]] = field(default_factory=lambda: (Counter(), Counter()))
     """Labels of training rows and of held-out rows → how many."""
     ends: Counter[int] = field(default_factory=Counter)
@@ -62,6 +66,8 @@ class Findings:
         self.accounting.merge(later.accounting)
         self.forms |= later.forms
         self.num_wrapped += later.num_wrapped
+        self.num_transcripts += later.num_transcripts
+        self.num_turned += later.num_turned
         for own_labels, more_labels in zip(self.labels, later.labels, strict=True):
             own_labels.update(more_labels)
         self.ends.update(later.ends)
@@ -79,6 +85,8 @@ class Findings:
             accounting=self.accounting,
             forms=frozenset(self.forms),
             num_wrapped=self.num_wrapped,
+            num_transcripts=self.num_transcripts,
+            num_turned=self.num_turned,
             labels=tuple((counts[False], counts[True]) for counts in self.labels),
             end=self.ends.most_common(1)[0][0] if self.ends else None,
             num_prompts=len(trained),
@@ -97,6 +105,10 @@ class DataFacts:
     forms: frozenset[Form]
     num_wrapped: int
     """Rows of text that were wrapped as turns."""
+    num_transcripts: int
+    """Rows of text that are Anthropic's transcripts."""
+    num_turned: int
+    """How many of them became messages."""
     labels: tuple[tuple[int, int], ...]
     """Number of undesirable and of desirable responses in training rows, then in held-out rows."""
     end: int | None
@@ -187,7 +199,8 @@ class DataFacts:
         Raises:
             ConfigError: Text was wrapped as turns, but no setting says so.
         """
-        if self.num_wrapped and settings.as_chat is None:
+        is_said = settings.transcripts is not None and self.num_wrapped == self.num_turned
+        if self.num_wrapped and settings.as_chat is None and not is_said:
             raise ConfigError(
                 "reference=columns: the log-probabilities belong either to the text as it is or to the turns of the "
                 "chat template. Say which: data.as_chat=false or data.as_chat=true",
@@ -218,6 +231,12 @@ class DataFacts:
         if settings.as_chat and not self.num_wrapped:
             missing = seen == "plain text" and not encoder.has_template
             refuse_no_effect("as_chat", "the tokenizer has no chat template" if missing else f"the rows are {seen}")
+        if settings.transcripts is not None and not self.num_transcripts:
+            refuse_no_effect("transcripts", "no row is a transcript with `Human:` and `Assistant:`")
+        if settings.transcripts is not None and not encoder.has_template:
+            refuse_no_effect("transcripts", "the tokenizer has no chat template, so text stays text")
+        if settings.transcripts == "text" and settings.as_chat is False:
+            refuse_no_effect("transcripts", "data.as_chat=false keeps all text")
         if "turns" not in self.forms:
             for name in ("chat_template", "chat_template_kwargs"):
                 if getattr(settings, name):
@@ -238,14 +257,18 @@ class DataFacts:
         elif encoder.begin_token_id is None and "empty_prompt" in self.accounting.changes:
             start = encoder.decode([encoder.empty_prompt_id])
             notes.append(Note(f"rows without a prompt start with {start!r}", "empty_prompt"))
-        if self.num_wrapped:
-            notes.append(
-                Note(
-                    f"{self.num_wrapped} rows of text were wrapped as turns of a user and an assistant, because there "
-                    "is a chat template; data.as_chat=false keeps text",
-                    "as_chat",
-                )
+        if self.num_turned:
+            text = (
+                f"{self.num_turned} transcripts became messages, one for each turn, because there is a chat template; "
+                "data.transcripts=text keeps them"
             )
+            notes.append(Note(text, "transcripts"))
+        if num_others := self.num_wrapped - self.num_turned:
+            text = (
+                f"{num_others} rows of text were wrapped as turns of a user and an assistant, because there is a chat "
+                "template; data.as_chat=false keeps text"
+            )
+            notes.append(Note(text, "as_chat"))
         if sum(self.labels[1]) > 0 and 0 in self.labels[1]:
             label = "false" if self.labels[1][0] else "true"
             notes.append(Note(f"all held-out responses have the label {label}, so they cannot be ranked", "one_label"))

@@ -21,6 +21,7 @@ from tiltlm.data.findings import Findings
 from tiltlm.data.rows.columns import ColumnRoles
 from tiltlm.data.rows.comparisons import choose_comparisons
 from tiltlm.data.rows.convert import chooses_comparisons, convert
+from tiltlm.data.rows.prompts import becomes_turns, is_transcript
 from tiltlm.data.rows.records import Record, to_record
 from tiltlm.data.tokens.encoder import Encoded, Encoder
 from tiltlm.data.tokens.length_limit import longest_allowed, to_example, without_oldest_turns
@@ -115,9 +116,12 @@ class Loader(RowReader):
         for row in rows:
             with count_defect(findings.accounting, row.location):
                 record, held_out = self.read(row, from_eval)
+                transcript = isinstance(record.prompt, str) and is_transcript(record.prompt)
                 form = record.form
                 record = self.as_read(record)
+                findings.num_transcripts += transcript
                 findings.num_wrapped += record.form != form
+                findings.num_turned += transcript and record.form != form
                 records.append((record, held_out))
         encoded = self.encoder.encode_many([record for record, _ in records])
         for (record, held_out), result in zip(records, encoded, strict=True):
@@ -130,10 +134,11 @@ class Loader(RowReader):
         return RowBlock(train, held_out, findings)
 
     def as_read(self, record: Record) -> Record:
-        """Return a record of text as turns if there is a template. A text without a prompt has no user turn."""
-        if record.form != "text" or self.settings.as_chat is False or "text" in self.schema.roles:
+        """Return a record of text as turns where it becomes turns. A text without a prompt has no user turn."""
+        if record.form != "text" or "text" in self.schema.roles:
             return record
-        return record.as_chat() if self.encoder.has_template else record
+        turns = becomes_turns(str(record.prompt), self.settings, self.encoder.has_template)
+        return record.as_chat() if turns else record
 
     def example(self, record: Record, encoded: Encoded | Defect) -> tuple[Example, list[str]]:
         """Return the example of a record, within the length limit, and what was changed.
