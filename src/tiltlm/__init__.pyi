@@ -17,6 +17,7 @@ from . import sampling as sampling
 from . import training as training
 from . import worlds as worlds
 from .config.calls import (
+    agreement,
     best_of_n,
     compare,
     compare_methods,
@@ -40,6 +41,7 @@ __all__ = [
     "Example",
     "Response",
     "__version__",
+    "agreement",
     "best_of_n",
     "build_objective",
     "compare",

@@ -22,10 +22,14 @@ from tiltlm.config.calls.pools import best_of_n
 # isort: split
 from tiltlm.config.calls.frontiers import frontier
 from tiltlm.config.calls.methods import compare_methods
+
+# isort: split
+from tiltlm.config.calls.data.agreeing import agreement
 from tiltlm.config.command import COMMANDS
 
 __all__ = [
     "COMMANDS",
+    "agreement",
     "best_of_n",
     "compare",
     "compare_methods",
