@@ -29,6 +29,7 @@ from .config.calls import (
     quickstart,
     sample,
     score,
+    stats,
     sweep,
     train,
 )
@@ -58,6 +59,7 @@ __all__ = [
     "quickstart",
     "sample",
     "score",
+    "stats",
     "sweep",
     "train",
 ]

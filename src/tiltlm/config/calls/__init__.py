@@ -25,6 +25,7 @@ from tiltlm.config.calls.methods import compare_methods
 
 # isort: split
 from tiltlm.config.calls.data.agreeing import agreement
+from tiltlm.config.calls.data.describing import stats
 from tiltlm.config.command import COMMANDS
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "quickstart",
     "sample",
     "score",
+    "stats",
     "sweep",
     "train",
 ]
