@@ -17,6 +17,7 @@ from tiltlm.data.cache.table import to_batch
 from tiltlm.data.data_settings import DataSettings
 from tiltlm.data.files.text_files import Row
 from tiltlm.data.findings import Findings
+from tiltlm.data.rows.canonical import record_digest
 from tiltlm.data.rows.columns import ColumnRoles
 from tiltlm.data.rows.convert import convert
 from tiltlm.data.rows.records import Record, to_record
@@ -53,13 +54,28 @@ class RowReader:
         Raises:
             Defect: The row cannot be used.
         """
+        record, held_out = self.read_as_is(row, from_eval)
+        return self.converted(record, held_out), held_out
+
+    def read_as_is(self, row: Row, from_eval: bool) -> tuple[Record, bool]:
+        """Return the row in the shape that it has, and True if it is held out.
+
+        Raises:
+            Defect: The row cannot be read.
+        """
         record = to_record(row, self.schema, every_turn=self.settings.assistant_turns == "all")
         if self.needs_reference and not record.ref_logps:
             raise Defect("missing_value", "the row has no reference log-probability")
-        held_out = from_eval or is_held_out(
-            record.prompt_key, self.settings.eval_fraction or 0, self.settings.eval_seed
-        )
-        return convert(record, self.schema, self.shape, self.needs, self.uses, held_out=held_out), held_out
+        fraction, seed = self.settings.eval_fraction or 0, self.settings.eval_seed
+        return record, from_eval or is_held_out(record.prompt_key, fraction, seed)
+
+    def converted(self, record: Record, held_out: bool) -> Record:
+        """Return a record in the shape that the objective needs.
+
+        Raises:
+            Defect: It has none.
+        """
+        return convert(record, self.schema, self.shape, self.needs, self.uses, held_out=held_out)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +104,9 @@ class Loader(RowReader):
         records = []
         for row in rows:
             with count_defect(findings.accounting, row.location):
-                record, held_out = self.read(row, from_eval)
+                record, held_out = self.read_as_is(row, from_eval)
+                findings.content[held_out].extend(record_digest(record))
+                record = self.converted(record, held_out)
                 if self._wraps(record):
                     record = record.as_chat()
                     findings.num_wrapped += 1

@@ -87,6 +87,7 @@ def score(settings: RunSettings, *, per_example: Path | None = None, progress: P
         ready.reference if objective.needs_reference else None,
         settings.training.max_tokens,
         ranks,
+        sources=ready.sources,
     )
     rows: list[dict[str, Any]] = []
 
