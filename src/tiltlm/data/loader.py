@@ -18,6 +18,7 @@ from tiltlm.data.cache.table import to_batch
 from tiltlm.data.data_settings import DataSettings
 from tiltlm.data.files.text_files import Row
 from tiltlm.data.findings import Findings
+from tiltlm.data.rows.canonical import record_digest
 from tiltlm.data.rows.columns import ColumnRoles
 from tiltlm.data.rows.comparisons import choose_comparisons
 from tiltlm.data.rows.convert import chooses_comparisons, convert
@@ -56,15 +57,30 @@ class RowReader:
         Raises:
             Defect: The row cannot be used.
         """
+        record, held_out = self.read_as_is(row, from_eval)
+        return self.converted(record, held_out), held_out
+
+    def read_as_is(self, row: Row, from_eval: bool) -> tuple[Record, bool]:
+        """Return the row in the shape that it has, and True if it is held out.
+
+        Raises:
+            Defect: The row cannot be read.
+        """
         record = to_record(row, self.schema, every_turn=self.settings.assistant_turns == "all")
         if self.needs_reference and not record.ref_logps:
             raise Defect("missing_value", "the row has no reference log-probability")
-        held_out = from_eval or is_held_out(
-            record.prompt_key, self.settings.eval_fraction or 0, self.settings.eval_seed
-        )
+        fraction, seed = self.settings.eval_fraction or 0, self.settings.eval_seed
+        return record, from_eval or is_held_out(record.prompt_key, fraction, seed)
+
+    def converted(self, record: Record, held_out: bool) -> Record:
+        """Return a record in the shape that the objective needs.
+
+        Raises:
+            Defect: It has none.
+        """
         if chooses_comparisons(self.schema, self.shape) and self.settings.comparisons != "all":
             record = choose_comparisons(record, self.settings)
-        return convert(record, self.schema, self.shape, self.needs, self.uses, held_out=held_out), held_out
+        return convert(record, self.schema, self.shape, self.needs, self.uses, held_out=held_out)
 
     def as_read(self, record: Record) -> Record:
         """Return a record in the form that is tokenised: without a tokenizer, as it is."""
@@ -115,8 +131,10 @@ class Loader(RowReader):
         records = []
         for row in rows:
             with count_defect(findings.accounting, row.location):
-                record, held_out = self.read(row, from_eval)
+                record, held_out = self.read_as_is(row, from_eval)
+                findings.content[held_out].extend(record_digest(record))
                 transcript = isinstance(record.prompt, str) and is_transcript(record.prompt)
+                record = self.converted(record, held_out)
                 form = record.form
                 record = self.as_read(record)
                 findings.num_transcripts += transcript
