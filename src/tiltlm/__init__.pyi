@@ -17,6 +17,7 @@ from . import sampling as sampling
 from . import training as training
 from . import worlds as worlds
 from .config.calls import (
+    agreement,
     best_of_n,
     check,
     compare,
@@ -31,6 +32,7 @@ from .config.calls import (
     sample,
     score,
     split,
+    stats,
     sweep,
     train,
 )
@@ -43,6 +45,7 @@ __all__ = [
     "Example",
     "Response",
     "__version__",
+    "agreement",
     "best_of_n",
     "build_objective",
     "check",
@@ -62,6 +65,7 @@ __all__ = [
     "sample",
     "score",
     "split",
+    "stats",
     "sweep",
     "train",
 ]

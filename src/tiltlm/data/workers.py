@@ -60,7 +60,7 @@ def map_blocks(
     Raises:
         RunError: A process was killed.
     """
-    blocks = _blocks(rows)
+    blocks = blocks_of(rows)
     if num_processes == 1:
         for block in blocks:
             yield work(block, from_eval)
@@ -91,7 +91,8 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _blocks(rows: Iterable[Row]) -> Iterator[list[Row]]:
+def blocks_of(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    """Yield rows in blocks of `BLOCK_ROWS`, the last one smaller."""
     iterator = iter(rows)
     while block := list(islice(iterator, BLOCK_ROWS)):
         yield block

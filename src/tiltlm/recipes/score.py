@@ -114,6 +114,7 @@ def score_examples(settings: RunSettings, *, progress: ProgressCallback = silent
         ready.reference if objective.needs_reference else None,
         settings.training.max_tokens,
         ranks,
+        sources=ready.sources,
     )
     rows: list[dict[str, Any]] = []
 

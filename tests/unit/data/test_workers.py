@@ -53,7 +53,7 @@ def test_an_error_in_a_process_is_the_error(load):
 
 def test_a_process_that_dies(load, monkeypatch):
     monkeypatch.setattr(workers, "_work_on", os._exit)
-    monkeypatch.setattr(workers, "_blocks", lambda rows: iter([3]))
+    monkeypatch.setattr(workers, "blocks_of", lambda rows: iter([3]))
     monkeypatch.setattr(workers.ProcessPoolExecutor, "submit", lambda self, f, code, _: SUBMIT(self, f, code))
     with raises(RunError, "process_ended", key="data.processes", mentions=["data.processes"]):
         load(2)

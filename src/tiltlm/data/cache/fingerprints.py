@@ -32,6 +32,11 @@ def fingerprint(*parts: Sequence[Example]) -> str:
     return digest.hexdigest()
 
 
+def example_digest(example: Example) -> bytes:
+    """Return the BLAKE2b-128 of an example without its id, source and partners."""
+    return digest(*_pieces(example))
+
+
 def _pieces(example: Example) -> Iterator[bytes]:
     yield example.prompt_ids.tobytes()
     for response in example.responses:

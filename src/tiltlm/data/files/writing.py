@@ -117,7 +117,8 @@ def _write_table(delimiter: str) -> Callable[[IO[bytes], Rows], None]:
         with tempfile.TemporaryFile() as spool:
             columns = _spool(spool, rows)
             text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
-            table = csv.writer(text, delimiter=delimiter, lineterminator="\n")
+            # all fields in quotes: the writer of Python 3.11 leaves a field with a bare carriage return without them
+            table = csv.writer(text, delimiter=delimiter, lineterminator="\n", quoting=csv.QUOTE_ALL)
             table.writerow(columns)
             for row in _spooled(spool):
                 table.writerow([_cell(row.get(column)) for column in columns])
@@ -175,10 +176,9 @@ def _arrow_batches(rows: Rows) -> Iterator[tuple["pa.Schema", Iterator["pa.Table
     with tempfile.TemporaryFile() as spool:
         columns = _spool(spool, map(_for_arrow, rows))
         try:
-            found = [pa.Table.from_pylist(batch).schema for batch in _batches(spool)]
+            found = [pa.Table.from_pylist(batch).schema for batch in _batches(spool, columns)]
             schema = pa.unify_schemas(found, promote_options="permissive") if found else pa.schema([])
-            schema = pa.schema([schema.field(column) for column in columns])
-            yield schema, (pa.Table.from_pylist(batch, schema=schema) for batch in _batches(spool))
+            yield schema, (pa.Table.from_pylist(batch, schema=schema) for batch in _batches(spool, columns))
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
             raise DataError(
                 f"a column has values of several types, which Parquet and Arrow cannot hold: {error}. Write JSON "
@@ -188,10 +188,11 @@ def _arrow_batches(rows: Rows) -> Iterator[tuple["pa.Schema", Iterator["pa.Table
             ) from error
 
 
-def _batches(spool: IO[bytes]) -> Iterator[list[dict[str, Any]]]:
+def _batches(spool: IO[bytes], columns: list[str]) -> Iterator[list[dict[str, Any]]]:
+    """Yield lists of rows that have all columns: types are found by those of the first row."""
     batch: list[dict[str, Any]] = []
     for row in _spooled(spool):
-        batch.append(row)
+        batch.append({column: row.get(column) for column in columns})
         if len(batch) == BATCH:
             yield batch
             batch = []

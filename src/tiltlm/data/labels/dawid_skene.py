@@ -3,10 +3,11 @@ r"""Dawid and Skene's model: estimate the true answer of each item and how relia
 An item has a true class k with probability ρ_k. Annotator j calls it l with probability θ_j[k, l], independently of all
 others. The expectation–maximisation algorithm alternates between P(class | votes) of each item and the maximum of
 
-    Σ_items log Σ_k ρ_k Π_votes θ_j[k, vote]  +  prior · (Σ log ρ_k + Σ_j Σ_kl log θ_j[k, l]),
+    Σ_items log Σ_k ρ_k Π_votes θ_j[k, vote]  +  prior · (Σ_k log ρ_k + Σ_j Σ_k (log θ_j[k, k] + Σ_l log θ_j[k, l])).
 
-Laplace's prior, which keeps every probability above 0. It begins with the share of each class among an item's votes.
-The objective has the same value when classes are renamed; that start decides for the names that the majority uses.
+The second part is Laplace's prior, which keeps every probability above 0, with one more vote for the true class: before
+the data, an annotator is better than chance. It begins with the share of each class among an item's votes. Without a
+prior, the objective has the same value when classes are renamed; that start decides for the names of the majority.
 
 Source: Dawid and Skene 1979, Applied Statistics 28:20.
 """
@@ -18,12 +19,16 @@ from numpy.typing import NDArray
 
 from tiltlm.core.errors import ConfigError, NumericsError
 from tiltlm.data.labels.votes import Votes
-from tiltlm.estimates.intervals import Interval, percentile_interval
+from tiltlm.estimates.intervals import Interval, bias_corrected_interval, percentile_interval
 
 Floats = NDArray[np.float64]
 
 TOLERANCE = 1e-8
 """Largest change of a probability of a class in the last step."""
+DRAW_TOLERANCE = 1e-5
+"""The same in a draw of the bootstrap."""
+PRIOR = 0.5
+"""Votes of the prior in each entry. More pull the best annotators too far towards the others."""
 MAX_STEPS = 5000
 RESAMPLES = 200
 """Draws of the bootstrap; each one is a fit of its own."""
@@ -46,7 +51,7 @@ class DawidSkene:
     @property
     def accuracy(self) -> Floats:
         """[annotators] how often each one names the true class, Σ_k ρ_k θ_j[k, k]."""
-        return np.einsum("k,jkk->j", self.shares, self.confusion)
+        return np.asarray(np.einsum("k,jkk->j", self.shares, self.confusion))
 
     def noise(self, weights: Floats | None = None) -> float:
         """Return the expected share of items whose likeliest class is wrong.
@@ -58,7 +63,12 @@ class DawidSkene:
 
 
 def fit_dawid_skene(
-    votes: Votes, *, prior: float = 1.0, weights: Floats | None = None, start: DawidSkene | None = None
+    votes: Votes,
+    *,
+    prior: float = PRIOR,
+    weights: Floats | None = None,
+    start: DawidSkene | None = None,
+    tolerance: float = TOLERANCE,
 ) -> DawidSkene:
     """Fit the model to votes.
 
@@ -67,6 +77,7 @@ def fit_dawid_skene(
         prior: Votes that each entry of ρ and θ has before the data, above 0.
         weights: [items] how often each item counts. None: once.
         start: A fit to begin with, which saves steps. None: the shares of votes.
+        tolerance: Largest change of a probability of a class in the last step.
 
     Raises:
         ConfigError: The prior is not above 0, or there are too few annotators.
@@ -96,7 +107,7 @@ def fit_dawid_skene(
         found = _posterior(votes, choice, shares, confusion)
         change = float(np.abs(found - posterior).max())
         posterior = found
-        if change < TOLERANCE:
+        if change < tolerance:
             return DawidSkene(*_whole(posterior, shares, confusion, used), step)
     raise NumericsError(
         f"dawid_skene did not converge in {MAX_STEPS} steps (k = {k} classes); the votes hold too little information. "
@@ -111,7 +122,7 @@ def _maximise(votes: Votes, choice: NDArray[np.intp], weighted: Floats, prior: f
     shares = weighted.sum(0) + prior
     flat = votes.annotator * k + choice
     counts = np.stack([np.bincount(flat, weighted[votes.item, c], minlength=j * k).reshape(j, k) for c in range(k)], 1)
-    confusion = counts + prior
+    confusion = counts + prior * (1 + np.eye(k))
     return shares / shares.sum(), confusion / confusion.sum(2, keepdims=True)
 
 
@@ -144,11 +155,11 @@ class Uncertainty:
     accuracy: tuple[Interval, ...]
     """One per annotator."""
     noise: Interval
-    """Expected share of items whose likeliest class is wrong."""
+    """Share of items whose likeliest class is wrong: the expected one, with an interval for the one in these data."""
 
 
 def uncertainty(
-    votes: Votes, fit: DawidSkene, *, prior: float = 1.0, resamples: int = RESAMPLES, seed: int = 0
+    votes: Votes, fit: DawidSkene, *, prior: float = PRIOR, resamples: int = RESAMPLES, seed: int = 0
 ) -> Uncertainty:
     """Return intervals of the annotators' accuracies and of the noise of the labels.
 
@@ -166,12 +177,13 @@ def uncertainty(
     for _ in range(resamples if voted.sum() > 1 else 0):
         often = np.zeros(n)
         often[voted] = rng.multinomial(voted.sum(), np.full(voted.sum(), 1 / voted.sum()))
-        again = fit_dawid_skene(votes, prior=prior, weights=often, start=fit)
+        again = fit_dawid_skene(votes, prior=prior, weights=often, start=fit, tolerance=DRAW_TOLERANCE)
         accuracies.append(again.accuracy)
-        noises.append(again.noise(often))
+        is_wrong = rng.random(n) > again.posterior.max(1)  # the labels at hand are one draw of the model
+        noises.append(float(np.average(is_wrong, weights=often)))
     of_annotators = np.array(accuracies).reshape(-1, len(votes.annotators))
     items = [int(np.sum(votes.annotator == j)) for j in range(len(votes.annotators))]
     return Uncertainty(
-        tuple(percentile_interval(fit.accuracy[j], of_annotators[:, j], items[j]) for j in range(len(items))),
+        tuple(bias_corrected_interval(fit.accuracy[j], of_annotators[:, j], items[j]) for j in range(len(items))),
         percentile_interval(fit.noise(voted.astype(np.float64)), noises, int(voted.sum())),
     )

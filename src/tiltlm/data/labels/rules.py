@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tiltlm.core.checks import suggestion
 from tiltlm.core.errors import ConfigError
-from tiltlm.data.labels.dawid_skene import DawidSkene, fit_dawid_skene
+from tiltlm.data.labels.dawid_skene import PRIOR, DawidSkene, fit_dawid_skene
 from tiltlm.data.labels.votes import TIE, A, B, Votes
 
 Floats = NDArray[np.float64]
@@ -30,7 +30,7 @@ class LabelSettings:
     """What becomes of items with p = ½. `keep`: they are written with preference ½. `drop`: they are left out."""
     min_votes: int = 1
     """Items with fewer votes are left out."""
-    prior: float = 1.0
+    prior: float = PRIOR
     """Laplace's prior of `dawid_skene`."""
 
     def __post_init__(self) -> None:
@@ -48,7 +48,7 @@ class LabelSettings:
             )
         if self.prior <= 0:
             raise ConfigError(f"--prior is {self.prior}; it must be above 0", code="not_positive", key="--prior")
-        if self.rule != DAWID_SKENE and self.prior != 1.0:
+        if self.rule != DAWID_SKENE and self.prior != PRIOR:
             raise ConfigError(
                 f"--prior has no effect with --rule {self.rule}; remove it", code="no_effect", key="--prior"
             )

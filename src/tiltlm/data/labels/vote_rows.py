@@ -17,8 +17,9 @@ from tiltlm.data.cache.fingerprints import digest
 from tiltlm.data.data_settings import DataSettings
 from tiltlm.data.files.text_files import Row
 from tiltlm.data.rows import cells
-from tiltlm.data.rows.columns import ALL_ROLES
-from tiltlm.data.rows.exports import plain_name, recognise
+from tiltlm.data.rows.formats.catalog import recognise
+from tiltlm.data.rows.formats.format import plain_name
+from tiltlm.data.rows.roles import ALL_ROLES
 
 NAMES: Mapping[str, tuple[str, ...]] = {
     "annotator": (

@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 
 from tiltlm.data.accounting import Defect, excerpt
+from tiltlm.data.data_settings import DataSettings
 from tiltlm.data.rows.cells import Content, Conversation, Message, TokenContent
 
 HUMAN = "\n\nHuman:"
@@ -136,6 +137,20 @@ def wrapped(prompt: str, responses: Sequence[str], system: str) -> tuple[Convers
 def is_transcript(prompt: str) -> bool:
     """Return True for a prompt in Anthropic's form: it starts with a turn of the user and ends with `ASSISTANT`."""
     return prompt.startswith(HUMAN) and prompt.rstrip().endswith(ASSISTANT)
+
+
+def becomes_turns(prompt: str, settings: DataSettings, has_template: bool) -> bool:
+    """Return whether text becomes turns.
+
+    Args:
+        prompt: The prompt of the row.
+        settings: Of these, `as_chat` and `transcripts` are used. The latter decides for transcripts, if it is given.
+        has_template: True if there is a chat template. Without one, text stays text.
+    """
+    is_wanted = settings.as_chat is not False
+    if settings.transcripts is not None and is_transcript(prompt):
+        is_wanted = settings.transcripts == "messages"
+    return has_template and is_wanted
 
 
 def _transcript_turns(text: str) -> Conversation:

@@ -23,7 +23,7 @@ def rounded(number: int) -> int:
     size = abs(number)
     if size < EXACT:
         return number
-    unit = 10 ** (floor(log10(size)) - 2)
+    unit: int = 10 ** (floor(log10(size)) - 2)
     return (1 if number > 0 else -1) * unit * ((2 * size + unit) // (2 * unit))
 
 

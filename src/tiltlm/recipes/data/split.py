@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from tiltlm.core.errors import ConfigError, DataError, RunError
 from tiltlm.data import DataSettings
+from tiltlm.data.data_settings import paths_of
 from tiltlm.data.files.text_files import Row
 from tiltlm.data.similarity.contamination import Overlap
 from tiltlm.data.splits.files import format_of, to_line, write_rows
@@ -154,7 +155,7 @@ def split(settings: SplitSettings, request: SplitRequest, *, progress: ProgressC
     overlapping = np.isin(plan.prompts, list(overlaps)) & (parts == PARTS.index("train"))
     kept = np.where(overlapping, LEFT_OUT, parts) if request.drop_contaminated else parts
     shares = {"train": 1.0, "validation": request.rule.eval, "test": request.rule.test}
-    files = {part: f"{part}{format_of(settings.data.train)}" for part in PARTS if shares[part] > 0}
+    files = {part: f"{part}{format_of(paths_of(settings.data.train))}" for part in PARTS if shares[part] > 0}
     account = {
         **account_of(plan, kept, groups, files),
         "left_out": {cause: counts.count for cause, counts in accounting.losses.items()},
@@ -165,7 +166,7 @@ def split(settings: SplitSettings, request: SplitRequest, *, progress: ProgressC
     with _output_folder(request) as folder:
         marked = _Marked(plan, kept, overlapping, overlaps)
         rows = marked.rows(reading, progress)
-        write_rows(folder, files, rows, settings.data.train, reading.columns)
+        write_rows(folder, files, rows, paths_of(settings.data.train), reading.columns)
         if evaluation is not None:
             account["contamination"] = marked.account(request)
             write_bytes(folder / CONTAMINATED, b"".join(map(to_line, marked.found)))
@@ -255,7 +256,7 @@ def _output_folder(request: SplitRequest) -> Iterator[Path]:
 
 def _refuse_input_in_output(settings: DataSettings, output: Path) -> None:
     """Refuse to replace a folder that has the data in it."""
-    for name in [settings.train] if isinstance(settings.train, str) else settings.train:
+    for name in paths_of(settings.train):
         if Path(name).exists() and output.exists() and Path(name).resolve().is_relative_to(output.resolve()):
             raise ConfigError(
                 f"--output {output} holds the data itself ({name}); choose another folder",

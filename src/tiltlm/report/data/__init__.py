@@ -1,1 +1,1 @@
-"""Pages about data: what a check found."""
+"""Pages about data: what a check found, and what is in it."""

@@ -20,7 +20,7 @@ def agreement(
     rule: str = "soft",
     ties: str = "keep",
     min_votes: int = 1,
-    prior: float = 1.0,
+    prior: float = 0.5,
     json: bool = False,
     seed: int = 0,
     overwrite: bool = False,
