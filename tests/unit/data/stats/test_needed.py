@@ -101,9 +101,9 @@ def test_a_curve_is_continued_to_the_stated_factor_only():
     curve = learning_curve(pilot_of(x, y, range(800)), resamples=100)
     assert curve.reason == ""
     last = curve.measured[-1].labels
-    assert [m.labels for m in curve.projected] == [
-        pytest.approx(f * last, abs=4) for f in FACTORS[: len(curve.projected)]
-    ]
+    labels = [m.labels for m in curve.projected]
+    assert labels
+    assert labels == [pytest.approx(factor * last, abs=4) for factor in FACTORS[: len(labels)]]
     assert all(g.estimate >= -0.02 for g in curve.gains)
     again = learning_curve(pilot_of(x, y, range(800)), resamples=100)
     assert curve == again
@@ -127,8 +127,8 @@ def test_continued_accuracies_cover_what_more_labels_bring():
         if curve.projected:
             stated += 1
             hits += curve.projected[0].accuracy.low <= truth <= curve.projected[0].accuracy.high
-    assert stated >= 15
-    assert hits / stated >= 0.8
+    assert stated >= 20
+    assert hits / stated >= 0.9
 
 
 def test_features_see_words_and_style_and_ties_teach_nothing():
