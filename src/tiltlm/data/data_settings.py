@@ -10,20 +10,75 @@ Truncation = Literal["left_prompt", "drop", "right_response", "error"]
 OnBad = Literal["drop", "error"]
 AssistantTurns = Literal["last", "all"]
 Comparisons = Literal["all", "best_worst", "random", "gap", "bradley_terry"]
+Transcripts = Literal["messages", "text"]
 
 CACHE_LIMIT = 20.0
 """Default of `cache_limit`, in gigabytes: room for about twenty million pairs of usual length."""
+
+MAX_WEIGHT = 1000
+"""Largest weight of a source."""
 
 LONGEST = 2048
 """Upper bound of `max_length=None`, in tokens. It saves memory with models whose window is 128k tokens."""
 
 
 @dataclass(frozen=True)
+class SourceSettings:
+    """One source of a mixture, as an entry of `data.train`."""
+
+    path: str
+    """A file, a folder or a dataset on the Hub."""
+    weight: float = 1.0
+    """How often an epoch has each training row: 2 means twice; 0.5 means half of the rows, which a hash chooses."""
+    cap: int | None = None
+    """Most rows to use, training and held out together. A hash of their content chooses them. None: all."""
+    source: str | None = None
+    """Name of the source in metrics and reports. None: the row's column `source`, or else the name of the file."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.weight <= MAX_WEIGHT:
+            raise ConfigError(
+                f"data.train: {self.path}: weight={self.weight:g} must be above 0 and at most {MAX_WEIGHT}: it is how "
+                "often an epoch has each row; leave the source out if none of its rows are wanted",
+                code="out_of_range",
+                key="data.train",
+            )
+        if self.cap is not None and self.cap < 1:
+            raise ConfigError(
+                f"data.train: {self.path}: cap={self.cap} must be at least 1 row", code="not_positive", key="data.train"
+            )
+        if not self.path or self.source == "":
+            raise ConfigError(
+                f"data.train: {self!r}: path and source must have text", code="missing_setting", key="data.train"
+            )
+
+    @property
+    def is_whole(self) -> bool:
+        """True if an epoch has every row once."""
+        return self.weight == 1 and self.cap is None
+
+
+SourceNames = str | tuple[str, ...] | tuple[str | SourceSettings, ...] | None
+
+
+def sources_of(names: SourceNames) -> tuple[SourceSettings, ...]:
+    """Return the sources that `DataSettings.train` or `eval` names, each with its settings."""
+    listed = () if names is None else (names,) if isinstance(names, str) else names
+    return tuple(SourceSettings(name) if isinstance(name, str) else name for name in listed)
+
+
+def paths_of(names: SourceNames) -> tuple[str, ...]:
+    """Return the paths and names of the sources that `DataSettings.train` or `eval` names."""
+    return tuple(source.path for source in sources_of(names))
+
+
+@dataclass(frozen=True)
 class DataSettings:
     """Sources of preference data, and how rows are read, split, shortened and cached."""
 
-    train: str | tuple[str, ...]
-    """A file (JSONL, JSON, CSV or TSV, also .gz or .zst; Parquet, Arrow), a folder, a dataset on the Hub; or a list."""
+    train: str | tuple[str | SourceSettings, ...]
+    """A file (JSONL, JSON, CSV or TSV, also .gz or .zst; Parquet, Arrow), a folder, a dataset on the Hub; or a list.
+    An entry of a list may have keys: `path`, `weight`, `cap` and `source` (see docs/splits.md)."""
     eval: str | tuple[str, ...] | None = None
     """Separate held-out data, named as for `train`. Not together with `eval_fraction`."""
     eval_fraction: float | None = None
@@ -62,6 +117,9 @@ class DataSettings:
     as_chat: bool | None = None
     """Whether to wrap text as turns of a user and an assistant, with the chat template. None: where the model has a
     template or `chat_template` is given. False: text stays text. Conversations are turns already."""
+    transcripts: Transcripts | None = None
+    """What to do with Anthropic's transcripts (text of `Human:` and `Assistant:`), if not the same as with other text:
+    `messages`, one for each turn, or `text`. None: `as_chat` decides for them too."""
     assistant_turns: AssistantTurns = "last"
     """Assistant turns of a conversation that `sft` learns. All other objectives use only the last one."""
     chat_template: str | None = None
@@ -103,6 +161,8 @@ class DataSettings:
         ):
             choices = get_args(known)
             demand(getattr(self, name) in choices, "unknown_name", name, f"must be one of {', '.join(choices)}")
+        is_known = self.transcripts is None or self.transcripts in get_args(Transcripts)
+        demand(is_known, "unknown_name", "transcripts", "must be messages or text")
         demand(bool(self.train), "missing_setting", "train", "must name a file, a folder or a dataset on the Hub")
         demand(
             0 <= (self.eval_fraction or 0) < 1,

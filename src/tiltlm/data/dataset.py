@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tiltlm.core.errors import ConfigError, DataError
@@ -11,14 +11,19 @@ from tiltlm.core.needs import Need, Shape, Use
 from tiltlm.core.notes import Note
 from tiltlm.data.accounting import Accounting, Defect
 from tiltlm.data.cache.dataset_cache import CachedData, entry_folder, open_cache, write_cache
+from tiltlm.data.cache.mixture import Mixture, mix
 from tiltlm.data.data_settings import DataSettings
 from tiltlm.data.files.sources import Rows, read_rows
 from tiltlm.data.files.text_files import Row
+from tiltlm.data.findings import DataFacts
 from tiltlm.data.loader import Loader, RowBlock
 from tiltlm.data.partners import assign_partners
-from tiltlm.data.rows.columns import REFERENCE, ColumnRoles, detect
+from tiltlm.data.quality.brief import brief_verdict
+from tiltlm.data.rows.columns import ColumnRoles, detect
 from tiltlm.data.rows.convert import announce
+from tiltlm.data.rows.roles import REFERENCE
 from tiltlm.data.tokens.encoder import Encoder
+from tiltlm.data.whole_rows import whole_rows
 from tiltlm.data.workers import MANY_ROWS, load_blocks, num_cores
 
 log = logging.getLogger(__name__)
@@ -33,7 +38,7 @@ class PreferenceData:
     held_out: Sequence[Example]
     accounting: Accounting
     fingerprint: str
-    """sha256 of the examples of both parts, without their ids and sources."""
+    """sha256 of the examples of both parts in order, without their ids and sources. It decides the epoch order."""
     notes: tuple[Note, ...]
     """Facts that the user must know, as sentences: conversions, unused columns, the end token."""
     encoder: Encoder
@@ -42,8 +47,15 @@ class PreferenceData:
     """The token that ends responses in this data. Samplers stop at it."""
     max_length: int
     """Most tokens of a prompt with one response."""
+    verdict: Note | None = None
+    """What loading showed of the data's quality, as a sentence."""
     has_reference: bool = False
     """True if every response has a reference log-probability from the data's columns."""
+    content: Mapping[str, str] = field(default_factory=dict)
+    """Fingerprint of the rows of each part (train, held_out) as a set, without regard to path, format and order
+    (`tiltlm.data.rows.canonical`)."""
+    sources: Mapping[str, int] = field(default_factory=dict)
+    """Sources of the training rows, with their numbers of rows."""
 
 
 def load_data(
@@ -92,17 +104,21 @@ def load_data(
     facts.check(settings, encoder)
     if use_reference_columns:
         facts.check_form(settings)
-    train, held_out = with_partners(data, loader.max_length, settings, needs_partners, is_whole)
+    mixture = mix(data, settings)
+    train, held_out = with_partners(mixture, facts, loader.max_length, settings, needs_partners, is_whole)
     return PreferenceData(
         train=train,
         held_out=held_out,
         accounting=facts.accounting,
-        fingerprint=data.fingerprint,
-        notes=(*notes, *facts.notes(encoder, schema.unused)),
+        fingerprint=mixture.fingerprint,
+        notes=(*notes, *mixture.notes, *facts.notes(encoder, schema.unused)),
         encoder=encoder,
         end_token_id=facts.end_token_id(encoder),
         max_length=loader.max_length,
+        verdict=brief_verdict(facts),
         has_reference=use_reference_columns,
+        content={part: digest for part, digest in zip(("train", "held_out"), facts.content, strict=True) if digest},
+        sources=mixture.sources,
     )
 
 
@@ -117,19 +133,18 @@ def read_cached(folder: Path) -> CachedData | None:
 
 
 def with_partners(
-    data: CachedData, max_length: int, settings: DataSettings, needs_partners: bool, is_whole: bool
+    data: Mixture, facts: DataFacts, max_length: int, settings: DataSettings, needs_partners: bool, is_whole: bool
 ) -> tuple[Sequence[Example], Sequence[Example]]:
     """Return training and held-out examples, with partners if the objective needs them.
 
     Raises:
         DataError: Too few prompts have partners, or a part of whole data cannot be used.
     """
-    train: Sequence[Example] = data.train
-    held_out: Sequence[Example] = data.held_out
+    train, held_out = data.train, data.held_out
     if needs_partners:
         train = assign_partners(train, max_length, part="training")
     if is_whole:
-        data.facts.check_parts(settings)
+        facts.check_parts(settings)
     if needs_partners:
         held_out = assign_partners(held_out, max_length, part="held-out")
     return train, held_out
@@ -137,9 +152,9 @@ def with_partners(
 
 def find_parts(settings: DataSettings) -> list[Rows]:
     """Return the rows of the training data, then those of separate held-out data if it is named."""
-    parts = [read_rows(settings)]
+    parts = [whole_rows(read_rows(settings, mixes=True))]
     if settings.eval is not None:
-        parts.append(read_rows(settings, held_out=True))
+        parts.append(whole_rows(read_rows(settings, held_out=True)))
     return parts
 
 

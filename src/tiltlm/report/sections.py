@@ -14,6 +14,7 @@ from tiltlm.diagnostics import MIN_EFFECTIVE_SAMPLES
 from tiltlm.evaluation import Contrast, Gold, SampleComparison, SampleText
 from tiltlm.evaluation.probability import Probability
 from tiltlm.report import plots
+from tiltlm.report.by_source import source_tables
 from tiltlm.report.numbers import estimate, format_number, share, with_bounds
 from tiltlm.report.run_report import RunReport
 from tiltlm.report.tables import BEFORE_AFTER, NONE, Cell, Table, TableRow, cell, change_row
@@ -209,7 +210,7 @@ def _held_out_rows(report: RunReport) -> Sequence[Table]:
         )
         accuracy = cell(report.training_accuracy, percent=True)
         rows.append(TableRow("training_accuracy", "Training accuracy", (NONE, accuracy, NONE), meaning))
-    return [Table(BEFORE_AFTER, tuple(rows))]
+    return [Table(BEFORE_AFTER, tuple(rows)), *source_tables(held_out)]
 
 
 def _contrast_rows(contrast: Contrast, learner: str, *, by_definition: bool) -> Iterator[TableRow]:

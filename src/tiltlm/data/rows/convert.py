@@ -190,7 +190,7 @@ def convert(
     if shape == "unpaired" and schema.shape == "pairs":
         return replace(record, labels=(True, False))
     if shape == "demonstrations" and record.comparisons and not held_out:
-        return _only(record, _best(record))
+        return _only(record, best_response(record))
     return record
 
 
@@ -237,7 +237,7 @@ def _ranks(scores: Sequence[float]) -> tuple[int, ...]:
     return tuple(1 + sum(other > own for other in scores) for own in scores)
 
 
-def _best(record: Record) -> int:
+def best_response(record: Record) -> int:
     """Return the first response with the largest weighted number of comparisons won minus lost."""
     wins = [0.0] * len(record.responses)
     for c in record.comparisons:

@@ -53,6 +53,8 @@ class Record:
     tools: tuple[dict[str, Any], ...] = ()
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     source: str = ""
+    entry: int = 0
+    """`Row.entry` of its row."""
     changes: tuple[str, ...] = ()
     """Keys of `tiltlm.data.accounting.CHANGES`."""
 
@@ -159,7 +161,8 @@ def _common(row: Row, values: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "id": str(values.get("id", row.location)),
         "weight": cells.at_least_zero("weight", values["weight"]) if _given(values, "weight") else 1.0,
-        "source": str(values.get("source", "")),
+        "entry": row.entry,
+        "source": row.source or str(values.get("source") or row.origin),
         "system": cells.text("system", values.get("system", "")).strip(),
         "tools": tuple(tools),
         "template_kwargs": cells.structure("chat_template_kwargs", values.get("chat_template_kwargs", {}), dict),

@@ -1,1 +1,1 @@
-"""Recipes about data, before any training: votes, statistics."""
+"""Recipes about data, before any training: checks, conversions, votes, statistics, splits."""

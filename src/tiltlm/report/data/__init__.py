@@ -1,1 +1,1 @@
-"""Pages about data."""
+"""Pages about data: what a check found, and what is in it."""

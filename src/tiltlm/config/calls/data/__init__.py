@@ -1,1 +1,1 @@
-"""The calls about data. What is heavy is imported inside the functions."""
+"""The calls about data, one module a command. What is heavy is imported inside the functions."""
