@@ -17,8 +17,9 @@ from tiltlm.data.cache.fingerprints import digest
 from tiltlm.data.data_settings import DataSettings
 from tiltlm.data.files.text_files import Row
 from tiltlm.data.rows import cells
-from tiltlm.data.rows.columns import ALL_ROLES
-from tiltlm.data.rows.exports import plain_name, recognise
+from tiltlm.data.rows.formats.catalog import recognise
+from tiltlm.data.rows.formats.format import plain_name
+from tiltlm.data.rows.roles import ALL_ROLES
 
 NAMES: Mapping[str, tuple[str, ...]] = {
     "annotator": (
@@ -271,7 +272,7 @@ def _vote(item: VotedItem, who: Any, vote: Any, left: Any, columns: VoteColumns)
 def _name(value: Any) -> str:
     """Return a cell as names are compared. A whole number is the same as 1, 1.0 and "1"."""
     with contextlib.suppress(ValueError, OverflowError):
-        number = float(value)
+        number: float = float(value)
         return str(int(number)) if number.is_integer() else repr(number)
     return plain_name(str(value))
 

@@ -1,6 +1,7 @@
 """Statistics against counts made by hand, and blocks that merge into the whole."""
 
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from tiltlm.core.example import Comparison
 from tiltlm.data.rows.records import Record
 from tiltlm.data.stats import collect_statistics
 from tiltlm.data.stats.distinct import KEPT, DistinctCount, hash_of
-from tiltlm.data.stats.languages import Languages
+from tiltlm.data.stats.languages import add_languages
 from tiltlm.data.stats.statistics import MAX_SOURCES, OTHER
 
 
@@ -100,21 +101,16 @@ class FakeDetector:
     """Names a language by a word in it."""
 
     def detect_language_of(self, text):
-        name = "GERMAN" if "und" in text else "ENGLISH" if "and" in text else None
-        return None if name is None else type("Language", (), {"name": name})()
+        code = "DE" if "und" in text else "EN" if "and" in text else None
+        return None if code is None else SimpleNamespace(iso_code_639_1=SimpleNamespace(name=code))
 
 
-def test_languages_of_prompts_and_responses():
+def test_languages_of_prompts_and_responses(monkeypatch):
+    monkeypatch.setattr("tiltlm.data.stats.languages.detector", FakeDetector)
     english, german = "cats and dogs " * 5, "Hunde und Katzen " * 5
-    rows = [pair(english, english, english), pair(english, german, english), pair(german, "kurz", german)]
+    rows = [pair(english, english, english), pair(english, german, english), pair(german, "kurz", german), pair("x")]
     found = collect_statistics(rows, "pairs")
-    languages = Languages(FakeDetector())
     for row in rows:
-        languages.add(row, found)
-    assert found.languages == {"English": 2, "German": 1}
+        add_languages(row, found)
+    assert found.languages == {"en": 2, "de": 1, "unknown": 1}
     assert found.other_language == 1
-
-
-def test_without_the_extra_no_language_is_measured(monkeypatch):
-    monkeypatch.setattr("tiltlm.data.stats.languages.find_spec", lambda name: None)
-    assert Languages.installed() is None
