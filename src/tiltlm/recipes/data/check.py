@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tiltlm.core.errors import ConfigError, DataError
 from tiltlm.core.notes import Note
-from tiltlm.data.data_settings import DataSettings
+from tiltlm.data.data_settings import DataSettings, paths_of
 from tiltlm.data.dataset import find_parts, survey
 from tiltlm.data.files.sources import Rows
 from tiltlm.data.loader import Loader, RowReader
@@ -73,8 +73,7 @@ def check_settings(settings: RunSettings, request: CheckRequest) -> None:
     """
     data = settings.data
     if request.fix is not None:
-        names = (data.train,) if isinstance(data.train, str) else data.train
-        check_cleaned(request.fix, names, overwrite=request.overwrite)
+        check_cleaned(request.fix, paths_of(data.train), overwrite=request.overwrite)
     if request.scores and settings.model.path == NO_MODEL:
         raise ConfigError("--score needs a model; give --model", code="missing_setting", key="--model")
     if settings.model.path == NO_MODEL:
