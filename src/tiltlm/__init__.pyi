@@ -17,9 +17,12 @@ from . import sampling as sampling
 from . import training as training
 from . import worlds as worlds
 from .config.calls import (
+    agreement,
     best_of_n,
+    check,
     compare,
     compare_methods,
+    convert,
     frontier,
     judge,
     judge_audit,
@@ -29,6 +32,7 @@ from .config.calls import (
     sample,
     score,
     split,
+    stats,
     sweep,
     train,
 )
@@ -41,10 +45,13 @@ __all__ = [
     "Example",
     "Response",
     "__version__",
+    "agreement",
     "best_of_n",
     "build_objective",
+    "check",
     "compare",
     "compare_methods",
+    "convert",
     "describe_objective",
     "frontier",
     "judge",
@@ -58,6 +65,7 @@ __all__ = [
     "sample",
     "score",
     "split",
+    "stats",
     "sweep",
     "train",
 ]

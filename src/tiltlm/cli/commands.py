@@ -37,6 +37,8 @@ def run_function(command: Command) -> Callable[..., None]:
             result = command.call(*positional, **given, **shown, **overrides)
         if is_first():
             print_result(result)
+        if code := getattr(result, "exit_code", 0):
+            raise typer.Exit(code)
 
     def read_arguments(given: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
         """Take the configuration, the overrides and the settings with options out of what the user wrote."""
@@ -45,10 +47,14 @@ def run_function(command: Command) -> Callable[..., None]:
 
         positional: list[Any] = []
         overrides: dict[str, Any] = {}
-        if command.arguments:
+        if command.positionals:
+            positional = [given.pop(name) for name in command.positionals]
+            overrides = dict(parse_overrides(given.pop("arguments", None) or []))
+        elif command.arguments:
             positional = [given.pop(command.arguments) or []]
         elif "config" not in command.parameters:
             overrides = dict(parse_overrides(given.pop("arguments", None) or []))
+            refuse_options(overrides)
         elif "arguments" in given:
             config, pairs = split_arguments(given.pop("arguments") or [])
             positional = [config, pairs] if has_grid else [config]
@@ -62,7 +68,7 @@ def run_function(command: Command) -> Callable[..., None]:
     def refuse_options(overrides: dict[str, Any]) -> None:
         """Refuse `rows=2` where `--rows` is an option of the command."""
         for name in overrides:
-            if name in command.parameters:
+            if name in command.parameters and name != command.argument:
                 from tiltlm.core import ConfigError
 
                 option = f"--{name.replace('_', '-')}"
@@ -89,6 +95,9 @@ def signature_of(command: Command) -> list[inspect.Parameter]:
     if command.argument:
         info = typer.Argument(metavar=command.argument.upper(), help=OPTIONS[command.argument], show_default=False)
         add(command.argument, str, info, inspect.Parameter.empty)
+    for name, metavar in command.positionals.items():
+        one = typer.Argument(metavar=metavar, help=command.helps[name], show_default=False)
+        add(name, str, one, inspect.Parameter.empty)
     if command.arguments:
         name = command.arguments
         many = typer.Argument(metavar=name.upper(), help=command.helps[name], show_default=False)
@@ -103,12 +112,18 @@ def signature_of(command: Command) -> list[inspect.Parameter]:
     for name in command.options:
         add(name, str | None, typer.Option(f"--{name}", help=OPTIONS[name]))
     for name, parameter in command.parameters.items():
-        of_its_own = parameter.kind in NAMED and name not in (*command.options, command.argument, "progress")
+        given = (*command.options, command.argument, *command.positionals, "progress")
+        of_its_own = parameter.kind in NAMED and name not in given
         if of_its_own:
             kind = parameter.annotation if parameter.annotation in NUMBERS else str | None
-            add(name, kind, typer.Option(f"--{name.replace('_', '-')}", help=command.helps[name]), parameter.default)
+            add(name, kind, typer.Option(option_of(name), help=command.helps[name]), parameter.default)
     add("verbose", bool, typer.Option("--verbose", "-v", help=VERBOSE), False)
     return found
+
+
+def option_of(name: str) -> str:
+    """Return the option of a parameter. An underscore at its end keeps it apart from a word of Python: `from_`."""
+    return f"--{name.rstrip('_').replace('_', '-')}"
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
@@ -122,8 +137,12 @@ def split_arguments(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
 
 
 def print_result(result: Any) -> None:
-    """Print the result of a command on stdout: a summary, rows as tokens, or JSON."""
-    if hasattr(result, "summary"):
+    """Print the result of a command on stdout: a table of findings, a summary, rows as tokens, or JSON."""
+    if hasattr(result, "findings"):
+        from tiltlm.cli.check_text import print_check
+
+        print_check(result)
+    elif hasattr(result, "summary"):
         from tiltlm.cli.summary_text import print_summary
 
         print_summary(result)

@@ -5,6 +5,7 @@ Its parameters mean:
 - `config` and `**settings`: the arguments `[CONFIG] [KEY=VALUE ...]`, or without `config` only `[KEY=VALUE ...]`; what
   they may contain is read from the settings dataclass that the function passes to `resolve`;
 - `grid`: the overrides `KEY=V1,V2,...` as texts, in place of settings;
+- those that `command(positionals=...)` names: arguments of their own, in this order;
 - the parameter that `command(arguments=...)` names: all arguments of the command line, as a list;
 - `progress`: a display of progress, which the command line passes in;
 - one that is named in `@command(...)`: an argument or an option, as said there;
@@ -15,8 +16,9 @@ Its parameters mean:
 import inspect
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 Call = TypeVar("Call", bound=Callable[..., Any])
@@ -48,6 +50,8 @@ class Command:
     """Setting that is the first argument, without `--`."""
     arguments: str | None = None
     """Parameter that takes all arguments, any number of them."""
+    positionals: Mapping[str, str] = field(default_factory=dict)
+    """Parameter that is an argument of its own → how help calls it."""
 
     @property
     def help(self) -> str:
@@ -67,17 +71,23 @@ class Command:
         return inspect.signature(self.call).parameters
 
 
-def command(*options: str, argument: str | None = None, arguments: str | None = None) -> Callable[[Call], Call]:
+def command(
+    *options: str,
+    argument: str | None = None,
+    arguments: str | None = None,
+    positionals: Mapping[str, str] = MappingProxyType({}),
+) -> Callable[[Call], Call]:
     """Make a function a command under its own name, with hyphens for underscores.
 
     Args:
         *options: Settings with an option of their own, by their names in `OPTIONS`.
         argument: Setting that is the first argument, without `--`.
         arguments: First parameter of the function, which takes all arguments as a list.
+        positionals: First parameters of the function that are an argument each → how help calls them.
     """
 
     def register(call: Call) -> Call:
-        COMMANDS[call.__name__.replace("_", "-")] = Command(call, options, argument, arguments)
+        COMMANDS[call.__name__.replace("_", "-")] = Command(call, options, argument, arguments, positionals)
         return call
 
     return register

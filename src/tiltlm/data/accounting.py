@@ -30,6 +30,7 @@ LOSSES = {
     "prompt_mismatch": "the response is a whole conversation, but it does not begin with the row's prompt; if "
     "the conversations have all turns, leave the prompt out: data.ignore=[prompt]",
     "no_comparison": "the row has fewer than two responses, or all of them are tied, so it has no preference",
+    "small_gap": "no two scores differ by data.min_gap or more, and data.comparisons=gap compares no others",
     "score_tie": "the score of the chosen response is not above the score of the rejected one, and this objective "
     "needs the difference; correct the scores, or use an objective without scores (dpo)",
     "soft_label": "this objective needs the order of the two responses, so `preference` must be 1, 0 or 0.5 (a tie); "
@@ -58,7 +59,7 @@ LOSSES = {
 }
 """Causes for leaving a row out, and what the user can do."""
 
-BY_POLICY = frozenset({"too_long", "prompt_above_window", "ches_above_limit", "above_cap"})
+BY_POLICY = frozenset({"too_long", "prompt_above_window", "ches_above_limit", "small_gap", "above_cap"})
 """Causes that a setting asks for; they are not defects."""
 
 CHANGES = {

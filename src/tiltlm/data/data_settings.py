@@ -1,6 +1,6 @@
 """Settings of the data layer. All of its defaults are here."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -9,6 +9,8 @@ from tiltlm.core.errors import ConfigError
 Truncation = Literal["left_prompt", "drop", "right_response", "error"]
 OnBad = Literal["drop", "error"]
 AssistantTurns = Literal["last", "all"]
+Comparisons = Literal["all", "best_worst", "random", "gap", "bradley_terry"]
+Transcripts = Literal["messages", "text"]
 
 CACHE_LIMIT = 20.0
 """Default of `cache_limit`, in gigabytes: room for about twenty million pairs of usual length."""
@@ -115,12 +117,25 @@ class DataSettings:
     as_chat: bool | None = None
     """Whether to wrap text as turns of a user and an assistant, with the chat template. None: where the model has a
     template or `chat_template` is given. False: text stays text. Conversations are turns already."""
+    transcripts: Transcripts | None = None
+    """What to do with Anthropic's transcripts (text of `Human:` and `Assistant:`), if not the same as with other text:
+    `messages`, one for each turn, or `text`. None: `as_chat` decides for them too."""
     assistant_turns: AssistantTurns = "last"
     """Assistant turns of a conversation that `sft` learns. All other objectives use only the last one."""
     chat_template: str | None = None
     """Jinja text, or a file with it. None: the tokenizer's own chat template."""
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     """Variables for the chat template. A row's `chat_template_kwargs` column overrides them."""
+
+    comparisons: Comparisons = "all"
+    """Which responses of a scored or ranked list are compared, for objectives of pairs. `all`: every two of different
+    rank or score. `best_worst`: the best and the worst one. `random`: two of different rank or score, by a hash.
+    `gap`: every two whose scores differ by `min_gap` or more. `bradley_terry`: every two, and the winner is drawn with
+    the logistic function of the score difference."""
+    min_gap: float | None = None
+    """Least difference of scores under `comparisons="gap"`."""
+    comparisons_seed: int = 0
+    """Another seed chooses or draws other comparisons under `random` and `bradley_terry`."""
 
     max_ches: float | None = None
     """Share of the training examples to keep: those whose two responses the untrained policy sees as least alike, by
@@ -140,9 +155,14 @@ class DataSettings:
             if not holds:
                 raise ConfigError(f"data.{name}={getattr(self, name)!r}: {rule}", code=code, key=f"data.{name}")
 
-        for name, known in (("truncation", Truncation), ("on_bad", OnBad), ("assistant_turns", AssistantTurns)):
+        for name, known in (
+            *(("truncation", Truncation), ("on_bad", OnBad), ("assistant_turns", AssistantTurns)),
+            ("comparisons", Comparisons),
+        ):
             choices = get_args(known)
             demand(getattr(self, name) in choices, "unknown_name", name, f"must be one of {', '.join(choices)}")
+        is_known = self.transcripts is None or self.transcripts in get_args(Transcripts)
+        demand(is_known, "unknown_name", "transcripts", "must be messages or text")
         demand(bool(self.train), "missing_setting", "train", "must name a file, a folder or a dataset on the Hub")
         demand(
             0 <= (self.eval_fraction or 0) < 1,
@@ -155,6 +175,7 @@ class DataSettings:
         demand(kept is None or 0 < kept < 1, "out_of_range", "max_ches", "must be a share of the rows: 0 < value < 1")
         demand(self.limit is None or self.limit >= 1, "not_positive", "limit", "must be at least 1 row")
         demand(self.eval_seed >= 0, "negative", "eval_seed", "must be 0 or more")
+        _check_comparisons(self, demand)
         limit = self.cache_limit
         demand(
             limit is None or limit > 0, "not_positive", "cache_limit", "must be gigabytes above 0, or null for no limit"
@@ -174,3 +195,17 @@ class DataSettings:
         demand(not both, "conflict", "eval_fraction", rule)
         unused = self.eval is None and self.eval_split is not None
         demand(not unused, "no_effect", "eval_split", "has no effect without data.eval; add it, or remove this setting")
+
+
+def _check_comparisons(settings: DataSettings, demand: Callable[[bool, str, str, str], None]) -> None:
+    """Require that the settings of `comparisons` are those that its rule reads."""
+    rule, gap, seed = settings.comparisons, settings.min_gap, settings.comparisons_seed
+    demand(gap is None or gap > 0, "not_positive", "min_gap", "must be a difference of scores above 0")
+    demand(gap is None or rule == "gap", "no_effect", "min_gap", f"has no effect with data.comparisons={rule}")
+    needed = "needs the least difference of two scores: data.min_gap=NUMBER"
+    demand(rule != "gap" or gap is not None, "missing_setting", "comparisons", needed)
+    is_drawn = rule in ("random", "bradley_terry")
+    demand(seed >= 0, "negative", "comparisons_seed", "must be 0 or more")
+    demand(
+        is_drawn or seed == 0, "no_effect", "comparisons_seed", f"has no effect with data.comparisons={rule}; remove it"
+    )

@@ -21,9 +21,12 @@ from tiltlm.data.files.text_files import Row
 from tiltlm.data.findings import DataFacts
 from tiltlm.data.loader import Loader, RowBlock
 from tiltlm.data.partners import assign_partners
-from tiltlm.data.rows.columns import REFERENCE, ColumnRoles, detect
+from tiltlm.data.quality.brief import brief_verdict
+from tiltlm.data.rows.columns import ColumnRoles, detect
 from tiltlm.data.rows.convert import announce
+from tiltlm.data.rows.roles import REFERENCE
 from tiltlm.data.tokens.encoder import Encoder
+from tiltlm.data.whole_rows import whole_rows
 from tiltlm.data.workers import MANY_ROWS, load_blocks, num_cores
 
 log = logging.getLogger(__name__)
@@ -50,6 +53,8 @@ class PreferenceData:
     """The token that ends responses in this data. Samplers stop at it."""
     max_length: int
     """Most tokens of a prompt with one response."""
+    verdict: Note | None = None
+    """What loading showed of the data's quality, as a sentence."""
     has_reference: bool = False
     """True if every response has a reference log-probability from the data's columns."""
     content: Mapping[str, str] = field(default_factory=dict)
@@ -96,14 +101,16 @@ def load_data(
 
     def loader_of(columns: Mapping[str, str]) -> Loader:
         schema = schema_of(columns, settings, needs_partners, use_reference_columns)
-        announce(schema, objective_shape, needs, uses)  # raises if the data does not serve the objective
+        announce(
+            schema, objective_shape, needs, uses, settings.comparisons
+        )  # raises if the data does not serve the objective
         return Loader(settings, schema, objective_shape, needs, uses, use_reference_columns, encoder=encoder)
 
     data = cached or read_once(parts, loader_of, folder)
     loader = loader_of(data.columns)
     schema, facts = loader.schema, data.facts
     source_notes = [note for part in parts for note in part.notes]
-    notes = [*announce(schema, objective_shape, needs, uses), *schema.notes, *source_notes]
+    notes = [*announce(schema, objective_shape, needs, uses, settings.comparisons), *schema.notes, *source_notes]
     facts.check(settings, encoder)
     if use_reference_columns:
         facts.check_form(settings)
@@ -118,6 +125,7 @@ def load_data(
         encoder=encoder,
         end_token_id=facts.end_token_id(encoder),
         max_length=loader.max_length,
+        verdict=brief_verdict(facts),
         has_reference=use_reference_columns,
         content={part: digest for part, digest in zip(("train", "held_out"), facts.content, strict=True) if digest},
         sources=mixture.sources,
@@ -154,9 +162,9 @@ def with_partners(
 
 def find_parts(settings: DataSettings) -> list[Rows]:
     """Return the rows of the training data, then those of separate held-out data if it is named."""
-    parts = [read_rows(settings, mixes=True)]
+    parts = [whole_rows(read_rows(settings, mixes=True))]
     if settings.eval is not None:
-        parts.append(read_rows(settings, held_out=True))
+        parts.append(whole_rows(read_rows(settings, held_out=True)))
     return parts
 
 

@@ -15,8 +15,10 @@ from tiltlm.data.dataset import refuse_unreadable, survey
 from tiltlm.data.files.text_files import Row
 from tiltlm.data.loader import count_defect
 from tiltlm.data.rows.cells import Conversation, TokenContent
-from tiltlm.data.rows.columns import ALL_ROLES, PROMPT, ColumnRoles, detect_prompts
+from tiltlm.data.rows.columns import ColumnRoles, detect_prompts
+from tiltlm.data.rows.prompts import becomes_turns
 from tiltlm.data.rows.records import to_prompt
+from tiltlm.data.rows.roles import ALL_ROLES, PROMPT
 from tiltlm.data.tokens.encoder import Encoder
 
 TooLong = Literal["drop", "error"]
@@ -79,7 +81,7 @@ def find_prompts(
 
     Args:
         rows: Rows of files, in order; read twice.
-        settings: `columns`, `ignore`, `as_chat`, the template, `on_bad` and `max_bad` are used.
+        settings: `columns`, `ignore`, `as_chat`, `transcripts`, the template, `on_bad` and `max_bad` are used.
         encoder: Tokenises the prompts. The template settings are added to it.
         max_new_tokens: Room that a prompt must leave in the model's window.
         limit: Most prompts. None: all.
@@ -112,14 +114,14 @@ def find_prompts(
     if not found:
         raise DataError("no prompt is left; the rows are all too long or defective", code="no_rows_left", key="prompts")
     prompts = tuple(found.values())
-    chat = any(not isinstance(p.content, str) for p in prompts) or _wraps(settings, encoder)
+    chat = any(not isinstance(p.content, str) or _wraps(p.content, settings, encoder) for p in prompts)
     end = encoder.turn_end_token_id if chat else encoder.end_token_id
     return PromptSet(prompts, encoder, end, accounting, tuple(_notes(accounting, len(prompts), repeated)))
 
 
-def _wraps(settings: DataSettings, encoder: Encoder) -> bool:
-    """Return True if text becomes a user's turn, as in training."""
-    return settings.as_chat is not False and encoder.has_template
+def _wraps(prompt: str, settings: DataSettings, encoder: Encoder) -> bool:
+    """Return True if text becomes turns, as in training."""
+    return becomes_turns(prompt, settings, encoder.has_template)
 
 
 def _prompt(row: Row, schema: ColumnRoles, settings: DataSettings, encoder: Encoder) -> Prompt:
@@ -130,7 +132,7 @@ def _prompt(row: Row, schema: ColumnRoles, settings: DataSettings, encoder: Enco
     """
     record = to_prompt(row, schema)
     content = record.prompt
-    if isinstance(content, str) and _wraps(settings, encoder):
+    if isinstance(content, str) and _wraps(content, settings, encoder):
         has_system = bool(record.system)
         record = record.as_chat()
         content = record.prompt if has_system else content

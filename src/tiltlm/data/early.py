@@ -100,7 +100,7 @@ def check_sources(
     def check_roles(roles: ColumnRoles) -> ColumnRoles:
         if found.use_reference_columns:
             check_reference_columns(roles, needs_partners)
-        announce(roles, objective_shape, needs, uses)
+        announce(roles, objective_shape, needs, uses, found.settings.comparisons)
         return roles
 
     check_shape(found.settings, objective_shape)

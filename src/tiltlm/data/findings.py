@@ -33,6 +33,10 @@ class Findings:
     """Forms of prompts and responses: text, turns, tokens."""
     num_wrapped: int = 0
     """Rows of text that were wrapped as turns."""
+    num_transcripts: int = 0
+    """Rows of text that are Anthropic's transcripts."""
+    num_turned: int = 0
+    """How many of them became messages."""
     labels: tuple[Counter[bool], Counter[bool]] = field(default_factory=lambda: (Counter(), Counter()))
     """Labels of training rows and of held-out rows → how many."""
     ends: Counter[int] = field(default_factory=Counter)
@@ -41,6 +45,10 @@ class Findings:
     """Digests of the prompts of training rows and of held-out rows, one per row."""
     comparison_digests: tuple[bytearray, bytearray] = field(default_factory=lambda: (bytearray(), bytearray()))
     """Digests of (prompt, two responses) of every comparison, by which of the two is preferred."""
+    num_compared: int = 0
+    """Comparisons that prefer a response."""
+    num_longer: float = 0.0
+    """Those in which the longer response is preferred; equal lengths count ½."""
     content: tuple[bytearray, bytearray] = field(default_factory=lambda: (bytearray(), bytearray()))
     """Digests of the content of training rows and of held-out rows, also of those that are left out later."""
     sources: tuple[Counter[str], Counter[str]] = field(default_factory=lambda: (Counter(), Counter()))
@@ -59,12 +67,19 @@ class Findings:
         self.prompts[held_out].extend(digest(record.prompt_key.encode("utf-8", "surrogatepass")))
         for compared, preferred in comparison_digests(example):
             self.comparison_digests[preferred].extend(compared)
+        for c in example.comparisons:
+            if not c.is_tie:
+                better, worse = (len(example.responses[k].token_ids) for k in (c.chosen, c.rejected))
+                self.num_compared += 1
+                self.num_longer += 1.0 if better > worse else 0.5 * (better == worse)
 
     def merge(self, later: "Findings") -> None:
         """Add the findings of later rows."""
         self.accounting.merge(later.accounting)
         self.forms |= later.forms
         self.num_wrapped += later.num_wrapped
+        self.num_transcripts += later.num_transcripts
+        self.num_turned += later.num_turned
         for own_labels, more_labels in zip(self.labels, later.labels, strict=True):
             own_labels.update(more_labels)
         for own_sources, more_sources in zip(self.sources, later.sources, strict=True):
@@ -72,13 +87,15 @@ class Findings:
         for own_entries, more_entries in zip(self.entries, later.entries, strict=True):
             own_entries.update(more_entries)
         self.ends.update(later.ends)
+        self.num_compared += later.num_compared
+        self.num_longer += later.num_longer
         for own, others in (
             (self.prompts, later.prompts),
             (self.comparison_digests, later.comparison_digests),
             (self.content, later.content),
         ):
-            for digests, more_digests in zip(own, others, strict=True):
-                digests.extend(more_digests)
+            for digests, more in zip(own, others, strict=True):
+                digests.extend(more)
 
     def to_facts(self) -> "DataFacts":
         """Return the facts, once all rows are merged."""
@@ -88,11 +105,15 @@ class Findings:
             accounting=self.accounting,
             forms=frozenset(self.forms),
             num_wrapped=self.num_wrapped,
+            num_transcripts=self.num_transcripts,
+            num_turned=self.num_turned,
             labels=tuple((counts[False], counts[True]) for counts in self.labels),
             end=self.ends.most_common(1)[0][0] if self.ends else None,
             num_prompts=len(trained),
             num_shared_prompts=len(np.intersect1d(trained, held_out, assume_unique=True)),
             num_opposed=len(np.intersect1d(forward, backward, assume_unique=True)),
+            num_compared=self.num_compared,
+            num_longer=self.num_longer,
             content=tuple(content_fingerprint(digests) if digests else "" for digests in self.content),
             sources=tuple(_largest(counts) for counts in self.sources),
             entries=tuple(tuple(counts[k] for k in range(max(counts, default=-1) + 1)) for counts in self.entries),
@@ -112,6 +133,10 @@ class DataFacts:
     forms: frozenset[Form]
     num_wrapped: int
     """Rows of text that were wrapped as turns."""
+    num_transcripts: int
+    """Rows of text that are Anthropic's transcripts."""
+    num_turned: int
+    """How many of them became messages."""
     labels: tuple[tuple[int, int], ...]
     """Number of undesirable and of desirable responses in training rows, then in held-out rows."""
     end: int | None
@@ -122,6 +147,10 @@ class DataFacts:
     """How many of them are in held-out rows too."""
     num_opposed: int
     """Number of (prompt, a, b) where one row prefers a and another row prefers b."""
+    num_compared: int = 0
+    """Comparisons that prefer a response."""
+    num_longer: float = 0.0
+    """Those in which the longer response is preferred; equal lengths count ½."""
     content: tuple[str, ...] = ("", "")
     """Fingerprint of the content of the training rows and of the held-out rows (`tiltlm.data.rows.canonical`); "" if
     there are none."""
@@ -207,7 +236,8 @@ class DataFacts:
         Raises:
             ConfigError: Text was wrapped as turns, but no setting says so.
         """
-        if self.num_wrapped and settings.as_chat is None:
+        is_said = settings.transcripts is not None and self.num_wrapped == self.num_turned
+        if self.num_wrapped and settings.as_chat is None and not is_said:
             raise ConfigError(
                 "reference=columns: the log-probabilities belong either to the text as it is or to the turns of the "
                 "chat template. Say which: data.as_chat=false or data.as_chat=true",
@@ -238,6 +268,12 @@ class DataFacts:
         if settings.as_chat and not self.num_wrapped:
             missing = seen == "plain text" and not encoder.has_template
             refuse_no_effect("as_chat", "the tokenizer has no chat template" if missing else f"the rows are {seen}")
+        if settings.transcripts is not None and not self.num_transcripts:
+            refuse_no_effect("transcripts", "no row is a transcript with `Human:` and `Assistant:`")
+        if settings.transcripts is not None and not encoder.has_template:
+            refuse_no_effect("transcripts", "the tokenizer has no chat template, so text stays text")
+        if settings.transcripts == "text" and settings.as_chat is False:
+            refuse_no_effect("transcripts", "data.as_chat=false keeps all text")
         if "turns" not in self.forms:
             for name in ("chat_template", "chat_template_kwargs"):
                 if getattr(settings, name):
@@ -258,14 +294,18 @@ class DataFacts:
         elif encoder.begin_token_id is None and "empty_prompt" in self.accounting.changes:
             start = encoder.decode([encoder.empty_prompt_id])
             notes.append(Note(f"rows without a prompt start with {start!r}", "empty_prompt"))
-        if self.num_wrapped:
-            notes.append(
-                Note(
-                    f"{self.num_wrapped} rows of text were wrapped as turns of a user and an assistant, because there "
-                    "is a chat template; data.as_chat=false keeps text",
-                    "as_chat",
-                )
+        if self.num_turned:
+            text = (
+                f"{self.num_turned} transcripts became messages, one for each turn, because there is a chat template; "
+                "data.transcripts=text keeps them"
             )
+            notes.append(Note(text, "transcripts"))
+        if num_others := self.num_wrapped - self.num_turned:
+            text = (
+                f"{num_others} rows of text were wrapped as turns of a user and an assistant, because there is a chat "
+                "template; data.as_chat=false keeps text"
+            )
+            notes.append(Note(text, "as_chat"))
         if sum(self.labels[1]) > 0 and 0 in self.labels[1]:
             label = "false" if self.labels[1][0] else "true"
             notes.append(Note(f"all held-out responses have the label {label}, so they cannot be ranked", "one_label"))

@@ -110,7 +110,7 @@ def prepare(settings: RunSettings, device: torch.device) -> Prepared:
     if settings.data.max_ches is not None and isinstance(policy, Policy):
         data = leave_out_alike(policy.module, data, settings.data.max_ches, settings.training.max_tokens)
     note_all(data.accounting.lines())
-    note_all(data.notes)
+    note_all([*data.notes, *([] if data.verdict is None else [data.verdict])])
     return name_reference(settings, objective, policy, data)
 
 

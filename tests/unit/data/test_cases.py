@@ -8,6 +8,7 @@ from support.tokenizers_and_templates import CHATML, byte_level
 from tiltlm.core.errors import TiltError
 from tiltlm.data import DataSettings, check_sources, load_data, read_columns
 from tiltlm.data.tokens.encoder import Encoder
+from tiltlm.recipes.data.convert import ConvertRequest, ConvertSettings, convert
 
 CASES = Path(__file__).resolve().parents[4] / "shared" / "cases"
 needs_cases = pytest.mark.skipif(not CASES.is_dir(), reason="needs the inputs of the shared folder beside the checkout")
@@ -113,6 +114,20 @@ def test_what_is_plain_is_read(chat, name):
     assert "system" in texts[0] or texts[0].count("<|im_start|>user") == 1 + (SHARED in texts[0])
     assert all(text.count("<|im_end|>") == 1 and "<|im_start|>" not in text for text in texts[1:])
     assert not any("null" in text for text in texts)
+
+
+@needs_cases
+@pytest.mark.parametrize("name", READ)
+def test_what_is_read_and_written_in_our_columns_gives_the_same_examples(chat, name, tmp_path):
+    out = tmp_path / "out.jsonl"
+    settings = ConvertSettings(DataSettings(train=str(CASES / name)))
+    convert(settings, ConvertRequest(out, "tiltlm", lossy=True))
+    ours, theirs = (
+        load_data(DataSettings(train=str(path), max_bad=0.5), chat, **requirements(name))
+        for path in (out, CASES / name)
+    )
+    assert ours.fingerprint == theirs.fingerprint
+    assert ours.accounting.total <= theirs.accounting.total
 
 
 @needs_cases

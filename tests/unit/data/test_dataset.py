@@ -382,6 +382,35 @@ def test_as_chat_false_keeps_text(load, encoder, jsonl):
     assert held[0] == held[1]  # the same rows are held out
 
 
+HUMAN = "\n\nHuman: question {}\n\nAssistant:"
+TRANSCRIPTS = [{"chosen": f"{HUMAN.format(k)} yes {k}", "rejected": f"{HUMAN.format(k)} no {k}"} for k in range(8)]
+
+
+def test_transcripts_become_messages_where_there_is_a_template_unless_a_setting_keeps_them(load):
+    data = load(TRANSCRIPTS, chat_template=CHATML)
+    first = load(PAIRS, chat_template=CHATML).train[0]
+    assert (data.train[0].prompt_ids == first.prompt_ids).all()
+    assert len(noted(data, "transcripts")) == 1
+    assert not noted(data, "as_chat")
+    assert load(TRANSCRIPTS, chat_template=CHATML, transcripts="messages").fingerprint == data.fingerprint
+    plain = load(TRANSCRIPTS)
+    assert not noted(plain, "transcripts")
+    assert plain.encoder.decode(plain.train[0].prompt_ids).endswith(HUMAN.format(0))
+
+
+def test_the_setting_for_transcripts_is_not_that_for_other_text(load, encoder, jsonl):
+    with_template = Encoder(encoder.tokenizer, encoder.end_token_id, chat_template=CHATML)
+    both = DataSettings(train=jsonl(TRANSCRIPTS))
+    kept = load_data(replace(both, transcripts="text"), with_template, "pairs")
+    assert kept.fingerprint == load(TRANSCRIPTS).fingerprint
+    mixed = [{"prompt": HUMAN.format(k), "chosen": f" yes {k}", "rejected": f" no {k}"} for k in range(8)]
+    settings = DataSettings(train=jsonl([*mixed, *PAIRS], "mixed.jsonl"), as_chat=False, transcripts="messages")
+    alike = replace(with_template, end_token_id=with_template.turn_end_token_id)  # so that both may stand together
+    data = load_data(settings, alike, "pairs")
+    assert data.encoder.decode(data.train[0].prompt_ids).startswith("<|im_start|>user")
+    assert "<|im_start|>" not in data.encoder.decode(data.train[8].prompt_ids)
+
+
 CHAT_PAIR = {"prompt": [{"role": "user", "content": "q"}], "chosen": "a", "rejected": "b"}
 
 
@@ -396,6 +425,12 @@ CHAT_PAIR = {"prompt": [{"role": "user", "content": "q"}], "chosen": "a", "rejec
         (PAIRS, "pairs", {"chat_template_kwargs": {"mood": "glum"}}, "chat_template_kwargs"),
         ([{"text": "Once"}], "demonstrations", {"chat_template": CHATML}, "chat_template"),
         (PAIRS, "pairs", {"split": "train"}, "split"),
+        (PAIRS, "pairs", {"transcripts": "messages", "chat_template": CHATML}, "transcripts"),
+        (PAIRS, "pairs", {"transcripts": "text", "chat_template": CHATML}, "transcripts"),
+        (TRANSCRIPTS, "pairs", {"transcripts": "messages"}, "transcripts"),
+        (TRANSCRIPTS, "pairs", {"transcripts": "text"}, "transcripts"),
+        (TRANSCRIPTS, "pairs", {"transcripts": "messages", "as_chat": False, "chat_template": CHATML}, "as_chat"),
+        (TRANSCRIPTS, "pairs", {"transcripts": "text", "as_chat": True, "chat_template": CHATML}, "as_chat"),
     ],
 )
 def test_settings_of_chat_and_splits_without_effect(load, rows, shape, settings, key):

@@ -24,6 +24,10 @@ from tiltlm.config.calls.frontiers import frontier
 from tiltlm.config.calls.methods import compare_methods
 
 # isort: split
+from tiltlm.config.calls.data.agreeing import agreement
+from tiltlm.config.calls.data.checking import check
+from tiltlm.config.calls.data.converting import convert
+from tiltlm.config.calls.data.describing import stats
 from tiltlm.config.calls.data.split import split
 
 # isort: split
@@ -31,9 +35,12 @@ from tiltlm.config.command import COMMANDS
 
 __all__ = [
     "COMMANDS",
+    "agreement",
     "best_of_n",
+    "check",
     "compare",
     "compare_methods",
+    "convert",
     "frontier",
     "judge",
     "judge_audit",
@@ -43,6 +50,7 @@ __all__ = [
     "sample",
     "score",
     "split",
+    "stats",
     "sweep",
     "train",
 ]

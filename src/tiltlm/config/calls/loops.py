@@ -17,7 +17,7 @@ __all__ = ["loop"]
 
 READS = (
     *(f"data.{name}" for name in ("train", "split", "subset", "revision", "columns", "ignore", "on_bad", "max_bad")),
-    *(f"data.{name}" for name in ("limit", "as_chat", "chat_template", "chat_template_kwargs")),
+    *(f"data.{name}" for name in ("limit", "as_chat", "transcripts", "chat_template", "chat_template_kwargs")),
     *("model", "output", "objective", "loop", "rivals", "examples", "shaping", "correction", "critic"),
     *("learned_judge", "stop", "sampling", "training", "reference.name", "reference.revision", "engine.name"),
     *("engine.server", "engine.sync", "engine.model", "engine.logprobs", "engine.key_variable", "engine.timeout"),

@@ -1,67 +1,33 @@
 """Find the role of each column and the shape of the data. Names follow TRL. An unknown column is an error.
 
 If it were ignored instead, a prompt column of unexpected name would be lost, and the model trained on wrong context.
-Names of other tools are read where their meaning is plain (`exports`).
+Names and forms of other tools are read where their meaning is plain (`formats`).
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tiltlm.core.errors import ConfigError, DataError
 from tiltlm.core.needs import Shape
 from tiltlm.core.notes import Note
 from tiltlm.data.data_settings import DataSettings
-from tiltlm.data.rows.exports import GUESSES, PICTURES, Reader, plain_name, recognise
-
-COMMON = frozenset({"id", "source", "prompt", "prompt_input", "system", "weight", "tools", "chat_template_kwargs"})
-ANSWERS = frozenset({"answer_a", "answer_b", "winner"})
-"""A pair as two answers and the one that won."""
-PAIR_ONLY = frozenset(
-    {
-        *("score_chosen", "score_rejected", "offset", "preference", "votes"),
-        *("ref_chosen_logps", "ref_rejected_logps"),
-    }
+from tiltlm.data.rows.formats.catalog import Reading, recognise
+from tiltlm.data.rows.formats.format import Reader, plain_name
+from tiltlm.data.rows.formats.names import GUESSES, PICTURES
+from tiltlm.data.rows.roles import (
+    ALL_ROLES,
+    ANSWERS,
+    COMMON,
+    ENDED,
+    METADATA,
+    PROMPT,
+    PROMPTS,
+    REFERENCE,
+    ROLES_OF_SHAPE,
+    TEXTUAL,
+    TOKENS,
 )
-TOKENS = {
-    "prompt_ids": "prompt",
-    "chosen_ids": "chosen",
-    "rejected_ids": "rejected",
-    "completion_ids": "completion",
-    "completions_ids": "completions",
-}
-"""Column of token ids → the role it replaces."""
-ENDED = {"chosen": "chosen_ended", "rejected": "rejected_ended", "completion": "ended", "completions": "ended"}
-"""Role of a response → column that says if the response, given as token ids, ended by itself."""
-TEXTUAL = frozenset(
-    {*TOKENS.values(), *ANSWERS, "prompt_input", "messages", "text", "system", "tools", "chat_template_kwargs"}
-)
-"""Columns that are useless beside token ids."""
-
-ROLES_OF_SHAPE: dict[Shape, frozenset[str]] = {
-    "pairs": COMMON | PAIR_ONLY | {"chosen", "rejected"},
-    "unpaired": COMMON | {"completion", "messages", "label", "ref_logps"},
-    "lists": COMMON | {"completions", "ranks", "scores", "comparisons", "ref_logps"},
-    "demonstrations": COMMON | {"completion", "messages", "text"},
-}
-"""Columns that each shape of data can use, if it is text."""
-
-PROMPT = frozenset({"id", "prompt", "system", "tools", "chat_template_kwargs"})
-"""Columns that say what a model is asked."""
-ALL_ROLES = frozenset({*TOKENS, *ENDED.values(), *ANSWERS}).union(*ROLES_OF_SHAPE.values())
-REFERENCE = frozenset({"ref_chosen_logps", "ref_rejected_logps", "ref_logps"})
-
-METADATA = frozenset(
-    {
-        *("annotator", "annotator_id", "category", "conversation_id", "created_at", "dataset", "date", "hash", "idx"),
-        *("index", "index_level_0", "lang", "language", "license", "meta", "metadata", "model", "models", "model_name"),
-        *("model_a", "model_b", "chosen_model", "rejected_model", "model_chosen", "model_rejected", "generator"),
-        *("prompt_id", "question_id", "row_id", "split", "source_dataset", "subset", "tags", "task", "timestamp"),
-        *("topic", "url", "user_id", "uuid"),
-        *("", "unnamed_0"),  # the index of a pandas frame in CSV
-    }
-)
-"""Common names of identifiers and remarks, as `plain_name` gives them: they are noted as unused, not refused."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +44,10 @@ class ColumnRoles:
     """Turn the values of another tool's row into those of our roles."""
     notes: tuple[Note, ...] = ()
     """Which columns were read under another name than the settings say, and how."""
+    taken: Mapping[str, str] = field(default_factory=dict)
+    """Column that a reader takes as it is → the name by which it does."""
+    format: str = ""
+    """Name of the format that was recognised; "": the columns are read by their names."""
 
     @property
     def is_tokenised(self) -> bool:
@@ -90,15 +60,57 @@ class ColumnRoles:
         Raises:
             Defect: A reader cannot read the row.
         """
-        named = {self.renamed.get(column, column): value for column, value in row.items()}
-        values = {role: value for role, value in named.items() if role in self.roles}
+        roles = ((self.renamed.get(column, column), value) for column, value in row.items() if column not in self.taken)
+        values = {role: value for role, value in roles if role in self.roles}
+        values |= {self.taken[column]: value for column, value in row.items() if column in self.taken}
         for read in self.readers:
             values = read(values)
         return values
 
 
+@dataclass(frozen=True)
+class Assigned:
+    """What the columns of some data are for, as far as their names say it."""
+
+    reading: Reading
+    present: Mapping[str, str]
+    """Role, or name of a column without a role → column."""
+    roles: frozenset[str]
+    unused: frozenset[str]
+    """Identifiers and remarks."""
+    unknown: frozenset[str]
+    """Columns whose meaning is unknown."""
+
+
+def assign_roles(first_seen: Mapping[str, str], settings: DataSettings, forced: str | None = None) -> Assigned:
+    """Find what each column is for. No column is refused.
+
+    Args:
+        first_seen: Each column of the data → location of the first row that has it.
+        settings: Of these, `columns` and `ignore` are used.
+        forced: Name of the format. None: it is recognised by the columns.
+
+    Raises:
+        ConfigError: `columns` names an unknown role, or `forced` no format.
+        DataError: A setting names no column, or the columns are not those of `forced`.
+    """
+    _check_settings(first_seen, settings)
+    renamed = {column: role for role, column in settings.columns.items()}
+    names = {renamed.get(column, column): column for column in first_seen if column not in settings.ignore}
+    reading = recognise(names, ALL_ROLES, forced)
+    present = {reading.roles.get(name, name): column for name, column in names.items() if name not in reading.taken}
+    roles = {role for role in present if role in ALL_ROLES and role not in reading.remarks}
+    unused = {role for role in present if role in reading.remarks or plain_name(role) in METADATA} - roles
+    unknown = {present[role] for role in present.keys() - roles - unused}
+    return Assigned(reading, present, frozenset(roles), frozenset(unused), frozenset(unknown))
+
+
 def detect(
-    first_seen: Mapping[str, str], settings: DataSettings, *, use_reference_columns: bool = False
+    first_seen: Mapping[str, str],
+    settings: DataSettings,
+    *,
+    use_reference_columns: bool = False,
+    forced: str | None = None,
 ) -> ColumnRoles:
     """Find the shape of the data from its columns.
 
@@ -106,18 +118,14 @@ def detect(
         first_seen: Each column of the data → location of the first row that has it.
         settings: Of these, `columns` and `ignore` are used.
         use_reference_columns: True with `reference=columns`.
+        forced: Name of the format. None: it is recognised by the columns.
 
     Raises:
         ConfigError: `columns` names an unknown role.
         DataError: Columns are unknown or useless, columns contradict each other, or no column has responses.
     """
-    _check_settings(first_seen, settings)
-    renamed = {column: role for role, column in settings.columns.items()}
-    names = {renamed.get(column, column): column for column in first_seen if column not in settings.ignore}
-    reading = recognise(names, ALL_ROLES)
-    present = {reading.roles.get(name, name): column for name, column in names.items()}
-    roles = {role for role in present if role in ALL_ROLES and role not in reading.remarks}
-    unused = {role for role in present if role in reading.remarks or plain_name(role) in METADATA} - roles
+    found = assign_roles(first_seen, settings, forced)
+    reading, present, roles, unused = found.reading, found.present, set(found.roles), set(found.unused)
     if "prompt_input" in roles and "prompt" not in roles:
         row = first_seen[present["prompt_input"]]
         raise DataError(
@@ -126,9 +134,8 @@ def detect(
             key="data.columns",
             row=row,
         )
-    unknown = {present[role] for role in present.keys() - roles - unused}
-    if unknown:
-        raise _unknown_columns(unknown, roles, first_seen, settings, use_reference_columns, reading.roles)
+    if found.unknown:
+        raise _unknown_columns(found.unknown, roles, first_seen, settings, use_reference_columns, reading.roles)
     shape = _shape({TOKENS.get(role, role) for role in roles} | reading.adds, first_seen)
     if shape == "pairs":
         redundant = roles & {"messages", "text"}  # UltraFeedback repeats the chosen conversation
@@ -153,8 +160,21 @@ def detect(
             key="reference.name",
         )
     ignored = tuple(sorted({*unused, *settings.ignore}))
-    by_column = {column: role for role, column in present.items() if role != column}
-    return ColumnRoles(shape, frozenset(roles), ignored, by_column, reading.readers, _notes(reading.roles, roles))
+    return ColumnRoles(
+        shape,
+        frozenset(roles | reading.adds),
+        ignored,
+        renamed={column: role for role, column in present.items() if role != column},
+        readers=reading.readers,
+        notes=_notes(reading.roles, roles, reading),
+        taken=_by_column(reading, settings),
+        format="" if reading.format is None else reading.format.name,
+    )
+
+
+def _by_column(reading: Reading, settings: DataSettings) -> dict[str, str]:
+    """Return the columns of the data that a reader takes → the names by which it does."""
+    return {settings.columns.get(name, name): plain for name, plain in reading.taken.items()}
 
 
 def detect_prompts(first_seen: Mapping[str, str], settings: DataSettings) -> ColumnRoles:
@@ -170,19 +190,18 @@ def detect_prompts(first_seen: Mapping[str, str], settings: DataSettings) -> Col
         ConfigError: `columns` names an unknown role.
         DataError: No column has prompts.
     """
-    _check_settings(first_seen, settings)
-    renamed = {column: role for role, column in settings.columns.items()}
-    names = {renamed.get(column, column): column for column in first_seen if column not in settings.ignore}
-    reading = recognise(names, ALL_ROLES)
-    present = {reading.roles.get(name, name): column for name, column in names.items()}
+    found = assign_roles(first_seen, settings)
+    reading, present = found.reading, found.present
     by_column = {column: role for role, column in present.items() if role != column}
+    taken = _by_column(reading, settings) if reading.format is not None and reading.adds & PROMPTS else {}
+    readers = reading.readers if taken else ()
     known = {role for role in present if role in ALL_ROLES} | reading.adds
     roles = known & (
         PROMPT | ({"chosen", "rejected"} if {"chosen", "rejected"} <= known else {"completion", "messages"})
     )
-    if roles & {"prompt", "chosen", "completion", "messages"}:
+    if roles & PROMPTS:
         shape: Shape = "pairs" if "chosen" in roles else "demonstrations"
-        return ColumnRoles(shape, frozenset(roles), (), by_column)
+        return ColumnRoles(shape, frozenset(roles), (), by_column, readers, taken=taken)
     if "prompt_ids" in known:
         return ColumnRoles("demonstrations", frozenset(known & {"id", "prompt_ids"}), (), by_column)
     raise DataError(
@@ -192,9 +211,11 @@ def detect_prompts(first_seen: Mapping[str, str], settings: DataSettings) -> Col
     )
 
 
-def _notes(read: Mapping[str, str], roles: Collection[str]) -> tuple[Note, ...]:
+def _notes(read: Mapping[str, str], roles: Collection[str], reading: Reading | None = None) -> tuple[Note, ...]:
     named = [f"{name} → {role}" for name, role in read.items() if role in roles and role != name]
     notes = []
+    if reading is not None and reading.format is not None:
+        notes.append(Note(f"format: {reading.format.name} ({reading.format.about})", "format"))
     if named:
         text = f"columns read by their names: {', '.join(named)}; data.columns changes this"
         notes.append(Note(text, "columns_by_name"))

@@ -11,7 +11,7 @@ from tiltlm.core.example import Response, TokenIds, token_ids
 from tiltlm.data.accounting import Defect
 from tiltlm.data.rows import cells
 from tiltlm.data.rows.cells import Content, TokenContent
-from tiltlm.data.rows.columns import ENDED, TOKENS
+from tiltlm.data.rows.roles import ENDED, TOKENS
 
 
 def read_tokens(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 
 from tiltlm.data.accounting import Defect, excerpt
+from tiltlm.data.data_settings import DataSettings
 from tiltlm.data.rows.cells import Content, Conversation, Message, TokenContent
 
 HUMAN = "\n\nHuman:"
@@ -133,9 +134,28 @@ def wrapped(prompt: str, responses: Sequence[str], system: str) -> tuple[Convers
     return head + turns, tuple(({"role": "assistant", "content": response.strip()},) for response in responses)
 
 
+def is_transcript(prompt: str) -> bool:
+    """Return True for a prompt in Anthropic's form: it starts with a turn of the user and ends with `ASSISTANT`."""
+    return prompt.startswith(HUMAN) and prompt.rstrip().endswith(ASSISTANT)
+
+
+def becomes_turns(prompt: str, settings: DataSettings, has_template: bool) -> bool:
+    """Return whether text becomes turns.
+
+    Args:
+        prompt: The prompt of the row.
+        settings: Of these, `as_chat` and `transcripts` are used. The latter decides for transcripts, if it is given.
+        has_template: True if there is a chat template. Without one, text stays text.
+    """
+    is_wanted = settings.as_chat is not False
+    if settings.transcripts is not None and is_transcript(prompt):
+        is_wanted = settings.transcripts == "messages"
+    return has_template and is_wanted
+
+
 def _transcript_turns(text: str) -> Conversation:
-    """Return the turns of a transcript that ends with `ASSISTANT`; none for other text."""
-    if not (text.startswith(HUMAN) and text.rstrip().endswith(ASSISTANT)):
+    """Return the turns of a transcript; none for other text."""
+    if not is_transcript(text):
         return ()
     _, *parts = re.split(r"\n\n(Human|Assistant):", text)
     roles = {"Human": "user", "Assistant": "assistant"}
@@ -211,7 +231,7 @@ def shorter_prompts(prompt: Content) -> list[Content]:
     if isinstance(prompt, TokenContent):
         return []
     if isinstance(prompt, str):
-        if not (prompt.startswith(HUMAN) and prompt.rstrip().endswith(ASSISTANT)):
+        if not is_transcript(prompt):
             return []
         _, _, *later = prompt.split(HUMAN)
         return [HUMAN + HUMAN.join(later[k:]) for k in range(len(later))]

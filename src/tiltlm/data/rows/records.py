@@ -291,7 +291,7 @@ def _list(values: Mapping[str, Any], common: dict[str, Any], _: bool) -> Record:
     k = len(responses)
     ranks = tuple(_rank(r) for r in cells.each(values, "ranks", k))
     scores = tuple(cells.number("scores", s) for s in cells.each(values, "scores", k))
-    comparisons = _explicit(values["comparisons"], k) if "comparisons" in values else _implied(ranks, scores)
+    comparisons = _explicit(values["comparisons"], k) if "comparisons" in values else implied_comparisons(ranks, scores)
     distinct = tuple(c for c in comparisons if responses[c.chosen] != responses[c.rejected])
     changes = ["identical_comparison"] * (len(distinct) < len(comparisons))
     if (ranks or scores) and len(comparisons) < k * (k - 1) // 2:
@@ -341,7 +341,7 @@ def _explicit(value: object, k: int) -> tuple[Comparison, ...]:
     return tuple(comparisons)
 
 
-def _implied(ranks: tuple[int, ...], scores: tuple[float, ...]) -> tuple[Comparison, ...]:
+def implied_comparisons(ranks: tuple[int, ...], scores: tuple[float, ...]) -> tuple[Comparison, ...]:
     """Compare all responses of different rank or score two by two, with equal weight. Ties give no comparison."""
     values = scores or tuple(-r for r in ranks)
     ordered = [(i, j) if values[i] > values[j] else (j, i) for i, j in combinations(range(len(values)), 2)]

@@ -18,9 +18,11 @@ from tiltlm.data.files.text_files import Row
 from tiltlm.data.loader import count_defect
 from tiltlm.data.rows import cells
 from tiltlm.data.rows.cells import Content, TokenContent
-from tiltlm.data.rows.columns import ALL_ROLES, ENDED, PAIR_ONLY, REFERENCE, ROLES_OF_SHAPE, TOKENS, ColumnRoles, detect
-from tiltlm.data.rows.exports import recognise
+from tiltlm.data.rows.columns import ColumnRoles, detect
+from tiltlm.data.rows.formats.catalog import recognise
 from tiltlm.data.rows.records import Record, to_record
+from tiltlm.data.rows.roles import ALL_ROLES, ENDED, PAIR_ONLY, REFERENCE, ROLES_OF_SHAPE, TOKENS
+from tiltlm.data.whole_rows import whole_rows
 from tiltlm.judging import Item, PairItem, Prompt
 
 ORDERS = frozenset({"ranks", "scores", "comparisons"})
@@ -86,7 +88,7 @@ def read_judged(settings: DataSettings) -> JudgedData:
     Raises:
         DataError: A source is missing, has no responses, or too many rows are defective.
     """
-    source = read_rows(settings)
+    source = whole_rows(read_rows(settings))
     columns, _ = survey([source])
     if not columns:
         refuse_unreadable(source)
@@ -121,7 +123,7 @@ def roles_for_judges(first_seen: Mapping[str, str], settings: DataSettings) -> C
     known = {
         column
         for name, column in names.items()
-        if name in usable or reading.roles.get(name) in usable or name in reading.remarks
+        if name in usable or reading.roles.get(name) in usable or name in reading.remarks or name in reading.taken
     }
     used = {column: place for column, place in first_seen.items() if column in known}
     if "completions" in {reading.roles.get(name, name) for name in names}:
@@ -156,7 +158,7 @@ def _judged_row(row: Row, schema: ColumnRoles) -> JudgedRow:
     record = to_record(Row(row.location, read), schema)
     responses = tuple(response_text(response) for response in record.responses)
     taken = {*schema.roles, *NOT_READ}
-    extras = {c: v for c, v in row.values.items() if schema.renamed.get(c, c) not in taken}
+    extras = {c: v for c, v in row.values.items() if schema.renamed.get(c, c) not in taken and c not in schema.taken}
     ended = _ended(row.values, schema.shape, len(responses))
     values = _in_our_columns(row.values, record, schema) if schema.readers else dict(row.values)
     return JudgedRow(row.location, values, prompt_of(record), responses, ended, extras)
@@ -177,7 +179,7 @@ def _ended(values: Mapping[str, Any], shape: Shape, num: int) -> tuple[bool, ...
 
 def _in_our_columns(values: Mapping[str, Any], record: Record, schema: ColumnRoles) -> dict[str, Any]:
     """Return a row of another tool's form in our columns: training reads no other form beside a judge's columns."""
-    rest = {c: v for c, v in values.items() if schema.renamed.get(c, c) not in schema.roles}
+    rest = {c: v for c, v in values.items() if schema.renamed.get(c, c) not in schema.roles and c not in schema.taken}
     names = ("chosen", "rejected") if schema.shape == "pairs" else ()
     responses: dict[str, Any] = dict(zip(names, map(_plain, record.responses), strict=False))
     if schema.shape == "lists":

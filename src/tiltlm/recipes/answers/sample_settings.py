@@ -14,7 +14,7 @@ from tiltlm.sampling.engines import EngineSettings
 SAMPLE_READS = (
     *(f"model.{name}" for name in ("path", "revision", "dtype", "precision", "adapter", "trust_remote_code")),
     *(f"data.{name}" for name in ("train", "split", "subset", "revision", "columns", "ignore", "on_bad", "max_bad")),
-    *(f"data.{name}" for name in ("as_chat", "chat_template", "chat_template_kwargs")),
+    *(f"data.{name}" for name in ("as_chat", "transcripts", "chat_template", "chat_template_kwargs")),
     *("sampling", "engine.name", "engine.server", "engine.model", "engine.logprobs", "engine.score"),
     *("engine.key_variable", "engine.timeout"),
 )

@@ -8,8 +8,10 @@ from support.errors import raises
 from tiltlm.core.errors import ConfigError, DataError
 from tiltlm.data.accounting import Defect
 from tiltlm.data.data_settings import DataSettings
-from tiltlm.data.rows.columns import ALL_ROLES, METADATA, detect
-from tiltlm.data.rows.exports import EXPORTS, GUESSES, NAMES
+from tiltlm.data.rows.columns import detect
+from tiltlm.data.rows.formats.catalog import FORMATS
+from tiltlm.data.rows.formats.names import GUESSES, NAMES
+from tiltlm.data.rows.roles import ALL_ROLES, METADATA
 
 
 def find(*columns, reference=False, **settings):
@@ -180,7 +182,7 @@ def test_helpsteer_states_the_winner_by_its_sign(value, chosen):
 def test_an_instruction_and_its_input_are_one_prompt_as_in_alpaca(answers, given, prompt):
     schema = find("instruction", "input", *answers)
     assert schema.roles == {"prompt", "prompt_input", *({"completion"} if "output" in answers else answers)}
-    assert [note.code for note in schema.notes] == ["columns_by_name", "input_joined"]
+    assert [note.code for note in schema.notes] == ["format", "columns_by_name", "input_joined"]
     assert schema.unused == (("text",) if "text" in answers else ())
     row = {"instruction": "Add.", "input": given, **dict.fromkeys(answers, "6")}
     if prompt == "wrong_type":
@@ -281,5 +283,5 @@ def test_settings_that_fit_no_column(settings, error, code, key, mentions):
 def test_a_name_means_one_thing():
     names = [ALL_ROLES, METADATA, NAMES.keys(), GUESSES.keys()]
     assert len(set().union(*names)) == sum(map(len, names))
-    given = [role for table in (NAMES, GUESSES, *(export.roles for export in EXPORTS)) for role in table.values()]
+    given = [role for table in (NAMES, GUESSES, *(form.roles for form in FORMATS)) for role in table.values()]
     assert set(given) <= ALL_ROLES
