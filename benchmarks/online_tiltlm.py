@@ -18,6 +18,7 @@ import torch
 
 import tiltlm
 from tiltlm.recipes.online.loop import Rounds
+from tiltlm.recipes.online.round_training import RoundTraining
 
 SPENT: dict[str, list[float]] = {"round": [], "sample": [], "train": []}
 
@@ -44,7 +45,7 @@ def main() -> None:
     torch.set_num_threads(workload["threads"])
     Rounds.run_round = timed("round", Rounds.run_round)  # type: ignore[method-assign]
     Rounds.draw = timed("sample", Rounds.draw)  # type: ignore[method-assign]
-    Rounds.train = timed("train", Rounds.train)  # type: ignore[method-assign]
+    RoundTraining.train = timed("train", RoundTraining.train)  # type: ignore[method-assign]
     objective = {"name": workload["method"]} if workload["method"] != "online_dpo" else {"name": "dpo", "beta": 0.1}
     if workload["beta"] is not None:
         objective["beta"] = workload["beta"]

@@ -17,6 +17,7 @@ pytest.register_assert_rewrite("support")
 install_import_hook(["tiltlm.core", "tiltlm.rewards", "tiltlm.links", "tiltlm.objectives"], "beartype.beartype")
 
 SLOW = (
+    "e2e/test_loop",
     "e2e/test_catalogue",
     "architectures/test_walk",
     "e2e/test_quickstart",

@@ -17,7 +17,9 @@ from . import sampling as sampling
 from . import training as training
 from . import worlds as worlds
 from .config.calls import (
+    agreement,
     best_of_n,
+    check,
     compare,
     compare_methods,
     convert,
@@ -29,6 +31,8 @@ from .config.calls import (
     quickstart,
     sample,
     score,
+    split,
+    stats,
     sweep,
     train,
 )
@@ -41,8 +45,10 @@ __all__ = [
     "Example",
     "Response",
     "__version__",
+    "agreement",
     "best_of_n",
     "build_objective",
+    "check",
     "compare",
     "compare_methods",
     "convert",
@@ -58,6 +64,8 @@ __all__ = [
     "quickstart",
     "sample",
     "score",
+    "split",
+    "stats",
     "sweep",
     "train",
 ]

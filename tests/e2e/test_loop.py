@@ -306,7 +306,7 @@ def test_the_command_and_its_list(model, prompts, tmp_path):
     short = [f"{key}={value}" for key, value in SHORT.items() if key != "progress"]
     ran = CliRunner().invoke(app, [*arguments, str(tmp_path / "run"), *short])
     assert ran.exit_code == 0, ran.output
-    assert "All 3 rounds are done." in ran.stdout
+    assert "All rounds are done." in ran.stdout
     listed = CliRunner().invoke(app, ["loop", "--list"])
     assert listed.exit_code == 0
     assert all(name in listed.stdout for name in PRESETS)

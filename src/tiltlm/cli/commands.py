@@ -37,6 +37,8 @@ def run_function(command: Command) -> Callable[..., None]:
             result = command.call(*positional, **given, **shown, **overrides)
         if is_first():
             print_result(result)
+        if code := getattr(result, "exit_code", 0):
+            raise typer.Exit(code)
 
     def read_arguments(given: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
         """Take the configuration, the overrides and the settings with options out of what the user wrote."""
@@ -52,6 +54,7 @@ def run_function(command: Command) -> Callable[..., None]:
             positional = [given.pop(command.arguments) or []]
         elif "config" not in command.parameters:
             overrides = dict(parse_overrides(given.pop("arguments", None) or []))
+            refuse_options(overrides)
         elif "arguments" in given:
             config, pairs = split_arguments(given.pop("arguments") or [])
             positional = [config, pairs] if has_grid else [config]
@@ -65,7 +68,7 @@ def run_function(command: Command) -> Callable[..., None]:
     def refuse_options(overrides: dict[str, Any]) -> None:
         """Refuse `rows=2` where `--rows` is an option of the command."""
         for name in overrides:
-            if name in command.parameters:
+            if name in command.parameters and name != command.argument:
                 from tiltlm.core import ConfigError
 
                 option = f"--{name.replace('_', '-')}"
@@ -134,8 +137,12 @@ def split_arguments(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
 
 
 def print_result(result: Any) -> None:
-    """Print the result of a command on stdout: a summary, rows as tokens, or JSON."""
-    if hasattr(result, "summary"):
+    """Print the result of a command on stdout: a table of findings, a summary, rows as tokens, or JSON."""
+    if hasattr(result, "findings"):
+        from tiltlm.cli.check_text import print_check
+
+        print_check(result)
+    elif hasattr(result, "summary"):
         from tiltlm.cli.summary_text import print_summary
 
         print_summary(result)

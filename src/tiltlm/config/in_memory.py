@@ -7,11 +7,12 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from tiltlm.core import ConfigError, DataError
+from tiltlm.data.data_settings import SourceSettings
 from tiltlm.storage.files import write_text
 from tiltlm.storage.objects import mark_object_used, write_once
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 DATA = ("data", "data.train", "data.eval", "train", "eval")
 """Settings that may be rows."""
+OF_SOURCE = {field.name for field in fields(SourceSettings)}
+"""Keys of a source in `data.train`."""
 MODELS = ("model", "model.path", "path", "reference", "reference.name")
 """Settings that may be a loaded model with its tokenizer."""
 
@@ -74,7 +77,10 @@ def is_objective(value: Any) -> "TypeGuard[Objective]":
 
 
 def rows_of(value: Any) -> Iterable[Mapping[str, Any]] | None:
-    """Return the rows of a list of mappings, a pandas frame or a dataset; None for anything else."""
+    """Return the rows of a list of mappings, a pandas frame or a dataset; None for anything else.
+
+    A list of sources (`data.train: [{path: a.jsonl, weight: 2}]`) is no list of rows.
+    """
     library = type(value).__module__.partition(".")[0]
     if library == "pandas" and hasattr(value, "to_dict"):
         records: list[dict[str, Any]] = value.astype(object).where(value.notna(), None).to_dict("records")
@@ -83,7 +89,7 @@ def rows_of(value: Any) -> Iterable[Mapping[str, Any]] | None:
         rows: Iterable[Mapping[str, Any]] = value
         return rows
     if isinstance(value, list | tuple) and value and all(isinstance(row, Mapping) for row in value):
-        return value
+        return None if all("path" in row and row.keys() <= OF_SOURCE for row in value) else value
     return None
 
 

@@ -217,7 +217,7 @@ def _type_text(hint: Any) -> str:
     if origin is Literal:
         return " or ".join(map(str, kinds))
     if origin is tuple:
-        return f"list of {NAMES[kinds[0]]}s"
+        return f"list of {' or '.join(f'{_type_text(kind)}s' for kind in get_args(kinds[0]) or kinds[:1])}"
     if is_dataclass(hint) or (isinstance(origin, type) and issubclass(origin, Mapping)):
         return "mapping"
     return " or ".join(map(_type_text, kinds))

@@ -262,18 +262,26 @@ def _unknown(key: str, known: tuple[str, ...], where: Mapping[str, str]) -> Conf
     return _with_place(error, where)
 
 
+def _is_type(part: str) -> bool:
+    """Return whether a part of a place that pydantic gives names a type; names of settings have no capitals."""
+    return "[" in part or part in ("str", "int", "float") or part[:1].isupper()
+
+
 def _first_error(section: str, error: ValidationError, where: Mapping[str, str]) -> ConfigError:
-    """Return the first error of pydantic as ours."""
-    first = error.errors()[0]
-    cause = first.get("ctx", {}).get("error")
-    if isinstance(cause, ConfigError):
-        return _with_place(cause, where)
-    path = [str(p) for p in first["loc"] if not (isinstance(p, str) and ("[" in p or p in ("str", "int", "float")))]
+    """Return the first error of pydantic as ours; of a value that may be of several kinds, that of the nearest kind."""
+    errors = error.errors()
+    of_first = [e for e in errors if e["loc"][:1] == errors[0]["loc"][:1]]
+    causes = [e.get("ctx", {}).get("error") for e in of_first]
+    for cause in causes:
+        if isinstance(cause, ConfigError):
+            return _with_place(cause, where)
+    first = max(of_first, key=lambda e: len(e["loc"]))
+    path = [str(p) for p in first["loc"] if not (isinstance(p, str) and _is_type(p))]
     key = ".".join([section, *path])
     code = CODES.get(first["type"], "wrong_type")
     message = f"{key} is {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
     if first["type"] == "literal_error":  # a union of several lists of names gives several errors
-        known = [e["ctx"]["expected"].replace(" or ", ", ") for e in error.errors() if e["loc"][:1] == first["loc"][:1]]
+        known = [e["ctx"]["expected"].replace(" or ", ", ") for e in of_first]
         message = f"{key} is {first['input']!r}; known: {', '.join(known)}"
     if code == "unknown_setting":
         message = f"{key}: this setting does not exist"

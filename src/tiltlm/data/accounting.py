@@ -30,6 +30,7 @@ LOSSES = {
     "prompt_mismatch": "the response is a whole conversation, but it does not begin with the row's prompt; if "
     "the conversations have all turns, leave the prompt out: data.ignore=[prompt]",
     "no_comparison": "the row has fewer than two responses, or all of them are tied, so it has no preference",
+    "small_gap": "no two scores differ by data.min_gap or more, and data.comparisons=gap compares no others",
     "score_tie": "the score of the chosen response is not above the score of the rejected one, and this objective "
     "needs the difference; correct the scores, or use an objective without scores (dpo)",
     "soft_label": "this objective needs the order of the two responses, so `preference` must be 1, 0 or 0.5 (a tie); "
@@ -53,11 +54,12 @@ LOSSES = {
     "prompt_above_window": "the prompt and the new tokens are more than the model's window; lower "
     "sampling.max_new_tokens, or shorten the prompt",
     "ches_above_limit": "the policy sees the two responses as alike, and data.max_ches leaves the most alike ones out",
+    "above_cap": "its source has more rows than its cap in data.train; a hash chose the rows that are used",
     "too_long": "the row is longer than data.max_length, and data.truncation=drop leaves such rows out",
 }
 """Causes for leaving a row out, and what the user can do."""
 
-BY_POLICY = frozenset({"too_long", "prompt_above_window", "ches_above_limit"})
+BY_POLICY = frozenset({"too_long", "prompt_above_window", "ches_above_limit", "small_gap", "above_cap"})
 """Causes that a setting asks for; they are not defects."""
 
 CHANGES = {
@@ -171,9 +173,10 @@ class Accounting:
         for role, response in zip(example.roles, example.responses, strict=True):
             self._measure(role, len(response.token_ids))
 
-    def leave_out(self, example: Example, code: str, detail: str) -> None:
-        """Count a training row as left out that was counted as kept."""
-        self.kept_train -= 1
+    def leave_out(self, example: Example, code: str, detail: str, *, held_out: bool = False) -> None:
+        """Count a row as left out that was counted as kept; a training row, or one that is held out."""
+        self.kept_train -= not held_out
+        self.held_out -= held_out
         self._measure("prompt", len(example.prompt_ids), -1)
         for role, response in zip(example.roles, example.responses, strict=True):
             self._measure(role, len(response.token_ids), -1)

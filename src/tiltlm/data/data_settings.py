@@ -1,6 +1,6 @@
 """Settings of the data layer. All of its defaults are here."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -9,21 +9,76 @@ from tiltlm.core.errors import ConfigError
 Truncation = Literal["left_prompt", "drop", "right_response", "error"]
 OnBad = Literal["drop", "error"]
 AssistantTurns = Literal["last", "all"]
+Comparisons = Literal["all", "best_worst", "random", "gap", "bradley_terry"]
 Transcripts = Literal["messages", "text"]
 
 CACHE_LIMIT = 20.0
 """Default of `cache_limit`, in gigabytes: room for about twenty million pairs of usual length."""
+
+MAX_WEIGHT = 1000
+"""Largest weight of a source."""
 
 LONGEST = 2048
 """Upper bound of `max_length=None`, in tokens. It saves memory with models whose window is 128k tokens."""
 
 
 @dataclass(frozen=True)
+class SourceSettings:
+    """One source of a mixture, as an entry of `data.train`."""
+
+    path: str
+    """A file, a folder or a dataset on the Hub."""
+    weight: float = 1.0
+    """How often an epoch has each training row: 2 means twice; 0.5 means half of the rows, which a hash chooses."""
+    cap: int | None = None
+    """Most rows to use, training and held out together. A hash of their content chooses them. None: all."""
+    source: str | None = None
+    """Name of the source in metrics and reports. None: the row's column `source`, or else the name of the file."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.weight <= MAX_WEIGHT:
+            raise ConfigError(
+                f"data.train: {self.path}: weight={self.weight:g} must be above 0 and at most {MAX_WEIGHT}: it is how "
+                "often an epoch has each row; leave the source out if none of its rows are wanted",
+                code="out_of_range",
+                key="data.train",
+            )
+        if self.cap is not None and self.cap < 1:
+            raise ConfigError(
+                f"data.train: {self.path}: cap={self.cap} must be at least 1 row", code="not_positive", key="data.train"
+            )
+        if not self.path or self.source == "":
+            raise ConfigError(
+                f"data.train: {self!r}: path and source must have text", code="missing_setting", key="data.train"
+            )
+
+    @property
+    def is_whole(self) -> bool:
+        """True if an epoch has every row once."""
+        return self.weight == 1 and self.cap is None
+
+
+SourceNames = str | tuple[str, ...] | tuple[str | SourceSettings, ...] | None
+
+
+def sources_of(names: SourceNames) -> tuple[SourceSettings, ...]:
+    """Return the sources that `DataSettings.train` or `eval` names, each with its settings."""
+    listed = () if names is None else (names,) if isinstance(names, str) else names
+    return tuple(SourceSettings(name) if isinstance(name, str) else name for name in listed)
+
+
+def paths_of(names: SourceNames) -> tuple[str, ...]:
+    """Return the paths and names of the sources that `DataSettings.train` or `eval` names."""
+    return tuple(source.path for source in sources_of(names))
+
+
+@dataclass(frozen=True)
 class DataSettings:
     """Sources of preference data, and how rows are read, split, shortened and cached."""
 
-    train: str | tuple[str, ...]
-    """A file (JSONL, JSON, CSV or TSV, also .gz or .zst; Parquet, Arrow), a folder, a dataset on the Hub; or a list."""
+    train: str | tuple[str | SourceSettings, ...]
+    """A file (JSONL, JSON, CSV or TSV, also .gz or .zst; Parquet, Arrow), a folder, a dataset on the Hub; or a list.
+    An entry of a list may have keys: `path`, `weight`, `cap` and `source` (see docs/splits.md)."""
     eval: str | tuple[str, ...] | None = None
     """Separate held-out data, named as for `train`. Not together with `eval_fraction`."""
     eval_fraction: float | None = None
@@ -72,6 +127,16 @@ class DataSettings:
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     """Variables for the chat template. A row's `chat_template_kwargs` column overrides them."""
 
+    comparisons: Comparisons = "all"
+    """Which responses of a scored or ranked list are compared, for objectives of pairs. `all`: every two of different
+    rank or score. `best_worst`: the best and the worst one. `random`: two of different rank or score, by a hash.
+    `gap`: every two whose scores differ by `min_gap` or more. `bradley_terry`: every two, and the winner is drawn with
+    the logistic function of the score difference."""
+    min_gap: float | None = None
+    """Least difference of scores under `comparisons="gap"`."""
+    comparisons_seed: int = 0
+    """Another seed chooses or draws other comparisons under `random` and `bradley_terry`."""
+
     max_ches: float | None = None
     """Share of the training examples to keep: those whose two responses the untrained policy sees as least alike, by
     CHES. On alike responses a loss of margins lowers the better one too. None: all are kept."""
@@ -90,7 +155,10 @@ class DataSettings:
             if not holds:
                 raise ConfigError(f"data.{name}={getattr(self, name)!r}: {rule}", code=code, key=f"data.{name}")
 
-        for name, known in (("truncation", Truncation), ("on_bad", OnBad), ("assistant_turns", AssistantTurns)):
+        for name, known in (
+            *(("truncation", Truncation), ("on_bad", OnBad), ("assistant_turns", AssistantTurns)),
+            ("comparisons", Comparisons),
+        ):
             choices = get_args(known)
             demand(getattr(self, name) in choices, "unknown_name", name, f"must be one of {', '.join(choices)}")
         is_known = self.transcripts is None or self.transcripts in get_args(Transcripts)
@@ -107,6 +175,7 @@ class DataSettings:
         demand(kept is None or 0 < kept < 1, "out_of_range", "max_ches", "must be a share of the rows: 0 < value < 1")
         demand(self.limit is None or self.limit >= 1, "not_positive", "limit", "must be at least 1 row")
         demand(self.eval_seed >= 0, "negative", "eval_seed", "must be 0 or more")
+        _check_comparisons(self, demand)
         limit = self.cache_limit
         demand(
             limit is None or limit > 0, "not_positive", "cache_limit", "must be gigabytes above 0, or null for no limit"
@@ -126,3 +195,17 @@ class DataSettings:
         demand(not both, "conflict", "eval_fraction", rule)
         unused = self.eval is None and self.eval_split is not None
         demand(not unused, "no_effect", "eval_split", "has no effect without data.eval; add it, or remove this setting")
+
+
+def _check_comparisons(settings: DataSettings, demand: Callable[[bool, str, str, str], None]) -> None:
+    """Require that the settings of `comparisons` are those that its rule reads."""
+    rule, gap, seed = settings.comparisons, settings.min_gap, settings.comparisons_seed
+    demand(gap is None or gap > 0, "not_positive", "min_gap", "must be a difference of scores above 0")
+    demand(gap is None or rule == "gap", "no_effect", "min_gap", f"has no effect with data.comparisons={rule}")
+    needed = "needs the least difference of two scores: data.min_gap=NUMBER"
+    demand(rule != "gap" or gap is not None, "missing_setting", "comparisons", needed)
+    is_drawn = rule in ("random", "bradley_terry")
+    demand(seed >= 0, "negative", "comparisons_seed", "must be 0 or more")
+    demand(
+        is_drawn or seed == 0, "no_effect", "comparisons_seed", f"has no effect with data.comparisons={rule}; remove it"
+    )

@@ -16,8 +16,12 @@ from tiltlm.core.notes import Note
 from tiltlm.data.accounting import Accounting
 from tiltlm.data.cache.fingerprints import comparison_digests, digest, distinct
 from tiltlm.data.data_settings import DataSettings
+from tiltlm.data.rows.canonical import content_fingerprint
 from tiltlm.data.rows.records import Form, Record
 from tiltlm.data.tokens.encoder import Encoder
+
+SOURCES = 100
+"""Most sources that are listed: a column may name the page of each row."""
 
 
 @dataclass
@@ -41,16 +45,33 @@ class Findings:
     """Digests of the prompts of training rows and of held-out rows, one per row."""
     comparison_digests: tuple[bytearray, bytearray] = field(default_factory=lambda: (bytearray(), bytearray()))
     """Digests of (prompt, two responses) of every comparison, by which of the two is preferred."""
+    num_compared: int = 0
+    """Comparisons that prefer a response."""
+    num_longer: float = 0.0
+    """Those in which the longer response is preferred; equal lengths count ½."""
+    content: tuple[bytearray, bytearray] = field(default_factory=lambda: (bytearray(), bytearray()))
+    """Digests of the content of training rows and of held-out rows, also of those that are left out later."""
+    sources: tuple[Counter[str], Counter[str]] = field(default_factory=lambda: (Counter(), Counter()))
+    """Sources of training rows and of held-out rows → how many."""
+    entries: tuple[Counter[int], Counter[int]] = field(default_factory=lambda: (Counter(), Counter()))
+    """Entries of `data.train` → number of training examples and of held-out examples from it."""
 
     def keep(self, record: Record, example: Example, held_out: bool) -> None:
         """Add a row that became an example."""
+        self.entries[held_out][record.entry] += 1
         self.accounting.keep(example, held_out)
         self.forms.add(record.form)
         self.labels[held_out].update(example.labels)
+        self.sources[held_out][example.source] += 1
         self.ends.update(int(r.token_ids[-1]) for r in example.responses if r.ended)
         self.prompts[held_out].extend(digest(record.prompt_key.encode("utf-8", "surrogatepass")))
         for compared, preferred in comparison_digests(example):
             self.comparison_digests[preferred].extend(compared)
+        for c in example.comparisons:
+            if not c.is_tie:
+                better, worse = (len(example.responses[k].token_ids) for k in (c.chosen, c.rejected))
+                self.num_compared += 1
+                self.num_longer += 1.0 if better > worse else 0.5 * (better == worse)
 
     def merge(self, later: "Findings") -> None:
         """Add the findings of later rows."""
@@ -61,8 +82,18 @@ class Findings:
         self.num_turned += later.num_turned
         for own_labels, more_labels in zip(self.labels, later.labels, strict=True):
             own_labels.update(more_labels)
+        for own_sources, more_sources in zip(self.sources, later.sources, strict=True):
+            own_sources.update(more_sources)
+        for own_entries, more_entries in zip(self.entries, later.entries, strict=True):
+            own_entries.update(more_entries)
         self.ends.update(later.ends)
-        for own, others in ((self.prompts, later.prompts), (self.comparison_digests, later.comparison_digests)):
+        self.num_compared += later.num_compared
+        self.num_longer += later.num_longer
+        for own, others in (
+            (self.prompts, later.prompts),
+            (self.comparison_digests, later.comparison_digests),
+            (self.content, later.content),
+        ):
             for digests, more in zip(own, others, strict=True):
                 digests.extend(more)
 
@@ -81,7 +112,17 @@ class Findings:
             num_prompts=len(trained),
             num_shared_prompts=len(np.intersect1d(trained, held_out, assume_unique=True)),
             num_opposed=len(np.intersect1d(forward, backward, assume_unique=True)),
+            num_compared=self.num_compared,
+            num_longer=self.num_longer,
+            content=tuple(content_fingerprint(digests) if digests else "" for digests in self.content),
+            sources=tuple(_largest(counts) for counts in self.sources),
+            entries=tuple(tuple(counts[k] for k in range(max(counts, default=-1) + 1)) for counts in self.entries),
         )
+
+
+def _largest(counts: Counter[str]) -> dict[str, int]:
+    """Return the sources with most rows, the largest first."""
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:SOURCES])
 
 
 @dataclass(frozen=True)
@@ -106,6 +147,17 @@ class DataFacts:
     """How many of them are in held-out rows too."""
     num_opposed: int
     """Number of (prompt, a, b) where one row prefers a and another row prefers b."""
+    num_compared: int = 0
+    """Comparisons that prefer a response."""
+    num_longer: float = 0.0
+    """Those in which the longer response is preferred; equal lengths count ½."""
+    content: tuple[str, ...] = ("", "")
+    """Fingerprint of the content of the training rows and of the held-out rows (`tiltlm.data.rows.canonical`); "" if
+    there are none."""
+    sources: tuple[Mapping[str, int], ...] = ({}, {})
+    """Sources of the training rows and of the held-out rows with their numbers of rows, at most `SOURCES` of them."""
+    entries: tuple[tuple[int, ...], ...] = ((), ())
+    """Number of training examples and of held-out examples from each entry of `data.train`, which follow each other."""
 
     def to_plain(self) -> dict[str, Any]:
         """Return plain values for JSON; `from_plain` reads them."""
@@ -116,7 +168,9 @@ class DataFacts:
         """Read what `to_plain` returned."""
         accounting = Accounting.from_plain(plain["accounting"])
         labels = tuple((undesirable, desirable) for undesirable, desirable in plain["labels"])
-        return cls(**{**plain, "accounting": accounting, "forms": frozenset(plain["forms"]), "labels": labels})
+        read = {"accounting": accounting, "forms": frozenset(plain["forms"]), "labels": labels}
+        read |= {"content": tuple(plain["content"]), "sources": tuple(plain["sources"])}
+        return cls(**{**plain, **read, "entries": tuple(map(tuple, plain["entries"]))})
 
     def end_token_id(self, encoder: Encoder) -> int:
         """Return the token that ends responses in this data.

@@ -5,7 +5,8 @@ A block depends only on its rows and the loader's settings, so any process can l
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import pyarrow as pa
 
@@ -17,8 +18,10 @@ from tiltlm.data.cache.table import to_batch
 from tiltlm.data.data_settings import DataSettings
 from tiltlm.data.files.text_files import Row
 from tiltlm.data.findings import Findings
+from tiltlm.data.rows.canonical import record_digest
 from tiltlm.data.rows.columns import ColumnRoles
-from tiltlm.data.rows.convert import convert
+from tiltlm.data.rows.comparisons import choose_comparisons
+from tiltlm.data.rows.convert import chooses_comparisons, convert
 from tiltlm.data.rows.prompts import becomes_turns, is_transcript
 from tiltlm.data.rows.records import Record, to_record
 from tiltlm.data.tokens.encoder import Encoded, Encoder
@@ -54,13 +57,43 @@ class RowReader:
         Raises:
             Defect: The row cannot be used.
         """
+        record, held_out = self.read_as_is(row, from_eval)
+        return self.converted(record, held_out), held_out
+
+    def read_as_is(self, row: Row, from_eval: bool) -> tuple[Record, bool]:
+        """Return the row in the shape that it has, and True if it is held out.
+
+        Raises:
+            Defect: The row cannot be read.
+        """
         record = to_record(row, self.schema, every_turn=self.settings.assistant_turns == "all")
         if self.needs_reference and not record.ref_logps:
             raise Defect("missing_value", "the row has no reference log-probability")
-        held_out = from_eval or is_held_out(
-            record.prompt_key, self.settings.eval_fraction or 0, self.settings.eval_seed
-        )
-        return convert(record, self.schema, self.shape, self.needs, self.uses, held_out=held_out), held_out
+        fraction, seed = self.settings.eval_fraction or 0, self.settings.eval_seed
+        return record, from_eval or is_held_out(record.prompt_key, fraction, seed)
+
+    def converted(self, record: Record, held_out: bool) -> Record:
+        """Return a record in the shape that the objective needs.
+
+        Raises:
+            Defect: It has none.
+        """
+        if chooses_comparisons(self.schema, self.shape) and self.settings.comparisons != "all":
+            record = choose_comparisons(record, self.settings)
+        return convert(record, self.schema, self.shape, self.needs, self.uses, held_out=held_out)
+
+    def as_read(self, record: Record) -> Record:
+        """Return a record in the form that is tokenised: without a tokenizer, as it is."""
+        return record
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Modules that another process needs to read rows, beside this one."""
+        return ()
+
+    def to_send(self) -> Self:
+        """Return a copy for other processes."""
+        return self
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +101,15 @@ class Loader(RowReader):
     """Everything that decides which example a row becomes."""
 
     encoder: Encoder
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """The tokenizer's module, which takes seconds to import."""
+        return (type(self.encoder.tokenizer).__module__,)
+
+    def to_send(self) -> Self:
+        """Return a copy without cached properties, which need not be sent."""
+        return replace(self, encoder=replace(self.encoder))
 
     @property
     def max_length(self) -> int:
@@ -89,32 +131,40 @@ class Loader(RowReader):
         records = []
         for row in rows:
             with count_defect(findings.accounting, row.location):
-                record, held_out = self.read(row, from_eval)
+                record, held_out = self.read_as_is(row, from_eval)
+                findings.content[held_out].extend(record_digest(record))
                 transcript = isinstance(record.prompt, str) and is_transcript(record.prompt)
+                record = self.converted(record, held_out)
+                form = record.form
+                record = self.as_read(record)
                 findings.num_transcripts += transcript
-                if self._wraps(record):
-                    record = record.as_chat()
-                    findings.num_wrapped += 1
-                    findings.num_turned += transcript
+                findings.num_wrapped += record.form != form
+                findings.num_turned += transcript and record.form != form
                 records.append((record, held_out))
         encoded = self.encoder.encode_many([record for record, _ in records])
         for (record, held_out), result in zip(records, encoded, strict=True):
             with count_defect(findings.accounting, record.location):
-                example, changes = self._example(record, result)
+                example, changes = self.example(record, result)
                 findings.accounting.change(record.location, changes)
                 findings.keep(record, example, held_out)
                 examples[held_out].append(example)
         train, held_out = map(to_batch, examples)
         return RowBlock(train, held_out, findings)
 
-    def _wraps(self, record: Record) -> bool:
-        """Return True if a record of text becomes turns. A text without a prompt has no user turn, and stays text."""
+    def as_read(self, record: Record) -> Record:
+        """Return a record of text as turns where it becomes turns. A text without a prompt has no user turn."""
         if record.form != "text" or "text" in self.schema.roles:
-            return False
-        return becomes_turns(str(record.prompt), self.settings, self.encoder.has_template)
+            return record
+        turns = becomes_turns(str(record.prompt), self.settings, self.encoder.has_template)
+        return record.as_chat() if turns else record
 
-    def _example(self, record: Record, encoded: Encoded | Defect) -> tuple[Example, list[str]]:
-        """Return the example of a record, within the length limit, and what was changed."""
+    def example(self, record: Record, encoded: Encoded | Defect) -> tuple[Example, list[str]]:
+        """Return the example of a record, within the length limit, and what was changed.
+
+        Raises:
+            Defect: The record cannot be tokenised, or does not fit.
+            DataError: It is too long under `truncation="error"`.
+        """
         if isinstance(encoded, Defect):
             raise encoded
         if self.settings.truncation == "left_prompt" and encoded.num_tokens > self.max_length:

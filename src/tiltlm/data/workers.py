@@ -7,19 +7,21 @@ has run torch would copy locks that threads hold, and could deadlock.
 import os
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import replace
 from itertools import islice
 from multiprocessing import get_context, parent_process
 from threading import Thread
 from types import ModuleType
+from typing import Any, TypeVar
 
 from tiltlm.core.errors import RunError
 from tiltlm.data.files.text_files import Row
 from tiltlm.data.loader import Loader, RowBlock
+
+T = TypeVar("T")
 
 BLOCK_ROWS = 1024
 """Rows of a block, which are tokenised in one call."""
@@ -35,27 +37,49 @@ def load_blocks(loader: Loader, rows: Iterable[Row], from_eval: bool, num_proces
         DataError: A row is too long under `truncation="error"`, or a conversation without a chat template.
         RunError: A process was killed.
     """
-    blocks = _blocks(rows)
+    sent = loader.to_send() if num_processes > 1 else loader
+    return map_blocks(sent.load, rows, from_eval, num_processes, loader.modules)
+
+
+def map_blocks(
+    work: Callable[[list[Row], bool], T],
+    rows: Iterable[Row],
+    from_eval: bool,
+    num_processes: int,
+    modules: Sequence[str] = (),
+) -> Iterator[T]:
+    """Yield what a function returns for each block of rows, in order. Only a few blocks are in memory at a time.
+
+    Args:
+        work: Called with the rows of a block and `from_eval`. It is sent to the other processes once.
+        rows: Rows of a source.
+        from_eval: True for separate held-out data.
+        num_processes: Number of processes; 1: this one.
+        modules: Modules that `work` needs. They are imported once, before processes start.
+
+    Raises:
+        RunError: A process was killed.
+    """
+    blocks = blocks_of(rows)
     if num_processes == 1:
         for block in blocks:
-            yield loader.load(block, from_eval)
+            yield work(block, from_eval)
         return
     context = get_context("forkserver")
-    context.set_forkserver_preload([__name__, type(loader.encoder.tokenizer).__module__])
-    pending: deque[Future[RowBlock]] = deque()
-    bare = replace(loader, encoder=replace(loader.encoder))  # a copy without cached properties, which need not be sent
-    with ProcessPoolExecutor(num_processes, context, _begin, (bare,)) as pool:
+    context.set_forkserver_preload([__name__, *modules])
+    pending: deque[Future[T]] = deque()
+    with ProcessPoolExecutor(num_processes, context, _begin, (work,)) as pool:
         try:
             for block in blocks:
                 with _without_main():
-                    pending.append(pool.submit(_load, block, from_eval))
+                    pending.append(pool.submit(_work_on, block, from_eval))
                 if len(pending) > 2 * num_processes:
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()
         except BrokenProcessPool as error:
             raise RunError(
-                "a process that tokenises was killed, perhaps because the machine had too little memory. Set "
+                "a process that reads rows was killed, perhaps because the machine had too little memory. Set "
                 "data.processes to a smaller number",
                 code="process_ended",
                 key="data.processes",
@@ -67,7 +91,8 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _blocks(rows: Iterable[Row]) -> Iterator[list[Row]]:
+def blocks_of(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    """Yield rows in blocks of `BLOCK_ROWS`, the last one smaller."""
     iterator = iter(rows)
     while block := list(islice(iterator, BLOCK_ROWS)):
         yield block
@@ -84,14 +109,14 @@ def _without_main() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
-_loader: Loader
-"""The loader of a worker process. It is sent once, not with every block."""
+_work: Callable[[list[Row], bool], Any]
+"""What a worker process does with a block. It is sent once, not with every block."""
 
 
-def _begin(loader: Loader) -> None:
-    global _loader
+def _begin(work: Callable[[list[Row], bool], Any]) -> None:
+    global _work
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes already use all cores
-    _loader = loader
+    _work = work
     Thread(target=_end_with_parent, daemon=True).start()
 
 
@@ -106,5 +131,5 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _load(rows: list[Row], from_eval: bool) -> RowBlock:
-    return _loader.load(rows, from_eval)
+def _work_on(rows: list[Row], from_eval: bool) -> Any:
+    return _work(rows, from_eval)

@@ -10,7 +10,11 @@ from tiltlm.diagnostics.attainment import (
 )
 from tiltlm.diagnostics.displacement import Displacement, measure_displacement
 from tiltlm.diagnostics.frontier import attainable, best_of_n, effective_samples, level_counts, masses_of, tilted
-from tiltlm.diagnostics.intervals import (
+from tiltlm.diagnostics.kl import SequenceKL, sequence_kl
+from tiltlm.diagnostics.length import LengthBias, LengthRule, expected_agreement, measure_length_bias
+from tiltlm.diagnostics.pairs import PairLogps
+from tiltlm.diagnostics.step_metrics import MetricSums, metric_sums
+from tiltlm.estimates.intervals import (
     Interval,
     bootstrap,
     bootstrap_mean,
@@ -19,10 +23,6 @@ from tiltlm.diagnostics.intervals import (
     unit_means,
     wilson,
 )
-from tiltlm.diagnostics.kl import SequenceKL, sequence_kl
-from tiltlm.diagnostics.length import LengthBias, LengthRule, expected_agreement, measure_length_bias
-from tiltlm.diagnostics.pairs import PairLogps
-from tiltlm.diagnostics.step_metrics import MetricSums, metric_sums
 
 __all__ = [
     "MIN_EFFECTIVE_SAMPLES",

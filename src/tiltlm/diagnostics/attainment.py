@@ -20,7 +20,7 @@ from tiltlm.diagnostics.frontier import (
     reward_and_kl,
     tilted_masses,
 )
-from tiltlm.diagnostics.intervals import Interval, percentile_interval
+from tiltlm.estimates.intervals import Interval, percentile_interval
 
 MIN_EFFECTIVE_SAMPLES = 50.0
 NS = (1, 2, 4, 8, 16, 32, 64)

@@ -7,8 +7,8 @@ goes to responses that no row compares. The margin does not show this; the shift
 from dataclasses import dataclass
 
 from tiltlm.core.errors import ConfigError
-from tiltlm.diagnostics.intervals import Interval, paired_difference, unit_means, wilson
 from tiltlm.diagnostics.pairs import PairLogps
+from tiltlm.estimates.intervals import Interval, paired_difference, unit_means, wilson
 
 
 @dataclass(frozen=True)

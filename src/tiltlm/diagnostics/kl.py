@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tiltlm.core.errors import ConfigError
-from tiltlm.diagnostics.intervals import Interval, bootstrap_mean
+from tiltlm.estimates.intervals import Interval, bootstrap_mean
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tiltlm.core.errors import ConfigError
-from tiltlm.diagnostics.intervals import Interval, bootstrap_mean, paired_difference, unit_means
+from tiltlm.estimates.intervals import Interval, bootstrap_mean, paired_difference, unit_means
 
 Floats = NDArray[np.float64]
 

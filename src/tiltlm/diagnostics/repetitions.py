@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tiltlm.core.errors import ConfigError
-from tiltlm.diagnostics.intervals import Interval
+from tiltlm.estimates.intervals import Interval
 
 
 def crossed_mean(values: ArrayLike, *, level: float = 0.95) -> tuple[Interval, float]:

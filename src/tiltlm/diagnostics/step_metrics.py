@@ -4,7 +4,7 @@ A metric is stored as a sum and a weight, so that packs, ranks and steps add up 
 comparisons of one example share one vote: an example with 28 comparisons counts as much as one with a single pair.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tiltlm.core import (
     Demonstrations,
+    Example,
     Lists,
     Pairs,
     ResponseLogps,
@@ -24,9 +25,20 @@ from tiltlm.core import (
     Views,
 )
 from tiltlm.core.logps import segment_sum
+from tiltlm.core.views import Slots
 from tiltlm.objectives import Objective
 from tiltlm.objectives.dry_run import toy_batch
 from tiltlm.objectives.shapes.rollouts import PolicyGradient
+from tiltlm.objectives.terms import Term, example_losses
+
+SOURCES = "sources/"
+"""Begin of the names of metrics of one source: `sources/NAME/METRIC`."""
+OF_SOURCES = ("rewards/chosen", "rewards/rejected", "rewards/accuracies", "nll")
+"""Metrics that are measured by source too, beside the loss."""
+MAX_SOURCES = 20
+"""Numbers are divided by source only up to this many sources: a column may name the page of each row."""
+NO_SOURCE = "(none)"
+"""Name of the examples without a source."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +71,15 @@ class MetricSums:
         """Return the weighted mean of each metric. Metrics of weight 0 are absent.
 
         `rewards/margins` is `rewards/chosen` − `rewards/rejected`: for comparisons the mean margin, for unpaired
-        responses the difference of the two means.
+        responses the difference of the two means. A source has `sources/NAME/examples`, the number of its examples.
         """
         means = {name: total / self.weights[name] for name, total in self.sums.items() if self.weights[name] > 0}
-        if "rewards/chosen" in means and "rewards/rejected" in means:
-            means["rewards/margins"] = means["rewards/chosen"] - means["rewards/rejected"]
+        for name in [name for name in means if name.endswith("rewards/chosen")]:
+            of = name.removesuffix("rewards/chosen")
+            if f"{of}rewards/rejected" in means:
+                means[f"{of}rewards/margins"] = means[name] - means[f"{of}rewards/rejected"]
+        for name in [name for name in means if name.startswith(SOURCES) and name.endswith("/loss")]:
+            means[f"{name.removesuffix('loss')}examples"] = self.weights[name]
         return means
 
 
@@ -103,6 +119,46 @@ def metric_sums(objective: Objective, responses: Responses, view: View) -> Metri
                 {name: value for part in parts for name, value in part.sums.items()},
                 {name: value for part in parts for name, value in part.weights.items()},
             )
+
+
+def sums_by_source(
+    objective: Objective,
+    responses: Responses,
+    terms: Sequence[Term],
+    examples: Sequence[Example],
+    slots: Slots,
+    sources: Collection[str],
+) -> MetricSums:
+    """Return the metrics of a pack's examples by source, under the names `sources/NAME/METRIC`.
+
+    `loss` is the mean over examples of the loss of each, as if it were the only one of its step. `rewards/chosen`,
+    `rewards/rejected`, `rewards/accuracies` and `nll` are those of `metric_sums`, of the examples of this source.
+
+    Args:
+        objective: The method.
+        responses: Those of the pack.
+        terms: The loss terms of the pack.
+        examples: The examples of the pack.
+        slots: For each example the numbers of its responses.
+        sources: Sources to measure.
+    """
+    members: dict[str, list[int]] = {}
+    for e, example in enumerate(examples):
+        if example.source in sources:
+            members.setdefault(example.source, []).append(e)
+    counts = [objective.view.of([example], [slot]).counts() for example, slot in zip(examples, slots, strict=True)]
+    losses = example_losses(terms, counts)
+    found = MetricSums()
+    for source, places in members.items():
+        view = objective.view.of([examples[e] for e in places], [slots[e] for e in places])
+        own = metric_sums(objective, responses, view)
+        names = [name for name in OF_SOURCES if name in own.sums]
+        prefix = f"{SOURCES}{source or NO_SOURCE}/"
+        found += MetricSums(
+            {f"{prefix}loss": losses[places].sum().item(), **{prefix + name: own.sums[name] for name in names}},
+            {f"{prefix}loss": float(len(places)), **{prefix + name: own.weights[name] for name in names}},
+        )
+    return found
 
 
 def metric_names(objective: Objective) -> list[str]:

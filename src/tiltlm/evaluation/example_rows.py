@@ -59,6 +59,8 @@ class ExampleRow:
     responses: tuple[ResponseRow, ...]
     comparisons: tuple[Comparison, ...] = ()
     labels: tuple[bool, ...] = ()
+    source: str = ""
+    """Name of the data source."""
 
 
 def prompt_key(prompt_ids: NDArray[np.int32]) -> str:
@@ -144,4 +146,5 @@ def _row(example: Example, slots: Sequence[int], table: NDArray[np.float64], is_
         responses=tuple(responses),
         comparisons=example.comparisons,
         labels=example.labels,
+        source=example.source,
     )

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from tiltlm.core import ConfigError
 from tiltlm.diagnostics import Interval, LengthRule, bootstrap_mean
+from tiltlm.diagnostics.step_metrics import MAX_SOURCES, NO_SOURCE
 from tiltlm.evaluation.change import Change, ratio_by_prompt
 from tiltlm.evaluation.contrast import (
     Contrast,
@@ -24,6 +25,20 @@ from tiltlm.evaluation.contrast import (
     logps_of,
 )
 from tiltlm.evaluation.example_rows import ExampleRow
+
+
+@dataclass(frozen=True)
+class SourceChange:
+    """The held-out rows of one source. A number that its rows do not have is None."""
+
+    num_examples: int
+    num_prompts: int
+    accuracy: Change | None
+    """`Contrast.accuracy` of these rows."""
+    margin: Change | None
+    """`Contrast.margin` of these rows."""
+    nll: Change | None
+    """`HeldOut.nll` of these rows."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +63,8 @@ class HeldOut:
     accuracy_by_prompt: Mapping[str, float] = field(default_factory=dict)
     """Ranking accuracy after training at each prompt, by the prompt's digest: it pairs runs on the same data. Empty if
     responses are not compared within a prompt."""
+    by_source: Mapping[str, SourceChange] = field(default_factory=dict)
+    """The rows of each source. Empty if there is one source, or more than `MAX_SOURCES`."""
 
 
 def compare_held_out(
@@ -99,7 +116,31 @@ def compare_held_out(
         shift=_shift(before, after, prompt, seed) if is_policy(after) else None,
         learner="policy" if is_policy(after) else "reward model",
         accuracy_by_prompt=accuracy_by_prompt(after),
+        by_source=_by_source(before, after, rule, seed, imitates=imitates),
     )
+
+
+def _by_source(
+    before: Sequence[ExampleRow], after: Sequence[ExampleRow], rule: LengthRule, seed: int, *, imitates: bool
+) -> dict[str, SourceChange]:
+    """Return the numbers of the rows of each source, in alphabetical order."""
+    names = sorted({row.source for row in after})
+    if not 2 <= len(names) <= MAX_SOURCES:
+        return {}
+    found = {}
+    for name in names:
+        places = [e for e, row in enumerate(after) if row.source == name]
+        early, late = ([rows[e] for e in places] for rows in (before, after))
+        prompt = np.array([row.prompt for row in late])
+        contrast = _contrast(early, late, prompt, rule, seed, log_odds=False)
+        found[name or NO_SOURCE] = SourceChange(
+            num_examples=len(late),
+            num_prompts=len(set(prompt.tolist())),
+            accuracy=None if contrast is None else contrast.accuracy,
+            margin=None if contrast is None else contrast.margin,
+            nll=_nll(early, late, prompt, seed) if imitates else None,
+        )
+    return found
 
 
 def together(rows: Sequence[ExampleRow]) -> Sequence[ExampleRow]:

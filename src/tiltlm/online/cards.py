@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tiltlm.diagnostics.intervals import Interval, bootstrap_mean
 from tiltlm.diagnostics.kl import sequence_kl
+from tiltlm.estimates.intervals import Interval, bootstrap_mean
 from tiltlm.online.ledger import Tokens
 from tiltlm.sampling.answers import AnswerRow
 from tiltlm.sampling.diversity import diversity_of

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tiltlm.core.example import Response, TokenIds
-from tiltlm.diagnostics.intervals import Floats
+from tiltlm.estimates.intervals import Floats
 
 Who = Literal["policy", "data", "reference", "mixture", "revision"]
 """Where a sample comes from: the policy of the round, the data, the reference of the round, a mixture of both, or the

@@ -72,9 +72,16 @@ class RoundFolder:
         return (state["first_step"], state["first_tokens"]) if "first_step" in state else None
 
     @property
-    def has_old_logps(self) -> bool:
-        """True if the policy read the samples when the round began."""
-        return (self.path / "old-logps.npy").exists()
+    def old_numbers(self) -> Floats32 | None:
+        """What the policy said of every scored token when the round began; see `with_old_logps`."""
+        path = self.path / "old-logps.npy"
+        return np.load(path) if path.exists() else None
+
+    def write_old_numbers(self, numbers: Floats32) -> None:
+        """Write what the policy says of every scored token before the round trains, so a resumed round can read it."""
+        buffer = io.BytesIO()
+        np.save(buffer, numbers)
+        write_bytes(self.path / "old-logps.npy", buffer.getvalue())
 
     @property
     def last_step(self) -> int | None:
@@ -203,42 +210,35 @@ class RoundFolder:
         write_plain_rows(self.path / "examples.jsonl", rows)
         return digest
 
-    def with_old_logps(self, examples: Sequence[Example], numbers: Floats32 | None) -> list[Example]:
-        """Return the examples of rollouts with what policy and critic said of their tokens when the round began.
 
-        This is written before the round trains, so a resumed round reads what the policy of then said.
+def with_old_logps(examples: Sequence[Example], numbers: Floats32) -> list[Example]:
+    """Return the examples of rollouts with what policy and critic said of their tokens when the round began.
 
-        Args:
-            examples: The examples of the round.
-            numbers: [1, M] the log-probability of every scored token of all samples, in their order; with a critic
-                [2, M], the values too. None: they are written already.
-        """
-        path = self.path / "old-logps.npy"
-        if numbers is not None:
-            buffer = io.BytesIO()
-            np.save(buffer, numbers)
-            write_bytes(path, buffer.getvalue())
-        numbers, place = np.load(path), 0
-        found = []
-        for example in examples:
-            credits = []
-            for response, credit in zip(example.responses, example.credits, strict=True):
-                end = place + response.num_tokens
-                logps, *values = numbers[:, place:end]
-                credits.append(replace(credit, old_logps=logps, old_values=values[0] if values else None))
-                place = end
-            found.append(replace(example, credits=tuple(credits)))
-        assert place == numbers.shape[1], "the file belongs to these examples, whose digest was compared"
-        return found
+    Args:
+        examples: The examples of the round.
+        numbers: [1, M] the log-probability of every scored token of all samples, in their order; with a critic
+            [2, M], the values too.
+    """
+    place, found = 0, []
+    for example in examples:
+        credits = []
+        for response, credit in zip(example.responses, example.credits, strict=True):
+            end = place + response.num_tokens
+            logps, *values = numbers[:, place:end]
+            credits.append(replace(credit, old_logps=logps, old_values=values[0] if values else None))
+            place = end
+        found.append(replace(example, credits=tuple(credits)))
+    assert place == numbers.shape[1], "the numbers belong to these examples, whose digest was compared"
+    return found
 
-    def old_logps(self, examples: Sequence[Example]) -> list[list[Floats32]]:
-        """Return what `with_old_logps` wrote of these examples, the first of the round: [T] for each sample."""
-        if not examples:
-            return []
-        logps = np.load(self.path / "old-logps.npy")[0]
-        lengths = [response.num_tokens for example in examples for response in example.responses]
-        pieces = iter(np.split(logps[: sum(lengths)], np.cumsum(lengths)[:-1]))
-        return [[next(pieces) for _ in example.responses] for example in examples]
+
+def old_logps(examples: Sequence[Example], numbers: Floats32) -> list[list[Floats32]]:
+    """Return the log-probabilities in such numbers for the first examples of a round: [T] for each sample."""
+    if not examples:
+        return []
+    lengths = [response.num_tokens for example in examples for response in example.responses]
+    pieces = iter(np.split(numbers[0, : sum(lengths)], np.cumsum(lengths)[:-1]))
+    return [[next(pieces) for _ in example.responses] for example in examples]
 
 
 def _lines(path: Path) -> list[dict[str, Any]] | None:

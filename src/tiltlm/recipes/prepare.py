@@ -13,6 +13,7 @@ from tiltlm.core.notes import Note
 from tiltlm.data import DataSettings, Encoder, PreferenceData, load_data
 from tiltlm.data.cache.fingerprints import prompt_numbers
 from tiltlm.data.cache.lazy import Joined, Selection
+from tiltlm.diagnostics.step_metrics import MAX_SOURCES
 from tiltlm.distributed import Ranks
 from tiltlm.evaluation.alike_pairs import leave_out_alike
 from tiltlm.logprobs.experts import experts_per_token
@@ -56,6 +57,12 @@ class Prepared:
     def examples(self) -> Sequence[Example]:
         """Training and held-out examples."""
         return Joined(self.data.train, self.data.held_out)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Sources that metrics are divided by; none if there is only one, or more than `MAX_SOURCES`."""
+        names = tuple(self.data.sources)
+        return names if 2 <= len(names) <= MAX_SOURCES else ()
 
     @property
     def sampling_ends(self) -> tuple[int, ...]:
@@ -103,7 +110,7 @@ def prepare(settings: RunSettings, device: torch.device) -> Prepared:
     if settings.data.max_ches is not None and isinstance(policy, Policy):
         data = leave_out_alike(policy.module, data, settings.data.max_ches, settings.training.max_tokens)
     note_all(data.accounting.lines())
-    note_all(data.notes)
+    note_all([*data.notes, *([] if data.verdict is None else [data.verdict])])
     return name_reference(settings, objective, policy, data)
 
 

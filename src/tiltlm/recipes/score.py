@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from tiltlm.core import Responses, ResponseScores, View
+from tiltlm.core import Example, Responses, ResponseScores, View
 from tiltlm.distributed import Ranks
 from tiltlm.objectives import Objective, Term, example_losses
 from tiltlm.recipes.prepare import ensure_reference, prepare
@@ -60,6 +60,18 @@ class Scores(dict[str, Any]):
         return {"loss": self["loss"], **self["metrics"]}
 
 
+@dataclass(frozen=True, eq=False)
+class ScoredExamples:
+    """All examples of some data, scored as one step."""
+
+    objective: Objective
+    examples: Sequence[Example]
+    rows: Sequence[Mapping[str, Any]]
+    """One per example, in the same order: see `example_rows`."""
+    loss: float
+    metrics: Mapping[str, float]
+
+
 def score(settings: RunSettings, *, per_example: Path | None = None, progress: ProgressCallback = silent) -> Scores:
     """Compute loss and metrics of all data as one step.
 
@@ -74,6 +86,21 @@ def score(settings: RunSettings, *, per_example: Path | None = None, progress: P
     Returns:
         `objective`, `num_examples`, `loss`, `metrics` (TRL's names).
     """
+    scored = score_examples(settings, progress=progress)
+    rows = scored.rows
+    if per_example is not None:
+        write_text(per_example, "".join(json.dumps(finite_json(row), ensure_ascii=False) + "\n" for row in rows))
+    values = {
+        "objective": settings.objective_title,
+        "num_examples": len(scored.examples),
+        "loss": scored.loss,
+        "metrics": dict(scored.metrics),
+    }
+    return Scores(values, rows)
+
+
+def score_examples(settings: RunSettings, *, progress: ProgressCallback = silent) -> ScoredExamples:
+    """Score all data as one step. Arguments: see `score`."""
     settings = replace(settings, data=replace(settings.data, eval_fraction=settings.data.eval_fraction or 0.0))
     objective = settings.build_objective()
     ranks = Ranks.single("score")
@@ -87,6 +114,7 @@ def score(settings: RunSettings, *, per_example: Path | None = None, progress: P
         ready.reference if objective.needs_reference else None,
         settings.training.max_tokens,
         ranks,
+        sources=ready.sources,
     )
     rows: list[dict[str, Any]] = []
 
@@ -98,15 +126,7 @@ def score(settings: RunSettings, *, per_example: Path | None = None, progress: P
     result = stepper.evaluate(examples, observe)
     order = {e.id: i for i, e in enumerate(examples)}
     rows.sort(key=lambda row: order[row["id"]])
-    if per_example is not None:
-        write_text(per_example, "".join(json.dumps(finite_json(row), ensure_ascii=False) + "\n" for row in rows))
-    values = {
-        "objective": settings.objective_title,
-        "num_examples": len(examples),
-        "loss": result.loss,
-        "metrics": dict(result.metric_sums.means()),
-    }
-    return Scores(values, rows)
+    return ScoredExamples(objective, examples, rows, result.loss, result.metric_sums.means())
 
 
 def example_rows(

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 
 from tiltlm.core import NumericsError, RunError
 from tiltlm.data import Encoder
+from tiltlm.data.data_settings import paths_of
 from tiltlm.distributed import Ranks
 from tiltlm.distributed.wrapping import check_parallel, trainable_copy
 from tiltlm.evaluation import Gold, SampleSet
@@ -160,6 +161,7 @@ def carry_out(
             run,
             ready.data.fingerprint,
             resume=resume,
+            sources=ready.sources,
             ranks=ranks,
             listener=listener(progress),
         )
@@ -213,16 +215,17 @@ def describe_run(run: RunDirectory, ready: Prepared, settings: RunSettings) -> N
     """Write configuration, versions, data accounting and digests before the run: enough to run it again."""
     run.write_text("config.yaml", yaml.safe_dump(to_plain(settings), sort_keys=False, allow_unicode=True))
     run.write_json("versions.json", versions())
-    run.write_json("data.json", {**ready.data.accounting.as_dict(), "fingerprint": ready.data.fingerprint})
+    data = ready.data
+    account = {"fingerprint": data.fingerprint, "content": dict(data.content), "sources": dict(data.sources)}
+    run.write_json("data.json", {**data.accounting.as_dict(), **account})
     run.write_json("digests.json", digests(ready))
 
 
 def make_report(run: RunDirectory, ready: Prepared, settings: RunSettings, result: TrainingResult) -> RunReport:
     """Return the report of the run, without its measurements."""
-    sources = [settings.data.train] if isinstance(settings.data.train, str) else settings.data.train
     facts = {
         "Model": short(settings.model.path) + (" with a new LoRA adapter" if settings.model.lora else ""),
-        "Data": ", ".join(map(short, sources)),
+        "Data": ", ".join(map(short, paths_of(settings.data.train))),
         "Objective": settings.objective_text,
         "Reference": reference_fact(ready.reference),
         "Training": f"{result.num_steps} steps of {settings.training.batch_size} examples, "

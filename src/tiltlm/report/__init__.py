@@ -1,21 +1,8 @@
-"""Reports: a run, or several runs side by side, as one HTML page, and the same numbers as JSON."""
+"""Reports: a run, or several runs side by side, as one HTML page, and the same numbers as JSON.
 
-from tiltlm.report.comparison import ComparedRun, write_comparison
-from tiltlm.report.page import read_run, render, write_report
-from tiltlm.report.run_report import RunReport, to_plain
-from tiltlm.report.series import Series, series_of
-from tiltlm.report.verdict import Verdict, verdict_of
+Names are imported when they are first used (`__init__.pyi` lists them), so that one module does not load the others.
+"""
 
-__all__ = [
-    "ComparedRun",
-    "RunReport",
-    "Series",
-    "Verdict",
-    "read_run",
-    "render",
-    "series_of",
-    "to_plain",
-    "verdict_of",
-    "write_comparison",
-    "write_report",
-]
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

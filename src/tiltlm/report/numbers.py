@@ -2,7 +2,7 @@
 
 import math
 
-from tiltlm.diagnostics import Interval
+from tiltlm.estimates.intervals import Interval
 
 MINUS = "\N{MINUS SIGN}"
 

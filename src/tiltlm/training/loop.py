@@ -75,6 +75,7 @@ def train_loop(
     resume: bool = False,
     ranks: Ranks | None = None,
     listener: Listener | None = None,
+    sources: Sequence[str] = (),
 ) -> TrainingResult:
     """Train `policy` in place.
 
@@ -90,6 +91,7 @@ def train_loop(
         resume: Continue from the newest checkpoint that is not damaged.
         ranks: The processes that train together. None means this process only, on a CPU.
         listener: Receives notes, records and progress.
+        sources: Sources of the examples by which metrics are divided too.
 
     Raises:
         ConfigError: a setting would have no effect, or the checkpoint belongs to another run.
@@ -98,8 +100,9 @@ def train_loop(
         Interrupted: a signal stopped the run; a checkpoint is saved.
     """
     trainer = build_trainer(
-        policy, examples, held_out, objective, reference, settings, run, fingerprint, ranks=ranks, listener=listener
-    )
+        policy, examples, held_out, objective, reference, settings, run, fingerprint,
+        ranks=ranks, listener=listener, sources=sources,
+    )  # fmt: skip
     try:
         return trainer.run(resume)
     finally:
@@ -120,15 +123,16 @@ def build_trainer(
     listener: Listener | None = None,
     schedule: Callable[[int], float] | None = None,
     value_learning_rate: float | None = None,
+    sources: Sequence[str] = (),
 ) -> "Trainer":
     """Build the trainer of a run.
 
     A run that makes new examples between its rounds builds one trainer, without examples, and gives it those of each
     round (`Trainer.next_round`). Its `settings` describe one round.
 
-    Arguments up to `listener` are those of `train_loop`. `schedule` is the learning rate in step i = 0, 1, … as a share
-    of the peak; without it, the schedule that `settings` name covers the steps of the examples given here.
-    `value_learning_rate` is the peak for the value head of a critic; without it, that of the policy.
+    Arguments up to `listener`, and `sources`, are those of `train_loop`. `schedule` is the learning rate in step i = 0,
+    1, … as a share of the peak; without it, the schedule that `settings` name covers the steps of the examples given
+    here. `value_learning_rate` is the peak for the value head of a critic; without it, that of the policy.
 
     Raises:
         ConfigError: a setting would have no effect.
@@ -147,6 +151,7 @@ def build_trainer(
     stepper = Stepper(
         module, objective, reference, settings.max_tokens, ranks,
         router_aux_loss_coef=settings.router_aux_loss_coef, poll=signals.poll,
+        sources=tuple(sources),
     )  # fmt: skip
     optimizer = build_optimizer(policy, settings, learning_rate, value_learning_rate)
     recorder = Recorder(run, settings.trackers, run_identity, ranks, listener or Listener())

@@ -32,7 +32,7 @@ from tiltlm.core import (
 )
 from tiltlm.core.logps import OF_REFERENCE, WITH_GRADIENT, Extra
 from tiltlm.core.views import Counts
-from tiltlm.diagnostics.step_metrics import MetricSums, metric_sums
+from tiltlm.diagnostics.step_metrics import MetricSums, metric_sums, sums_by_source
 from tiltlm.distributed.ranks import Ranks
 from tiltlm.distributed.wrapping import synchronised
 from tiltlm.objectives.parts.statistics import Memory
@@ -89,6 +89,8 @@ class Stepper:
     """Weight in training of the load-balancing loss (`balance.py`), which is added to the objective's; 0: none."""
     poll: Callable[[], None] = lambda: None
     """Called before each pack, by all processes together; raises if the run is to stop."""
+    sources: tuple[str, ...] = ()
+    """Sources of examples whose metrics are also measured by themselves."""
 
     def train(self, examples: Sequence[Example], memory: Memory = ()) -> StepResult:
         """Add the gradient of the step's loss to the policy's parameters, averaged over all processes."""
@@ -221,11 +223,18 @@ class Stepper:
                 done.append((pack, detached(responses), view, tuple(map(detached, terms)), share.detach()))
         # Values are read after all packs were started, because reading one waits for the device.
         for pack, responses, view, terms, share in done:
-            out.add(share.item(), terms, pack.examples, metric_sums(self.objective, responses, view))
+            out.add(share.item(), terms, pack.examples, self._metrics(pack, responses, view, terms))
             if observe is not None:
                 observe(pack, responses, view, terms)
         (out.loss,) = self.ranks.sum([out.loss])
         out.aux_loss = None if balance is None else balance.loss.item()
+
+    def _metrics(self, pack: Pack, responses: Responses, view: View, terms: Sequence[Term]) -> MetricSums:
+        """Return the metrics of a pack, of all its examples and of each source."""
+        sums = metric_sums(self.objective, responses, view)
+        if self.sources:
+            sums += sums_by_source(self.objective, responses, terms, pack.examples, pack.slots, self.sources)
+        return sums
 
     def _coupled(
         self, packs_of_rank: list[list[Pack]], out: StepResult, backward: bool, observe: Observer | None
@@ -247,7 +256,7 @@ class Stepper:
             loss = reduce_terms(terms, view.counts())
         out.add(loss.item(), terms, step.examples, MetricSums())
         if self.ranks.is_first:  # every process holds the whole step; only one counts it
-            out.metric_sums = metric_sums(self.objective, responses, view)
+            out.metric_sums = self._metrics(step, responses, view, terms)
             if observe is not None:
                 observe(step, responses, view, terms)
         if backward:

@@ -52,8 +52,8 @@ def test_an_error_in_a_process_is_the_error(load):
 
 
 def test_a_process_that_dies(load, monkeypatch):
-    monkeypatch.setattr(workers, "_load", os._exit)
-    monkeypatch.setattr(workers, "_blocks", lambda rows: iter([3]))
+    monkeypatch.setattr(workers, "_work_on", os._exit)
+    monkeypatch.setattr(workers, "blocks_of", lambda rows: iter([3]))
     monkeypatch.setattr(workers.ProcessPoolExecutor, "submit", lambda self, f, code, _: SUBMIT(self, f, code))
     with raises(RunError, "process_ended", key="data.processes", mentions=["data.processes"]):
         load(2)
@@ -96,7 +96,7 @@ def test_a_process_ends_with_the_one_that_started_it(monkeypatch):
 
     monkeypatch.setattr(workers, "parent_process", Parent)
     monkeypatch.setattr(workers.os, "_exit", ends.append)
-    monkeypatch.setattr(workers, "_loader", None, raising=False)
+    monkeypatch.setattr(workers, "_work", None, raising=False)
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")
     before = set(threading.enumerate())
     workers._begin(None)

@@ -249,3 +249,31 @@ def test_labels_compare_across_prompts_where_most_have_no_counterpart():
     rows = unpaired([1.0, 0.0, 3.0, 2.0, 5.0, 4.0], [True, False, True, True, False, False])
     rows = [replace(row, prompt="p") if i < 2 else row for i, row in enumerate(rows)]
     assert contrast_of(rows, rows).kind == "unpaired"
+
+
+def test_numbers_of_each_source():
+    before = [replace(row, source="ab"[i > 1]) for i, row in enumerate(rewarded((0, 1), (1, 0), (0, 1), (0, 1)))]
+    after = [replace(row, source="ab"[i > 1]) for i, row in enumerate(rewarded((2, 1), (3, 0), (0, 1), (1, 0)))]
+    found = compare_held_out(before, after, LONGER).by_source
+    assert list(found) == ["a", "b"]
+    assert [source.num_examples for source in found.values()] == [2, 2]
+    assert [source.accuracy.after.estimate for source in found.values()] == [1.0, 0.5]
+    assert [source.accuracy.difference.estimate for source in found.values()] == [0.5, 0.5]
+    assert [source.margin.after.estimate for source in found.values()] == [2.0, 0.0]
+    assert all(source.nll is None for source in found.values())
+
+
+@pytest.mark.parametrize("num_sources", [1, 21])
+def test_one_source_or_very_many_are_not_divided(num_sources):
+    rows = [replace(row, source=str(i % num_sources)) for i, row in enumerate(rewarded(*[(1, 0)] * 42))]
+    assert compare_held_out(rows, rows, LONGER).by_source == {}
+
+
+def test_a_source_without_comparisons_has_no_accuracy():
+    rows = rewarded((1, 0), (0, 1))
+    tie = pair("tie", response(1.0), response(0.0), preference=0.5)
+    rows = [replace(row, source="a") for row in rows] + [tie]
+    found = compare_held_out(rows, rows, LONGER).by_source
+    assert found["(none)"].accuracy is None
+    assert found["(none)"].num_examples == 1
+    assert found["a"].accuracy is not None

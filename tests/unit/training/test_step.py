@@ -253,3 +253,35 @@ def test_signals_are_polled_before_every_pack():
     with pytest.raises(Stop):
         Stepper(policy, dpo(), reference, max_tokens=1, poll=poll).train(rows(6))
     assert policy.num_forwards == 2
+
+
+@pytest.mark.parametrize("max_tokens", [20, WHOLE])
+@pytest.mark.parametrize("name", ["dpo", "kto", "sft", "sorted", "sum", "lists"])
+def test_metrics_of_a_source_are_those_of_a_step_with_its_examples(name, max_tokens):
+    """A statistic (KTO's baseline) and coupled losses are of the whole step, so only their rewards are compared."""
+    objective = OBJECTIVES[name]
+    examples = [replace(example, source="ab"[i % 2]) for i, example in enumerate(rows(9))]
+    _, stepper = ready(objective, max_tokens)
+    stepper = replace(stepper, sources=("a", "b", "c"))
+    whole = stepper.evaluate(examples)
+    means = whole.metric_sums.means()
+    for source, own in (("a", examples[::2]), ("b", examples[1::2])):
+        alone = replace(stepper, sources=()).evaluate(own).metric_sums.means()
+        for metric in ("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies", "nll"):
+            assert means.get(f"sources/{source}/{metric}") == (
+                pytest.approx(alone[metric], rel=1e-9) if metric in alone else None
+            )
+        if objective.statistic is None and not objective.coupled:
+            losses = [stepper.evaluate([example]).loss for example in own]
+            assert means[f"sources/{source}/loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-9)
+        assert means[f"sources/{source}/examples"] == len(own)
+    assert not [metric for metric in means if metric.startswith("sources/c/")]
+    plain = replace(stepper, sources=()).evaluate(examples).metric_sums.means()
+    assert {metric: value for metric, value in means.items() if not metric.startswith("sources/")} == plain
+
+
+def test_examples_without_a_source_have_a_name():
+    examples = [replace(example, source="a" * (i % 2)) for i, example in enumerate(rows(4))]
+    _, stepper = ready(dpo(), WHOLE)
+    means = replace(stepper, sources=("", "a")).evaluate(examples).metric_sums.means()
+    assert means["sources/(none)/examples"] == means["sources/a/examples"] == 2

@@ -24,14 +24,20 @@ from tiltlm.config.calls.frontiers import frontier
 from tiltlm.config.calls.methods import compare_methods
 
 # isort: split
+from tiltlm.config.calls.data.agreeing import agreement
+from tiltlm.config.calls.data.checking import check
 from tiltlm.config.calls.data.converting import convert
+from tiltlm.config.calls.data.describing import stats
+from tiltlm.config.calls.data.split import split
 
 # isort: split
 from tiltlm.config.command import COMMANDS
 
 __all__ = [
     "COMMANDS",
+    "agreement",
     "best_of_n",
+    "check",
     "compare",
     "compare_methods",
     "convert",
@@ -43,6 +49,8 @@ __all__ = [
     "quickstart",
     "sample",
     "score",
+    "split",
+    "stats",
     "sweep",
     "train",
 ]

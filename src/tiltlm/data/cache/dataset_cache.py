@@ -37,7 +37,7 @@ from tiltlm.storage.files import atomic_folder
 
 log = logging.getLogger(__name__)
 
-DEFINITION = "3"
+DEFINITION = "4"
 """Change this when the same rows become other examples, or the files have another form."""
 
 NOT_IN_KEY = frozenset(

@@ -12,8 +12,13 @@ from tiltlm.core.example import Example
 
 def is_held_out(prompt: str, fraction: float, seed: int) -> bool:
     """Decide from a prompt's text if it is held out, so that added rows change no decision for others."""
-    digest = hashlib.sha256(f"{seed}\0{prompt}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") < fraction * 2**64
+    return prompt_position(prompt, seed) < fraction
+
+
+def prompt_position(prompt: str, seed: int) -> float:
+    """Return a number in [0, 1) that depends on a prompt's text and the seed alone: its place in a split."""
+    digest = hashlib.sha256(f"{seed}\0{prompt}".encode("utf-8", "surrogatepass")).digest()
+    return (int.from_bytes(digest[:8], "big") >> 11) / 2**53
 
 
 def fingerprint(*parts: Sequence[Example]) -> str:
@@ -25,6 +30,11 @@ def fingerprint(*parts: Sequence[Example]) -> str:
             for piece in _pieces(example):
                 digest.update(len(piece).to_bytes(8, "big") + piece)
     return digest.hexdigest()
+
+
+def example_digest(example: Example) -> bytes:
+    """Return the BLAKE2b-128 of an example without its id, source and partners."""
+    return digest(*_pieces(example))
 
 
 def _pieces(example: Example) -> Iterator[bytes]:

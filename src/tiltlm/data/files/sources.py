@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from tiltlm.core.errors import ConfigError, DataError
 from tiltlm.core.notes import Note
-from tiltlm.data.data_settings import DataSettings
+from tiltlm.data.data_settings import DataSettings, paths_of, sources_of
 from tiltlm.data.files.arrow_files import arrow_rows, read_arrow, read_parquet
 from tiltlm.data.files.folders import data_files, files_by_split
 from tiltlm.data.files.text_files import Row, read_csv, read_json, read_jsonl
@@ -43,6 +43,10 @@ class Source:
     """True if it has splits, of which one was chosen."""
     note: Note | None = None
     """What the user must know about the choice of its files."""
+    label: str | None = None
+    """`Row.source` of its rows."""
+    origin: str = ""
+    """`Row.origin` of its rows."""
 
 
 @dataclass(frozen=True)
@@ -60,13 +64,20 @@ class Rows(Iterable[Row]):
             DataError: A source cannot be read or has no rows.
         """
         left = self.limit
-        for source in self.sources:
+        for entry, source in enumerate(self.sources):
             count = 0
+            is_plain = entry == 0 and source.label is None and not source.origin
             for count, row in enumerate(islice(source.rows(), left), start=1):  # noqa: B007
-                yield row
+                yield row if is_plain else replace(row, entry=entry, source=source.label, origin=source.origin)
             if count == 0 and left != 0:
                 raise DataError(f"{source.name}: the source has no rows", code="no_rows")
             left = None if left is None else left - count
+
+    def firsts(self, count: int) -> list["Rows"]:
+        """Return the first `count` rows of each source, or all rows if their limit is not above it."""
+        if self.limit is not None and self.limit <= count:
+            return [self]
+        return [replace(self, sources=(source,), limit=count) for source in self.sources]
 
     @property
     def notes(self) -> list[Note]:
@@ -75,8 +86,10 @@ class Rows(Iterable[Row]):
 
     def content(self) -> list[list[str]] | None:
         """Return `Source.content` of all sources; None if it is None for one of them."""
-        contents = [source.content() for source in self.sources]
-        return None if None in contents else [content for content in contents if content is not None]
+        contents = [(source.content(), source.label) for source in self.sources]
+        if any(content is None for content, _ in contents):
+            return None
+        return [[*(content or ()), *([f"source {label}"] if label else [])] for content, label in contents]
 
 
 class Split(NamedTuple):
@@ -86,19 +99,38 @@ class Split(NamedTuple):
     key: str
 
 
-def read_rows(settings: DataSettings, *, held_out: bool = False) -> Rows:
+def read_rows(settings: DataSettings, *, held_out: bool = False, mixes: bool = False) -> Rows:
     """Return the rows of `settings.train`, or those of `settings.eval`, at most `settings.limit`.
 
+    Args:
+        settings: Sources, and how to read them.
+        held_out: True for `settings.eval`.
+        mixes: True if the caller applies the weights and caps of the sources.
+
     Raises:
-        ConfigError: A split is named, but no source has splits; or a setting for the Hub, but no source is from there.
+        ConfigError: A split is named, but no source has splits; or a setting for the Hub, but no source is from there;
+            or a source has a weight or a cap, which the caller does not apply.
         DataError: A source is missing, has an unknown format, or does not have the split.
     """
     _check_hub_settings(settings)
     names, given, usual = (
         (settings.eval, settings.eval_split, "test") if held_out else (settings.train, settings.split, "train")
     )
+    entries = sources_of(names)
+    for entry in entries:
+        if not (mixes or entry.is_whole):
+            raise ConfigError(
+                f"data.train: {entry.path}: weight and cap have no effect here, because this command reads all rows; "
+                "remove them",
+                code="no_effect",
+                key="data.train",
+            )
     split = Split(given or usual, "data.eval_split" if held_out else "data.split")
-    sources = tuple(_find(name, settings, split) for name in _as_tuple(names))
+    origins = origins_of([entry.path for entry in entries])
+    sources = tuple(
+        replace(_find(entry.path, settings, split), label=entry.source, origin=origin)
+        for entry, origin in zip(entries, origins, strict=True)
+    )
     if given is not None and not any(source.has_splits for source in sources):
         names = ", ".join(source.name for source in sources)
         raise ConfigError(
@@ -109,8 +141,15 @@ def read_rows(settings: DataSettings, *, held_out: bool = False) -> Rows:
     return Rows(sources, settings.limit)
 
 
-def _as_tuple(names: str | tuple[str, ...] | None) -> tuple[str, ...]:
-    return () if names is None else (names,) if isinstance(names, str) else tuple(names)
+def origins_of(paths: Sequence[str]) -> list[str]:
+    """Return the names by which several sources are told apart: the last part of their paths, if these differ.
+
+    A single source needs no name.
+    """
+    if len(paths) < 2:
+        return [""] * len(paths)
+    short = [Path(path).name if Path(path).exists() else path for path in paths]
+    return short if len(set(short)) == len(short) else list(paths)
 
 
 def _find(name: str, settings: DataSettings, split: Split) -> Source:
@@ -242,7 +281,7 @@ def _hub(name: str, settings: DataSettings, split: Split) -> Any:
 
 def _check_hub_settings(settings: DataSettings) -> None:
     """Refuse settings for datasets on the Hub if no source is one."""
-    if not all(Path(name).exists() for name in (*_as_tuple(settings.train), *_as_tuple(settings.eval))):
+    if not all(Path(name).exists() for name in (*paths_of(settings.train), *paths_of(settings.eval))):
         return
     for name in ("subset", "revision"):
         if getattr(settings, name) is not None:

@@ -31,6 +31,12 @@ class Row:
     """`file.jsonl:17` (line, from 1) or `file.parquet[17]` (row, from 0)."""
     values: dict[str, Any]
     defect: Defect | None = None
+    entry: int = 0
+    """Number of its entry in `data.train`, if that is a list."""
+    source: str | None = None
+    """Name of its source by the settings."""
+    origin: str = ""
+    """Name of its source if neither the settings nor its columns have one."""
 
 
 def _lines(path: Path) -> Iterator[bytes]:

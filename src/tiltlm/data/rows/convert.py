@@ -6,11 +6,12 @@ Each conversion is announced. If none is possible, the error names what would he
 from collections.abc import Sequence
 from dataclasses import replace
 
-from tiltlm.core.errors import DataError
+from tiltlm.core.errors import ConfigError, DataError
 from tiltlm.core.needs import Need, Shape, Use
 from tiltlm.core.notes import Note
 from tiltlm.data.accounting import Defect
 from tiltlm.data.rows.columns import ColumnRoles
+from tiltlm.data.rows.comparisons import RULES
 from tiltlm.data.rows.records import Record
 
 USES: dict[Shape, frozenset[Use]] = {
@@ -25,8 +26,7 @@ ANNOUNCED = {
     ("pairs", "unpaired"): "pairs → unpaired: each pair gives one desirable and one undesirable response",
     ("pairs", "lists"): "pairs → lists: each pair is a list of two; the chosen response has rank 1",
     ("pairs", "demonstrations"): "pairs → demonstrations: only chosen responses are learned",
-    ("lists", "pairs"): "lists → comparisons: all responses of different rank or score are compared two by two, with "
-    "equal weight within a row",
+    ("lists", "pairs"): "lists → comparisons",
     ("lists", "demonstrations"): "lists → demonstrations: only the best response of each list is learned",
 }
 """Conversions (shape of the data, shape of the objective), and the note for each."""
@@ -57,7 +57,11 @@ PURPOSE: dict[str, Use] = {"weight": "weight", "offset": "offset", "preference":
 
 
 def announce(
-    schema: ColumnRoles, shape: Shape, needs: frozenset[Need] = frozenset(), uses: frozenset[Use] | None = None
+    schema: ColumnRoles,
+    shape: Shape,
+    needs: frozenset[Need] = frozenset(),
+    uses: frozenset[Use] | None = None,
+    rule: str = "all",
 ) -> list[Note]:
     """Return a note that describes the conversion, or an empty list if there is none.
 
@@ -66,8 +70,10 @@ def announce(
         shape: Shape that the objective needs.
         needs: What the objective needs beside responses.
         uses: Optional columns that the objective uses. None: `USES` of its shape.
+        rule: `DataSettings.comparisons`.
 
     Raises:
+        ConfigError: The rule has no effect.
         DataError: The data cannot serve this objective, or a column would have no effect.
     """
     route = (schema.shape, shape)
@@ -75,6 +81,7 @@ def announce(
         raise DataError(REFUSED[route], code="wrong_data_shape")
     _refuse_unused(schema, shape, USES[shape] if uses is None else uses)
     _refuse_missing(schema, shape, needs)
+    _check_rule(schema, shape, rule)
     if schema.shape == shape:
         if "ranks" in needs and "scores" in schema.roles:
             text = "scores → ranks: the highest score has rank 1, equal scores have equal ranks"
@@ -82,7 +89,39 @@ def announce(
         return []
     if shape == "pairs" and "comparisons" in schema.roles:
         return []
-    return [Note(ANNOUNCED[route], f"{schema.shape}_to_{shape}")]
+    how = f": {RULES[rule].note}" if chooses_comparisons(schema, shape) else ""
+    return [Note(f"{ANNOUNCED[route]}{how}", f"{schema.shape}_to_{shape}")]
+
+
+def chooses_comparisons(schema: ColumnRoles, shape: Shape) -> bool:
+    """Return True if `DataSettings.comparisons` says which responses of a row are compared."""
+    return (schema.shape, shape) == ("lists", "pairs") and "comparisons" not in schema.roles
+
+
+def _check_rule(schema: ColumnRoles, shape: Shape, rule: str) -> None:
+    """Raise if a rule for comparisons has no effect, or needs scores that the data does not have."""
+    if rule == "all":
+        return
+    if not chooses_comparisons(schema, shape):
+        reason = (
+            "the data says which responses are compared, in the column `comparisons`"
+            if "comparisons" in schema.roles
+            else f"the data has {schema.shape}, and no lists with scores or ranks"
+            if schema.shape != "lists"
+            else "this objective does not compare two responses"
+        )
+        raise ConfigError(
+            f"data.comparisons={rule} has no effect, because {reason}; remove it",
+            code="no_effect",
+            key="data.comparisons",
+        )
+    if RULES[rule].needs_scores and "scores" not in schema.roles:
+        raise DataError(
+            f"data.comparisons={rule} needs scores, and the data has ranks. Use all, best_worst or random, or name the "
+            "column that has the scores: data.columns.scores=NAME",
+            code="missing_column",
+            key="data.comparisons",
+        )
 
 
 def _refuse_unused(schema: ColumnRoles, shape: Shape, uses: frozenset[Use]) -> None:

@@ -53,6 +53,8 @@ class Record:
     tools: tuple[dict[str, Any], ...] = ()
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     source: str = ""
+    entry: int = 0
+    """`Row.entry` of its row."""
     changes: tuple[str, ...] = ()
     """Keys of `tiltlm.data.accounting.CHANGES`."""
 
@@ -159,7 +161,8 @@ def _common(row: Row, values: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "id": str(values.get("id", row.location)),
         "weight": cells.at_least_zero("weight", values["weight"]) if _given(values, "weight") else 1.0,
-        "source": str(values.get("source", "")),
+        "entry": row.entry,
+        "source": row.source or str(values.get("source") or row.origin),
         "system": cells.text("system", values.get("system", "")).strip(),
         "tools": tuple(tools),
         "template_kwargs": cells.structure("chat_template_kwargs", values.get("chat_template_kwargs", {}), dict),
@@ -288,7 +291,7 @@ def _list(values: Mapping[str, Any], common: dict[str, Any], _: bool) -> Record:
     k = len(responses)
     ranks = tuple(_rank(r) for r in cells.each(values, "ranks", k))
     scores = tuple(cells.number("scores", s) for s in cells.each(values, "scores", k))
-    comparisons = _explicit(values["comparisons"], k) if "comparisons" in values else _implied(ranks, scores)
+    comparisons = _explicit(values["comparisons"], k) if "comparisons" in values else implied_comparisons(ranks, scores)
     distinct = tuple(c for c in comparisons if responses[c.chosen] != responses[c.rejected])
     changes = ["identical_comparison"] * (len(distinct) < len(comparisons))
     if (ranks or scores) and len(comparisons) < k * (k - 1) // 2:
@@ -338,7 +341,7 @@ def _explicit(value: object, k: int) -> tuple[Comparison, ...]:
     return tuple(comparisons)
 
 
-def _implied(ranks: tuple[int, ...], scores: tuple[float, ...]) -> tuple[Comparison, ...]:
+def implied_comparisons(ranks: tuple[int, ...], scores: tuple[float, ...]) -> tuple[Comparison, ...]:
     """Compare all responses of different rank or score two by two, with equal weight. Ties give no comparison."""
     values = scores or tuple(-r for r in ranks)
     ordered = [(i, j) if values[i] > values[j] else (j, i) for i, j in combinations(range(len(values)), 2)]

@@ -255,6 +255,11 @@ class Encoder:
         return Encoded(prompt_as_given(record.prompt, vocabulary), responses, ())
 
     @cached_property
+    def special_texts(self) -> frozenset[str]:
+        """The special tokens as text, which the tokenizer reads as tokens wherever they stand."""
+        return frozenset(t.content for t in self.tokenizer.added_tokens_decoder.values() if t.special)
+
+    @cached_property
     def _specials(self) -> frozenset[int]:
         added = self.tokenizer.added_tokens_decoder
         return frozenset({self.end_token_id, *(i for i, token in added.items() if token.special)})

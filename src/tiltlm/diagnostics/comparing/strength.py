@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from tiltlm.core.errors import ConfigError
 from tiltlm.diagnostics.comparing.logistic import fit_logistic
 from tiltlm.diagnostics.comparing.win_rate import symmetric_interval
-from tiltlm.diagnostics.intervals import Interval
+from tiltlm.estimates.intervals import Interval
 
 Floats = NDArray[np.float64]
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tiltlm.core.errors import ConfigError
-from tiltlm.diagnostics.intervals import RESAMPLES, Interval, percentile_interval, unit_means, wilson
+from tiltlm.estimates.intervals import RESAMPLES, Interval, percentile_interval, unit_means, wilson
 
 Floats = NDArray[np.float64]
 

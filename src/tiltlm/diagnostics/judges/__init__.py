@@ -1,6 +1,6 @@
 """Numbers about a judge: agreement with labels, biases, calibration."""
 
-from tiltlm.diagnostics.judges.agreement import auc, decision, kappa, rate
+from tiltlm.diagnostics.judges.agreement import auc, decision, kappa
 from tiltlm.diagnostics.judges.audit import (
     AuditedPairs,
     Canaries,
@@ -10,6 +10,7 @@ from tiltlm.diagnostics.judges.audit import (
     measure_canaries,
 )
 from tiltlm.diagnostics.judges.calibration import Calibration, calibrate, calibration_error
+from tiltlm.estimates.intervals import rate
 
 __all__ = [
     "AuditedPairs",

@@ -10,15 +10,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tiltlm.core.errors import ConfigError
-from tiltlm.diagnostics.intervals import (
+from tiltlm.estimates.intervals import (
     RESAMPLES,
     Floats,
     Interval,
     bootstrap,
-    bootstrap_mean,
-    unit_means,
     unit_numbers,
-    wilson,
 )
 
 
@@ -111,19 +108,3 @@ def auc(
             return np.asarray(((counts * above).sum(1) - (counts**2 * own).sum(1)) / total)
 
     return bootstrap(statistic, num_units, seed=seed, resamples=resamples)
-
-
-def rate(
-    values: ArrayLike, units: ArrayLike | None = None, *, seed: int = 0, resamples: int = RESAMPLES
-) -> Interval | None:
-    """Return the mean of shares with a bootstrap interval over units; None without values.
-
-    Where all values are 0 or all are 1, a bootstrap shows no spread, and Wilson's interval is given.
-    """
-    numbers = np.asarray(values, dtype=np.float64)
-    if numbers.size == 0:
-        return None
-    means = unit_means(numbers, units)
-    if np.all(means == 0) or np.all(means == 1):
-        return wilson(float(means.sum()), len(means))
-    return bootstrap_mean(numbers, units, seed=seed, resamples=resamples)

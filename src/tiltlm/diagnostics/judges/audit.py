@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from tiltlm.core.notes import Note
-from tiltlm.diagnostics.intervals import RESAMPLES, Floats, Interval, paired_difference
-from tiltlm.diagnostics.judges.agreement import auc, decision, kappa, rate
+from tiltlm.diagnostics.judges.agreement import auc, decision, kappa
 from tiltlm.diagnostics.judges.calibration import Calibration, calibrate
+from tiltlm.estimates.intervals import RESAMPLES, Floats, Interval, paired_difference, rate
 
 MIN_PAIRS = 200
 """Pairs below which an audit says little: the interval of κ is about ±0.12 at 75 % agreement."""

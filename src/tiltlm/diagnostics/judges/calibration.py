@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tiltlm.diagnostics.intervals import Floats, Interval, percentile_interval, unit_numbers
+from tiltlm.estimates.intervals import Floats, Interval, percentile_interval, unit_numbers
 
 PSEUDO_PAIRS = 20.0
 """Weight, in pairs, of the belief that a judge's own probabilities are right."""

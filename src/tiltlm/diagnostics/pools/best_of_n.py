@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tiltlm.core.errors import ConfigError
-from tiltlm.diagnostics.intervals import RESAMPLES, Interval, bootstrap_mean
 from tiltlm.diagnostics.pools.order_statistics import best_weights, sorted_with_ties_averaged
 from tiltlm.diagnostics.pools.selection_kl import collision_rate, kl_bound, selection_kl
+from tiltlm.estimates.intervals import RESAMPLES, Interval, bootstrap_mean
 
 Floats = NDArray[np.float64]
 

@@ -14,7 +14,7 @@ from scipy.special import logsumexp
 from tiltlm.core.errors import ConfigError
 from tiltlm.diagnostics.attainment import MIN_EFFECTIVE_SAMPLES, AttainmentCurve
 from tiltlm.diagnostics.frontier import FrontierPoint
-from tiltlm.diagnostics.intervals import Interval, percentile_interval
+from tiltlm.estimates.intervals import Interval, percentile_interval
 
 Floats = NDArray[np.float64]
 

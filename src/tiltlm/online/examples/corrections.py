@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tiltlm.core.checks import positive, prefix_errors, suggestion
 from tiltlm.core.errors import ConfigError
 from tiltlm.core.example import Example
-from tiltlm.diagnostics.intervals import Floats
+from tiltlm.estimates.intervals import Floats
 
 Kind = Literal["none", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask", "geometric_mask"]
 BANDS = ("token_mask", "geometric_mask")

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tiltlm.core.errors import ConfigError
-from tiltlm.diagnostics.intervals import Floats
+from tiltlm.estimates.intervals import Floats
 
 STANDARD = 1e-4
 """Added to a standard deviation before it divides."""

@@ -4,7 +4,6 @@ Ties are never broken by the place of a sample: equal samples are ordered by the
 values is left out. Two samples with the same tokens are never a pair.
 """
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -18,7 +17,8 @@ from tiltlm.core.checks import not_negative, positive, prefix_errors, suggestion
 from tiltlm.core.errors import ConfigError
 from tiltlm.core.example import Comparison, Credit, Example
 from tiltlm.core.needs import Shape
-from tiltlm.diagnostics.intervals import Floats
+from tiltlm.data.rows.comparisons import in_random_order
+from tiltlm.estimates.intervals import Floats
 from tiltlm.online.examples.credit import BELOW_BOTH, CREDIT, batch_std, running_mean, soft_value
 from tiltlm.online.groups import Group, Who
 
@@ -190,12 +190,9 @@ def _short_best(group: Group, settings: ExampleSettings) -> list[Example]:
 
 
 def _random_pairs(group: Group, settings: ExampleSettings) -> list[Example]:
-    def place(pair: tuple[int, int]) -> bytes:
-        names = sorted(group.samples[k].id for k in pair)
-        return hashlib.blake2b("\x1f".join((str(settings.seed), *names)).encode(), digest_size=8).digest()
-
-    chosen = sorted(combinations(range(len(group.samples)), 2), key=place)[: settings.num_pairs]
-    return [_example(group, chosen, settings)]
+    pairs = list(combinations(range(len(group.samples)), 2))
+    order = in_random_order(pairs, [sample.id for sample in group.samples], settings.seed)
+    return [_example(group, order[: settings.num_pairs], settings)]
 
 
 def _all_pairs(group: Group, settings: ExampleSettings) -> list[Example]:

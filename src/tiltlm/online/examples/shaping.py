@@ -11,7 +11,7 @@ import numpy as np
 from tiltlm.core.checks import not_negative, prefix_errors
 from tiltlm.core.errors import ConfigError
 from tiltlm.core.example import Response
-from tiltlm.diagnostics.intervals import Floats
+from tiltlm.estimates.intervals import Floats
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ import numpy as np
 from tiltlm.core import ConfigError, DataError, RunError
 from tiltlm.core.notes import Note
 from tiltlm.data import DataSettings
+from tiltlm.data.rows.comparisons import best_and_worst
 from tiltlm.judging import Budget, JudgementCache, JudgeSettings, Role, build_judge, cached, compared
 from tiltlm.judging.cache import CachedComparer, CachedScorer
 from tiltlm.judging.judge import MAX_ERRORS
@@ -234,14 +235,9 @@ class Call:
         scores: Sequence[float | None] = scores_of(row)
         if isinstance(self.judge, CachedScorer):
             scores = [score.value for score in self.judge.score(row.items)]
-        known = [
-            (value, hashlib.sha256(row.responses[k].encode("utf-8", "surrogatepass")).digest(), k)
-            for k, value in enumerate(scores)
-            if value is not None
-        ]
-        if len(known) < 2 or min(known)[0] == max(known)[0]:
-            return []
-        return [(max(known)[2], min(known)[2])]
+        known = [(k, value) for k, value in enumerate(scores) if value is not None]
+        found = best_and_worst([value for _, value in known], [row.responses[k] for k, _ in known])
+        return [] if found is None else [(known[found[0]][0], known[found[1]][0])]
 
     def estimate(self) -> Estimate:
         """Return what the calls that are not in the cache would cost."""

@@ -11,9 +11,9 @@ import numpy as np
 
 from tiltlm.core import ConfigError, DataError, RunError
 from tiltlm.data import DataSettings
-from tiltlm.diagnostics.intervals import Floats
 from tiltlm.diagnostics.judges import AuditedPairs, Canaries, JudgeAudit, decision, has_list, measure_audit, rate
 from tiltlm.diagnostics.judges.audit import measure_canaries
+from tiltlm.estimates.intervals import Floats
 from tiltlm.judging import Budget, Comparer, JudgementCache, JudgeSettings, PairItem, Scorer, build_judge, cached
 from tiltlm.judging.adapters import sides
 from tiltlm.judging.judge import MAX_ERRORS

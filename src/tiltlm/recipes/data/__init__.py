@@ -1,1 +1,1 @@
-"""Recipes about data alone: no model is loaded."""
+"""Recipes about data, before any training: checks, conversions, votes, statistics, splits."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from tiltlm.core.errors import ConfigError, DataError
 from tiltlm.data.accounting import Defect, RowCounts
-from tiltlm.data.data_settings import DataSettings
+from tiltlm.data.data_settings import DataSettings, paths_of
 from tiltlm.data.dataset import refuse_unreadable, survey
 from tiltlm.data.files.sources import Rows, read_rows
 from tiltlm.data.files.writing import check_ending, is_dataset_folder, write_rows
@@ -82,7 +82,7 @@ def convert(settings: ConvertSettings, request: ConvertRequest, *, progress: Pro
         DataError: The data cannot be read, the format has no room for them, or something would be lost without `lossy`.
         RunError: The output cannot be written.
     """
-    names = (settings.data.train,) if isinstance(settings.data.train, str) else settings.data.train
+    names = paths_of(settings.data.train)
     check_output(request, names)
     rows = whole_rows(read_rows(settings.data))
     progress("read the columns", 0, 0)

@@ -47,6 +47,13 @@ class LoopRunSettings:
     reference: ReferenceSettings = field(default_factory=ReferenceSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
 
+    @property
+    def planned_steps(self) -> int:
+        """Optimiser steps of a loop whose every prompt gives one example."""
+        loop, training = self.loop, self.training
+        sizes = [loop.prompts_per_round * (1 + min(number, loop.past_rounds)) for number in range(loop.rounds)]
+        return training.num_epochs * sum(-(-size // training.batch_size) for size in sizes)
+
 
 @dataclass(frozen=True)
 class LoopRequest:

@@ -88,7 +88,14 @@ def sentences_of(record: LoopRecord) -> list[str]:
 
 def cautions_of(record: LoopRecord) -> Iterator[Remark]:
     """Yield what may have gone wrong, each with what can be done."""
-    first, last = record.cards[0], record.cards[-1]
+    yield from _of_judges(record)
+    yield from _of_samples(record.cards[0], record.cards[-1])
+    yield from _of_engine(record)
+
+
+def _of_judges(record: LoopRecord) -> Iterator[Remark]:
+    """Yield what is doubtful about the judges, or about when the loop ended."""
+    last = record.cards[-1]
     measured = [(card.round, card.held_out) for card in record.cards if card.held_out is not None]
     if measured:
         (number, best), (_, now) = max(measured, key=lambda one: one[1].estimate), measured[-1]
@@ -118,6 +125,16 @@ def cautions_of(record: LoopRecord) -> Iterator[Remark]:
             "The loop ended before the learning rate reached its peak: warm-up is a share of all loop.rounds. Set "
             "loop.rounds near the rounds that are wanted, or training.warmup_ratio=0.",
         )
+    if diverged := [str(card.round) for card in record.cards if card.judge_diverged]:
+        yield Remark(
+            "judge_diverged",
+            f"The learned judge diverged in round {', '.join(diverged)}, and labelled with what it knew before. Lower "
+            "learned_judge.rate.",
+        )
+
+
+def _of_samples(first: Card, last: Card) -> Iterator[Remark]:
+    """Yield how samples changed in ways that a judge may not see, and prompts that gave no example."""
     if last.num_tokens > LONGER * first.num_tokens:
         yield Remark(
             "longer",
@@ -136,12 +153,19 @@ def cautions_of(record: LoopRecord) -> Iterator[Remark]:
             f"Samples of a prompt have become alike (distinct-2 {first.distinct_2:.2f} to {last.distinct_2:.2f}). Stop "
             "earlier (stop.kl), or raise β.",
         )
-    if diverged := [str(card.round) for card in record.cards if card.judge_diverged]:
+    dropped = sum(last.dropped.values()) / last.num_prompts
+    if dropped > MANY_DROPPED:
+        causes = ", ".join(f"{cause} {count}" for cause, count in last.dropped.items())
         yield Remark(
-            "judge_diverged",
-            f"The learned judge diverged in round {', '.join(diverged)}, and labelled with what it knew before. Lower "
-            "learned_judge.rate.",
+            "no_signal",
+            f"{share(dropped)} of the prompts of the last round gave no example ({causes}). Draw more samples "
+            "(loop.n), or use harder prompts.",
         )
+
+
+def _of_engine(record: LoopRecord) -> Iterator[Remark]:
+    """Yield how the samples of an engine differ from those of the own sampler."""
+    last = record.cards[-1]
     if not last.exact:
         missing = sum(sum(card.missing.values()) for card in record.cards)
         why = f" {missing:,} samples are missing; rounds/*/engine.json says why." if missing else ""
@@ -155,14 +179,6 @@ def cautions_of(record: LoopRecord) -> Iterator[Remark]:
             "engine_differs",
             f"The engine's log-probabilities differ from the policy's by {last.mismatch:.2g} nats a token. Use a dtype "
             "with more digits on the server, or correction.kind=token_truncate for a policy gradient.",
-        )
-    dropped = sum(last.dropped.values()) / last.num_prompts
-    if dropped > MANY_DROPPED:
-        causes = ", ".join(f"{cause} {count}" for cause, count in last.dropped.items())
-        yield Remark(
-            "no_signal",
-            f"{share(dropped)} of the prompts of the last round gave no example ({causes}). Draw more samples "
-            "(loop.n), or use harder prompts.",
         )
 
 

@@ -22,9 +22,9 @@ from tiltlm.online.rounds import RoundFolder, seed_of
 from tiltlm.recipes.answers.sample import Call, Speaker, draw_answers
 from tiltlm.recipes.answers.sample_settings import SampleRequest, SampleSettings
 from tiltlm.recipes.answers.samples import Samples
-from tiltlm.recipes.online.loop_engines import LoopEngine
+from tiltlm.recipes.online.drawing.loop_engines import LoopEngine
+from tiltlm.recipes.online.drawing.revising import Reviser
 from tiltlm.recipes.online.loop_run import LoopRunSettings
-from tiltlm.recipes.online.revising import Reviser
 from tiltlm.recipes.prepare import encoder_of
 from tiltlm.recipes.progress import ProgressCallback
 from tiltlm.reference import Reference

@@ -4,7 +4,7 @@ import numpy as np
 
 from tiltlm.core.example import Credit, Example, Response, token_ids
 from tiltlm.online.examples.corrections import CorrectionSettings, corrected
-from tiltlm.recipes.online.loop_engines import behaviours_of, facts_of
+from tiltlm.recipes.online.drawing.loop_engines import behaviours_of, facts_of
 from tiltlm.sampling.answers import AnswerRow
 
 

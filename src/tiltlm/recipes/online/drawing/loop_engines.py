@@ -19,7 +19,7 @@ from tiltlm.core.example import Example, Response, TokenIds, token_ids
 from tiltlm.models import Policy
 from tiltlm.online.rounds import RoundFolder, seed_of
 from tiltlm.recipes.answers.samples import Samples
-from tiltlm.recipes.online.policy_folders import PolicyFolders
+from tiltlm.recipes.online.drawing.policy_folders import PolicyFolders
 from tiltlm.sampling import SamplingSettings
 from tiltlm.sampling.answers import AnswerRow
 from tiltlm.sampling.decoding import Mixture

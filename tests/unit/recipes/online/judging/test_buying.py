@@ -10,7 +10,7 @@ from support.online import group_of
 from tiltlm.core import ConfigError
 from tiltlm.online.cards import agreement_of
 from tiltlm.online.loop_settings import LearnedJudgeSettings
-from tiltlm.recipes.online.buying import agreement, candidates, choose_pairs
+from tiltlm.recipes.online.judging.buying import agreement, candidates, choose_pairs
 
 GAPS = {"a": 0.5, "b": -0.1, "c": 2.0, "d": 0.2}
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tiltlm.recipes.online.judging import cost_of, own_scores, scores_of
+from tiltlm.recipes.online.judging.verdicts import cost_of, own_scores, scores_of
 from tiltlm.sampling.answers import AnswerRow
 
 

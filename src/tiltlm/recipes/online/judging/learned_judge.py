@@ -33,8 +33,8 @@ from tiltlm.online.examples.rules import ExampleSettings, form_examples
 from tiltlm.online.groups import Group
 from tiltlm.online.loop_settings import LearnedJudgeSettings
 from tiltlm.online.rounds import RoundFolder
-from tiltlm.recipes.online.buying import agreement, choose_pairs
-from tiltlm.recipes.online.judging import groups_of, judge_round, with_rivals
+from tiltlm.recipes.online.judging.buying import agreement, choose_pairs
+from tiltlm.recipes.online.judging.verdicts import groups_of, judge_round, with_rivals
 from tiltlm.recipes.online.loop_run import LoopRunSettings
 from tiltlm.recipes.prepare import note_all
 from tiltlm.recipes.progress import ProgressCallback

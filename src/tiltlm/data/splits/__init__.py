@@ -1,0 +1,1 @@
+"""Divide a data set by prompt into parts for training, validation and test."""

@@ -1,0 +1,195 @@
+"""The agreement recipe: how far annotators agree, and one label per item from their votes.
+
+The labels are pairs that training reads. A file beside them says how they were made: `labels.account.json` holds the
+rule with its parameters, counts, and what Dawid and Skene's model found about each annotator.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tiltlm.core import ConfigError, DataError
+from tiltlm.data import DataSettings
+from tiltlm.data.files.writing import check_ending, write_rows
+from tiltlm.data.labels import Labels, LabelSettings, Votes, make_labels, measure_agreement, read_votes
+from tiltlm.data.labels.dawid_skene import Uncertainty, uncertainty
+from tiltlm.data.labels.votes import TIE, A, B
+from tiltlm.recipes.data.agreed import Agreed
+from tiltlm.recipes.prepare import note_all
+from tiltlm.recipes.progress import ProgressCallback, silent
+from tiltlm.recipes.run_settings import check_file
+from tiltlm.storage.files import finite_json, write_json
+from tiltlm.version import __version__
+
+SCHEMA = "tiltlm.labels/1"
+VOTES_READ = (
+    *("data.train", "data.split", "data.subset", "data.revision", "data.limit", "data.columns", "data.ignore"),
+    *("data.on_bad", "data.max_bad"),
+)
+"""Settings that the command reads."""
+
+
+@dataclass(frozen=True)
+class VotesSettings:
+    """Settings of the agreement recipe."""
+
+    data: DataSettings
+
+
+@dataclass(frozen=True)
+class AgreementRequest:
+    """What is asked beside the numbers."""
+
+    labels: Path | None = None
+    """File of the labels; None: no labels are made."""
+    rule: LabelSettings = field(default_factory=LabelSettings)
+    seed: int = 0
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if self.labels is None:
+            if self.rule != LabelSettings():
+                raise ConfigError(
+                    "--rule, --ties, --min-votes and --prior have no effect without --labels FILE; add it, or remove "
+                    "them",
+                    code="no_effect",
+                    key="--labels",
+                )
+            return
+        check_file(self.labels, "--labels")
+        check_ending(self.labels)
+        if self.labels.exists() and not self.overwrite:
+            raise ConfigError(
+                f"--labels {self.labels} exists; give --overwrite to replace it, or another name",
+                code="output_exists",
+                key="--labels",
+            )
+
+
+def agreement(settings: VotesSettings, request: AgreementRequest, *, progress: ProgressCallback = silent) -> Agreed:
+    """Measure how far annotators agree, and make labels from their votes.
+
+    Args:
+        settings: Where the votes are.
+        request: The rule of the labels, and where they go.
+        progress: Called as work proceeds.
+
+    Raises:
+        ConfigError: A setting cannot work.
+        DataError: The votes cannot be read, or labels are asked for and the rows have no answers.
+        NumericsError: The model of `dawid_skene` did not converge.
+    """
+    progress("read the votes", 0, 0)
+    votes = read_votes(settings.data)
+    note_all([*(votes.accounting.lines() if votes.accounting.dropped else ()), *votes.notes])
+    if request.labels is not None:
+        _check_texts(votes)
+    progress("measure agreement", 0, 0)
+    measured = measure_agreement(votes, seed=request.seed)
+    if request.labels is None:
+        return Agreed(measured)
+    progress("make labels", 0, 0)
+    labels = make_labels(votes, request.rule)
+    rows = label_rows(votes, labels)
+    if not rows:
+        raise DataError(
+            f"no item gets a label: {', '.join(f'{cause} {n}' for cause, n in labels.causes.items())}",
+            code="no_rows_left",
+            key="--labels",
+        )
+    spread = None
+    if labels.model is not None:
+        progress("intervals of the model", 0, 0)
+        spread = uncertainty(votes, labels.model, prior=request.rule.prior, seed=request.seed)
+    account = account_of(votes, labels, rows, spread)
+    write_rows(request.labels, rows)
+    beside = request.labels.with_name(f"{request.labels.name.partition('.')[0]}.account.json")
+    write_json(beside, finite_json(account))
+    return Agreed(measured, account, request.labels, beside)
+
+
+def _check_texts(votes: Votes) -> None:
+    """Raise if labels cannot become pairs, because answers are not known."""
+    missing = next((item.id for item in votes.items if not item.has_text), None)
+    if missing is not None:
+        raise DataError(
+            f"item {missing}: its two answers are in no row, so a label cannot become a pair. Add the columns prompt, "
+            "answer_a and answer_b to the votes, or name them: data.columns.answer_a=COLUMN",
+            code="missing_column",
+            key="data.columns",
+        )
+
+
+def label_rows(votes: Votes, labels: Labels) -> list[dict[str, Any]]:
+    """Return the pairs that get a label, sorted by id. The answer that the label prefers is chosen.
+
+    Each row has `metadata` with the number of votes of each kind; training notes that column and does not use it.
+    """
+    counts = votes.counts().astype(int)
+    bad = votes.counts(votes.is_bad.astype(np.float64)).astype(int)[:, TIE]
+    rows = []
+    for k, item in enumerate(votes.items):
+        p = float(labels.p[k])
+        if np.isnan(p):
+            continue
+        chosen, rejected, first, second = (item.a, item.b, A, B) if p >= 0.5 else (item.b, item.a, B, A)
+        kinds = {"chosen": counts[k, first], "rejected": counts[k, second], "tie": counts[k, TIE], "both_bad": bad[k]}
+        texts = {"system": item.system, "prompt": item.prompt, "chosen": chosen, "rejected": rejected}
+        rows.append(
+            {
+                "id": item.id,
+                **{name: _plain(text) for name, text in texts.items() if text not in (None, "") or name == "chosen"},
+                "preference": max(p, 1 - p),
+                **({"source": item.source} if item.source else {}),
+                "metadata": {"votes": {name: int(n) for name, n in kinds.items()}},
+            }
+        )
+    return rows
+
+
+def _plain(content: Any) -> Any:
+    return list(content) if isinstance(content, tuple) else content
+
+
+def account_of(votes: Votes, labels: Labels, rows: list[dict[str, Any]], spread: Uncertainty | None) -> dict[str, Any]:
+    """Return how the labels were made, for the file beside them."""
+    single = sum(sum(row["metadata"]["votes"][kind] for kind in ("chosen", "rejected", "tie")) == 1 for row in rows)
+    account: dict[str, Any] = {
+        "schema": SCHEMA,
+        "tiltlm": __version__,
+        **labels.settings.parameters,
+        "votes": votes_digest(votes),
+        "items": len(votes.items),
+        "labels": len(rows),
+        "left_out": labels.causes,
+        "single_vote": int(single),
+        "undecided": sum(row["preference"] == 0.5 for row in rows),
+        "rows_read": votes.accounting.total,
+        "rows_dropped": {cause: n.count for cause, n in votes.accounting.losses.items()},
+    }
+    if labels.model is not None and spread is not None:
+        account["steps"] = labels.model.steps
+        account["noise"] = _interval(spread.noise)
+        account["annotators"] = {
+            name: {"accuracy": _interval(interval), "confusion": labels.model.confusion[j].round(6).tolist()}
+            for j, (name, interval) in enumerate(zip(votes.annotators, spread.accuracy, strict=True))
+        }
+    return account
+
+
+def _interval(interval: Any) -> Mapping[str, Any]:
+    return dict(vars(interval))
+
+
+def votes_digest(votes: Votes) -> str:
+    """Return the sha256 of all votes that count; equal votes in another order or file have the same one."""
+    digest = hashlib.sha256()
+    for names in ([item.id for item in votes.items], votes.annotators):
+        digest.update("\0".join(names).encode("utf-8", "surrogatepass") + b"\1")
+    for array in (votes.item, votes.annotator, votes.choice):
+        digest.update(array.astype("<i8").tobytes())
+    return digest.hexdigest()

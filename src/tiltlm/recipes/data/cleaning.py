@@ -1,0 +1,157 @@
+"""Write a copy of data without the rows that a check leaves out, and beside it these rows with the reason for each."""
+
+import csv
+import gzip
+import io
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import zstandard
+
+from tiltlm.core import ConfigError, RunError
+from tiltlm.data.files.text_files import Row
+from tiltlm.data.quality.inspection import Left
+from tiltlm.data.quality.rules import Rule
+from tiltlm.recipes.run_settings import check_file
+from tiltlm.storage.files import atomic_file, finite_json
+
+JSON_LINES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
+TABLES = (".csv", ".tsv")
+"""Ends of names that a cleaned copy of files of the same kind may have."""
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """A cleaned copy of data."""
+
+    path: Path
+    left_out_path: Path
+    num_kept: int
+    num_left_out: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {
+            "path": str(self.path),
+            "left_out": str(self.left_out_path),
+            "rows": self.num_kept,
+            "rows_left_out": self.num_left_out,
+        }
+
+
+def left_out_path(output: Path) -> Path:
+    """Return the file beside a cleaned copy with the rows that it leaves out."""
+    ending = next((e for e in (*JSON_LINES, *TABLES) if output.name.lower().endswith(e)), "")
+    return output.with_name(f"{output.name[: len(output.name) - len(ending)]}.left-out.jsonl")
+
+
+def check_cleaned(output: Path, inputs: Iterable[str], *, overwrite: bool) -> None:
+    """Refuse an output that cannot be written, or that is one of the inputs.
+
+    Raises:
+        ConfigError: It is.
+    """
+    names = list(inputs)
+    check_file(output, "--fix")
+    tables = [Path(name).suffix.lower() for name in names if Path(name).suffix.lower() in TABLES]
+    may_be = (*JSON_LINES, *(TABLES if len(tables) == len(names) else ()))
+    if not output.name.lower().endswith(may_be):
+        raise ConfigError(
+            f"--fix {output}: the name must end with one of {', '.join(may_be)}",
+            code="unknown_file_format",
+            key="--fix",
+        )
+    for path in (output, left_out_path(output)):
+        if any(Path(name).exists() and path.resolve() == Path(name).resolve() for name in names):
+            raise ConfigError(f"--fix {path} is the input, which is never changed", code="output_exists", key="--fix")
+        if path.exists() and not overwrite:
+            raise ConfigError(
+                f"--fix: {path} exists; give --overwrite to replace it, or another name",
+                code="output_exists",
+                key="--fix",
+            )
+
+
+def write_cleaned(
+    output: Path, rows: Iterable[Row], left_out: Mapping[int, Left], rule_of: Callable[[str], Rule]
+) -> Cleaned:
+    """Write all rows but those that are left out, and those to a file of their own.
+
+    Args:
+        output: The copy. Its name decides the format.
+        rows: Rows of the data, in the order in which they were inspected.
+        left_out: Rows to leave out, by their place.
+        rule_of: Returns the rule of a key.
+
+    Raises:
+        RunError: A file cannot be written.
+    """
+    beside = left_out_path(output)
+    kept = num_left = 0
+    try:
+        with opened(output) as write, opened(beside) as note:
+            for place, row in enumerate(rows):
+                left = left_out.get(place)
+                if left is None and row.defect is None:
+                    write(row.values)
+                    kept += 1
+                    continue
+                assert left is not None, "a row that cannot be read is left out"
+                num_left += 1
+                rule = rule_of(left.key)
+                entry = {"row": row.location, "code": rule.code, "key": rule.key, "cause": rule.cause}
+                note({**entry, "detail": left.detail, "values": row.values or None})
+    except OSError as error:
+        raise RunError(f"{output} could not be written ({error})", code="not_writable", key="--fix") from error
+    return Cleaned(output, beside, kept, num_left)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """Open a file for rows; it gets its name when all are written.
+
+    Yields:
+        A function that writes a row.
+    """
+    name = path.name.lower()
+    with atomic_file(path) as file:
+        if name.endswith(TABLES):
+            yield table_writer(file, "\t" if name.endswith(".tsv") else ",")
+        elif name.endswith(".gz"):
+            with gzip.GzipFile(fileobj=file, mode="wb", mtime=0) as packed:  # without a time: equal rows, equal bytes
+                yield line_writer(packed)
+        elif name.endswith(".zst"):
+            with zstandard.ZstdCompressor().stream_writer(file, closefd=False) as packed:
+                yield line_writer(packed)
+        else:
+            yield line_writer(file)
+
+
+def line_writer(file: Any) -> Callable[[Mapping[str, Any]], None]:
+    """Return a function that writes a row as a line of JSON."""
+
+    def write(values: Mapping[str, Any]) -> None:
+        line = json.dumps(finite_json(values), ensure_ascii=False, default=str) + "\n"
+        file.write(line.encode("utf-8", "backslashreplace"))
+
+    return write
+
+
+def table_writer(file: IO[bytes], delimiter: str) -> Callable[[Mapping[str, Any]], None]:
+    """Return a function that writes a row of a table, and the header before the first one."""
+    header: list[str] = []
+
+    def write(values: Mapping[str, Any]) -> None:
+        buffer = io.StringIO(newline="")
+        writer = csv.writer(buffer, delimiter=delimiter, lineterminator="\n")
+        if not header:
+            header.extend(values)
+            writer.writerow(header)
+        writer.writerow([values.get(name, "") for name in header])
+        file.write(buffer.getvalue().encode())
+
+    return write

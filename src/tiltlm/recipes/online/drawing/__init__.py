@@ -1,0 +1,1 @@
+"""Drawing the samples of a round: by the policy, its engine, and its rivals."""

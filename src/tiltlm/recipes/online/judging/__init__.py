@@ -1,0 +1,1 @@
+"""Judging the samples of a round, also by a judge that learns."""

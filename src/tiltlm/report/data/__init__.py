@@ -1,0 +1,1 @@
+"""Pages about data: what a check found, and what is in it."""
