@@ -1,7 +1,7 @@
 """Load preference data: read, check, convert and tokenise files, and count what happened to every row."""
 
 from tiltlm.data.accounting import Accounting
-from tiltlm.data.data_settings import DataSettings
+from tiltlm.data.data_settings import DataSettings, SourceSettings
 from tiltlm.data.dataset import PreferenceData, load_data
 from tiltlm.data.early import Columns, check_sources, read_columns
 from tiltlm.data.order import epoch_order
@@ -17,6 +17,7 @@ __all__ = [
     "Piece",
     "PreferenceData",
     "Preview",
+    "SourceSettings",
     "assign_partners",
     "check_sources",
     "epoch_order",

@@ -1,8 +1,11 @@
 """Load preference data: read, check, convert, tokenise, split by prompt, and count what happened to every row."""
 
+import contextlib
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 from tiltlm.core.errors import ConfigError, DataError
@@ -27,6 +30,9 @@ from tiltlm.data.whole_rows import whole_rows
 from tiltlm.data.workers import MANY_ROWS, load_blocks, num_cores
 
 log = logging.getLogger(__name__)
+
+FIRST_ROWS = 1000
+"""Rows of each source that show what its columns are for."""
 
 
 @dataclass(frozen=True)
@@ -92,15 +98,19 @@ def load_data(
     parts = find_parts(settings)
     folder = entry_folder(settings, encoder, objective_shape, needs, uses, use_reference_columns, parts)
     cached = None if folder is None else read_cached(folder)
-    columns, num_rows = (cached.columns, cached.facts.accounting.total) if cached else survey(parts)
-    if not columns:
-        refuse_unreadable(parts[0])
-    schema = schema_of(columns, settings, needs_partners, use_reference_columns)
+
+    def loader_of(columns: Mapping[str, str]) -> Loader:
+        schema = schema_of(columns, settings, needs_partners, use_reference_columns)
+        announce(
+            schema, objective_shape, needs, uses, settings.comparisons
+        )  # raises if the data does not serve the objective
+        return Loader(settings, schema, objective_shape, needs, uses, use_reference_columns, encoder=encoder)
+
+    data = cached or read_once(parts, loader_of, folder)
+    loader = loader_of(data.columns)
+    schema, facts = loader.schema, data.facts
     source_notes = [note for part in parts for note in part.notes]
     notes = [*announce(schema, objective_shape, needs, uses, settings.comparisons), *schema.notes, *source_notes]
-    loader = Loader(settings, schema, objective_shape, needs, uses, use_reference_columns, encoder=encoder)
-    data = cached or tokenise(loader, parts, columns, num_rows, folder)
-    facts = data.facts
     facts.check(settings, encoder)
     if use_reference_columns:
         facts.check_form(settings)
@@ -203,35 +213,104 @@ def check_reference_columns(schema: ColumnRoles, needs_partners: bool) -> None:
         )
 
 
+class LateColumns(Exception):
+    """A column appeared after the first rows that changes how rows are read."""
+
+
+def read_once(
+    parts: Sequence[Rows], loader_of: Callable[[Mapping[str, str]], Loader], folder: Path | None
+) -> CachedData:
+    """Load all rows in one reading: the first rows of each source show what the columns are for.
+
+    If a later row shows it to be otherwise, all columns are found first, and the rows are read again.
+
+    Args:
+        parts: Training rows, and held-out rows.
+        loader_of: Returns the loader of rows with these columns, or raises if they cannot be used.
+        folder: The cache entry to write.
+    """
+    columns, _ = survey(first for part in parts for first in part.firsts(FIRST_ROWS))
+    with contextlib.suppress(LateColumns):
+        try:
+            loader = loader_of(columns)
+        except (ConfigError, DataError):
+            raise LateColumns from None  # perhaps only the first rows lack a column
+        return tokenise(loader, parts, columns, loader_of, folder)
+    columns, _ = survey(parts)
+    if not columns:
+        refuse_unreadable(parts[0])
+    return tokenise(loader_of(columns), parts, columns, loader_of, folder)
+
+
 def tokenise(
-    loader: Loader, parts: Sequence[Rows], columns: Mapping[str, str], num_rows: int, folder: Path | None
+    loader: Loader,
+    parts: Sequence[Rows],
+    columns: dict[str, str],
+    loader_of: Callable[[Mapping[str, str]], Loader],
+    folder: Path | None,
 ) -> CachedData:
     """Load all rows: the training data, then the separate held-out data if there is any.
 
     Args:
         loader: Turns rows into examples.
         parts: Training rows, and held-out rows.
-        columns: Each column of the rows → location of the first row that has it.
-        num_rows: Rows of all parts.
+        columns: Each column of the rows → location of the first row that has it. Columns that appear later are added.
+        loader_of: As for `read_once`.
         folder: The cache entry to write. Few rows are cached only if the settings name the cache folder.
+
+    Raises:
+        LateColumns: A row has a column that `columns` lack and that changes how rows are read.
     """
     settings = loader.settings
-    is_cached = folder is not None and (num_rows >= MANY_ROWS or isinstance(settings.cache, str))
-    num_processes = settings.processes or (num_cores() if num_rows >= MANY_ROWS else 1)
-    if num_rows >= MANY_ROWS:
+
+    def watched(rows: Rows) -> Iterator[Row]:
+        for row in rows:
+            if not row.values.keys() <= columns.keys():
+                columns.update({column: row.location for column in row.values if column not in columns})
+                if not _reads_alike(loader, columns, loader_of):
+                    raise LateColumns
+            yield row
+
+    streams, left = [], MANY_ROWS
+    for part in parts:
+        rows = watched(part)
+        head = deque(islice(rows, left))  # whether there are many rows shows only when they are read
+        left -= len(head)
+        streams.append(_emptied(head, rows))
+    is_cached = folder is not None and (left == 0 or isinstance(settings.cache, str))
+    num_processes = settings.processes or (num_cores() if left == 0 else 1)
+    if left == 0:
         log.info(
-            "tokenising %d rows, processes: %d; %s",
-            num_rows,
+            "tokenising %d rows or more, processes: %d; %s",
+            MANY_ROWS,
             num_processes,
             f"cached in {folder}" if is_cached else "not cached for later runs",
         )
 
     def blocks() -> Iterator[RowBlock]:
-        for rows, from_eval in zip(parts, (False, True), strict=False):
+        for rows, from_eval in zip(streams, (False, True), strict=False):
             yield from load_blocks(loader, rows, from_eval, num_processes)
 
     limit = None if settings.cache_limit is None else round(settings.cache_limit * 1e9)
     return write_cache(folder if is_cached else None, blocks, columns, limit)
+
+
+def _emptied(head: deque[Row], rows: Iterator[Row]) -> Iterator[Row]:
+    """Yield the rows of `head`, which are freed one by one, then the others."""
+    while head:
+        yield head.popleft()
+    yield from rows
+
+
+def _reads_alike(loader: Loader, columns: Mapping[str, str], loader_of: Callable[[Mapping[str, str]], Loader]) -> bool:
+    """Return whether rows with these columns are read as the loader reads them: added columns are not used."""
+    try:
+        now, then = loader_of(columns).schema, loader.schema
+    except (ConfigError, DataError):
+        return False
+    renamed = {column: role for column, role in now.renamed.items() if role in now.roles}
+    known = {column: role for column, role in then.renamed.items() if role in then.roles}
+    return (now.shape, now.roles, now.readers, renamed) == (then.shape, then.roles, then.readers, known)
 
 
 def survey(parts: Iterable[Iterable[Row]]) -> tuple[dict[str, str], int]:

@@ -5,22 +5,26 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 
 from tiltlm.core.errors import ConfigError, DataError
 from tiltlm.core.needs import Need, Shape, Use
 from tiltlm.data.accounting import Accounting
 from tiltlm.data.data_settings import DataSettings
-from tiltlm.data.dataset import check_reference_columns, check_shape, find_parts, refuse_unreadable, survey
+from tiltlm.data.dataset import (
+    FIRST_ROWS,
+    check_reference_columns,
+    check_shape,
+    find_parts,
+    refuse_unreadable,
+    survey,
+)
 from tiltlm.data.files.sources import Rows
 from tiltlm.data.findings import refuse_one_label
 from tiltlm.data.loader import RowReader, count_defect
 from tiltlm.data.rows.columns import ColumnRoles, detect
 from tiltlm.data.rows.convert import announce
-
-FIRST_ROWS = 1000
-"""Rows of each source that are read."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ def read_columns(settings: DataSettings, use_reference_columns: bool = False) ->
         DataError: A source is missing, or columns are unknown or contradict each other.
     """
     parts = find_parts(settings)
-    few = [first for part in parts for first in first_rows(part)]
+    few = [first for part in parts for first in part.firsts(FIRST_ROWS)]
     try:
         roles = find_roles(few, settings, use_reference_columns)
     except (ConfigError, DataError):
@@ -107,13 +111,6 @@ def check_sources(
     if all(len(list(islice(rows, FIRST_ROWS))) < FIRST_ROWS for rows in found.few):
         reader = RowReader(found.settings, roles, objective_shape, needs, uses, found.use_reference_columns)
         check_rows(reader, found.parts)
-
-
-def first_rows(rows: Rows) -> list[Rows]:
-    """Return the first rows of each source, or all rows if the settings limit them to fewer."""
-    if rows.limit is not None and rows.limit <= FIRST_ROWS:
-        return [rows]
-    return [replace(rows, sources=(source,), limit=FIRST_ROWS) for source in rows.sources]
 
 
 def check_rows(reader: RowReader, parts: Sequence[Rows]) -> None:

@@ -37,3 +37,9 @@ def source_tables(held_out: HeldOut | None) -> Iterator[Table]:
                 cells += [cell(change.after, percent=percent), cell(change.difference, percent=percent, signed=True)]
         rows.append(TableRow(f"source {name}", name, tuple(cells)))
     yield Table(columns, tuple(rows), row_heading="source", title="By source")
+
+
+def sources_that_fell(held_out: HeldOut) -> list[str]:
+    """Return the sources whose rows are ranked worse after training, with the whole interval below 0."""
+    found = ((name, source.accuracy) for name, source in held_out.by_source.items())
+    return [name for name, accuracy in found if accuracy is not None and accuracy.difference.high < 0]

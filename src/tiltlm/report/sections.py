@@ -14,7 +14,7 @@ from tiltlm.diagnostics import MIN_EFFECTIVE_SAMPLES
 from tiltlm.evaluation import Contrast, Gold, SampleComparison, SampleText
 from tiltlm.evaluation.probability import Probability
 from tiltlm.report import plots
-from tiltlm.report.by_source import source_tables
+from tiltlm.report.by_source import source_tables, sources_that_fell
 from tiltlm.report.numbers import estimate, format_number, share, with_bounds
 from tiltlm.report.run_report import RunReport
 from tiltlm.report.tables import BEFORE_AFTER, NONE, Cell, Table, TableRow, cell, change_row
@@ -302,6 +302,12 @@ def _held_out_cautions(report: RunReport) -> Iterator[Remark]:
             "few_prompts",
             f"There are only {held_out.num_prompts} held-out prompts: the intervals are wide, and with so few prompts "
             "bootstrap intervals are still narrower than they should be. Hold out more (data.eval_fraction).",
+        )
+    if worse_sources := sources_that_fell(held_out):
+        yield Remark(
+            "source_worse",
+            f"Rows of {', '.join(worse_sources)} are ranked worse after training, and the whole interval says so. Look "
+            "at the labels of this source, or give it more weight in data.train.",
         )
     contrast = held_out.contrast
     if contrast is None:

@@ -73,6 +73,12 @@ class Rows(Iterable[Row]):
                 raise DataError(f"{source.name}: the source has no rows", code="no_rows")
             left = None if left is None else left - count
 
+    def firsts(self, count: int) -> list["Rows"]:
+        """Return the first `count` rows of each source, or all rows if their limit is not above it."""
+        if self.limit is not None and self.limit <= count:
+            return [self]
+        return [replace(self, sources=(source,), limit=count) for source in self.sources]
+
     @property
     def notes(self) -> list[Note]:
         """Return the notes of all sources."""

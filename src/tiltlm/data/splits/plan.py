@@ -16,6 +16,7 @@ from tiltlm.core.errors import ConfigError
 from tiltlm.data.cache.fingerprints import digest, prompt_position
 from tiltlm.data.rows.canonical import SIZE, content_fingerprint, record_digest
 from tiltlm.data.rows.cells import Content, TokenContent
+from tiltlm.data.rows.prompts import ASSISTANT, HUMAN
 from tiltlm.data.rows.records import Record
 from tiltlm.data.similarity.near_duplicates import NearDuplicates
 
@@ -93,7 +94,7 @@ class SplitPlan:
             self._positions.append(prompt_position(record.prompt_key, self.rule.seed))
             self._strata.append(stratum)
             if self.rule.similarity < 1:
-                self._texts.add("", plain_text(record.prompt or record.responses[0]))
+                self._texts.add("", compared_text(record))
         self._strata[number] = min(self._strata[number], stratum)
         self.prompts.append(number)
         self._content += record_digest(record)
@@ -151,12 +152,17 @@ def _ranks(positions: NDArray[np.float64], sizes: NDArray[np.int64]) -> NDArray[
     return ranks
 
 
+def compared_text(record: Record) -> str:
+    """Return the text of a row's prompt, or of its first response if it has none."""
+    return plain_text(record.prompt) or plain_text(record.responses[0])
+
+
 def plain_text(content: Content) -> str:
-    """Return a prompt or a response as text to be compared: turns are joined, token ids are words."""
+    """Return a prompt or a response as text to be compared: turns without their roles, token ids as words."""
     if isinstance(content, TokenContent):
         return " ".join(map(str, content.ids))
     if isinstance(content, str):
-        return content
+        return content.replace(HUMAN, "\n").replace(ASSISTANT, "\n") if content.startswith(HUMAN) else content
     return "\n".join(str(turn.get("content") or "") for turn in content)
 
 

@@ -14,7 +14,7 @@ from tiltlm.data.loader import count_defect
 from tiltlm.data.rows.columns import detect, detect_prompts
 from tiltlm.data.rows.records import Record, to_prompt, to_record
 from tiltlm.data.similarity.contamination import Contamination, Overlap
-from tiltlm.data.splits.plan import SplitPlan, SplitRule, plain_text
+from tiltlm.data.splits.plan import SplitPlan, SplitRule, compared_text, plain_text
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +120,7 @@ def read_prompts(
             record = reading.read(row)
             number = plan.add(record, str(row.values.get(stratify, "")) if stratify is not None else "")
             if number == before:
-                new[number] = plain_text(record.prompt)
+                new[number] = compared_text(record)
         if len(plan.prompts) < accounting.total:
             plan.leave_out()
     look_up()

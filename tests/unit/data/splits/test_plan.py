@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from support.errors import raises
 from tiltlm.core.errors import ConfigError
 from tiltlm.data.cache.fingerprints import is_held_out, prompt_position
+from tiltlm.data.rows.cells import TokenContent
 from tiltlm.data.rows.records import Record
-from tiltlm.data.splits.plan import LEFT_OUT, PARTS, SplitPlan, SplitRule, part_rows
+from tiltlm.data.splits.plan import LEFT_OUT, PARTS, SplitPlan, SplitRule, compared_text, part_rows, plain_text
 
 
 def record(prompt: str, response: str = "yes") -> Record:
@@ -144,3 +145,16 @@ def test_rows_that_are_left_out_have_no_part_and_are_not_in_the_fingerprint():
 def test_impossible_rules_are_refused(rule: dict, code: str, key: str):
     with raises(ConfigError, code, key=key):
         SplitRule(**rule)
+
+
+def test_a_transcript_turns_and_plain_text_are_compared_by_their_words():
+    question, answer, second = "What is a quark?", "A particle.", "Who found it?"
+    transcript = f"\n\nHuman: {question}\n\nAssistant: {answer}\n\nHuman: {second}\n\nAssistant:"
+    turns = tuple(
+        {"role": role, "content": text} for role, text in (("user", question), ("assistant", answer), ("user", second))
+    )
+    expected = [*question.split(), *answer.split(), *second.split()]
+    assert plain_text(transcript).split() == plain_text(turns).split() == expected
+    assert plain_text(TokenContent((5, 17))) == "5 17"
+    assert compared_text(record("", "the text alone")) == "the text alone"
+    assert compared_text(record("a prompt", "its response")) == "a prompt"
