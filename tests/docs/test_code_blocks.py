@@ -37,6 +37,7 @@ CHEAP = {
     "train": ("training.max_steps=1", "evaluation.num_prompts=0"),
     "sweep": ("training.max_steps=1", "evaluation.num_prompts=0"),
     "sample": ("max_new_tokens=4", "--limit", "2", "--overwrite"),
+    "check": ("--overwrite",),
 }
 SHAPES = ("dpo", "kto", "pl_dpo", "sft")
 """Methods that read a row of data: one of each shape."""

@@ -199,7 +199,7 @@ def test_languages_are_found_by_a_package(tmp_path, monkeypatch):
         for i in range(3)
     ]
     data = lines(*rows, {"prompt": f"d9 {text}", "chosen": f"d9 {text} y", "rejected": f"d9 {text} z"})(tmp_path)
-    from tiltlm.data.quality import languages
+    from tiltlm.data.stats import languages
 
     monkeypatch.setattr("tiltlm.recipes.data.check.find_spec", lambda name: None)
     absent = tiltlm.check(data=data, languages=True, progress=False)

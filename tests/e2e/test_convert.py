@@ -144,6 +144,16 @@ def test_defective_rows_are_a_loss(tmp_path):
         tiltlm.convert(path, tmp_path / "out.jsonl", to="hh", progress=False)
 
 
+@pytest.mark.parametrize("more", [{"id": "\ud800"}, {"tools": [{"name": float("nan")}]}], ids=["surrogate", "NaN"])
+def test_what_is_no_json_in_utf8_is_a_defect_of_its_row(tmp_path, more):
+    path = tmp_path / "a.jsonl"
+    row = {"prompt": [{"role": "user", "content": "Why?"}], "chosen": "So.", "rejected": "No."}
+    path.write_text("".join(json.dumps(r) + "\n" for r in ({**row, **more}, {**row, "id": "fine"})))
+    done = tiltlm.convert(path, tmp_path / "out.jsonl", to="trl", lossy=True, progress=False)
+    assert done.losses["defects"].count == 1
+    assert [row["id"] for row in rows_of(done.path)] == ["fine"]
+
+
 def test_the_help_names_both_arguments_and_is_quick_to_make():
     done = invoke("convert", "--help")
     assert done.exit_code == 0

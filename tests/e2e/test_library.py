@@ -76,6 +76,7 @@ def calls(model, data, tmp_path_factory):
         "train": lambda: tiltlm.train(objective="dpo", output=new(), **short),
         "score": lambda: tiltlm.score(model=model, data=data, objective="simpo"),
         "sweep": lambda: tiltlm.sweep(None, {"beta": [0.1, 0.5]}, objective="dpo", output=new(), **short),
+        "check": lambda: tiltlm.check(data=data),
         "preview": lambda: tiltlm.preview(model=model, data=data, rows=2),
         "list_objectives": tiltlm.list_objectives,
         "describe_objective": lambda: tiltlm.describe_objective("trl:hinge"),

@@ -16,14 +16,15 @@ def print_summary(result: Any, console: Console | None = None) -> None:
         result: Its `summary()` is printed; a run's `report` gives the colour.
         console: The console; None: stdout.
     """
-    from tiltlm.report import RunReport, verdict_of
-
     console = console or Console()
     head, gap, rest = result.summary().partition("\n\n")
     text = Text(head)
-    if isinstance(report := getattr(result, "report", None), RunReport):
-        verdict = verdict_of(report)
-        start = len(verdict.question) + 1
-        text.stylize(f"bold {COLOURS.get(verdict.colour, 'yellow')}", start, start + len(verdict.word))
+    if (report := getattr(result, "report", None)) is not None:
+        from tiltlm.report import RunReport, verdict_of  # it takes seconds, and only a run has one
+
+        if isinstance(report, RunReport):
+            verdict = verdict_of(report)
+            start = len(verdict.question) + 1
+            text.stylize(f"bold {COLOURS.get(verdict.colour, 'yellow')}", start, start + len(verdict.word))
     console.print(text, soft_wrap=not console.is_terminal)  # a file gets whole lines
     console.print(Text(gap[1:] + rest), soft_wrap=True)  # so that a terminal's paths and commands can be copied

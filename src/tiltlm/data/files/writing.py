@@ -179,7 +179,7 @@ def _arrow_batches(rows: Rows) -> Iterator[tuple["pa.Schema", Iterator["pa.Table
             found = [pa.Table.from_pylist(batch).schema for batch in _batches(spool, columns)]
             schema = pa.unify_schemas(found, promote_options="permissive") if found else pa.schema([])
             yield schema, (pa.Table.from_pylist(batch, schema=schema) for batch in _batches(spool, columns))
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
             raise DataError(
                 f"a column has values of several types, which Parquet and Arrow cannot hold: {error}. Write JSON "
                 "Lines: a name that ends with .jsonl",
@@ -211,6 +211,8 @@ def _for_arrow(row: Row) -> dict[str, Any]:
 def _with_text_arguments(value: Any) -> Any:
     if isinstance(value, list):
         return [_with_text_arguments(item) for item in value]
+    if value == {}:  # Parquet has no type for it
+        return None
     if isinstance(value, dict):
         return {
             key: json_text(item) if key == "arguments" and isinstance(item, dict)

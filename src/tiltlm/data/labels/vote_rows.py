@@ -272,7 +272,7 @@ def _vote(item: VotedItem, who: Any, vote: Any, left: Any, columns: VoteColumns)
 def _name(value: Any) -> str:
     """Return a cell as names are compared. A whole number is the same as 1, 1.0 and "1"."""
     with contextlib.suppress(ValueError, OverflowError):
-        number = float(value)
+        number: float = float(value)
         return str(int(number)) if number.is_integer() else repr(number)
     return plain_name(str(value))
 

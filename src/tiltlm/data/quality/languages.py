@@ -2,35 +2,14 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from functools import cache
-from typing import Any, Self
+from typing import Self
 
 from tiltlm.data.quality.checked_row import Check, CheckedRow, Mark, Marked
 from tiltlm.data.quality.rules import Finding, Rule
+from tiltlm.data.stats.languages import language_of
 
-PACKAGE = "lingua"
-READ = 400
-"""Characters of a text that are read."""
-SHORTEST = 20
-"""Shorter texts have no language that could be found."""
 LISTED = 5
 """Languages that are named."""
-
-
-@cache
-def detector() -> Any:
-    """Return lingua's detector of all languages, with its small models."""
-    from lingua import LanguageDetectorBuilder
-
-    return LanguageDetectorBuilder.from_all_languages().with_low_accuracy_mode().build()
-
-
-def language_of(text: str) -> str | None:
-    """Return the ISO 639-1 code of a text's language in lower case; None if it is not clear."""
-    if len(text.strip()) < SHORTEST:
-        return None
-    found = detector().detect_language_of(text[:READ])
-    return None if found is None else str(found.iso_code_639_1.name).lower()
 
 
 class Languages(Check):

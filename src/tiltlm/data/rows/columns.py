@@ -140,7 +140,7 @@ def detect(
     if shape == "pairs":
         redundant = roles & {"messages", "text"}  # UltraFeedback repeats the chosen conversation
         roles, unused = roles - redundant, unused | redundant
-    usable = _usable(shape, roles)
+    usable = _usable(shape, roles | (reading.adds & ANSWERS))
     useless = sorted(present[role] for role in roles - usable)
     if useless:
         row = first_seen[useless[0]]
@@ -202,6 +202,10 @@ def detect_prompts(first_seen: Mapping[str, str], settings: DataSettings) -> Col
     if roles & PROMPTS:
         shape: Shape = "pairs" if "chosen" in roles else "demonstrations"
         return ColumnRoles(shape, frozenset(roles), (), by_column, readers, taken=taken)
+    if known >= ANSWERS:  # two whole conversations and a winner
+        roles = known & (PROMPT | ANSWERS) | {"chosen", "rejected"}
+        taken = _by_column(reading, settings)
+        return ColumnRoles("pairs", frozenset(roles), (), by_column, reading.readers, taken=taken)
     if "prompt_ids" in known:
         return ColumnRoles("demonstrations", frozenset(known & {"id", "prompt_ids"}), (), by_column)
     raise DataError(

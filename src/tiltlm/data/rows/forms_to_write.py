@@ -106,8 +106,13 @@ def _as_transcript(record: Record, _form: Format) -> Record | str:
     written = [str(turn["content"]) for turn in turns] + texts
     if not is_chat or any(mark in text for text in written for mark in names.values()):
         return "turns"
-    prompt = "".join(f"{names[turn['role']]} {turn['content']}" for turn in turns) + ASSISTANT
-    return replace(record, prompt=prompt, responses=tuple(f" {text}" for text in texts), system=system)
+    prompt = "".join(names[turn["role"]] + _after_mark(turn["content"]) for turn in turns) + ASSISTANT
+    return replace(record, prompt=prompt, responses=tuple(map(_after_mark, texts)), system=system)
+
+
+def _after_mark(text: str) -> str:
+    """Return text as it follows `ASSISTANT`: after white space."""
+    return text if text[:1].isspace() else f" {text}"
 
 
 def _unchanged(record: Record, _form: Format) -> Record | str:

@@ -1,48 +1,42 @@
-"""Languages of prompts and responses, if the extra `languages` is installed."""
+"""Languages of prompts and responses, which need the extra `languages`."""
 
-from importlib.util import find_spec
+from functools import cache
 from typing import Any
 
 from tiltlm.data.rows.records import Record
 from tiltlm.data.stats.statistics import DataStatistics, text_of
 
+PACKAGE = "lingua"
+READ = 400
+"""Characters of a text that are read."""
+SHORTEST = 20
+"""Shorter texts have no language that could be found."""
 MOST = 2000
 """Rows that are looked at, the first ones: a text takes about a millisecond."""
-MIN_CHARACTERS = 40
-"""In shorter texts a language cannot be told with certainty."""
+UNKNOWN = "unknown"
 
 
-class Languages:
-    """Finds languages with lingua."""
+@cache
+def detector() -> Any:
+    """Return lingua's detector of all languages, with its small models."""
+    from lingua import LanguageDetectorBuilder
 
-    def __init__(self, detector: Any) -> None:
-        """Use this detector, which has `detect_language_of(text)`."""
-        self._detector = detector
-        self._num = 0
+    return LanguageDetectorBuilder.from_all_languages().with_low_accuracy_mode().build()
 
-    @classmethod
-    def installed(cls) -> "Languages | None":
-        """Return the detector of all languages; None without the extra `languages`."""
-        if find_spec("lingua") is None:
-            return None
-        from lingua import LanguageDetectorBuilder
 
-        builder = LanguageDetectorBuilder.from_all_languages().with_low_accuracy_mode()
-        return cls(builder.build())
+def language_of(text: str) -> str | None:
+    """Return the ISO 639-1 code of a text's language in lower case; None if it is not clear."""
+    if len(text.strip()) < SHORTEST:
+        return None
+    found = detector().detect_language_of(text[:READ])
+    return None if found is None else str(found.iso_code_639_1.name).lower()
 
-    def language_of(self, text: str) -> str:
-        """Return the English name of a text's language; "unknown" if it is too short or unclear."""
-        if len(text) < MIN_CHARACTERS:
-            return "unknown"
-        found = self._detector.detect_language_of(text)
-        return "unknown" if found is None else str(found.name).capitalize()
 
-    def add(self, record: Record, statistics: DataStatistics) -> None:
-        """Add the languages of a row to the statistics, for the first `MOST` rows."""
-        if self._num >= MOST or record.form == "tokens":
-            return
-        self._num += 1
-        prompt = self.language_of(text_of(record.prompt))
-        statistics.languages[prompt] += 1
-        others = {self.language_of(text_of(response)) for response in record.responses}
-        statistics.other_language += prompt != "unknown" and bool(others - {prompt, "unknown"})
+def add_languages(record: Record, statistics: DataStatistics) -> None:
+    """Add the languages of a row to the statistics, if it is among the first `MOST` rows."""
+    if statistics.languages.total() >= MOST or record.form == "tokens":
+        return
+    prompt = language_of(text_of(record.prompt))
+    statistics.languages[prompt or UNKNOWN] += 1
+    others = {language_of(text_of(response)) for response in record.responses} - {prompt, None}
+    statistics.other_language += prompt is not None and bool(others)

@@ -14,6 +14,7 @@ import numpy as np
 
 from tiltlm.core import ConfigError, DataError
 from tiltlm.data import DataSettings
+from tiltlm.data.files.writing import check_ending, write_rows
 from tiltlm.data.labels import Labels, LabelSettings, Votes, make_labels, measure_agreement, read_votes
 from tiltlm.data.labels.dawid_skene import Uncertainty, uncertainty
 from tiltlm.data.labels.votes import TIE, A, B
@@ -21,7 +22,6 @@ from tiltlm.recipes.data.agreed import Agreed
 from tiltlm.recipes.prepare import note_all
 from tiltlm.recipes.progress import ProgressCallback, silent
 from tiltlm.recipes.run_settings import check_file
-from tiltlm.sampling.answers import check_ending, split_ending, write_plain_rows
 from tiltlm.storage.files import finite_json, write_json
 from tiltlm.version import __version__
 
@@ -106,8 +106,8 @@ def agreement(settings: VotesSettings, request: AgreementRequest, *, progress: P
         progress("intervals of the model", 0, 0)
         spread = uncertainty(votes, labels.model, prior=request.rule.prior, seed=request.seed)
     account = account_of(votes, labels, rows, spread)
-    write_plain_rows(request.labels, rows)
-    beside = request.labels.with_name(f"{split_ending(request.labels.name)[0]}.account.json")
+    write_rows(request.labels, rows)
+    beside = request.labels.with_name(f"{request.labels.name.partition('.')[0]}.account.json")
     write_json(beside, finite_json(account))
     return Agreed(measured, account, request.labels, beside)
 

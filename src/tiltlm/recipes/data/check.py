@@ -18,6 +18,7 @@ from tiltlm.data.quality.inspection import CHECKS, BlockInspector, Inspection, e
 from tiltlm.data.quality.rules import COLUMN_RULE, Finding
 from tiltlm.data.quality.tokens import template_findings
 from tiltlm.data.rows.columns import ColumnRoles, detect
+from tiltlm.data.stats.languages import PACKAGE
 from tiltlm.data.tokens.encoder import Encoder
 from tiltlm.data.workers import MANY_ROWS, num_cores
 from tiltlm.recipes.data.checked import CheckedData
@@ -130,7 +131,7 @@ def kinds_of(request: CheckRequest) -> tuple[tuple[type[Check], ...], list[Note]
     """Return the checks that were asked for, and a note for one that cannot run."""
     if not request.languages:
         return CHECKS, []
-    if find_spec(languages.PACKAGE) is None:
+    if find_spec(PACKAGE) is None:
         text = "languages were not checked: that needs a package. Install it: pip install 'tiltlm[languages]'"
         return CHECKS, [Note(text, "languages_not_checked")]
     return (*CHECKS, *languages.CHECKS), []

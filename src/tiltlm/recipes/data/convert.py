@@ -1,5 +1,6 @@
 """The recipe that converts data from one tool's format to another's. No tokenizer is needed."""
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -11,7 +12,7 @@ from tiltlm.data.accounting import Defect, RowCounts
 from tiltlm.data.data_settings import DataSettings, paths_of
 from tiltlm.data.dataset import refuse_unreadable, survey
 from tiltlm.data.files.sources import Rows, read_rows
-from tiltlm.data.files.writing import check_ending, is_dataset_folder, json_text, write_rows
+from tiltlm.data.files.writing import check_ending, is_dataset_folder, write_rows
 from tiltlm.data.rows.columns import ColumnRoles, assign_roles, detect
 from tiltlm.data.rows.formats.catalog import FORMATS, WRITTEN
 from tiltlm.data.rows.losses import Losses
@@ -111,7 +112,7 @@ def check_output(request: ConvertRequest, names: tuple[str, ...]) -> None:
         ConfigError: It is so.
     """
     output = request.output.resolve()
-    for name in names:
+    for name in filter(lambda name: Path(name).exists(), names):  # others are on the Hub
         source = Path(name).resolve()
         if output == source or source in output.parents or output in source.parents:
             raise ConfigError(
@@ -197,9 +198,9 @@ def _form_of(record: Record) -> str:
 
 
 def _check_text(values: Mapping[str, Any]) -> None:
-    """Refuse a row that cannot be written as UTF-8: text in identifiers and tools is not checked when it is read."""
+    """Refuse a row that is no JSON in UTF-8: text and numbers in identifiers and tools are not checked when read."""
     try:
-        json_text(values).encode()
+        json.dumps(values, ensure_ascii=False, allow_nan=False).encode()
     except UnicodeEncodeError as error:
         raise Defect("invalid_unicode", f"half of a surrogate pair at character {error.start} of the row") from error
     except (TypeError, ValueError, RecursionError) as error:

@@ -39,8 +39,6 @@ class Described:
     curve: LearningCurve | None = None
     """What more labels would bring; None if it was not asked for."""
     page: Path | None = None
-    has_languages: bool = True
-    """False if the extra `languages` is not installed."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return all numbers as plain values for JSON."""
@@ -82,8 +80,6 @@ class Described:
         if found.languages:
             top = dict(found.languages.most_common(MOST_SOURCES))
             lines += ["", *_lines(counts_table(top, found.languages.total(), "language of the prompt"))]
-        elif not self.has_languages:
-            lines += ["", "languages  not measured: pip install 'tiltlm[languages]'"]
         if self.curve is not None:
             lines += ["", *_needed(self.curve)]
         if self.page is not None:

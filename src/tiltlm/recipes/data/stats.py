@@ -3,9 +3,11 @@
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 from tiltlm.core import ConfigError, DataError
+from tiltlm.core.notes import Note
 from tiltlm.data import DataSettings, Encoder
 from tiltlm.data.accounting import Defect
 from tiltlm.data.dataset import refuse_unreadable, survey
@@ -14,11 +16,12 @@ from tiltlm.data.files.text_files import Row
 from tiltlm.data.loader import count_defect
 from tiltlm.data.rows.columns import ColumnRoles, detect
 from tiltlm.data.rows.records import Record, to_record
-from tiltlm.data.stats.languages import Languages
+from tiltlm.data.stats.languages import PACKAGE, add_languages
 from tiltlm.data.stats.needed import Pilot, learning_curve
 from tiltlm.data.stats.statistics import UNITS, DataStatistics
 from tiltlm.data.workers import blocks_of
 from tiltlm.models import ModelSettings, load_tokenizer
+from tiltlm.recipes.data.check import NO_MODEL
 from tiltlm.recipes.data.described import Described
 from tiltlm.recipes.prepare import note_all
 from tiltlm.recipes.progress import ProgressCallback, silent
@@ -39,7 +42,8 @@ class StatsSettings:
     """Settings of the stats recipe."""
 
     data: DataSettings
-    model: ModelSettings | None = None
+    model: ModelSettings
+    """Its path is `NO_MODEL` if there is none."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,8 @@ class StatsRequest:
     """File of the page; None: no page."""
     needed: bool = False
     """Fit a learning curve."""
+    languages: bool = False
+    """Find languages; it is slow, and needs a package."""
     seed: int = 0
     overwrite: bool = False
 
@@ -77,7 +83,7 @@ class Reader:
     schema: ColumnRoles
     encoder: Encoder | None
     statistics: DataStatistics
-    languages: Languages | None
+    languages: bool
     pilot: Pilot | None
     records: list[Record] = field(default_factory=list)
 
@@ -95,8 +101,8 @@ class Reader:
                 continue
             lengths = {unit: measure(record) for unit, measure in UNITS.items()} if record.form != "tokens" else {}
             self.statistics.add(record, lengths | tokens)
-            if self.languages is not None:
-                self.languages.add(record, self.statistics)
+            if self.languages:
+                add_languages(record, self.statistics)
             if self.pilot is not None:
                 self.pilot.add(record)
 
@@ -150,7 +156,7 @@ def stats(settings: StatsSettings, request: StatsRequest, *, progress: ProgressC
         schema=schema,
         encoder=_encoder(settings),
         statistics=DataStatistics(schema.shape),
-        languages=Languages.installed(),
+        languages=_can_find_languages(request),
         pilot=Pilot() if request.needed else None,
     )
     done = 0
@@ -169,12 +175,21 @@ def stats(settings: StatsSettings, request: StatsRequest, *, progress: ProgressC
     name = ", ".join(part.name for part in source.sources)
     if request.html is not None:
         write_stats(request.html, name, found, curve)
-    return Described(name, found, curve, request.html, reader.languages is not None)
+    return Described(name, found, curve, request.html)
+
+
+def _can_find_languages(request: StatsRequest) -> bool:
+    """Return whether languages are asked for and can be found; a note says what is missing."""
+    if request.languages and find_spec(PACKAGE) is None:
+        text = "languages were not measured: that needs a package. Install it: pip install 'tiltlm[languages]'"
+        note_all([Note(text, "languages_not_measured")])
+        return False
+    return request.languages
 
 
 def _refuse_unread(settings: StatsSettings) -> None:
     """Refuse settings of tokens without a model."""
-    if settings.model is not None:
+    if settings.model.path != NO_MODEL:
         return
     for name in ("as_chat", "chat_template", "chat_template_kwargs"):
         if getattr(settings.data, name):
@@ -186,7 +201,7 @@ def _refuse_unread(settings: StatsSettings) -> None:
 
 
 def _encoder(settings: StatsSettings) -> Encoder | None:
-    if settings.model is None:
+    if settings.model.path == NO_MODEL:
         return None
     tokenizer, window, num_embeddings, notes = load_tokenizer(settings.model)
     note_all(notes)

@@ -1,5 +1,6 @@
 """The page of data statistics."""
 
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -182,7 +183,8 @@ def length_figure(by_role: Mapping[str, Mapping[int, float]], unit: str) -> Mark
     """Draw the distribution of the lengths of responses."""
     roles = [role for role in ROLES if role in by_role and role != "prompt"]
     top = max(summary["p95"] for role in roles if (summary := summarise(by_role[role])) is not None)
-    edges = np.linspace(0, max(1.0, 1.25 * top), 41)
+    width = math.ceil(1.25 * top / 40) or 1  # whole numbers, so that every bar covers equally many lengths
+    edges = np.arange(42) * width - 0.5
     with styled():
         made = figure(HALF, 2.7)
         axes = made.subplots()
@@ -203,7 +205,8 @@ def gap_figure(bias: LengthBias, unit: str) -> Markup:
     weights = np.array(list(bias.gaps.values()), dtype=float)
     order = np.argsort(np.abs(values))
     reach = float(np.abs(values[order])[np.searchsorted(np.cumsum(weights[order]), 0.95 * weights.sum())])
-    edges = np.linspace(-max(1.0, 1.25 * reach), max(1.0, 1.25 * reach), 42)
+    width = 2 * (math.ceil(1.25 * reach / 20) // 2) + 1  # odd, so that the middle bar is centred at 0
+    edges = (np.arange(43) - 21) * width - width / 2
     with styled():
         made = figure(HALF, 2.7)
         axes = made.subplots()

@@ -1,5 +1,6 @@
 """The parts of a check: blocks merge, rules are complete, and single checks give values worked out by hand."""
 
+import runpy
 from collections import Counter
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 
 import tiltlm
 from support.broken_data import BROKEN, good, lines, turns
+from support.pages import ROOT
 from tiltlm.data import workers
 from tiltlm.data.accounting import CHANGES, LOSSES
 from tiltlm.data.quality.inspection import all_rules
@@ -108,3 +110,10 @@ def test_faults_of_turns(roles, faults):
     prompt = [CALL if role == "call" else turns(role)[0] for role in roles]
     answer = turns("assistant")
     assert turn_faults(conversation("prompt", prompt + answer), len(prompt)) == faults
+
+
+def test_the_page_has_the_present_rules():
+    script = runpy.run_path(str(ROOT / "scripts" / "make_checks_table.py"))
+    page = ROOT / "docs" / "checking-data.md"
+    assert page.read_text(encoding="utf-8") == script["page"](), "run scripts/make_checks_table.py"
+    assert {rule.key for rule in script["rules"]()} >= {*LOSSES} - NOT_OF_CHECKS

@@ -10,8 +10,15 @@ from hypothesis import strategies as st
 from support.errors import raises
 from support.formats import read_rows_of
 from tiltlm.core.errors import DataError
+from tiltlm.data.data_settings import DataSettings
+from tiltlm.data.dataset import survey
+from tiltlm.data.files.sources import read_rows
+from tiltlm.data.files.writing import write_rows
+from tiltlm.data.rows.columns import detect
 from tiltlm.data.rows.formats.catalog import FORMATS, WRITTEN
+from tiltlm.data.rows.records import to_record
 from tiltlm.data.rows.written import Target
+from tiltlm.data.whole_rows import whole_rows
 
 WORDS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 ANSWERS = WORDS.filter(str.strip)
@@ -127,21 +134,38 @@ def test_what_is_written_is_read_as_it_was(form, shape, data):
     assert written(given_rows, form)[2] == found
 
 
-@pytest.mark.parametrize("form", [form for form in WRITTEN.values() if form.columns], ids=lambda form: form.name)
-def test_a_written_format_is_recognised(form):
-    for shape in form.writers:
-        kind = form.form
-        answers = [of_form(kind, "Yes."), of_form(kind, "No.")]
-        prompt = asked("Why?") if kind in ("turns", "whole") else "Why?"
-        scores = {"score_chosen": 2.0, "score_rejected": 1.0} if "score_chosen" in form.holds else {}
-        order = {"ranks": [1, 2]} if "ranks" in form.holds else {"scores": [2.0, 1.0]}
-        row = {
-            "pairs": {"prompt": prompt, "chosen": answers[0], "rejected": answers[1], **scores},
-            "lists": {"prompt": prompt, "completions": answers, **order},
-            "unpaired": {"prompt": prompt, "completion": answers[0], "label": True},
-            "demonstrations": {"prompt": prompt, "completion": answers[0]},
-        }[shape]
-        assert read_rows_of(written([row], form)[2])[0].format == form.name
+def samples(form, shape):
+    """Return two rows of our columns that a format holds."""
+    kind = form.form
+    prompt = asked("Why?") if kind in ("turns", "whole") else "Why?"
+    prompt = "\n\nHuman: Why?\n\nAssistant:" if kind == "transcript" else prompt
+    answers = [of_form(kind, "Yes."), of_form(kind, "No.")]
+    scores = {"score_chosen": 2.0, "score_rejected": 1.0} if "score_chosen" in form.holds else {}
+    order = {"ranks": [1, 2]} if "ranks" in form.holds else {"scores": [2.0, 1.0]}
+    row = {
+        "pairs": {"prompt": prompt, "chosen": answers[0], "rejected": answers[1], **scores},
+        "lists": {"prompt": prompt, "completions": answers, **order},
+        "unpaired": {"prompt": prompt, "completion": answers[0], "label": True},
+        "demonstrations": {"prompt": prompt, "completion": answers[0]},
+    }[shape]
+    tie = {"preference": 0.5} if "tie" in form.holds else {}
+    return [{"id": "1", **row}, {"id": "2", **row, **tie}]
+
+
+@pytest.mark.parametrize("ending", [".csv", ".json", ".parquet", ".arrow", ""])
+@pytest.mark.parametrize(("form", "shape"), CASES, ids=lambda case: getattr(case, "name", case))
+def test_every_format_in_every_kind_of_file(form, shape, ending, tmp_path):
+    _, records, found, losses = written(samples(form, shape), form)
+    assert losses == {}
+    write_rows(tmp_path / f"rows{ending}", found)
+    read = list(whole_rows(read_rows(DataSettings(train=str(tmp_path / f"rows{ending}")))))
+    schema = detect(survey([read])[0], DataSettings(train="a"))
+    assert schema.format == (form.name if form.columns else "")
+    reread = [to_record(row, schema) for row in read]
+    if form.rows_per_list:  # these two are lists of one prompt
+        assert reread[0].responses == records[0].responses * 2
+    else:
+        assert [comparable(r, schema, form) for r in reread] == [comparable(r, schema, form) for r in records]
 
 
 def pair(**more):

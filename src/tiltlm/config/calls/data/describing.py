@@ -18,6 +18,7 @@ def stats(
     *,
     html: str | Path | None = None,
     needed: bool = False,
+    languages: bool = False,
     json: bool = False,
     seed: int = 0,
     overwrite: bool = False,
@@ -33,6 +34,7 @@ def stats(
         html: Write one page with all numbers and plots to this file, and the numbers as JSON beside it.
         needed: Estimate what more labels would bring, from a learning curve of a small probe, and print how many
             prompts a comparison of two systems needs.
+        languages: Find the languages of the first rows too; it is slow, and needs the extra `languages`.
         json: Print all numbers as JSON.
         seed: Seed of the learning curve.
         overwrite: Replace the page.
@@ -47,11 +49,18 @@ def stats(
         TiltError: Something is wrong; the message says what to change.
     """
     from tiltlm.config.resolve import resolve
+    from tiltlm.recipes.data.check import NO_MODEL
     from tiltlm.recipes.data.stats import STATS_READ, StatsRequest, StatsSettings
     from tiltlm.recipes.data.stats import stats as recipe
 
-    request = StatsRequest(html=None if html is None else Path(html), needed=needed, seed=seed, overwrite=overwrite)
-    resolved = resolve(StatsSettings, None, {}, STATS_READ, data=data, **settings)
+    request = StatsRequest(
+        html=None if html is None else Path(html),
+        needed=needed,
+        languages=languages,
+        seed=seed,
+        overwrite=overwrite,
+    )
+    resolved = resolve(StatsSettings, None, {"model": {"path": NO_MODEL}}, STATS_READ, data=data, **settings)
     with display(progress) as draw, quiet_libraries():
         found = recipe(resolved, request, progress=draw)
     return found.as_dict() if json else found

@@ -6,13 +6,14 @@ The answer with more votes is chosen, and the preference of the pair is its shar
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from tiltlm.data.accounting import Defect
 from tiltlm.data.rows import cells
 from tiltlm.data.rows.formats.format import Format, Values, extras, mapping, mappings, plain_name, required, without
 from tiltlm.data.rows.formats.names import NAMES
-from tiltlm.data.rows.formats.two_answers import answer_side, placed, side_of
+from tiltlm.data.rows.formats.two_answers import SIDES, answer_side, placed, side_of
 
 SIDES_IN_WORDS = {"left": "a", "right": "b", "a": "a", "b": "b"}
 SHARES = {"a": 1.0, "tie": 0.5, "b": 0.0}
@@ -135,6 +136,26 @@ def _read_argilla(values: Values) -> Values:
     return {**rest, "prompt": prompt, **pair}
 
 
+def _read_flat_argilla(values: Values, question: str) -> Values:
+    """Read a record of Argilla as it goes to the hub: a column for each field, and the answers to a question in one."""
+    answers = cells.items(f"{question}.responses", required(f"{question}_responses", values))
+    names = {str(item.get("value")) for value in answers if isinstance(value, list) for item in value
+             if isinstance(item, Mapping)}  # fmt: skip
+    sides = _ranked_sides(names)
+    votes = [vote for value in answers if (vote := _vote(value, sides)) is not None]
+    pair = pair_of_votes((values.get("answer_a"), values.get("answer_b")), votes)
+    return {**without(values, "answer_a", "answer_b", f"{question}_responses"), **pair}
+
+
+def _ranked_sides(names: Iterable[str]) -> dict[str, str]:
+    """Return side → name of two answers, such as `response1` and `response2`, which are usual if none are named."""
+    known = sorted(names)
+    for first, second in SIDES:
+        if len(known) == 2 and known[0].endswith(first) and known[1].endswith(second):
+            return {"a": known[0], "b": known[1]}
+    return {"a": "response1", "b": "response2"}
+
+
 def _answers_by_question(responses: object) -> dict[str, list[Any]]:
     """Return the submitted answers to each question.
 
@@ -168,6 +189,16 @@ def _status(answer: object) -> object:
 
 def _value(answer: object) -> object:
     return answer.get("value") if isinstance(answer, Mapping) else answer
+
+
+def _write_argilla_table(values: Values) -> Values:
+    row = {
+        "instruction": values["prompt"],
+        "chosen_response": values["chosen"],
+        "rejected_response": values["rejected"],
+    }
+    names = {"score_chosen": "chosen_avg_rating", "score_rejected": "rejected_avg_rating"}
+    return {**row, **{column: values[role] for role, column in names.items() if role in values}, **extras(values)}
 
 
 def _write_argilla(values: Values) -> Values:
@@ -219,5 +250,26 @@ ANNOTATORS = (
         remarks=frozenset(
             {"chosen_rating", "chosen_rating_suggestion", "chosen_rating_suggestion_metadata", "external_id", "status"}
         ),
+        writers={"pairs": _write_argilla_table},
+        holds=frozenset({"id", "source", "score_chosen", "score_rejected"}),
+        form="text",
+    ),
+    *(
+        Format(
+            "argilla-records",
+            "Argilla's records as they go to the hub: a column for each field and question",
+            frozenset({f"{question}_responses"}),
+            takes=frozenset({f"{question}_responses"}),
+            remarks=frozenset(
+                {
+                    *(f"{question}_responses_users", f"{question}_responses_status", f"{question}_suggestion"),
+                    *(f"{question}_suggestion_score", f"{question}_suggestion_agent", "server_id", "status"),
+                }
+            ),
+            adds=frozenset({"chosen", "rejected", "winner"}),
+            reader=partial(_read_flat_argilla, question=question),
+            loses="who voted, and other questions of the record",
+        )
+        for question in PREFERENCE_QUESTIONS
     ),
 )

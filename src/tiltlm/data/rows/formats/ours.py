@@ -56,6 +56,10 @@ def _first_question(prompt: list[dict[str, Any]]) -> str:
     return next((str(turn["content"]) for turn in prompt if turn["role"] == "user"), "")
 
 
+def _winner_loser(values: Values) -> Values:
+    return {"prompt": values["prompt"], "winner": values["chosen"], "loser": values["rejected"], **extras(values)}
+
+
 def _each(write: Writer, *shapes: Shape) -> dict[Shape, Writer]:
     return dict.fromkeys(shapes, write)
 
@@ -78,7 +82,7 @@ SAMPLED = (
 
 OURS = (
     Format("winner-loser", "the better and the worse response", frozenset({"winner", "loser"}),
-           roles={"winner": "chosen", "loser": "rejected"}),
+           roles={"winner": "chosen", "loser": "rejected"}, writers=_each(_winner_loser, "pairs")),
     Format(
         "ultrafeedback-binarized",
         "UltraFeedback as the hub has it in pairs: conversations, messages and scores",

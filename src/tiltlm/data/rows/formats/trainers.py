@@ -106,16 +106,23 @@ def _write_openrlhf(values: Values) -> Values:
     return {**both, **scores, **extras(values)}
 
 
+OPENAI = frozenset(
+    {"input", *(f"{which}_{what}" for which in ("preferred", "non_preferred") for what in ("output", "completion"))}
+)
+"""Columns of OpenAI's data. The guide speaks of outputs, the reference of completions."""
+
+
 def _read_openai(values: Values) -> Values:
     """Read OpenAI's preference data: the input has messages and tools, and each output is a list of messages."""
     given = mapping("input", required("input", values))
     read = {
         "prompt": required("input", given, "messages"),
-        "chosen": values.get("preferred_output"),
-        "rejected": values.get("non_preferred_output"),
+        "chosen": values.get("preferred_output", values.get("preferred_completion")),
+        "rejected": values.get("non_preferred_output", values.get("non_preferred_completion")),
     }
     tools = {"tools": given["tools"]} if given.get("tools") else {}
-    return {**without(values, "input", "preferred_output", "non_preferred_output"), **read, **tools}
+    rest = {role: value for role, value in values.items() if role not in OPENAI}
+    return {**rest, **read, **tools}
 
 
 def _write_openai(values: Values) -> Values:
@@ -132,13 +139,21 @@ TRAINERS = (
         "openai",
         "OpenAI's preference fine-tuning",
         frozenset({"input", "preferred_output", "non_preferred_output"}),
-        takes=frozenset({"input", "preferred_output", "non_preferred_output"}),
+        takes=OPENAI,
         adds=frozenset({"prompt", "chosen", "rejected", "tools"}),
         reader=_read_openai,
         writers={"pairs": _write_openai},
         holds=frozenset({"id", "source", "tools"}),
         form="turns",
         keeps_turn_keys=True,
+    ),
+    Format(
+        "openai",
+        "OpenAI's preference fine-tuning, as its reference names the columns",
+        frozenset({"input", "preferred_completion", "non_preferred_completion"}),
+        takes=OPENAI,
+        adds=frozenset({"prompt", "chosen", "rejected", "tools"}),
+        reader=_read_openai,
     ),
     Format(
         "sharegpt",

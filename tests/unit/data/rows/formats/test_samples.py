@@ -1,11 +1,19 @@
 """A row of each format in its true shape, written by hand, is recognised and read as its author meant."""
 
+import re
+
 import pytest
 
 from support.formats import read_rows_of
+from support.pages import ROOT
 from tiltlm.core.example import Comparison
 from tiltlm.data.accounting import Defect
+from tiltlm.data.data_settings import DataSettings
+from tiltlm.data.files.text_files import Row
+from tiltlm.data.rows.columns import detect_prompts
 from tiltlm.data.rows.formats.catalog import FORMATS, WRITTEN
+from tiltlm.data.rows.records import to_prompt
+from tiltlm.recipes.answers.judged_rows import read_judged
 
 ASKED = {"role": "user", "content": "Is it cold?"}
 YES, NO = {"role": "assistant", "content": "Yes."}, {"role": "assistant", "content": "No."}
@@ -82,6 +90,32 @@ PAIRS = {
             "suggestions": [], "external_id": None, "status": "completed",
         },
         TEXTS,
+    ),
+    "argilla on the hub": (
+        "argilla-records",
+        {
+            "id": "7", "prompt": "Is it cold?", "response1": "No.", "response2": "Yes.", "_server_id": "s",
+            "preference.responses": ["response2"], "preference.responses.users": ["u"],
+            "preference.responses.status": ["submitted"], "preference.suggestion": "response1",
+            "preference.suggestion.score": None, "preference.suggestion.agent": None, "status": "completed",
+        },
+        TEXTS,
+    ),
+    "argilla's rankings on the hub": (
+        "argilla-records",
+        {
+            "instruction": "Is it cold?", "response_a": "Yes.", "response_b": "No.", "ranking.responses.users": ["u"],
+            "ranking.responses": [[{"value": "response_b", "rank": 2}, {"value": "response_a", "rank": 1}]],
+        },
+        TEXTS,
+    ),
+    "winner and loser": ("winner-loser", {"prompt": "Is it cold?", "winner": "Yes.", "loser": "No."}, TEXTS),
+    "openai's other names": (
+        "openai",
+        {
+            "input": {"messages": [ASKED]}, "preferred_completion": [YES], "non_preferred_completion": [NO],
+        },
+        TURNS,
     ),
     "label-studio": (
         "label-studio",
@@ -185,6 +219,19 @@ def test_pairs(name):
     assert schema.shape == "pairs"
     assert (record.prompt, record.responses) == (prompt, responses)
     assert record.comparisons == WON
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_prompts_are_read_alone_and_judges_read_the_same_responses(name, jsonl):
+    _, row, (prompt, (better, worse)) = PAIRS[name]
+    settings = DataSettings(train=jsonl([row]))
+    first_seen = dict.fromkeys(row, "a.jsonl:1")
+    assert to_prompt(Row("a.jsonl:1", row), detect_prompts(first_seen, settings)).prompt == prompt
+    (judged,) = read_judged(settings).rows
+    texts = [response if isinstance(response, str) else response[0]["content"] for response in (better, worse)]
+    assert judged.prompt == prompt
+    assert sorted(judged.responses) == sorted(texts)
+    assert not {"fields", "data", "preferred_output", "output_A", "conversation_a"} & judged.values.keys()
 
 
 SCORES = {
@@ -385,5 +432,11 @@ def test_rows_that_a_format_cannot_mean_are_defects(row, code):
 def test_every_format_has_a_sample():
     sampled = {recognised for recognised, *_ in (*PAIRS.values(), *SINGLE.values())} | {n.split(" ")[0] for n in LISTS}
     without_columns = {form.name for form in FORMATS if not form.columns}
-    assert {form.name for form in FORMATS} - sampled - without_columns == {"answers-of-tiltlm", "winner-loser"}
+    assert {form.name for form in FORMATS} - sampled - without_columns == {"answers-of-tiltlm"}
     assert {"trl", "hh", "hh-messages", "kto", "messages", "tiltlm"} <= without_columns <= WRITTEN.keys()
+
+
+def test_the_page_of_formats_has_all_of_them_and_says_which_are_written():
+    page = (ROOT / "docs" / "your-data.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `([\w-]+)` \|.*\| (yes|no) \|$", page, re.MULTILINE))
+    assert rows == {form.name: "yes" if form.name in WRITTEN else "no" for form in FORMATS}
