@@ -120,8 +120,8 @@ class LengthPredictsLabel(Check):
     def _is_certain(self, auc: float) -> bool:
         """Return whether chance alone does not explain the bias.
 
-        With pairs, an interval excludes that lengths are balanced; with labels, the AUC is more than two standard errors
-        (of Mann and Whitney's statistic) from ½.
+        With pairs, an interval must exclude balanced lengths. With labels, the AUC must be more than two standard
+        errors of Mann and Whitney's statistic from ½.
         """
         if self.longer is not None and self.gap is not None:
             return self.longer.low > 0.5 or self.longer.high < 0.5 or self.gap.excludes_zero
