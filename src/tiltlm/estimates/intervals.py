@@ -245,7 +245,8 @@ def wilson(successes: float, n: int, level: float = 0.95) -> Interval:
     scale = 1 + z * z / n
     centre = (share + z * z / (2 * n)) / scale
     half = z * math.sqrt(share * (1 - share) / n + (z / (2 * n)) ** 2) / scale
-    return Interval(share, max(0.0, centre - half), min(1.0, centre + half), level, n)
+    low, high = (0.0 if successes == 0 else centre - half), (1.0 if successes == n else centre + half)
+    return Interval(share, max(0.0, low), min(1.0, high), level, n)
 
 
 def rate(

@@ -106,6 +106,13 @@ def test_wilson_against_published_values(successes, n, low, high):
     assert (interval.low, interval.high) == pytest.approx((low, high), abs=5e-5)
 
 
+def test_wilson_ends_exactly_at_0_and_1():
+    """A low end of 1e-19 would be shown with many zeros."""
+    for n in range(1, 300):
+        assert wilson(0, n).low == 0
+        assert wilson(n, n).high == 1
+
+
 @pytest.mark.parametrize(
     ("successes", "n", "level", "key"),
     [(1, 0, 0.95, "n"), (-1, 3, 0.95, "successes"), (4, 3, 0.95, "successes"), (1, 3, 1.0, "level")],

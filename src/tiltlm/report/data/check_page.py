@@ -81,7 +81,7 @@ def findings_table(findings: Sequence[Finding]) -> Table:
             finding.rule.key,
             f"{finding.rule.code} · {finding.rule.cause}",
             (Cell(finding.rule.level), Cell(f"{finding.count:,}", finding.rule.unit), Cell(share(finding.rate))),
-            f"{finding.detail}. {finding.rule.fix}" if finding.detail else finding.rule.fix,
+            f"{finding.detail}; {finding.rule.fix}" if finding.detail else finding.rule.fix,
             finding.examples[0] if finding.examples else "",
         )
         for finding in findings
