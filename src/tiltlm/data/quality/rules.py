@@ -1,7 +1,7 @@
 """The codes of `tiltlm check`, what a rule and a finding are, and the code of each cause for which loading drops rows.
 
-An error is a row that training leaves out, or that carries no preference or contradicts another row. A warning is a row
-that trains, and may harm. A note is a fact worth knowing.
+An error is a row that training leaves out, or that cannot mean what it says: turns out of order, a label that contradicts
+another row. A warning is a row that trains, and may harm. A note is a fact worth knowing.
 """
 
 from collections.abc import Mapping
@@ -93,7 +93,7 @@ CODE_OF_CAUSE: Mapping[str, str] = {
 """Cause for which loading drops a row (`LOSSES`) → its code."""
 
 NOT_OF_CHECKS = frozenset({"prompt_above_window", "ches_above_limit", "small_gap", "above_cap"})
-"""Causes that come from sampling, a model's states, `data.comparisons` and the cap of a source, which no check reads."""
+"""Causes of sampling, of a model's states, of `data.comparisons` and of a source's cap, which no check reads."""
 
 LOSS_RULES: Mapping[str, Rule] = {
     cause: Rule(
