@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,7 @@ KEPT = 4096
 """Hashes that are kept. The standard error of the number is 1/√KEPT, 1.6 %; below `KEPT` it is exact."""
 
 
+@lru_cache(1 << 16)  # most words are common ones
 def hash_of(text: str) -> int:
     """Return 64 bits that are as good as random, the same in every process."""
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
