@@ -4,7 +4,9 @@ import gzip
 import json
 import re
 import sys
+from dataclasses import fields, is_dataclass
 from types import ModuleType, SimpleNamespace
+from typing import get_type_hints
 
 import numpy as np
 import pytest
@@ -16,10 +18,13 @@ import tiltlm
 from support.broken_data import good, lines, turns, words
 from support.chat_models import write_chat_model
 from support.errors import events, raises
+from support.recorded import another, recorded
 from support.tokenizers_and_templates import FORGETFUL
 from tiltlm.cli.main import app
+from tiltlm.config.resolve import resolve
 from tiltlm.core import ConfigError, DataError
 from tiltlm.diagnostics.label_noise import estimate_label_noise
+from tiltlm.recipes.run_settings import RunSettings
 from tiltlm.worlds import TextWorld
 
 
@@ -165,10 +170,40 @@ def test_conversations_without_a_template(stories, tmp_path):
     assert found(result) == {"no_chat_template": 3}
 
 
-@pytest.mark.parametrize(("name", "value"), [("max_length", 9), ("as_chat", False), ("chat_template", "{{ x }}")])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("max_length", 9),
+        ("truncation", "drop"),
+        ("as_chat", False),
+        ("transcripts", "text"),
+        ("chat_template", "{{ x }}"),
+    ],
+)
 def test_settings_of_a_tokenizer_need_a_model(tmp_path, name, value):
     with raises(ConfigError, "no_effect", key=f"data.{name}"):
         tiltlm.check(data=lines(good(0))(tmp_path), progress=False, **{f"data.{name}": value})
+
+
+def test_every_setting_is_read_or_refused(model, tmp_path):
+    data = lines(good(0), good(1))(tmp_path)
+    sections = {name: kind for name, kind in get_type_hints(RunSettings).items() if is_dataclass(kind)}
+    with recorded(sections) as read:
+        tiltlm.check(data=data, model=model, progress=False)
+    given = {"output": "o", "objective": "dpo", "model": model, "data": data}
+    silent = []
+    for section in sections:
+        defaults = getattr(resolve(RunSettings, given), section)
+        for name in (field.name for field in fields(sections[section]) if f"{section}.{field.name}" not in read):
+            value = another(sections[section], name, getattr(defaults, name))
+            try:
+                tiltlm.check(data=data, model=model, progress=False, **{f"{section}.{name}": value})
+            except ConfigError as error:
+                if error.code in ("no_effect", "conflict") and error.key == f"{section}.{name}":
+                    continue
+            silent.append(f"{section}.{name}")
+    assert silent == []
+    assert {f"data.{name}" for name in ("columns", "max_length", "truncation", "processes", "transcripts")} <= read
 
 
 def test_other_settings_are_refused(tmp_path):

@@ -47,6 +47,11 @@ def split(data: Path, output: Path, **options):
     return tiltlm.split(data={"train": str(data), "ignore": ["note"]}, output=output, progress=False, **options)
 
 
+def split_plain(data: Path, output: Path) -> dict:
+    """Return the account of a split of data without columns to ignore."""
+    return dict(tiltlm.split(data=str(data), output=output, progress=False).account)
+
+
 def read(path: Path) -> list[dict]:
     return [row.values for row in read_rows(DataSettings(train=str(path)))]
 
@@ -132,6 +137,19 @@ def test_prompts_alone_can_be_split(tmp_path: Path):
     account = tiltlm.split(data=str(data), output=tmp_path / "parts", progress=False).account
     assert account["prompts"] == NUM
     assert read(tmp_path / "parts" / "train.jsonl")[0].keys() == {"prompt", "topic"}
+
+
+def test_rows_of_one_list_stay_together(tmp_path: Path):
+    """HelpSteer has a row for each response."""
+    scores = dict.fromkeys(("helpfulness", "correctness", "coherence", "complexity", "verbosity"), 1)
+    rows = [{"prompt": prompt_of(i), "response": f"answer {k}", **scores} for i in range(NUM) for k in range(3)]
+    account = split_plain(write_rows(tmp_path / "data.jsonl", rows), tmp_path / "parts")
+    assert (account["rows"], account["prompts"]) == (3 * NUM, NUM)
+    parts = [read(tmp_path / "parts" / f"{part}.jsonl") for part in ("train", "validation")]
+    assert all(len(part) % 3 == 0 for part in parts)
+    rows[0]["response"] = "another answer"
+    changed = split_plain(write_rows(tmp_path / "other.jsonl", rows), tmp_path / "others")
+    assert changed["fingerprint"] != account["fingerprint"]
 
 
 def test_the_command_line(data: Path, tmp_path: Path):

@@ -160,6 +160,12 @@ def many(count: int, make: Callable[[int], dict[str, Any]]) -> Write:
     return lines(*(make(i) for i in range(count)))
 
 
+def repeated(i: int) -> dict[str, Any]:
+    """Return a pair whose responses begin with the prompt."""
+    pair = good(i)
+    return {**pair, **{k: f" {pair['prompt']}\n{pair[k]}" for k in ("chosen", "rejected")}}
+
+
 def longer(i: int) -> dict[str, Any]:
     """Return a pair whose chosen response is the longer one."""
     return good(i, chosen=words(f"c{i}", 20))
@@ -332,6 +338,13 @@ BROKEN = (
         {"prompt_mismatch": 1},
         "D06",
     ),
+    Case(
+        "the prompt in both responses",
+        lines(good(0), repeated(1), good(2, chosen=f"{good(2)['prompt']} and more")),
+        {"prompt_in_responses": 1},
+        "D06",
+    ),
+    Case("the question in the answer", lines(repeated(1), repeated(2)), {"prompt_in_responses": 2}, "D06"),
     Case("two user turns", lines(chat(0), chat(1, "user", "user")), {"role_order": 1}, "D07"),
     Case("an unknown role", lines(chat(0), chat(1, "narrator")), {"role_order": 1}, "D07"),
     Case("a late system turn", lines(chat(0, "user", "assistant", "system", "user")), {"system_not_first": 1}, "D07"),

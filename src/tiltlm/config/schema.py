@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar, get_args, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from tiltlm.config.documents import parse_value
+from tiltlm.config.estimated import with_estimates
 from tiltlm.core import ConfigError
 from tiltlm.core.checks import prefix_errors, suggestion
 from tiltlm.core.needs import Spec
@@ -161,7 +162,7 @@ class Schema(Generic[S]):
             from tiltlm.objectives import spell_out
 
             try:
-                return spell_out(values)
+                return spell_out(with_estimates(values, section))
             except ConfigError as error:
                 raise _with_place(error, where) from None
         known = self.keys(section)

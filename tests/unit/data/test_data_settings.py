@@ -24,6 +24,7 @@ from tiltlm.data.data_settings import DataSettings
         ({"truncation": "left"}, "unknown_name"),
         ({"on_bad": "ignore"}, "unknown_name"),
         ({"assistant_turns": "first"}, "unknown_name"),
+        ({"transcripts": "turns"}, "unknown_name"),
         ({"eval_split": "dev"}, "no_effect"),
     ],
 )

@@ -10,7 +10,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -28,7 +28,9 @@ AS_JSON = frozenset({"tools", "chat_template_kwargs"})
 DATASET_FILES = frozenset({"dataset_info.json", "state.json"})
 
 Row = Mapping[str, Any]
-Rows = Iterable[Row]
+Write = Callable[[Row], None]
+Opener = Callable[[IO[bytes]], AbstractContextManager[Write]]
+"""Opens a file for rows, from a file of bytes."""
 
 
 def check_ending(path: Path) -> None:
@@ -52,12 +54,30 @@ def _ending(path: Path) -> str:
     return next((ending for ending in WRITERS if name.endswith(ending)), "")
 
 
-def write_rows(path: Path, rows: Rows) -> None:
-    """Write rows atomically. If the rows raise an error, nothing changes.
+def write_rows(path: Path, rows: Iterable[Row]) -> None:
+    """Write rows atomically, as `open_rows` does. If the rows raise an error, nothing changes.
 
     Args:
         path: The file, whose ending decides its format. Without an ending: a folder of Hugging Face datasets.
         rows: Column → value, in JSON's types.
+    """
+    with open_rows(path) as write:
+        for row in rows:
+            write(row)
+
+
+@contextmanager
+def open_rows(path: Path, like: Path | None = None, *, key: str | None = None) -> Iterator[Write]:
+    """Open a file for rows. It gets its name at the end of the block; if the block raises an error, nothing changes.
+
+    Args:
+        path: The file, whose ending decides its format. Without an ending: a folder of Hugging Face datasets.
+        like: A Parquet file whose columns and types a Parquet file gets. None: they are found from the rows.
+        key: The option that names the file, for the error.
+
+    Yields:
+        A function that writes a row: column → value. Other values than those of JSON are written as text where the
+        format has no types.
 
     Raises:
         ConfigError: The ending is unknown.
@@ -68,12 +88,14 @@ def write_rows(path: Path, rows: Rows) -> None:
     ending = _ending(path)
     try:
         if not ending:
-            _write_dataset(path, rows)
-            return
-        with atomic_file(path) as file, _packed(file, path) as packed:
-            WRITERS[ending](packed, rows)
+            with _dataset(path) as write:
+                yield write
+        else:
+            opened = _parquet_like(like) if ending == ".parquet" and like is not None else WRITERS[ending]
+            with atomic_file(path) as file, _packed(file, path) as packed, opened(packed) as write:
+                yield write
     except OSError as error:
-        raise RunError(f"{path} could not be written ({error})", code="not_writable") from error
+        raise RunError(f"{path} could not be written ({error})", code="not_writable", key=key) from error
 
 
 @contextmanager
@@ -92,80 +114,141 @@ def _packed(file: IO[bytes], path: Path) -> Iterator[IO[bytes]]:
 
 
 def json_text(value: Any) -> str:
-    """Return a value as one line of JSON."""
-    return json.dumps(value, ensure_ascii=False)
+    """Return a value as one line of JSON. What JSON has no type for, such as a date, becomes text."""
+    return json.dumps(value, ensure_ascii=False, default=str)
 
 
-def _write_jsonl(file: IO[bytes], rows: Rows) -> None:
-    for row in rows:
-        file.write((json_text(row) + "\n").encode())
+def to_line(value: Any) -> bytes:
+    """Return a value as a line of JSON in UTF-8. Half of a surrogate pair, which UTF-8 cannot have, is escaped."""
+    try:
+        return (json_text(value) + "\n").encode()
+    except UnicodeEncodeError:
+        return (json.dumps(value, default=str) + "\n").encode()
 
 
-def _write_json(file: IO[bytes], rows: Rows) -> None:
+@contextmanager
+def _jsonl(file: IO[bytes]) -> Iterator[Write]:
+    yield lambda row: _write(file, to_line(row))
+
+
+@contextmanager
+def _json(file: IO[bytes]) -> Iterator[Write]:
     """Write an array, one row a line."""
-    before = "[\n"
-    for row in rows:
-        file.write((before + json_text(row)).encode())
-        before = ",\n"
-    file.write(b"[]\n" if before == "[\n" else b"\n]\n")
+    num_rows = 0
+
+    def write(row: Row) -> None:
+        nonlocal num_rows
+        _write(file, (b",\n" if num_rows else b"[\n") + to_line(row).rstrip(b"\n"))
+        num_rows += 1
+
+    yield write
+    _write(file, b"\n]\n" if num_rows else b"[]\n")
 
 
-def _write_table(delimiter: str) -> Callable[[IO[bytes], Rows], None]:
+def _write(file: IO[bytes], content: bytes) -> None:
+    file.write(content)
+
+
+def _table(delimiter: str) -> Opener:
     """Return what writes text with a header. What is not text or a number becomes JSON text."""
 
-    def write(file: IO[bytes], rows: Rows) -> None:
-        with tempfile.TemporaryFile() as spool:
-            columns = _spool(spool, rows)
+    @contextmanager
+    def opened(file: IO[bytes]) -> Iterator[Write]:
+        with _Spool() as spool:
+            yield spool.add
             text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
             # all fields in quotes: the writer of Python 3.11 leaves a field with a bare carriage return without them
             table = csv.writer(text, delimiter=delimiter, lineterminator="\n", quoting=csv.QUOTE_ALL)
-            table.writerow(columns)
-            for row in _spooled(spool):
-                table.writerow([_cell(row.get(column)) for column in columns])
+            table.writerow(spool.columns)
+            for row in spool.rows():
+                table.writerow([_cell(row.get(column)) for column in spool.columns])
             text.flush()
             text.detach()
 
-    return write
+    return opened
 
 
 def _cell(value: Any) -> Any:
     return "" if value is None else value if isinstance(value, str) else json_text(value)
 
 
-def _spool(spool: IO[bytes], rows: Rows) -> list[str]:
-    """Write rows to a temporary file, for formats that need to know all columns first, and return the columns."""
-    columns: dict[str, None] = {}
-    for row in rows:
-        columns |= dict.fromkeys(row)
-        spool.write((json_text(row) + "\n").encode())
-    return list(columns)
+class _Spool:
+    """Rows in a temporary file, for formats that need to know all columns first."""
 
+    def __init__(self) -> None:
+        self.columns: dict[str, None] = {}
+        """All columns, in the order in which they were seen."""
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115
 
-def _spooled(spool: IO[bytes]) -> Iterator[dict[str, Any]]:
-    spool.seek(0)
-    for line in spool:
-        yield json.loads(line)
+    def __enter__(self) -> "_Spool":
+        return self
 
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
 
-def _write_parquet(file: IO[bytes], rows: Rows) -> None:
-    import pyarrow.parquet as pq
+    def add(self, row: Row) -> None:
+        """Append a row."""
+        self.columns |= dict.fromkeys(row)
+        self._file.write(to_line(row))
 
-    with _arrow_batches(rows) as (schema, batches), pq.ParquetWriter(file, schema) as writer:
-        for batch in batches:
-            writer.write_table(batch)
-
-
-def _write_arrow(file: IO[bytes], rows: Rows) -> None:
-    """Write an Arrow stream, as Hugging Face datasets do."""
-    import pyarrow as pa
-
-    with _arrow_batches(rows) as (schema, batches), pa.ipc.new_stream(file, schema) as writer:
-        for batch in batches:
-            writer.write_table(batch)
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Read the rows from the start."""
+        self._file.seek(0)
+        for line in self._file:
+            yield json.loads(line)
 
 
 @contextmanager
-def _arrow_batches(rows: Rows) -> Iterator[tuple["pa.Schema", Iterator["pa.Table"]]]:
+def _parquet(file: IO[bytes]) -> Iterator[Write]:
+    import pyarrow.parquet as pq
+
+    with _Spool() as spool:
+        yield lambda row: spool.add(_for_arrow(row))
+        with _arrow_batches(spool) as (schema, batches), pq.ParquetWriter(file, schema) as writer:
+            for batch in batches:
+                writer.write_table(batch)
+
+
+def _parquet_like(like: Path) -> Opener:
+    """Return what writes Parquet with the columns and types of another file."""
+
+    @contextmanager
+    def opened(file: IO[bytes]) -> Iterator[Write]:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        schema, rows = pq.read_schema(like), list[Row]()
+        with pq.ParquetWriter(file, schema) as writer:
+
+            def flush() -> None:
+                writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+                rows.clear()
+
+            def write(row: Row) -> None:
+                rows.append(row)
+                if len(rows) == BATCH:
+                    flush()
+
+            yield write
+            flush()
+
+    return opened
+
+
+@contextmanager
+def _arrow(file: IO[bytes]) -> Iterator[Write]:
+    """Write an Arrow stream, as Hugging Face datasets do."""
+    import pyarrow as pa
+
+    with _Spool() as spool:
+        yield lambda row: spool.add(_for_arrow(row))
+        with _arrow_batches(spool) as (schema, batches), pa.ipc.new_stream(file, schema) as writer:
+            for batch in batches:
+                writer.write_table(batch)
+
+
+@contextmanager
+def _arrow_batches(spool: _Spool) -> Iterator[tuple["pa.Schema", Iterator["pa.Table"]]]:
     """Yield the types of all columns, and the rows as tables of these types.
 
     Raises:
@@ -173,26 +256,24 @@ def _arrow_batches(rows: Rows) -> Iterator[tuple["pa.Schema", Iterator["pa.Table
     """
     import pyarrow as pa
 
-    with tempfile.TemporaryFile() as spool:
-        columns = _spool(spool, map(_for_arrow, rows))
-        try:
-            found = [pa.Table.from_pylist(batch).schema for batch in _batches(spool, columns)]
-            schema = pa.unify_schemas(found, promote_options="permissive") if found else pa.schema([])
-            yield schema, (pa.Table.from_pylist(batch, schema=schema) for batch in _batches(spool, columns))
-        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
-            raise DataError(
-                f"a column has values of several types, which Parquet and Arrow cannot hold: {error}. Write JSON "
-                "Lines: a name that ends with .jsonl",
-                code="mixed_types",
-                key="OUT",
-            ) from error
+    try:
+        found = [pa.Table.from_pylist(batch).schema for batch in _batches(spool)]
+        schema = pa.unify_schemas(found, promote_options="permissive") if found else pa.schema([])
+        yield schema, (pa.Table.from_pylist(batch, schema=schema) for batch in _batches(spool))
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+        raise DataError(
+            f"a column has values of several types, which Parquet and Arrow cannot hold: {error}. Write JSON "
+            "Lines: a name that ends with .jsonl",
+            code="mixed_types",
+            key="OUT",
+        ) from error
 
 
-def _batches(spool: IO[bytes], columns: list[str]) -> Iterator[list[dict[str, Any]]]:
+def _batches(spool: _Spool) -> Iterator[list[dict[str, Any]]]:
     """Yield lists of rows that have all columns: types are found by those of the first row."""
     batch: list[dict[str, Any]] = []
-    for row in _spooled(spool):
-        batch.append({column: row.get(column) for column in columns})
+    for row in spool.rows():
+        batch.append({column: row.get(column) for column in spool.columns})
         if len(batch) == BATCH:
             yield batch
             batch = []
@@ -222,7 +303,8 @@ def _with_text_arguments(value: Any) -> Any:
     return value
 
 
-def _write_dataset(path: Path, rows: Rows) -> None:
+@contextmanager
+def _dataset(path: Path) -> Iterator[Write]:
     """Write a folder as `save_to_disk` does. Another such folder of this name is replaced."""
     import hashlib
 
@@ -230,10 +312,10 @@ def _write_dataset(path: Path, rows: Rows) -> None:
 
     with tempfile.TemporaryDirectory(dir=path.absolute().parent) as scratch:
         file = Path(scratch) / "rows.arrow"
-        with file.open("wb") as stream:
-            _write_arrow(stream, rows)
-        with file.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()[:16]
+        with file.open("wb") as stream, _arrow(stream) as write:
+            yield write
+        with file.open("rb") as written:
+            digest = hashlib.file_digest(written, "sha256").hexdigest()[:16]
         table = datasets.table.MemoryMappedTable.from_file(str(file))
         old = Path(scratch) / "replaced"
         with atomic_folder(path) as unfinished:
@@ -249,18 +331,13 @@ def is_dataset_folder(path: Path) -> bool:
     return names >= DATASET_FILES and all(name in DATASET_FILES or name.endswith(".arrow") for name in names)
 
 
-WRITERS: dict[str, Callable[[IO[bytes], Rows], None]] = {
+WRITERS: dict[str, Opener] = {
     **{
-        f"{ending}{packed}": writer
-        for ending, writer in {
-            ".jsonl": _write_jsonl,
-            ".json": _write_json,
-            ".csv": _write_table(","),
-            ".tsv": _write_table("\t"),
-        }.items()
+        f"{ending}{packed}": opener
+        for ending, opener in {".jsonl": _jsonl, ".json": _json, ".csv": _table(","), ".tsv": _table("\t")}.items()
         for packed in PACKED
     },
-    ".parquet": _write_parquet,
-    ".arrow": _write_arrow,
+    ".parquet": _parquet,
+    ".arrow": _arrow,
 }
-"""End of a file name → the function that writes such files."""
+"""End of a file name → what opens such a file for rows."""

@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from typing import Self
 
 from tiltlm.data.accounting import excerpt
@@ -90,8 +91,9 @@ class Style(Check):
         self._sums.merge(later._sums)
         self._differ = [own + more for own, more in zip(self._differ, later._differ, strict=True)]
 
+    @cached_property
     def rates(self) -> dict[str, tuple[Interval, Interval]]:
-        """Return the rate of each style in preferred and in other responses; nothing without comparisons."""
+        """The rate of each style in preferred and in other responses, of all rows; nothing without comparisons."""
         if not self._sums.num_rows:
             return {}
         return {s: (self._sums.share(3 * k), self._sums.share(3 * k + 1)) for k, s in enumerate(STYLES)}
@@ -101,10 +103,11 @@ class Style(Check):
         del marked
         if self._sums.num_rows < FEW:
             return
-        for k, (style, (better, worse)) in enumerate(self.rates().items()):
+        for k, (style, (better, worse)) in enumerate(self.rates.items()):
+            if abs(better.estimate - worse.estimate) < DIFFERENT:
+                continue
             gap = self._sums.ratio(3 * k + 2)
-            certain = gap.excludes_zero or gap.low == gap.high
-            if abs(gap.estimate) >= DIFFERENT and certain:
+            if gap.excludes_zero:
                 detail = f"{better.estimate:.1%} of preferred responses, {worse.estimate:.1%} of the others"
                 numbers = {"preferred": better, "others": worse, "difference": gap}
                 rule, total = self.rule(f"style_{style}"), self._sums.num_rows

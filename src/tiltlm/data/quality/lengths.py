@@ -3,6 +3,7 @@
 from array import array
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator
+from functools import cached_property
 from typing import Self
 
 import numpy as np
@@ -97,6 +98,16 @@ class LengthPredictsLabel(Check):
         }
         return {name: lengths for name, lengths in named.items() if lengths}
 
+    @cached_property
+    def longer(self) -> Interval | None:
+        """P(the longer response is preferred) of all rows, equal lengths as ½; None without comparisons."""
+        return self.compared.longer
+
+    @cached_property
+    def gap(self) -> Interval | None:
+        """Mean length of the preferred response minus that of the other, of all rows; None without comparisons."""
+        return self.compared.mean_gap
+
     @property
     def auc(self) -> float | None:
         """How well the length predicts the label; None if there are too few labels."""
@@ -111,14 +122,14 @@ class LengthPredictsLabel(Check):
         auc, bias = self.auc, self.compared
         if auc is None:
             return
-        longer = bias.longer if bias.num_pairs >= FEW else None
+        longer = self.longer if bias.num_pairs >= FEW else None
         shares = [auc, 1 - auc] + ([longer.estimate, 1 - longer.estimate] if longer is not None else [])
         if max(shares) <= BIASED:
             return
         which = "longer" if auc > 0.5 else "shorter"
-        if longer is not None and bias.mean_gap is not None:
+        if longer is not None and self.gap is not None:
             share = longer.estimate if auc > 0.5 else 1 - longer.estimate
-            numbers: dict[str, Interval | float] = {"longer": longer, "gap": bias.mean_gap, "auc": auc}
+            numbers: dict[str, Interval | float] = {"longer": longer, "gap": self.gap, "auc": auc}
             detail = f"the {which} response is preferred; AUC {auc:.2f}"
             count = round(share * bias.num_pairs)
             yield Finding(self.rule("length_bias"), count, bias.num_pairs, detail=detail, numbers=numbers)

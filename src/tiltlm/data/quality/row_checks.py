@@ -35,6 +35,31 @@ class EmptyPrompts(Check):
             yield Mark("empty_prompt", excerpt(row.prompt))
 
 
+LONG_PROMPT = 20
+"""Characters of a prompt that responses do not begin with by chance."""
+
+
+class RepeatedPrompts(Check):
+    """D06: responses that begin with the text of their prompt, so that it is there twice."""
+
+    rules = (
+        Rule(
+            "prompt_in_responses",
+            "D06",
+            "error",
+            "all responses begin with the text of the prompt, so the model sees it twice and learns to repeat it",
+            "remove the prompt from the responses",
+            leaves_out=True,
+        ),
+    )
+
+    def see(self, row: CheckedRow) -> Iterator[Mark]:
+        """Mark a row of text whose responses all begin with the prompt."""
+        prompt = row.turns[-1]["content"].strip() if row.turns else row.prompt.strip()
+        if len(prompt) >= LONG_PROMPT and all(text.lstrip().startswith(prompt) for text in row.responses):
+            yield Mark("prompt_in_responses", excerpt(prompt))
+
+
 def normalised(text: str) -> str:
     """Return a text in NFC with single spaces between words."""
     return " ".join((text if text.isascii() else unicodedata.normalize("NFC", text)).split())
@@ -241,4 +266,4 @@ class Characters(Check):
                     break
 
 
-CHECKS = (EmptyPrompts, EqualResponses, Turns, SpecialTokens, Characters)
+CHECKS = (EmptyPrompts, RepeatedPrompts, EqualResponses, Turns, SpecialTokens, Characters)

@@ -81,12 +81,13 @@ class SplitPlan:
     def __post_init__(self) -> None:
         self._texts = NearDuplicates(self.rule.similarity)
 
-    def add(self, record: Record, stratum: str = "") -> int:
+    def add(self, record: Record, stratum: str = "", content: bytes | None = None) -> int:
         """Add a row, and return the number of its prompt.
 
         Args:
             record: The row.
             stratum: Value of the column by which the split is stratified.
+            content: Digest of the content of the row, of `SIZE` bytes. None: `record_digest`.
         """
         key = digest(record.prompt_key.encode("utf-8", "surrogatepass"))
         number = self._numbers.setdefault(key, len(self._numbers))
@@ -97,7 +98,7 @@ class SplitPlan:
                 self._texts.add("", compared_text(record))
         self._strata[number] = min(self._strata[number], stratum)
         self.prompts.append(number)
-        self._content += record_digest(record)
+        self._content += content or record_digest(record)
         return number
 
     def leave_out(self) -> None:

@@ -1,5 +1,7 @@
 """Read the rows of data that is split, and the prompts of evaluation data that it is compared with."""
 
+import hashlib
+import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +13,10 @@ from tiltlm.data.dataset import refuse_unreadable, survey
 from tiltlm.data.files.sources import Rows, read_rows
 from tiltlm.data.files.text_files import Row
 from tiltlm.data.loader import count_defect
+from tiltlm.data.rows.canonical import record_digest
 from tiltlm.data.rows.columns import detect, detect_prompts
+from tiltlm.data.rows.formats.format import plain_name
+from tiltlm.data.rows.formats.lists import HELPSTEER_COLUMNS
 from tiltlm.data.rows.records import Record, to_prompt, to_record
 from tiltlm.data.similarity.contamination import Contamination, Overlap
 from tiltlm.data.splits.plan import SplitPlan, SplitRule, compared_text, plain_text
@@ -31,10 +36,15 @@ class Reading:
     num_rows: int
     read: Callable[[Row], Record]
     """Reads a row; raises `Defect`."""
+    digest: Callable[[Row, Record], bytes]
+    """Returns the digest of the content of a row."""
 
 
 def read_data(settings: DataSettings) -> Reading:
-    """Find the data and the roles of its columns. Data that has only prompts can be split too.
+    """Find the data and the roles of its columns.
+
+    Only the prompts are read of data without labelled responses, and of data that has a row for each response of a
+    list.
 
     Raises:
         ConfigError: A setting has no effect.
@@ -48,12 +58,20 @@ def read_data(settings: DataSettings) -> Reading:
         refuse_unreadable(rows)
     try:
         schema = detect(columns, settings, use_reference_columns=True)
+        has_responses = not {plain_name(column) for column in columns} >= HELPSTEER_COLUMNS
     except DataError as error:
         if error.code not in ("no_responses", "needs_one_order"):
             raise
+        has_responses = False
+    if not has_responses:
         of_prompts = detect_prompts(columns, settings)
-        return Reading(rows, columns, num_rows, lambda row: to_prompt(row, of_prompts))
-    return Reading(rows, columns, num_rows, lambda row: to_record(row, schema))
+        return Reading(rows, columns, num_rows, lambda row: to_prompt(row, of_prompts), lambda row, _: _row_digest(row))
+    return Reading(rows, columns, num_rows, lambda row: to_record(row, schema), lambda _, record: record_digest(record))
+
+
+def _row_digest(row: Row) -> bytes:
+    """Return the sha256 of all values of a row."""
+    return hashlib.sha256(json.dumps(row.values, sort_keys=True, default=str).encode()).digest()
 
 
 def index_evaluation(names: Sequence[str]) -> Contamination:
@@ -118,7 +136,8 @@ def read_prompts(
         before = plan.num_prompts
         with count_defect(accounting, row.location):
             record = reading.read(row)
-            number = plan.add(record, str(row.values.get(stratify, "")) if stratify is not None else "")
+            of_column = str(row.values.get(stratify, "")) if stratify is not None else ""
+            number = plan.add(record, of_column, reading.digest(row, record))
             if number == before:
                 new[number] = compared_text(record)
         if len(plan.prompts) < accounting.total:

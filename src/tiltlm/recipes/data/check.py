@@ -24,7 +24,7 @@ from tiltlm.data.workers import MANY_ROWS, num_cores
 from tiltlm.recipes.data.checked import CheckedData
 from tiltlm.recipes.data.cleaning import check_cleaned, write_cleaned
 from tiltlm.recipes.progress import ProgressCallback, silent
-from tiltlm.recipes.run_settings import RunSettings, check_file
+from tiltlm.recipes.run_settings import RunSettings, check_file, is_set
 from tiltlm.report.data.check_report import CheckReport, report_of
 
 log = logging.getLogger(__name__)
@@ -33,15 +33,15 @@ NO_MODEL = "(none)"
 """`model.path` where no model is named."""
 
 CHECK_READS = (
-    "model",
+    *(f"model.{name}" for name in ("path", "revision", "adapter", "trust_remote_code")),
     *(f"data.{name}" for name in ("train", "eval", "split", "eval_split", "subset", "revision", "limit")),
     *(f"data.{name}" for name in ("columns", "ignore", "max_length", "truncation", "as_chat", "chat_template")),
-    *("data.chat_template_kwargs", "data.processes"),
+    *("data.chat_template_kwargs", "data.transcripts", "data.processes"),
 )
 """Settings that the command reads."""
-SCORE_READS = (*CHECK_READS, "reference", "training.max_tokens")
+SCORE_READS = (*CHECK_READS, "model", "reference", "training.max_tokens")
 """Settings that it reads with --score."""
-NEED_A_MODEL = ("max_length", "as_chat", "chat_template", "chat_template_kwargs")
+NEED_A_MODEL = ("max_length", "truncation", "as_chat", "transcripts", "chat_template", "chat_template_kwargs")
 """Settings of the data that only a tokenizer reads."""
 
 
@@ -78,7 +78,7 @@ def check_settings(settings: RunSettings, request: CheckRequest) -> None:
         raise ConfigError("--score needs a model; give --model", code="missing_setting", key="--model")
     if settings.model.path == NO_MODEL:
         for name in NEED_A_MODEL:
-            if getattr(data, name) not in (None, {}):
+            if is_set(settings, f"data.{name}"):
                 raise ConfigError(
                     f"data.{name} has no effect without a tokenizer; give --model, or remove it",
                     code="no_effect",

@@ -1,23 +1,16 @@
 """Write a copy of data without the rows that a check leaves out, and beside it these rows with the reason for each."""
 
-import csv
-import gzip
-import io
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-import zstandard
-
-from tiltlm.core import ConfigError, RunError
+from tiltlm.core import ConfigError
 from tiltlm.data.files.text_files import Row
+from tiltlm.data.files.writing import open_rows
 from tiltlm.data.quality.inspection import Left
 from tiltlm.data.quality.rules import Rule
 from tiltlm.recipes.run_settings import check_file
-from tiltlm.storage.files import atomic_file, finite_json
 
 JSON_LINES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 TABLES = (".csv", ".tsv")
@@ -92,66 +85,16 @@ def write_cleaned(
     """
     beside = left_out_path(output)
     kept = num_left = 0
-    try:
-        with opened(output) as write, opened(beside) as note:
-            for place, row in enumerate(rows):
-                left = left_out.get(place)
-                if left is None and row.defect is None:
-                    write(row.values)
-                    kept += 1
-                    continue
-                assert left is not None, "a row that cannot be read is left out"
-                num_left += 1
-                rule = rule_of(left.key)
-                entry = {"row": row.location, "code": rule.code, "key": rule.key, "cause": rule.cause}
-                note({**entry, "detail": left.detail, "values": row.values or None})
-    except OSError as error:
-        raise RunError(f"{output} could not be written ({error})", code="not_writable", key="--fix") from error
+    with open_rows(output, key="--fix") as write, open_rows(beside, key="--fix") as note:
+        for place, row in enumerate(rows):
+            left = left_out.get(place)
+            if left is None and row.defect is None:
+                write(row.values)
+                kept += 1
+                continue
+            assert left is not None, "a row that cannot be read is left out"
+            num_left += 1
+            rule = rule_of(left.key)
+            entry = {"row": row.location, "code": rule.code, "key": rule.key, "cause": rule.cause}
+            note({**entry, "detail": left.detail, "values": row.values or None})
     return Cleaned(output, beside, kept, num_left)
-
-
-@contextmanager
-def opened(path: Path) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """Open a file for rows; it gets its name when all are written.
-
-    Yields:
-        A function that writes a row.
-    """
-    name = path.name.lower()
-    with atomic_file(path) as file:
-        if name.endswith(TABLES):
-            yield table_writer(file, "\t" if name.endswith(".tsv") else ",")
-        elif name.endswith(".gz"):
-            with gzip.GzipFile(fileobj=file, mode="wb", mtime=0) as packed:  # without a time: equal rows, equal bytes
-                yield line_writer(packed)
-        elif name.endswith(".zst"):
-            with zstandard.ZstdCompressor().stream_writer(file, closefd=False) as packed:
-                yield line_writer(packed)
-        else:
-            yield line_writer(file)
-
-
-def line_writer(file: Any) -> Callable[[Mapping[str, Any]], None]:
-    """Return a function that writes a row as a line of JSON."""
-
-    def write(values: Mapping[str, Any]) -> None:
-        line = json.dumps(finite_json(values), ensure_ascii=False, default=str) + "\n"
-        file.write(line.encode("utf-8", "backslashreplace"))
-
-    return write
-
-
-def table_writer(file: IO[bytes], delimiter: str) -> Callable[[Mapping[str, Any]], None]:
-    """Return a function that writes a row of a table, and the header before the first one."""
-    header: list[str] = []
-
-    def write(values: Mapping[str, Any]) -> None:
-        buffer = io.StringIO(newline="")
-        writer = csv.writer(buffer, delimiter=delimiter, lineterminator="\n")
-        if not header:
-            header.extend(values)
-            writer.writerow(header)
-        writer.writerow([values.get(name, "") for name in header])
-        file.write(buffer.getvalue().encode())
-
-    return write

@@ -15,8 +15,9 @@ from tiltlm.core.errors import ConfigError, DataError, RunError
 from tiltlm.data import DataSettings
 from tiltlm.data.data_settings import paths_of
 from tiltlm.data.files.text_files import Row
+from tiltlm.data.files.writing import to_line
 from tiltlm.data.similarity.contamination import Overlap
-from tiltlm.data.splits.files import format_of, to_line, write_rows
+from tiltlm.data.splits.files import format_of, write_rows
 from tiltlm.data.splits.plan import LEFT_OUT, PARTS, Part, SplitPlan, SplitRule, part_rows
 from tiltlm.data.splits.reading import STEP, Reading, index_evaluation, read_data, read_prompts
 from tiltlm.recipes.progress import ProgressCallback, silent
@@ -166,7 +167,7 @@ def split(settings: SplitSettings, request: SplitRequest, *, progress: ProgressC
     with _output_folder(request) as folder:
         marked = _Marked(plan, kept, overlapping, overlaps)
         rows = marked.rows(reading, progress)
-        write_rows(folder, files, rows, paths_of(settings.data.train), reading.columns)
+        write_rows(folder, files, rows, paths_of(settings.data.train))
         if evaluation is not None:
             account["contamination"] = marked.account(request)
             write_bytes(folder / CONTAMINATED, b"".join(map(to_line, marked.found)))

@@ -108,7 +108,7 @@ def sections_of(report: CheckReport) -> list[SectionView]:
     """Return the sections of the page."""
     absent = None if report.findings else Remark("nothing_found", "No check found anything.")
     found = [findings_table(report.findings)] if report.findings else []
-    lead = "Errors first. An error is a row that training leaves out, or whose label means nothing."
+    lead = "Errors first. An error is a row that training leaves out, or that cannot mean what it says."
     views = [SectionView("findings", "Findings", absent, lead, found, details=examples_of(report.findings))]
     figures = [lengths_figure(report.lengths, report.unit)] if report.lengths else []
     if len(report.gaps):

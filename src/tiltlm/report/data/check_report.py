@@ -117,16 +117,15 @@ def numbers_of(lengths: LengthPredictsLabel, style: Style, unit: str) -> Iterato
         assert found is not None, "no part is empty"
         yield Number(f"median_{name}", f"{name}: median length", found["median"], False, f"in {unit}")
         yield Number(f"p999_{name}", f"{name}: 99.9 % are at most", found["p999"], False, f"in {unit}")
-    bias = lengths.compared
-    if bias.longer is not None and bias.mean_gap is not None:
+    if lengths.longer is not None and lengths.gap is not None:
         meaning = "the longer response is preferred, equal lengths as ½"
-        yield Number("longer", "longer response preferred", bias.longer, True, meaning)
+        yield Number("longer", "longer response preferred", lengths.longer, True, meaning)
         meaning = "mean length of the preferred response minus that of the other"
-        yield Number("gap", f"length gap, {unit}", bias.mean_gap, False, meaning)
+        yield Number("gap", f"length gap, {unit}", lengths.gap, False, meaning)
     if lengths.auc is not None:
         meaning = "how well length predicts the label; ½ is chance"
         yield Number("auc", "AUC of the length alone", lengths.auc, False, meaning)
-    for name, (better, worse) in style.rates().items():
+    for name, (better, worse) in style.rates.items():
         says = STYLES[name][1]
         yield Number(f"{name}_preferred", f"{name}: preferred", better, True, f"preferred responses that {says}")
         yield Number(f"{name}_others", f"{name}: others", worse, True, f"other responses that {says}")

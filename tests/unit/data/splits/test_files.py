@@ -9,7 +9,8 @@ import pytest
 from tiltlm.data.data_settings import DataSettings
 from tiltlm.data.files.sources import read_rows
 from tiltlm.data.files.text_files import Row
-from tiltlm.data.splits.files import format_of, open_writer, write_rows
+from tiltlm.data.files.writing import open_rows
+from tiltlm.data.splits.files import format_of, write_rows
 
 TEXTS = [
     {"prompt": 'He said "no", then\nleft; so', "chosen": "ja\tnein — 中文", "rejected": ""},
@@ -28,14 +29,14 @@ def read_back(path: Path) -> list[dict]:
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst"])
 def test_json_lines_keep_every_value(tmp_path: Path, name: str):
     path = tmp_path / name
-    write_rows(tmp_path, {"train": name}, (("train", Row("", row)) for row in NESTED), "x.jsonl", [])
+    write_rows(tmp_path, {"train": name}, (("train", Row("", row)) for row in NESTED), ["x.jsonl"])
     assert read_back(path) == NESTED
     assert format_of(str(path)) == name.removeprefix("a")
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
 def test_csv_keeps_text(tmp_path: Path, name: str):
-    write_rows(tmp_path, {"test": name}, (("test", Row("", row)) for row in TEXTS), "x.csv", list(TEXTS[0]))
+    write_rows(tmp_path, {"test": name}, (("test", Row("", row)) for row in TEXTS), ["x.csv"])
     assert read_back(tmp_path / name) == TEXTS
     assert format_of(str(tmp_path / name)) == name.removeprefix("a")
 
@@ -51,10 +52,9 @@ def test_parquet_keeps_types(tmp_path: Path):
         ]
     )
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), like)
-    writer = open_writer(tmp_path / "out.parquet", str(like), [])
-    for row in read_rows(DataSettings(train=str(like))):
-        writer.write(row.values)
-    writer.close()
+    with open_rows(tmp_path / "out.parquet", like) as write:
+        for row in read_rows(DataSettings(train=str(like))):
+            write(row.values)
     assert pq.read_table(tmp_path / "out.parquet").equals(pq.read_table(like))
 
 
@@ -77,12 +77,12 @@ def test_sources_of_unlike_formats_become_json_lines(tmp_path: Path):
 
 def test_equal_rows_give_equal_compressed_files(tmp_path: Path):
     for name in ("one.jsonl.gz", "two.jsonl.gz"):
-        write_rows(tmp_path, {"train": name}, (("train", Row("", row)) for row in NESTED), "x.jsonl", [])
+        write_rows(tmp_path, {"train": name}, (("train", Row("", row)) for row in NESTED), ["x.jsonl"])
     assert (tmp_path / "one.jsonl.gz").read_bytes() == (tmp_path / "two.jsonl.gz").read_bytes()
 
 
 def test_rows_without_a_part_are_not_written(tmp_path: Path):
     rows = [("train", Row("", {"a": 1})), (None, Row("", {"a": 2})), ("test", Row("", {"a": 3}))]
-    write_rows(tmp_path, {"train": "train.jsonl", "test": "test.jsonl"}, iter(rows), "x.jsonl", [])
+    write_rows(tmp_path, {"train": "train.jsonl", "test": "test.jsonl"}, iter(rows), ["x.jsonl"])
     assert read_back(tmp_path / "train.jsonl") == [{"a": 1}]
     assert read_back(tmp_path / "test.jsonl") == [{"a": 3}]
