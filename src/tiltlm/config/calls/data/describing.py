@@ -27,7 +27,8 @@ def stats(
 ) -> "Described | dict[str, Any]":
     """Say what is in preference data.
 
-    Lengths, length bias, labels, sources, turns, diversity of prompts. With --model, lengths are in tokens of its tokenizer too; no weights are loaded.
+    Lengths, length bias, labels, sources, turns, diversity of prompts. With --model, lengths are in tokens of its
+    tokenizer too; no weights are loaded.
 
     Args:
         data: A file, a folder, or a name on the Hugging Face Hub.
