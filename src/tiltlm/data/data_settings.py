@@ -190,6 +190,9 @@ class DataSettings:
         demand(self.processes is None or self.processes >= 1, "not_positive", "processes", "must be at least 1")
         fits = self.max_length is None or self.max_length >= 2
         demand(fits, "out_of_range", "max_length", "must be at least 2 tokens, for a prompt and a response")
+        repeats = kept is not None and any(source.weight != 1 for source in sources_of(self.train))
+        rule = "leaves out rows, and a weight in data.train repeats rows; remove one of the two settings"
+        demand(not repeats, "conflict", "max_ches", rule)
         both = self.eval is not None and bool(self.eval_fraction)
         rule = f"data.eval={self.eval!r} already names held-out data; remove one of the two settings"
         demand(not both, "conflict", "eval_fraction", rule)

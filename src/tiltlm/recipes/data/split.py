@@ -111,7 +111,9 @@ class SplitData:
         lines += [f"left out: {count:,} rows, {cause}" for cause, count in account["left_out"].items()]
         if (found := account["contamination"]) is not None:
             kinds = ", ".join(f"{kind} {count:,}" for kind, count in found["kinds"].items()) or "none"
-            lines.append(f"training rows that overlap with {', '.join(found['against'])}: {found['rows']:,} ({kinds})")
+            ending = ", left out" * (found["rows"] > 0 and found["dropped"])
+            overlap = f"{found['rows']:,} ({kinds}){ending}"
+            lines.append(f"training rows that overlap with {', '.join(found['against'])}: {overlap}")
             lines += [f"  {one['row']} ~ {one['other']}: {one['kind']}, {one['share']:.0%}" for one in found["first"]]
             if found["rows"] and not found["dropped"]:
                 lines.append(f"  all are in {self.path / CONTAMINATED}; --drop-contaminated leaves them out")

@@ -148,3 +148,9 @@ def test_commands_that_do_not_mix_refuse_it(tmp_path: Path):
 def test_impossible_settings_are_refused(more: dict, code: str):
     with raises(ConfigError, code, key="data.train"):
         SourceSettings("a.jsonl", **more)
+
+
+def test_rows_that_are_repeated_are_not_left_out_one_by_one():
+    with raises(ConfigError, "conflict", key="data.max_ches"):
+        DataSettings(train=(SourceSettings("a.jsonl", weight=2),), max_ches=0.5)
+    DataSettings(train=(SourceSettings("a.jsonl", cap=2),), max_ches=0.5)
