@@ -107,7 +107,8 @@ def agreement(settings: VotesSettings, request: AgreementRequest, *, progress: P
         spread = uncertainty(votes, labels.model, prior=request.rule.prior, seed=request.seed)
     account = account_of(votes, labels, rows, spread)
     write_rows(request.labels, rows)
-    beside = request.labels.with_name(f"{request.labels.name.partition('.')[0]}.account.json")
+    plain = request.labels.name.removesuffix(".gz").removesuffix(".zst")
+    beside = request.labels.with_name(f"{Path(plain).stem}.account.json")
     write_json(beside, finite_json(account))
     return Agreed(measured, account, request.labels, beside)
 

@@ -31,7 +31,7 @@ def split(
     progress: ProgressCallback | bool | None = True,
     **settings: Any,
 ) -> "SplitData":
-    """Divide data by prompt into files for training, validation and test.
+    """Divide data by prompt into files for training and tests.
 
     Rows of one prompt, and of nearly equal prompts, are in the same file. A hash of the prompt decides, so added rows
     change the part of no other prompt, unless they connect or join near duplicates.
