@@ -29,7 +29,7 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "vote": ("vote", "winner", "choice", "verdict", "preferred_side"),
     "votes": ("votes", "annotations"),
     "left": ("left", "left_answer", "shown_left"),
-    "id": ("id", "item", "item_id", "pair_id", "question_id", "task_id"),
+    "id": ("id", "item", "item_id", "pair_id", "task_id"),
 }
 """Role → names of its column, compared as `plain_name` gives them. `data.columns` may name others."""
 TEXTS = ("prompt", "answer_a", "answer_b", "chosen", "rejected", "system", "source")
@@ -271,7 +271,7 @@ def _vote(item: VotedItem, who: Any, vote: Any, left: Any, columns: VoteColumns)
 
 def _name(value: Any) -> str:
     """Return a cell as names are compared. A whole number is the same as 1, 1.0 and "1"."""
-    with contextlib.suppress(ValueError, OverflowError):
+    with contextlib.suppress(ValueError, TypeError, OverflowError):
         number: float = float(value)
         return str(int(number)) if number.is_integer() else repr(number)
     return plain_name(str(value))

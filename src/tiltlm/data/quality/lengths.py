@@ -1,5 +1,6 @@
 """Checks of lengths: does the longer response win, and are some rows far longer than the others?"""
 
+import math
 from array import array
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator
@@ -116,6 +117,17 @@ class LengthPredictsLabel(Check):
             return self.compared.auc
         return auc_of_lengths(better, worse) if min(sum(worse.values()), sum(better.values())) >= FEW else None
 
+    def _is_certain(self, auc: float) -> bool:
+        """Return whether chance alone does not explain the bias.
+
+        With pairs, an interval must exclude balanced lengths. With labels, the AUC must be more than two standard
+        errors of Mann and Whitney's statistic from ½.
+        """
+        if self.longer is not None and self.gap is not None:
+            return self.longer.low > 0.5 or self.longer.high < 0.5 or self.gap.excludes_zero
+        a, b = (sum(counts.values()) for counts in self.by_label)
+        return abs(auc - 0.5) > 2 * math.sqrt((a + b + 1) / (12 * a * b))
+
     def findings(self, marked: Marked) -> Iterator[Finding]:
         """Say how well length predicts the label, if it does."""
         del marked
@@ -124,7 +136,7 @@ class LengthPredictsLabel(Check):
             return
         longer = self.longer if bias.num_pairs >= FEW else None
         shares = [auc, 1 - auc] + ([longer.estimate, 1 - longer.estimate] if longer is not None else [])
-        if max(shares) <= BIASED:
+        if max(shares) <= BIASED or not self._is_certain(auc):
             return
         which = "longer" if auc > 0.5 else "shorter"
         if longer is not None and self.gap is not None:

@@ -1,7 +1,7 @@
 """The codes of `tiltlm check`, what a rule and a finding are, and the code of each cause for which loading drops rows.
 
-An error is a row that training leaves out, or that cannot mean what it says: turns out of order, a label that contradicts
-another row. A warning is a row that trains, and may harm. A note is a fact worth knowing.
+An error is a row that training leaves out, or that cannot mean what it says: turns out of order, a label that another
+row contradicts. A warning is a row that trains, and may harm. A note is a fact worth knowing.
 """
 
 from collections.abc import Mapping

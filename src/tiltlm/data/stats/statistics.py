@@ -7,7 +7,6 @@ names of sources.
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from tiltlm.data.accounting import Accounting
 from tiltlm.data.cache.fingerprints import digest
 from tiltlm.data.rows.cells import Content, TokenContent
 from tiltlm.data.rows.records import Record
-from tiltlm.data.stats.distinct import DistinctCount, hash_of
+from tiltlm.data.stats.distinct import DistinctCount, hashes_of, pair_hashes
 from tiltlm.data.stats.lengths import LengthBias, rounded, summarise
 
 LengthOf = Callable[[Record], tuple[int, Sequence[int]]]
@@ -130,9 +129,9 @@ class DataStatistics:
         name = record.source or NO_SOURCE
         self.sources[name if name in self.sources or len(self.sources) < MAX_SOURCES else OTHER] += 1
         self.prompts.extend(digest(record.prompt_key.encode("utf-8", "surrogatepass")))
-        hashes = [hash_of(word) for word in text_of(record.prompt).split()]
+        hashes = hashes_of(text_of(record.prompt).split())
         self.words[0].add(hashes)
-        self.words[1].add((a * 0x9E3779B97F4A7C15 ^ b) % 2**64 for a, b in pairwise(hashes))
+        self.words[1].add(pair_hashes(hashes))
 
     def merge(self, later: "DataStatistics") -> None:
         """Add the statistics of later rows."""

@@ -216,7 +216,14 @@ def unused_columns(roles: ColumnRoles) -> Iterator[Note]:
 def reader_of(settings: DataSettings, roles: ColumnRoles, encoder: Encoder | None) -> RowReader:
     """Return what reads rows in the shape that they have; lists are compared two by two."""
     shape = "pairs" if roles.shape == "lists" else roles.shape
-    plain = replace(settings, eval_fraction=0.0)
+    plain = replace(
+        settings,
+        eval_fraction=0.0,
+        truncation="drop" if settings.truncation == "error" else settings.truncation,  # long rows are findings here
+        comparisons="all",
+        min_gap=None,
+        comparisons_seed=0,
+    )
     if encoder is None:
         return RowReader(plain, roles, shape)
     return Loader(plain, roles, shape, encoder=encoder)

@@ -43,7 +43,7 @@ def left_out_path(output: Path) -> Path:
 
 
 def check_cleaned(output: Path, inputs: Iterable[str], *, overwrite: bool) -> None:
-    """Refuse an output that cannot be written, or that is one of the inputs.
+    """Refuse an output that cannot be written, or that is one of the inputs or inside of one.
 
     Raises:
         ConfigError: It is.
@@ -59,8 +59,12 @@ def check_cleaned(output: Path, inputs: Iterable[str], *, overwrite: bool) -> No
             key="--fix",
         )
     for path in (output, left_out_path(output)):
-        if any(Path(name).exists() and path.resolve() == Path(name).resolve() for name in names):
-            raise ConfigError(f"--fix {path} is the input, which is never changed", code="output_exists", key="--fix")
+        if any(Path(name).exists() and path.resolve().is_relative_to(Path(name).resolve()) for name in names):
+            raise ConfigError(
+                f"--fix {path} is the input, or inside it, and the input is never changed; give another name",
+                code="output_exists",
+                key="--fix",
+            )
         if path.exists() and not overwrite:
             raise ConfigError(
                 f"--fix: {path} exists; give --overwrite to replace it, or another name",

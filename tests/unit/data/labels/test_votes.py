@@ -119,6 +119,38 @@ def test_texts_may_be_in_another_row(read):
     assert votes.choice.tolist() == [0, 1]
 
 
+def test_arena_votes_are_read_as_they_are(read):
+    """Conversations of two models, the winner by side, the judge; a question is asked of many pairs of models."""
+
+    def said(text):
+        return [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": text}]
+
+    rows = [
+        {"question_id": 81, "model_a": a, "model_b": b, "winner": winner, "judge": who, "turn": 1,
+         "conversation_a": said(a), "conversation_b": said(b)}
+        for a, b, winner, who in [("x", "y", "model_a", "ann"), ("y", "x", "model_a", "bob"), ("x", "z", "tie", "ann"),
+                                  ("x", "z", "tie (bothbad)", "bob")]
+    ]  # fmt: skip
+    votes = read(rows)
+    assert len(votes.items) == 2
+    by_item = {votes.items[k].b[-1]["content"]: votes.choice[votes.item == k].tolist() for k in range(2)}
+    assert by_item == {"y": [0, 1], "z": [2, 2]}
+    assert votes.is_bad.sum() == 1
+
+
+def test_parquet_with_lists_of_structs(tmp_path):
+    """Arrow gives every vote all fields, with nulls where it lacks one."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    listed = [[{"annotator": "ann", "vote": "left", "left": "b"}, {"annotator": "bob", "vote": "b"}], []]
+    table = pa.table({"id": ["1", "2"], "votes": listed})
+    pq.write_table(table, tmp_path / "votes.parquet")
+    votes = read_votes(DataSettings(train=str(tmp_path / "votes.parquet")))
+    assert choices(votes) == [("1", "ann", 1, 1), ("1", "bob", 1, -1)]
+    assert len(votes.items) == 2
+
+
 def test_skips_say_nothing(read):
     rows = [{**PAIR, "annotator": "ann", "vote": "skip"}, {**PAIR, "annotator": "bob", "vote": "a"}]
     votes = read(rows)

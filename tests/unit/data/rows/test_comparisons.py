@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from support.errors import raises
 from tiltlm.core.errors import ConfigError, DataError
+from tiltlm.data import load_data
 from tiltlm.data.accounting import Defect
 from tiltlm.data.data_settings import DataSettings
 from tiltlm.data.rows.columns import detect
@@ -166,3 +167,41 @@ def test_a_rule_that_cannot_work_is_refused(columns, shape, rule, error, code):
 def test_settings_without_effect_are_refused(settings, code, key):
     with raises(ConfigError, code, key=key):
         DataSettings(train="f", **settings)
+
+
+@pytest.fixture
+def load(encoder, jsonl):
+    """Return a function that loads scored lists for an objective of some shape."""
+
+    def run(rows, shape="pairs", **settings):
+        return load_data(DataSettings(train=jsonl(rows), **settings), encoder, shape)
+
+    return run
+
+
+SCORED = [
+    {"prompt": f"q {k}", "completions": [f"a {k}", f"b {k}", f"c {k}"], "scores": [k % 3, 1.5, 5]} for k in range(30)
+]
+
+
+def test_examples_have_the_comparisons_of_the_rule_and_the_log_says_so(load):
+    every, best = load(SCORED), load(SCORED, comparisons="best_worst")
+    assert {len(example.comparisons) for example in every.train} == {3}
+    for example, row in zip(best.train, SCORED, strict=True):
+        (c,) = example.comparisons
+        assert (c.chosen, c.rejected) == (2, row["scores"].index(min(row["scores"])))
+    assert any(note.code == "lists_to_pairs" and RULES["best_worst"].note in note for note in best.notes)
+    assert every.fingerprint != best.fingerprint
+
+
+def test_rows_without_a_gap_are_left_out_as_asked(load):
+    rows = [*SCORED, *({**row, "scores": [1, 1.5, 1.2]} for row in SCORED)]
+    data = load(rows, comparisons="gap", min_gap=2.0)
+    assert len(data.train) == 30
+    assert data.accounting.losses["small_gap"].count == 30
+    assert data.accounting.defects == 0
+
+
+def test_the_best_demonstration_is_that_of_all_comparisons(load):
+    with raises(ConfigError, "no_effect", key="data.comparisons"):
+        load(SCORED, "demonstrations", comparisons="best_worst")

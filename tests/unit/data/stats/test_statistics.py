@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tiltlm.core.example import Comparison
 from tiltlm.data.rows.records import Record
 from tiltlm.data.stats import collect_statistics
-from tiltlm.data.stats.distinct import KEPT, DistinctCount, hash_of
+from tiltlm.data.stats.distinct import KEPT, DistinctCount, hashes_of
 from tiltlm.data.stats.languages import add_languages
 from tiltlm.data.stats.statistics import MAX_SOURCES, OTHER
 
@@ -86,11 +86,11 @@ def test_memory_for_sources_is_bounded():
 
 def test_distinct_counts_are_exact_below_and_close_above():
     few = DistinctCount()
-    few.add(hash_of(f"w{k % 1000}") for k in range(5000))
+    few.add(hashes_of([f"w{k % 1000}" for k in range(5000)]))
     assert (few.distinct, few.total, few.share) == (1000, 5000, 0.2)
     many, other = DistinctCount(), DistinctCount()
-    many.add(hash_of(f"w{k}") for k in range(60_000))
-    other.add(hash_of(f"w{k}") for k in range(40_000, 100_000))
+    many.add(hashes_of([f"w{k}" for k in range(60_000)]))
+    other.add(hashes_of([f"w{k}" for k in range(40_000, 100_000)]))
     assert abs(many.distinct - 60_000) < 5 * 60_000 / np.sqrt(KEPT)
     many.merge(other)
     assert abs(many.distinct - 100_000) < 5 * 100_000 / np.sqrt(KEPT)

@@ -60,6 +60,8 @@ def test_the_input_and_files_that_exist_are_never_replaced(tmp_path):
     data = lines(good(0))(tmp_path)
     with raises(ConfigError, "output_exists", key="--fix"):
         tiltlm.check(data=data, fix=data, overwrite=True, progress=False)
+    with raises(ConfigError, "output_exists", key="--fix"):
+        tiltlm.check(data=str(tmp_path), fix=tmp_path / "new.jsonl", progress=False)
     (tmp_path / "c.left-out.jsonl").write_text("mine")
     with raises(ConfigError, "output_exists", key="--fix"):
         tiltlm.check(data=data, fix=tmp_path / "c.jsonl", progress=False)

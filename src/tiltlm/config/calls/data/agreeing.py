@@ -27,7 +27,7 @@ def agreement(
     progress: ProgressCallback | bool | None = True,
     **settings: Any,
 ) -> "Agreed | dict[str, Any]":
-    """Measure how far annotators agree, and make labels from their votes.
+    """Measure agreement of annotators, and make labels.
 
     The data is votes: rows with annotator, vote (left, right, a, b, tie, both_bad or skip), and the id of the item or
     its prompt and two answers; or rows with a list `votes`. Prints raw agreement, Krippendorff's alpha, and for each

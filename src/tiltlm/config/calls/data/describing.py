@@ -25,9 +25,10 @@ def stats(
     progress: ProgressCallback | bool | None = True,
     **settings: Any,
 ) -> "Described | dict[str, Any]":
-    """Say what is in preference data: lengths, length bias, labels, sources, turns, diversity of prompts.
+    """Say what is in preference data.
 
-    With --model, lengths are in tokens of its tokenizer too; no weights are loaded.
+    Lengths, length bias, labels, sources, turns, diversity of prompts. With --model, lengths are in tokens of its
+    tokenizer too; no weights are loaded.
 
     Args:
         data: A file, a folder, or a name on the Hugging Face Hub.

@@ -18,8 +18,8 @@ NAMES: Mapping[str, str] = {
     **dict.fromkeys(("kto_tag", "thumbs_up", "is_desirable", "desirable"), "label"),
     **dict.fromkeys(("system_prompt", "system_message"), "system"),
     **dict.fromkeys(("ratings",), "scores"),
-    **dict.fromkeys(("chosen_score", "chosen_rating", "chosen_avg_rating"), "score_chosen"),
-    **dict.fromkeys(("rejected_score", "rejected_rating", "rejected_avg_rating"), "score_rejected"),
+    **dict.fromkeys(("chosen_score", "chosen_rating", "chosen_avg_rating", "chosen_reward"), "score_chosen"),
+    **dict.fromkeys(("rejected_score", "rejected_rating", "rejected_avg_rating", "rejected_reward"), "score_rejected"),
     **{f"{part}_input_ids": f"{part}_ids" for part in ("prompt", "chosen", "rejected", "completion")},
 }
 """Name of a column → its role, where it can mean nothing else. Names are compared as `plain_name` gives them."""
