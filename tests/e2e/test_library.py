@@ -24,7 +24,7 @@ from tiltlm.report import read_run, verdict_of
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = {path.parent.name for path in Path(tiltlm.__file__).parent.glob("*/__init__.py")}
-INTERNAL = {"cli", "config", "recipes", "storage"}
+INTERNAL = {"cli", "config", "estimates", "recipes", "storage"}
 """Packages that are no attributes of `tiltlm` until they are imported."""
 
 
@@ -77,6 +77,12 @@ def calls(model, data, tmp_path_factory):
         "score": lambda: tiltlm.score(model=model, data=data, objective="simpo"),
         "sweep": lambda: tiltlm.sweep(None, {"beta": [0.1, 0.5]}, objective="dpo", output=new(), **short),
         "check": lambda: tiltlm.check(data=data),
+        "convert": lambda: tiltlm.convert(data, folder / f"{next(count)}.jsonl", to="openai", lossy=True),
+        "split": lambda: tiltlm.split(data=data, output=new(), eval=0.3),
+        "stats": lambda: tiltlm.stats(data=data),
+        "agreement": lambda: tiltlm.agreement(
+            [{"id": k % 5, "annotator": k // 5, "vote": "ab"[k % 2]} for k in range(10)]
+        ),
         "preview": lambda: tiltlm.preview(model=model, data=data, rows=2),
         "list_objectives": tiltlm.list_objectives,
         "describe_objective": lambda: tiltlm.describe_objective("trl:hinge"),
