@@ -8,6 +8,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["OMP_NUM_THREADS"] = "1"  # tests run side by side, and threads that spin slow each other down
 
+import hypothesis
 import pytest
 from jaxtyping import install_import_hook
 
@@ -15,6 +16,10 @@ pytest.register_assert_rewrite("support")
 
 # Checked packages: the torch-only ones, where shapes are the contract.
 install_import_hook(["tiltlm.core", "tiltlm.rewards", "tiltlm.links", "tiltlm.objectives"], "beartype.beartype")
+
+# How long an example takes depends on what else runs, and the first text waits for tables of characters.
+hypothesis.settings.register_profile("tiltlm", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("tiltlm")
 
 SLOW = (
     "e2e/test_loop",

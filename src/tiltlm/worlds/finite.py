@@ -207,8 +207,10 @@ class FiniteWorld:
         mass = self.ref_logps.exp()
         below = (mass * (self.reward[None, :] < self.reward[:, None])).sum(1)
         level = (mass * (self.reward[None, :] == self.reward[:, None])).sum(1)
+        # The mass up to the top level is 1; a sum that is off by one rounding error would be off by n in its power.
+        up_to = torch.where(self.reward == self.reward.max(), torch.ones_like(level), below + level)
         # A sum of logarithms would lose small levels; the difference of powers is exact enough.
-        return torch.log(((below + level) ** n - below**n) / level) + self.ref_logps
+        return torch.log((up_to**n - below**n) / level) + self.ref_logps
 
     def responses(self, logps: Float[Tensor, " K"]) -> ResponseLogps:
         """Return the K responses as an objective reads them, with the reference; gradient reaches `logps`.
