@@ -9,7 +9,7 @@ import io
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -341,3 +341,22 @@ WRITERS: dict[str, Opener] = {
     ".arrow": _arrow,
 }
 """End of a file name → what opens such a file for rows."""
+
+KEPT = tuple(ending for ending in WRITERS if ending.startswith((".jsonl", ".csv", ".tsv", ".parquet")))
+"""Ends of names of files whose rows are kept as they are in a file of the same kind."""
+
+
+def format_of(names: Sequence[str]) -> str:
+    """Return the end of the names of files that hold the rows of sources as they are.
+
+    It is that of the sources if all are files with the same one, Parquet files also with the same columns and types.
+    Else it is that of JSON Lines.
+    """
+    ends = {next((end for end in KEPT if name.lower().endswith(end) and Path(name).is_file()), "") for name in names}
+    if ends == {".parquet"}:
+        import pyarrow.parquet as pq
+
+        schema = pq.read_schema(names[0])
+        if not all(schema.equals(pq.read_schema(name)) for name in names[1:]):
+            return ".jsonl"
+    return ends.pop() or ".jsonl" if len(ends) == 1 else ".jsonl"

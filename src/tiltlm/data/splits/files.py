@@ -8,22 +8,6 @@ from tiltlm.data.files.text_files import Row
 from tiltlm.data.files.writing import open_rows
 from tiltlm.data.splits.plan import Part
 
-KEPT = (".jsonl.gz", ".jsonl.zst", ".jsonl", ".csv", ".tsv", ".parquet")
-"""Ends of names of files that are written in their own format."""
-
-
-def format_of(names: str | Sequence[str]) -> str:
-    """Return the end of the names of the files to write: that of the sources if all are files with the same one."""
-    names = [names] if isinstance(names, str) else list(names)
-    ends = {next((end for end in KEPT if name.lower().endswith(end) and Path(name).is_file()), "") for name in names}
-    if ends == {".parquet"}:
-        import pyarrow.parquet as pq
-
-        schema = pq.read_schema(names[0])
-        if not all(schema.equals(pq.read_schema(name)) for name in names[1:]):
-            return ".jsonl"
-    return ends.pop() or ".jsonl" if len(ends) == 1 else ".jsonl"
-
 
 def write_rows(
     folder: Path, parts: Mapping[Part, str], rows: Iterable[tuple[Part | None, Row]], names: Sequence[str]
@@ -32,7 +16,7 @@ def write_rows(
 
     Args:
         folder: Where to write.
-        parts: Name of each part → name of its file; the end of the name is one that `format_of` returns.
+        parts: Name of each part → name of its file; the end of the name is one that `writing.format_of` returns.
         rows: The part of each row, and the row; rows without a part are not written.
         names: The sources. Parquet files get the columns and types of the first one.
     """

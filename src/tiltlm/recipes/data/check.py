@@ -118,7 +118,9 @@ def check(settings: RunSettings, request: CheckRequest, *, progress: ProgressCal
     elif request.fix is not None:
         progress("write the cleaned copy", 0, 0)
         rows = guarded(parts[0], [])
-        cleaned = write_cleaned(request.fix, rows, inspection.left_out, inspection.rule_of)
+        cleaned = write_cleaned(
+            request.fix, paths_of(settings.data.train), rows, inspection.left_out, inspection.rule_of
+        )
     if request.html is not None:
         from tiltlm.report.data.check_page import write_check_page
 

@@ -1,20 +1,19 @@
 """Write a copy of data without the rows that a check leaves out, and beside it these rows with the reason for each."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tiltlm.core import ConfigError
 from tiltlm.data.files.text_files import Row
-from tiltlm.data.files.writing import open_rows
+from tiltlm.data.files.writing import KEPT, format_of, open_rows
 from tiltlm.data.quality.inspection import Left
 from tiltlm.data.quality.rules import Rule
 from tiltlm.recipes.run_settings import check_file
 
 JSON_LINES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
-TABLES = (".csv", ".tsv")
-"""Ends of names that a cleaned copy of files of the same kind may have."""
+"""Ends of names that every cleaned copy may have."""
 
 
 @dataclass(frozen=True)
@@ -38,20 +37,18 @@ class Cleaned:
 
 def left_out_path(output: Path) -> Path:
     """Return the file beside a cleaned copy with the rows that it leaves out."""
-    ending = next((e for e in (*JSON_LINES, *TABLES) if output.name.lower().endswith(e)), "")
+    ending = next((e for e in KEPT if output.name.lower().endswith(e)), "")
     return output.with_name(f"{output.name[: len(output.name) - len(ending)]}.left-out.jsonl")
 
 
-def check_cleaned(output: Path, inputs: Iterable[str], *, overwrite: bool) -> None:
+def check_cleaned(output: Path, inputs: Sequence[str], *, overwrite: bool) -> None:
     """Refuse an output that cannot be written, or that is one of the inputs or inside of one.
 
     Raises:
         ConfigError: It is.
     """
-    names = list(inputs)
     check_file(output, "--fix")
-    tables = [Path(name).suffix.lower() for name in names if Path(name).suffix.lower() in TABLES]
-    may_be = (*JSON_LINES, *(TABLES if len(tables) == len(names) else ()))
+    may_be = tuple(dict.fromkeys((*JSON_LINES, format_of(inputs))))
     if not output.name.lower().endswith(may_be):
         raise ConfigError(
             f"--fix {output}: the name must end with one of {', '.join(may_be)}",
@@ -59,7 +56,7 @@ def check_cleaned(output: Path, inputs: Iterable[str], *, overwrite: bool) -> No
             key="--fix",
         )
     for path in (output, left_out_path(output)):
-        if any(Path(name).exists() and path.resolve().is_relative_to(Path(name).resolve()) for name in names):
+        if any(Path(name).exists() and path.resolve().is_relative_to(Path(name).resolve()) for name in inputs):
             raise ConfigError(
                 f"--fix {path} is the input, or inside it, and the input is never changed; give another name",
                 code="output_exists",
@@ -74,12 +71,17 @@ def check_cleaned(output: Path, inputs: Iterable[str], *, overwrite: bool) -> No
 
 
 def write_cleaned(
-    output: Path, rows: Iterable[Row], left_out: Mapping[int, Left], rule_of: Callable[[str], Rule]
+    output: Path,
+    inputs: Sequence[str],
+    rows: Iterable[Row],
+    left_out: Mapping[int, Left],
+    rule_of: Callable[[str], Rule],
 ) -> Cleaned:
     """Write all rows but those that are left out, and those to a file of their own.
 
     Args:
         output: The copy. Its name decides the format.
+        inputs: The sources. A Parquet file gets the columns and types of the first one.
         rows: Rows of the data, in the order in which they were inspected.
         left_out: Rows to leave out, by their place.
         rule_of: Returns the rule of a key.
@@ -89,7 +91,7 @@ def write_cleaned(
     """
     beside = left_out_path(output)
     kept = num_left = 0
-    with open_rows(output, key="--fix") as write, open_rows(beside, key="--fix") as note:
+    with open_rows(output, Path(inputs[0]), key="--fix") as write, open_rows(beside, key="--fix") as note:
         for place, row in enumerate(rows):
             left = left_out.get(place)
             if left is None and row.defect is None:

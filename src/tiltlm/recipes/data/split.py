@@ -15,9 +15,9 @@ from tiltlm.core.errors import ConfigError, DataError, RunError
 from tiltlm.data import DataSettings
 from tiltlm.data.data_settings import paths_of
 from tiltlm.data.files.text_files import Row
-from tiltlm.data.files.writing import to_line
+from tiltlm.data.files.writing import format_of, to_line
 from tiltlm.data.similarity.contamination import Overlap
-from tiltlm.data.splits.files import format_of, write_rows
+from tiltlm.data.splits.files import write_rows
 from tiltlm.data.splits.plan import LEFT_OUT, PARTS, Part, SplitPlan, SplitRule, part_rows
 from tiltlm.data.splits.reading import STEP, Reading, index_evaluation, read_data, read_prompts
 from tiltlm.recipes.progress import ProgressCallback, silent

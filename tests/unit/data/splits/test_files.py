@@ -9,8 +9,8 @@ import pytest
 from tiltlm.data.data_settings import DataSettings
 from tiltlm.data.files.sources import read_rows
 from tiltlm.data.files.text_files import Row
-from tiltlm.data.files.writing import open_rows
-from tiltlm.data.splits.files import format_of, write_rows
+from tiltlm.data.files.writing import format_of, open_rows
+from tiltlm.data.splits.files import write_rows
 
 TEXTS = [
     {"prompt": 'He said "no", then\nleft; so', "chosen": "ja\tnein — 中文", "rejected": ""},
@@ -31,14 +31,14 @@ def test_json_lines_keep_every_value(tmp_path: Path, name: str):
     path = tmp_path / name
     write_rows(tmp_path, {"train": name}, (("train", Row("", row)) for row in NESTED), ["x.jsonl"])
     assert read_back(path) == NESTED
-    assert format_of(str(path)) == name.removeprefix("a")
+    assert format_of([str(path)]) == name.removeprefix("a")
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
 def test_csv_keeps_text(tmp_path: Path, name: str):
     write_rows(tmp_path, {"test": name}, (("test", Row("", row)) for row in TEXTS), ["x.csv"])
     assert read_back(tmp_path / name) == TEXTS
-    assert format_of(str(tmp_path / name)) == name.removeprefix("a")
+    assert format_of([str(tmp_path / name)]) == name.removeprefix("a")
 
 
 def test_parquet_keeps_types(tmp_path: Path):
@@ -67,10 +67,10 @@ def test_sources_of_unlike_formats_become_json_lines(tmp_path: Path):
     pq.write_table(pa.table({"a": ["1"]}), tmp_path / "y.parquet")
     assert format_of([files["a.csv"], files["b.csv"]]) == ".csv"
     assert format_of([files["a.csv"], files["c.jsonl"]]) == ".jsonl"
-    assert format_of(files["d.json"]) == ".jsonl"
-    assert format_of(files["e.jsonl.GZ"]) == ".jsonl.gz"
-    assert format_of("owner/name") == ".jsonl"
-    assert format_of(str(tmp_path)) == ".jsonl"
+    assert format_of([files["d.json"]]) == ".jsonl"
+    assert format_of([files["e.jsonl.GZ"]]) == ".jsonl.gz"
+    assert format_of(["owner/name"]) == ".jsonl"
+    assert format_of([str(tmp_path)]) == ".jsonl"
     assert format_of([str(tmp_path / "x.parquet")] * 2) == ".parquet"
     assert format_of([str(tmp_path / name) for name in ("x.parquet", "y.parquet")]) == ".jsonl"
 

@@ -5,6 +5,8 @@ import json
 from hashlib import sha256
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import tiltlm
@@ -48,6 +50,17 @@ def test_a_table_stays_a_table(tmp_path):
     tiltlm.check(data=data, fix=tmp_path / "clean.csv", progress=False)
     with (tmp_path / "clean.csv").open(newline="") as file:
         assert list(csv.reader(file)) == [["prompt", "chosen", "rejected"], ["a b c", 'd, "e"\nf', "g h i"]]
+
+
+def test_a_parquet_file_keeps_its_types(tmp_path):
+    schema = pa.schema([("prompt", pa.string()), ("chosen", pa.string()), ("rejected", pa.string()), ("id", pa.int8())])
+    rows = [{**good(k), "id": k} for k in range(3)]
+    rows[1]["chosen"] = " "
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), tmp_path / "data.parquet")
+    tiltlm.check(data=tmp_path / "data.parquet", fix=tmp_path / "clean.parquet", progress=False)
+    found = pq.read_table(tmp_path / "clean.parquet")
+    assert found.schema.equals(schema)
+    assert found.to_pylist() == [rows[0], rows[2]]
 
 
 @pytest.mark.parametrize("name", ["clean.parquet", "clean.csv", "clean"])
