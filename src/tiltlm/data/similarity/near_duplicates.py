@@ -21,7 +21,8 @@ from tiltlm.core.errors import ConfigError
 from tiltlm.data.similarity.shingles import Shingles, fixed_numbers, mix, normal_text, word_shingles
 
 NUM_HASHES = 128
-"""Numbers of a signature. Each has 16 bits: two different shingles look equal once in 65,536 times."""
+"""Numbers of a signature, each of 16 bits. Shingles are told apart by 32 bits: of a million texts with a single shingle
+each, about a hundred pairs look equal by chance."""
 SHINGLE_WORDS = 5
 SURE = 0.99
 """Least probability that two texts whose similarity is just the threshold become candidates."""
@@ -138,8 +139,8 @@ def signatures(shingles: Shingles, num_texts: int) -> NDArray[np.uint16]:
         minima = np.minimum.reduceat(values[start : start + _STEP] * factors + summands, firsts, axis=1)
         at = ids[firsts]
         smallest[:, at] = np.minimum(smallest[:, at], minima)
-    # The lowest bits of the smallest number are as good as random; the highest ones are nearly always 0.
-    return np.ascontiguousarray(smallest.T.astype(np.uint16))
+    # The smallest numbers have few high bits, and the low bits of a product follow from the low bits of the shingle.
+    return np.ascontiguousarray(mix(smallest.T.astype(np.uint64)).astype(np.uint16))
 
 
 def band_rows(threshold: float) -> int:
