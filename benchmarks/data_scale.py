@@ -1,6 +1,7 @@
 """The data path at scale: pairs from a file to the packs of every step, in bounded memory.
 
     python benchmarks/data_scale.py [--pairs 1000000] [--model FOLDER] [--json FILE]
+    python benchmarks/data_scale.py --commands     # instead: check, stats and split of the same pairs
 
 Generates the pairs (lengths as in HH-RLHF: prompt 113, chosen 39, rejected 49 tokens in the mean, log-normal), then
 measures in processes of their own: loading them for the first time (`cold`), loading them again (`kept`), and what
@@ -29,6 +30,7 @@ TEXT = (
 )
 WORDS = TEXT.split()
 BATCH_SIZE, MAX_TOKENS = 64, 4096
+COMMANDS = ("check", "stats", "split")
 
 
 def generate(path: Path, num_pairs: int, tokens_per_word: float, seed: int = 0) -> None:
@@ -128,6 +130,15 @@ def run_phase(phase: str, model: Path, pairs: Path, cache: Path) -> dict[str, di
     return measure(phases if phase == "cold" else {**phases, "plan": plan, "iterate": iterate})
 
 
+def run_commands(pairs: Path, parts: Path) -> None:
+    """Print the time and the memory of each command."""
+    for name in COMMANDS:
+        output = ["--output", parts] if name == "split" else []
+        started = time.perf_counter()
+        _, most = run_watched([sys.executable, "-m", "tiltlm", name, pairs, *output])
+        print(f"{name:8} {time.perf_counter() - started:8.1f} s, with its processes {most:.2f} GiB", flush=True)
+
+
 def tokens_per_word(model: Path) -> float:
     """Of the tokenizer on these words."""
     from transformers import AutoTokenizer
@@ -142,6 +153,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=beside, help="folder with a tokenizer")
     parser.add_argument("--folder", type=Path, help="where the pairs go, and stay; default: a temporary folder")
     parser.add_argument("--json", type=Path, help="file for the results")
+    parser.add_argument("--commands", action="store_true", help="measure commands about data instead of loading")
     parser.add_argument("--phase", choices=["cold", "kept"], help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.phase:
@@ -152,6 +164,9 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         pairs, cache = folder / "pairs.jsonl", folder / "cache"
         generate(pairs, args.pairs, tokens_per_word(args.model))
+        if args.commands:
+            run_commands(pairs, folder / "parts")
+            return
         results: dict[str, Any] = {"pairs": args.pairs, "cores": len(os.sched_getaffinity(0)), "phases": {}}
         for phase in ("cold", "kept"):
             command = [sys.executable, __file__, "--phase", phase, "--folder", folder, "--model", args.model]
