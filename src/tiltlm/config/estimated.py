@@ -13,8 +13,6 @@ log = logging.getLogger(__name__)
 KNOB = "label_smoothing"
 WORD = "estimated"
 HOW = "tiltlm check DATA --model M --reference R --score --json > check.json"
-WIDE = 0.25
-"""An interval that is wider does not say what the rate is."""
 
 
 def with_estimates(spec: Mapping[str, Any], section: str) -> dict[str, Any]:
@@ -37,6 +35,8 @@ def with_estimates(spec: Mapping[str, Any], section: str) -> dict[str, Any]:
             code="missing_setting",
             key=key,
         )
+    from tiltlm.diagnostics.label_noise import WIDE
+
     rate = _read(Path(name), key)
     low, high = float(rate["low"]), float(rate["high"])
     if not high - low <= WIDE:

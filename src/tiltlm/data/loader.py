@@ -152,11 +152,8 @@ class Loader(RowReader):
         return RowBlock(train, held_out, findings)
 
     def as_read(self, record: Record) -> Record:
-        """Return a record of text as turns where it becomes turns. A text without a prompt has no user turn."""
-        if record.form != "text" or "text" in self.schema.roles:
-            return record
-        turns = becomes_turns(str(record.prompt), self.settings, self.encoder.has_template)
-        return record.as_chat() if turns else record
+        """Return a record of text as turns where it becomes turns."""
+        return as_read(record, self.schema, self.settings, self.encoder)
 
     def example(self, record: Record, encoded: Encoded | Defect) -> tuple[Example, list[str]]:
         """Return the example of a record, within the length limit, and what was changed.
@@ -171,6 +168,13 @@ class Loader(RowReader):
             encoded = without_oldest_turns(record, self.encoder, self.max_length) or encoded
         begin = self.encoder.tokenizer.bos_token_id
         return to_example(record, encoded, self.max_length, self.settings.truncation, begin)
+
+
+def as_read(record: Record, schema: ColumnRoles, settings: DataSettings, encoder: Encoder) -> Record:
+    """Return a record of text as turns where it becomes turns. A text without a prompt has no user turn."""
+    if record.form != "text" or "text" in schema.roles:
+        return record
+    return record.as_chat() if becomes_turns(str(record.prompt), settings, encoder.has_template) else record
 
 
 @contextmanager

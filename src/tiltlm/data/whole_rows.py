@@ -3,7 +3,7 @@
 The rows of one prompt must follow each other, as they do in that data. Their list has the place of its first row.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -35,20 +35,33 @@ def join_rows(rows: Iterable[Row]) -> Iterator[Row]:
             parts = []
             yield row
             continue
-        if parts and _prompt(parts[0]) != _prompt(row):
+        if parts and _value(parts[0].values, "prompt") != _value(row.values, "prompt"):
             yield from _joined(parts)
             parts = []
         parts.append(row)
     yield from _joined(parts)
 
 
+def apart(values: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Yield the rows of which a row was joined, as a file of this kind has them; any other row as it is."""
+    if not _has_columns(values) or not isinstance(responses := _value(values, "response"), list):
+        yield values
+        return
+    for k in range(len(responses)):
+        yield {c: value if plain_name(c) in OF_THE_PROMPT else value[k] for c, value in values.items()}
+
+
 def _is_part(row: Row) -> bool:
-    values = row.values
+    """Return whether a row has one response of a list, and is not the whole list already."""
+    return _has_columns(row.values) and not isinstance(_value(row.values, "response"), list)
+
+
+def _has_columns(values: Mapping[str, Any]) -> bool:
     return len(values) >= len(HELPSTEER_COLUMNS) and {plain_name(column) for column in values} >= HELPSTEER_COLUMNS
 
 
-def _prompt(row: Row) -> Any:
-    return next(value for column, value in row.values.items() if plain_name(column) == "prompt")
+def _value(values: Mapping[str, Any], name: str) -> Any:
+    return next(value for column, value in values.items() if plain_name(column) == name)
 
 
 def _joined(parts: list[Row]) -> Iterator[Row]:

@@ -6,7 +6,7 @@ from tiltlm.data import DataSettings, load_data
 from tiltlm.data.accounting import Defect
 from tiltlm.data.files.sources import read_rows
 from tiltlm.data.files.text_files import Row
-from tiltlm.data.whole_rows import join_rows, whole_rows
+from tiltlm.data.whole_rows import apart, join_rows, whole_rows
 
 
 def scored(prompt, response, helpfulness, **more):
@@ -71,3 +71,11 @@ def test_training_compares_the_responses_of_a_prompt(jsonl, encoder):
     ]
     assert data.train[0].scores == (4.0, 1.0, 1.0)
     assert len(list(whole_rows(read_rows(DataSettings(train=settings.train, limit=2))))) == 2
+
+
+def test_joined_rows_stay_as_they_are_and_come_apart_again():
+    found = joined(HELPSTEER)
+    assert list(join_rows(found)) == found
+    assert [dict(row) for whole in found for row in apart(whole.values)] == HELPSTEER
+    pair = {"prompt": "q", "chosen": "a", "rejected": "b"}
+    assert list(apart(pair)) == [pair]

@@ -10,6 +10,7 @@ from tiltlm.data.files.text_files import Row
 from tiltlm.data.files.writing import KEPT, format_of, open_rows
 from tiltlm.data.quality.inspection import Left
 from tiltlm.data.quality.rules import Rule
+from tiltlm.data.whole_rows import apart
 from tiltlm.recipes.run_settings import check_file
 
 JSON_LINES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
@@ -95,7 +96,8 @@ def write_cleaned(
         for place, row in enumerate(rows):
             left = left_out.get(place)
             if left is None and row.defect is None:
-                write(row.values)
+                for values in apart(row.values):
+                    write(values)
                 kept += 1
                 continue
             assert left is not None, "a row that cannot be read is left out"

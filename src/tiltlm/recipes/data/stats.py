@@ -13,12 +13,13 @@ from tiltlm.data.accounting import Defect
 from tiltlm.data.dataset import refuse_unreadable, survey
 from tiltlm.data.files.sources import read_rows
 from tiltlm.data.files.text_files import Row
-from tiltlm.data.loader import count_defect
+from tiltlm.data.loader import as_read, count_defect
 from tiltlm.data.rows.columns import ColumnRoles, detect
 from tiltlm.data.rows.records import Record, to_record
 from tiltlm.data.stats.languages import PACKAGE, add_languages
 from tiltlm.data.stats.needed import Pilot, learning_curve
 from tiltlm.data.stats.statistics import UNITS, DataStatistics
+from tiltlm.data.whole_rows import whole_rows
 from tiltlm.data.workers import blocks_of
 from tiltlm.models import ModelSettings, load_tokenizer
 from tiltlm.recipes.data.check import NO_MODEL
@@ -32,7 +33,8 @@ log = logging.getLogger(__name__)
 
 STATS_READ = (
     *("data.train", "data.split", "data.subset", "data.revision", "data.limit", "data.columns", "data.ignore"),
-    *("data.on_bad", "data.max_bad", "data.as_chat", "data.chat_template", "data.chat_template_kwargs", "model"),
+    *("data.on_bad", "data.max_bad", "data.as_chat", "data.transcripts", "data.chat_template"),
+    *("data.chat_template_kwargs", "model"),
 )
 """Settings that the command reads."""
 
@@ -111,18 +113,12 @@ class Reader:
         if self.encoder is None:
             yield from ({} for _ in self.records)
             return
-        records = [record.as_chat() if self._wraps(record) else record for record in self.records]
+        records = [as_read(record, self.schema, self.settings, self.encoder) for record in self.records]
         for encoded in self.encoder.encode_many(records):
             if isinstance(encoded, Defect):
                 yield encoded
             else:
                 yield {"tokens": (len(encoded.prompt_ids), [len(r.token_ids) for r in encoded.responses])}
-
-    def _wraps(self, record: Record) -> bool:
-        assert self.encoder is not None
-        if record.form != "text" or self.settings.as_chat is False or "text" in self.schema.roles:
-            return False
-        return self.encoder.has_template
 
 
 def stats(settings: StatsSettings, request: StatsRequest, *, progress: ProgressCallback = silent) -> Described:
@@ -138,7 +134,7 @@ def stats(settings: StatsSettings, request: StatsRequest, *, progress: ProgressC
         DataError: The data cannot be read, or too many rows are defective.
     """
     _refuse_unread(settings)
-    source = read_rows(settings.data)
+    source = whole_rows(read_rows(settings.data))
     progress("find the columns", 0, 0)
     columns, num_rows = survey([source])
     if not columns:
@@ -191,7 +187,7 @@ def _refuse_unread(settings: StatsSettings) -> None:
     """Refuse settings of tokens without a model."""
     if settings.model.path != NO_MODEL:
         return
-    for name in ("as_chat", "chat_template", "chat_template_kwargs"):
+    for name in ("as_chat", "transcripts", "chat_template", "chat_template_kwargs"):
         if getattr(settings.data, name):
             raise ConfigError(
                 f"data.{name} has no effect without a model: only tokens depend on it. Give --model, or remove it",

@@ -63,6 +63,25 @@ def test_a_parquet_file_keeps_its_types(tmp_path):
     assert found.to_pylist() == [rows[0], rows[2]]
 
 
+@pytest.mark.parametrize("kind", ["jsonl", "csv"])
+def test_a_row_for_each_response_stays_one(tmp_path, kind):
+    """HelpSteer's rows are joined while they are read; the copy has them as they were."""
+    rows = [
+        {"prompt": f"question {i} of many", "response": f"answer {i} {k}", "helpfulness": str(k + i)}
+        for i in range(3)
+        for k in range(2)
+    ]
+    rows[2]["response"] = rows[3]["response"] = "the same"
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    if kind == "csv":
+        text = "\n".join([",".join(rows[0]), *(",".join(row.values()) for row in rows)]) + "\n"
+    data = raw(f"data.{kind}", text.encode())(tmp_path)
+    tiltlm.check(data=data, fix=tmp_path / f"clean.{kind}", progress=False)
+    assert read(tmp_path / f"clean.{kind}") == [*rows[:2], *rows[4:]]
+    assert tiltlm.check(data=tmp_path / f"clean.{kind}", progress=False).exit_code == 0
+    assert tiltlm.stats(data, progress=False).statistics.num_rows == 3
+
+
 @pytest.mark.parametrize("name", ["clean.parquet", "clean.csv", "clean"])
 def test_other_formats_are_refused(tmp_path, name):
     with raises(ConfigError, "unknown_file_format", key="--fix"):
