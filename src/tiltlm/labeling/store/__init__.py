@@ -1,0 +1,1 @@
+"""The database of a labelling project: tables, migrations, people, pairs, the append-only record."""
