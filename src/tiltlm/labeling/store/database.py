@@ -8,7 +8,7 @@ in between: with ten writers, 1,811 of 2,000 did.
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError
 
 from tiltlm.core.errors import ConfigError, RunError
+from tiltlm.labeling.store.turns import Turns
 
 BUSY_MS = 5000
 """How long a writer waits for the other ones."""
@@ -64,7 +65,8 @@ def connect(name: str) -> Engine:
     address = address_of(name)
     if not is_url(name):
         refuse_network(Path(name))
-        engine = create_engine(address, connect_args={"timeout": BUSY_MS / 1000})
+        options = {"tiltlm_turns": Turns()}
+        engine = create_engine(address, connect_args={"timeout": BUSY_MS / 1000}, execution_options=options)
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
@@ -127,8 +129,11 @@ def writing(engine: Engine) -> Iterator[Connection]:
 
     Raises:
         DiskFull: The disk is full.
+        RunError: `busy`: other transactions wrote for too long.
     """
-    with _own_errors(), engine.begin() as connection:
+    turns: Turns | None = engine.get_execution_options().get("tiltlm_turns")
+    turn = nullcontext() if turns is None else turns.turn(BUSY_MS / 1000)
+    with _own_errors(), turn, engine.begin() as connection:
         yield connection
 
 
