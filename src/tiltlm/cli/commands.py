@@ -97,7 +97,8 @@ def signature_of(command: Command) -> list[inspect.Parameter]:
         add(command.argument, str, info, inspect.Parameter.empty)
     for name, metavar in command.positionals.items():
         one = typer.Argument(metavar=metavar, help=command.helps[name], show_default=False)
-        add(name, str, one, inspect.Parameter.empty)
+        default = command.parameters[name].default
+        add(name, str if default is inspect.Parameter.empty else str | None, one, default)
     if command.arguments:
         name = command.arguments
         many = typer.Argument(metavar=name.upper(), help=command.helps[name], show_default=False)

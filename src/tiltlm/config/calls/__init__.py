@@ -31,6 +31,9 @@ from tiltlm.config.calls.data.describing import stats
 from tiltlm.config.calls.data.split import split
 
 # isort: split
+from tiltlm.config.calls.labeling.inviting import label_invite
+
+# isort: split
 from tiltlm.config.command import COMMANDS
 
 __all__ = [
@@ -44,6 +47,7 @@ __all__ = [
     "frontier",
     "judge",
     "judge_audit",
+    "label_invite",
     "loop",
     "preview",
     "quickstart",
