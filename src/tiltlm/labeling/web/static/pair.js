@@ -80,7 +80,7 @@ function responseNodes(turns, isRaw) {
 }
 
 function diffNodes(pieces) {
-  const made = element("div", "raw");
+  const made = element("div", "diff");
   made.dir = "auto";
   for (const { kind, text } of pieces) made.append(kind === "changed" ? element("mark", "", text) : text);
   return [made];

@@ -56,7 +56,7 @@ export function showGuidelines(guidelines, news) {
   get("guidelines-news").hidden = news === "";
   get("guidelines-text").replaceChildren(prose(guidelines.html));
   get("guidelines-dialog").showModal();
-  get("guidelines-body").scrollTop = 0;
+  get("guidelines-dialog").scrollTop = 0;
 }
 
 /** Show the list of keys, without those that this project does not use. */
