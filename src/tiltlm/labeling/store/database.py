@@ -78,6 +78,16 @@ def connect(name: str) -> Engine:
         ) from error
 
 
+@contextmanager
+def engine_of(name: str) -> Iterator[Engine]:
+    """Give an engine for a database to the block, and close its connections at the end."""
+    engine = connect(name)
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+
+
 def _prepare_sqlite(connection: Any, record: Any) -> None:
     del record
     connection.isolation_level = None  # the driver begins no transactions; `_begin_sqlite` does
