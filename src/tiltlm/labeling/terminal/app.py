@@ -25,7 +25,8 @@ from textual.worker import WorkerCancelled
 
 import tiltlm
 from tiltlm.core.errors import DataError, RunError, TiltError
-from tiltlm.labeling.queue.ballots import Ballot, Choice, Refused
+from tiltlm.labeling.queue.assignments import Refused
+from tiltlm.labeling.queue.ballots import Ballot, Choice
 from tiltlm.labeling.queue.contents import Contents, raw_text
 from tiltlm.labeling.terminal.dialogs import NoteDialog, QuitDialog, SkipDialog, TextDialog
 from tiltlm.labeling.terminal.keys import Clock, KeyGuard, Stopwatch
