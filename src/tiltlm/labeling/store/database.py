@@ -11,7 +11,7 @@ import re
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from tiltlm.core.errors import ConfigError, DataError, RunError, TiltError
+from tiltlm.labeling.store.turns import Turns
 
 BUSY_MS = 5000
 """How long a writer waits for the other ones."""
@@ -83,7 +84,8 @@ def connect(name: str) -> Engine:
     address = address_of(name)
     if not is_url(name):
         refuse_network(Path(name))
-        engine = create_engine(address, connect_args={"timeout": BUSY_MS / 1000}, **POOL)
+        options = {"tiltlm_turns": Turns()}
+        engine = create_engine(address, connect_args={"timeout": BUSY_MS / 1000}, execution_options=options, **POOL)
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
@@ -189,7 +191,9 @@ def writing(engine: Engine) -> Iterator[Connection]:
         DataError: `damaged`: the file is damaged, or no SQLite database.
         ConfigError: `not_writable`: the file cannot be opened or written.
     """
-    with own_errors(engine), engine.begin() as connection:
+    turns: Turns | None = engine.get_execution_options().get("tiltlm_turns")
+    turn = nullcontext() if turns is None else turns.turn(BUSY_MS / 1000)
+    with own_errors(engine), turn, engine.begin() as connection:
         yield connection
 
 
