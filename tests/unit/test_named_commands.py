@@ -14,6 +14,7 @@ import typer
 import tiltlm
 from support.pages import PAGES, ROOT, blocks, commands, inline_code, page_name
 from tiltlm.cli.main import app
+from tiltlm.config.command import GROUPS
 from tiltlm.recipes.run_settings import RunSettings
 
 PACKAGE = Path(tiltlm.__file__).parent
@@ -28,10 +29,20 @@ HISTORY = {"CHANGELOG.md"}
 """A page that speaks of what is no more."""
 
 TOP = typer.main.get_command(app)
-COMMANDS = {
-    name: {option for parameter in command.params for option in parameter.opts if option.startswith("--")} | {"--help"}
-    for name, command in TOP.commands.items()
-}
+
+
+def options_by_command(group: typer.core.TyperGroup, prefix: str = "") -> dict[str, set[str]]:
+    """Return the options of each command by its name; `label invite` is the command of a group."""
+    found = {}
+    for name, command in group.commands.items():
+        opts = {option for parameter in command.params for option in parameter.opts if option.startswith("--")}
+        found[prefix + name] = opts | {"--help"}
+        if isinstance(command, typer.core.TyperGroup):
+            found |= options_by_command(command, f"{prefix}{name} ")
+    return found
+
+
+COMMANDS = options_by_command(TOP)
 SETTINGS = {
     section: {field.name for field in fields(kind)}
     for section, kind in get_type_hints(RunSettings).items()
@@ -84,6 +95,8 @@ def unknown_commands(text: str) -> list[str]:
     """Return the commands and their options in a text that the command line does not have."""
     bad = []
     for command, rest in CALL.findall(text):
+        if command in GROUPS and (inner := re.match(r" +([a-z][\w-]*)", rest)):
+            command, rest = f"{command} {inner[1]}", rest[inner.end() :]
         if command not in COMMANDS and not command.startswith("-"):
             bad.append(f"tiltlm {command}")
         else:
@@ -180,6 +193,8 @@ def test_the_checks_see_what_is_wrong():
     assert found_in(unknown_commands, "run `tiltlm rapport`") == {"tiltlm rapport"}
     assert found_in(unknown_commands, "`tiltlm score --output x`") == {"tiltlm score --output"}
     assert found_in(unknown_commands, "torchrun -m tiltlm trian x") == {"tiltlm trian"}
+    assert found_in(unknown_commands, "`tiltlm label invit ann`, `tiltlm label`") == {"tiltlm label invit"}
+    assert found_in(unknown_commands, "`tiltlm label invite ann --rol x --role admin`") == {"tiltlm label invite --rol"}
     assert found_in(unknown_commands, "what tiltlm does, `tiltlm train --resume`, `tiltlm --version`") == set()
     assert found_in(unknown_options, "go on with --resme or --resume") == {"--resme"}
     assert found_in(unknown_settings, "training.batchsize, training.batch_size, training.step") == {

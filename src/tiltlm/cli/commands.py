@@ -3,13 +3,14 @@
 import inspect
 import json
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from tiltlm.config.command import OPTIONS, Command
-from tiltlm.recipes.progress import is_first, show_progress
+from tiltlm.recipes.progress import is_first, show_progress, silent
 
 OVERRIDES = ("[CONFIG] [KEY=VALUE ...]", "A YAML file, then KEY=VALUE overrides, such as training.seed=1.")
 VERBOSE = "Print details too: layout, precision, digests, reference store. log.txt of a run always has them."
@@ -30,7 +31,7 @@ def run_function(command: Command) -> Callable[..., None]:
 
         if given.pop("verbose"):
             show_details()
-        with show_progress() as draw:
+        with show_progress() if command.has_bar else nullcontext(silent) as draw:
             draw("check the settings", 0, 0)
             positional, overrides = read_arguments(given)
             shown = {"progress": draw} if shows_progress else {}
@@ -97,7 +98,8 @@ def signature_of(command: Command) -> list[inspect.Parameter]:
         add(command.argument, str, info, inspect.Parameter.empty)
     for name, metavar in command.positionals.items():
         one = typer.Argument(metavar=metavar, help=command.helps[name], show_default=False)
-        add(name, str, one, inspect.Parameter.empty)
+        default = command.parameters[name].default
+        add(name, str if default is inspect.Parameter.empty else str | None, one, default)
     if command.arguments:
         name = command.arguments
         many = typer.Argument(metavar=name.upper(), help=command.helps[name], show_default=False)

@@ -17,18 +17,33 @@ from tiltlm.cli.commands import run_function
 from tiltlm.cli.launched import fail_together
 from tiltlm.cli.tools import TOOLS
 from tiltlm.config import calls
+from tiltlm.config.command import GROUPS
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-app = typer.Typer(
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    help="Tilt a language model toward what people prefer: train from preferences, and measure whether it helped.",
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-)
+
+def new_app(text: str) -> typer.Typer:
+    """Return an app without commands.
+
+    Args:
+        text: Its help.
+    """
+    return typer.Typer(
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        help=text,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    )
+
+
+app = new_app("Tilt a language model toward what people prefer: train from preferences, and measure whether it helped.")
+groups = {group: new_app(text) for group, text in GROUPS.items()}
 for name, command in calls.COMMANDS.items():
-    app.command(name=name)(run_function(command))
+    group, _, own_name = name.rpartition(" ")
+    (groups[group] if group else app).command(name=own_name)(run_function(command))
+for group, members in groups.items():
+    app.add_typer(members, name=group)
 
 
 for tool in TOOLS:

@@ -5,7 +5,7 @@ Its parameters mean:
 - `config` and `**settings`: the arguments `[CONFIG] [KEY=VALUE ...]`, or without `config` only `[KEY=VALUE ...]`; what
   they may contain is read from the settings dataclass that the function passes to `resolve`;
 - `grid`: the overrides `KEY=V1,V2,...` as texts, in place of settings;
-- those that `command(positionals=...)` names: arguments of their own, in this order;
+- those that `command(positionals=...)` names: arguments of their own, in this order; one with a default is optional;
 - the parameter that `command(arguments=...)` names: all arguments of the command line, as a list;
 - `progress`: a display of progress, which the command line passes in;
 - one that is named in `@command(...)`: an argument or an option, as said there;
@@ -35,8 +35,11 @@ OPTIONS: Mapping[str, str] = {
 }
 """Settings that may have an option of their own (`--model`), and its help."""
 
+GROUPS: Mapping[str, str] = {"label": "Collect preferences of people, and make labels of them."}
+"""Groups of commands, and the help of each. `label_serve` in group `label` is the command `tiltlm label serve`."""
+
 COMMANDS: dict[str, "Command"] = {}
-"""Every command by its name, in the order of `tiltlm --help`."""
+"""Every command by its name (`label serve` in a group), in the order of `tiltlm --help`."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,8 @@ class Command:
     """Parameter that takes all arguments, any number of them."""
     positionals: Mapping[str, str] = field(default_factory=dict)
     """Parameter that is an argument of its own → how help calls it."""
+    has_bar: bool = True
+    """Show a bar of progress while it runs. False for a command that uses the terminal itself."""
 
     @property
     def help(self) -> str:
@@ -76,6 +81,8 @@ def command(
     argument: str | None = None,
     arguments: str | None = None,
     positionals: Mapping[str, str] = MappingProxyType({}),
+    group: str | None = None,
+    has_bar: bool = True,
 ) -> Callable[[Call], Call]:
     """Make a function a command under its own name, with hyphens for underscores.
 
@@ -84,10 +91,16 @@ def command(
         argument: Setting that is the first argument, without `--`.
         arguments: First parameter of the function, which takes all arguments as a list.
         positionals: First parameters of the function that are an argument each → how help calls them.
+        group: Group of the command, one of `GROUPS`; the name of the function begins with it.
+        has_bar: Show a bar of progress while the command runs.
     """
 
     def register(call: Call) -> Call:
-        COMMANDS[call.__name__.replace("_", "-")] = Command(call, options, argument, arguments, positionals)
+        own = call.__name__ if group is None else call.__name__.removeprefix(f"{group}_")
+        name = own.replace("_", "-")
+        COMMANDS[name if group is None else f"{group} {name}"] = Command(
+            call, options, argument, arguments, positionals, has_bar
+        )
         return call
 
     return register

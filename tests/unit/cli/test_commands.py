@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from support.errors import raises
 from tiltlm.cli.commands import split_arguments
 from tiltlm.cli.main import app
-from tiltlm.config.command import COMMANDS, OPTIONS
+from tiltlm.config.command import COMMANDS, GROUPS, OPTIONS
 from tiltlm.core import ConfigError
 
 START = "from tiltlm.cli.main import main; main()"
@@ -31,17 +31,28 @@ def test_the_file_is_the_first_argument_that_is_no_override(tmp_path):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_option_has_a_help_text(name):
-    result = CliRunner().invoke(app, [name, "--help"])
+    result = CliRunner().invoke(app, [*name.split(), "--help"])
     assert result.exit_code == 0
-    made = typer.main.get_command(app).commands[name]
+    made = typer.main.get_command(app)
+    for word in name.split():
+        made = made.commands[word]
     for parameter in made.params:
         assert parameter.help, f"{name} {parameter.name}"
     assert set(COMMANDS[name].options) <= set(OPTIONS)
 
 
-def test_a_summary_fits_into_the_list_of_commands():
-    text = CliRunner().invoke(app, ["--help"]).output
-    assert "..." not in text.partition("Commands:")[2]
+@pytest.mark.parametrize("words", [[], *([group] for group in GROUPS)])
+def test_a_summary_fits_into_the_list_of_commands(words):
+    listed = CliRunner().invoke(app, [*words, "--help"]).output.partition("Commands:")[2]
+    assert listed.strip()
+    assert "..." not in listed
+
+
+def test_a_group_is_one_line_and_lists_its_commands():
+    top = CliRunner().invoke(app, ["--help"]).output
+    assert GROUPS["label"] in top
+    assert "invite" not in top.partition("Commands:")[2].split()
+    assert "invite" in CliRunner().invoke(app, ["label", "--help"]).output.partition("Commands:")[2].split()
 
 
 @pytest.mark.parametrize(
@@ -49,8 +60,11 @@ def test_a_summary_fits_into_the_list_of_commands():
     [
         (["--help"], {}, "quickstart"),
         (["train", "--help"], {}, "--resume"),
+        (["label", "--help"], {}, "invite"),
+        (["label", "invite", "--help"], {}, "--revoke"),
         ([], {"COMP_WORDS": "tiltlm tr", "COMP_CWORD": "1"}, "train"),
         ([], {"COMP_WORDS": "tiltlm score --per", "COMP_CWORD": "2"}, "--per-example"),
+        ([], {"COMP_WORDS": "tiltlm label inv", "COMP_CWORD": "2"}, "invite"),
     ],
 )
 def test_help_and_completion_import_nothing_heavy(arguments, environment, expected):

@@ -1,0 +1,1 @@
+"""The web app: pages, the interface between browser and server, and what protects both."""

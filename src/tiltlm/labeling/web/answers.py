@@ -1,0 +1,72 @@
+"""Answers in JSON, and errors as answers."""
+
+import json
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+from starlette.templating import Jinja2Templates
+
+from tiltlm.core.errors import RunError, TiltError
+from tiltlm.labeling.web.messages import Problem
+from tiltlm.labeling.web.security import Denied
+
+STATUS = {"gone": 409, "voted": 409, "nothing_to_undo": 409, "forbidden": 403, "disk_full": 507, "too_long": 413}
+AWAY = frozenset({"busy", "unreachable"})
+"""Codes of what passes by itself."""
+NAMES = {404: "not_found", 405: "not_allowed", 400: "bad_request"}
+
+
+class Ascii(JSONResponse):
+    """JSON in ASCII. Lone surrogates are escaped, so that a text arrives as it is in the database."""
+
+    def render(self, content: Any) -> bytes:
+        """Return content as JSON."""
+        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return the refusals of a route, for the description of the interface."""
+    return {status: {"model": Problem} for status in sorted({*statuses, 400, 403, 429, 503})}
+
+
+def add_error_answers(app: FastAPI, templates: Jinja2Templates) -> None:
+    """Let an app answer errors by `{"error": {"code", "message"}}`, or by a page where a browser asks for one."""
+
+    def answer(request: Request, status: int, code: str, message: str) -> Response:
+        headers = {"Retry-After": "1"} if status == 503 else {"Retry-After": "30"} if status == 429 else None
+        if not request.url.path.startswith("/api/") and "text/html" in request.headers.get("accept", ""):
+            context = {"status": status, "code": code, "message": message}
+            return templates.TemplateResponse(request, "error.html", context, status, headers)
+        return Ascii({"error": {"code": code, "message": message}}, status, headers)
+
+    def on_denied(request: Request, error: Exception) -> Response:
+        assert isinstance(error, Denied)
+        return answer(request, error.status, error.code, str(error))
+
+    def on_own(request: Request, error: Exception) -> Response:
+        assert isinstance(error, TiltError)
+        if isinstance(error, RunError) and error.code not in STATUS:
+            if error.code in AWAY:
+                return answer(request, 503, error.code, str(error))
+            raise error
+        return answer(request, STATUS.get(error.code, 400), error.code, str(error))
+
+    def on_invalid(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        found = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()[:5])
+        return answer(request, 422, "invalid", found)
+
+    def on_http(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        answered = answer(request, error.status_code, NAMES.get(error.status_code, "refused"), str(error.detail))
+        for name, value in (error.headers or {}).items():
+            answered.headers[name] = value
+        return answered
+
+    app.add_exception_handler(Denied, on_denied)
+    app.add_exception_handler(TiltError, on_own)
+    app.add_exception_handler(RequestValidationError, on_invalid)
+    app.add_exception_handler(HTTPException, on_http)

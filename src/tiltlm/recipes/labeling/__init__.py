@@ -1,0 +1,1 @@
+"""Recipes of the labelling app: pairs in, people, serving, labels out."""
