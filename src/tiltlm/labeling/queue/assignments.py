@@ -192,13 +192,15 @@ def _choose_repeat(connection: Connection, settings: ProjectSettings, who: Perso
     own = and_(assignment.c.person_id == who.id, assignment.c.event_id.is_not(None), ~assignment.c.is_skipped)
     votes = select(assignment.c.event_id).where(own).order_by(assignment.c.event_id.desc())
     newest = connection.execute(votes.offset(settings.repeat_gap).limit(1)).scalar()
+    if newest is None:
+        return None
     wanted = (
         select(assignment.c.pair_id)
         .join(pair, pair.c.id == assignment.c.pair_id)
         .where(own, ~assignment.c.is_repeat, assignment.c.event_id <= newest, ~IS_KNOWN, ~has_repeat.exists())
         .order_by(assignment.c.ticket)
     )
-    found = None if newest is None else connection.execute(wanted.limit(1)).scalar()
+    found = connection.execute(wanted.limit(1)).scalar()
     return None if found is None else _Choice(found, "task", is_repeat=True)
 
 
