@@ -143,8 +143,8 @@ def use_write_ahead_log(engine: Engine) -> None:
         mode = cursor.fetchall()
     if mode != [("wal",)]:
         raise ConfigError(
-            f"{engine.url.database} cannot have a write-ahead log, and without it people would wait for each other; put "
-            "the database on a local disk, or use PostgreSQL: --database postgresql://USER@HOST/NAME",
+            f"{engine.url.database} cannot have a write-ahead log, and without it people would wait for each other; "
+            "put the database on a local disk, or use PostgreSQL: --database postgresql://USER@HOST/NAME",
             code="network_file_system",
             key="database",
         )

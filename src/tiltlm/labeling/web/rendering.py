@@ -28,7 +28,7 @@ TAGS = {
     *("a", "blockquote", "br", "code", "em", "h3", "h4", "h5", "h6", "hr", "li", "ol", "p", "pre", "s"),
     *("strong", "table", "tbody", "td", "th", "thead", "tr", "ul"),
 }
-ATTRIBUTES = {"a": {"href"}, "ol": {"start"}, "td": {"align"}, "th": {"align"}}
+ATTRIBUTES: dict[str, set[str]] = {"*": set(), "a": {"href"}, "ol": {"start"}, "td": {"align"}, "th": {"align"}}
 SURROGATES = re.compile("[\ud800-\udfff]")
 MATH = re.compile(
     r"\$\$.{1,2000}?\$\$|\\\(.{1,2000}?\\\)|\\\[.{1,2000}?\\\]|\$(?!\s)[^$\n]{1,500}(?<!\s)\$(?!\d)", re.DOTALL
@@ -54,7 +54,7 @@ def visible(text: str) -> str:
 
 
 def _render(text: str) -> str:
-    html = _parser().render(visible(text))
+    html = markdown_parser().render(visible(text))
     return nh3.clean(
         html,
         tags=TAGS,
@@ -72,7 +72,8 @@ def _render_cached(text: str) -> str:
 
 
 @lru_cache(maxsize=1)
-def _parser() -> MarkdownIt:
+def markdown_parser() -> MarkdownIt:
+    """Return the parser of all texts, for pages and for the terminal: HTML and formulas are text."""
     made = MarkdownIt("commonmark", {"html": False, "maxNesting": 30}).enable(["table", "strikethrough"])
     made.disable("reference")  # a definition such as `[1]: https://…` would not be shown at all
     made.inline.ruler.before("escape", "math", _math)
