@@ -7,6 +7,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Match
 from starlette.templating import Jinja2Templates
 
 from tiltlm.core.errors import RunError, TiltError
@@ -16,6 +17,7 @@ from tiltlm.labeling.web.security import Denied
 STATUS = {"gone": 409, "voted": 409, "nothing_to_undo": 409, "forbidden": 403, "disk_full": 507, "too_long": 413}
 AWAY = frozenset({"busy", "unreachable"})
 """Codes of what passes by itself."""
+METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 NAMES = {404: "not_found", 405: "not_allowed", 400: "bad_request"}
 
 
@@ -62,11 +64,18 @@ def add_error_answers(app: FastAPI, templates: Jinja2Templates) -> None:
     def on_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         answered = answer(request, error.status_code, NAMES.get(error.status_code, "refused"), str(error.detail))
-        for name, value in (error.headers or {}).items():
-            answered.headers[name] = value
+        if error.status_code == 405:
+            answered.headers["Allow"] = ", ".join(_allowed(request))
         return answered
 
     app.add_exception_handler(Denied, on_denied)
     app.add_exception_handler(TiltError, on_own)
     app.add_exception_handler(RequestValidationError, on_invalid)
     app.add_exception_handler(HTTPException, on_http)
+
+
+def _allowed(request: Request) -> list[str]:
+    """Return the methods of an address. Starlette names those of one function only."""
+    scopes = {method: {**request.scope, "method": method} for method in METHODS}
+    routes = request.app.router.routes
+    return [method for method in METHODS if any(one.matches(scopes[method])[0] is Match.FULL for one in routes)]

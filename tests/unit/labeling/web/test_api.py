@@ -187,7 +187,7 @@ VALID = {"ticket": "0" * 32, "key": "key-00000000", "choice": "left"}
             {**VALID, "strength": 4},
             {**VALID, "strength": True},
             {**VALID, "strength": "2"},
-            {**VALID, "strength": 2.0},
+            {**VALID, "strength": 2.5},
         ),
         *({**VALID, "dwell_ms": -1}, {**VALID, "dwell_ms": 2**31}, {**VALID, "client_time": float("nan")}),
         *({**VALID, "key": "short"}, {**VALID, "key": "x" * 65}, {**VALID, "key": "a b c d e"}, {**VALID, "key": 1}),
