@@ -34,6 +34,9 @@ from tiltlm.config.calls.data.split import split
 from tiltlm.config.calls.labeling.inviting import label_invite
 
 # isort: split
+from tiltlm.config.calls.labeling.exporting import label_export
+
+# isort: split
 from tiltlm.config.command import COMMANDS
 
 __all__ = [
@@ -47,6 +50,7 @@ __all__ = [
     "frontier",
     "judge",
     "judge_audit",
+    "label_export",
     "label_invite",
     "loop",
     "preview",
