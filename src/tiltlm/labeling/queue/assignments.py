@@ -158,8 +158,8 @@ def find_assignment(
 
 def _is_mine(who: Person) -> Any:
     """Return the condition that a person was given a pair."""
-    mine = select(assignment.c.pair_id).where(assignment.c.pair_id == pair.c.id, assignment.c.person_id == who.id)
-    return mine.exists()
+    mine = assignment.alias("mine")
+    return select(mine.c.pair_id).where(mine.c.pair_id == pair.c.id, mine.c.person_id == who.id).exists()
 
 
 def _choose(connection: Connection, project: Project, who: Person, number: int) -> _Choice | None:
@@ -199,8 +199,9 @@ def _choose_repeat(connection: Connection, settings: ProjectSettings, who: Perso
         .join(pair, pair.c.id == assignment.c.pair_id)
         .where(own, ~assignment.c.is_repeat, assignment.c.event_id <= newest, ~IS_KNOWN, ~has_repeat.exists())
         .order_by(assignment.c.ticket)
+        .limit(1)
     )
-    found = connection.execute(wanted.limit(1)).scalar()
+    found = connection.execute(wanted).scalar()
     return None if found is None else _Choice(found, "task", is_repeat=True)
 
 
