@@ -35,6 +35,9 @@ from tiltlm.config.calls.labeling.inviting import label_invite
 from tiltlm.config.calls.labeling.terminal import label_tui
 
 # isort: split
+from tiltlm.config.calls.labeling.exporting import label_export
+
+# isort: split
 from tiltlm.config.command import COMMANDS
 
 __all__ = [
@@ -48,6 +51,7 @@ __all__ = [
     "frontier",
     "judge",
     "judge_audit",
+    "label_export",
     "label_invite",
     "label_tui",
     "loop",

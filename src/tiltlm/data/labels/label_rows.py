@@ -1,7 +1,7 @@
 """Labels as pairs that training reads: one row an item, and what is known of it beside the label."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -67,7 +67,7 @@ def _plain(content: Any) -> Any:
     return list(content) if isinstance(content, tuple) else content
 
 
-def vote_rows(votes: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def vote_rows(votes: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return one row a vote from rows of a project's view `vote_row`, in the form that `tiltlm agreement` reads.
 
     A repeat stands before the vote that it repeats: of two votes of one annotator on one item, the last one counts.

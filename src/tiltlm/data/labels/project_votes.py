@@ -68,7 +68,8 @@ def read_project(
         one = pairs.setdefault(row["pair_key"], _Pair(row))
         choice = CHOICE[row["choice"]]
         is_bad = row["choice"] == "both_bad"
-        vote = FoundVote(row["pair_key"], row["annotator"], choice, CHOICE[row["left"]], is_bad)
+        left = NO_CHOICE if row["left"] is None else CHOICE[row["left"]]
+        vote = FoundVote(row["pair_key"], row["annotator"], choice, left, is_bad)
         found.append((not row["is_repeat"], row["event_id"], vote))  # `collect` counts the last vote of a person
         if row["guideline_version"] and choice != NO_CHOICE:
             one.guidelines.add(int(row["guideline_version"]))

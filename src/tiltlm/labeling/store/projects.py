@@ -3,8 +3,8 @@
 import json
 import secrets
 import sqlite3
-from collections.abc import Callable
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,17 @@ from sqlalchemy import Connection, Engine, func, insert, select, update
 
 from tiltlm.core.errors import DataError
 from tiltlm.labeling.project import ProjectSettings
-from tiltlm.labeling.store.database import engine_of, is_url, now, reading, shown, writing
+from tiltlm.labeling.store.database import (
+    engine_of,
+    is_url,
+    now,
+    reading,
+    shown,
+    storable,
+    use_write_ahead_log,
+    writing,
+)
+from tiltlm.labeling.store.pairs import set_wanted
 from tiltlm.labeling.store.revisions import check_known, find_revision, lock_tables, newest_revision, upgrade
 from tiltlm.labeling.store.tables import guideline, project
 
@@ -70,15 +80,35 @@ def create_project(
         ConfigError: The database cannot be used.
         DataError: It holds a project already.
     """
-    with engine_of(database) as engine, writing(engine) as connection:
-        lock_tables(connection)
-        if find_revision(connection) is not None:
-            raise DataError(f"{shown(database)} holds a project already", code="output_exists", key="database")
-        upgrade(connection)
-        values = {"id": 1, "secret": secrets.token_hex(32), "settings": json.dumps(settings.as_dict())}
+    values = {"id": 1, "secret": secrets.token_hex(32), "settings": json.dumps(settings.as_dict())}
+    with new_tables(database) as connection:
         connection.execute(insert(project).values({**values, "plan": json.dumps(plan or {}), "created_at": now()}))
         add_guidelines(connection, guidelines)
     return open_project(database)
+
+
+@contextmanager
+def new_tables(database: str) -> Iterator[Connection]:
+    """Make the tables of a project in a new or empty database, and give the transaction to the block to fill them.
+
+    Raises:
+        ConfigError: The database cannot be used.
+        DataError: It holds a project already.
+    """
+    with engine_of(database) as engine:
+        with reading(engine) as connection:
+            _require_empty(connection, database)
+        use_write_ahead_log(engine)
+        with writing(engine) as connection:
+            lock_tables(connection)
+            _require_empty(connection, database)  # another process may have made one
+            upgrade(connection)
+            yield connection
+
+
+def _require_empty(connection: Connection, database: str) -> None:
+    if find_revision(connection) is not None:
+        raise DataError(f"{shown(database)} holds a project already", code="output_exists", key="database")
 
 
 def open_project(database: str) -> Project:
@@ -100,6 +130,7 @@ def open_project(database: str) -> Project:
         engine = stack.enter_context(engine_of(database))
         with reading(engine) as connection:
             revision = _revision_of_project(connection, database)
+        use_write_ahead_log(engine)
         if revision != newest_revision():
             _bring_up(engine, database)
         with reading(engine) as connection:
@@ -146,8 +177,13 @@ def has_project(database: str) -> bool:
 
 
 def change_settings(connection: Connection, settings: ProjectSettings) -> None:
-    """Store settings in place of those that a project has."""
+    """Store settings in place of those that a project has, and let each pair want votes as they say.
+
+    A server that runs has the settings of its start. The random slice and the random order stay as they were when the
+    pairs were added.
+    """
     connection.execute(update(project).values(settings=json.dumps(settings.as_dict())))
+    set_wanted(connection, settings)
 
 
 def read_plan(connection: Connection) -> dict[str, Any]:
@@ -158,6 +194,7 @@ def read_plan(connection: Connection) -> dict[str, Any]:
 
 def add_guidelines(connection: Connection, text: str) -> int:
     """Add a version of the guidelines, and return its number. The same text again makes no new version."""
+    text = storable(text)
     version, known = read_guidelines(connection)
     if version and known == text:
         return version
