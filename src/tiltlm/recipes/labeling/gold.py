@@ -34,7 +34,7 @@ def read_gold(path: Path, calibration: int, seed: int) -> list[NewPair]:
     found = {}
     for row in data.rows:
         prompt, system = split_system(row.prompt)
-        digest = content_key(prompt, *row.responses, system)
+        digest = content_key(prompt, row.responses[0], row.responses[1], system)
         is_first = int(digest[-8:], 16) % 2 == 0  # the right answer is as often a as b
         a, b = row.responses if is_first else row.responses[::-1]
         is_tie = row.values.get("preference") == 0.5

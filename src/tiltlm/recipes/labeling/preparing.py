@@ -156,4 +156,4 @@ def count_pairs(project: Project) -> dict[str, int]:
     """Return how many pairs of each kind a project has."""
     with reading(project.engine) as connection:
         rows = connection.execute(select(pair.c.kind, func.count()).group_by(pair.c.kind))
-        return {kind: num for kind, num in rows}
+        return {str(kind): int(num) for kind, num in rows}
