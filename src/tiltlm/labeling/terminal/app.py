@@ -21,7 +21,6 @@ from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal
 from textual.widgets import Static
-from textual.worker import WorkerCancelled
 
 import tiltlm
 from tiltlm.core.errors import DataError, RunError, TiltError
@@ -413,7 +412,7 @@ class LabelApp(App[Outcome]):
             except TiltError as error:
                 self.failure = error
                 self.exit()
-                raise WorkerCancelled from error
+                raise asyncio.CancelledError from error  # ends the worker, and nothing else
         raise AssertionError("the loop has no end")
 
     async def _accept(self, reply: Reply) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from tiltlm.labeling.queue.ballots import MAX_NOTE
-from tiltlm.labeling.web.rendering import visible
+from tiltlm.labeling.store.database import storable
 
 MAX_REASON = 200
 MAX_INTEGER = 2**31 - 1
@@ -14,7 +14,7 @@ MAX_INTEGER = 2**31 - 1
 
 def _clean(value: object) -> object:
     """Return a text that any database can hold, so that a strange character does not lose a vote."""
-    return visible(value) if isinstance(value, str) else value
+    return storable(value) if isinstance(value, str) else value
 
 
 def _whole(value: object) -> object:

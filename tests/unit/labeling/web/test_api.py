@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from sqlalchemy import select
 
 from support.labelling import HOST, Browser, invite, make_project, open_browser, plain_pairs
-from tiltlm.core.errors import ConfigError, RunError
+from tiltlm.core.errors import ConfigError, DataError, RunError
 from tiltlm.labeling.store.database import DiskFull, reading
 from tiltlm.labeling.store.pairs import NewPair
 from tiltlm.labeling.store.projects import Project
@@ -215,10 +215,11 @@ def test_a_strange_note_does_not_lose_the_vote(ann: Browser, project: Project) -
 @pytest.mark.parametrize(
     ("error", "status", "code"),
     [
-        (DiskFull("full", code="disk_full"), 507, "disk_full"),
-        (RunError("busy", code="busy"), 503, "busy"),
-        (RunError("away", code="unreachable"), 503, "unreachable"),
+        (DiskFull("/home/secret", code="disk_full"), 507, "disk_full"),
+        (RunError("/home/secret", code="busy"), 503, "busy"),
+        (RunError("/home/secret", code="unreachable"), 503, "unreachable"),
         (RunError("/home/secret", code="other"), 500, "internal"),
+        (DataError("/home/secret", code="damaged", key="database"), 500, "internal"),
         (ConfigError("wrong", code="unknown_name", key="x"), 400, "unknown_name"),
     ],
 )
