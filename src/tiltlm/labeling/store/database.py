@@ -137,13 +137,13 @@ def use_write_ahead_log(engine: Engine) -> None:
     """
     if engine.dialect.name != "sqlite":
         return
-    with own_errors(engine), closing(engine.raw_connection()) as connection:
+    with own_errors(_name(engine)), closing(engine.raw_connection()) as connection:
         cursor = connection.cursor()
         cursor.execute("PRAGMA journal_mode=WAL")
         mode = cursor.fetchall()
     if mode != [("wal",)]:
         raise ConfigError(
-            f"{engine.url.database} cannot have a write-ahead log, and without it people would wait for each other; put "
+            f"{engine.url.database} cannot have a write-ahead log, and people would wait for each other; put "
             "the database on a local disk, or use PostgreSQL: --database postgresql://USER@HOST/NAME",
             code="network_file_system",
             key="database",
@@ -193,7 +193,7 @@ def writing(engine: Engine) -> Iterator[Connection]:
     """
     turns: Turns | None = engine.get_execution_options().get("tiltlm_turns")
     turn = nullcontext() if turns is None else turns.turn(BUSY_MS / 1000)
-    with own_errors(engine), turn, engine.begin() as connection:
+    with own_errors(_name(engine)), turn, engine.begin() as connection:
         yield connection
 
 
@@ -207,17 +207,22 @@ def reading(engine: Engine) -> Iterator[Connection]:
         ConfigError: `not_writable`, as `writing`.
     """
     options = READS[engine.dialect.name]
-    with own_errors(engine), engine.connect().execution_options(**options) as connection, connection.begin():
+    with own_errors(_name(engine)), engine.connect().execution_options(**options) as connection, connection.begin():
         yield connection
 
 
+def _name(engine: Engine) -> str:
+    """Return the name of a database as messages show it."""
+    return engine.url.render_as_string() if engine.dialect.name != "sqlite" else str(engine.url.database)
+
+
 @contextmanager
-def own_errors(engine: Engine) -> Iterator[None]:
-    """Raise errors of the database that a user can do something about as errors of this package."""
+def own_errors(name: str) -> Iterator[None]:
+    """Raise errors of a database that a user can do something about as errors of this package."""
     try:
         yield
     except (DBAPIError, sqlite3.Error, PoolTimeout) as error:
-        if (found := own_error(error, engine.url.render_as_string(hide_password=True))) is None:
+        if (found := own_error(error, name)) is None:
             raise
         raise found from error
 
