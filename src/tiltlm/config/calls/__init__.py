@@ -32,6 +32,7 @@ from tiltlm.config.calls.data.split import split
 
 # isort: split
 from tiltlm.config.calls.labeling.inviting import label_invite
+from tiltlm.config.calls.labeling.terminal import label_tui
 
 # isort: split
 from tiltlm.config.calls.labeling.exporting import label_export
@@ -52,6 +53,7 @@ __all__ = [
     "judge_audit",
     "label_export",
     "label_invite",
+    "label_tui",
     "loop",
     "preview",
     "quickstart",
