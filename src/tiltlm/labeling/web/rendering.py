@@ -50,7 +50,7 @@ def plain_html(text: str) -> str:
 
 
 def _render(text: str) -> str:
-    html = markdown_parser().render(visible(text))
+    html = markdown_parser().render(storable(text))
     return nh3.clean(
         html,
         tags=TAGS,

@@ -7,7 +7,7 @@ from markupsafe import Markup, escape
 from starlette.templating import Jinja2Templates
 
 from tiltlm.estimates.intervals import Interval
-from tiltlm.labeling.web.rendering import visible
+from tiltlm.labeling.store.database import storable
 
 NONE = "–"
 SPACE = "\N{NO-BREAK SPACE}"
@@ -54,7 +54,7 @@ def probability(value: float) -> str:
 
 def seen(value: Any) -> str:
     """Return a text of people or models without what HTML cannot hold."""
-    return visible(str(value))
+    return storable(str(value))
 
 
 def sentence(value: Any) -> str:
