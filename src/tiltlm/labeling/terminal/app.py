@@ -15,7 +15,7 @@ from uuid import uuid4
 
 from rich.console import RenderableType
 from rich.text import Text
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError
 from textual import work
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
@@ -24,7 +24,8 @@ from textual.widgets import Static
 
 import tiltlm
 from tiltlm.core.errors import DataError, RunError, TiltError
-from tiltlm.labeling.queue.ballots import Ballot, Choice, Refused
+from tiltlm.labeling.queue.assignments import Refused
+from tiltlm.labeling.queue.ballots import Ballot, Choice
 from tiltlm.labeling.queue.contents import Contents, raw_text
 from tiltlm.labeling.terminal.dialogs import NoteDialog, QuitDialog, SkipDialog, TextDialog
 from tiltlm.labeling.terminal.keys import Clock, KeyGuard, Stopwatch
@@ -404,7 +405,7 @@ class LabelApp(App[Outcome]):
                 return await asyncio.to_thread(call)
             except Refused:
                 raise
-            except (RunError, SQLAlchemyError, OSError) as error:
+            except (RunError, DBAPIError, OSError) as error:
                 wait = self.retry_seconds[min(number, len(self.retry_seconds) - 1)]
                 self._say(f"{what}: {_reason(error)}. Next attempt in {wait:.0f} s.", is_loud=True)
                 await asyncio.sleep(wait)
