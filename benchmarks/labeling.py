@@ -6,7 +6,8 @@
 The server is a process of its own (uvicorn), and so is everybody who votes. Each keeps one connection and sends the
 next vote when the answer with the next pair is there, after `--pause` seconds. The answer holds the texts of two pairs
 (two responses of about 1,500 characters each, with Markdown). Without a pause this is the greatest rate that the app
-can take; people send a vote in 5 to 40 seconds. A SQLite file is new in each run; a PostgreSQL database must be empty, and has one run.
+can take; people send a vote in 5 to 40 seconds. A SQLite file is new in each run; a PostgreSQL database must be empty,
+and has one run.
 """
 
 import argparse
@@ -29,34 +30,10 @@ from tiltlm.labeling.store.people import add_person, new_token
 from tiltlm.labeling.store.projects import create_project, open_project
 
 HOST = "127.0.0.1"
-WORDS = [
-    "a",
-    "an",
-    "as",
-    "answer",
-    "but",
-    "code",
-    "for",
-    "if",
-    "in",
-    "is",
-    "it",
-    "model",
-    "not",
-    "of",
-    "on",
-    "one",
-    "or",
-    "prompt",
-    "right",
-    "so",
-    "that",
-    "the",
-    "then",
-    "this",
-    "to",
-    "we",
-]
+WORDS = (
+    *("a", "answer", "as", "but", "code", "for", "if", "in", "is", "it", "model", "not", "of", "on", "one", "or"),
+    *("prompt", "right", "so", "that", "the", "then", "this", "to", "we"),
+)
 
 
 def response(rng: random.Random) -> str:

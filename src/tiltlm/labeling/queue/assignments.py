@@ -158,8 +158,8 @@ def find_assignment(
 
 def _is_mine(who: Person) -> Any:
     """Return the condition that a person was given a pair."""
-    mine = select(assignment.c.pair_id).where(assignment.c.pair_id == pair.c.id, assignment.c.person_id == who.id)
-    return mine.exists()
+    mine = assignment.alias("mine")
+    return select(mine.c.pair_id).where(mine.c.pair_id == pair.c.id, mine.c.person_id == who.id).exists()
 
 
 def _choose(connection: Connection, project: Project, who: Person, number: int) -> _Choice | None:
@@ -192,13 +192,16 @@ def _choose_repeat(connection: Connection, settings: ProjectSettings, who: Perso
     own = and_(assignment.c.person_id == who.id, assignment.c.event_id.is_not(None), ~assignment.c.is_skipped)
     votes = select(assignment.c.event_id).where(own).order_by(assignment.c.event_id.desc())
     newest = connection.execute(votes.offset(settings.repeat_gap).limit(1)).scalar()
+    if newest is None:
+        return None
     wanted = (
         select(assignment.c.pair_id)
         .join(pair, pair.c.id == assignment.c.pair_id)
         .where(own, ~assignment.c.is_repeat, assignment.c.event_id <= newest, ~IS_KNOWN, ~has_repeat.exists())
         .order_by(assignment.c.ticket)
+        .limit(1)
     )
-    found = None if newest is None else connection.execute(wanted.limit(1)).scalar()
+    found = connection.execute(wanted).scalar()
     return None if found is None else _Choice(found, "task", is_repeat=True)
 
 

@@ -25,8 +25,9 @@ from tiltlm.labeling.store.turns import Turns
 BUSY_MS = 5000
 """How long a writer waits for the other ones."""
 CONNECT_SECONDS = 5
-POOL: dict[str, Any] = {"pool_size": 10, "max_overflow": 20, "pool_timeout": 10}
-"""Connections that stay open, more of them under load, and how many seconds a request waits for one."""
+ENGINE: dict[str, Any] = {"pool_size": 10, "max_overflow": 20, "pool_timeout": 10, "hide_parameters": True}
+"""Connections that stay open, more of them under load, how many seconds a request waits for one; notes and digests
+stay out of messages."""
 NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ncpfs", "fuse.sshfs", "lustre", "ceph"})
 """File systems without the shared memory that a write-ahead log needs."""
 READS: dict[str, dict[str, Any]] = {
@@ -85,12 +86,12 @@ def connect(name: str) -> Engine:
     if not is_url(name):
         refuse_network(Path(name))
         options = {"tiltlm_turns": Turns()}
-        engine = create_engine(address, connect_args={"timeout": BUSY_MS / 1000}, execution_options=options, **POOL)
+        engine = create_engine(address, connect_args={"timeout": BUSY_MS / 1000}, execution_options=options, **ENGINE)
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
     try:
-        engine = create_engine(address, pool_pre_ping=True, connect_args={"connect_timeout": CONNECT_SECONDS}, **POOL)
+        engine = create_engine(address, pool_pre_ping=True, connect_args={"connect_timeout": CONNECT_SECONDS}, **ENGINE)
     except ImportError as error:
         raise ConfigError(
             "PostgreSQL needs the package psycopg: pip install 'tiltlm[postgres]'",
@@ -137,14 +138,14 @@ def use_write_ahead_log(engine: Engine) -> None:
     """
     if engine.dialect.name != "sqlite":
         return
-    with own_errors(engine), closing(engine.raw_connection()) as connection:
+    with own_errors(_name(engine)), closing(engine.raw_connection()) as connection:
         cursor = connection.cursor()
         cursor.execute("PRAGMA journal_mode=WAL")
         mode = cursor.fetchall()
     if mode != [("wal",)]:
         raise ConfigError(
-            f"{engine.url.database} cannot have a write-ahead log, and without it people would wait for each other; put "
-            "the database on a local disk, or use PostgreSQL: --database postgresql://USER@HOST/NAME",
+            f"{engine.url.database} cannot have a write-ahead log, and without it people would wait for each other; "
+            "put the database on a local disk, or use PostgreSQL: --database postgresql://USER@HOST/NAME",
             code="network_file_system",
             key="database",
         )
@@ -193,7 +194,7 @@ def writing(engine: Engine) -> Iterator[Connection]:
     """
     turns: Turns | None = engine.get_execution_options().get("tiltlm_turns")
     turn = nullcontext() if turns is None else turns.turn(BUSY_MS / 1000)
-    with own_errors(engine), turn, engine.begin() as connection:
+    with own_errors(_name(engine)), turn, engine.begin() as connection:
         yield connection
 
 
@@ -207,17 +208,22 @@ def reading(engine: Engine) -> Iterator[Connection]:
         ConfigError: `not_writable`, as `writing`.
     """
     options = READS[engine.dialect.name]
-    with own_errors(engine), engine.connect().execution_options(**options) as connection, connection.begin():
+    with own_errors(_name(engine)), engine.connect().execution_options(**options) as connection, connection.begin():
         yield connection
 
 
+def _name(engine: Engine) -> str:
+    """Return the name of a database as messages show it."""
+    return engine.url.render_as_string() if engine.dialect.name != "sqlite" else str(engine.url.database)
+
+
 @contextmanager
-def own_errors(engine: Engine) -> Iterator[None]:
-    """Raise errors of the database that a user can do something about as errors of this package."""
+def own_errors(name: str) -> Iterator[None]:
+    """Raise errors of a database that a user can do something about as errors of this package."""
     try:
         yield
     except (DBAPIError, sqlite3.Error, PoolTimeout) as error:
-        if (found := own_error(error, engine.url.render_as_string(hide_password=True))) is None:
+        if (found := own_error(error, name)) is None:
             raise
         raise found from error
 

@@ -129,7 +129,7 @@ def open_project(database: str) -> Project:
     with ExitStack() as stack:
         engine = stack.enter_context(engine_of(database))
         with reading(engine) as connection:
-            revision = _revision_of_project(connection, database)
+            revision = revision_of_project(connection, database)
         use_write_ahead_log(engine)
         if revision != newest_revision():
             _bring_up(engine, database)
@@ -139,7 +139,12 @@ def open_project(database: str) -> Project:
     return Project(engine, shown(database), ProjectSettings.of(json.loads(text)), bytes.fromhex(secret))
 
 
-def _revision_of_project(connection: Connection, database: str) -> str:
+def revision_of_project(connection: Connection, database: str) -> str:
+    """Return the revision of a project.
+
+    Raises:
+        DataError: There is no project, or a newer version of tiltlm made it.
+    """
     revision = find_revision(connection)
     if revision is None:
         raise DataError(f"{shown(database)} holds no labelling project", code="not_a_label_database", key="database")
@@ -151,7 +156,7 @@ def _bring_up(engine: Engine, database: str) -> None:
     """Bring a project to the newest revision, unless another process did meanwhile."""
     with writing(engine) as connection:
         lock_tables(connection)
-        revision = _revision_of_project(connection, database)
+        revision = revision_of_project(connection, database)
         if revision == newest_revision():
             return
         if not is_url(database):
