@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection, func, select
 
-from tiltlm.data.labels.vote_rows import FoundVote, VotedItem
-from tiltlm.data.labels.votes import TIE, A, B, Votes, collect
+from tiltlm.data.labels.votes import TIE, A, B, FoundVote, VotedItem, Votes, collect
 from tiltlm.labeling.project import ProjectSettings
 from tiltlm.labeling.store.database import now
 from tiltlm.labeling.store.people import Person, list_people

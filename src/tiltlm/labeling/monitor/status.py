@@ -82,7 +82,7 @@ class Status:
     verdicts: tuple[Verdict, ...]
     """One for each two systems that were compared, those with most pairs first."""
     labels: Forecast | None
-    """What the missing votes will change about labels; None without votes."""
+    """What the missing votes will change about labels; None without votes, or where systems are compared."""
     plan: Plan | None
     """Shown while there are few votes."""
     by_day: Mapping[str, int]
@@ -169,7 +169,7 @@ def measure_status(facts: Facts, *, resamples: int = 1000) -> Status:
         agreement=agreement,
         annotators=measure_annotators(facts, agreement),
         verdicts=verdicts,
-        labels=forecast(labels_as_contest(facts), facts.settings) if has_votes else None,
+        labels=forecast(labels_as_contest(facts), facts.settings) if has_votes and not verdicts else None,
         plan=plan_of(facts) if coverage.num_done < FEW_VOTES else None,
         by_day=votes_by_day(facts),
         by_guidelines=votes_by_guidelines(facts),
