@@ -12,9 +12,10 @@ from tiltlm.evaluation.answers.systems import System, align
 from tiltlm.judging.judge import Prompt
 from tiltlm.labeling.store.database import is_url
 from tiltlm.labeling.store.pairs import NewPair
-from tiltlm.recipes.answers.judged import Pairing
 from tiltlm.recipes.answers.judged_rows import JudgedRow, read_judged
+from tiltlm.recipes.answers.sample_settings import read_temperatures
 from tiltlm.recipes.answers.systems import Drawing, Named, draw_answers, name_systems, read_systems, require_prompts
+from tiltlm.recipes.labeling.requests import SourceRequest
 from tiltlm.recipes.prepare import note_all
 from tiltlm.recipes.progress import ProgressCallback
 from tiltlm.sampling.answers import AnswerRow
@@ -34,30 +35,6 @@ class Candidate:
     """False for a response that was cut."""
     margin: float | None = None
     """Difference of two rewards that the row of the pair has."""
-
-
-@dataclass(frozen=True)
-class SourceRequest:
-    """Where pairs come from."""
-
-    sources: tuple[str, ...]
-    """A data file; a model or run; or two and more systems: models, runs, files of answers. Each PATH or NAME=PATH."""
-    prompts: str | None = None
-    """Prompts that models answer."""
-    n: int = 2
-    """Answers of each model to each prompt."""
-    temperatures: tuple[float, ...] = (1.0,)
-    max_new_tokens: int = 256
-    limit: int | None = None
-    """Most prompts, or rows of data."""
-    comparisons: Pairing | None = None
-    """Which responses of a list are compared; None: all."""
-    seed: int = 0
-
-    @property
-    def pairing(self) -> Pairing:
-        """Which responses of a list are compared."""
-        return self.comparisons or Pairing("all")
 
 
 def check_sources(request: SourceRequest) -> list[Named]:
@@ -107,7 +84,7 @@ def read_candidates(
     drawing = Drawing(
         prompts=request.prompts,
         n=request.n,
-        temperatures=request.temperatures,
+        temperatures=read_temperatures(request.temperatures, 1.0),
         max_new_tokens=request.max_new_tokens,
         seed=request.seed,
         limit=request.limit,

@@ -34,9 +34,10 @@ def read_gold(path: Path, calibration: int, seed: int) -> list[NewPair]:
     found = {}
     for row in data.rows:
         prompt, system = split_system(row.prompt)
-        digest = content_key(prompt, row.responses[0], row.responses[1], system)
+        right, wrong = row.responses
+        digest = content_key(prompt, right, wrong, system)
         is_first = int(digest[-8:], 16) % 2 == 0  # the right answer is as often a as b
-        a, b = row.responses if is_first else row.responses[::-1]
+        a, b = (right, wrong) if is_first else (wrong, right)
         is_tie = row.values.get("preference") == 0.5
         found[digest] = NewPair(
             prompt,

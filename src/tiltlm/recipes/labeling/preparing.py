@@ -1,17 +1,15 @@
 """Making a project from sources, or adding pairs and settings to one that is there."""
 
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from sqlalchemy import func, select
 
 from tiltlm.core.errors import ConfigError, DataError
 from tiltlm.labeling.project import ProjectSettings
 from tiltlm.labeling.store.audit import COMMAND_LINE, write_audit
-from tiltlm.labeling.store.database import is_url, reading, writing
+from tiltlm.labeling.store.database import reading, writing
 from tiltlm.labeling.store.pairs import NewPair, add_pairs, content_key
 from tiltlm.labeling.store.projects import (
     DEFAULT_GUIDELINES,
@@ -19,30 +17,14 @@ from tiltlm.labeling.store.projects import (
     add_guidelines,
     change_settings,
     create_project,
+    has_project,
     open_project,
 )
 from tiltlm.labeling.store.tables import pair
-from tiltlm.recipes.labeling.candidates import SourceRequest, check_sources, read_candidates
-from tiltlm.recipes.labeling.cleaning import clean, describe
-from tiltlm.recipes.labeling.gold import read_gold
-from tiltlm.recipes.labeling.selecting import MarginSettings, check_selection, order
+from tiltlm.recipes.labeling.requests import PrepareRequest, check_selection
 from tiltlm.recipes.progress import ProgressCallback, silent
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class PrepareRequest:
-    """A project to make, or to continue."""
-
-    database: str
-    sources: SourceRequest
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    """Settings of the project that are given; others are as they were, or at their defaults."""
-    gold: Path | None = None
-    guidelines: Path | None = None
-    margins: MarginSettings = field(default_factory=MarginSettings)
-    keep_all: bool = False
 
 
 def prepare(request: PrepareRequest, *, progress: ProgressCallback = silent) -> Project:
@@ -57,61 +39,58 @@ def prepare(request: PrepareRequest, *, progress: ProgressCallback = silent) -> 
     Raises:
         TiltError: A setting, a source or the database cannot be used.
     """
-    named = check_sources(request.sources)
-    known = _open(request.database, is_new=bool(named))
+    has_sources = bool(request.sources.sources)
+    known = None if has_sources and not has_project(request.database) else open_project(request.database)
     before = ProjectSettings() if known is None else known.settings
     settings = replace(before, **request.settings)
     try:
         check_selection(settings.select, request.margins)
-        gold = _gold(request, settings, known)
         guidelines = None if request.guidelines is None else read_guidelines_file(request.guidelines)
-        pairs: list[NewPair] = []
-        if named:
-            candidates = read_candidates(request.sources, named, request.database, progress)
-            cleaned = clean(candidates, keep_all=request.keep_all)
-            for line in [*cleaned.lines(), *describe(cleaned.kept)]:
-                log.info(line)
-            pairs = [one.new for one in order(cleaned.kept, settings.select, request.margins, progress)]
-            if not pairs:
-                raise DataError(
-                    "no pair is left to be labelled; --keep-all keeps all but equal responses",
-                    code="no_rows_left",
-                    key="SOURCE",
-                )
+        pairs = _read_pairs(request, settings, is_new=known is None, progress=progress)
     except BaseException:
         if known is not None:
             known.close()
         raise
-    project = known
-    if project is None:
-        plan = {"sources": list(request.sources.sources), "systems": [one.name for one in named if len(named) > 1]}
-        project = create_project(request.database, settings, guidelines=guidelines or DEFAULT_GUIDELINES, plan=plan)
+    if known is None:
+        plan = {"sources": list(request.sources.sources)}
+        known = create_project(request.database, settings, guidelines=guidelines or DEFAULT_GUIDELINES, plan=plan)
+    _add(known, settings, pairs, guidelines)
+    return replace(known, settings=settings)
+
+
+def _read_pairs(
+    request: PrepareRequest, settings: ProjectSettings, *, is_new: bool, progress: ProgressCallback
+) -> list[NewPair]:
+    """Return the pairs to label and those with a known answer. Without sources and gold nothing heavy is imported."""
+    gold = _gold(request, settings, is_new=is_new)
+    if not request.sources.sources:
+        return gold
+    from tiltlm.recipes.labeling.candidates import check_sources, read_candidates
+    from tiltlm.recipes.labeling.cleaning import clean, describe
+    from tiltlm.recipes.labeling.selecting import order
+
+    named = check_sources(request.sources)
+    cleaned = clean(read_candidates(request.sources, named, request.database, progress), keep_all=request.keep_all)
+    for line in [*cleaned.lines(), *describe(cleaned.kept)]:
+        log.info(line)
+    tasks = [one.new for one in order(cleaned.kept, settings.select, request.margins, progress)]
     known_answers = {content_key(one.prompt, one.a, one.b, one.system) for one in gold}
-    tasks = [one for one in pairs if content_key(one.prompt, one.a, one.b, one.system) not in known_answers]
-    _add(project, settings, [*tasks, *gold], guidelines)
-    return replace(project, settings=settings)
+    tasks = [one for one in tasks if content_key(one.prompt, one.a, one.b, one.system) not in known_answers]
+    if not tasks:
+        raise DataError(
+            "no pair is left to be labelled; --keep-all keeps all but equal responses",
+            code="no_rows_left",
+            key="SOURCE",
+        )
+    return [*tasks, *gold]
 
 
-def _open(database: str, *, is_new: bool) -> Project | None:
-    """Return the project of a database; None if one is to be made.
-
-    Raises:
-        DataError: There is none, and there are no sources.
-    """
-    if is_new and not is_url(database) and not Path(database).exists():
-        return None
-    try:
-        return open_project(database)
-    except DataError as error:
-        if is_new and error.code == "no_project":
-            return None
-        raise
-
-
-def _gold(request: PrepareRequest, settings: ProjectSettings, known: Project | None) -> list[NewPair]:
+def _gold(request: PrepareRequest, settings: ProjectSettings, *, is_new: bool) -> list[NewPair]:
     if request.gold is not None:
+        from tiltlm.recipes.labeling.gold import read_gold
+
         return read_gold(request.gold, settings.calibration, settings.seed)
-    if request.settings.get("calibration") and known is None:
+    if request.settings.get("calibration") and is_new:
         raise ConfigError(
             "--calibration has no effect without --gold FILE: it takes pairs with a known answer; add the file",
             code="no_effect",

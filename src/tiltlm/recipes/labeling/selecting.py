@@ -1,7 +1,6 @@
 """Which pairs come first: where a policy is least certain, or prompts unlike those before."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,41 +13,12 @@ from tiltlm.judging.judge_settings import JudgeSettings, build_judge
 from tiltlm.labeling.project import Selection
 from tiltlm.labeling.store.pairs import NewPair, content_key, to_json
 from tiltlm.recipes.labeling.candidates import Candidate, with_priorities
+from tiltlm.recipes.labeling.requests import MarginSettings
 from tiltlm.recipes.progress import ProgressCallback
 
 MAX_FARTHEST = 5000
 """Prompts that are ordered by distance. Those behind them come in the order of their digests: comparing n prompts takes
 n² steps, and nobody labels that many before the order stops to matter."""
-
-
-@dataclass(frozen=True)
-class MarginSettings:
-    """A policy whose implicit reward says how certain it is of a pair: β·(log π − log π_ref)."""
-
-    model: str | None = None
-    reference: str | None = None
-    beta: float = 1.0
-
-
-def check_selection(select: Selection, margins: MarginSettings) -> None:
-    """Refuse options of the selection that have no effect, or of which one is missing.
-
-    Raises:
-        ConfigError: It is so.
-    """
-    given = {"--model": margins.model, "--reference": margins.reference}
-    if select != "uncertain":
-        for option, value in given.items():
-            if value is not None:
-                raise ConfigError(f"{option} has no effect without --select uncertain", code="no_effect", key=option)
-    missing = [option for option, value in given.items() if value is None]
-    if len(missing) == 1:
-        raise ConfigError(
-            f"{missing[0]} is missing: the margin of a pair is that of an implicit reward, β·(log π − log π_ref); give "
-            "--model M and --reference R, or neither and a column `margin`",
-            code="missing_setting",
-            key=missing[0],
-        )
 
 
 def order(
