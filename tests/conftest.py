@@ -83,6 +83,16 @@ def blank_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda _, file, **__: file.write("<svg></svg>"))
 
 
+@pytest.fixture(scope="session")
+def postgres_server():
+    """A real PostgreSQL server, started once in each process that needs it; see support/label_databases.py."""
+    from support.label_databases import PostgresServer
+
+    server = PostgresServer()
+    yield server
+    server.stop()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the slow modules first."""
     order = {Path(__file__).parent / f"{module}.py": place for place, module in enumerate(SLOW)}

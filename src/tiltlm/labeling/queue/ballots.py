@@ -3,15 +3,17 @@
 Each is one event. Each request has a key, and the same request sent again changes nothing.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from sqlalchemy import Connection, insert, select, update
 
 from tiltlm.core.errors import DataError
-from tiltlm.labeling.queue.assignments import Assignment, find_assignment, lock_person
+from tiltlm.labeling.queue.assignments import Assignment, Refused, find_assignment, lock_person
 from tiltlm.labeling.queue.chance import other
-from tiltlm.labeling.store.database import now
+from tiltlm.labeling.store.database import now, storable
+from tiltlm.labeling.store.pairs import set_wanted
 from tiltlm.labeling.store.people import Person
 from tiltlm.labeling.store.projects import Project, read_guidelines
 from tiltlm.labeling.store.tables import assignment, event, pair
@@ -21,6 +23,8 @@ CHOICES: tuple[Choice, ...] = get_args(Choice)
 """What a person can say about a pair."""
 Stored = Literal["a", "b", "tie", "both_bad", "skip"]
 MAX_NOTE = 4000
+MAX_KEY = 64
+MAX_INTEGER = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -64,10 +68,6 @@ class Counted:
         return self.answer == ("tie" if self.choice == "both_bad" else self.choice)
 
 
-class Refused(DataError):
-    """A vote or an undo that cannot count: `gone`, `voted` or `nothing_to_undo`. `code` says which."""
-
-
 def stored_choice(choice: Choice, left: str) -> Stored:
     """Return a choice by response in place of side."""
     if choice in ("left", "right"):
@@ -85,47 +85,55 @@ def vote(connection: Connection, project: Project, who: Person, ballot: Ballot) 
         ballot: What the person says.
 
     Raises:
-        Refused: `gone`: the pair is not this person's, or was given to others. `voted`: another vote is there.
+        Refused: `gone`: the pair is not this person's, or was given to others. `voted`: another vote is there, or the
+            key belongs to another request. `signed_out`: the person was revoked.
     """
     lock_person(connection, who)
     before = find_event(connection, who, ballot.key)
-    given = find_assignment(connection, project, who, ballot.ticket)
-    if before is not None:
-        if before.kind != "vote" or given is None or before.pair_id != given.pair_id:
-            raise Refused("this key belongs to another request", code="voted", key="key")
-        return _counted(connection, given, before.id, before.choice, is_new=False)
+    given = find_assignment(connection, project, who, ballot.ticket, lock=True)
+    if before is not None and before.kind != "vote":
+        raise other_request()
     if given is None:
         raise Refused("this pair was given to somebody else meanwhile; the vote does not count", code="gone")
-    mine = connection.execute(select(assignment).where(assignment.c.ticket == ballot.ticket).with_for_update()).one()
-    if mine.event_id is not None:
+    if before is not None:
+        if (before.pair_id, before.is_repeat) != (given.pair_id, given.is_repeat):
+            raise other_request()
+        return _counted(connection, given, before.id, before.choice, is_new=False)
+    if given.event_id is not None:
         raise Refused("there is a vote on this pair already; undo it first", code="voted")
+    values = _values(connection, project, ballot, given)
+    made = insert(event).values(person_id=who.id, **values).returning(event.c.id)
+    event_id = connection.execute(made).scalar_one()
+    is_skip = values["choice"] == "skip"
+    connection.execute(
+        update(assignment).where(assignment.c.ticket == ballot.ticket).values(event_id=event_id, is_skipped=is_skip)
+    )
+    if not given.is_repeat:
+        _add_to_pair(connection, project, given.pair_id, values["choice"], 1)
+    return _counted(connection, given, event_id, values["choice"], is_new=True)
+
+
+def _values(connection: Connection, project: Project, ballot: Ballot, given: Assignment) -> dict[str, Any]:
+    """Return the columns of the event of a vote. Numbers of the browser are cut to what the database can hold."""
     choice = stored_choice(ballot.choice, given.left)
-    values = {
+    dwell_ms, client_time = ballot.dwell_ms, ballot.client_time
+    return {
         "kind": "vote",
         "pair_id": given.pair_id,
-        "person_id": who.id,
         "is_repeat": given.is_repeat,
         "key": ballot.key,
         "choice": choice,
         "left": given.left,
         "strength": ballot.strength if choice in ("a", "b") else None,
-        "reason": ballot.reason if choice == "skip" else "",
-        "note": ballot.note[:MAX_NOTE],
-        "dwell_ms": ballot.dwell_ms,
-        "client_time": ballot.client_time,
-        "server_time": now(),
-        "ui_version": ballot.ui_version,
+        "reason": storable(ballot.reason) if choice == "skip" else "",
+        "note": storable(ballot.note[:MAX_NOTE]),
+        "dwell_ms": None if dwell_ms is None else min(max(dwell_ms, 0), MAX_INTEGER),
+        "client_time": None if client_time is None or not math.isfinite(client_time) else client_time,
+        "server_time": project.clock(),
+        "ui_version": storable(ballot.ui_version),
         "guideline_version": ballot.guideline_version or read_guidelines(connection)[0],
         "is_random": given.is_random,
     }
-    event_id = connection.execute(insert(event).values(values).returning(event.c.id)).scalar_one()
-    is_skip = choice == "skip"
-    connection.execute(
-        update(assignment).where(assignment.c.ticket == ballot.ticket).values(event_id=event_id, is_skipped=is_skip)
-    )
-    if not given.is_repeat:
-        _add_to_pair(connection, project, given.pair_id, choice, 1)
-    return _counted(connection, given, event_id, choice, is_new=True)
 
 
 def _counted(connection: Connection, given: Assignment, event_id: int, choice: Any, *, is_new: bool) -> Counted:
@@ -137,21 +145,17 @@ def _counted(connection: Connection, given: Assignment, event_id: int, choice: A
 
 
 def _add_to_pair(connection: Connection, project: Project, pair_id: int, choice: str, step: int) -> None:
-    """Add a vote to the counts of a pair, or with step −1 take it back. More votes are wanted where votes disagree."""
-    wanted = select(pair).where(pair.c.id == pair_id).with_for_update()
-    row = connection.execute(wanted).one()
+    """Add a vote to the counts of a pair, or with step −1 take it back."""
+    row = connection.execute(select(pair).where(pair.c.id == pair_id).with_for_update(key_share=True)).one()
+    this = update(pair).where(pair.c.id == pair_id)
     if choice == "skip":
-        connection.execute(update(pair).where(pair.c.id == pair_id).values(assigned=pair.c.assigned - step))
-        return
-    column = "votes_tie" if choice in ("tie", "both_bad") else f"votes_{choice}"
-    counts = {name: getattr(row, name) for name in ("votes_a", "votes_b", "votes_tie")}
-    counts[column] += step
-    values = {**counts, "dispute": dispute(*counts.values())}
-    num = sum(counts.values())
-    settings = project.settings
-    if row.kind == "task" and num >= settings.overlap and values["dispute"] > 0 and row.wanted == settings.overlap:
-        values["wanted"] = settings.overlap + settings.extra
-    connection.execute(update(pair).where(pair.c.id == pair_id).values(values))
+        connection.execute(this.values(assigned=row.assigned - step))
+    else:
+        column = "votes_tie" if choice in ("tie", "both_bad") else f"votes_{choice}"
+        counts = {name: getattr(row, name) for name in ("votes_a", "votes_b", "votes_tie")}
+        counts[column] += step
+        connection.execute(this.values(**counts, dispute=dispute(*counts.values())))
+    set_wanted(connection, project.settings, pair_id)
 
 
 def dispute(a: int, b: int, tie: int) -> float:
@@ -165,22 +169,14 @@ def undo(connection: Connection, project: Project, who: Person, key: str) -> Ass
 
     Raises:
         Refused: `nothing_to_undo`: there is no vote. `voted`: the key belongs to another request. `gone`: it was a
-            skip, and the pair has all its votes by now.
+            skip, and the pair has all its votes by now. `signed_out`: the person was revoked.
     """
     lock_person(connection, who)
     before = find_event(connection, who, key)
     if before is not None:
-        ticket = select(assignment.c.ticket).where(
-            assignment.c.pair_id == before.pair_id,
-            assignment.c.person_id == who.id,
-            assignment.c.is_repeat == before.is_repeat,
-        )
-        found = find_assignment(connection, project, who, connection.execute(ticket).scalar() or "")
-        if before.kind != "undo" or found is None:
-            raise Refused("this key belongs to another request", code="voted", key="key")
-        return found
+        return _undone(connection, project, who, before)
     wanted = (
-        select(assignment, event.c.choice)
+        select(assignment.c.ticket, event.c.id, event.c.pair_id, event.c.is_repeat, event.c.choice)
         .join(event, event.c.id == assignment.c.event_id)
         .where(assignment.c.person_id == who.id)
         .order_by(event.c.id.desc())
@@ -189,20 +185,16 @@ def undo(connection: Connection, project: Project, who: Person, key: str) -> Ass
     row = connection.execute(wanted).first()
     if row is None:
         raise Refused("there is no vote to undo", code="nothing_to_undo")
-    if row.is_skipped:
-        seats = select(pair.c.assigned, pair.c.wanted).where(pair.c.id == row.pair_id).with_for_update()
-        assigned, limit = connection.execute(seats).one()
-        if limit is not None and assigned >= limit and not row.is_repeat:
+    if row.choice == "skip" and not row.is_repeat:
+        seats = select(pair.c.assigned, pair.c.wanted).where(pair.c.id == row.pair_id)
+        assigned, limit = connection.execute(seats.with_for_update(key_share=True)).one()
+        if limit is not None and assigned >= limit:
             raise Refused("others have judged this pair meanwhile; the skip stays", code="gone")
-    time = now()
+    time = project.clock()
     values = {"kind": "undo", "pair_id": row.pair_id, "person_id": who.id, "is_repeat": row.is_repeat, "key": key}
-    connection.execute(insert(event).values({**values, "server_time": time, "undoes": row.event_id}))
-    expires_at = time + 60 * project.settings.lease_minutes
-    connection.execute(
-        update(assignment)
-        .where(assignment.c.ticket == row.ticket)
-        .values(event_id=None, is_skipped=False, expires_at=expires_at)
-    )
+    connection.execute(insert(event).values({**values, "server_time": time, "undoes": row.id}))
+    held = {"event_id": None, "is_skipped": False, "expires_at": time + 60 * project.settings.lease_minutes}
+    connection.execute(update(assignment).where(assignment.c.ticket == row.ticket).values(held))
     if not row.is_repeat:
         _add_to_pair(connection, project, row.pair_id, row.choice, -1)
     found = find_assignment(connection, project, who, row.ticket)
@@ -210,8 +202,38 @@ def undo(connection: Connection, project: Project, who: Person, key: str) -> Ass
     return found
 
 
+def _undone(connection: Connection, project: Project, who: Person, before: Any) -> Assignment:
+    """Return the pair that an earlier request of the same key gave back.
+
+    Raises:
+        Refused: `voted`: it was another request. `gone`: the pair was given to others since.
+    """
+    if before.kind != "undo":
+        raise other_request()
+    ticket = select(assignment.c.ticket).where(
+        assignment.c.pair_id == before.pair_id,
+        assignment.c.person_id == who.id,
+        assignment.c.is_repeat == before.is_repeat,
+    )
+    found = find_assignment(connection, project, who, connection.execute(ticket).scalar() or "")
+    if found is None:
+        raise Refused("this pair was given to somebody else meanwhile", code="gone")
+    return found
+
+
+def other_request() -> Refused:
+    """Return the error of a key that was used for something else."""
+    return Refused("this key belongs to another request", code="voted", key="key")
+
+
 def find_event(connection: Connection, who: Person, key: str) -> Any:
-    """Return the event that a person's request with this key made; None if there is none."""
+    """Return the event that a person's request with this key made; None if there is none.
+
+    Raises:
+        DataError: The key cannot be stored.
+    """
+    if not 1 <= len(key) <= MAX_KEY or storable(key) != key:
+        raise DataError(f"the key of a request has 1 to {MAX_KEY} characters of text", code="bad_key", key="key")
     return connection.execute(select(event).where(event.c.person_id == who.id, event.c.key == key)).first()
 
 
@@ -224,7 +246,9 @@ def adjudicate(
         The id of the event.
 
     Raises:
-        Refused: `forbidden`: the person is an annotator. `voted`: the key belongs to another request.
+        Refused: `forbidden`: the person is an annotator. `voted`: the key belongs to another request. `signed_out`:
+            the person was revoked.
+        DataError: There is no such pair.
     """
     if who.role == "annotator":
         raise Refused("only an adjudicator or an admin decides pairs", code="forbidden")
@@ -232,8 +256,10 @@ def adjudicate(
     before = find_event(connection, who, key)
     if before is not None:
         if (before.kind, before.pair_id) != ("adjudicate", pair_id):
-            raise Refused("this key belongs to another request", code="voted", key="key")
+            raise other_request()
         return int(before.id)
+    if connection.execute(select(pair.c.id).where(pair.c.id == pair_id)).scalar() is None:
+        raise DataError(f"there is no pair {pair_id}", code="unknown_name", key="PAIR")
     values = {"kind": "adjudicate", "pair_id": pair_id, "person_id": who.id, "is_repeat": False, "key": key}
-    values |= {"choice": choice, "note": note[:MAX_NOTE], "server_time": now()}
+    values |= {"choice": choice, "note": storable(note[:MAX_NOTE]), "server_time": now()}
     return int(connection.execute(insert(event).values(values).returning(event.c.id)).scalar_one())

@@ -53,29 +53,31 @@ def read_progress(connection: Connection, project: Project, who: Person) -> Prog
     Silent gold and repeats are expected in `left` before they come. If it counted tasks only, it would stand still
     after a vote on such a pair, and tell that the pair was a check.
     """
-    voted = assignment.c.event_id.is_not(None) & ~assignment.c.is_skipped
+    settings = project.settings
+    seen = _count_seen(connection, who)
+    known = select(pair.c.kind, func.count()).where(pair.c.kind.in_(("gold", "calibration"))).group_by(pair.c.kind)
+    pool = {kind: int(num) for kind, num in connection.execute(known)}
+    voted = {(kind, is_repeat): num for (kind, is_repeat, is_skipped), num in seen.items() if not is_skipped}
+    tasks, repeats, gold = (voted.get(one, 0) for one in (("task", False), ("task", True), ("gold", False)))
+    tasks_left = num_left(connection, who)
+    share = (tasks + tasks_left) / (1 - settings.gold_share - settings.repeat_share)
+    expected = min(pool.get("gold", 0), round(settings.gold_share * share)) + round(settings.repeat_share * share)
+    left = tasks_left + max(0, expected - repeats - gold) if tasks_left else 0
+    lessons = sum(num for (kind, *_), num in seen.items() if kind == "calibration")
+    return Progress(tasks + repeats + gold, left, pool.get("calibration", 0) - lessons)
+
+
+def _count_seen(connection: Connection, who: Person) -> dict[tuple[str, bool, bool], int]:
+    """Return on how many pairs a person voted, by kind, whether they were repeats, and whether they were skipped."""
+    columns = (pair.c.kind, assignment.c.is_repeat, assignment.c.is_skipped)
     wanted = (
-        select(pair.c.kind, assignment.c.is_repeat, func.count())
+        select(*columns, func.count())
         .select_from(assignment)
         .join(pair, pair.c.id == assignment.c.pair_id)
-        .where(assignment.c.person_id == who.id, voted)
-        .group_by(pair.c.kind, assignment.c.is_repeat)
+        .where(assignment.c.person_id == who.id, assignment.c.event_id.is_not(None))
+        .group_by(*columns)
     )
-    counts = {(kind, is_repeat): num for kind, is_repeat, num in connection.execute(wanted)}
-    tasks = counts.get(("task", False), 0)
-    checks = counts.get(("gold", False), 0) + counts.get(("task", True), 0)
-    tasks_left = num_left(connection, who)
-    share = project.settings.gold_share + project.settings.repeat_share
-    expected = round((tasks + tasks_left) * share / (1 - share))
-    left = tasks_left + max(0, expected - checks) if tasks_left else 0
-    return Progress(tasks + checks, left, _num_lessons(connection, who))
-
-
-def _num_lessons(connection: Connection, who: Person) -> int:
-    """Return how many calibration pairs a person has not voted on, and not skipped."""
-    seen = select(assignment.c.pair_id).where(assignment.c.person_id == who.id, assignment.c.event_id.is_not(None))
-    wanted = select(func.count()).select_from(pair).where(pair.c.kind == "calibration", pair.c.id.not_in(seen))
-    return int(connection.execute(wanted).scalar_one())
+    return {(kind, is_repeat, is_skipped): int(num) for kind, is_repeat, is_skipped, num in connection.execute(wanted)}
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, and_, case, insert, select, update
 
 from tiltlm.core.errors import DataError
 from tiltlm.labeling.project import ProjectSettings
+from tiltlm.labeling.store.database import storable
 from tiltlm.labeling.store.tables import pair, prompt, response
 
 Kind = Literal["task", "gold", "calibration"]
@@ -68,7 +69,7 @@ def add_pairs(connection: Connection, settings: ProjectSettings, pairs: Iterable
 def _add(connection: Connection, settings: ProjectSettings, new: NewPair) -> bool:
     content = to_json(new.prompt)
     texts = [to_json(one) for one in (new.a, new.b)]
-    key = new.key or content_key(new.prompt, new.a, new.b, new.system)
+    key = storable(new.key) or content_key(new.prompt, new.a, new.b, new.system)
     if texts[0] == texts[1]:
         raise DataError(f"pair {key}: the two responses are equal", code="identical_responses", row=key)
     if (new.kind == "task") != (new.answer is None):
@@ -98,10 +99,10 @@ def _add(connection: Connection, settings: ProjectSettings, new: NewPair) -> boo
         "prompt_id": prompt_id,
         "a_id": ids[0],
         "b_id": ids[1],
-        "source": new.source,
+        "source": storable(new.source),
         "kind": new.kind,
         "answer": new.answer,
-        "explanation": new.explanation,
+        "explanation": storable(new.explanation),
         "wanted": settings.overlap if new.kind == "task" else None,
         "priority": new.priority,
         "is_random": _share(settings.seed, key) < settings.random_share,
@@ -130,9 +131,33 @@ def _response_id(connection: Connection, prompt_id: int, content: str, model: st
     same = (response.c.prompt_id == prompt_id) & (response.c.sha256 == sha)
     found = connection.execute(select(response.c.id).where(same)).scalar()
     if found is None:
-        values = {"prompt_id": prompt_id, "sha256": sha, "content": content, "model": model, "sampling": sampling}
+        values = {
+            "prompt_id": prompt_id,
+            "sha256": sha,
+            "content": content,
+            "model": storable(model),
+            "sampling": sampling,
+        }
         found = connection.execute(insert(response).values(values).returning(response.c.id)).scalar_one()
     return int(found)
+
+
+def set_wanted(connection: Connection, settings: ProjectSettings, pair_id: int | None = None) -> None:
+    """Set how many votes a task wants: `overlap`, and `extra` more if so many votes disagree.
+
+    It is never below the number of assignments that it has already.
+
+    Args:
+        connection: A transaction that writes.
+        settings: The settings that say how many.
+        pair_id: The task; None: all of them.
+    """
+    num = pair.c.votes_a + pair.c.votes_b + pair.c.votes_tie
+    is_disputed = and_(num >= settings.overlap, pair.c.dispute > 0)
+    target = case((is_disputed, settings.overlap + settings.extra), else_=settings.overlap)
+    tasks = update(pair).where(pair.c.kind == "task")
+    chosen = tasks if pair_id is None else tasks.where(pair.c.id == pair_id)
+    connection.execute(chosen.values(wanted=case((pair.c.assigned > target, pair.c.assigned), else_=target)))
 
 
 @dataclass(frozen=True)

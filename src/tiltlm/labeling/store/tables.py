@@ -9,10 +9,13 @@ Contents (prompts and responses) are JSON in ASCII: any text that JSON can hold 
 Times are seconds since 1970 as the server's clock has them.
 """
 
+from typing import Any
+
 from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    ColumnElement,
     Float,
     ForeignKey,
     Index,
@@ -22,6 +25,8 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    and_,
+    literal_column,
 )
 
 metadata = MetaData(
@@ -33,6 +38,9 @@ metadata = MetaData(
         "pk": "pk_%(table_name)s",
     }
 )
+
+VERSION_TABLE = "tiltlm_version"
+"""Alembic's table: which revision of the tables a database has."""
 
 project = Table(
     "project",
@@ -98,8 +106,23 @@ pair = Table(
     CheckConstraint("assigned >= 0 AND (wanted IS NULL OR assigned <= wanted)", name="overlap"),
     CheckConstraint("kind IN ('task', 'gold', 'calibration')", name="kind"),
     CheckConstraint("a_id <> b_id", name="two_responses"),
-    Index(None, "kind", "place"),
 )
+
+IS_OPEN = and_(pair.c.kind == literal_column("'task'"), pair.c.assigned < pair.c.wanted)
+"""A task that wants more votes. Written with constants, so that the indexes of open tasks serve the queries."""
+IS_KNOWN = pair.c.kind != literal_column("'task'")
+"""A pair with a known answer."""
+
+
+def _open_index(name: str, *columns: ColumnElement[Any]) -> None:
+    """Add an index of the open tasks in one order."""
+    Index(f"ix_pair_open_{name}", *columns, pair.c.place, sqlite_where=IS_OPEN, postgresql_where=IS_OPEN)
+
+
+_open_index("random", pair.c.assigned, pair.c.dispute.desc())
+_open_index("disputed", pair.c.dispute.desc(), pair.c.assigned)
+_open_index("priority", pair.c.priority)
+Index("ix_pair_known", pair.c.kind, pair.c.place, sqlite_where=IS_KNOWN, postgresql_where=IS_KNOWN)
 
 person = Table(
     "person",
@@ -147,6 +170,7 @@ event = Table(
     CheckConstraint("kind IN ('vote', 'undo', 'adjudicate')", name="kind"),
     CheckConstraint("choice IN ('a', 'b', 'tie', 'both_bad', 'skip')", name="choice"),
     CheckConstraint("strength BETWEEN 1 AND 3", name="strength"),
+    Index(None, "pair_id", "kind"),
     sqlite_autoincrement=True,
 )
 
@@ -164,8 +188,12 @@ assignment = Table(
     Column("event_id", ForeignKey("event.id")),  # the vote that counts; NULL: not yet
     Column("is_skipped", Boolean, nullable=False, server_default="0"),  # does not count towards `wanted`
     Index(None, "person_id", "event_id"),
-    Index(None, "expires_at"),
+    Index(None, "person_id", "given"),
 )
+
+IS_HELD = assignment.c.event_id.is_(None)
+"""Given, and neither voted on nor skipped."""
+Index("ix_assignment_held", assignment.c.expires_at, sqlite_where=IS_HELD, postgresql_where=IS_HELD)
 
 audit = Table(
     "audit",

@@ -17,6 +17,8 @@ from markdown_it.renderer import RendererHTML
 from markdown_it.rules_inline import StateInline
 from markdown_it.token import Token
 
+from tiltlm.labeling.store.database import storable
+
 MAX_MARKDOWN = 40_000
 """Characters of one item that are read as Markdown; what is beyond is shown as it is. A text made to be slow takes a
 second at this length, and four times that at twice the length."""
@@ -28,8 +30,7 @@ TAGS = {
     *("a", "blockquote", "br", "code", "em", "h3", "h4", "h5", "h6", "hr", "li", "ol", "p", "pre", "s"),
     *("strong", "table", "tbody", "td", "th", "thead", "tr", "ul"),
 }
-ATTRIBUTES = {"a": {"href"}, "ol": {"start"}, "td": {"align"}, "th": {"align"}}
-SURROGATES = re.compile("[\ud800-\udfff]")
+ATTRIBUTES: dict[str, set[str]] = {"*": set(), "a": {"href"}, "ol": {"start"}, "td": {"align"}, "th": {"align"}}
 MATH = re.compile(
     r"\$\$.{1,2000}?\$\$|\\\(.{1,2000}?\\\)|\\\[.{1,2000}?\\\]|\$(?!\s)[^$\n]{1,500}(?<!\s)\$(?!\d)", re.DOTALL
 )
@@ -45,16 +46,11 @@ def to_html(text: str) -> str:
 
 def plain_html(text: str) -> str:
     """Return a text as safe HTML in which it looks as it is."""
-    return f"<pre>{escape(visible(text), quote=False)}</pre>"
-
-
-def visible(text: str) -> str:
-    """Return a text without what UTF-8 and databases cannot hold: lone surrogates and NUL become U+FFFD."""
-    return SURROGATES.sub("\ufffd", text).replace("\0", "\ufffd")
+    return f"<pre>{escape(storable(text), quote=False)}</pre>"
 
 
 def _render(text: str) -> str:
-    html = _parser().render(visible(text))
+    html = _parser().render(storable(text))
     return nh3.clean(
         html,
         tags=TAGS,
