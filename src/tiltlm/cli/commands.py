@@ -3,26 +3,27 @@
 import inspect
 import json
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from tiltlm.config.command import OPTIONS, Command
-from tiltlm.recipes.progress import is_first, show_progress
+from tiltlm.recipes.progress import is_first, show_progress, silent
 
 OVERRIDES = ("[CONFIG] [KEY=VALUE ...]", "A YAML file, then KEY=VALUE overrides, such as training.seed=1.")
 VERBOSE = "Print details too: layout, precision, digests, reference store. log.txt of a run always has them."
 ONLY_OVERRIDES = ("[KEY=VALUE ...]", "Settings, such as sampling.top_p=0.9.")
 GRID = ("[CONFIG] KEY=V1,V2,... ...", "A YAML file, then keys with their values; every combination is run.")
 NAMED = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-NUMBERS = (bool, int, float, int | None, float | None)
+NUMBERS = (bool, int, float, bool | None, int | None, float | None)
 
 
 def run_function(command: Command) -> Callable[..., None]:
     """Return the function that typer makes a command from: it takes what the user writes, and runs the command."""
     has_grid = "grid" in command.parameters
-    shows_progress = "progress" in command.parameters
+    shows_progress = command.has_bar and "progress" in command.parameters
     settings = (*([command.argument] if command.argument else []), *command.options)
 
     def run(**given: Any) -> None:
@@ -30,7 +31,7 @@ def run_function(command: Command) -> Callable[..., None]:
 
         if given.pop("verbose"):
             show_details()
-        with show_progress() as draw:
+        with show_progress() if command.has_bar else nullcontext(silent) as draw:
             draw("check the settings", 0, 0)
             positional, overrides = read_arguments(given)
             shown = {"progress": draw} if shows_progress else {}

@@ -31,7 +31,14 @@ from tiltlm.config.calls.data.describing import stats
 from tiltlm.config.calls.data.split import split
 
 # isort: split
+from tiltlm.config.calls.labeling.serving import label_serve
+
+# isort: split
 from tiltlm.config.calls.labeling.inviting import label_invite
+from tiltlm.config.calls.labeling.terminal import label_tui
+
+# isort: split
+from tiltlm.config.calls.labeling.exporting import label_export
 
 # isort: split
 from tiltlm.config.command import COMMANDS
@@ -47,7 +54,10 @@ __all__ = [
     "frontier",
     "judge",
     "judge_audit",
+    "label_export",
     "label_invite",
+    "label_serve",
+    "label_tui",
     "loop",
     "preview",
     "quickstart",

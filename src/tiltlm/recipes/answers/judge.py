@@ -4,21 +4,17 @@ Every judgement is stored as soon as it is made, so a call that was stopped goes
 is given again, and a second call asks the judge nothing.
 """
 
-import hashlib
-import json
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import combinations
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from tiltlm.core import ConfigError, DataError, RunError
 from tiltlm.core.notes import Note
 from tiltlm.data import DataSettings
+from tiltlm.data.data_settings import LABEL_KEYS
 from tiltlm.data.rows.comparisons import best_and_worst
 from tiltlm.judging import Budget, JudgementCache, JudgeSettings, Role, build_judge, cached, compared
 from tiltlm.judging.cache import CachedComparer, CachedScorer
@@ -43,6 +39,7 @@ SCHEMA = "tiltlm.judged/1"
 CHARACTERS = 4
 """Characters of one token, in an estimate."""
 JUDGE_READS = (
+    *LABEL_KEYS,
     *("data.train", "data.split", "data.subset", "data.revision", "data.limit", "data.columns", "data.ignore"),
     *("data.on_bad", "data.max_bad", "judge"),
 )
@@ -219,15 +216,10 @@ class Call:
 
     def pairs_of(self, row: JudgedRow) -> list[tuple[int, int]]:
         """Return which responses of a row are compared."""
-        pairs = list(combinations(range(len(row.responses)), 2))
-        pairs = [(i, j) for i, j in pairs if row.responses[i] != row.responses[j]]
-        if self.data.shape == "pairs" or self.pairing.rule == "all":
-            return pairs
-        if self.pairing.rule == "random":
-            content = json.dumps([self.request.seed, row.prompt, row.responses], default=str)
-            rng = np.random.default_rng(list(hashlib.sha256(content.encode("utf-8", "surrogatepass")).digest()))
-            chosen = rng.permutation(len(pairs))[: self.pairing.num]
-            return [pairs[k] for k in sorted(chosen)]
+        if self.data.shape == "pairs":
+            return Pairing("all").choose(row.prompt, row.responses, self.request.seed)
+        if self.pairing.rule != "best_worst":
+            return self.pairing.choose(row.prompt, row.responses, self.request.seed)
         return self._best_and_worst(row)
 
     def _best_and_worst(self, row: JudgedRow) -> list[tuple[int, int]]:

@@ -48,13 +48,13 @@ def invite(
             "--role and --address have no effect with --revoke; remove them", code="no_effect", key="--revoke"
         )
     base = check_address(address or DEFAULT_ADDRESS)
-    project = open_project(database)
-    if is_revoked:
+    with open_project(database) as project:
+        if not is_revoked:
+            return make_link(project, name, role, base)
         with writing(project.engine) as connection:
             who = revoke(connection, name.strip())
             write_audit(connection, COMMAND_LINE, "revoke", name=who.name)
         return Invited(who.name, who.role, None)
-    return make_link(project, name, role, base)
 
 
 def make_link(project: Project, name: str, role: str | None, address: str) -> Invited:
