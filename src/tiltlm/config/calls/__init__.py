@@ -31,6 +31,9 @@ from tiltlm.config.calls.data.describing import stats
 from tiltlm.config.calls.data.split import split
 
 # isort: split
+from tiltlm.config.calls.labeling.serving import label_serve
+
+# isort: split
 from tiltlm.config.calls.labeling.inviting import label_invite
 from tiltlm.config.calls.labeling.terminal import label_tui
 
@@ -57,6 +60,7 @@ __all__ = [
     "label_adjudicate",
     "label_export",
     "label_invite",
+    "label_serve",
     "label_status",
     "label_tui",
     "loop",

@@ -15,7 +15,7 @@ from uuid import uuid4
 
 from rich.console import RenderableType
 from rich.text import Text
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError
 from textual import work
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
@@ -405,7 +405,7 @@ class LabelApp(App[Outcome]):
                 return await asyncio.to_thread(call)
             except Refused:
                 raise
-            except (RunError, SQLAlchemyError, OSError) as error:
+            except (RunError, DBAPIError, OSError) as error:
                 wait = self.retry_seconds[min(number, len(self.retry_seconds) - 1)]
                 self._say(f"{what}: {_reason(error)}. Next attempt in {wait:.0f} s.", is_loud=True)
                 await asyncio.sleep(wait)

@@ -22,7 +22,9 @@ class Sitting:
 
     def summary(self) -> str:
         """Return what the command line prints."""
-        return f"{self.name}: {self.num_votes} votes saved in {self.database}, {self.num_left} pairs left"
+        votes = "1 vote" if self.num_votes == 1 else f"{self.num_votes} votes"
+        pairs = "1 pair" if self.num_left == 1 else f"{self.num_left} pairs"
+        return f"{self.name}: {votes} saved in {self.database}, {pairs} left"
 
 
 def label_here(database: str, name: str | None) -> Sitting:

@@ -27,7 +27,7 @@ from tiltlm.labeling.terminal.view import Pane, Prompt
 
 @pytest.fixture
 def file(tmp_path):
-    """A database in a file; PostgreSQL is tested below the app."""
+    """A database in a file. `test_voter` has PostgreSQL too."""
     return str(tmp_path / "label.db")
 
 
@@ -38,8 +38,8 @@ def with_pairs(file, *pairs, **settings):
     return project
 
 
-def test_a_session_of_20_by_keys_alone(database):
-    project, _ = new_project(database, 17, overlap=1, gold_share=0, repeat_share=0)
+def test_a_session_of_20_by_keys_alone(file):
+    project, _ = new_project(file, 17, overlap=1, gold_share=0, repeat_share=0)
     keys = [
         "1",
         "2",
