@@ -6,7 +6,7 @@ import { prose } from "/static/pair.js";
 import { askReason, prepareDialogs, showGuidelines, showHelp } from "/static/panels.js";
 import { Screen, wordsOf } from "/static/screen.js";
 
-const GUARD_MS = 300; // a vote this soon after a pair appeared is a double press: nobody has read it
+const GUARD_MS = 200; // a vote this soon after a pair appeared is a double press: nobody has read it
 const MAX_DWELL_MS = 5 * 60 * 1000; // of one vote in the pace; longer is a break
 const PACE_FROM = 10; // votes
 const BREAK_EVERY = 50; // votes
@@ -164,7 +164,7 @@ function showEmpty() {
       ? `You voted on ${progress.done} ${progress.done === 1 ? "pair" : "pairs"}. Pairs that others leave may still come: this page looks for them from time to time.`
       : "Other people have the last pairs on their screens. This page looks again from time to time.",
     retry: true,
-    canUndo: progress.done > 0,
+    canUndo: true,
   });
   get("message-heading").focus();
   screen.announce(get("message-heading").textContent);
@@ -320,6 +320,7 @@ function leaveFeedback() {
 
 function onChange(problem) {
   const num = outbox ? outbox.votes : 0;
+  get("main").dataset.unsaved = outbox ? outbox.size : 0;
   const what = num ? `Not saved yet: ${num} ${num === 1 ? "vote" : "votes"}.` : "Not done yet: the undo.";
   if (problem === null) screen.warn("");
   else if (problem === "slow") screen.warn(`${what} The server is slow.`);
