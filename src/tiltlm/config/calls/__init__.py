@@ -44,6 +44,9 @@ from tiltlm.config.calls.labeling.inspecting import label_adjudicate, label_stat
 from tiltlm.config.calls.labeling.exporting import label_export
 
 # isort: split
+from tiltlm.config.calls.labeling.backups import label_backup, label_restore
+
+# isort: split
 from tiltlm.config.command import COMMANDS
 
 __all__ = [
@@ -58,8 +61,10 @@ __all__ = [
     "judge",
     "judge_audit",
     "label_adjudicate",
+    "label_backup",
     "label_export",
     "label_invite",
+    "label_restore",
     "label_serve",
     "label_status",
     "label_tui",
