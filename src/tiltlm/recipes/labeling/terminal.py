@@ -49,7 +49,7 @@ def label_here(database: str, name: str | None) -> Sitting:
         from tiltlm.labeling.terminal.app import LabelApp
         from tiltlm.labeling.terminal.voter import Voter, enter
 
-        who = enter(project, name or _account())
+        who = enter(project, name or account_name())
         app = LabelApp(Voter(project, who))
         outcome = app.run()
     if app.failure is not None:
@@ -59,10 +59,15 @@ def label_here(database: str, name: str | None) -> Sitting:
     return Sitting(who.name, shown(database), outcome.num_votes, outcome.num_left)
 
 
-def _account() -> str:
+def account_name() -> str:
+    """Return the name of the account, for a person who gives none.
+
+    Raises:
+        ConfigError: It has none.
+    """
     try:
         return getpass.getuser()
     except (OSError, KeyError) as error:
         raise ConfigError(
-            "this account has no name; say who labels: --as NAME", code="missing_value", key="--as"
+            "this account has no name; say who you are: --as NAME", code="missing_value", key="--as"
         ) from error
