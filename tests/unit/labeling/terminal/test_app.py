@@ -438,7 +438,7 @@ def test_a_vote_is_tried_again_until_it_is_kept_once(file, error, after):
 
 @pytest.mark.parametrize("answer", ["wait", "n", "y"])
 def test_quitting_with_a_vote_that_is_not_saved_asks(file, answer):
-    project, _ = new_project(file, 4)
+    project, _ = new_project(file, 4, repeat_share=0, gold_share=0)
     gate = threading.Event()
 
     async def session():
@@ -462,7 +462,8 @@ def test_quitting_with_a_vote_that_is_not_saved_asks(file, answer):
                 await until(lambda: not app.is_saving, pilot)
                 await press(app, pilot, "q")
             await until(lambda: app.return_value is not None, pilot)
-        assert app.return_value.num_votes == (0 if answer == "y" else 1)
+        is_saved = answer != "y"
+        assert (app.return_value.num_votes, app.return_value.num_left) == (int(is_saved), 4 - is_saved)
 
     run(session)
 
