@@ -41,6 +41,9 @@ from tiltlm.config.calls.labeling.terminal import label_tui
 from tiltlm.config.calls.labeling.exporting import label_export
 
 # isort: split
+from tiltlm.config.calls.labeling.backups import label_backup, label_restore
+
+# isort: split
 from tiltlm.config.command import COMMANDS
 
 __all__ = [
@@ -54,8 +57,10 @@ __all__ = [
     "frontier",
     "judge",
     "judge_audit",
+    "label_backup",
     "label_export",
     "label_invite",
+    "label_restore",
     "label_serve",
     "label_tui",
     "loop",

@@ -21,7 +21,7 @@ from tiltlm.labeling.store.projects import (
     open_project,
 )
 from tiltlm.labeling.store.tables import pair
-from tiltlm.recipes.labeling.requests import PrepareRequest, check_selection
+from tiltlm.recipes.labeling.pairs.requests import PrepareRequest, check_selection
 from tiltlm.recipes.progress import ProgressCallback, silent
 
 log = logging.getLogger(__name__)
@@ -65,9 +65,9 @@ def _read_pairs(
     gold = _gold(request, settings, is_new=is_new)
     if not request.sources.sources:
         return gold
-    from tiltlm.recipes.labeling.candidates import check_sources, read_candidates
-    from tiltlm.recipes.labeling.cleaning import clean, describe
-    from tiltlm.recipes.labeling.selecting import order
+    from tiltlm.recipes.labeling.pairs.candidates import check_sources, read_candidates
+    from tiltlm.recipes.labeling.pairs.cleaning import clean, describe
+    from tiltlm.recipes.labeling.pairs.selecting import order
 
     named = check_sources(request.sources)
     cleaned = clean(read_candidates(request.sources, named, request.database, progress), keep_all=request.keep_all)
@@ -87,7 +87,7 @@ def _read_pairs(
 
 def _gold(request: PrepareRequest, settings: ProjectSettings, *, is_new: bool) -> list[NewPair]:
     if request.gold is not None:
-        from tiltlm.recipes.labeling.gold import read_gold
+        from tiltlm.recipes.labeling.pairs.gold import read_gold
 
         return read_gold(request.gold, settings.calibration, settings.seed)
     if request.settings.get("calibration") and is_new:

@@ -7,19 +7,17 @@ from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from sqlalchemy import func, select
-
 from tiltlm.core.errors import ConfigError
 from tiltlm.labeling.monitor.planning import plan_project
 from tiltlm.labeling.store.database import is_url, reading
 from tiltlm.labeling.store.people import check_name, find_person, list_people
 from tiltlm.labeling.store.projects import Project
-from tiltlm.labeling.store.tables import event
 from tiltlm.labeling.web.app import create_app
 from tiltlm.labeling.web.serving import listen, serve
+from tiltlm.recipes.labeling.copying import num_votes
 from tiltlm.recipes.labeling.inviting import check_address, make_link
+from tiltlm.recipes.labeling.pairs.requests import PrepareRequest
 from tiltlm.recipes.labeling.preparing import count_pairs, prepare
-from tiltlm.recipes.labeling.requests import PrepareRequest
 from tiltlm.recipes.progress import ProgressCallback, display
 
 log = logging.getLogger(__name__)
@@ -172,13 +170,6 @@ def links(project: Project, names: Sequence[str], base: str) -> list[tuple[str, 
         made = make_link(project, name, "admin" if name == OWNER else None, base)
         found.append((made.name, str(made.link)))
     return found
-
-
-def num_votes(project: Project) -> int:
-    """Return how many votes were given, undone ones too."""
-    with reading(project.engine) as connection:
-        wanted = select(func.count()).select_from(event).where(event.c.kind == "vote")
-        return int(connection.execute(wanted).scalar_one())
 
 
 def describe(project: Project, database: str) -> list[str]:

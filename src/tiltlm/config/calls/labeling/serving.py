@@ -104,7 +104,7 @@ def label_serve(
 
     require_label()
     from tiltlm.recipes.answers.judged import Pairing
-    from tiltlm.recipes.labeling.requests import MarginSettings, PrepareRequest, SourceRequest
+    from tiltlm.recipes.labeling.pairs.requests import MarginSettings, PrepareRequest, SourceRequest
     from tiltlm.recipes.labeling.serving import Place, ServeRequest, label
 
     found = SourceRequest(

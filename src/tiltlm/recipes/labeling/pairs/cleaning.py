@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from tiltlm.data.similarity.near_duplicates import NearDuplicates
 from tiltlm.labeling.store.pairs import to_json
-from tiltlm.recipes.labeling.candidates import Candidate
+from tiltlm.recipes.labeling.pairs.candidates import Candidate
 from tiltlm.sampling.answers import AnswerRow
 from tiltlm.sampling.diversity import Diversity, distance_of, diversity_of
 

@@ -9,13 +9,13 @@ from tiltlm.core.errors import ConfigError, DataError
 from tiltlm.data.data_settings import DataSettings
 from tiltlm.evaluation.answers.contests import pairs_of
 from tiltlm.evaluation.answers.systems import System, align
-from tiltlm.judging.judge import Prompt
 from tiltlm.labeling.store.database import is_url
 from tiltlm.labeling.store.pairs import NewPair
 from tiltlm.recipes.answers.judged_rows import JudgedRow, read_judged
 from tiltlm.recipes.answers.sample_settings import read_temperatures
 from tiltlm.recipes.answers.systems import Drawing, Named, draw_answers, name_systems, read_systems, require_prompts
-from tiltlm.recipes.labeling.requests import SourceRequest
+from tiltlm.recipes.labeling.pairs.requests import SourceRequest
+from tiltlm.recipes.labeling.pairs.system_text import split_system
 from tiltlm.recipes.prepare import note_all
 from tiltlm.recipes.progress import ProgressCallback
 from tiltlm.sampling.answers import AnswerRow
@@ -148,16 +148,6 @@ def margin_of(row: JudgedRow) -> float | None:
     """Return the column `margin` of a row."""
     value = row.values.get("margin")
     return float(value) if isinstance(value, int | float) else None
-
-
-def split_system(prompt: Prompt) -> tuple[Any, str]:
-    """Return a prompt and its system text. One user turn behind a system turn becomes text; others stay turns."""
-    if isinstance(prompt, str):
-        return prompt, ""
-    turns = [dict(turn) for turn in prompt]
-    if [turn.get("role") for turn in turns] == ["system", "user"] and all(set(t) == {"role", "content"} for t in turns):
-        return turns[1]["content"], str(turns[0]["content"])
-    return turns, ""
 
 
 def _of_answers(row: AnswerRow, name: str, request: SourceRequest) -> Iterator[Candidate]:

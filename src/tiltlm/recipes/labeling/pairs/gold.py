@@ -8,7 +8,7 @@ from tiltlm.core.errors import ConfigError, DataError
 from tiltlm.data.data_settings import DataSettings
 from tiltlm.labeling.store.pairs import NewPair, content_key
 from tiltlm.recipes.answers.judged_rows import read_judged
-from tiltlm.recipes.labeling.candidates import split_system
+from tiltlm.recipes.labeling.pairs.system_text import split_system
 
 
 def read_gold(path: Path, calibration: int, seed: int) -> list[NewPair]:

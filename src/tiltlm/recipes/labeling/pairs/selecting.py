@@ -12,8 +12,8 @@ from tiltlm.judging.judge import Item, Scorer
 from tiltlm.judging.judge_settings import JudgeSettings, build_judge
 from tiltlm.labeling.project import Selection
 from tiltlm.labeling.store.pairs import NewPair, content_key, to_json
-from tiltlm.recipes.labeling.candidates import Candidate, with_priorities
-from tiltlm.recipes.labeling.requests import MarginSettings
+from tiltlm.recipes.labeling.pairs.candidates import Candidate, with_priorities
+from tiltlm.recipes.labeling.pairs.requests import MarginSettings
 from tiltlm.recipes.progress import ProgressCallback
 
 MAX_FARTHEST = 5000
