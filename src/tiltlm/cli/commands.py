@@ -3,13 +3,14 @@
 import inspect
 import json
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from tiltlm.config.command import OPTIONS, Command
-from tiltlm.recipes.progress import is_first, show_progress
+from tiltlm.recipes.progress import is_first, show_progress, silent
 
 OVERRIDES = ("[CONFIG] [KEY=VALUE ...]", "A YAML file, then KEY=VALUE overrides, such as training.seed=1.")
 VERBOSE = "Print details too: layout, precision, digests, reference store. log.txt of a run always has them."
@@ -30,7 +31,7 @@ def run_function(command: Command) -> Callable[..., None]:
 
         if given.pop("verbose"):
             show_details()
-        with show_progress() as draw:
+        with show_progress() if command.has_bar else nullcontext(silent) as draw:
             draw("check the settings", 0, 0)
             positional, overrides = read_arguments(given)
             shown = {"progress": draw} if shows_progress else {}

@@ -55,6 +55,8 @@ class Command:
     """Parameter that takes all arguments, any number of them."""
     positionals: Mapping[str, str] = field(default_factory=dict)
     """Parameter that is an argument of its own → how help calls it."""
+    has_bar: bool = True
+    """Show a bar of progress while it runs. False for a command that uses the terminal itself."""
 
     @property
     def help(self) -> str:
@@ -80,6 +82,7 @@ def command(
     arguments: str | None = None,
     positionals: Mapping[str, str] = MappingProxyType({}),
     group: str | None = None,
+    has_bar: bool = True,
 ) -> Callable[[Call], Call]:
     """Make a function a command under its own name, with hyphens for underscores.
 
@@ -89,13 +92,14 @@ def command(
         arguments: First parameter of the function, which takes all arguments as a list.
         positionals: First parameters of the function that are an argument each → how help calls them.
         group: Group of the command, one of `GROUPS`; the name of the function begins with it.
+        has_bar: Show a bar of progress while the command runs.
     """
 
     def register(call: Call) -> Call:
         own = call.__name__ if group is None else call.__name__.removeprefix(f"{group}_")
         name = own.replace("_", "-")
         COMMANDS[name if group is None else f"{group} {name}"] = Command(
-            call, options, argument, arguments, positionals
+            call, options, argument, arguments, positionals, has_bar
         )
         return call
 

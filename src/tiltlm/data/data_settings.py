@@ -11,6 +11,12 @@ OnBad = Literal["drop", "error"]
 AssistantTurns = Literal["last", "all"]
 Comparisons = Literal["all", "best_worst", "random", "gap", "bradley_terry"]
 Transcripts = Literal["messages", "text"]
+LabelRule = Literal["soft", "majority", "dawid_skene"]
+LabelTies = Literal["keep", "drop"]
+
+OF_LABELS = ("label_rule", "label_ties", "min_votes")
+"""Settings that only have an effect on labelling projects."""
+LABEL_KEYS = tuple(f"data.{name}" for name in OF_LABELS)
 
 CACHE_LIMIT = 20.0
 """Default of `cache_limit`, in gigabytes: room for about twenty million pairs of usual length."""
@@ -77,7 +83,8 @@ class DataSettings:
     """Sources of preference data, and how rows are read, split, shortened and cached."""
 
     train: str | tuple[str | SourceSettings, ...]
-    """A file (JSONL, JSON, CSV or TSV, also .gz or .zst; Parquet, Arrow), a folder, a dataset on the Hub; or a list.
+    """A file (JSONL, JSON, CSV or TSV, also .gz or .zst; Parquet, Arrow), a labelling project (label.db), a folder, a
+    dataset on the Hub; or a list of these.
     An entry of a list may have keys: `path`, `weight`, `cap` and `source` (see docs/splits.md)."""
     eval: str | tuple[str, ...] | None = None
     """Separate held-out data, named as for `train`. Not together with `eval_fraction`."""
@@ -137,6 +144,16 @@ class DataSettings:
     comparisons_seed: int = 0
     """Another seed chooses or draws other comparisons under `random` and `bradley_terry`."""
 
+    label_rule: LabelRule = "soft"
+    """How the votes of a labelling project (label.db) become labels. `soft`: the share of votes, a tie counts ½.
+    `majority`: the answer with most votes. `dawid_skene`: votes weighed by how reliable each annotator is. A decision
+    of an adjudicator takes their place in any case."""
+    label_ties: LabelTies = "keep"
+    """What becomes of pairs of a labelling project without a preferred answer. `keep`: they have preference ½. `drop`:
+    they are left out."""
+    min_votes: int = 1
+    """Leave out pairs of a labelling project with fewer votes, unless an adjudicator decided them."""
+
     max_ches: float | None = None
     """Share of the training examples to keep: those whose two responses the untrained policy sees as least alike, by
     CHES. On alike responses a loss of margins lowers the better one too. None: all are kept."""
@@ -157,7 +174,7 @@ class DataSettings:
 
         for name, known in (
             *(("truncation", Truncation), ("on_bad", OnBad), ("assistant_turns", AssistantTurns)),
-            ("comparisons", Comparisons),
+            *(("comparisons", Comparisons), ("label_rule", LabelRule), ("label_ties", LabelTies)),
         ):
             choices = get_args(known)
             demand(getattr(self, name) in choices, "unknown_name", name, f"must be one of {', '.join(choices)}")
@@ -174,6 +191,7 @@ class DataSettings:
         kept = self.max_ches
         demand(kept is None or 0 < kept < 1, "out_of_range", "max_ches", "must be a share of the rows: 0 < value < 1")
         demand(self.limit is None or self.limit >= 1, "not_positive", "limit", "must be at least 1 row")
+        demand(self.min_votes >= 1, "not_positive", "min_votes", "must be at least 1 vote")
         demand(self.eval_seed >= 0, "negative", "eval_seed", "must be 0 or more")
         _check_comparisons(self, demand)
         limit = self.cache_limit

@@ -5,7 +5,7 @@ resampling rows would make every interval too narrow. All functions are seeded: 
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -263,6 +263,24 @@ def rate(
     if np.all(means == 0) or np.all(means == 1):
         return wilson(float(means.sum()), len(means))
     return bootstrap_mean(numbers, units, seed=seed, resamples=resamples)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values adjusted for their number: p below α there has at most the chance α of any false finding.
+
+    The i-th smallest of m becomes max over j ≤ i of (m − j + 1) · p₍ⱼ₎, at most 1.
+
+    Source: Holm 1979, Scand. J. Stat. 6:65.
+
+    Raises:
+        ConfigError: a p-value is not between 0 and 1.
+    """
+    _require({"p_values": all(0 <= p <= 1 for p in p_values)}, f"{list(p_values)}: a p-value lies between 0 and 1")
+    adjusted, largest = [math.nan] * len(p_values), 0.0
+    for rank, i in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
+        adjusted[i] = largest
+    return adjusted
 
 
 def _require(in_range: Mapping[str, bool], message: str) -> None:

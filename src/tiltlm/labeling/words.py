@@ -17,6 +17,8 @@ WITHOUT_BLANKS = "\u2e80-\u303f\u3040-\u312f\u31a0-\u31ff\u3400-\u4dbf\u4e00-\u9
 PUNCTUATION = r"!-/:-@\[-`{-~\u00a1-\u00bf\u2000-\u206f\uff00-\uff0f"
 WORD = re.compile(rf"\s+|[{WITHOUT_BLANKS}{PUNCTUATION}]|[^\s{WITHOUT_BLANKS}{PUNCTUATION}]+")
 
+MARKS = re.compile(rf"[\s{PUNCTUATION}\u3000-\u303f]*")
+
 
 @dataclass(frozen=True)
 class Part:
@@ -59,18 +61,27 @@ def _lines(text: str) -> list[str]:
     return text.splitlines(keepends=True)
 
 
+def _is_mark(piece: str) -> bool:
+    """Return True for blanks and punctuation."""
+    return MARKS.fullmatch(piece) is not None
+
+
 class _TooManySteps(Exception):
     """A diff would take more than `MAX_STEPS`."""
 
 
 class _BoundedMatcher(SequenceMatcher[str]):
-    """A matcher that counts the comparisons it makes. Blanks alone are no match, but belong to one beside them."""
+    """A matcher that counts the comparisons it makes.
+
+    Blanks and punctuation alone are no match, since they say nothing about where texts are equal; beside a match they
+    belong to it.
+    """
 
     def __init__(self, a: Sequence[str], b: Sequence[str]) -> None:
         self.steps_left = MAX_STEPS
         counts = Counter(b)
-        self.costs = [1 if piece.isspace() else 1 + counts[piece] for piece in a]
-        super().__init__(str.isspace, a, b, autojunk=False)
+        self.costs = [1 if _is_mark(piece) else 1 + counts[piece] for piece in a]
+        super().__init__(_is_mark, a, b, autojunk=False)
 
     def find_longest_match(self, alo: int = 0, ahi: int | None = None, blo: int = 0, bhi: int | None = None) -> Match:
         self.steps_left -= sum(self.costs[alo:ahi])

@@ -16,6 +16,7 @@ from tiltlm.diagnostics import (
     unit_means,
     wilson,
 )
+from tiltlm.estimates.intervals import holm
 
 
 def test_unit_means_average_within_units_first():
@@ -139,3 +140,11 @@ def test_repetitions_have_students_interval():
     assert found.high - found.estimate == pytest.approx(4.302653 * math.sqrt(7 / 3 / 3), rel=1e-6)
     assert found.estimate - found.low == pytest.approx(found.high - found.estimate)
     assert math.isnan(mean_of_repetitions([1.0]).low)
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.5, 0.9]) == [1.0, 1.0]
+    assert holm([]) == []
+    with raises(ConfigError, code="out_of_range"):
+        holm([1.5])

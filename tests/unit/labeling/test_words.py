@@ -29,6 +29,7 @@ def shown(parts: list[Part]) -> str:
         ("", "", ("", "")),
         ("a  b", "a b", ("a[  ]b", "a[ ]b")),
         ("f(x)=1", "f(y)=1", ("f([x])=1", "f([y])=1")),
+        ("Yes, it is.", "No, they are.", ("[Yes, it is].", "[No, they are].")),  # a comma alone is no match
         ("今日は雨です", "今日は雪です", ("今日は[雨]です", "今日は[雪]です")),
         ("हिन्दी में", "हिन्दू में", ("[हिन्दी] में", "[हिन्दू] में")),  # a mark stays with its letter
     ],

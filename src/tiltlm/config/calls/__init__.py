@@ -32,6 +32,10 @@ from tiltlm.config.calls.data.split import split
 
 # isort: split
 from tiltlm.config.calls.labeling.inviting import label_invite
+from tiltlm.config.calls.labeling.terminal import label_tui
+
+# isort: split
+from tiltlm.config.calls.labeling.exporting import label_export
 
 # isort: split
 from tiltlm.config.command import COMMANDS
@@ -47,7 +51,9 @@ __all__ = [
     "frontier",
     "judge",
     "judge_audit",
+    "label_export",
     "label_invite",
+    "label_tui",
     "loop",
     "preview",
     "quickstart",

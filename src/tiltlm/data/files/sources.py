@@ -8,16 +8,20 @@ import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from tiltlm.core.errors import ConfigError, DataError
 from tiltlm.core.notes import Note
-from tiltlm.data.data_settings import DataSettings, paths_of, sources_of
+from tiltlm.data.data_settings import OF_LABELS, DataSettings, paths_of, sources_of
 from tiltlm.data.files.arrow_files import arrow_rows, read_arrow, read_parquet
 from tiltlm.data.files.folders import data_files, files_by_split
+from tiltlm.data.files.label_databases import database_rows, is_database, read_database
 from tiltlm.data.files.text_files import Row, read_csv, read_json, read_jsonl
+from tiltlm.data.labels.project_votes import content_digest
+from tiltlm.data.labels.rules import LabelSettings
 from tiltlm.storage.hub import unreachable
 
 T = TypeVar("T")
@@ -113,6 +117,7 @@ def read_rows(settings: DataSettings, *, held_out: bool = False, mixes: bool = F
         DataError: A source is missing, has an unknown format, or does not have the split.
     """
     _check_hub_settings(settings)
+    _check_label_settings(settings)
     names, given, usual = (
         (settings.eval, settings.eval_split, "test") if held_out else (settings.train, settings.split, "train")
     )
@@ -154,8 +159,16 @@ def origins_of(paths: Sequence[str]) -> list[str]:
 
 def _find(name: str, settings: DataSettings, split: Split) -> Source:
     path = Path(name)
+    if name.startswith(("postgres://", "postgresql://")):
+        raise DataError(
+            "a PostgreSQL database cannot be read as data; write its labels to a file: "
+            "tiltlm label export labels.jsonl --database ADDRESS",
+            code="unknown_file_format",
+        )
     if path.is_dir():
         return _folder(path, split)
+    if path.is_file() and is_database(path):
+        return _database(name, path, settings)
     if path.is_file():
         return _of_files(name, [path])
     if HUB_NAME.fullmatch(name) and not _reader(path) and not path.parent.exists():
@@ -163,6 +176,17 @@ def _find(name: str, settings: DataSettings, split: Split) -> Source:
         return replace(_dataset(name, _hub(name, settings, split), has_splits=True), note=note)
     raise DataError(
         f"{name}: no such file or folder, and not the name of a dataset on the Hub (owner/name)", code="no_such_path"
+    )
+
+
+def _database(name: str, path: Path, settings: DataSettings) -> Source:
+    """Return a labelling project as a source. Its votes are read once, so that every reading gives the same rows."""
+    rule = LabelSettings(settings.label_rule, settings.label_ties, settings.min_votes)
+    votes = cache(lambda: read_database(path))
+    return Source(
+        name,
+        rows=lambda: database_rows(path, votes(), rule),
+        content=lambda: [f"{path.name} votes {content_digest(votes())}"],
     )
 
 
@@ -287,6 +311,20 @@ def _check_hub_settings(settings: DataSettings) -> None:
         if getattr(settings, name) is not None:
             raise ConfigError(
                 f"data.{name} has no effect, because no source is a dataset on the Hub; remove it",
+                code="no_effect",
+                key=f"data.{name}",
+            )
+
+
+def _check_label_settings(settings: DataSettings) -> None:
+    """Refuse settings for labelling projects if no source is one."""
+    paths = map(Path, (*paths_of(settings.train), *paths_of(settings.eval)))
+    if any(path.is_file() and is_database(path) for path in paths):
+        return
+    for name in OF_LABELS:
+        if getattr(settings, name) != getattr(DataSettings, name):
+            raise ConfigError(
+                f"data.{name} has no effect, because no source is a labelling project (label.db); remove it",
                 code="no_effect",
                 key=f"data.{name}",
             )

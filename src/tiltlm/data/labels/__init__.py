@@ -1,10 +1,9 @@
-"""From the votes of several annotators to labels: reading votes, how far they agree, and rules that make one label."""
+"""From the votes of several annotators to labels: how far they agree, and rules that make one label."""
 
 from tiltlm.data.labels.agreement import Agreement, measure_agreement
 from tiltlm.data.labels.dawid_skene import DawidSkene, fit_dawid_skene
 from tiltlm.data.labels.rules import Labels, LabelSettings, make_labels
-from tiltlm.data.labels.vote_rows import VotedItem
-from tiltlm.data.labels.votes import Votes, as_votes, read_votes
+from tiltlm.data.labels.votes import VotedItem, Votes, as_votes
 
 __all__ = [
     "Agreement",
@@ -17,5 +16,4 @@ __all__ = [
     "fit_dawid_skene",
     "make_labels",
     "measure_agreement",
-    "read_votes",
 ]

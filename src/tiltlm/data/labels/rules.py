@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tiltlm.core.checks import suggestion
 from tiltlm.core.errors import ConfigError
 from tiltlm.data.labels.dawid_skene import PRIOR, DawidSkene, fit_dawid_skene
-from tiltlm.data.labels.votes import TIE, A, B, Votes
+from tiltlm.data.labels.votes import NO_CHOICE, TIE, A, B, Votes
 
 Floats = NDArray[np.float64]
 
@@ -103,7 +103,7 @@ NAMES = (*RULES, DAWID_SKENE)
 
 
 def make_labels(votes: Votes, settings: LabelSettings) -> Labels:
-    """Return one label per item.
+    """Return one label per item. The decision of an adjudicator takes the place of the votes.
 
     Raises:
         ConfigError: The rule needs more annotators.
@@ -111,7 +111,9 @@ def make_labels(votes: Votes, settings: LabelSettings) -> Labels:
     """
     model = fit_dawid_skene(votes, prior=settings.prior) if settings.rule == DAWID_SKENE else None
     p = RULES[settings.rule](votes) if model is None else of_model(model, votes)
-    num = votes.counts().sum(1)
+    decided = np.array([item.decision for item in votes.items], dtype=np.int64)
+    p = np.where(decided == NO_CHOICE, p, np.select([decided == A, decided == B], [1.0, 0.0], 0.5))
+    num = np.where(decided == NO_CHOICE, votes.counts().sum(1), np.inf)
     causes: dict[str, int] = {}
     for cause, left_out in (
         ("no_votes", num == 0),

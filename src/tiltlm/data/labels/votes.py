@@ -7,25 +7,69 @@ several times, the last vote counts, and the earlier ones only show how consiste
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tiltlm.core.errors import DataError
 from tiltlm.core.notes import Note
 from tiltlm.data.accounting import Accounting
-from tiltlm.data.data_settings import DataSettings
-from tiltlm.data.dataset import refuse_unreadable, survey
-from tiltlm.data.files.sources import read_rows
-from tiltlm.data.labels.vote_rows import FoundVote, VotedItem, find_columns, votes_of
-from tiltlm.data.loader import count_defect
 
 Ints = NDArray[np.int64]
 
 CHOICES = ("a", "b", "tie")
 """What a vote says, by its number: answer a is better, answer b is, or neither."""
 A, B, TIE = range(3)
+NO_CHOICE = -1
+"""The choice of a vote in which the annotator skipped the item."""
+
+
+@dataclass(frozen=True)
+class ItemFacts:
+    """What a labelling project knows of an item beside its votes: of its answers a and b, in this order."""
+
+    models: tuple[str, str] = ("", "")
+    """Who wrote them."""
+    sampling: tuple[Mapping[str, Any], Mapping[str, Any]] = field(default_factory=lambda: ({}, {}))
+    """How they were drawn."""
+    strengths: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
+    """How much better each is, 1 to 3, by the votes for it that say so."""
+    guidelines: tuple[int, ...] = ()
+    """Versions of the guidelines that annotators read."""
+
+
+@dataclass(frozen=True)
+class VotedItem:
+    """Two answers that annotators compared."""
+
+    id: str
+    prompt: Any = None
+    a: Any = None
+    """The first answer; None if the rows have only the id."""
+    b: Any = None
+    source: str = ""
+    system: str = ""
+    decision: int = NO_CHOICE
+    """What an adjudicator decided, in place of the votes: `A`, `B` or `TIE`; `NO_CHOICE` without a decision."""
+    facts: ItemFacts | None = None
+
+    @property
+    def has_text(self) -> bool:
+        """True if both answers are known."""
+        return self.a is not None and self.b is not None
+
+
+@dataclass(frozen=True)
+class FoundVote:
+    """One vote as a row has it."""
+
+    item: str
+    annotator: str
+    choice: int
+    """0: answer a, 1: answer b, 2: neither, −1: skipped."""
+    left: int = -1
+    """0 or 1: the answer on the left; −1 if it is not known."""
+    is_bad: bool = False
 
 
 class Repeat(NamedTuple):
@@ -79,34 +123,6 @@ class Votes:
     def sides_vary(self) -> bool:
         """True if each of the two answers stood on the left in some votes."""
         return {A, B} <= set(self.left[self.left >= 0].tolist())
-
-
-def read_votes(settings: DataSettings) -> Votes:
-    """Read a file of votes: one row a vote, or one row an item with the list of its votes.
-
-    Args:
-        settings: Where the votes are. `columns` may name the columns `annotator`, `vote`, `left` and `votes` too.
-
-    Raises:
-        ConfigError: A setting has no effect.
-        DataError: A column is missing, too many rows cannot be read, or no vote says anything.
-    """
-    source = read_rows(settings)
-    first_seen, _ = survey([source])
-    if not first_seen:
-        refuse_unreadable(source)
-    columns = find_columns(first_seen, settings)
-    accounting = Accounting()
-    items: dict[str, VotedItem] = {}
-    found: list[FoundVote] = []
-    for row in source:
-        accounting.total += 1
-        with count_defect(accounting, row.location):
-            found += votes_of(row, columns, items)
-    accounting.check_limit(settings.max_bad, settings.on_bad)
-    if not any(vote.choice >= 0 for vote in found):
-        raise DataError("no vote prefers an answer or calls a tie", code="no_rows_left", key="data.train")
-    return collect(found, items, accounting, (*columns.notes, *source.notes))
 
 
 def collect(

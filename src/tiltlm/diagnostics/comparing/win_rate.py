@@ -4,8 +4,6 @@ All numbers are worked out from the advantage p − ½ and kept on a grid of 2�
 else, when the two systems are exchanged.
 """
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -223,22 +221,3 @@ def sign_flip_p(differences: ArrayLike, *, seed: int = 0, flips: int = RESAMPLES
         hits += int(np.sum(np.abs(signs @ sizes) >= limit))
         left -= count
     return (1 + hits) / (1 + flips)
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p-values adjusted for their number: p below α there has at most the chance α of any false finding.
-
-    The i-th smallest of m becomes max over j ≤ i of (m − j + 1) · p₍ⱼ₎, at most 1.
-
-    Source: Holm 1979, Scand. J. Stat. 6:65.
-
-    Raises:
-        ConfigError: a p-value is not between 0 and 1.
-    """
-    if not all(0 <= p <= 1 for p in p_values):
-        raise ConfigError(f"{list(p_values)}: a p-value lies between 0 and 1", code="out_of_range", key="p_values")
-    adjusted, largest = [math.nan] * len(p_values), 0.0
-    for rank, i in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
-        adjusted[i] = largest
-    return adjusted

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from tiltlm.core import ConfigError
 from tiltlm.data.cache.fingerprints import is_held_out
 from tiltlm.diagnostics import Interval, bootstrap_mean, mean_of_repetitions
-from tiltlm.diagnostics.comparing.win_rate import holm
 from tiltlm.diagnostics.repetitions import crossed_mean
+from tiltlm.estimates.intervals import holm
 from tiltlm.evaluation.answers.plane import not_negative
 
 Floats = NDArray[np.float64]

@@ -9,7 +9,8 @@ from tiltlm.core.notes import Note
 from tiltlm.diagnostics import Interval, bootstrap_mean
 from tiltlm.diagnostics.comparing.length_control import LengthControl, length_control, why_no_length_control
 from tiltlm.diagnostics.comparing.strength import Strengths, bradley_terry
-from tiltlm.diagnostics.comparing.win_rate import WinRate, holm, mean_difference, on_grid, win_rate
+from tiltlm.diagnostics.comparing.win_rate import WinRate, mean_difference, on_grid, win_rate
+from tiltlm.estimates.intervals import holm
 from tiltlm.evaluation.answers.contests import OUTCOMES, Contest, JudgedPair, Progress, hold_contests
 from tiltlm.evaluation.answers.systems import Aligned, System, align, is_refusal
 from tiltlm.judging.judge import MAX_ERRORS, Comparer, Scorer

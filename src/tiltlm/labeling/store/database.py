@@ -25,8 +25,9 @@ from tiltlm.labeling.store.turns import Turns
 BUSY_MS = 5000
 """How long a writer waits for the other ones."""
 CONNECT_SECONDS = 5
-POOL: dict[str, Any] = {"pool_size": 10, "max_overflow": 20, "pool_timeout": 10}
-"""Connections that stay open, more of them under load, and how many seconds a request waits for one."""
+ENGINE: dict[str, Any] = {"pool_size": 10, "max_overflow": 20, "pool_timeout": 10, "hide_parameters": True}
+"""Connections that stay open, more of them under load, how many seconds a request waits for one; notes and digests
+stay out of messages."""
 NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ncpfs", "fuse.sshfs", "lustre", "ceph"})
 """File systems without the shared memory that a write-ahead log needs."""
 READS: dict[str, dict[str, Any]] = {
@@ -85,12 +86,12 @@ def connect(name: str) -> Engine:
     if not is_url(name):
         refuse_network(Path(name))
         options = {"tiltlm_turns": Turns()}
-        engine = create_engine(address, connect_args={"timeout": BUSY_MS / 1000}, execution_options=options, **POOL)
+        engine = create_engine(address, connect_args={"timeout": BUSY_MS / 1000}, execution_options=options, **ENGINE)
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
     try:
-        engine = create_engine(address, pool_pre_ping=True, connect_args={"connect_timeout": CONNECT_SECONDS}, **POOL)
+        engine = create_engine(address, pool_pre_ping=True, connect_args={"connect_timeout": CONNECT_SECONDS}, **ENGINE)
     except ImportError as error:
         raise ConfigError(
             "PostgreSQL needs the package psycopg: pip install 'tiltlm[postgres]'",
@@ -143,8 +144,8 @@ def use_write_ahead_log(engine: Engine) -> None:
         mode = cursor.fetchall()
     if mode != [("wal",)]:
         raise ConfigError(
-            f"{engine.url.database} cannot have a write-ahead log, and people would wait for each other; put "
-            "the database on a local disk, or use PostgreSQL: --database postgresql://USER@HOST/NAME",
+            f"{engine.url.database} cannot have a write-ahead log, and without it people would wait for each other; "
+            "put the database on a local disk, or use PostgreSQL: --database postgresql://USER@HOST/NAME",
             code="network_file_system",
             key="database",
         )

@@ -1,26 +1,41 @@
-"""The votes of a project as numbers, for agreement and labels."""
+"""The votes of a project, as rows and as numbers, for agreement, labels and exports."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, text
 
 from tiltlm.data.labels import Votes
-from tiltlm.data.labels.vote_rows import NO_CHOICE, TIE, FoundVote, VotedItem
-from tiltlm.data.labels.votes import A, B, collect
-
-CHOICES = {"a": A, "b": B, "tie": TIE, "both_bad": TIE, "skip": NO_CHOICE}
-
-_ROWS = text(
-    'SELECT pair_key, source, prompt, system, a, b, annotator, choice, "left" FROM vote_row WHERE kind IN :kinds '
-    "ORDER BY is_repeat DESC, event_id"
-).bindparams(bindparam("kinds", expanding=True))
-"""Repeats come first: of two votes of a person on a pair, `collect` counts the last, and that is the first one then."""
+from tiltlm.data.labels.project_votes import ADJUDICATION_COLUMNS, VOTE_COLUMNS, read_project
 
 
-def read_votes(connection: Connection, *, kinds: Sequence[str] = ("task",)) -> Votes:
-    """Return the votes that count now.
+def _columns(names: Sequence[str]) -> str:
+    return ", ".join(f'"{name}"' for name in names)
+
+
+_VOTES = text(f"SELECT {_columns(VOTE_COLUMNS)} FROM vote_row WHERE kind IN :kinds ORDER BY event_id").bindparams(
+    bindparam("kinds", expanding=True)
+)
+_ADJUDICATIONS = text(f"SELECT {_columns(ADJUDICATION_COLUMNS)} FROM adjudication_row ORDER BY pair_key")
+
+
+def read_vote_rows(connection: Connection, *, kinds: Sequence[str] = ("task",)) -> list[dict[str, Any]]:
+    """Return one row for each vote that counts now, skips and repeats too, in the order in which they were given.
+
+    Args:
+        connection: A transaction that reads.
+        kinds: Of the pairs: task, gold, calibration.
+    """
+    return [dict(row) for row in connection.execute(_VOTES, {"kinds": list(kinds)}).mappings()]
+
+
+def read_adjudications(connection: Connection) -> list[dict[str, Any]]:
+    """Return the newest adjudication of each pair that has one."""
+    return [dict(row) for row in connection.execute(_ADJUDICATIONS).mappings()]
+
+
+def read_votes(connection: Connection, *, kinds: Sequence[str] = ("task",), exclude: Collection[str] = ()) -> Votes:
+    """Return the votes that count now, with the decisions of adjudicators.
 
     A person's first vote on a pair is the one that counts for its label. The vote on the repeat only tells how
     consistent the person is.
@@ -28,21 +43,9 @@ def read_votes(connection: Connection, *, kinds: Sequence[str] = ("task",)) -> V
     Args:
         connection: A transaction that reads.
         kinds: Of the pairs: task, gold, calibration.
+        exclude: Names of annotators whose votes are left out.
 
     Returns:
         The votes. Pairs that nobody voted on or skipped are not among the items.
     """
-    items: dict[str, VotedItem] = {}
-    found = []
-    for row in connection.execute(_ROWS, {"kinds": list(kinds)}):
-        if row.pair_key not in items:
-            items[row.pair_key] = _item(row)
-        left = -1 if row.left is None else CHOICES[row.left]
-        choice = CHOICES[row.choice]
-        found.append(FoundVote(row.pair_key, row.annotator, choice, left, row.choice == "both_bad"))
-    return collect(found, items)
-
-
-def _item(row: Any) -> VotedItem:
-    prompt, a, b, system = (json.loads(text) for text in (row.prompt, row.a, row.b, row.system))
-    return VotedItem(row.pair_key, prompt, a, b, source=row.source, system=system)
+    return read_project(read_vote_rows(connection, kinds=kinds), read_adjudications(connection), exclude=exclude)

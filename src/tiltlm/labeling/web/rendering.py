@@ -50,7 +50,7 @@ def plain_html(text: str) -> str:
 
 
 def _render(text: str) -> str:
-    html = _parser().render(storable(text))
+    html = markdown_parser().render(storable(text))
     return nh3.clean(
         html,
         tags=TAGS,
@@ -68,7 +68,8 @@ def _render_cached(text: str) -> str:
 
 
 @lru_cache(maxsize=1)
-def _parser() -> MarkdownIt:
+def markdown_parser() -> MarkdownIt:
+    """Return the parser of all texts, for pages and for the terminal: HTML and formulas are text."""
     made = MarkdownIt("commonmark", {"html": False, "maxNesting": 30}).enable(["table", "strikethrough"])
     made.disable("reference")  # a definition such as `[1]: https://…` would not be shown at all
     made.inline.ruler.before("escape", "math", _math)

@@ -19,6 +19,7 @@ import numpy as np
 from tiltlm.core import ConfigError, DataError, RunError
 from tiltlm.core.notes import Note
 from tiltlm.data import DataSettings
+from tiltlm.data.data_settings import LABEL_KEYS
 from tiltlm.data.rows.comparisons import best_and_worst
 from tiltlm.judging import Budget, JudgementCache, JudgeSettings, Role, build_judge, cached, compared
 from tiltlm.judging.cache import CachedComparer, CachedScorer
@@ -43,6 +44,7 @@ SCHEMA = "tiltlm.judged/1"
 CHARACTERS = 4
 """Characters of one token, in an estimate."""
 JUDGE_READS = (
+    *LABEL_KEYS,
     *("data.train", "data.split", "data.subset", "data.revision", "data.limit", "data.columns", "data.ignore"),
     *("data.on_bad", "data.max_bad", "judge"),
 )

@@ -11,6 +11,7 @@ import numpy as np
 
 from tiltlm.core import ConfigError, DataError, RunError
 from tiltlm.data import DataSettings
+from tiltlm.data.data_settings import LABEL_KEYS
 from tiltlm.diagnostics.judges import AuditedPairs, Canaries, JudgeAudit, decision, has_list, measure_audit, rate
 from tiltlm.diagnostics.judges.audit import measure_canaries
 from tiltlm.estimates.intervals import Floats
@@ -29,6 +30,7 @@ from tiltlm.report.answers.audit import write_audit
 log = logging.getLogger(__name__)
 
 AUDIT_READS = (
+    *LABEL_KEYS,
     *("data.train", "data.split", "data.subset", "data.revision", "data.limit", "data.columns", "data.ignore"),
     *("data.on_bad", "data.max_bad", "judge"),
 )

@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from tiltlm.core import ConfigError, DataError
 from tiltlm.data import DataSettings
 from tiltlm.data.files.writing import check_ending, write_rows
-from tiltlm.data.labels import Labels, LabelSettings, Votes, make_labels, measure_agreement, read_votes
+from tiltlm.data.labels import Labels, LabelSettings, Votes, make_labels, measure_agreement
 from tiltlm.data.labels.dawid_skene import Uncertainty, uncertainty
-from tiltlm.data.labels.votes import TIE, A, B
+from tiltlm.data.labels.label_rows import label_rows
+from tiltlm.data.labels.votes import NO_CHOICE
+from tiltlm.data.votes import read_votes
 from tiltlm.recipes.data.agreed import Agreed
 from tiltlm.recipes.prepare import note_all
 from tiltlm.recipes.progress import ProgressCallback, silent
@@ -125,40 +125,10 @@ def _check_texts(votes: Votes) -> None:
         )
 
 
-def label_rows(votes: Votes, labels: Labels) -> list[dict[str, Any]]:
-    """Return the pairs that get a label, sorted by id. The answer that the label prefers is chosen.
-
-    Each row has `metadata` with the number of votes of each kind; training notes that column and does not use it.
-    """
-    counts = votes.counts().astype(int)
-    bad = votes.counts(votes.is_bad.astype(np.float64)).astype(int)[:, TIE]
-    rows = []
-    for k, item in enumerate(votes.items):
-        p = float(labels.p[k])
-        if np.isnan(p):
-            continue
-        chosen, rejected, first, second = (item.a, item.b, A, B) if p >= 0.5 else (item.b, item.a, B, A)
-        kinds = {"chosen": counts[k, first], "rejected": counts[k, second], "tie": counts[k, TIE], "both_bad": bad[k]}
-        texts = {"system": item.system, "prompt": item.prompt, "chosen": chosen, "rejected": rejected}
-        rows.append(
-            {
-                "id": item.id,
-                **{name: _plain(text) for name, text in texts.items() if text not in (None, "") or name == "chosen"},
-                "preference": max(p, 1 - p),
-                **({"source": item.source} if item.source else {}),
-                "metadata": {"votes": {name: int(n) for name, n in kinds.items()}},
-            }
-        )
-    return rows
-
-
-def _plain(content: Any) -> Any:
-    return list(content) if isinstance(content, tuple) else content
-
-
 def account_of(votes: Votes, labels: Labels, rows: list[dict[str, Any]], spread: Uncertainty | None) -> dict[str, Any]:
     """Return how the labels were made, for the file beside them."""
     single = sum(sum(row["metadata"]["votes"][kind] for kind in ("chosen", "rejected", "tie")) == 1 for row in rows)
+    adjudicated = sum(item.decision != NO_CHOICE for item in votes.items)
     account: dict[str, Any] = {
         "schema": SCHEMA,
         "tiltlm": __version__,
@@ -169,6 +139,7 @@ def account_of(votes: Votes, labels: Labels, rows: list[dict[str, Any]], spread:
         "left_out": labels.causes,
         "single_vote": int(single),
         "undecided": sum(row["preference"] == 0.5 for row in rows),
+        **({"adjudicated": adjudicated} if adjudicated else {}),
         "rows_read": votes.accounting.total,
         "rows_dropped": {cause: n.count for cause, n in votes.accounting.losses.items()},
     }

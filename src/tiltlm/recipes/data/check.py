@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tiltlm.core.errors import ConfigError, DataError
 from tiltlm.core.notes import Note
-from tiltlm.data.data_settings import DataSettings, paths_of
+from tiltlm.data.data_settings import LABEL_KEYS, DataSettings, paths_of
 from tiltlm.data.dataset import find_parts, survey
 from tiltlm.data.files.sources import Rows
 from tiltlm.data.loader import Loader, RowReader
@@ -33,6 +33,7 @@ NO_MODEL = "(none)"
 """`model.path` where no model is named."""
 
 CHECK_READS = (
+    *LABEL_KEYS,
     *(f"model.{name}" for name in ("path", "revision", "adapter", "trust_remote_code")),
     *(f"data.{name}" for name in ("train", "eval", "split", "eval_split", "subset", "revision", "limit")),
     *(f"data.{name}" for name in ("columns", "ignore", "max_length", "truncation", "as_chat", "chat_template")),

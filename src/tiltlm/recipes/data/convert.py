@@ -9,7 +9,7 @@ from typing import Any
 
 from tiltlm.core.errors import ConfigError, DataError
 from tiltlm.data.accounting import Defect, RowCounts
-from tiltlm.data.data_settings import DataSettings, paths_of
+from tiltlm.data.data_settings import LABEL_KEYS, DataSettings, paths_of
 from tiltlm.data.dataset import refuse_unreadable, survey
 from tiltlm.data.files.sources import Rows, read_rows
 from tiltlm.data.files.writing import check_ending, is_dataset_folder, write_rows
@@ -23,7 +23,10 @@ from tiltlm.data.whole_rows import whole_rows
 from tiltlm.recipes.data.converted import Converted, loss_lines
 from tiltlm.recipes.progress import ProgressCallback, silent
 
-CONVERT_READS = tuple(f"data.{name}" for name in ("train", "split", "subset", "revision", "limit", "columns", "ignore"))
+CONVERT_READS = (
+    *(f"data.{name}" for name in ("train", "split", "subset", "revision", "limit", "columns", "ignore")),
+    *LABEL_KEYS,
+)
 """Settings that the command reads."""
 STEP = 1000
 """Rows between two calls of the progress callback."""

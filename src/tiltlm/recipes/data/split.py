@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tiltlm.core.errors import ConfigError, DataError, RunError
 from tiltlm.data import DataSettings
-from tiltlm.data.data_settings import paths_of
+from tiltlm.data.data_settings import LABEL_KEYS, paths_of
 from tiltlm.data.files.text_files import Row
 from tiltlm.data.files.writing import format_of, to_line
 from tiltlm.data.similarity.contamination import Overlap
@@ -24,6 +24,7 @@ from tiltlm.recipes.progress import ProgressCallback, silent
 from tiltlm.storage.files import atomic_folder, check_writable, write_bytes, write_json
 
 SPLIT_READS = (
+    *LABEL_KEYS,
     *("data.train", "data.split", "data.subset", "data.revision", "data.limit", "data.columns", "data.ignore"),
     *("data.on_bad", "data.max_bad"),
 )

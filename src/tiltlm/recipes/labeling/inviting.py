@@ -7,7 +7,8 @@ from tiltlm.core.errors import ConfigError
 from tiltlm.labeling.store.audit import COMMAND_LINE, write_audit
 from tiltlm.labeling.store.database import writing
 from tiltlm.labeling.store.people import add_person, check_name, find_person, new_token, revoke
-from tiltlm.labeling.store.projects import Project, open_project
+from tiltlm.labeling.store.projects import Project
+from tiltlm.recipes.labeling.opening import opened
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8765"
 """Where `tiltlm label serve` listens by default."""
@@ -48,13 +49,13 @@ def invite(
             "--role and --address have no effect with --revoke; remove them", code="no_effect", key="--revoke"
         )
     base = check_address(address or DEFAULT_ADDRESS)
-    project = open_project(database)
-    if is_revoked:
+    with opened(database) as project:
+        if not is_revoked:
+            return make_link(project, name, role, base)
         with writing(project.engine) as connection:
             who = revoke(connection, name.strip())
             write_audit(connection, COMMAND_LINE, "revoke", name=who.name)
         return Invited(who.name, who.role, None)
-    return make_link(project, name, role, base)
 
 
 def make_link(project: Project, name: str, role: str | None, address: str) -> Invited:

@@ -8,7 +8,7 @@ from scipy import stats
 
 from support.errors import raises
 from tiltlm.core import ConfigError
-from tiltlm.diagnostics.comparing.win_rate import holm, mirror, sign_flip_p, win_rate
+from tiltlm.diagnostics.comparing.win_rate import mirror, sign_flip_p, win_rate
 
 
 def soft(n: int, seed: int = 0) -> np.ndarray:
@@ -120,11 +120,3 @@ def test_p_values_are_uniform_under_no_difference():
     rng = np.random.default_rng(5)
     found = [sign_flip_p(rng.uniform(-0.5, 0.5, 12)) for _ in range(500)]
     assert 0.03 <= np.mean(np.array(found) <= 0.05) <= 0.07
-
-
-def test_holm_by_hand():
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.5, 0.9]) == [1.0, 1.0]
-    assert holm([]) == []
-    with raises(ConfigError, code="out_of_range"):
-        holm([1.5])

@@ -41,7 +41,8 @@ def label_invite(
         TiltError: Something is wrong; the message says what to change.
     """
     from tiltlm.recipes.labeling.extra import require_label
-    from tiltlm.recipes.labeling.inviting import invite
 
     require_label()
+    from tiltlm.recipes.labeling.inviting import invite
+
     return invite(database, name, role=role, address=address, is_revoked=revoke)

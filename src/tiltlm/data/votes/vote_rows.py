@@ -16,6 +16,7 @@ from tiltlm.data.accounting import Defect
 from tiltlm.data.cache.fingerprints import digest
 from tiltlm.data.data_settings import DataSettings
 from tiltlm.data.files.text_files import Row
+from tiltlm.data.labels.votes import NO_CHOICE, TIE, FoundVote, VotedItem
 from tiltlm.data.rows import cells
 from tiltlm.data.rows.formats.catalog import recognise
 from tiltlm.data.rows.formats.format import plain_name
@@ -40,40 +41,6 @@ SIDES = {"left": LEFT, "right": RIGHT}
 TIES = frozenset({"tie", "draw", "equal", "same", "both_good", "no_preference"})
 BAD = frozenset({"both_bad", "bothbad", "tie_bothbad", "tie_both_bad", "neither", "bad"})
 SKIPS = frozenset({"skip", "skipped", "unsure"})
-NO_CHOICE = -1
-"""The choice of a vote in which the annotator skipped the item."""
-TIE = 2
-
-
-@dataclass(frozen=True)
-class VotedItem:
-    """Two answers that annotators compared."""
-
-    id: str
-    prompt: Any = None
-    a: Any = None
-    """The first answer; None if the rows have only the id."""
-    b: Any = None
-    source: str = ""
-    system: str = ""
-
-    @property
-    def has_text(self) -> bool:
-        """True if both answers are known."""
-        return self.a is not None and self.b is not None
-
-
-@dataclass(frozen=True)
-class FoundVote:
-    """One vote as a row has it."""
-
-    item: str
-    annotator: str
-    choice: int
-    """0: answer a, 1: answer b, 2: neither, −1: skipped."""
-    left: int = -1
-    """0 or 1: the answer on the left; −1 if it is not known."""
-    is_bad: bool = False
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from support.errors import raises
 from tiltlm.core.errors import ConfigError, DataError, TiltError
 from tiltlm.data import DataSettings
-from tiltlm.data.labels import read_votes
+from tiltlm.data.votes import read_votes
 
 PAIR = {"prompt": "Why?", "answer_a": "Because.", "answer_b": "No idea."}
 

@@ -1,0 +1,1 @@
+"""Numbers of a project while it runs: coverage, agreement, annotators, disputes, the verdict, when to stop."""

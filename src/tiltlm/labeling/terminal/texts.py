@@ -1,0 +1,143 @@
+"""Texts of models and strangers as the terminal shows them.
+
+A character that a terminal would obey, or that changes how others look, is replaced by a visible name: escape
+sequences cannot set titles, move the cursor or write to the clipboard, and turned directions cannot hide words.
+Markdown is rendered without links that could be opened, and without colours of code, since the lexers of a
+highlighter were not made for texts that want to be slow.
+"""
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from typing import ClassVar
+
+from markdown_it.token import Token
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.markdown import BlockQuote, CodeBlock, Heading, Markdown, MarkdownElement
+from rich.padding import Padding
+from rich.text import Text
+
+from tiltlm.labeling.web.rendering import markdown_parser
+from tiltlm.labeling.words import Part
+
+MAX_MARKDOWN = 40_000
+"""Characters of a pair that are read as Markdown; a longer one is shown as it is."""
+CHANGED = "bold underline on grey27"
+"""Look of what differs in a word diff: to be seen without colours too."""
+TAB = 4
+TOP_HEADING = 3
+"""Level that the parser gives to the highest headings: those above it belong to a page."""
+
+KEPT = frozenset("\n\t\u200c\u200d\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u08e2")
+"""Control characters that stay: line ends, tabs, joiners that letters and emoji need, signs of Arabic and Syriac."""
+HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
+"""Classes of characters that are no visible text: controls, formats, halves of surrogate pairs, separators."""
+SUSPECT = re.compile(r"[^\n -~]")
+
+
+def visible(text: str) -> str:
+    """Return a text in which every control character, and each that cannot be seen, has a visible name.
+
+    Those of ASCII become their pictures, such as ␛; others their number, such as ⟨U+202E⟩. Line ends of Windows become
+    plain ones.
+    """
+    return SUSPECT.sub(lambda found: _visible_character(found.group()), text.replace("\r\n", "\n"))
+
+
+def _visible_character(one: str) -> str:
+    if one in KEPT or unicodedata.category(one) not in HIDDEN:
+        return one
+    code = ord(one)
+    if code < 0x20:
+        return chr(0x2400 + code)
+    return "␡" if code == 0x7F else f"⟨U+{code:04X}⟩"
+
+
+def plain(text: str) -> Text:
+    """Return a text as it is, its control characters visible."""
+    return Text(visible(text).expandtabs(TAB))
+
+
+def turns(content: Sequence[tuple[str, str]], *, is_raw: bool, has_roles: bool = False) -> RenderableType:
+    """Return turns below each other, each with its role.
+
+    Args:
+        content: Role and text of every turn.
+        is_raw: Show Markdown as it was written.
+        has_roles: Name the role of a single turn of the user or the assistant too.
+    """
+    show = plain if is_raw else markdown
+    if len(content) == 1 and content[0][0] in ("user", "assistant") and not has_roles:
+        return show(content[0][1]) if content[0][1].strip() else _no_text()
+    parts: list[RenderableType] = []
+    for number, (role, text) in enumerate(content):
+        parts += [Text("")] if number else []
+        parts += [Text(f"{visible(role)}:", style="bold"), show(text) if text.strip() else _no_text()]
+    return Group(*parts)
+
+
+def _no_text() -> Text:
+    return Text("(no text)", style="italic dim")
+
+
+def diff(parts: Sequence[Part]) -> Text:
+    """Return a side of a word diff. What the other side has not is marked, line ends too."""
+    found = Text()
+    for part in parts:
+        text = visible(part.text).expandtabs(TAB)
+        if part.kind == "same":
+            found.append(text)
+        else:
+            found.append(re.sub(r"\n", "↵\n", text) if not text.strip() else text, CHANGED)
+    return found
+
+
+def markdown(text: str) -> Markdown:
+    """Return Markdown rendered: HTML is text, the address of a link or picture is shown beside its words."""
+    made = PlainMarkdown("", hyperlinks=False)
+    made.parsed = markdown_parser().parse(visible(text))
+    for token in made.parsed:
+        token.children = token.children and [_without_picture(child) for child in token.children]
+    return made
+
+
+def _without_picture(token: Token) -> Token:
+    if token.type != "image":
+        return token
+    return Token("text", "", 0, content=f"[image: {token.content}] ({token.attrs.get('src', '')})")
+
+
+class LeftHeading(Heading):
+    """A heading at the left, as wide texts in narrow columns need it."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        del console, options
+        level = int(self.tag[1]) - TOP_HEADING + 1
+        yield Text("#" * level + " ").append_text(self.text)
+
+
+class PlainCode(CodeBlock):
+    """Code between two lines, without colours."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        del console, options
+        code = Text(str(self.text).rstrip("\n").expandtabs(TAB))
+        yield Padding(code, (0, 0, 0, 2), style="markdown.code_block")
+
+
+class PlainQuote(BlockQuote):
+    """A quote without a colour of its own."""
+
+    style_name = "italic"
+
+
+class PlainMarkdown(Markdown):
+    """Markdown in the look of this module."""
+
+    elements: ClassVar[dict[str, type[MarkdownElement]]] = {
+        **Markdown.elements,
+        "heading_open": LeftHeading,
+        "blockquote_open": PlainQuote,
+        "fence": PlainCode,
+        "code_block": PlainCode,
+    }
