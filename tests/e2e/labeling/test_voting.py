@@ -257,7 +257,9 @@ def test_practice_shows_the_known_answers(browser: Browser, tmp_path: Path) -> N
         expect(page.page.get_by_text("Practice: after each vote you see the known answer. 2 to go.")).to_be_visible()
         is_left = page.side("left") == "right answer"
         page.press("1" if is_left else "2")
-        heading = page.page.get_by_role("heading", name="Yes: left is better." if is_left else "Yes: right is better.")
+        heading = page.page.get_by_role(
+            "heading", name="Correct: left is better." if is_left else "Correct: right is better."
+        )
         expect(heading).to_be_visible()
         expect(page.page.get_by_text("Because of reason")).to_be_visible()
         page.page.keyboard.press("1")  # no vote: the answer is on the screen
@@ -265,7 +267,7 @@ def test_practice_shows_the_known_answers(browser: Browser, tmp_path: Path) -> N
         page.ready()
         expect(page.page.get_by_text("This is the last one.")).to_be_visible()
         page.press("0")
-        expect(page.page.get_by_role("heading", name="The known answer is another one")).to_be_visible()
+        expect(page.page.get_by_role("heading", name="Your vote: tie.")).to_be_visible()
         page.page.get_by_role("button", name="Continue").click()
         page.ready()
         assert page.line().startswith("Practice is over.")
