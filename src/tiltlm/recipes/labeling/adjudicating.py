@@ -16,9 +16,9 @@ from tiltlm.labeling.store.audit import write_audit
 from tiltlm.labeling.store.database import reading, writing
 from tiltlm.labeling.store.pairs import ShownPair, read_pair
 from tiltlm.labeling.store.people import Person, add_person, find_person
+from tiltlm.labeling.store.projects import open_project
 from tiltlm.labeling.store.tables import pair
 from tiltlm.labeling.terminal.texts import visible
-from tiltlm.recipes.labeling.opening import opened
 from tiltlm.recipes.labeling.terminal import account_name
 
 Decision = Literal["a", "b", "tie"]
@@ -124,7 +124,7 @@ def adjudicate_pair(
             code="unknown_name",
             key="CHOICE",
         )
-    with opened(database) as project:
+    with open_project(database) as project:
         if key is None:
             with reading(project.engine) as connection:
                 return Disputes(*list_pairs(connection, Filter(open_only=True), limit=SHOWN))

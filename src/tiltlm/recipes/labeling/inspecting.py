@@ -10,8 +10,8 @@ from tiltlm.labeling.monitor.annotators import AnnotatorNumbers
 from tiltlm.labeling.monitor.facts import read_facts
 from tiltlm.labeling.monitor.status import Status, Verdict, measure_status
 from tiltlm.labeling.store.database import reading
+from tiltlm.labeling.store.projects import open_project
 from tiltlm.labeling.terminal.texts import visible
-from tiltlm.recipes.labeling.opening import opened
 from tiltlm.report.numbers import format_number, share, with_bounds
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def inspect(database: str) -> Inspected:
         ConfigError: The database cannot be used.
         DataError: There is no project in it.
     """
-    with opened(database) as project:
+    with open_project(database) as project:
         with reading(project.engine) as connection:
             facts = read_facts(connection, project.settings)
         return Inspected(measure_status(facts))
