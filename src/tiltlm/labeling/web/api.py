@@ -43,7 +43,7 @@ Annotator = Annotated[Person, Depends(require("annotator"))]
 MAX_REPORT = 2000
 
 
-@router.post("/session", response_model=messages.SignedIn, responses=problems(401, 507))
+@router.post("/session", response_model=messages.SignedIn, responses=problems(401, 413, 422, 507))
 def start_session(body: messages.SignIn, request: Request, project: ProjectOf) -> Ascii:
     """Exchange the token of a private link for a session."""
     limiter, address = limiter_of(request), client_address(request)
@@ -60,7 +60,7 @@ def start_session(body: messages.SignIn, request: Request, project: ProjectOf) -
     return response
 
 
-@router.delete("/session", response_model=messages.Empty, responses=problems(401, 507))
+@router.delete("/session", response_model=messages.Empty, responses=problems(401, 413, 422, 507))
 def end_session(request: Request, who: AnyPerson, project: ProjectOf) -> Ascii:
     """End the session."""
     del who  # must be signed in
@@ -91,7 +91,7 @@ def me(request: Request, who: AnyPerson, project: ProjectOf) -> Ascii:
     )
 
 
-@router.post("/work", response_model=messages.Work, responses=problems(401, 507))
+@router.post("/work", response_model=messages.Work, responses=problems(401, 413, 422, 507))
 def work(body: messages.Nothing, who: Annotator, project: ProjectOf) -> Ascii:
     """Take pairs to work on."""
     del body
@@ -100,7 +100,7 @@ def work(body: messages.Nothing, who: Annotator, project: ProjectOf) -> Ascii:
     return Ascii(_shown(found))
 
 
-@router.post("/votes", response_model=messages.Voted, responses=problems(401, 409, 507))
+@router.post("/votes", response_model=messages.Voted, responses=problems(401, 409, 413, 422, 507))
 def cast_vote(body: messages.Vote, request: Request, who: Annotator, project: ProjectOf) -> Ascii:
     """Count a vote, and return what to work on next. The same request again changes nothing."""
     settings = project.settings
@@ -124,7 +124,7 @@ def cast_vote(body: messages.Vote, request: Request, who: Annotator, project: Pr
     return Ascii({"feedback": _feedback(counted), **_shown(found)})
 
 
-@router.post("/undo", response_model=messages.UndoneWork, responses=problems(401, 409, 507))
+@router.post("/undo", response_model=messages.UndoneWork, responses=problems(401, 409, 413, 422, 507))
 def take_back(body: messages.Undo, who: Annotator, project: ProjectOf) -> Ascii:
     """Take back the newest vote. The same request again changes nothing."""
     with writing(project.engine) as connection:
@@ -134,7 +134,7 @@ def take_back(body: messages.Undo, who: Annotator, project: ProjectOf) -> Ascii:
     return Ascii({**_shown(found), "undone": asdict(undone)})
 
 
-@router.get("/items/{ticket}/diff", response_model=messages.Diff, responses=problems(401, 404))
+@router.get("/items/{ticket}/diff", response_model=messages.Diff, responses=problems(401, 404, 413, 422))
 def diff(ticket: str, who: Annotator, project: ProjectOf) -> Ascii:
     """Compare the two responses of a pair that was given to this person, word by word."""
     with reading(project.engine) as connection:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from tiltlm.labeling.queue.ballots import MAX_NOTE
-from tiltlm.labeling.web.rendering import visible
+from tiltlm.labeling.store.database import storable
 
 MAX_REASON = 200
 MAX_INTEGER = 2**31 - 1
@@ -14,14 +14,21 @@ MAX_INTEGER = 2**31 - 1
 
 def _clean(value: object) -> object:
     """Return a text that any database can hold, so that a strange character does not lose a vote."""
-    return visible(value) if isinstance(value, str) else value
+    return storable(value) if isinstance(value, str) else value
+
+
+def _whole(value: object) -> object:
+    """Return 2 for 2.0: both are the same number in JSON."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 Key = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{8,64}$", description="Names the request; made by the browser.")]
 Ticket = Annotated[str, Field(pattern="^[0-9a-f]{32}$", description="Names a pair that was given to this person.")]
-Note = Annotated[str, BeforeValidator(_clean), Field(max_length=MAX_NOTE)]
-Reason = Annotated[str, BeforeValidator(_clean), Field(min_length=1, max_length=MAX_REASON, pattern=r"\S")]
-Count = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
+Note = Annotated[str, Field(max_length=MAX_NOTE), BeforeValidator(_clean)]
+Reason = Annotated[str, Field(min_length=1, max_length=MAX_REASON, pattern=r"\S"), BeforeValidator(_clean)]
+Count = Annotated[int, Field(ge=0, le=MAX_INTEGER), BeforeValidator(_whole)]
+Version = Annotated[int, Field(ge=1, le=MAX_INTEGER), BeforeValidator(_whole)]
+Strength = Annotated[int, Field(ge=1, le=3), BeforeValidator(_whole)]
 
 
 class Request(BaseModel):
@@ -46,14 +53,14 @@ class _AnyVote(Request):
     note: Note = ""
     dwell_ms: Count | None = None
     client_time: Annotated[float, Field(ge=0, le=1e11, allow_inf_nan=False)] | None = None
-    guideline_version: Annotated[int, Field(ge=1, le=MAX_INTEGER)] | None = None
+    guideline_version: Version | None = None
 
 
 class Judgement(_AnyVote):
     """A vote that says something about the pair."""
 
     choice: Literal["left", "right", "tie", "both_bad"]
-    strength: Annotated[int, Field(ge=1, le=3)] | None = None
+    strength: Strength | None = None
     reason: Literal[""] = ""
 
 
@@ -74,14 +81,20 @@ class Undo(Request):
     key: Key
 
 
-class SignedIn(BaseModel):
+class Answer(BaseModel):
+    """An answer: nothing beyond what is described. Tests hold it; at run time nothing is checked again."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class SignedIn(Answer):
     """Whose session it is."""
 
     name: str
     role: Literal["annotator", "adjudicator", "admin"]
 
 
-class Guidelines(BaseModel):
+class Guidelines(Answer):
     """A version of the guidelines."""
 
     version: int
@@ -99,7 +112,7 @@ class Me(SignedIn):
     ui_version: str
 
 
-class Turn(BaseModel):
+class Turn(Answer):
     """A turn of a conversation."""
 
     role: str
@@ -107,14 +120,14 @@ class Turn(BaseModel):
     text: str
 
 
-class System(BaseModel):
+class System(Answer):
     """A system prompt."""
 
     html: str
     text: str
 
 
-class Item(BaseModel):
+class Item(Answer):
     """A pair, as one person sees it."""
 
     ticket: str
@@ -125,7 +138,7 @@ class Item(BaseModel):
     right: list[Turn]
 
 
-class ProgressOut(BaseModel):
+class ProgressOut(Answer):
     """How far the person is."""
 
     done: int
@@ -133,14 +146,14 @@ class ProgressOut(BaseModel):
     calibration_left: int
 
 
-class Work(BaseModel):
+class Work(Answer):
     """What the person works on; the first item is the current one."""
 
     items: list[Item]
     progress: ProgressOut
 
 
-class Feedback(BaseModel):
+class Feedback(Answer):
     """The known answer of a calibration pair."""
 
     is_right: bool
@@ -154,7 +167,7 @@ class Voted(Work):
     feedback: Feedback | None
 
 
-class Undone(BaseModel):
+class Undone(Answer):
     """What the vote had said."""
 
     choice: Literal["left", "right", "tie", "both_bad", "skip"]
@@ -167,32 +180,32 @@ class UndoneWork(Work):
     undone: Undone
 
 
-class Part(BaseModel):
+class Part(Answer):
     """A piece of a text."""
 
     kind: Literal["same", "changed"]
     text: str
 
 
-class Diff(BaseModel):
+class Diff(Answer):
     """Two texts, with what differs."""
 
     left: list[Part]
     right: list[Part]
 
 
-class Empty(BaseModel):
+class Empty(Answer):
     """An empty object."""
 
 
-class ErrorBody(BaseModel):
+class ErrorBody(Answer):
     """What went wrong."""
 
     code: str
     message: str
 
 
-class Problem(BaseModel):
+class Problem(Answer):
     """An answer that is no success."""
 
     error: ErrorBody

@@ -17,10 +17,12 @@ from markdown_it.renderer import RendererHTML
 from markdown_it.rules_inline import StateInline
 from markdown_it.token import Token
 
+from tiltlm.labeling.store.database import storable
+
 MAX_MARKDOWN = 40_000
 """Characters of one item that are read as Markdown; what is beyond is shown as it is. A text made to be slow takes a
 second at this length, and four times that at twice the length."""
-CACHED = 512
+CACHED = 2048
 MAX_CACHED = 10_000
 """Longer texts are not kept, so that the cache stays below some 50 MB."""
 
@@ -29,7 +31,6 @@ TAGS = {
     *("strong", "table", "tbody", "td", "th", "thead", "tr", "ul"),
 }
 ATTRIBUTES: dict[str, set[str]] = {"*": set(), "a": {"href"}, "ol": {"start"}, "td": {"align"}, "th": {"align"}}
-SURROGATES = re.compile("[\ud800-\udfff]")
 MATH = re.compile(
     r"\$\$.{1,2000}?\$\$|\\\(.{1,2000}?\\\)|\\\[.{1,2000}?\\\]|\$(?!\s)[^$\n]{1,500}(?<!\s)\$(?!\d)", re.DOTALL
 )
@@ -45,16 +46,11 @@ def to_html(text: str) -> str:
 
 def plain_html(text: str) -> str:
     """Return a text as safe HTML in which it looks as it is."""
-    return f"<pre>{escape(visible(text), quote=False)}</pre>"
-
-
-def visible(text: str) -> str:
-    """Return a text without what UTF-8 and databases cannot hold: lone surrogates and NUL become U+FFFD."""
-    return SURROGATES.sub("\ufffd", text).replace("\0", "\ufffd")
+    return f"<pre>{escape(storable(text), quote=False)}</pre>"
 
 
 def _render(text: str) -> str:
-    html = markdown_parser().render(visible(text))
+    html = markdown_parser().render(storable(text))
     return nh3.clean(
         html,
         tags=TAGS,

@@ -22,7 +22,9 @@ class Sitting:
 
     def summary(self) -> str:
         """Return what the command line prints."""
-        return f"{self.name}: {self.num_votes} votes saved in {self.database}, {self.num_left} pairs left"
+        votes = "1 vote" if self.num_votes == 1 else f"{self.num_votes} votes"
+        pairs = "1 pair" if self.num_left == 1 else f"{self.num_left} pairs"
+        return f"{self.name}: {votes} saved in {self.database}, {pairs} left"
 
 
 def label_here(database: str, name: str | None) -> Sitting:
@@ -47,7 +49,7 @@ def label_here(database: str, name: str | None) -> Sitting:
         from tiltlm.labeling.terminal.app import LabelApp
         from tiltlm.labeling.terminal.voter import Voter, enter
 
-        who = enter(project, name or _account())
+        who = enter(project, name or account_name())
         app = LabelApp(Voter(project, who))
         outcome = app.run()
     if app.failure is not None:
@@ -57,10 +59,15 @@ def label_here(database: str, name: str | None) -> Sitting:
     return Sitting(who.name, shown(database), outcome.num_votes, outcome.num_left)
 
 
-def _account() -> str:
+def account_name() -> str:
+    """Return the name of the account, for a person who gives none.
+
+    Raises:
+        ConfigError: It has none.
+    """
     try:
         return getpass.getuser()
     except (OSError, KeyError) as error:
         raise ConfigError(
-            "this account has no name; say who labels: --as NAME", code="missing_value", key="--as"
+            "this account has no name; say who you are: --as NAME", code="missing_value", key="--as"
         ) from error

@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from sqlalchemy import select
 
 from support.labelling import HOST, Browser, invite, make_project, open_browser, plain_pairs
-from tiltlm.core.errors import ConfigError, RunError
+from tiltlm.core.errors import ConfigError, DataError, RunError
 from tiltlm.labeling.store.database import DiskFull, reading
 from tiltlm.labeling.store.pairs import NewPair
 from tiltlm.labeling.store.projects import Project
@@ -187,7 +187,7 @@ VALID = {"ticket": "0" * 32, "key": "key-00000000", "choice": "left"}
             {**VALID, "strength": 4},
             {**VALID, "strength": True},
             {**VALID, "strength": "2"},
-            {**VALID, "strength": 2.0},
+            {**VALID, "strength": 2.5},
         ),
         *({**VALID, "dwell_ms": -1}, {**VALID, "dwell_ms": 2**31}, {**VALID, "client_time": float("nan")}),
         *({**VALID, "key": "short"}, {**VALID, "key": "x" * 65}, {**VALID, "key": "a b c d e"}, {**VALID, "key": 1}),
@@ -215,10 +215,11 @@ def test_a_strange_note_does_not_lose_the_vote(ann: Browser, project: Project) -
 @pytest.mark.parametrize(
     ("error", "status", "code"),
     [
-        (DiskFull("full", code="disk_full"), 507, "disk_full"),
-        (RunError("busy", code="busy"), 503, "busy"),
-        (RunError("away", code="unreachable"), 503, "unreachable"),
+        (DiskFull("/home/secret", code="disk_full"), 507, "disk_full"),
+        (RunError("/home/secret", code="busy"), 503, "busy"),
+        (RunError("/home/secret", code="unreachable"), 503, "unreachable"),
         (RunError("/home/secret", code="other"), 500, "internal"),
+        (DataError("/home/secret", code="damaged", key="database"), 500, "internal"),
         (ConfigError("wrong", code="unknown_name", key="x"), 400, "unknown_name"),
     ],
 )

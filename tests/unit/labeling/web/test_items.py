@@ -14,6 +14,7 @@ from tiltlm.labeling.store.database import reading
 from tiltlm.labeling.store.pairs import NewPair
 from tiltlm.labeling.store.projects import Project
 from tiltlm.labeling.store.tables import event, pair
+from tiltlm.labeling.web import messages
 from tiltlm.labeling.web.app import create_app
 from tiltlm.labeling.web.rendering import MAX_MARKDOWN
 
@@ -188,3 +189,14 @@ def test_the_number_left_falls_by_one_whatever_a_pair_is(mixed: FastAPI, project
     steps = [before - after for before, after in pairwise(left)]
     assert steps.count(1) >= 0.9 * len(steps), left
     assert left[-1] == 0
+
+
+def test_answers_are_as_described(mixed: FastAPI, projects: list[Project]) -> None:
+    browser = open_browser(mixed, invite(projects[-1], "Ann"))
+    messages.Me.model_validate_json(browser.get("/api/me").text, strict=True)
+    work = browser.post("/api/work")
+    messages.Work.model_validate_json(work.text, strict=True)
+    item = work.json()["items"][0]
+    messages.Diff.model_validate_json(browser.get(f"/api/items/{item['ticket']}/diff").text, strict=True)
+    messages.Voted.model_validate_json(browser.vote(item).text, strict=True)
+    messages.UndoneWork.model_validate_json(browser.post("/api/undo", {"key": browser.key()}).text, strict=True)

@@ -6,13 +6,14 @@ import { prose } from "/static/pair.js";
 import { askReason, prepareDialogs, showGuidelines, showHelp } from "/static/panels.js";
 import { Screen, wordsOf } from "/static/screen.js";
 
-const GUARD_MS = 300; // a vote this soon after a pair appeared is a double press: nobody has read it
+const GUARD_MS = 200; // a vote this soon after a pair appeared is a double press: nobody has read it
 const MAX_DWELL_MS = 5 * 60 * 1000; // of one vote in the pace; longer is a break
 const PACE_FROM = 10; // votes
 const BREAK_EVERY = 50; // votes
 const REFRESH_ME_MS = 5 * 60 * 1000;
 const LOOK_AGAIN_MS = 20 * 1000;
 const PAGES = { adjudicator: ["/adjudicate", "Go to the disputed pairs"], admin: ["/admin", "Go to the admin page"] };
+const VIEWS = ["raw", "diff", "sync", "prompt", "guidelines", "help"];
 const VOTES = ["left", "right", "tie", "both_bad"];
 
 const get = (id) => document.getElementById(id);
@@ -122,7 +123,7 @@ function show(item, { isFirst = false } = {}) {
 function showProgress() {
   if (!progress) return;
   const pace = votes >= PACE_FROM ? Math.round(votes / (worked / 3600000)) : 0;
-  screen.showProgress(progress, pace);
+  screen.showProgress(progress, pace, phase === "feedback");
 }
 
 /** Take over what the server says is to be worked on. `isUndo`: the first pair is the one that was taken back. */
@@ -164,7 +165,7 @@ function showEmpty() {
       ? `You voted on ${progress.done} ${progress.done === 1 ? "pair" : "pairs"}. Pairs that others leave may still come: this page looks for them from time to time.`
       : "Other people have the last pairs on their screens. This page looks again from time to time.",
     retry: true,
-    canUndo: progress.done > 0,
+    canUndo: true,
   });
   get("message-heading").focus();
   screen.announce(get("message-heading").textContent);
@@ -176,6 +177,7 @@ function showEnded(heading, text, link = null) {
   setPhase("ended");
   screen.warn("");
   for (const dialog of document.querySelectorAll("dialog[open]")) dialog.close();
+  get("bar-buttons").hidden = true;
   screen.showMessage({ heading, text, link });
   get("message-heading").focus();
 }
@@ -224,6 +226,7 @@ async function loadMe() {
     return false;
   }
   me = answer.data;
+  get("bar-buttons").hidden = false;
   screen.showTitle(me.title);
   get("vote-row").classList.toggle("no-ties", !me.ties);
   for (const button of document.querySelectorAll("#vote-row .even")) button.hidden = !me.ties;
@@ -263,7 +266,7 @@ function onVote(entry, answer) {
   if (answer.status === 200) {
     get("last").textContent = `Saved: ${wordsOf(entry.body.choice)}`;
     if (phase === "checking") {
-      if (answer.data.feedback) showFeedback(answer.data.feedback);
+      if (answer.data.feedback) showFeedback(answer.data.feedback, entry.body.choice);
       else setPhase("loading");
     }
     accept(answer.data);
@@ -271,9 +274,9 @@ function onVote(entry, answer) {
   }
   get("last").textContent = "";
   if (answer.code === "gone") {
-    screen.say("Somebody else has judged that pair meanwhile, so your vote on it was not needed. Here is another one.");
+    screen.say("Somebody else has judged that pair meanwhile, so your vote on it does not count.");
   } else if (answer.code === "voted") {
-    screen.say("That pair has a vote of yours already, perhaps from another window. Here is another one.");
+    screen.say("That pair has a vote of yours already, perhaps from another window.");
   } else screen.say(`A vote was not saved: ${answer.message || `the server answered ${answer.status}`}`);
   if (phase === "checking") setPhase("loading");
   load();
@@ -298,14 +301,14 @@ function onUndo(answer) {
   screen.announce(`Taken back: ${wordsOf(undone.choice)}. Vote on this pair again.`);
 }
 
-function showFeedback({ is_right: isRight, answer, html }) {
+function showFeedback({ is_right: isRight, answer, html }, choice) {
   setPhase("feedback");
   screen.showRow("feedback");
   const row = get("feedback-row");
   row.classList.toggle("right", isRight);
   row.classList.toggle("other", !isRight);
-  const known = answer === "tie" ? "neither is better" : wordsOf(answer).toLowerCase();
-  get("feedback-heading").textContent = isRight ? `Yes: ${known}.` : `The known answer is another one: ${known}.`;
+  const [known, own] = [answer, choice].map((one) => wordsOf(one).toLowerCase());
+  get("feedback-heading").textContent = isRight ? `Correct: ${known}.` : `The known answer: ${known}. Your vote: ${own}.`;
   get("feedback-text").replaceChildren(prose(html));
   get("feedback-next").focus();
   screen.announce(get("feedback-heading").textContent);
@@ -320,6 +323,7 @@ function leaveFeedback() {
 
 function onChange(problem) {
   const num = outbox ? outbox.votes : 0;
+  get("main").dataset.unsaved = outbox ? outbox.size : 0;
   const what = num ? `Not saved yet: ${num} ${num === 1 ? "vote" : "votes"}.` : "Not done yet: the undo.";
   if (problem === null) screen.warn("");
   else if (problem === "slow") screen.warn(`${what} The server is slow.`);
@@ -356,7 +360,7 @@ function cast(choice, extra = {}) {
   outbox.add("vote", body);
   settle();
   if (screen.item) screen.announce(`${wordsOf(choice)}. ${get("pair-heading").textContent}.`);
-  if (votes % BREAK_EVERY === 0) screen.say(`${votes} votes in this visit. A short break keeps the eye fresh; your place is kept.`);
+  if (votes % BREAK_EVERY === 0) screen.say(`${votes} votes in this visit. Time for a short break? You can go on here at any time.`);
 }
 
 function choose(choice) {
@@ -444,7 +448,7 @@ const ACTIONS = {
 function press(name, character) {
   if (phase === "strength" && /^[123]$/.test(character)) chooseStrength(Number(character));
   else if (phase === "feedback" && character === "Enter") leaveFeedback();
-  else if (phase === "feedback" && name !== "help" && name !== "guidelines") return false;
+  else if (phase === "feedback" && !VIEWS.includes(name)) return false;
   else if (VOTES.includes(name)) choose(name);
   else if (ACTIONS[name]) ACTIONS[name]();
   else return false;
