@@ -166,9 +166,11 @@ class JournalWriter:
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._ends:
+        is_last = False
+        while not is_last:
             self._wanted.wait()
             self._wanted.clear()
+            is_last = self._ends  # if the end comes after this line, `_wanted` is set again
             try:
                 catch_up(self._project)
             except TiltError as error:
