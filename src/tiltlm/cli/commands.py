@@ -17,13 +17,13 @@ VERBOSE = "Print details too: layout, precision, digests, reference store. log.t
 ONLY_OVERRIDES = ("[KEY=VALUE ...]", "Settings, such as sampling.top_p=0.9.")
 GRID = ("[CONFIG] KEY=V1,V2,... ...", "A YAML file, then keys with their values; every combination is run.")
 NAMED = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-NUMBERS = (bool, int, float, int | None, float | None)
+NUMBERS = (bool, int, float, bool | None, int | None, float | None)
 
 
 def run_function(command: Command) -> Callable[..., None]:
     """Return the function that typer makes a command from: it takes what the user writes, and runs the command."""
     has_grid = "grid" in command.parameters
-    shows_progress = "progress" in command.parameters
+    shows_progress = command.has_bar and "progress" in command.parameters
     settings = (*([command.argument] if command.argument else []), *command.options)
 
     def run(**given: Any) -> None:

@@ -295,6 +295,9 @@ class CachedComparer(_Cached[PairItem, Verdict], Comparer):
 
     def compare(self, pairs: Iterable[PairItem]) -> Iterator[Verdict]:
         """Yield one verdict for each pair, in order; its probability calibrated if the judge was audited."""
+        if self.judge.keeps_judgements:
+            verdicts: Iterator[Verdict] = self.judge.compare(pairs)
+            return verdicts
         verdicts = self._results(pairs, self.judge.compare)
         if not self.judge.scales_logits or self.scale == 1:
             return verdicts

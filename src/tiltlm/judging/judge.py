@@ -47,11 +47,14 @@ class PairItem:
     row: Mapping[str, Any] = field(default_factory=dict)
     ended: tuple[bool, bool] = (True, True)
     """False for a response that was cut."""
+    models: tuple[str, str] = ("", "")
+    """Who wrote a and b, for the record. No judgement depends on it, and no judge is shown it."""
 
     @property
     def swapped(self) -> "PairItem":
         """The same two responses, exchanged."""
-        return PairItem(self.prompt, self.b, self.a, self.row, (self.ended[1], self.ended[0]))
+        ended, models = (self.ended[1], self.ended[0]), (self.models[1], self.models[0])
+        return PairItem(self.prompt, self.b, self.a, self.row, ended, models)
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,8 @@ class Judge(ABC):
     """Hash of kind, weights or model and revision, template, rubric and sampling. Judgements are cached by it."""
     reads: tuple[str, ...] | None = ()
     """Columns of the row that change a judgement; None: all of them."""
+    keeps_judgements: bool = False
+    """True if the judge stores what it said itself, so that the cache of judgements must not."""
     scale: float = 1.0
     """Difference of two scores that is one nat of preference, for scorers that are used as comparers."""
 

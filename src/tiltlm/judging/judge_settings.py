@@ -66,6 +66,7 @@ KINDS: dict[str, Kind] = {
         "tiltlm.judging.language.build:rubric", "model", (*_FORWARD, *_LANGUAGE, "items", "column"), ("model",)
     ),
     "panel": Kind("tiltlm.judging.panel:panel", None, ("judges", "combine"), ("judges",)),
+    "people": Kind("tiltlm.recipes.labeling.people:people", "database", ("votes", "wait", "names", "port")),
 }
 """Every kind of judge by its name."""
 
@@ -85,8 +86,8 @@ class JudgeSettings:
 
     kind: str
     """Kind of judge: `verifier`, `tests`, `regex`, `json_schema`, `exact`, `numeric`, `reward_model`, `implicit`,
-    `lexicon`, `gold`, `length`, `pairwise`, `grade`, `rubric` or `panel`. Also the short form `KIND:ARGUMENT`, such as
-    `reward_model:FOLDER`."""
+    `lexicon`, `gold`, `length`, `pairwise`, `grade`, `rubric`, `panel` or `people`. Also the short form
+    `KIND:ARGUMENT`, such as `reward_model:FOLDER`."""
     model: str | None = None
     """Model folder, or name on the Hugging Face Hub: the reward model, the policy of an implicit reward, or the
     language model that judges. With `url`, the model's name on that server. In a loop `self` is the model that is
@@ -172,6 +173,19 @@ class JudgeSettings:
     of the column."""
     allow_self: bool = False
     """Let a language model judge models of its own family. Models prefer answers like their own."""
+
+    database: str | None = None
+    """Labelling project in which people judge: a file, which is made if it is new, or postgresql://USER@HOST/NAME.
+    Null: label.db."""
+    votes: int = 3
+    """Votes of people on each pair."""
+    wait: Literal["serve", "poll", "stop"] = "serve"
+    """What happens until people have voted. `serve`: this process serves the labelling app and waits. `poll`: it waits,
+    and another process serves the app. `stop`: it ends with exit code 1, and the same command goes on later."""
+    names: tuple[str, ...] = ()
+    """People who get a private link under `wait: serve`, if they have none."""
+    port: int = 8765
+    """Port of the app under `wait: serve`; 0 takes a free one."""
 
     def __post_init__(self) -> None:
         if ":" in self.kind:

@@ -30,11 +30,13 @@ def check_roles(judges: Iterable[Judge]) -> None:
 
 RULES = frozenset({"verifier", "tests", "regex", "json_schema", "exact", "numeric", "gold"})
 """Kinds that are a rule and no estimate of one: what they say is right by definition, so they need no audit."""
+PEOPLE = "people"
+"""Kind of judge that others are audited against."""
 
 
 def has_audit(settings: JudgeSettings) -> bool:
-    """Return whether it is known how often a judge is right: by an audit, or because it is a rule."""
-    return settings.audit is not None or settings.kind in RULES
+    """Return whether a judge can be trusted as it is: it was audited, is a rule, or is people."""
+    return settings.audit is not None or settings.kind in RULES or settings.kind == PEOPLE
 
 
 def check_trains(settings: JudgeSettings, judge: Judge, *, unaudited: bool) -> None:

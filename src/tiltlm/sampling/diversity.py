@@ -52,7 +52,7 @@ def diversity_of(rows: Sequence[AnswerRow]) -> Diversity:
         num_answers=len(answers),
         distinct_1=_mean([_distinct(row.answers, 1) for row in rows]),
         distinct_2=_mean([_distinct(row.answers, 2) for row in rows]),
-        distance=_mean([_mean([_distance(a, b) for a, b in combinations(own, 2)]) for own in several]),
+        distance=_mean([_mean([distance_of(a, b) for a, b in combinations(own, 2)]) for own in several]),
         duplicates=copies / len(answers) if answers else math.nan,
         entropy=_entropy(rows),
         cut=_mean([float(not ended) for row in rows for ended in row.ended]),
@@ -75,7 +75,7 @@ def _distinct(answers: Sequence[str], size: int) -> float:
     return len(counts) / counts.total() if counts else math.nan
 
 
-def _distance(a: str, b: str) -> float:
+def distance_of(a: str, b: str) -> float:
     """Return 1 − Jaccard similarity of the sets of word 3-grams; an answer of fewer words is one gram."""
     first, second = ({*(grams_of(text, GRAM) or [tuple(text.split())])} for text in (a, b))
     return 1 - len(first & second) / len(first | second)

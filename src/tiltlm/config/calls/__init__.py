@@ -31,11 +31,20 @@ from tiltlm.config.calls.data.describing import stats
 from tiltlm.config.calls.data.split import split
 
 # isort: split
+from tiltlm.config.calls.labeling.serving import label_serve
+
+# isort: split
 from tiltlm.config.calls.labeling.inviting import label_invite
 from tiltlm.config.calls.labeling.terminal import label_tui
 
 # isort: split
+from tiltlm.config.calls.labeling.inspecting import label_adjudicate, label_status
+
+# isort: split
 from tiltlm.config.calls.labeling.exporting import label_export
+
+# isort: split
+from tiltlm.config.calls.labeling.backups import label_backup, label_restore
 
 # isort: split
 from tiltlm.config.command import COMMANDS
@@ -51,8 +60,13 @@ __all__ = [
     "frontier",
     "judge",
     "judge_audit",
+    "label_adjudicate",
+    "label_backup",
     "label_export",
     "label_invite",
+    "label_restore",
+    "label_serve",
+    "label_status",
     "label_tui",
     "loop",
     "preview",

@@ -223,7 +223,9 @@ def _by_comparing(matches: Sequence[Match], comparer: Comparer, progress: Progre
             is_flipped = b < a
             one, two = (match.b, match.a) if is_flipped else (match.a, match.b)
             prompt = one.prompt if isinstance(one.prompt, str) else tuple(one.prompt)
-            items.append(PairItem(prompt, one.answers[i], two.answers[i], match.a.row, (one.ended[i], two.ended[i])))
+            names = (match.second, match.first) if is_flipped else (match.first, match.second)
+            ended = (one.ended[i], two.ended[i])
+            items.append(PairItem(prompt, one.answers[i], two.answers[i], match.a.row, ended, names))
             asked.append((m, i, is_flipped))
     order = sorted(range(len(items)), key=lambda k: (matches[asked[k][0]].prompt, items[k].a, items[k].b))
     results: Iterator[Reconciled] = each_in_both_orders(comparer, (items[k] for k in order))

@@ -50,6 +50,8 @@ class Filter:
     """Part of the id of a pair."""
     open_only: bool = False
     """Only disputed pairs that nobody decided."""
+    id: int | None = None
+    """Only this pair."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,8 @@ def _conditions(wanted: Filter, first: Any, second: Any, decision: Any) -> Seque
         conditions.append(or_(first.c.model == wanted.model, second.c.model == wanted.model))
     if wanted.text:
         conditions.append(pair.c.key.contains(wanted.text, autoescape=True))
+    if wanted.id is not None:
+        conditions.append(pair.c.id == wanted.id)
     if wanted.open_only:
         conditions += [pair.c.dispute > 0, decision.c.choice.is_(None)]
     return conditions

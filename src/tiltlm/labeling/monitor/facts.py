@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection, func, select
 
-from tiltlm.data.labels.vote_rows import FoundVote, VotedItem
-from tiltlm.data.labels.votes import TIE, A, B, Votes, collect
+from tiltlm.data.labels.votes import TIE, A, B, FoundVote, VotedItem, Votes, collect
 from tiltlm.labeling.project import ProjectSettings
 from tiltlm.labeling.store.database import now
 from tiltlm.labeling.store.people import Person, list_people
@@ -156,7 +155,7 @@ def read_facts(connection: Connection, settings: ProjectSettings) -> Facts:
         votes=votes,
         people=tuple(list_people(connection)),
         guidelines={int(version): float(time) for version, time in versions},
-        lengths=dict(connection.execute(_lengths()).tuples().all()),
+        lengths={row[0]: int(row[1]) for row in connection.execute(_lengths())},
         time=now(),
     )
 
@@ -241,4 +240,4 @@ def _lengths() -> Any:
 def _read_decisions(connection: Connection) -> dict[int, str]:
     newest = select(func.max(event.c.id)).where(event.c.kind == "adjudicate").group_by(event.c.pair_id)
     wanted = select(event.c.pair_id, event.c.choice).where(event.c.id.in_(newest))
-    return dict(connection.execute(wanted).tuples().all())
+    return {row[0]: row[1] for row in connection.execute(wanted)}

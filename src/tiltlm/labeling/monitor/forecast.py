@@ -29,8 +29,8 @@ from tiltlm.labeling.project import ProjectSettings
 SURE = 0.99
 """Probability that nothing changes from which stopping is suggested."""
 DRAWS = 2000
-MIN_DRAWS = 100
-_SIZE = 2_000_000
+MIN_DRAWS = 200
+_SIZE = 1_000_000
 """Draws times pairs, at most, beyond `MIN_DRAWS`."""
 PRIOR_PAIRS = 4
 """Pairs with two votes that the prior adds."""

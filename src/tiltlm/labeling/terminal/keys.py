@@ -76,7 +76,7 @@ class Stopwatch:
 
     def resume(self) -> None:
         """Go on."""
-        self._start = self._start or self.clock()
+        self._start = self.clock() if self._start is None else self._start
 
     @property
     def seconds(self) -> float:

@@ -14,6 +14,9 @@ from starlette.templating import Jinja2Templates
 import tiltlm
 from tiltlm.labeling.store.projects import Project
 from tiltlm.labeling.web import api
+from tiltlm.labeling.web.admin import adjudication, overview
+from tiltlm.labeling.web.admin.formatting import add_filters
+from tiltlm.labeling.web.admin.numbers import Numbers
 from tiltlm.labeling.web.answers import add_error_answers
 from tiltlm.labeling.web.guard import Guard
 from tiltlm.labeling.web.security import Limiter
@@ -49,9 +52,13 @@ def create_app(project: Project, *, hosts: Sequence[str], secure: bool = False) 
     app.state.csp_reports = deque(maxlen=KEPT_REPORTS)
     app.state.ui_version = ui_version()
     app.state.templates = Jinja2Templates(FOLDER / "templates", context_processors=[_context])
+    app.state.numbers = Numbers(project)
+    add_filters(app.state.templates)
     add_error_answers(app, app.state.templates)
     app.include_router(api.router)
     app.include_router(pages)
+    app.include_router(overview.router)
+    app.include_router(adjudication.router)
     app.mount("/static", StaticFiles(directory=FOLDER / "static"), name="static")
     return app
 

@@ -4,17 +4,12 @@ Every judgement is stored as soon as it is made, so a call that was stopped goes
 is given again, and a second call asks the judge nothing.
 """
 
-import hashlib
-import json
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import combinations
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from tiltlm.core import ConfigError, DataError, RunError
 from tiltlm.core.notes import Note
@@ -221,15 +216,10 @@ class Call:
 
     def pairs_of(self, row: JudgedRow) -> list[tuple[int, int]]:
         """Return which responses of a row are compared."""
-        pairs = list(combinations(range(len(row.responses)), 2))
-        pairs = [(i, j) for i, j in pairs if row.responses[i] != row.responses[j]]
-        if self.data.shape == "pairs" or self.pairing.rule == "all":
-            return pairs
-        if self.pairing.rule == "random":
-            content = json.dumps([self.request.seed, row.prompt, row.responses], default=str)
-            rng = np.random.default_rng(list(hashlib.sha256(content.encode("utf-8", "surrogatepass")).digest()))
-            chosen = rng.permutation(len(pairs))[: self.pairing.num]
-            return [pairs[k] for k in sorted(chosen)]
+        if self.data.shape == "pairs":
+            return Pairing("all").choose(row.prompt, row.responses, self.request.seed)
+        if self.pairing.rule != "best_worst":
+            return self.pairing.choose(row.prompt, row.responses, self.request.seed)
         return self._best_and_worst(row)
 
     def _best_and_worst(self, row: JudgedRow) -> list[tuple[int, int]]:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from tiltlm.core import ConfigError
 
@@ -127,3 +132,19 @@ class Pairing:
             code="unknown_name",
             key="--comparisons",
         )
+
+    def choose(self, prompt: Any, responses: Sequence[str], seed: int) -> list[tuple[int, int]]:
+        """Return which responses to a prompt are compared under `all` and `random`; equal texts never are.
+
+        Args:
+            prompt: Text or turns. With the responses it decides what is random.
+            responses: The responses.
+            seed: Seed of random pairs.
+        """
+        pairs = [(i, j) for i, j in combinations(range(len(responses)), 2) if responses[i] != responses[j]]
+        if self.rule != "random":
+            return pairs
+        content = json.dumps([seed, prompt, responses], default=str)
+        rng = np.random.default_rng(list(hashlib.sha256(content.encode("utf-8", "surrogatepass")).digest()))
+        chosen = rng.permutation(len(pairs))[: self.num]
+        return [pairs[k] for k in sorted(chosen)]

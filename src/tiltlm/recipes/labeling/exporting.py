@@ -24,11 +24,10 @@ from tiltlm.data.labels.project_votes import content_digest, read_project
 from tiltlm.labeling.store.audit import COMMAND_LINE, write_audit
 from tiltlm.labeling.store.database import reading, writing
 from tiltlm.labeling.store.people import list_people, pseudonym
-from tiltlm.labeling.store.projects import Project
+from tiltlm.labeling.store.projects import Project, open_project
 from tiltlm.labeling.store.tables import pair
 from tiltlm.labeling.store.votes import read_adjudications, read_vote_rows
 from tiltlm.recipes.data.agreement import SCHEMA, account_of, votes_digest
-from tiltlm.recipes.labeling.opening import opened
 from tiltlm.recipes.run_settings import check_file
 from tiltlm.storage.files import finite_json, write_json
 from tiltlm.version import __version__
@@ -107,7 +106,7 @@ def export(database: str, output: Path, selected: Selected, *, overwrite: bool =
         raise ConfigError(
             f"{output} exists; give --overwrite to replace it, or another name", code="output_exists", key="OUT"
         )
-    with opened(database) as project:
+    with open_project(database) as project:
         return _export(project, output, selected)
 
 

@@ -7,8 +7,7 @@ from tiltlm.core.errors import ConfigError
 from tiltlm.labeling.store.audit import COMMAND_LINE, write_audit
 from tiltlm.labeling.store.database import writing
 from tiltlm.labeling.store.people import add_person, check_name, find_person, new_token, revoke
-from tiltlm.labeling.store.projects import Project
-from tiltlm.recipes.labeling.opening import opened
+from tiltlm.labeling.store.projects import Project, open_project
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8765"
 """Where `tiltlm label serve` listens by default."""
@@ -49,7 +48,7 @@ def invite(
             "--role and --address have no effect with --revoke; remove them", code="no_effect", key="--revoke"
         )
     base = check_address(address or DEFAULT_ADDRESS)
-    with opened(database) as project:
+    with open_project(database) as project:
         if not is_revoked:
             return make_link(project, name, role, base)
         with writing(project.engine) as connection:

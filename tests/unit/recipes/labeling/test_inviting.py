@@ -12,9 +12,9 @@ from tiltlm.recipes.labeling.inviting import check_address, invite
 
 
 @pytest.fixture
-def database(tmp_path) -> str:
-    create_project(str(tmp_path / "label.db"), ProjectSettings())
-    return str(tmp_path / "label.db")
+def database(database) -> str:
+    create_project(database, ProjectSettings())
+    return database
 
 
 def person_of(database: str, link: str):

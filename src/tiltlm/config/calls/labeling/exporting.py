@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tiltlm.config.calls.labeling.serving import split_names
 from tiltlm.config.command import command
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def label_export(
     min_votes: int = 1,
     prior: float = 0.5,
     votes: bool = False,
-    exclude_annotators: str | Sequence[str] = (),
+    exclude_annotators: str | Sequence[str] | None = None,
     pseudonyms: bool = False,
     overwrite: bool = False,
 ) -> "Exported":
@@ -58,10 +59,9 @@ def label_export(
     from tiltlm.data.labels import LabelSettings
     from tiltlm.recipes.labeling.exporting import Selected, export
 
-    names = exclude_annotators.split(",") if isinstance(exclude_annotators, str) else exclude_annotators
     selected = Selected(
         rule=LabelSettings(rule=rule, ties=ties, min_votes=min_votes, prior=prior),
-        exclude=tuple(name.strip() for name in names if name.strip()),
+        exclude=split_names(exclude_annotators),
         pseudonyms=pseudonyms,
         votes=votes,
     )

@@ -1,0 +1,1 @@
+"""Pairs to label: read from sources, cleaned, ordered, and those with a known answer."""
