@@ -48,6 +48,7 @@ function setPhase(name) {
 function guard() {
   guardedUntil = performance.now() + GUARD_MS;
   const name = phase;
+  get("main").dataset.state = name;
   setTimeout(() => {
     if (phase === name && performance.now() >= guardedUntil - 1) get("main").dataset.state = `${name} ready`;
   }, GUARD_MS);
@@ -241,14 +242,22 @@ async function refreshMe() {
   }
 }
 
+function checksum(text) {
+  let sum = 0;
+  for (let at = 0; at < text.length; at++) sum = (Math.imul(31, sum) + text.charCodeAt(at)) | 0;
+  return sum;
+}
+
 /** Show the guidelines on the first visit, and when there is a new version. */
 function offerGuidelines() {
   const place = `tiltlm.guidelines.${me.name}`;
-  const seen = Number(localStorage.getItem(place)) || 0;
-  const { version } = me.guidelines;
-  if (version === 0 || seen >= version || document.querySelector("dialog[open]")) return;
-  localStorage.setItem(place, version);
-  showGuidelines(me.guidelines, seen ? "The guidelines have changed. Please read them again." : "");
+  const seen = localStorage.getItem(place) || "";
+  const { version, html } = me.guidelines;
+  const shown = `${version} ${checksum(html)}`; // another project at the same address may have the same version
+  if (version === 0 || seen === shown || document.querySelector("dialog[open]")) return;
+  localStorage.setItem(place, shown);
+  const isNewer = seen !== "" && parseInt(seen, 10) < version;
+  showGuidelines(me.guidelines, isNewer ? "The guidelines have changed. Please read them again." : "");
 }
 
 // Answers to votes and undos.
@@ -297,6 +306,7 @@ function onUndo(answer) {
   if (undone.note && !sessionStorage.getItem(draftOf(ticket))) saveDraft(ticket, undone.note);
   accept(answer.data, true);
   screen.markChoice(undone.choice);
+  screen.markSeen();
   get("last").textContent = `Taken back: ${wordsOf(undone.choice)}`;
   screen.announce(`Taken back: ${wordsOf(undone.choice)}. Vote on this pair again.`);
 }
@@ -370,6 +380,12 @@ function choose(choice) {
     return;
   }
   if (isGuarded()) return;
+  if (screen.isRightUnseen) {
+    screen.showSide("right", true);
+    screen.say("This is the right response. Vote when you have read both.");
+    guard();
+    return;
+  }
   if (!me.strength || choice === "tie" || choice === "both_bad") {
     cast(choice);
     return;

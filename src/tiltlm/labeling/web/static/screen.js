@@ -100,13 +100,18 @@ export class Screen {
     const pair = get("pair");
     pair.dataset.side = side;
     for (const one of SIDES) get(`show-${one}`).setAttribute("aria-pressed", one === side);
-    if (side === "right") get("unseen").hidden = true;
+    if (side === "right") this.markSeen();
     const top = get("switch").offsetTop;
     if (isAsked && scrollY > top) scrollTo(0, top);
   }
 
-  get isNarrow() {
-    return getComputedStyle(get("switch")).display !== "none";
+  markSeen() {
+    get("unseen").hidden = true;
+  }
+
+  /** Return true where one response is shown at a time, and the right one was not on the screen yet. */
+  get isRightUnseen() {
+    return !get("unseen").hidden && getComputedStyle(get("switch")).display !== "none";
   }
 
   toggleSync() {
