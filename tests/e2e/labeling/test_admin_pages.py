@@ -112,6 +112,10 @@ def test_every_button_works_and_is_on_record(browser: Browser, site: Site):
         expect(page.locator(".prose em")).to_have_text("kind")
         page.get_by_role("link", name="Record").click()
         expect(page.locator("tbody tr")).to_have_count(5)
+        page.get_by_role("button", name="Sign out").click()
+        page.wait_for_url("**/join")
+        assert page.goto(f"{site.address}/admin").status == 401
+        watched.expected.append("401")
     assert record(site) == [("olga", what) for what in ("invite", "revoke", "invite", "export", "guidelines")]
 
 
