@@ -56,12 +56,14 @@ def states(page: LabelPage, faults: Faults) -> Iterator[str]:
     keyboard.press("Escape")
     page.ready()
     yield "practice"
+    if tab.get_by_role("button", name="Right (not seen yet)").is_visible():
+        tab.get_by_role("button", name="Right (not seen yet)").click()
     page.press("p", "n")
     keyboard.type("a note")
     yield "whole prompt and note"
     keyboard.press("Escape")
     page.press("d")
-    tab.wait_for_selector("mark")
+    tab.wait_for_selector("mark", state="attached")
     yield "differences"
     page.press("r")
     yield "raw"
@@ -79,6 +81,7 @@ def states(page: LabelPage, faults: Faults) -> Iterator[str]:
     keyboard.press("Enter")
     page.ready()
     yield "line"
+    tab.evaluate("() => document.getElementById('show-right').click()")
     faults.answer["/api/votes"] = 507
     page.press("0")
     expect(tab.locator("#banner")).to_contain_text("disk")
@@ -89,7 +92,9 @@ def states(page: LabelPage, faults: Faults) -> Iterator[str]:
     expect(tab.locator("#last")).to_have_text("Taken back: Tie")
     page.ready()
     yield "undone"
-    page.press("0").saved().press("0")
+    page.press("0").saved().ready()
+    tab.evaluate("() => document.getElementById('show-right').click()")
+    page.press("0")
     expect(tab.get_by_role("heading", name="All done. Thank you!")).to_be_visible()
     yield "done"
 

@@ -197,4 +197,5 @@ def look_at_big(site: Site, page: LabelPage) -> None:
     if page.number() == 2:
         expect(page.page.get_by_text("200 earlier turns")).to_be_attached()
         expect(page.page.get_by_text("(empty)")).to_be_attached()
+    page.page.get_by_role("button", name="Right (not seen yet)").click()
     page.press("1").saved()

@@ -235,3 +235,35 @@ def test_the_time_of_a_hidden_page_does_not_count(browser: Browser, tmp_path: Pa
         expect(page.locator("#last")).to_have_text("Saved: Left is better")
     (row,) = votes_of(project)
     assert 7_000 <= row.dwell_ms < 60_000
+
+
+def test_an_undo_without_connection_waits_for_its_vote(browser: Browser, tmp_path: Path) -> None:
+    project = make_project(tmp_path / "label.db", plain_pairs(4), overlap=1)
+    with served(project) as site, window(browser, site.address) as tab:
+        tab.expected.append("ERR_INTERNET_DISCONNECTED")
+        page = site.open(tab).ready()
+        first = page.number()
+        tab.context.set_offline(True)
+        page.press("1").press("u")
+        expect(page.page.get_by_role("button", name="Tie")).to_be_disabled()  # no vote until it is clear on what
+        page.page.keyboard.press("0")
+        tab.context.set_offline(False)
+        expect(page.page.locator("#last")).to_have_text("Taken back: Left is better")
+        assert page.saved().ready().number() == first
+        page.press("2").saved()
+    (row,) = votes_of(project)
+    assert row.pair_key == f"secret-key-{first}"
+    assert row.choice != row.left
+    assert (num_events(project), num_events(project, "undo")) == (2, 1)
+
+
+def test_guidelines_of_another_project_at_the_same_address(browser: Browser, tmp_path: Path) -> None:
+    """A new project on the same port has version 1 again: its guidelines are shown, and are not called changed."""
+    project = make_project(tmp_path / "label.db", plain_pairs(2), overlap=1)
+    with served(project) as site, window(browser, site.address) as tab:
+        page = site.open(tab)
+        page.page.evaluate("() => localStorage.setItem('tiltlm.guidelines.Ada', '1 12345')")
+        page.page.reload()
+        dialog = page.page.get_by_role("dialog", name="Guidelines")
+        expect(dialog).to_be_visible()
+        expect(dialog).not_to_contain_text("have changed")

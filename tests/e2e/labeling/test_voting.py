@@ -72,6 +72,8 @@ def test_the_buttons_do_the_same(browser: Browser, tmp_path: Path) -> None:
         }.items():
             name, stored = expected(page.ready(), choice)
             meant[name] = stored
+            if choice != "skip":
+                page.page.get_by_role("button", name="Right (not seen yet)").tap()
             for button in buttons:
                 page.page.wait_for_selector('#main[data-state$=" ready"]')
                 page.page.get_by_role("button", name=button, exact=True).tap()
@@ -163,10 +165,11 @@ def test_keys_are_off_while_writing_and_with_modifiers(browser: Browser, tmp_pat
         expect(page.page.get_by_label("Note on this pair")).to_have_value("1 2 0 b s u n r d g ? uuu")
         page.page.keyboard.press("ArrowLeft")
         page.page.keyboard.press("Escape")
-        for chord in ("Control+1", "Alt+2", "Meta+0", "Control+b", "Alt+ArrowLeft"):
+        for chord in ("Control+1", "Alt+2", "Meta+0", "Control+b", "Alt+ArrowLeft", "Shift+ArrowRight"):
             page.page.evaluate(
                 "([modifier, key]) => document.body.dispatchEvent(new KeyboardEvent('keydown', {key, bubbles: true, "
-                "ctrlKey: modifier === 'Control', altKey: modifier === 'Alt', metaKey: modifier === 'Meta'}))",
+                "ctrlKey: modifier === 'Control', altKey: modifier === 'Alt', metaKey: modifier === 'Meta', "
+                "shiftKey: modifier === 'Shift'}))",
                 chord.split("+"),
             )
         page.press("?")
@@ -257,7 +260,9 @@ def test_practice_shows_the_known_answers(browser: Browser, tmp_path: Path) -> N
         expect(page.page.get_by_text("Practice: after each vote you see the known answer. 2 to go.")).to_be_visible()
         is_left = page.side("left") == "right answer"
         page.press("1" if is_left else "2")
-        heading = page.page.get_by_role("heading", name="Yes: left is better." if is_left else "Yes: right is better.")
+        heading = page.page.get_by_role(
+            "heading", name="Correct: left is better." if is_left else "Correct: right is better."
+        )
         expect(heading).to_be_visible()
         expect(page.page.get_by_text("Because of reason")).to_be_visible()
         page.page.keyboard.press("1")  # no vote: the answer is on the screen
@@ -265,7 +270,7 @@ def test_practice_shows_the_known_answers(browser: Browser, tmp_path: Path) -> N
         page.ready()
         expect(page.page.get_by_text("This is the last one.")).to_be_visible()
         page.press("0")
-        expect(page.page.get_by_role("heading", name="The known answer is another one")).to_be_visible()
+        expect(page.page.get_by_role("heading", name="Your vote: tie.")).to_be_visible()
         page.page.get_by_role("button", name="Continue").click()
         page.ready()
         assert page.line().startswith("Practice is over.")
@@ -290,3 +295,23 @@ def test_two_people_race_for_the_last_seat(browser: Browser, tmp_path: Path) -> 
         expect(late.page.get_by_role("heading", name="All done. Thank you!")).to_be_visible()
         expect(late.page.locator("#line-text", has_text="Somebody else has judged that pair meanwhile")).to_be_visible()
     assert [row.name for row in votes_of(project)] == ["Quick"]
+
+
+def test_a_phone_takes_no_vote_before_both_responses_were_seen(browser: Browser, tmp_path: Path) -> None:
+    project = make_project(tmp_path / "label.db", plain_pairs(2), overlap=1)
+    with served(project) as site, window(browser, site.address, "phone") as tab:
+        page = site.open(tab).ready()
+        vote = page.page.get_by_role("button", name="Left is better")
+        vote.tap()
+        assert page.line().startswith("This is the right response.")
+        expect(page.page.get_by_role("region", name="Right", exact=True)).to_be_visible()
+        assert num_events(project) == 0
+        page.ready()
+        vote.tap()
+        page.saved().ready()
+        page.page.get_by_role("button", name="Undo").tap()
+        expect(page.page.get_by_role("button", name="Left is better")).to_have_class("button vote was")
+        page.ready()
+        vote.tap()  # both were seen before the undo
+        page.saved()
+    assert len(votes_of(project)) == 1
