@@ -38,7 +38,8 @@ def make_contest(votes: Sequence[Sequence[int]], num: int, *, settings=SETTINGS,
     wanted = settings.overlap + settings.extra * disputed
     values = np.full(num, np.nan) if decided is None else decided
     keys = tuple(map(str, range(num)))
-    return Contest(("x", "y"), keys, np.zeros(num, bool), np.arange(num), counts, first, wanted, values)
+    no, yes = np.zeros(num, bool), np.ones(num, bool)
+    return Contest(("x", "y"), keys, no, yes, np.arange(num), counts, first, wanted, values)
 
 
 def simulate(rng, rate: float, num: int, *, settings=SETTINGS, looks=LOOKS, draws: int = 2000) -> Stopped:

@@ -45,9 +45,9 @@ def test_without_systems_the_labels_decide():
     assert early.verdicts == ()
     assert not early.should_stop
     assert early.labels.same_labels == pytest.approx(0.6, abs=0.02)  # pairs without votes have no label
-    late = status(votes(99, 50) + [(99, "ann", "a")], 100, models=models)
+    late = status([*votes(99, 50), (99, "ann", "a")], 100, models=models)
     assert late.should_stop
-    assert late.advice().startswith("you may stop: the 1 missing votes would leave")
+    assert late.advice().startswith("you may stop: 1 missing vote would leave")
 
 
 def test_at_the_end_nothing_is_advised():
