@@ -1,6 +1,7 @@
 """Simulated labelling projects that follow the suggestion to stop.
 
-`PYTHONPATH=tests python -m support.stopping 0.5 0.55 0.6 0.7` prints the numbers of the docstring of `tiltlm.labeling.monitor.forecast`.
+The numbers of the docstring of `tiltlm.labeling.monitor.forecast` are those of
+`PYTHONPATH=tests python -m support.stopping 0.5 0.55 0.6 0.7`.
 """
 
 import sys
@@ -73,8 +74,8 @@ def main(rates: Sequence[str]) -> None:
         decided = np.mean([(one.end if one.early is None else one.early) != 0 for one in found])
         print(
             f"win rate {rate:.0%}: {len(stops)} of {len(found)} stop, {wrong} of them with another verdict than the "
-            f"planned end; {1 - np.mean([one.share for one in found]):.0%} of the votes are saved; a difference is found "
-            f"in {decided:.1%}, at the planned end in {np.mean([one.end != 0 for one in found]):.1%}",
+            f"planned end; {1 - np.mean([one.share for one in found]):.0%} of the votes are saved; a difference is "
+            f"found in {decided:.1%}, at the planned end in {np.mean([one.end != 0 for one in found]):.1%}",
             flush=True,
         )
 
