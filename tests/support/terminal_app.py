@@ -81,7 +81,10 @@ def text_of(app: LabelApp, name: str) -> str:
 def dialog_text(app: LabelApp) -> str:
     """Return what the window on top shows."""
     found = app.screen.query("Static, OptionList")
-    return "\n".join("\n".join(one.render_line(y).text.rstrip() for y in range(one.size.height)) for one in found)
+    title = str(app.screen.query_one(".dialog").border_title)
+    return "\n".join(
+        [title, *("\n".join(one.render_line(y).text.rstrip() for y in range(one.size.height)) for one in found)]
+    )
 
 
 async def sees(app: LabelApp, pilot: Pilot[Any], *texts: str) -> None:

@@ -15,7 +15,7 @@ from uuid import uuid4
 
 from rich.console import RenderableType
 from rich.text import Text
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError
 from textual import work
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
@@ -30,7 +30,7 @@ from tiltlm.labeling.queue.contents import Contents, raw_text
 from tiltlm.labeling.terminal.dialogs import NoteDialog, QuitDialog, SkipDialog, TextDialog
 from tiltlm.labeling.terminal.keys import Clock, KeyGuard, Stopwatch
 from tiltlm.labeling.terminal.texts import markdown, visible
-from tiltlm.labeling.terminal.view import CSS, Prompt, Sides, key_lines, progress_line, whole_prompt
+from tiltlm.labeling.terminal.view import CSS, Prompt, Sides, key_lines, key_table, progress_line, whole_prompt
 from tiltlm.labeling.terminal.voter import Feedback, Reply, Voter
 from tiltlm.labeling.words import word_diff
 
@@ -67,28 +67,6 @@ WAITING = (
     "Nothing for you now: others have the last pairs. If they leave one, it comes to you; this window looks again "
     "by itself.\n\nu takes back your newest vote · q quits"
 )
-
-HELP = """\
-| Key | What it does |
-|---|---|
-| 1 or ← | the left response is better (the upper one in a narrow window) |
-| 2 or → | the right response is better (the lower one in a narrow window) |
-| 0 | tie: you cannot say which one is better |
-| b | both bad: neither is of use |
-| s | skip, with a reason |
-| u | take back your newest vote |
-| n | write a note; it is saved with your vote |
-| ↑ ↓ j k, PgUp PgDn, space, Home End | scroll both responses |
-| r | show the text as it was written, or Markdown again |
-| d | mark the words that differ |
-| p | show the whole prompt: system prompt and earlier turns |
-| g | guidelines |
-| q | quit; every vote is saved already |
-
-Where the project asks how much better a response is, press 1, 2 or 3 after it; Esc goes back.
-
-Characters that a terminal would obey are shown by name, such as ␛ or ⟨U+202E⟩.
-"""
 
 
 @dataclass(frozen=True)
@@ -280,7 +258,7 @@ class LabelApp(App[Outcome]):
 
     def action_help(self) -> None:
         """Show what the keys do."""
-        self.push_screen(TextDialog("Keys", markdown(HELP)))
+        self.push_screen(TextDialog("Keys", key_table()))
 
     def action_scroll(self, lines: int) -> None:
         """Scroll both responses by lines."""
@@ -347,6 +325,7 @@ class LabelApp(App[Outcome]):
             refused = ""
             self.num_votes += 1
         self.is_saving = False
+        self.reply = reply
         if isinstance(self.screen, QuitDialog):
             self.screen.dismiss(True)
             return
@@ -405,7 +384,7 @@ class LabelApp(App[Outcome]):
                 return await asyncio.to_thread(call)
             except Refused:
                 raise
-            except (RunError, SQLAlchemyError, OSError) as error:
+            except (RunError, DBAPIError, OSError) as error:
                 wait = self.retry_seconds[min(number, len(self.retry_seconds) - 1)]
                 self._say(f"{what}: {_reason(error)}. Next attempt in {wait:.0f} s.", is_loud=True)
                 await asyncio.sleep(wait)

@@ -18,6 +18,13 @@ from tiltlm.labeling.queue.ballots import MAX_NOTE
 from tiltlm.labeling.terminal.texts import visible
 
 
+def window(heading: str, hint: str, *, is_wide: bool = False) -> Vertical:
+    """Return a window, with what it is above and what its keys do below."""
+    made = Vertical(classes="dialog wide" if is_wide else "dialog")
+    made.border_title, made.border_subtitle = heading, hint
+    return made
+
+
 class TextDialog(ModalScreen[None]):
     """A text to read, which scrolls."""
 
@@ -37,11 +44,8 @@ class TextDialog(ModalScreen[None]):
 
     def compose(self) -> ComposeResult:
         """Make the window."""
-        with Vertical(classes="dialog wide"):
-            yield Static(Text(self.heading), classes="heading")
-            with VerticalScroll(can_focus=False):
-                yield Static(self.body, id="body")
-            yield Static(Text("↑ ↓ PgUp PgDn scroll · Enter or Esc closes"), classes="hint")
+        with window(self.heading, "↑ ↓ scroll · Enter closes", is_wide=True), VerticalScroll(can_focus=False):
+            yield Static(self.body)
 
     def action_scroll(self, lines: int) -> None:
         """Scroll by lines."""
@@ -64,12 +68,10 @@ class SkipDialog(ModalScreen[str | None]):
 
     def compose(self) -> ComposeResult:
         """Make the window."""
-        with Vertical(classes="dialog"):
-            yield Static(Text("Why do you skip this pair?"), classes="heading")
+        with window("Why do you skip this pair?", "a number or Enter chooses · Esc goes back"):
             yield OptionList(
                 *(Option(Content(f"{number} {visible(one)}")) for number, one in enumerate(self.reasons, 1))
             )
-            yield Static(Text("A number or Enter chooses · Esc goes back"), classes="hint")
 
     def on_key(self, event: Key) -> None:
         """Choose by a digit."""
@@ -94,10 +96,8 @@ class NoteDialog(ModalScreen[str | None]):
 
     def compose(self) -> ComposeResult:
         """Make the window."""
-        with Vertical(classes="dialog"):
-            yield Static(Text("Note on this pair"), classes="heading")
+        with window("Note on this pair", "Enter keeps it · Esc goes back"):
             yield Input(self.note, max_length=MAX_NOTE, select_on_focus=False)
-            yield Static(Text("Enter keeps it, and it is saved with your vote · Esc goes back"), classes="hint")
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         """Keep the note."""
@@ -114,7 +114,5 @@ class QuitDialog(ModalScreen[bool]):
 
     def compose(self) -> ComposeResult:
         """Make the window."""
-        with Vertical(classes="dialog"):
-            yield Static(Text("Your last vote is not saved yet"), classes="heading")
-            yield Static(Text("Saving is tried again by itself. If you quit now, this vote is lost."))
-            yield Static(Text("y quits without it · n or Esc stays"), classes="hint")
+        with window("Your last vote is not saved yet", "y quits without it · n stays"):
+            yield Static(Text("The app ends by itself when it is saved. If you quit now, this vote is lost."))

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from rich.console import Group, RenderableType
+from rich.table import Table
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.containers import Container, VerticalScroll
@@ -16,6 +17,24 @@ from tiltlm.labeling.words import Part
 LEFT, RIGHT = "1 Left", "2 Right"
 BAR = 12
 """Width of the bar of progress."""
+
+HELP = (
+    ("1 ←", "the left response is better; in a narrow window, the upper one"),
+    ("2 →", "the right response is better; in a narrow window, the lower one"),
+    ("0", "tie: you cannot say which one is better"),
+    ("b", "both bad: neither is of use"),
+    ("s", "skip, with a reason"),
+    ("u", "take back your newest vote"),
+    ("n", "write a note, which is saved with your vote"),
+    ("↑ ↓ j k", "scroll both responses; PgUp, PgDn, space, Home and End too"),
+    ("r", "show texts as they were written, or Markdown again"),
+    ("d", "mark the words that differ"),
+    ("p", "show the whole prompt: system prompt and earlier turns"),
+    ("g", "show the guidelines"),
+    ("q", "quit; every vote is saved already"),
+    ("1 2 3", "after a side, where the project asks how much better it is; Esc goes back"),
+    ("␛", "such a sign in a text is a character that a terminal would obey"),
+)
 
 CSS = """
 Screen { layout: vertical; }
@@ -31,16 +50,15 @@ Pane { border-title-style: bold; border-title-color: $foreground; border-subtitl
 .-wide #right { border-left: solid $foreground 40%; }
 #finished { height: 1fr; padding: 2 4; }
 #message { height: 1; padding: 0 1; text-overflow: ellipsis; text-wrap: nowrap; }
-#message.-loud { text-style: reverse bold; }
+#message.-loud { text-style: reverse bold; height: auto; max-height: 3; text-wrap: wrap; }
 #keys { height: 2; padding: 0 1; text-wrap: nowrap; }
 ModalScreen { align: center middle; }
 .dialog { width: 64; max-width: 96%; height: auto; max-height: 92%; border: round $foreground; padding: 0 1; }
+.dialog { border-title-style: bold; border-title-color: $foreground; border-subtitle-color: $foreground; }
 .dialog.wide { width: 96; }
 .dialog VerticalScroll { height: auto; max-height: 100%; scrollbar-size-vertical: 1; }
 .dialog OptionList { border: none; background: transparent; padding: 0; height: auto; max-height: 12; }
-.dialog Input { border: round $foreground 60%; background: transparent; padding: 0 1; }
-.dialog .heading { text-style: bold; margin-bottom: 1; }
-.dialog .hint { color: $foreground 70%; margin-top: 1; }
+.dialog Input { border: none; background: transparent; padding: 0; height: 1; }
 """
 
 
@@ -140,6 +158,14 @@ def whole_prompt(contents: Contents, *, is_raw: bool) -> RenderableType:
     content = [*system, *as_turns(contents.pair.prompt, "user")]
     is_long = sum(len(text) for _, text in content) > MAX_MARKDOWN
     return turns(content, is_raw=is_raw or is_long, has_roles=True)
+
+
+def key_table() -> Table:
+    """Return what each key does."""
+    table = Table.grid(padding=(0, 2))
+    for keys, text in HELP:
+        table.add_row(Text(keys, style="bold"), Text(text))
+    return table
 
 
 def progress_line(progress: Progress, pace: float | None) -> Text:

@@ -32,14 +32,17 @@ def listen(host: str, port: int) -> socket.socket:
     """Return a socket that listens; port 0 is any free one.
 
     Raises:
-        ConfigError: `port_in_use`, or `bad_address`: the host is unknown here, or the port may not be used.
+        ConfigError: `not_in_range`: there is no such port. `port_in_use`. `bad_address`: the host is unknown here, or
+            the port may not be used.
     """
+    if not 0 <= port <= 65535:
+        raise ConfigError(f"--port is {port}; it must be from 0 to 65535", code="not_in_range", key="--port")
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         return socket.create_server(address[:2], family=family, backlog=512)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         with_port = f"{host}:{port}"
-        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+        if error.errno == errno.EADDRINUSE:
             raise ConfigError(
                 f"{with_port} is in use, maybe by this app already; choose another port: --port {port + 1}",
                 code="port_in_use",
@@ -87,12 +90,12 @@ def serve(
 
 
 @contextmanager
-def running(app: ASGIApp, host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
-    """Serve an app in a thread, while the caller goes on; its address is handed out, such as `http://127.0.0.1:8765`."""
+def running(app: ASGIApp, host: str = "127.0.0.1", port: int = 0, *, proxies: Sequence[str] = ()) -> Iterator[str]:
+    """Serve an app in a thread while the block runs, which gets its address, such as `http://127.0.0.1:8765`."""
     ready = threading.Event()
     listening = listen(host, port)
     address = f"http://{host}:{listening.getsockname()[1]}"
-    server = _server(app, (), ready.set)
+    server = _server(app, proxies, ready.set)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, name="label server", daemon=True)
     thread.start()
     try:

@@ -2,11 +2,15 @@
 
 import getpass
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tiltlm.core.errors import ConfigError, RunError
 from tiltlm.labeling.store.database import shown
-from tiltlm.labeling.store.projects import open_project
+from tiltlm.labeling.store.people import check_name
+from tiltlm.labeling.store.projects import has_project
+from tiltlm.recipes.labeling.pairs.requests import PrepareRequest, SourceRequest
+from tiltlm.recipes.labeling.preparing import prepare
 
 
 @dataclass(frozen=True)
@@ -22,32 +26,38 @@ class Sitting:
 
     def summary(self) -> str:
         """Return what the command line prints."""
-        return f"{self.name}: {self.num_votes} votes saved in {self.database}, {self.num_left} pairs left"
+        votes = "1 vote" if self.num_votes == 1 else f"{self.num_votes} votes"
+        pairs = "1 pair" if self.num_left == 1 else f"{self.num_left} pairs"
+        return f"{self.name}: {votes} saved in {self.database}, {pairs} left"
 
 
-def label_here(database: str, name: str | None) -> Sitting:
+def label_here(sources: Sequence[str], database: str, name: str | None) -> Sitting:
     """Let a person label in this terminal, until they quit.
 
     Args:
-        database: The project.
+        sources: Data whose pairs are added; without it, the project is continued.
+        database: The project. A new one gets one vote for each pair, since one person labels.
         name: The person; None: the name of the account.
 
     Raises:
         ConfigError: There is no terminal, the name cannot be used, or the person is no annotator.
-        DataError: There is no such project.
+        DataError: There is no such project, or the data cannot be read.
+        RunError: The app ended by an error of its own.
     """
-    if not (sys.stdin.isatty() and sys.__stderr__ is not None and sys.__stderr__.isatty()):
+    if not has_terminal():
         raise ConfigError(
             "label tui needs a terminal, and here input or output is none; run it in one (over SSH: `ssh -t`), or use "
             "the browser: tiltlm label serve",
             code="no_terminal",
             key="label tui",
         )
-    with open_project(database) as project:
+    name = check_name(name or account_name())
+    settings = {} if has_project(database) else {"overlap": 1, "extra": 0}
+    with prepare(PrepareRequest(database, SourceRequest(tuple(sources)), settings)) as project:
         from tiltlm.labeling.terminal.app import LabelApp
         from tiltlm.labeling.terminal.voter import Voter, enter
 
-        who = enter(project, name or _account())
+        who = enter(project, name)
         app = LabelApp(Voter(project, who))
         outcome = app.run()
     if app.failure is not None:
@@ -57,10 +67,20 @@ def label_here(database: str, name: str | None) -> Sitting:
     return Sitting(who.name, shown(database), outcome.num_votes, outcome.num_left)
 
 
-def _account() -> str:
+def has_terminal() -> bool:
+    """Return True if keys can be read and a screen can be drawn, which happens on stderr."""
+    return sys.stdin.isatty() and sys.__stderr__ is not None and sys.__stderr__.isatty()
+
+
+def account_name() -> str:
+    """Return the name of the account, for a person who gives none.
+
+    Raises:
+        ConfigError: It has none.
+    """
     try:
         return getpass.getuser()
     except (OSError, KeyError) as error:
         raise ConfigError(
-            "this account has no name; say who labels: --as NAME", code="missing_value", key="--as"
+            "this account has no name; say who you are: --as NAME", code="missing_value", key="--as"
         ) from error

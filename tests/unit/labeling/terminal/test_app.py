@@ -27,7 +27,7 @@ from tiltlm.labeling.terminal.view import Pane, Prompt
 
 @pytest.fixture
 def file(tmp_path):
-    """A database in a file; PostgreSQL is tested below the app."""
+    """A database in a file. `test_voter` has PostgreSQL too."""
     return str(tmp_path / "label.db")
 
 
@@ -38,8 +38,8 @@ def with_pairs(file, *pairs, **settings):
     return project
 
 
-def test_a_session_of_20_by_keys_alone(database):
-    project, _ = new_project(database, 17, overlap=1, gold_share=0, repeat_share=0)
+def test_a_session_of_20_by_keys_alone(file):
+    project, _ = new_project(file, 17, overlap=1, gold_share=0, repeat_share=0)
     keys = [
         "1",
         "2",
@@ -396,19 +396,18 @@ def test_no_text_is_obeyed_or_read_as_markup(file):
 
 
 class Faults:
-    """A vote that fails some times: before it is kept, or after."""
+    """A vote that fails until `is_healthy`: before it is kept, or after."""
 
-    def __init__(self, vote, *errors, after=False):
-        self.vote, self.errors, self.after, self.keys = vote, list(errors), after, []
+    def __init__(self, vote, error, *, after):
+        self.vote, self.error, self.after, self.keys, self.is_healthy = vote, error, after, [], False
 
     def __call__(self, ballot):
         self.keys.append(ballot.key)
-        if self.errors and not self.after:
-            raise self.errors.pop(0)
-        found = self.vote(ballot)
-        if self.errors:
-            raise self.errors.pop(0)
-        return found
+        if self.is_healthy:
+            return self.vote(ballot)
+        if self.after:
+            self.vote(ballot)
+        raise self.error
 
 
 LOCKED = OperationalError("UPDATE", {}, Exception("database is locked"))
@@ -421,13 +420,15 @@ def test_a_vote_is_tried_again_until_it_is_kept_once(file, error, after):
 
     async def session():
         async with labelling(project, retry_seconds=(0.05,)) as (app, pilot):
-            app.voter.vote = faults = Faults(app.voter.vote, error, error, after=after)
+            app.voter.vote = faults = Faults(app.voter.vote, error, after=after)
             await pilot.press("1")
-            await until(lambda: "not saved yet" in text_of(app, "#message"), pilot)
+            await until(lambda: len(faults.keys) > 2, pilot)
+            assert "not saved yet" in text_of(app, "#message")
             await pilot.press("2")  # does not count while a vote is not saved
+            faults.is_healthy = True
             await until(lambda: not app.is_saving, pilot)
+            await pilot.pause(0)
             assert "Saved: left is better" in text_of(app, "#message")
-            assert len(faults.keys) == 3
             assert len(set(faults.keys)) == 1
             await press(app, pilot, "2")
 
@@ -437,7 +438,7 @@ def test_a_vote_is_tried_again_until_it_is_kept_once(file, error, after):
 
 @pytest.mark.parametrize("answer", ["wait", "n", "y"])
 def test_quitting_with_a_vote_that_is_not_saved_asks(file, answer):
-    project, _ = new_project(file, 4)
+    project, _ = new_project(file, 4, repeat_share=0, gold_share=0)
     gate = threading.Event()
 
     async def session():
@@ -461,7 +462,8 @@ def test_quitting_with_a_vote_that_is_not_saved_asks(file, answer):
                 await until(lambda: not app.is_saving, pilot)
                 await press(app, pilot, "q")
             await until(lambda: app.return_value is not None, pilot)
-        assert app.return_value.num_votes == (0 if answer == "y" else 1)
+        is_saved = answer != "y"
+        assert (app.return_value.num_votes, app.return_value.num_left) == (int(is_saved), 4 - is_saved)
 
     run(session)
 
