@@ -70,6 +70,8 @@ def test_votes_at_a_terminal_and_a_sudden_end(project, tmp_path):
     assert "ann: 1 vote saved" in end
     assert "1 pair left" in end
     assert [row[2] for row in saved(project, "choice")][2:] == ["both_bad", None, "tie"]
+    journal = (tmp_path / "label.events.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(journal) == 5
     for written in (first, output):
         assert "␛]0;PWNED".encode() in written
         for code in NEVER:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from tiltlm.core.errors import ConfigError, RunError
 from tiltlm.labeling.store.database import shown
+from tiltlm.labeling.store.journal import JournalWriter
 from tiltlm.labeling.store.people import check_name
 from tiltlm.labeling.store.projects import has_project
 from tiltlm.recipes.labeling.pairs.requests import PrepareRequest, SourceRequest
@@ -58,8 +59,9 @@ def label_here(sources: Sequence[str], database: str, name: str | None) -> Sitti
         from tiltlm.labeling.terminal.voter import Voter, enter
 
         who = enter(project, name)
-        app = LabelApp(Voter(project, who))
-        outcome = app.run()
+        with JournalWriter(project) as journal:
+            app = LabelApp(Voter(project, who, journal.wake))
+            outcome = app.run()
     if app.failure is not None:
         raise app.failure
     if outcome is None:
