@@ -60,11 +60,13 @@ class ServerProcess:
 
 
 def browse(address: str, token: str | None = None) -> Browser:
-    """Return somebody at a server, signed in if there is a token. Close `client` at the end."""
+    """Return somebody at a server, signed in if there is a token. It is a context manager."""
     browser = Browser(httpx.Client(base_url=address, timeout=30, trust_env=False))
     if token is not None:
         answered = browser.sign_in(token)
-        assert answered.status_code == 200, answered.text
+        if answered.status_code != 200:
+            browser.client.close()
+            raise AssertionError(answered.text)
         browser.name = answered.json()["name"]
     return browser
 

@@ -60,6 +60,12 @@ class Browser:
     name: str = ""
     keys: "itertools.count[int]" = field(default_factory=itertools.count)
 
+    def __enter__(self) -> "Browser":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.client.close()
+
     def key(self) -> str:
         """Return a new key of a request."""
         return f"{self.name or 'key'}-{next(self.keys):08d}"

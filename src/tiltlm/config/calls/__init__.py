@@ -38,6 +38,9 @@ from tiltlm.config.calls.labeling.inviting import label_invite
 from tiltlm.config.calls.labeling.terminal import label_tui
 
 # isort: split
+from tiltlm.config.calls.labeling.inspecting import label_adjudicate, label_status
+
+# isort: split
 from tiltlm.config.calls.labeling.exporting import label_export
 
 # isort: split
@@ -57,11 +60,13 @@ __all__ = [
     "frontier",
     "judge",
     "judge_audit",
+    "label_adjudicate",
     "label_backup",
     "label_export",
     "label_invite",
     "label_restore",
     "label_serve",
+    "label_status",
     "label_tui",
     "loop",
     "preview",

@@ -16,6 +16,7 @@ from tiltlm.data.labels.agreement import AnnotatorAgreement, left_rate
 from tiltlm.data.labels.votes import TIE
 from tiltlm.estimates.intervals import Interval, holm, wilson
 from tiltlm.labeling.monitor.facts import Facts, VoteFact
+from tiltlm.labeling.monitor.words import percent
 
 LEVEL = 0.05
 FAST_MS = 2000
@@ -158,22 +159,22 @@ def _tests(name: str, found: dict[str, AnnotatorNumbers]) -> list[_Test]:
     own, tests = found[name], []
     if own.left is not None and own.left_p is not None:
         side, share = ("left", own.left.estimate) if own.left.estimate >= 0.5 else ("right", 1 - own.left.estimate)
-        text = f"chooses the {side} side in {share:.0%} of {own.left.n} votes"
+        text = f"chooses the {side} side in {percent(share)} of {own.left.n} votes"
         tests.append(_Test(name, own.left_p, Note(text, "side_bias")))
     for attribute, code, text in (
-        ("gold", "gold", "is right on {share:.0%} of {n} pairs with a known answer, the others on {rest:.0%}"),
-        ("consistency", "inconsistent", "repeats {share:.0%} of {n} repeated votes, the others {rest:.0%}"),
+        ("gold", "gold", "is right on {share} of {n} pairs with a known answer, the others on {rest}"),
+        ("consistency", "inconsistent", "repeats {share} of {n} repeated votes, the others {rest}"),
         (
             "others",
             "unlike_others",
-            "agrees with most of the others on {share:.0%} of {n} pairs, they on {rest:.0%}",
+            "agrees with most of the others on {share} of {n} pairs, they on {rest}",
         ),
     ):
         counts = {who: _counts(getattr(one, attribute)) for who, one in found.items()}
         tests += _below_others(name, counts, code, text)
     skips = {who: (one.num_votes, one.num_votes + one.num_skips) for who, one in found.items()}
     tests += _below_others(
-        name, skips, "many_skips", "judges {share:.0%} of {n} pairs and skips the rest; others judge {rest:.0%}"
+        name, skips, "many_skips", "judges {share} of {n} pairs and skips the rest; others judge {rest}"
     )
     return tests
 
@@ -192,7 +193,7 @@ def _below_others(name: str, counts: dict[str, tuple[int, int]], code: str, text
     if not n or not rest_n:
         return []
     p = float(fisher_exact([[hits, n - hits], [rest_hits, rest_n - rest_hits]], alternative="less")[1])
-    return [_Test(name, p, Note(text.format(share=hits / n, n=n, rest=rest_hits / rest_n), code))]
+    return [_Test(name, p, Note(text.format(share=percent(hits / n), n=n, rest=percent(rest_hits / rest_n)), code))]
 
 
 def _speed_flag(numbers: AnnotatorNumbers) -> list[Note]:

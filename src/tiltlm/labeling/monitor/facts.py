@@ -155,7 +155,7 @@ def read_facts(connection: Connection, settings: ProjectSettings) -> Facts:
         votes=votes,
         people=tuple(list_people(connection)),
         guidelines={int(version): float(time) for version, time in versions},
-        lengths=dict(connection.execute(_lengths()).tuples().all()),
+        lengths={row[0]: int(row[1]) for row in connection.execute(_lengths())},
         time=now(),
     )
 
@@ -240,4 +240,4 @@ def _lengths() -> Any:
 def _read_decisions(connection: Connection) -> dict[int, str]:
     newest = select(func.max(event.c.id)).where(event.c.kind == "adjudicate").group_by(event.c.pair_id)
     wanted = select(event.c.pair_id, event.c.choice).where(event.c.id.in_(newest))
-    return dict(connection.execute(wanted).tuples().all())
+    return {row[0]: row[1] for row in connection.execute(wanted)}

@@ -18,6 +18,7 @@ from tiltlm.labeling.monitor.coverage import (
 from tiltlm.labeling.monitor.facts import Facts
 from tiltlm.labeling.monitor.forecast import SURE, Forecast, forecast
 from tiltlm.labeling.monitor.planning import Plan, plan_project
+from tiltlm.labeling.monitor.words import percent, probability
 from tiltlm.labeling.project import ProjectSettings
 from tiltlm.storage.files import finite_json
 
@@ -56,8 +57,8 @@ class Verdict:
         if self.rate is None:
             return f"no votes on {first} against {second} yet"
         text = (
-            f"{first} wins {self.rate.estimate:.1%} against {second} "
-            f"({self.rate.low:.1%} to {self.rate.high:.1%}, {self.rate.n} prompts)"
+            f"{first} wins {percent(self.rate.estimate, 1)} against {second} "
+            f"({100 * self.rate.low:.1f} to {100 * self.rate.high:.1f}, {self.rate.n} prompts)"
         )
         winner = {1: first, -1: second}.get(self.outcome)
         return f"{text}: {f'people prefer {winner}' if winner else 'no difference is shown'}"
@@ -108,7 +109,9 @@ class Status:
             return self._advice_on_verdicts(missing)
         if self.labels is None:
             return f"go on: {missing:,} votes are planned, and none is in yet"
-        text = f"the {missing:,} missing votes would leave {self.labels.same_labels:.1%} of the labels as they are"
+        text = (
+            f"the {missing:,} missing votes would leave {percent(self.labels.same_labels, 1)} of the labels as they are"
+        )
         return f"you may stop: {text}" if self.should_stop else f"go on: {text}"
 
     def _advice_on_verdicts(self, missing: int) -> str:
@@ -117,10 +120,12 @@ class Status:
         if len(known) < len(forecasts):
             return f"go on: {missing:,} votes are planned, and not every comparison has votes yet"
         least = min(known, key=lambda one: one.same_verdict)
-        text = f"the verdict after all planned votes is the present one with probability {_percent(least.same_verdict)}"
+        text = (
+            f"the verdict after all planned votes is the present one with probability {probability(least.same_verdict)}"
+        )
         if self.should_stop:
             return f"you may stop and save about {missing:,} votes: {text}"
-        return f"go on, about {missing:,} votes are missing: {text}; at {SURE:.0%} you may stop"
+        return f"go on, about {missing:,} votes are missing: {text}; at {percent(SURE)} you may stop"
 
     def as_dict(self) -> dict[str, Any]:
         """Return all numbers as plain values for JSON."""
@@ -143,11 +148,6 @@ class Status:
                 own |= {"same_verdict": found.same_verdict, "neither": found.neither}
         found_values: dict[str, Any] = finite_json(plain)
         return found_values
-
-
-def _percent(share: float) -> str:
-    """Return a probability in percent; one that simulations cannot tell from 1 is not called certain."""
-    return "more than 99.9 %" if share > 0.999 else f"{100 * share:.1f} %"
 
 
 def measure_status(facts: Facts, *, resamples: int = 1000) -> Status:

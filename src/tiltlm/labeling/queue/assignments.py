@@ -66,7 +66,7 @@ def _assignments(who: Person) -> Select[Any]:
     """Return the query of all that a person was given."""
     columns = (
         *(assignment.c.ticket, assignment.c.pair_id, pair.c.kind, assignment.c.is_repeat, assignment.c.is_random),
-        assignment.c.event_id,
+        *(assignment.c.event_id, assignment.c.given),
     )
     joined = assignment.join(pair, pair.c.id == assignment.c.pair_id)
     return select(*columns).select_from(joined).where(assignment.c.person_id == who.id)
@@ -109,8 +109,8 @@ def take(connection: Connection, project: Project, who: Person, *, limit: int = 
     expires_at = time + 60 * project.settings.lease_minutes
     own = update(assignment).where(assignment.c.person_id == who.id, IS_HELD)
     connection.execute(own.values(expires_at=expires_at))
-    held = _assignments(who).where(IS_HELD).order_by(assignment.c.given)
-    found = [_assignment(project, who, row) for row in connection.execute(held)]
+    held = connection.execute(_assignments(who).where(IS_HELD)).all()
+    found = [_assignment(project, who, row) for row in sorted(held, key=lambda row: row.given)]
     if len(found) >= limit:
         return found[:limit]
     _free_expired(connection, project.settings, who, time)
@@ -265,9 +265,6 @@ def num_left(connection: Connection, who: Person) -> int:
 
 def num_held_by_others(connection: Connection, who: Person) -> int:
     """Return how many tasks may become free for a person: others hold them, and may leave them without a vote."""
-    wanted = (
-        select(func.count(pair.c.id.distinct()))
-        .join(assignment, assignment.c.pair_id == pair.c.id)
-        .where(IS_HELD, ~assignment.c.is_repeat, assignment.c.person_id != who.id, ~IS_KNOWN, ~IS_OPEN, ~_is_mine(who))
-    )
+    held = select(assignment.c.pair_id).where(IS_HELD, ~assignment.c.is_repeat, assignment.c.person_id != who.id)
+    wanted = select(func.count()).select_from(pair).where(pair.c.id.in_(held), ~IS_KNOWN, ~IS_OPEN, ~_is_mine(who))
     return int(connection.execute(wanted).scalar_one())

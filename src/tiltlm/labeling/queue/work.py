@@ -9,7 +9,7 @@ from tiltlm.labeling.queue.ballots import Choice, find_event
 from tiltlm.labeling.queue.contents import Contents, read_contents
 from tiltlm.labeling.store.people import Person
 from tiltlm.labeling.store.projects import Project
-from tiltlm.labeling.store.tables import assignment, event, pair
+from tiltlm.labeling.store.tables import IS_KNOWN, assignment, event, pair
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def read_progress(connection: Connection, project: Project, who: Person) -> Prog
     """
     settings = project.settings
     seen = _count_seen(connection, who)
-    known = select(pair.c.kind, func.count()).where(pair.c.kind.in_(("gold", "calibration"))).group_by(pair.c.kind)
+    known = select(pair.c.kind, func.count()).where(IS_KNOWN).group_by(pair.c.kind)
     pool = {kind: int(num) for kind, num in connection.execute(known)}
     voted = {(kind, is_repeat): num for (kind, is_repeat, is_skipped), num in seen.items() if not is_skipped}
     tasks, repeats, gold = (voted.get(one, 0) for one in (("task", False), ("task", True), ("gold", False)))

@@ -2,9 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from itertools import islice
+from typing import Any, Literal, NamedTuple
 
 from sqlalchemy import Connection, and_, case, insert, select, update
 
@@ -14,6 +15,8 @@ from tiltlm.labeling.store.database import storable
 from tiltlm.labeling.store.tables import pair, prompt, response
 
 Kind = Literal["task", "gold", "calibration"]
+BATCH = 500
+"""Pairs that are added by one statement a table."""
 
 
 @dataclass(frozen=True)
@@ -63,14 +66,40 @@ def add_pairs(connection: Connection, settings: ProjectSettings, pairs: Iterable
     Raises:
         DataError: A pair has two equal responses, a known key has other content, or gold has no answer.
     """
-    return sum(_add(connection, settings, one) for one in pairs)
+    rows, num = iter(pairs), 0
+    while part := [_read(one) for one in islice(rows, BATCH)]:
+        num += _add(connection, settings, part)
+    return num
 
 
-def _add(connection: Connection, settings: ProjectSettings, new: NewPair) -> bool:
-    content = to_json(new.prompt)
-    texts = [to_json(one) for one in (new.a, new.b)]
+class _Texts(NamedTuple):
+    """A new pair as the database has it."""
+
+    new: NewPair
+    key: str
+    prompt: str
+    system: str
+    responses: tuple[str, str]
+    sampling: tuple[str, str]
+
+    @property
+    def prompt_sha(self) -> str:
+        return digest(self.system, self.prompt)
+
+    def response_sha(self, place: int) -> str:
+        """Return the digest of response a (0) or b (1)."""
+        return digest(self.responses[place], to_json(self.new.models[place]), self.sampling[place])
+
+
+def _read(new: NewPair) -> _Texts:
+    """Return the texts of a new pair.
+
+    Raises:
+        DataError: It cannot be compared.
+    """
     key = storable(new.key) or content_key(new.prompt, new.a, new.b, new.system)
-    if texts[0] == texts[1]:
+    responses = to_json(new.a), to_json(new.b)
+    if responses[0] == responses[1]:
         raise DataError(f"pair {key}: the two responses are equal", code="identical_responses", row=key)
     if (new.kind == "task") != (new.answer is None):
         raise DataError(
@@ -79,67 +108,93 @@ def _add(connection: Connection, settings: ProjectSettings, new: NewPair) -> boo
             code="missing_value",
             row=key,
         )
-    prompt_id = _prompt_id(connection, content, to_json(new.system))
-    ids = [
-        _response_id(connection, prompt_id, text, model, to_json(dict(sampling)))
-        for text, model, sampling in zip(texts, new.models, new.sampling, strict=True)
-    ]
-    known = connection.execute(select(pair.c.prompt_id, pair.c.a_id, pair.c.b_id).where(pair.c.key == key)).first()
-    if known is not None:
-        if known[0] != prompt_id or {known[1], known[2]} != set(ids):
+    sampling = to_json(dict(new.sampling[0])), to_json(dict(new.sampling[1]))
+    return _Texts(new, key, to_json(new.prompt), to_json(new.system), responses, sampling)
+
+
+def _add(connection: Connection, settings: ProjectSettings, part: Sequence[_Texts]) -> int:
+    """Add some pairs, and return how many are new."""
+    prompts = _prompt_ids(connection, part)
+    responses = _response_ids(connection, part, prompts)
+    known = _known_pairs(connection, [one.key for one in part])
+    rows = []
+    for one in part:
+        prompt_id = prompts[one.prompt_sha]
+        a, b = (responses[prompt_id, one.response_sha(place)] for place in (0, 1))
+        if one.key not in known:
+            known[one.key] = (prompt_id, {a, b})
+            rows.append(_pair_row(one, settings, prompt_id, a, b))
+        elif known[one.key] != (prompt_id, {a, b}):
             raise DataError(
-                f"pair {key} is in the project already, with another prompt or other responses; give it another id",
+                f"pair {one.key} is in the project already, with another prompt or other responses; give it another id",
                 code="duplicate_id",
-                row=key,
+                row=one.key,
             )
-        return False
-    place = int(digest(str(settings.seed), to_json(key))[:15], 16)
-    values = {
-        "key": key,
+    if rows:
+        connection.execute(insert(pair), rows)
+    return len(rows)
+
+
+def _pair_row(one: _Texts, settings: ProjectSettings, prompt_id: int, a: int, b: int) -> dict[str, Any]:
+    new = one.new
+    return {
+        "key": one.key,
         "prompt_id": prompt_id,
-        "a_id": ids[0],
-        "b_id": ids[1],
+        "a_id": a,
+        "b_id": b,
         "source": storable(new.source),
         "kind": new.kind,
         "answer": new.answer,
         "explanation": storable(new.explanation),
         "wanted": settings.overlap if new.kind == "task" else None,
         "priority": new.priority,
-        "is_random": _share(settings.seed, key) < settings.random_share,
-        "place": place % 2**31,
+        "is_random": _share(settings.seed, one.key) < settings.random_share,
+        "place": int(digest(str(settings.seed), to_json(one.key))[:15], 16) % 2**31,
     }
-    connection.execute(insert(pair).values(values))
-    return True
+
+
+def _known_pairs(connection: Connection, keys: Sequence[str]) -> dict[str, tuple[int, set[int]]]:
+    """Return the pairs with one of these keys: the prompt and the two responses of each."""
+    wanted = select(pair.c.key, pair.c.prompt_id, pair.c.a_id, pair.c.b_id).where(pair.c.key.in_(keys))
+    return {key: (prompt_id, {a, b}) for key, prompt_id, a, b in connection.execute(wanted)}
+
+
+def _prompt_ids(connection: Connection, part: Sequence[_Texts]) -> dict[str, int]:
+    """Return the id of each prompt by its digest; new ones are added."""
+    new = {one.prompt_sha: {"content": one.prompt, "system": one.system} for one in part}
+    wanted = select(prompt.c.sha256, prompt.c.id).where(prompt.c.sha256.in_(new))
+    ids = {row.sha256: row.id for row in connection.execute(wanted)}
+    if rows := [{"sha256": sha, **row} for sha, row in new.items() if sha not in ids]:
+        made = connection.execute(insert(prompt).returning(prompt.c.sha256, prompt.c.id), rows)
+        ids |= {row.sha256: row.id for row in made}
+    return ids
+
+
+def _response_ids(
+    connection: Connection, part: Sequence[_Texts], prompts: Mapping[str, int]
+) -> dict[tuple[int, str], int]:
+    """Return the id of each response by its prompt and digest; new ones are added."""
+    new = {
+        (prompts[one.prompt_sha], one.response_sha(place)): {
+            "content": one.responses[place],
+            "model": storable(one.new.models[place]),
+            "sampling": one.sampling[place],
+        }
+        for one in part
+        for place in (0, 1)
+    }
+    columns = (response.c.prompt_id, response.c.sha256, response.c.id)
+    wanted = select(*columns).where(response.c.sha256.in_({sha for _, sha in new}))
+    ids = {(prompt_id, sha): number for prompt_id, sha, number in connection.execute(wanted)}
+    if rows := [{"prompt_id": k, "sha256": sha, **row} for (k, sha), row in new.items() if (k, sha) not in ids]:
+        made = connection.execute(insert(response).returning(*columns), rows)
+        ids |= {(prompt_id, sha): number for prompt_id, sha, number in made}
+    return ids
 
 
 def _share(seed: int, key: str) -> float:
     """Return a number in [0, 1) for a key, independent of its place in the random order."""
     return int(digest("random slice", str(seed), to_json(key))[:13], 16) / 16**13
-
-
-def _prompt_id(connection: Connection, content: str, system: str) -> int:
-    sha = digest(system, content)
-    found = connection.execute(select(prompt.c.id).where(prompt.c.sha256 == sha)).scalar()
-    if found is None:
-        made = insert(prompt).values(sha256=sha, content=content, system=system).returning(prompt.c.id)
-        found = connection.execute(made).scalar_one()
-    return int(found)
-
-
-def _response_id(connection: Connection, prompt_id: int, content: str, model: str, sampling: str) -> int:
-    sha = digest(content, to_json(model), sampling)
-    same = (response.c.prompt_id == prompt_id) & (response.c.sha256 == sha)
-    found = connection.execute(select(response.c.id).where(same)).scalar()
-    if found is None:
-        values = {
-            "prompt_id": prompt_id,
-            "sha256": sha,
-            "content": content,
-            "model": storable(model),
-            "sampling": sampling,
-        }
-        found = connection.execute(insert(response).values(values).returning(response.c.id)).scalar_one()
-    return int(found)
 
 
 def set_wanted(connection: Connection, settings: ProjectSettings, pair_id: int | None = None) -> None:

@@ -15,7 +15,7 @@ from tiltlm.core.errors import RunError, TiltError
 from tiltlm.labeling.web.messages import Problem
 from tiltlm.labeling.web.security import Denied
 
-STATUS = {"gone": 409, "voted": 409, "nothing_to_undo": 409, "forbidden": 403, "too_long": 413}
+STATUS = {"signed_out": 401, "gone": 409, "voted": 409, "nothing_to_undo": 409, "forbidden": 403, "too_long": 413}
 OF_THE_DATABASE = {
     "disk_full": (
         507,

@@ -22,7 +22,7 @@ from tiltlm.labeling.store.database import storable
 MAX_MARKDOWN = 40_000
 """Characters of one item that are read as Markdown; what is beyond is shown as it is. A text made to be slow takes a
 second at this length, and four times that at twice the length."""
-CACHED = 512
+CACHED = 2048
 MAX_CACHED = 10_000
 """Longer texts are not kept, so that the cache stays below some 50 MB."""
 

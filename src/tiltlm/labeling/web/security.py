@@ -4,7 +4,7 @@ A cookie and a token are looked up by their SHA-256. The time that takes tells n
 begin alike have unlike digests.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
@@ -49,7 +49,7 @@ class Limiter:
         return self._counts.hit(item, *names)
 
 
-def project_of(request: Request) -> Project:
+async def project_of(request: Request) -> Project:
     """Return the project that the app serves."""
     project: Project = request.app.state.project
     return project
@@ -80,14 +80,14 @@ def signed_in(request: Request, project: Annotated[Project, Depends(project_of)]
     return person
 
 
-def require(*roles: Role) -> Callable[..., Person]:
+def require(*roles: Role) -> Callable[..., Awaitable[Person]]:
     """Return a dependency: the person who sends a request, who must have one of these roles.
 
     Raises:
         Denied: 403 `forbidden`, beside those of `signed_in`.
     """
 
-    def with_role(who: Annotated[Person, Depends(signed_in)]) -> Person:
+    async def with_role(who: Annotated[Person, Depends(signed_in)]) -> Person:
         if who.role not in roles:
             raise Denied(403, "forbidden", f"this is for the role {' or '.join(roles)}; yours is {who.role}")
         return who

@@ -32,8 +32,8 @@ def listen(host: str, port: int) -> socket.socket:
     """Return a socket that listens; port 0 is any free one.
 
     Raises:
-        ConfigError: `not_in_range`: there is no such port. `port_in_use`. `bad_address`: the host is unknown here, or the
-            port may not be used.
+        ConfigError: `not_in_range`: there is no such port. `port_in_use`. `bad_address`: the host is unknown here, or
+            the port may not be used.
     """
     if not 0 <= port <= 65535:
         raise ConfigError(f"--port is {port}; it must be from 0 to 65535", code="not_in_range", key="--port")

@@ -194,5 +194,5 @@ def describe(project: Project, database: str) -> list[str]:
         )
         lines += plan.lines()
     else:
-        lines.append(f"{counts.get('task', 0):,} pairs; `tiltlm label status --database {project.name}` shows how far")
+        lines.append(f"{counts.get('task', 0):,} pairs; the page of the owner shows how far people are")
     return lines

@@ -52,7 +52,7 @@ def label_here(sources: Sequence[str], database: str, name: str | None) -> Sitti
             code="no_terminal",
             key="label tui",
         )
-    name = check_name(name or _account())
+    name = check_name(name or account_name())
     settings = {} if has_project(database) else {"overlap": 1, "extra": 0}
     with prepare(PrepareRequest(database, SourceRequest(tuple(sources)), settings)) as project:
         from tiltlm.labeling.terminal.app import LabelApp
@@ -74,10 +74,15 @@ def has_terminal() -> bool:
     return sys.stdin.isatty() and sys.__stderr__ is not None and sys.__stderr__.isatty()
 
 
-def _account() -> str:
+def account_name() -> str:
+    """Return the name of the account, for a person who gives none.
+
+    Raises:
+        ConfigError: It has none.
+    """
     try:
         return getpass.getuser()
     except (OSError, KeyError) as error:
         raise ConfigError(
-            "this account has no name; say who labels: --as NAME", code="missing_value", key="--as"
+            "this account has no name; say who you are: --as NAME", code="missing_value", key="--as"
         ) from error

@@ -24,7 +24,7 @@ def test_the_left_side_by_hand():
     assert found.left.estimate == pytest.approx(89 / 120)
     assert found.left_p == pytest.approx(binomtest(89, 120).pvalue)
     assert codes(found) == {"side_bias"}
-    assert found.flags[0].startswith("chooses the left side in 74% of 120 votes (p < 0.001)")
+    assert found.flags[0].startswith("chooses the left side in 74\N{NO-BREAK SPACE}% of 120 votes (p < 0.001)")
 
 
 def test_gold_and_calibration_are_apart():

@@ -3,7 +3,6 @@
 import dataclasses
 import shutil
 import tempfile
-from collections import Counter
 
 from hypothesis import settings as profile
 from hypothesis import strategies as st
@@ -11,15 +10,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from sqlalchemy import event as listening
 from sqlalchemy import select
 
-from support.label_databases import new_project
+from support.label_databases import check_queue, new_project
 from tiltlm.labeling.project import SELECTIONS
 from tiltlm.labeling.queue.assignments import AHEAD, Refused, num_held_by_others, num_left, take
-from tiltlm.labeling.queue.ballots import CHOICES, Ballot, adjudicate, dispute, undo, vote
-from tiltlm.labeling.queue.chance import left_side
+from tiltlm.labeling.queue.ballots import CHOICES, Ballot, adjudicate, undo, vote
 from tiltlm.labeling.store.database import reading, writing
 from tiltlm.labeling.store.people import add_person, new_token, revoke
 from tiltlm.labeling.store.projects import Project, change_settings
-from tiltlm.labeling.store.tables import assignment, event, pair
+from tiltlm.labeling.store.tables import assignment, pair
 
 NAMES = ("ann", "bob", "cho", "dan")
 WHO = st.integers(0, len(NAMES) - 1)
@@ -235,47 +233,10 @@ class Queue(RuleBasedStateMachine):
 
     @invariant()
     def all_holds(self) -> None:
-        if not hasattr(self, "project"):
-            return
-        events, rows = self.read(event), list(self.rows().values())
-        live: dict[tuple[int, int, bool], object] = {}
-        for one in events:
-            place = (one.pair_id, one.person_id, one.is_repeat)
-            if one.kind == "vote":
-                assert place not in live, "two votes of a person on a pair"
-                live[place] = one
-                side = left_side(self.project.secret, one.pair_id, one.person_id, is_repeat=one.is_repeat)
-                assert one.left == side
-            elif one.kind == "undo":
-                assert live.pop(place).id == one.undoes
-        kinds = Counter(one.kind for one in events)
-        assert (kinds["vote"], kinds["undo"]) == (len(self.ballots), len(self.undos)), "a vote was lost or doubled"
-        assert kinds["adjudicate"] == self.decisions
-        given = {(row.pair_id, row.person_id, row.is_repeat): row for row in rows}
-        voted = {place: row.event_id for place, row in given.items() if row.event_id is not None}
-        assert voted == {place: one.id for place, one in live.items()}
-        for row in rows:
-            assert row.is_skipped == (row.event_id is not None and voted and self.choice_of(live, row) == "skip")
-        self.check_counts(live, rows)
-
-    def choice_of(self, live, row) -> str:
-        return live[row.pair_id, row.person_id, row.is_repeat].choice
-
-    def check_counts(self, live, rows) -> None:
-        settings = self.project.settings
-        for one in self.pairs():
-            own = [event.choice for place, event in live.items() if place[0] == one.id and not place[2]]
-            votes = [choice for choice in own if choice != "skip"]
-            counts = (votes.count("a"), votes.count("b"), votes.count("tie") + votes.count("both_bad"))
-            assert (one.votes_a, one.votes_b, one.votes_tie) == counts
-            assert one.dispute == dispute(*counts)
-            here = [row for row in rows if row.pair_id == one.id and not row.is_repeat and not row.is_skipped]
-            assert one.assigned == len(here)
-            if one.kind == "task":
-                is_disputed = len(votes) >= settings.overlap and one.dispute > 0
-                target = settings.overlap + settings.extra * is_disputed
-                assert one.wanted == max(target, one.assigned), "more, or fewer, than it wants"
-            assert len(votes) <= len(here)
+        if hasattr(self, "project"):
+            kinds = check_queue(self.project)
+            votes = (len(self.ballots), len(self.undos), self.decisions)
+            assert (kinds["vote"], kinds["undo"], kinds["adjudicate"]) == votes, "a vote was lost or doubled"
 
     def finish(self) -> None:
         """Let everybody go on until there is nothing left: every task has its votes, or everybody saw it."""

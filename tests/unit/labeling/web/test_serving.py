@@ -19,11 +19,10 @@ from tiltlm.labeling.web.serving import listen, running
 
 def test_people_vote_on_an_app_in_a_thread(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     project = make_project(tmp_path / "label.db", plain_pairs(2))
-    with running(create_app(project, hosts=["127.0.0.1"])) as address:
-        ann = browse(address, invite(project, "Ann"))
+    token = invite(project, "Ann")
+    with running(create_app(project, hosts=["127.0.0.1"])) as address, browse(address, token) as ann:
         assert ann.vote(ann.work()[0]).status_code == 200
         assert "server" not in ann.get("/").headers
-        ann.client.close()
     project.engine.dispose()
     with pytest.raises(httpx.ConnectError):
         httpx.get(address, trust_env=False)

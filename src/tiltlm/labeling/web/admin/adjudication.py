@@ -1,5 +1,6 @@
 """The page on which disputed pairs are decided, one at a time."""
 
+import re
 import secrets
 from typing import Annotated, Any
 
@@ -24,6 +25,7 @@ router = APIRouter(prefix="/adjudicate", include_in_schema=False)
 
 WORDS = {"tie": "tie", "both_bad": "both bad", "skip": "skipped"}
 MAX_KEY = 64
+NUMBER = re.compile("[0-9]{1,9}")
 
 
 @router.get("")
@@ -48,7 +50,7 @@ def disputed(
 def one(request: Request, who: Adjudicator, project: ProjectOf, pair_id: int) -> Response:
     """Return the page of one pair, decided or not."""
     with reading(project.engine) as connection:
-        pair_key(connection, pair_id)
+        pair_key(connection, pair_id, ("task",))
         values = _values(project, who, read_pair(connection, pair_id), opinions(connection, pair_id))
         names = {person.name: pseudonym(project.secret, person.id) for person in list_people(connection)}
     return show(request, "adjudicate.html", who, total=None, after=0, done=None, names=names, **values)
@@ -86,12 +88,12 @@ def _rendered(content: Any, role: str) -> list[tuple[str, str]]:
 @router.post("")
 def decide(who: Adjudicator, project: ProjectOf, form: Form) -> Response:
     """Decide a pair."""
-    side, key = field(form, "choice"), field(form, "key")
-    if side not in ("left", "right", "tie") or not 8 <= len(key) <= MAX_KEY or not field(form, "pair").isdigit():
+    side, key, number = (field(form, name) for name in ("choice", "key", "pair"))
+    if side not in ("left", "right", "tie") or not 8 <= len(key) <= MAX_KEY or not NUMBER.fullmatch(number):
         raise Denied(400, "bad_form", "the form names no choice, no key or no pair")
-    pair_id = int(form["pair"])
+    pair_id = int(number)
     with writing(project.engine) as connection:
-        name = pair_key(connection, pair_id)
+        name = pair_key(connection, pair_id, ("task",))
         left = left_side(project.secret, pair_id, who.id)
         choice = "tie" if side == "tie" else left if side == "left" else other(left)
         is_new = find_event(connection, who, key) is None
@@ -99,4 +101,4 @@ def decide(who: Adjudicator, project: ProjectOf, form: Form) -> Response:
         if is_new:
             write_audit(connection, who.name, "adjudicate", pair=name, choice=choice)
     after = form.get("after", "0")
-    return go(f"/adjudicate?done={pair_id}" + (f"&after={after}" if after.isdigit() and after != "0" else ""))
+    return go(f"/adjudicate?done={pair_id}" + (f"&after={after}" if NUMBER.fullmatch(after) and after != "0" else ""))

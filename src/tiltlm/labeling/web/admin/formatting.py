@@ -1,5 +1,6 @@
 """Numbers and words as the pages of the admin show them."""
 
+import math
 from datetime import UTC, datetime
 from typing import Any
 
@@ -7,21 +8,23 @@ from markupsafe import Markup, escape
 from starlette.templating import Jinja2Templates
 
 from tiltlm.estimates.intervals import Interval
+from tiltlm.labeling.monitor import words
 from tiltlm.labeling.store.database import storable
 
 NONE = "–"
-SPACE = "\N{NO-BREAK SPACE}"
 CHOICES = {"a": "a", "b": "b", "tie": "tie", "both_bad": "both bad", "skip": "skipped"}
 
 
-def percent(value: float | Interval | None, decimals: int = 0) -> str:
+def percent(value: float | Interval | None) -> str:
     """Return a share: `74 %`, with its interval where it has one: `74 % (66 to 81)`."""
     if value is None:
         return NONE
     if isinstance(value, Interval):
-        ends = f"{100 * value.low:.{decimals}f} to {100 * value.high:.{decimals}f}"
-        return f"{percent(value.estimate, decimals)} ({ends})" if value.low == value.low else percent(value.estimate)
-    return f"{100 * value:.{decimals}f}{SPACE}%"
+        has_ends = not math.isnan(value.low)
+        return words.percent(value.estimate) + (
+            f" ({100 * value.low:.0f} to {100 * value.high:.0f})" if has_ends else ""
+        )
+    return words.percent(value)
 
 
 def decimal(value: float | Interval | None, decimals: int = 2) -> str:
@@ -45,13 +48,6 @@ def when(time: float) -> str:
     return datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%d %H:%M")
 
 
-def probability(value: float) -> str:
-    """Return a probability; what simulations cannot tell from 0 or 1 is not called so."""
-    if value > 0.999:
-        return f"more than 99.9{SPACE}%"
-    return f"less than 0.1{SPACE}%" if value < 0.001 else percent(value, 1)
-
-
 def seen(value: Any) -> str:
     """Return a text of people or models without what HTML cannot hold."""
     return storable(str(value))
@@ -71,6 +67,6 @@ def two_lines(text: str) -> Markup:
 
 def add_filters(templates: Jinja2Templates) -> None:
     """Give templates these functions."""
-    for function in (percent, decimal, count, when, probability, seen, sentence, two_lines):
+    for function in (percent, decimal, count, when, words.probability, seen, sentence, two_lines):
         templates.env.filters[function.__name__] = function
     templates.env.globals["CHOICES"] = CHOICES

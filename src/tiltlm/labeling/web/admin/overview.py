@@ -1,6 +1,7 @@
 """The pages of whoever runs a project: numbers, people, pairs, guidelines, the record of what was done."""
 
 import json
+from collections.abc import Sequence
 from typing import Annotated
 from urllib.parse import urlencode
 
@@ -32,6 +33,7 @@ from tiltlm.labeling.web.security import Denied
 MAX_GUIDELINES = 200_000
 AUDIT_PAGE = 100
 MAX_PAGE = 10**6
+MAX_ID = 2**31
 Page = Annotated[int, Query(ge=1, le=MAX_PAGE)]
 
 router = APIRouter(prefix="/admin", include_in_schema=False)
@@ -136,15 +138,16 @@ def one_pair(request: Request, who: Admin, project: ProjectOf, pair_id: int) -> 
     return show(request, "admin_pair.html", who, key=key, pair=listed, said=said, **texts)
 
 
-def pair_key(connection: Connection, pair_id: int) -> str:
+def pair_key(connection: Connection, pair_id: int, kinds: Sequence[str] = ("task", "gold", "calibration")) -> str:
     """Return the key of a pair.
 
     Raises:
-        Denied: 404 `not_found`: there is none.
+        Denied: 404 `not_found`: there is none of these kinds.
     """
-    key = connection.execute(select(pair.c.key).where(pair.c.id == pair_id)).scalar() if abs(pair_id) < 2**31 else None
+    wanted = select(pair.c.key).where(pair.c.id == pair_id, pair.c.kind.in_(kinds))
+    key = connection.execute(wanted).scalar() if abs(pair_id) < MAX_ID else None
     if key is None:
-        raise Denied(404, "not_found", f"there is no pair {pair_id}")
+        raise Denied(404, "not_found", f"there is no such pair: {pair_id}")
     return str(key)
 
 

@@ -50,7 +50,8 @@ export function listen(actions) {
       actions.press("cancel", "Escape");
       return;
     }
-    if (target instanceof Element && target.closest("[data-own-arrows]") && event.key.startsWith("Arrow")) return;
+    const ownsArrows = event.shiftKey || (target instanceof Element && target.closest("[data-own-arrows]") !== null);
+    if (ownsArrows && event.key.startsWith("Arrow")) return; // shift and an arrow select text
     if (!actions.isOn()) return;
     const character = characterOf(event);
     const name = NAMES[character] || "";

@@ -6,13 +6,14 @@ import { prose } from "/static/pair.js";
 import { askReason, prepareDialogs, showGuidelines, showHelp } from "/static/panels.js";
 import { Screen, wordsOf } from "/static/screen.js";
 
-const GUARD_MS = 300; // a vote this soon after a pair appeared is a double press: nobody has read it
+const GUARD_MS = 200; // a vote this soon after a pair appeared is a double press: nobody has read it
 const MAX_DWELL_MS = 5 * 60 * 1000; // of one vote in the pace; longer is a break
 const PACE_FROM = 10; // votes
 const BREAK_EVERY = 50; // votes
 const REFRESH_ME_MS = 5 * 60 * 1000;
 const LOOK_AGAIN_MS = 20 * 1000;
 const PAGES = { adjudicator: ["/adjudicate", "Go to the disputed pairs"], admin: ["/admin", "Go to the admin page"] };
+const VIEWS = ["raw", "diff", "sync", "prompt", "guidelines", "help"];
 const VOTES = ["left", "right", "tie", "both_bad"];
 
 const get = (id) => document.getElementById(id);
@@ -47,6 +48,7 @@ function setPhase(name) {
 function guard() {
   guardedUntil = performance.now() + GUARD_MS;
   const name = phase;
+  get("main").dataset.state = name;
   setTimeout(() => {
     if (phase === name && performance.now() >= guardedUntil - 1) get("main").dataset.state = `${name} ready`;
   }, GUARD_MS);
@@ -122,7 +124,7 @@ function show(item, { isFirst = false } = {}) {
 function showProgress() {
   if (!progress) return;
   const pace = votes >= PACE_FROM ? Math.round(votes / (worked / 3600000)) : 0;
-  screen.showProgress(progress, pace);
+  screen.showProgress(progress, pace, phase === "feedback");
 }
 
 /** Take over what the server says is to be worked on. `isUndo`: the first pair is the one that was taken back. */
@@ -164,7 +166,7 @@ function showEmpty() {
       ? `You voted on ${progress.done} ${progress.done === 1 ? "pair" : "pairs"}. Pairs that others leave may still come: this page looks for them from time to time.`
       : "Other people have the last pairs on their screens. This page looks again from time to time.",
     retry: true,
-    canUndo: progress.done > 0,
+    canUndo: true,
   });
   get("message-heading").focus();
   screen.announce(get("message-heading").textContent);
@@ -176,6 +178,7 @@ function showEnded(heading, text, link = null) {
   setPhase("ended");
   screen.warn("");
   for (const dialog of document.querySelectorAll("dialog[open]")) dialog.close();
+  get("bar-buttons").hidden = true;
   screen.showMessage({ heading, text, link });
   get("message-heading").focus();
 }
@@ -224,6 +227,7 @@ async function loadMe() {
     return false;
   }
   me = answer.data;
+  get("bar-buttons").hidden = false;
   screen.showTitle(me.title);
   get("vote-row").classList.toggle("no-ties", !me.ties);
   for (const button of document.querySelectorAll("#vote-row .even")) button.hidden = !me.ties;
@@ -238,14 +242,22 @@ async function refreshMe() {
   }
 }
 
+function checksum(text) {
+  let sum = 0;
+  for (let at = 0; at < text.length; at++) sum = (Math.imul(31, sum) + text.charCodeAt(at)) | 0;
+  return sum;
+}
+
 /** Show the guidelines on the first visit, and when there is a new version. */
 function offerGuidelines() {
   const place = `tiltlm.guidelines.${me.name}`;
-  const seen = Number(localStorage.getItem(place)) || 0;
-  const { version } = me.guidelines;
-  if (version === 0 || seen >= version || document.querySelector("dialog[open]")) return;
-  localStorage.setItem(place, version);
-  showGuidelines(me.guidelines, seen ? "The guidelines have changed. Please read them again." : "");
+  const seen = localStorage.getItem(place) || "";
+  const { version, html } = me.guidelines;
+  const shown = `${version} ${checksum(html)}`; // another project at the same address may have the same version
+  if (version === 0 || seen === shown || document.querySelector("dialog[open]")) return;
+  localStorage.setItem(place, shown);
+  const isNewer = seen !== "" && parseInt(seen, 10) < version;
+  showGuidelines(me.guidelines, isNewer ? "The guidelines have changed. Please read them again." : "");
 }
 
 // Answers to votes and undos.
@@ -263,7 +275,7 @@ function onVote(entry, answer) {
   if (answer.status === 200) {
     get("last").textContent = `Saved: ${wordsOf(entry.body.choice)}`;
     if (phase === "checking") {
-      if (answer.data.feedback) showFeedback(answer.data.feedback);
+      if (answer.data.feedback) showFeedback(answer.data.feedback, entry.body.choice);
       else setPhase("loading");
     }
     accept(answer.data);
@@ -271,9 +283,9 @@ function onVote(entry, answer) {
   }
   get("last").textContent = "";
   if (answer.code === "gone") {
-    screen.say("Somebody else has judged that pair meanwhile, so your vote on it was not needed. Here is another one.");
+    screen.say("Somebody else has judged that pair meanwhile, so your vote on it does not count.");
   } else if (answer.code === "voted") {
-    screen.say("That pair has a vote of yours already, perhaps from another window. Here is another one.");
+    screen.say("That pair has a vote of yours already, perhaps from another window.");
   } else screen.say(`A vote was not saved: ${answer.message || `the server answered ${answer.status}`}`);
   if (phase === "checking") setPhase("loading");
   load();
@@ -294,18 +306,19 @@ function onUndo(answer) {
   if (undone.note && !sessionStorage.getItem(draftOf(ticket))) saveDraft(ticket, undone.note);
   accept(answer.data, true);
   screen.markChoice(undone.choice);
+  screen.markSeen();
   get("last").textContent = `Taken back: ${wordsOf(undone.choice)}`;
   screen.announce(`Taken back: ${wordsOf(undone.choice)}. Vote on this pair again.`);
 }
 
-function showFeedback({ is_right: isRight, answer, html }) {
+function showFeedback({ is_right: isRight, answer, html }, choice) {
   setPhase("feedback");
   screen.showRow("feedback");
   const row = get("feedback-row");
   row.classList.toggle("right", isRight);
   row.classList.toggle("other", !isRight);
-  const known = answer === "tie" ? "neither is better" : wordsOf(answer).toLowerCase();
-  get("feedback-heading").textContent = isRight ? `Yes: ${known}.` : `The known answer is another one: ${known}.`;
+  const [known, own] = [answer, choice].map((one) => wordsOf(one).toLowerCase());
+  get("feedback-heading").textContent = isRight ? `Correct: ${known}.` : `The known answer: ${known}. Your vote: ${own}.`;
   get("feedback-text").replaceChildren(prose(html));
   get("feedback-next").focus();
   screen.announce(get("feedback-heading").textContent);
@@ -320,6 +333,7 @@ function leaveFeedback() {
 
 function onChange(problem) {
   const num = outbox ? outbox.votes : 0;
+  get("main").dataset.unsaved = outbox ? outbox.size : 0;
   const what = num ? `Not saved yet: ${num} ${num === 1 ? "vote" : "votes"}.` : "Not done yet: the undo.";
   if (problem === null) screen.warn("");
   else if (problem === "slow") screen.warn(`${what} The server is slow.`);
@@ -356,7 +370,7 @@ function cast(choice, extra = {}) {
   outbox.add("vote", body);
   settle();
   if (screen.item) screen.announce(`${wordsOf(choice)}. ${get("pair-heading").textContent}.`);
-  if (votes % BREAK_EVERY === 0) screen.say(`${votes} votes in this visit. A short break keeps the eye fresh; your place is kept.`);
+  if (votes % BREAK_EVERY === 0) screen.say(`${votes} votes in this visit. Time for a short break? You can go on here at any time.`);
 }
 
 function choose(choice) {
@@ -366,6 +380,12 @@ function choose(choice) {
     return;
   }
   if (isGuarded()) return;
+  if (screen.isRightUnseen) {
+    screen.showSide("right", true);
+    screen.say("This is the right response. Vote when you have read both.");
+    guard();
+    return;
+  }
   if (!me.strength || choice === "tie" || choice === "both_bad") {
     cast(choice);
     return;
@@ -444,7 +464,7 @@ const ACTIONS = {
 function press(name, character) {
   if (phase === "strength" && /^[123]$/.test(character)) chooseStrength(Number(character));
   else if (phase === "feedback" && character === "Enter") leaveFeedback();
-  else if (phase === "feedback" && name !== "help" && name !== "guidelines") return false;
+  else if (phase === "feedback" && !VIEWS.includes(name)) return false;
   else if (VOTES.includes(name)) choose(name);
   else if (ACTIONS[name]) ACTIONS[name]();
   else return false;

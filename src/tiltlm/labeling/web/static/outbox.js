@@ -54,29 +54,33 @@ export class Outbox {
   async send() {
     if (this.isSending) return;
     this.isSending = true;
-    let tries = 0;
-    while (this.entries.length && !this.isStopped) {
-      const entry = this.entries[0];
-      const path = entry.kind === "vote" ? "/api/votes" : "/api/undo";
-      const slow = setTimeout(() => this.report(this.problem || "slow"), SLOW_MS);
-      const answer = await request("POST", path, entry.body);
-      clearTimeout(slow);
-      if (answer.status === 401) {
-        this.stop();
-        this.listener.onAnswer(entry, answer);
-      } else if (isTemporary(answer)) {
-        this.report(problemOf(answer));
-        await this.pause(Math.max(answer.retryAfter, Math.min(LONGEST_WAIT_MS, FIRST_WAIT_MS * 2 ** tries)));
-        tries += 1;
-      } else {
-        tries = 0;
-        this.entries.shift();
-        this.save();
-        this.report(null);
-        this.listener.onAnswer(entry, answer);
-      }
+    try {
+      let tries = 0;
+      while (this.entries.length && !this.isStopped) tries = (await this.sendFirst(tries)) ? 0 : tries + 1;
+    } finally {
+      this.isSending = false;
     }
-    this.isSending = false;
+  }
+
+  /** Send the first entry, and wait if it must be tried again. Return true if it is finished. */
+  async sendFirst(tries) {
+    const entry = this.entries[0];
+    const slow = setTimeout(() => this.report(this.problem || "slow"), SLOW_MS);
+    const answer = await request("POST", entry.kind === "vote" ? "/api/votes" : "/api/undo", entry.body);
+    clearTimeout(slow);
+    if (isTemporary(answer)) {
+      this.report(problemOf(answer));
+      await this.pause(Math.max(answer.retryAfter, Math.min(LONGEST_WAIT_MS, FIRST_WAIT_MS * 2 ** tries)));
+      return false;
+    }
+    if (answer.status === 401) this.isStopped = true; // the entry stays, for the next session
+    else {
+      this.entries.shift();
+      this.save();
+      this.report(null);
+    }
+    this.listener.onAnswer(entry, answer);
+    return true;
   }
 
   pause(ms) {

@@ -15,12 +15,12 @@ export function prose(html) {
   const made = element("div", "prose");
   made.dir = "auto";
   made.innerHTML = html;
-  for (const block of made.children) block.dir = "auto";
+  for (const block of made.children) if (block.tagName !== "PRE") block.dir = "auto";
   for (const table of made.querySelectorAll("table")) {
     const frame = element("div", "scroll");
     frame.tabIndex = 0;
     frame.dataset.ownArrows = "";
-    frame.setAttribute("role", "region");
+    frame.setAttribute("role", "group");
     frame.setAttribute("aria-label", "Table");
     table.replaceWith(frame);
     frame.append(table);

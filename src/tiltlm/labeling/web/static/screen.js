@@ -100,13 +100,18 @@ export class Screen {
     const pair = get("pair");
     pair.dataset.side = side;
     for (const one of SIDES) get(`show-${one}`).setAttribute("aria-pressed", one === side);
-    if (side === "right") get("unseen").hidden = true;
+    if (side === "right") this.markSeen();
     const top = get("switch").offsetTop;
     if (isAsked && scrollY > top) scrollTo(0, top);
   }
 
-  get isNarrow() {
-    return getComputedStyle(get("switch")).display !== "none";
+  markSeen() {
+    get("unseen").hidden = true;
+  }
+
+  /** Return true where one response is shown at a time, and the right one was not on the screen yet. */
+  get isRightUnseen() {
+    return !get("unseen").hidden && getComputedStyle(get("switch")).display !== "none";
   }
 
   toggleSync() {
@@ -180,7 +185,7 @@ export class Screen {
     for (const button of get("vote-row").querySelectorAll("button")) button.classList.toggle("was", button.dataset.action === choice);
   }
 
-  showProgress({ done, left, calibration_left: lessons }, pace) {
+  showProgress({ done, left, calibration_left: lessons }, pace, isFeedback) {
     const total = done + left;
     get("progress-box").hidden = false;
     get("progress").max = Math.max(1, total);
@@ -188,8 +193,10 @@ export class Screen {
     get("progress-text").textContent = `${done} done · ${left} left`;
     get("pace").textContent = pace ? `about ${pace} an hour` : "";
     get("calibration").hidden = !(this.item && this.item.is_calibration);
-    const rest = lessons === 1 ? "This is the last one." : `${lessons} to go.`;
-    get("calibration").textContent = `Practice: after each vote you see the known answer. ${rest}`;
+    if (!isFeedback) {
+      const rest = lessons === 1 ? "This is the last one." : `${lessons} to go.`;
+      get("calibration").textContent = `Practice: after each vote you see the known answer. ${rest}`;
+    }
     document.title = `${done}/${total} · ${this.title}`;
   }
 

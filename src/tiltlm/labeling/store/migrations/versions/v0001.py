@@ -203,7 +203,7 @@ def _create_pairs() -> None:
     op.create_index(
         "ix_pair_open_random",
         "pair",
-        ["assigned", sa.literal_column("dispute DESC"), "place"],
+        ["assigned", sa.literal_column("dispute DESC"), "place", "wanted", "kind"],
         sqlite_where=IS_OPEN,
         postgresql_where=IS_OPEN,
     )

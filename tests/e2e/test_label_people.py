@@ -1,0 +1,145 @@
+"""People as a judge from end to end: comparisons, judged data and loops whose verdicts are simulated people's votes."""
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+from sqlalchemy import event, select
+from sqlalchemy.pool import Pool
+from typer.testing import CliRunner
+
+import tiltlm
+from support.errors import raises
+from support.simulated_people import prefers, vote_all, wavering
+from tiltlm.cli.main import app
+from tiltlm.core import RunError
+from tiltlm.labeling.store.projects import has_project, open_project
+from tiltlm.labeling.store.tables import response
+from tiltlm.worlds import TextWorld
+
+pytestmark = pytest.mark.usefixtures("blank_figures", "own_cache", "closed_connections")
+
+WORLD = TextWorld()
+NAMES = ("ann", "bob", "cho")
+
+
+@pytest.fixture
+def closed_connections():
+    """Close what a command leaves open in this process."""
+    made = []
+
+    def remember(connection, record) -> None:
+        made.append(connection)
+
+    event.listen(Pool, "connect", remember)
+    yield
+    event.remove(Pool, "connect", remember)
+    for connection in made:
+        connection.close()
+
+
+@pytest.fixture
+def database(tmp_path) -> str:
+    return str(tmp_path / "label.db")
+
+
+def kinder(text: str) -> int:
+    """Return how often a reply says something kind: what the simulated people prefer."""
+    return sum(word in text for word in ("Good", "please", "glad", "!", "happy"))
+
+
+def vote(database, decide) -> int:
+    with open_project(database) as project:
+        return vote_all(project, NAMES, decide)
+
+
+def test_a_comparison_by_people_is_that_of_a_judge_who_thinks_alike(model, prompts, tmp_path, database):
+    """People prefer the longer answer, as the judge `length` does; the report has the same win rate."""
+    answers = [tmp_path / f"{name}.jsonl" for name in ("a", "b")]
+    for seed, path in enumerate(answers):
+        tiltlm.sample(model, str(prompts), n=1, max_new_tokens=12, limit=10, seed=seed, output=path, progress=False)
+    judge = f"{{kind: people, database: {database}, votes: 3, wait: stop}}"
+    command = ["compare", *map(str, answers), "--judge", judge, "--output", str(tmp_path / "people")]
+    asked = CliRunner().invoke(app, command)
+    assert isinstance(asked.exception, RunError)
+    assert asked.exception.code == "waiting_for_people"
+    vote(database, prefers(len))
+    done = CliRunner().invoke(app, [*command, "--overwrite"], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    tiltlm.compare(answers, judge="length", output=tmp_path / "length", progress=False)
+    by_people = json.loads((tmp_path / "people" / "compare.json").read_text())
+    by_length = json.loads((tmp_path / "length" / "compare.json").read_text())
+    assert by_people["judge"] == "people"
+    rates = [found["pairs"][0]["win_rate"]["rate"] for found in (by_people, by_length)]
+    for name in ("estimate", "low", "high"):
+        assert rates[0][name] == pytest.approx(rates[1][name], abs=1e-8)  # logits of certain votes are finite
+    with open_project(database) as project, project.engine.connect() as connection:
+        assert {name for (name,) in connection.execute(select(response.c.model))} == {"a", "b"}
+
+
+def test_data_is_judged_by_people(some_pairs, tmp_path, database):
+    judge = {"kind": "people", "database": database, "votes": 3, "wait": "stop"}
+    given = {"data": some_pairs[:6], "judge": judge, "output": tmp_path / "judged.jsonl", "progress": False}
+    with raises(RunError, "waiting_for_people"):
+        tiltlm.judge(**given)
+    vote(database, wavering(kinder, 0.3))
+    judged = tiltlm.judge(**given)
+    assert "error" not in judged.counts
+    shares = {round(row["preference"], 6) for row in judged.rows}
+    assert shares <= {0.0, round(1 / 3, 6), 0.5, round(2 / 3, 6), 1.0}
+
+
+SHORT = {
+    "preset": "online_dpo", "loop.rounds": 2, "loop.prompts_per_round": 4, "max_new_tokens": 16, "max_rows": 8,
+    "batch_size": 4, "learning_rate": 1e-3, "progress": False,
+}  # fmt: skip
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = [*folder.glob("rounds/*/*"), folder / "model" / "model.safetensors", folder / "loop.json"]
+    return {str(file.relative_to(folder)): file.read_bytes() for file in files if not file.name.startswith(".")}
+
+
+def test_a_loop_that_waits_for_people_gives_the_bytes_of_one_whose_votes_were_there(model, tmp_path, monkeypatch):
+    monkeypatch.setattr("tiltlm.recipes.labeling.people.SECONDS", 0.05)
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in WORLD.prompts("train")[:8]))
+    (tmp_path / "stopped").mkdir(), (tmp_path / "waited").mkdir()
+    decide = prefers(lambda text: (kinder(text), len(text)))
+
+    def loop(place: str, wait: str, **more):
+        judge = {"kind": "people", "database": str(tmp_path / place / "label.db"), "votes": 3, "wait": wait}
+        output = tmp_path / place / "run"
+        return tiltlm.loop(model=model, data=str(prompts), judge=judge, output=output, **SHORT, **more)
+
+    with raises(RunError, "waiting_for_people"):
+        loop("stopped", "stop")
+    drawn = tmp_path / "stopped" / "run" / "rounds" / "0000" / "samples.jsonl.gz"
+    before = drawn.read_bytes()
+    assert [path.name for path in drawn.parent.iterdir()] == ["samples.jsonl.gz"], "the round stays drawn"
+    with raises(RunError, "waiting_for_people"):
+        loop("stopped", "stop", resume=True)
+    vote(str(tmp_path / "stopped" / "label.db"), decide)
+    with raises(RunError, "waiting_for_people"):
+        loop("stopped", "stop", resume=True)  # round 0 is done, round 1 waits
+    vote(str(tmp_path / "stopped" / "label.db"), decide)
+    stopped = loop("stopped", "stop", resume=True)
+    assert len(stopped.cards) == 2
+    assert drawn.read_bytes() == before
+
+    database, ended = str(tmp_path / "waited" / "label.db"), threading.Event()
+
+    def people() -> None:
+        while not ended.wait(0.1):
+            if has_project(database):
+                vote(database, decide)
+
+    thread = threading.Thread(target=people)
+    thread.start()
+    try:
+        waited = loop("waited", "poll")
+    finally:
+        ended.set()
+        thread.join()
+    assert contents(waited.path) == contents(stopped.path)
