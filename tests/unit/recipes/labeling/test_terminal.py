@@ -37,7 +37,7 @@ def ended(monkeypatch) -> list[LabelApp]:
 
     def run(app):
         started.append(app)
-        return Outcome(num_votes=2, num_left=1)
+        return Outcome(num_votes=2, num_undone=1, num_left=1)
 
     monkeypatch.setattr(terminal, "has_terminal", lambda: True)
     monkeypatch.setattr(LabelApp, "run", run)
@@ -47,7 +47,7 @@ def ended(monkeypatch) -> list[LabelApp]:
 def test_a_new_project_asks_for_one_vote_on_each_pair(database, pairs, ended):
     sitting = label_here([pairs], database, "ann")
     assert (sitting.name, sitting.num_votes, sitting.num_left) == ("ann", 2, 1)
-    assert sitting.summary() == f"ann: 2 votes saved in {database}, 1 pair left"
+    assert sitting.summary() == f"ann: 2 votes, 1 taken back, 1 pair left; saved in {database}"
     with open_project(database) as project:
         assert (project.settings.overlap, project.settings.extra) == (1, 0)
         assert count_pairs(project) == {"task": 2}
