@@ -6,12 +6,13 @@ import pytest
 
 from support.errors import raises
 from support.label_databases import new_project
+from tiltlm import label_tui
 from tiltlm.core import ConfigError, DataError, RunError
 from tiltlm.labeling.store.database import reading
 from tiltlm.labeling.store.people import find_person
 from tiltlm.labeling.store.projects import open_project
 from tiltlm.labeling.terminal.app import LabelApp, Outcome
-from tiltlm.recipes.labeling import terminal
+from tiltlm.recipes.labeling import extra, terminal
 from tiltlm.recipes.labeling.preparing import count_pairs
 from tiltlm.recipes.labeling.terminal import label_here
 
@@ -75,6 +76,12 @@ def test_the_name_is_that_of_the_account(database, ended, monkeypatch):
     monkeypatch.setattr(terminal.getpass, "getuser", no_name)
     with raises(ConfigError, "missing_value", key="--as"):
         label_here([], database, None)
+
+
+def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatch):
+    monkeypatch.setattr(extra, "PACKAGES", ("sqlalchemy", "no_such_package"))
+    with raises(ConfigError, "missing_package", mentions=["no_such_package", "pip install 'tiltlm[label]'"]):
+        label_tui()
 
 
 def test_errors(database, ended, monkeypatch):
