@@ -140,16 +140,6 @@ _LEFT = select(
     .where(_own_pair, IS_HELD, ~assignment.c.is_repeat, ~IS_KNOWN)
     .scalar_subquery()
 )
-_HELD_BY_OTHERS = (
-    select(func.count())
-    .select_from(pair)
-    .where(
-        pair.c.id.in_(
-            select(assignment.c.pair_id).where(IS_HELD, ~assignment.c.is_repeat, assignment.c.person_id != WHO)
-        ),
-        *(~IS_KNOWN, ~IS_OPEN, ~IS_SEEN),
-    )
-)
 
 
 def _assignment(project: Project, who: Person, row: Any) -> Assignment:
@@ -177,8 +167,8 @@ def take(connection: Connection, project: Project, who: Person, *, limit: int = 
         limit: Pairs to hold at most.
 
     Returns:
-        Fewer than `limit` where there is nothing for this person now. `num_left` and `num_held_by_others` say whether
-        asking again later can help.
+        Fewer than `limit` where there is nothing for this person now. Later there may be: others hold pairs that they
+        may leave or skip.
 
     Raises:
         Refused: `signed_out`: the person was revoked.
@@ -289,8 +279,3 @@ def num_left(connection: Connection, who: Person) -> int:
     If it is above 0 and `take` returns none, another transaction had locked them at that moment: ask again.
     """
     return int(connection.execute(_LEFT, {"who": who.id}).scalar_one())
-
-
-def num_held_by_others(connection: Connection, who: Person) -> int:
-    """Return how many tasks may become free for a person: others hold them, and may leave them without a vote."""
-    return int(connection.execute(_HELD_BY_OTHERS, {"who": who.id}).scalar_one())
