@@ -57,6 +57,7 @@ class Browser:
     """Somebody who uses the interface as the page does."""
 
     client: httpx.Client
+    name: str = ""
 
     def __enter__(self) -> "Browser":
         return self
@@ -99,4 +100,5 @@ def open_browser(app: FastAPI, token: str | None = None, host: str = HOST) -> Br
     if token is not None:
         answered = browser.sign_in(token)
         assert answered.status_code == 200, answered.text
+        browser.name = answered.json()["name"]
     return browser

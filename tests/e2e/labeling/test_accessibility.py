@@ -241,7 +241,11 @@ def test_zoom_of_200_percent(browser: Browser, tmp_path: Path) -> None:
             expect(tab.get_by_role("button", name=name)).to_be_in_viewport(ratio=1)
         bar = tab.get_by_role("region", name="Your vote").bounding_box()
         assert bar is not None
-        assert bar["height"] < 130
+        assert bar["height"] < 100
+        for name in ("Left", "Right"):
+            expect(tab.get_by_role("region", name=name, exact=True)).to_be_visible()
+        tab.set_viewport_size({"width": 320, "height": 256})  # 400 %
+        assert tab.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
         check_accessibility(tab)
 
     on_page(browser, tmp_path, "laptop", check)

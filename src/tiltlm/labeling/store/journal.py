@@ -172,7 +172,7 @@ class JournalWriter:
         while not is_last:
             self._wanted.wait()
             self._wanted.clear()
-            is_last = self._ended.wait(PAUSE_SECONDS)
+            is_last = self._ended.wait(PAUSE_SECONDS)  # if the end comes after this line, `_wanted` is set again
             try:
                 catch_up(self._project)
             except TiltError as error:
