@@ -30,7 +30,6 @@ from tiltlm.labeling.web.security import (
     require,
     set_cookie,
     signed_in,
-    wake_journal,
 )
 from tiltlm.labeling.words import word_diff
 
@@ -122,18 +121,16 @@ def cast_vote(body: messages.Vote, request: Request, who: Annotator, project: Pr
     with writing(project.engine) as connection:
         counted = vote(connection, project, who, ballot)
         found = take_work(connection, project, who)
-    wake_journal(request)
     return Ascii({"feedback": _feedback(counted), **_shown(found)})
 
 
 @router.post("/undo", response_model=messages.UndoneWork, responses=problems(401, 409, 413, 422, 507))
-def take_back(body: messages.Undo, request: Request, who: Annotator, project: ProjectOf) -> Ascii:
+def take_back(body: messages.Undo, who: Annotator, project: ProjectOf) -> Ascii:
     """Take back the newest vote. The same request again changes nothing."""
     with writing(project.engine) as connection:
         given = undo(connection, project, who, body.key)
         undone = read_undone(connection, who, body.key, given)
         found = take_work(connection, project, who, first=given)
-    wake_journal(request)
     return Ascii({**_shown(found), "undone": asdict(undone)})
 
 

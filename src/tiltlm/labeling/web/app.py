@@ -2,8 +2,7 @@
 
 import hashlib
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from fastapi import APIRouter, FastAPI, Request
@@ -13,7 +12,6 @@ from starlette.staticfiles import StaticFiles
 from starlette.templating import Jinja2Templates
 
 import tiltlm
-from tiltlm.labeling.store.journal import JournalWriter
 from tiltlm.labeling.store.projects import Project
 from tiltlm.labeling.web import api
 from tiltlm.labeling.web.admin import adjudication, overview
@@ -47,9 +45,7 @@ def create_app(project: Project, *, hosts: Sequence[str], secure: bool = False) 
         docs_url=None,  # these pages load scripts from elsewhere
         redoc_url=None,
         middleware=[Middleware(Guard, hosts=tuple(hosts), secure=secure)],
-        lifespan=_keep_journal,
     )
-    app.state.journal = None
     app.state.project = project
     app.state.secure = secure
     app.state.limiter = Limiter()
@@ -65,14 +61,6 @@ def create_app(project: Project, *, hosts: Sequence[str], secure: bool = False) 
     app.include_router(adjudication.router)
     app.mount("/static", StaticFiles(directory=FOLDER / "static"), name="static")
     return app
-
-
-@asynccontextmanager
-async def _keep_journal(app: FastAPI) -> AsyncIterator[None]:
-    """Write the journal of votes while the app is served."""
-    with JournalWriter(app.state.project) as app.state.journal:
-        yield
-    app.state.journal = None
 
 
 def ui_version() -> str:

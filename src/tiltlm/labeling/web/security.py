@@ -14,7 +14,6 @@ from limits.strategies import FixedWindowRateLimiter
 from starlette.responses import Response
 
 from tiltlm.labeling.store.database import reading
-from tiltlm.labeling.store.journal import JournalWriter
 from tiltlm.labeling.store.people import SESSION_SECONDS, Person, Role, hashed, person_of_cookie
 from tiltlm.labeling.store.projects import Project
 
@@ -60,13 +59,6 @@ def limiter_of(request: Request) -> Limiter:
     """Return the counts of the app."""
     limiter: Limiter = request.app.state.limiter
     return limiter
-
-
-def wake_journal(request: Request) -> None:
-    """Have the journal written soon, if the app has one; call it after a vote was committed."""
-    journal: JournalWriter | None = request.app.state.journal
-    if journal is not None:
-        journal.wake()
 
 
 def signed_in(request: Request, project: Annotated[Project, Depends(project_of)]) -> Person:

@@ -111,7 +111,7 @@ def _server(app: ASGIApp, proxies: Sequence[str], on_ready: Callable[[], None] |
     options: dict[str, Any] = {"log_config": None, "access_log": False, "server_header": False, "ws": "none"}
     options |= {"proxy_headers": bool(proxies), "forwarded_allow_ips": list(proxies)}
     options |= {"timeout_graceful_shutdown": GRACE_SECONDS, "timeout_keep_alive": KEEP_ALIVE_SECONDS}
-    server = _Server(uvicorn.Config(app, lifespan="on", **options))
+    server = _Server(uvicorn.Config(app, lifespan="off", **options))
     if on_ready is not None:
         _call_when_started(server, on_ready)
     return server

@@ -1,7 +1,6 @@
 """Serving an app over HTTP in this process."""
 
 import http.client
-import json
 import socket
 from contextlib import suppress
 from pathlib import Path
@@ -28,18 +27,6 @@ def test_people_vote_on_an_app_in_a_thread(tmp_path: Path, capfd: pytest.Capture
     with pytest.raises(httpx.ConnectError):
         httpx.get(address, trust_env=False)
     assert capfd.readouterr() == ("", "")
-
-
-def test_votes_are_in_the_journal(tmp_path: Path) -> None:
-    project = make_project(tmp_path / "label.db", plain_pairs(2))
-    token = invite(project, "Ann")
-    app = create_app(project, hosts=["127.0.0.1"])
-    for note in ("first", "second"):  # an app can be served again
-        with running(app) as address, browse(address, token) as ann:
-            assert ann.vote(ann.work()[0], note=note).status_code == 200
-    project.engine.dispose()
-    lines = (tmp_path / "label.events.jsonl").read_text(encoding="utf-8").splitlines()
-    assert [json.loads(line)["note"] for line in lines] == ["first", "second"]
 
 
 def test_a_port_in_use_is_named() -> None:

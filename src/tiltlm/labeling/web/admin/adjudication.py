@@ -19,7 +19,7 @@ from tiltlm.labeling.store.projects import Project
 from tiltlm.labeling.web.admin.overview import MAX_PAGE, pair_key
 from tiltlm.labeling.web.admin.requests import Adjudicator, Form, ProjectOf, field, go, show
 from tiltlm.labeling.web.rendering import MAX_MARKDOWN, plain_html, to_html
-from tiltlm.labeling.web.security import Denied, wake_journal
+from tiltlm.labeling.web.security import Denied
 
 router = APIRouter(prefix="/adjudicate", include_in_schema=False)
 
@@ -86,7 +86,7 @@ def _rendered(content: Any, role: str) -> list[tuple[str, str]]:
 
 
 @router.post("")
-def decide(request: Request, who: Adjudicator, project: ProjectOf, form: Form) -> Response:
+def decide(who: Adjudicator, project: ProjectOf, form: Form) -> Response:
     """Decide a pair."""
     side, key, number = (field(form, name) for name in ("choice", "key", "pair"))
     if side not in ("left", "right", "tie") or not 8 <= len(key) <= MAX_KEY or not NUMBER.fullmatch(number):
@@ -100,6 +100,5 @@ def decide(request: Request, who: Adjudicator, project: ProjectOf, form: Form) -
         adjudicate(connection, who, pair_id, choice, key=key, note=form.get("note", "").strip())
         if is_new:
             write_audit(connection, who.name, "adjudicate", pair=name, choice=choice)
-    wake_journal(request)
     after = form.get("after", "0")
     return go(f"/adjudicate?done={pair_id}" + (f"&after={after}" if NUMBER.fullmatch(after) and after != "0" else ""))
