@@ -150,12 +150,11 @@ def test_pairs_of_models_whose_margin_is_least_come_first(model, prompts, tmp_pa
 
 
 def test_pairs_of_one_model(model, prompts, tmp_path):
-    found = SourceRequest(
-        (model,), prompts=str(prompts), n=3, max_new_tokens=24, limit=4, comparisons=Pairing.of("random:1")
-    )
-    with prepare(PrepareRequest(str(tmp_path / "label.db"), found, keep_all=True)) as project:
-        with reading(project.engine) as connection:
-            rows = connection.execute(select(response.c.model, response.c.sampling)).all()
-            assert len(connection.execute(select(pair.c.id)).all()) == 4
+    one_each = Pairing.of("random:1")
+    found = SourceRequest((model,), prompts=str(prompts), n=3, max_new_tokens=24, limit=4, comparisons=one_each)
+    request = PrepareRequest(str(tmp_path / "label.db"), found, keep_all=True)
+    with prepare(request) as project, reading(project.engine) as connection:
+        rows = connection.execute(select(response.c.model, response.c.sampling)).all()
+        assert len(connection.execute(select(pair.c.id)).all()) == 4
     assert {json.loads(sampling)["temperature"] for _, sampling in rows} == {1.0}
     assert {"seed", "index", "model_digest"} <= set(json.loads(rows[0].sampling))
