@@ -1,37 +1,31 @@
 """`tiltlm label serve` as its users run it: a process, links over HTTP, signals, and going on."""
 
 import json
-import os
 import signal
 import socket
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import pytest
+from sqlalchemy import select
 
 import tiltlm
 from support.errors import raises
+from support.label_commands import App, client_of, started
 from tiltlm.core import ConfigError
+from tiltlm.labeling.store.database import reading
+from tiltlm.labeling.store.tables import pair, response
+from tiltlm.recipes.answers.judged import Pairing
+from tiltlm.recipes.labeling.pairs.requests import MarginSettings, PrepareRequest, SourceRequest
+from tiltlm.recipes.labeling.preparing import prepare
 
 PAIRS = [
     {"id": f"r{k}", "prompt": f"Question {k}?", "chosen": f"A good answer {k}.", "rejected": f"Something else, {k}!"}
     for k in range(6)
 ]
-
-
-@dataclass
-class App:
-    """An app that runs."""
-
-    links: dict[str, str]
-    errors: Path
-    process: subprocess.Popen
 
 
 @pytest.fixture
@@ -45,28 +39,10 @@ def pairs(tmp_path) -> Path:
 def serving(folder: Path, *arguments: str, stop: int = signal.SIGINT) -> Iterator[App]:
     """Start the command, give its links to the block, then send the signal and wait."""
     command = [sys.executable, "-m", "tiltlm", "label", "serve", *arguments, "--port", "0"]
-    out, errors = folder / "out.txt", folder / "err.txt"
-    with out.open("w") as stdout, errors.open("w") as stderr:
-        process = subprocess.Popen(command, cwd=folder, stdout=stdout, stderr=stderr, env=os.environ)
-    try:
-        while "the app is ready" not in errors.read_text():
-            assert process.poll() is None, errors.read_text()
-            time.sleep(0.05)
-        lines = [line.split("  ") for line in out.read_text().splitlines()]
-        yield App(dict(lines), errors, process)
-    finally:
-        if process.poll() is None:
-            process.send_signal(stop)
-        process.wait(30)
-
-
-@contextmanager
-def client_of(link: str) -> Iterator[httpx.Client]:
-    """Give a client to the block that is signed in, as a browser with this link is."""
-    base, _, token = link.partition("/join#")
-    with httpx.Client(base_url=base, headers={"Origin": base, "Sec-Fetch-Site": "same-origin"}) as client:
-        assert client.post("/api/session", json={"token": token}).status_code == 200
-        yield client
+    with started(command, folder) as app:
+        yield app
+        app.process.send_signal(stop)
+        app.process.wait(30)
 
 
 def vote_on_all(client: httpx.Client) -> int:
@@ -85,21 +61,23 @@ def vote_on_all(client: httpx.Client) -> int:
 def test_from_a_file_to_labels(pairs, tmp_path):
     """The links work, votes are kept over a stop, the same command goes on, and the labels are those of the votes."""
     with serving(tmp_path, "pairs.jsonl", "--names", "ann,bob", "--repeat-share", "0") as app:
-        assert list(app.links) == ["owner", "ann", "bob"]
-        with client_of(app.links["ann"]) as ann:
+        links, noted = dict(app.links), app.errors.read_text()
+        assert list(links) == ["owner", "ann", "bob"]
+        with client_of(links["ann"]) as ann:
             assert vote_on_all(ann) == 6
     assert app.process.returncode == 130
-    noted = app.errors.read_text()
     assert str(tmp_path / "label.db") in noted
     assert "about 0.1 hours of work" in noted
+    assert len((tmp_path / "label.events.jsonl").read_text().splitlines()) == 6
     with serving(tmp_path, "--names", "ann,bob,cho", stop=signal.SIGTERM) as again:
-        assert list(again.links) == ["owner", "cho"]  # the others keep their links
+        again_links = dict(again.links)
+        assert list(again_links) == ["owner", "cho"]  # the others keep their links
         assert "ann has a link already" in again.errors.read_text()
-        port = again.links["owner"].partition("/join")[0]
-        bob = f"{port}/join#{app.links['bob'].partition('#')[2]}"
+        port = again_links["owner"].partition("/join")[0]
+        bob = f"{port}/join#{links['bob'].partition('#')[2]}"
         with client_of(bob) as client:
             assert vote_on_all(client) == 6
-        owner = httpx.get(again.links["owner"].partition("/join")[0] + "/admin", follow_redirects=False)
+        owner = httpx.get(again_links["owner"].partition("/join")[0] + "/admin", follow_redirects=False)
         assert owner.status_code in (302, 303, 307, 401), "signed out"
     assert again.process.returncode == 143
     found = tiltlm.label_export(tmp_path / "labels.jsonl", database=str(tmp_path / "label.db"))
@@ -150,3 +128,33 @@ def test_errors_before_anything_is_made(pairs, model, tmp_path):
     with raises(ConfigError, "bad_name", key="NAME"):
         call(pairs, names="a\u202eb")
     assert not Path(database).exists()
+
+
+def test_pairs_of_models_whose_margin_is_least_come_first(model, prompts, tmp_path):
+    """Two models answer prompts; a policy that is its own reference finds every margin 0."""
+    found = SourceRequest((f"a={model}", f"b={model}"), prompts=str(prompts), n=1, max_new_tokens=32, limit=6)
+    margins = MarginSettings(model, model)
+    request = PrepareRequest(str(tmp_path / "label.db"), found, {"select": "uncertain"}, margins=margins, keep_all=True)
+    with prepare(request) as project, reading(project.engine) as connection:
+        rows = connection.execute(select(pair.c.priority)).scalars().all()
+        names = set(connection.execute(select(response.c.model)).scalars())
+    assert 0 < len(rows) <= 6
+    assert set(rows) == {0.0}
+    assert names == {"a", "b"}
+    drawn = sorted((tmp_path / "label.answers").iterdir())
+    assert [file.name for file in drawn] == ["a.jsonl", "b.jsonl"]
+    before = [file.read_bytes() for file in drawn]
+    with prepare(request) as project, reading(project.engine) as connection:  # nothing is drawn or asked again
+        assert len(connection.execute(select(pair.c.id)).all()) == len(rows)
+    assert [file.read_bytes() for file in drawn] == before
+
+
+def test_pairs_of_one_model(model, prompts, tmp_path):
+    one_each = Pairing.of("random:1")
+    found = SourceRequest((model,), prompts=str(prompts), n=3, max_new_tokens=24, limit=4, comparisons=one_each)
+    request = PrepareRequest(str(tmp_path / "label.db"), found, keep_all=True)
+    with prepare(request) as project, reading(project.engine) as connection:
+        rows = connection.execute(select(response.c.model, response.c.sampling)).all()
+        assert len(connection.execute(select(pair.c.id)).all()) == 4
+    assert {json.loads(sampling)["temperature"] for _, sampling in rows} == {1.0}
+    assert {"seed", "index", "model_digest"} <= set(json.loads(rows[0].sampling))
