@@ -1,8 +1,11 @@
 """People as a judge from end to end: comparisons, judged data and loops whose verdicts are simulated people's votes."""
 
 import json
+import signal
+import sys
 import threading
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from sqlalchemy import event, select
@@ -11,6 +14,7 @@ from typer.testing import CliRunner
 
 import tiltlm
 from support.errors import raises
+from support.label_commands import client_of, started
 from support.simulated_people import prefers, vote_all, wavering
 from tiltlm.cli.main import app
 from tiltlm.core import RunError
@@ -76,6 +80,44 @@ def test_a_comparison_by_people_is_that_of_a_judge_who_thinks_alike(model, promp
         assert rates[0][name] == pytest.approx(rates[1][name], abs=1e-8)  # logits of certain votes are finite
     with open_project(database) as project, project.engine.connect() as connection:
         assert {name for (name,) in connection.execute(select(response.c.model))} == {"a", "b"}
+
+
+def test_the_app_that_a_comparison_serves(tmp_path):
+    """Ctrl-C keeps the votes; the same command goes on with the links that people have, reports and ends with 0."""
+    for name, text in (("a", "a short answer"), ("b", "an answer that is longer")):
+        rows = [{"id": str(k), "prompt": f"Question {k}?", "completions": [f"{text} {k}"]} for k in range(3)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    judge = "{kind: people, database: label.db, votes: 1, names: [ann], port: 0}"
+    command = [sys.executable, "-m", "tiltlm", "compare", "a.jsonl", "b.jsonl", "--judge", judge, "--output", "out"]
+    with started(command, tmp_path) as first:
+        (owner, ann) = first.links
+        assert (owner[0], ann[0]) == ("owner", "ann")
+        with client_of(ann[1]) as client:
+            assert vote_longer(client, most=2) == 2
+        first.process.send_signal(signal.SIGINT)
+        assert first.process.wait(60) == 130
+    with started([*command, "--overwrite"], tmp_path) as second:
+        assert [name for name, _ in second.links] == ["owner"]
+        base = second.links[0][1].partition("/join#")[0]
+        with client_of(f"{base}/join#{ann[1].partition('#')[2]}") as client:
+            assert vote_longer(client, most=2) == 1
+        assert second.process.wait(60) == 0
+    found = json.loads((tmp_path / "out" / "compare.json").read_text())
+    assert found["pairs"][0]["win_rate"]["rate"]["estimate"] == pytest.approx(0.0, abs=1e-8)
+    journal = [json.loads(line) for line in (tmp_path / "label.events.jsonl").read_text().splitlines()]
+    assert [line["person"] for line in journal] == ["ann"] * 3
+
+
+def vote_longer(client, most: int) -> int:
+    """Vote for the longer answers, at most so many times, and return the number of votes."""
+    count = 0
+    while count < most and (items := client.post("/api/work", json={}).json()["items"]):
+        left, right = (len(items[0][side][0]["text"]) for side in ("left", "right"))
+        choice = "left" if left > right else "right"
+        body = {"ticket": items[0]["ticket"], "key": uuid4().hex, "choice": choice}
+        assert client.post("/api/votes", json=body).status_code == 200
+        count += 1
+    return count
 
 
 def test_data_is_judged_by_people(some_pairs, tmp_path, database):

@@ -86,8 +86,9 @@ def test_a_new_vote_changes_what_is_trained_on(train, database, tmp_path):
     assert tiltlm.stats(data=database, progress=False) is not None
     policy = tiltlm.load_policy(str(WORLD.model_path()))
     first = tiltlm.load_data(str(copy), policy)
+    new = NewPair("Guest Ada: Where is my hat?\nDesk:", " Good morning Ada!", " In the hall.", key="z")
     with open_project(str(copy)) as project, writing(project.engine) as connection:
-        add_pairs(connection, project.settings, [NewPair("a new prompt", "one", "another", key="zzz")])
+        add_pairs(connection, project.settings, [new])
     with open_project(str(copy)) as project:
         again = tiltlm.load_data(str(copy), policy)
         vote_all(project, ("ann",), prefers(len))

@@ -16,8 +16,10 @@ from support.completions_server import choice, completion, serving
 from support.errors import raises
 from support.fake_server import Say, fake_server
 from support.recorded import another, recorded
+from support.simulated_people import prefers, vote_all
 from tiltlm.config.resolve import resolve
-from tiltlm.core import ConfigError, TiltError
+from tiltlm.core import ConfigError, RunError, TiltError
+from tiltlm.judging import PairItem, build_judge
 from tiltlm.judging.judge_settings import KINDS, JudgeSettings
 from tiltlm.recipes.answers.sample_settings import DEFAULTS, SAMPLE_READS, SampleSettings
 from tiltlm.recipes.online.loop_run import LoopRunSettings
@@ -83,9 +85,20 @@ def arguments(model, tmp_path):
         "reward_model": {"model": str(tmp_path / "rm")},
         "implicit": {"model": model, "reference": model},
         "panel": {"judges": ["length", "gold"]},
+        "people": {"database": judged_by_people(tmp_path / "label.db"), "wait": "stop"},
         **{kind: {"model": model} for kind in ("pairwise", "grade", "rubric")},
     }
     return {kind: {"kind": kind, **needed.get(kind, {})} for kind in KINDS}
+
+
+def judged_by_people(database: Path) -> str:
+    """Return a labelling project in which people have voted on the pair."""
+    judge = build_judge({"kind": "people", "database": str(database), "wait": "stop"})
+    with suppress(RunError):
+        list(judge.compare([PairItem(PAIR["prompt"], PAIR["chosen"], PAIR["rejected"])]))
+    vote_all(judge.project, ("ann", "bob", "cho"), prefers(len))
+    judge.project.close()
+    return str(database)
 
 
 @pytest.mark.parametrize("place", [*KINDS, "pairwise at a server", "grade at a server", "rubric at a server"])

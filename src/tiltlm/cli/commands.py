@@ -118,7 +118,9 @@ def signature_of(command: Command) -> list[inspect.Parameter]:
         of_its_own = parameter.kind in NAMED and name not in given
         if of_its_own:
             kind = parameter.annotation if parameter.annotation in NUMBERS else str | None
-            add(name, kind, typer.Option(option_of(name), help=command.helps[name]), parameter.default)
+            # One that is on, off or left out gets a second option, `--no-...`, from typer.
+            names = () if parameter.annotation == bool | None else (option_of(name),)
+            add(name, kind, typer.Option(*names, help=command.helps[name]), parameter.default)
     add("verbose", bool, typer.Option("--verbose", "-v", help=VERBOSE), False)
     return found
 

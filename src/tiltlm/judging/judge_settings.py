@@ -37,6 +37,7 @@ _LANGUAGE = (
     *("request_timeout", "attempts", "temperature", "max_new_tokens", "allow_self"),
 )
 
+_APP = ("host", "port", "address")
 KINDS: dict[str, Kind] = {
     "verifier": Kind(
         f"{_SCORERS}.verifier:verifier", "function", ("timeout", "timeout_score", "column"), ("function",)
@@ -66,7 +67,7 @@ KINDS: dict[str, Kind] = {
         "tiltlm.judging.language.build:rubric", "model", (*_FORWARD, *_LANGUAGE, "items", "column"), ("model",)
     ),
     "panel": Kind("tiltlm.judging.panel:panel", None, ("judges", "combine"), ("judges",)),
-    "people": Kind("tiltlm.recipes.labeling.people:people", "database", ("votes", "wait", "names", "port")),
+    "people": Kind("tiltlm.recipes.labeling.people:people", "database", ("votes", "wait", "names", *_APP)),
 }
 """Every kind of judge by its name."""
 
@@ -184,8 +185,13 @@ class JudgeSettings:
     and another process serves the app. `stop`: it ends with exit code 1, and the same command goes on later."""
     names: tuple[str, ...] = ()
     """People who get a private link under `wait: serve`, if they have none."""
+    host: str = "127.0.0.1"
+    """Where the app listens under `wait: serve`. Any other address lets other machines reach it."""
     port: int = 8765
     """Port of the app under `wait: serve`; 0 takes a free one."""
+    address: str | None = None
+    """Address at which people reach the app under `wait: serve`, such as https://label.example.org. Null: that where it
+    listens."""
 
     def __post_init__(self) -> None:
         if ":" in self.kind:

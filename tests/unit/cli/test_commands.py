@@ -109,3 +109,11 @@ def test_the_version_is_the_installed_one():
 def test_an_option_that_is_written_as_a_setting_is_refused():
     with raises(ConfigError, "unknown_setting", key="rows", mentions=["--rows"]):
         CliRunner().invoke(app, ["preview", "pairs.jsonl", "rows=2"], catch_exceptions=False)
+
+
+def test_a_setting_that_may_be_left_out_can_be_switched_on_and_off(monkeypatch):
+    given = []
+    monkeypatch.setattr("tiltlm.recipes.labeling.serving.label", lambda request, **_: given.append(request.prepare))
+    for words in ([], ["--ties"], ["--no-ties", "--no-strength"]):
+        CliRunner().invoke(app, ["label", "serve", *words], catch_exceptions=False)
+    assert [dict(one.settings) for one in given] == [{}, {"ties": True}, {"ties": False, "strength": False}]

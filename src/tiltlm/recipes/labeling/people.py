@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from sqlalchemy import func, select
 
@@ -29,6 +29,9 @@ from tiltlm.labeling.store.tables import assignment, pair, person
 from tiltlm.labeling.store.votes import read_adjudications, read_vote_rows
 from tiltlm.recipes.labeling.extra import require_label
 from tiltlm.recipes.labeling.pairs.system_text import split_system
+
+if TYPE_CHECKING:  # the app is imported when it is served
+    from tiltlm.recipes.labeling.serving import Place
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +55,7 @@ class People(Comparer):
         votes: int = 3,
         wait: Wait = "serve",
         names: Sequence[str] = (),
-        port: int = 8765,
+        place: "Place",
     ) -> None:
         """Judge by the votes of a project.
 
@@ -62,10 +65,10 @@ class People(Comparer):
             votes: Votes on each pair.
             wait: What happens until people have voted.
             names: People who get a link.
-            port: Port of the app.
+            place: Where the app listens.
         """
         self.project = project
-        self.wait, self.names, self.port = wait, tuple(names), port
+        self.wait, self.names, self.place = wait, tuple(names), place
         self.name, self.role = "people", role
         self.digest = digest_of("people", project=project.secret.hex(), votes=votes)
 
@@ -110,15 +113,30 @@ class People(Comparer):
     @contextmanager
     def _served(self) -> Iterator[None]:
         """Serve the app in this process, and print the links on stderr."""
-        from tiltlm.labeling.web.app import create_app
-        from tiltlm.labeling.web.serving import running
-        from tiltlm.recipes.labeling.serving import LOOPBACK, links
+        from tiltlm.labeling.web.serving import listen, running
+        from tiltlm.recipes.labeling.serving import app_of, links
 
-        with running(create_app(self.project, hosts=LOOPBACK), "127.0.0.1", self.port) as address:
-            lines = [f"people are asked at {address}; Ctrl-C stops, votes are kept, and the same command goes on"]
-            lines += [f"{name}  {link}" for name, link in links(self.project, self.names, address)]
+        place = self.place
+        with _of_the_judge():
+            free = listen(place.host, place.port)
+        with free:
+            port = free.getsockname()[1]
+        with app_of(self.project, place, port) as app, running(app, place.host, port):
+            base = place.base(port)
+            lines = [f"people are asked at {base}; Ctrl-C stops, votes are kept, and the same command goes on"]
+            lines += [*place.notes(), *(f"{name}  {link}" for name, link in links(self.project, self.names, base))]
             print("\n".join(lines), file=sys.stderr, flush=True)
             yield
+
+
+@contextmanager
+def _of_the_judge() -> Iterator[None]:
+    """Name the settings of the judge in errors that name options of `tiltlm label serve`."""
+    try:
+        yield
+    except ConfigError as error:
+        key = str(error.key).replace("--", "judge.")
+        raise ConfigError(str(error).replace("--", "judge."), code=error.code, key=key) from error
 
 
 def people(settings: JudgeSettings, role: Role) -> People:
@@ -129,12 +147,20 @@ def people(settings: JudgeSettings, role: Role) -> People:
         DataError: The database cannot be used.
     """
     require_label()
+    from tiltlm.labeling.web.serving import listen
+    from tiltlm.recipes.labeling.serving import Place
+
     if settings.votes < 1:
         raise ConfigError(
             f"judge.votes is {settings.votes}; it must be at least 1", code="not_positive", key="judge.votes"
         )
     if settings.wait != "serve":
-        settings.refuse(["names", "port"], f"judge.wait is {settings.wait}, so this process serves no app")
+        unused = ["names", "host", "port", "address"]
+        settings.refuse(unused, f"judge.wait is {settings.wait}, so this process serves no app")
+    with _of_the_judge():
+        place = Place(settings.host, settings.port, settings.address)
+        if settings.wait == "serve":
+            listen(place.host, place.port).close()  # refuse a port in use before anything takes time
     database = settings.database or "label.db"
     if has_project(database):
         project = open_project(database)
@@ -155,7 +181,7 @@ def people(settings: JudgeSettings, role: Role) -> People:
         votes=settings.votes,
         wait=settings.wait,
         names=settings.names,
-        port=settings.port,
+        place=place,
     )
 
 

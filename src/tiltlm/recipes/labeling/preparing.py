@@ -21,7 +21,7 @@ from tiltlm.labeling.store.projects import (
     open_project,
 )
 from tiltlm.labeling.store.tables import pair
-from tiltlm.recipes.labeling.pairs.requests import PrepareRequest, check_selection
+from tiltlm.recipes.labeling.pairs.requests import PrepareRequest, SourceRequest, check_selection
 from tiltlm.recipes.progress import ProgressCallback, silent
 
 log = logging.getLogger(__name__)
@@ -64,6 +64,7 @@ def _read_pairs(
     """Return the pairs to label and those with a known answer. Without sources and gold nothing heavy is imported."""
     gold = _gold(request, settings, is_new=is_new)
     if not request.sources.sources:
+        _refuse_without_sources(request)
         return gold
     from tiltlm.recipes.labeling.pairs.candidates import check_sources, read_candidates
     from tiltlm.recipes.labeling.pairs.cleaning import clean, describe
@@ -83,6 +84,19 @@ def _read_pairs(
             key="SOURCE",
         )
     return [*tasks, *gold]
+
+
+def _refuse_without_sources(request: PrepareRequest) -> None:
+    """Refuse options that say how sources are read.
+
+    Raises:
+        ConfigError: One is given.
+    """
+    plain = SourceRequest(())
+    for name in ("prompts", "n", "max_new_tokens", "limit", "comparisons"):
+        if getattr(request.sources, name) != getattr(plain, name):
+            option = f"--{name.replace('_', '-')}"
+            raise ConfigError(f"{option} has no effect without a source; remove it", code="no_effect", key=option)
 
 
 def _gold(request: PrepareRequest, settings: ProjectSettings, *, is_new: bool) -> list[NewPair]:

@@ -1,15 +1,19 @@
 """Serving the labelling app: the project, the links of people, and what whoever runs it must know."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from starlette.types import ASGIApp, Receive, Scope, Send
+
 from tiltlm.core.errors import ConfigError
 from tiltlm.labeling.monitor.planning import plan_project
 from tiltlm.labeling.store.database import is_url, reading
+from tiltlm.labeling.store.journal import JournalWriter, journal_path
 from tiltlm.labeling.store.people import check_name, find_person, list_people
 from tiltlm.labeling.store.projects import Project
 from tiltlm.labeling.web.app import create_app
@@ -28,6 +32,10 @@ LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 """Names of this machine."""
 FEW_VOTES = 100
 """Votes below which the plan is printed."""
+READY = (
+    "the app is ready at %s. People are invited on the page of the owner, or by `tiltlm label invite`; "
+    "`tiltlm label status --database %s` shows how far they are. Ctrl-C stops the app"
+)
 
 
 @dataclass(frozen=True)
@@ -142,14 +150,31 @@ def label(request: ServeRequest, *, progress: ProgressCallback | bool | None, sh
             log.info(line)
         for name, link in links(project, request.names, base):
             show(f"{name}  {link}")
-        app = create_app(project, hosts=request.place.hosts(port), secure=request.place.is_secure)
-        signum = serve(
-            app,
-            listening,
-            proxies=request.place.proxies,
-            on_ready=lambda: log.info("the app is ready at %s; Ctrl-C stops it, and nothing is lost", base),
-        )
+        with app_of(project, request.place, port) as app:
+            signum = serve(
+                app, listening, proxies=request.place.proxies, on_ready=lambda: log.info(READY, base, project.name)
+            )
         return Served(project.name, num_votes(project), 128 + signum if signum else 0)
+
+
+@contextmanager
+def app_of(project: Project, place: Place, port: int) -> Iterator[ASGIApp]:
+    """Give the app of a project to the block. While it runs, each vote goes to the journal too.
+
+    Args:
+        project: The project.
+        place: Where the app listens.
+        port: The port that it has there.
+    """
+    app = create_app(project, hosts=place.hosts(port), secure=place.is_secure)
+    with JournalWriter(project) as journal:
+
+        async def call(scope: Scope, receive: Receive, send: Send) -> None:
+            await app(scope, receive, send)
+            if scope["type"] == "http" and scope["method"] == "POST":
+                journal.wake()
+
+        yield call
 
 
 def links(project: Project, names: Sequence[str], base: str) -> list[tuple[str, str]]:
@@ -180,7 +205,8 @@ def describe(project: Project, database: str) -> list[str]:
         database: Its database, as the user named it.
     """
     where = project.name if is_url(database) else str(Path(database).absolute())
-    lines = [f"database {where}"]
+    journal = journal_path(project)
+    lines = [f"database {where}", *([f"journal  {journal}, every vote as text"] if journal else [])]
     counts = count_pairs(project)
     with reading(project.engine) as connection:
         people = [one for one in list_people(connection) if one.role == "annotator" and one.is_active]
@@ -194,5 +220,5 @@ def describe(project: Project, database: str) -> list[str]:
         )
         lines += plan.lines()
     else:
-        lines.append(f"{counts.get('task', 0):,} pairs; the page of the owner shows how far people are")
+        lines.append(f"{counts.get('task', 0):,} pairs")
     return lines

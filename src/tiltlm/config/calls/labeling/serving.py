@@ -42,7 +42,9 @@ def label_serve(
     strength: bool | None = None,
     gold_share: float | None = None,
     repeat_share: float | None = None,
+    repeat_gap: int | None = None,
     lease_minutes: float | None = None,
+    skip_reasons: str | Sequence[str] | None = None,
     seed: int | None = None,
     keep_all: bool = False,
     host: str = "127.0.0.1",
@@ -81,11 +83,13 @@ def label_serve(
         model: Policy of --select uncertain; without it, the data has a column `margin`.
         reference: Reference model of --select uncertain.
         beta: Factor of the implicit reward of --select uncertain.
-        ties: Offer a tie and "both bad" (default yes).
-        strength: Ask how much better, 1 to 3 (default no).
+        ties: Offer a tie and "both bad" (on by default).
+        strength: Ask how much better, 1 to 3 (off by default).
         gold_share: Share of gold among what a person sees (default 0.07).
         repeat_share: Share of pairs that a person sees twice, with the sides exchanged (default 0.05).
+        repeat_gap: Own votes between a pair and its repeat (default 20).
         lease_minutes: A pair that somebody was shown and left may be given to others after this time (default 15).
+        skip_reasons: Reasons of a skip that are offered, with commas between.
         seed: Seed of answers and of the random order (default 0).
         keep_all: Keep pairs that are nearly equal, empty, cut, or name a model or its maker.
         host: Address to listen at. Any other than 127.0.0.1 lets other machines reach the app.
@@ -119,6 +123,7 @@ def label_serve(
     )
     project: dict[str, Any] = {"title": title, "overlap": overlap, "extra": extra, "select": select, "ties": ties}
     project |= {"random_share": random_share, "strength": strength, "gold_share": gold_share, "seed": seed}
+    project |= {"skip_reasons": None if skip_reasons is None else split_names(skip_reasons), "repeat_gap": repeat_gap}
     project |= {"repeat_share": repeat_share, "lease_minutes": lease_minutes, "calibration": calibration}
     request = PrepareRequest(
         database,

@@ -54,7 +54,7 @@ def check_sources(request: SourceRequest) -> list[Named]:
         require_prompts(one, request.prompts)
     is_sampled = any(one.kind != "answers" for one in named)
     has_lists = len(named) == 1
-    defaults = SourceRequest(())
+    request, defaults = _with_numbers(request), SourceRequest((), temperatures=(1.0,))
     for name, has_effect in (
         *((name, is_sampled) for name in ("prompts", "n", "temperatures", "max_new_tokens")),
         *(("comparisons", has_lists), ("limit", bool(named))),
@@ -63,6 +63,11 @@ def check_sources(request: SourceRequest) -> list[Named]:
             option = f"--{name.replace('_', '-')}"
             raise ConfigError(f"{option} has no effect on these sources; remove it", code="no_effect", key=option)
     return named
+
+
+def _with_numbers(request: SourceRequest) -> SourceRequest:
+    """Return a request whose temperatures are numbers; the command line gives text."""
+    return replace(request, temperatures=read_temperatures(request.temperatures, 1.0))
 
 
 def read_candidates(
