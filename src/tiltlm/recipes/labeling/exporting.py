@@ -18,6 +18,7 @@ from tiltlm.core.checks import suggestion
 from tiltlm.core.errors import ConfigError, DataError
 from tiltlm.data.files.writing import check_ending, write_rows
 from tiltlm.data.labels import LabelSettings, Votes, make_labels
+from tiltlm.data.labels.accounts import SCHEMA, account_of, votes_digest
 from tiltlm.data.labels.dawid_skene import uncertainty
 from tiltlm.data.labels.label_rows import label_rows, vote_rows
 from tiltlm.data.labels.project_votes import content_digest, read_project
@@ -27,9 +28,7 @@ from tiltlm.labeling.store.people import list_people, pseudonym
 from tiltlm.labeling.store.projects import Project, open_project
 from tiltlm.labeling.store.tables import pair
 from tiltlm.labeling.store.votes import read_adjudications, read_vote_rows
-from tiltlm.recipes.data.agreement import SCHEMA, account_of, votes_digest
-from tiltlm.recipes.run_settings import check_file
-from tiltlm.storage.files import finite_json, write_json
+from tiltlm.storage.files import check_file, finite_json, write_json
 from tiltlm.version import __version__
 
 TYPED = ("annotator", "note", "reason")
