@@ -33,11 +33,13 @@ PEOPLE = {"ann": 0.95, "bob": 0.9, "cy": 0.8}
 """Name → how often this person prefers what the reward prefers, where it prefers one."""
 WAIT = 90.0
 """Seconds for anything on a page or a server to happen."""
+SETTINGS = ("training.learning_rate=1e-3", "training.num_epochs=2")
+"""Those of a very small model."""
 SHORT = ("--max-new-tokens", "32")
 RIGHT = {
     "prompt": "Guest Rosa: Who took my green ball?\nDesk:",
-    "chosen": " Hello Rosa, your green ball is on the shelf. Have a nice day!",
-    "rejected": " Go away!",
+    "chosen": " Welcome Rosa, your green ball is in the garage. I saw it today. Have a nice day!",
+    "rejected": " Look stranger, that old thing is in the attic. Go away now!",
     "explanation": "The other response is rude, and does not answer.",
 }
 
@@ -109,8 +111,9 @@ class Play:
             self.take_admin_pictures(admin)
         print(self.run("label", "status"))
         self.run("label", "export", "labels.jsonl")
-        self.run("train", "--model", "old-model", "--data", "label.db", "--objective", "dpo", "--output", "runs/people")
-        judge = "{kind: people, database: ab.db, names: [ann, bob, cy]}"
+        trained = ("--model", "old-model", "--data", "label.db", "--objective", "dpo", *SETTINGS)
+        self.run("train", *trained, "--output", "runs/people")
+        judge = "{kind: people, database: ab.db, names: [ann, bob, cy], port: 0}"
         ab_test = ("compare", "old-model", "runs/people", "--prompts", "heldout.jsonl", *SHORT, "--judge", judge)
         with self.serving(*ab_test, "--output", "verdict") as links:
             self.vote_all(links)
@@ -119,13 +122,14 @@ class Play:
     def prepare(self) -> None:
         """Make what the page begins with: two models, prompts, and a pair with a known answer."""
         shutil.copytree(self.world.model_path(), self.folder / "old-model")
-        for split, num in (("train", self.num_prompts), ("heldout", self.num_prompts // 2)):
-            self.write(f"{split}.jsonl", [{"prompt": prompt} for prompt in self.world.prompts(split)[:num]])
+        for split in ("train", "heldout"):
+            rows = [{"prompt": prompt} for prompt in self.world.prompts(split)[: self.num_prompts]]
+            self.write(f"{split}.jsonl", rows)
         self.write("gold.jsonl", [RIGHT])
-        drawn = ("--prompts", "train.jsonl", "--n", "8", "sampling.max_new_tokens=32", "--output", "drawn.jsonl")
+        drawn = ("--prompts", "train.jsonl", "--n", "4", "sampling.max_new_tokens=32", "--output", "drawn.jsonl")
         self.run("sample", "old-model", *drawn)
         self.run("judge", "drawn.jsonl", "--judge", "gold", "--output", "scored.jsonl", "--unaudited")
-        trained = ("--data", "scored.jsonl", "--objective", "dpo", "--output", "runs/new", "evaluation.num_prompts=0")
+        trained = ("--data", "scored.jsonl", "--objective", "dpo", "--output", "runs/new", *SETTINGS)
         self.run("train", "--model", "old-model", *trained)
         shutil.copytree(self.folder / "runs" / "new" / "model", self.folder / "new-model")
 
@@ -137,6 +141,7 @@ class Play:
         """Open a private link in a browser window of its own."""
         page = self.browser.new_context(**context).new_page()  # type: ignore[arg-type]
         page.set_default_timeout(WAIT * 1000)
+        page.clock.install()
         page.goto(link)
         page.wait_for_url("**/")
         page.wait_for_selector("#guidelines-dialog[open]")
@@ -171,6 +176,7 @@ class Play:
         )
         if take_pictures and self.pictures is not None and left != right:
             self.take_vote_pictures(page)
+        page.clock.fast_forward(self.draw.randint(5_000, 40_000))  # the time of reading, which nobody waits for
         is_left = (left > right) == (self.draw.random() < skill)
         page.keyboard.press("0" if left == right else "1" if is_left else "2")
         return True
@@ -212,7 +218,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--pictures", type=Path)
-    parser.add_argument("--prompts", type=int, default=40)
+    parser.add_argument("--prompts", type=int, default=48)
     arguments = parser.parse_args()
     found = (os.environ.get("TILTLM_CHROMIUM"), *map(shutil.which, BROWSERS))
     path = next((one for one in found if one), None)

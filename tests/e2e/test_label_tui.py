@@ -67,9 +67,10 @@ def test_votes_at_a_terminal_and_a_sudden_end(project, tmp_path):
         assert terminal.wait() == 0
         output = terminal.output
     end = output.rpartition(b"\x1b[?1049l")[2].decode()  # the other screen is left
-    assert "ann: 1 vote saved" in end
-    assert "1 pair left" in end
+    assert "ann: 2 votes, 1 taken back, 1 pair left; saved in " in end
     assert [row[2] for row in saved(project, "choice")][2:] == ["both_bad", None, "tie"]
+    journal = (tmp_path / "label.events.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(journal) == 5
     for written in (first, output):
         assert "␛]0;PWNED".encode() in written
         for code in NEVER:

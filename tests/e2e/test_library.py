@@ -24,7 +24,7 @@ from tiltlm.report import read_run, verdict_of
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = {path.parent.name for path in Path(tiltlm.__file__).parent.glob("*/__init__.py")}
-INTERNAL = {"cli", "config", "estimates", "recipes", "storage"}
+INTERNAL = {"cli", "config", "estimates", "labeling", "recipes", "storage"}
 """Packages that are no attributes of `tiltlm` until they are imported."""
 
 
@@ -122,6 +122,7 @@ def calls(model, data, tmp_path_factory):
             output=new(),
             **{"loop.rounds": 1, "loop.n": 2, "loop.prompts_per_round": 2, "data.limit": 4},
         ),
+        "label_serve": lambda: tiltlm.label_serve,  # serves until it is stopped: tests/e2e/test_label_serve.py
         "quickstart": lambda: tiltlm.quickstart,
     }
 

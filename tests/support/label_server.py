@@ -67,7 +67,6 @@ def browse(address: str, token: str | None = None) -> Browser:
         if answered.status_code != 200:
             browser.client.close()
             raise AssertionError(answered.text)
-        browser.name = answered.json()["name"]
     return browser
 
 

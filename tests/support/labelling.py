@@ -1,9 +1,9 @@
 """A labelling project, its people, and its app without a network."""
 
-import itertools
 import json
+import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
@@ -58,7 +58,6 @@ class Browser:
 
     client: httpx.Client
     name: str = ""
-    keys: "itertools.count[int]" = field(default_factory=itertools.count)
 
     def __enter__(self) -> "Browser":
         return self
@@ -68,7 +67,7 @@ class Browser:
 
     def key(self) -> str:
         """Return a new key of a request."""
-        return f"{self.name or 'key'}-{next(self.keys):08d}"
+        return str(uuid.uuid4())
 
     def post(self, path: str, body: Any = None, **options: Any) -> httpx.Response:
         """Send a write."""

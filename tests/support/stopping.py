@@ -1,8 +1,10 @@
 """Simulated labelling projects that follow the suggestion to stop.
 
-`PYTHONPATH=tests python -m support.stopping` prints the numbers of the docstring of `tiltlm.labeling.monitor.forecast`.
+The numbers of the docstring of `tiltlm.labeling.monitor.forecast` are those of
+`PYTHONPATH=tests python -m support.stopping 0.5 0.55 0.6 0.7`.
 """
 
+import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -38,7 +40,8 @@ def make_contest(votes: Sequence[Sequence[int]], num: int, *, settings=SETTINGS,
     wanted = settings.overlap + settings.extra * disputed
     values = np.full(num, np.nan) if decided is None else decided
     keys = tuple(map(str, range(num)))
-    return Contest(("x", "y"), keys, np.zeros(num, bool), np.arange(num), counts, first, wanted, values)
+    no, yes = np.zeros(num, bool), np.ones(num, bool)
+    return Contest(("x", "y"), keys, no, yes, np.arange(num), counts, first, wanted, values)
 
 
 def simulate(rng, rate: float, num: int, *, settings=SETTINGS, looks=LOOKS, draws: int = 2000) -> Stopped:
@@ -61,23 +64,21 @@ def simulate(rng, rate: float, num: int, *, settings=SETTINGS, looks=LOOKS, draw
     return Stopped(None, end, 1.0)
 
 
-def main() -> None:
-    """Print the numbers."""
-    for num, settings in ((100, SETTINGS), (200, ProjectSettings(overlap=1))):
-        for rate in (0.5, 0.55, 0.6, 0.7):
-            rng = np.random.default_rng(1)
-            found = [simulate(rng, rate, num, settings=settings) for _ in range(300)]
-            stops = [one for one in found if one.early is not None]
-            wrong = sum(one.early != one.end for one in stops)
-            decided = np.mean([(one.end if one.early is None else one.early) != 0 for one in found])
-            print(
-                f"{num} pairs x {settings.overlap}, win rate {rate:.0%}: {len(stops)} of {len(found)} stop, {wrong} of "
-                f"them with another verdict than the planned end; {1 - np.mean([one.share for one in found]):.0%} of "
-                f"votes saved; a difference is found in {decided:.1%}, at the planned end in "
-                f"{np.mean([one.end != 0 for one in found]):.1%}",
-                flush=True,
-            )
+def main(rates: Sequence[str]) -> None:
+    """Print the numbers for these win rates."""
+    for rate in map(float, rates):
+        rng = np.random.default_rng(1)
+        found = [simulate(rng, rate, 100) for _ in range(200)]
+        stops = [one for one in found if one.early is not None]
+        wrong = sum(one.early != one.end for one in stops)
+        decided = np.mean([(one.end if one.early is None else one.early) != 0 for one in found])
+        print(
+            f"win rate {rate:.0%}: {len(stops)} of {len(found)} stop, {wrong} of them with another verdict than the "
+            f"planned end; {1 - np.mean([one.share for one in found]):.0%} of the votes are saved; a difference is "
+            f"found in {decided:.1%}, at the planned end in {np.mean([one.end != 0 for one in found]):.1%}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

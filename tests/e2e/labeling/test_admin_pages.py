@@ -83,7 +83,7 @@ def test_pages_are_accessible_and_fit(browser: Browser, site: Site, size: str, s
 def test_every_button_works_and_is_on_record(browser: Browser, site: Site):
     with window(browser, site.address, "wide") as watched:
         page = enter(watched, site)
-        page.locator("summary").click()
+        page.get_by_text("Links of 3 people").click()
         page.get_by_label("Name", exact=True).fill("chiara")
         page.get_by_label("Role").select_option("adjudicator")
         page.get_by_role("button", name="Make a private link").click()
@@ -101,13 +101,22 @@ def test_every_button_works_and_is_on_record(browser: Browser, site: Site):
             other.expected.append("401")
         page.get_by_role("button", name="New link for chiara").click()
         expect(page.get_by_label("Link", exact=True)).not_to_have_value(link)
+        page.get_by_text("Download labels or votes").click()
+        with page.expect_download() as download:
+            page.get_by_role("button", name="Download").click()
+        assert download.value.suggested_filename == "labels.jsonl"
+        assert len(download.value.path().read_text().splitlines()) > 5
         page.get_by_role("link", name="Guidelines").click()
         page.get_by_label("Markdown").fill("# New rules\n\nBe *kind*.")
         page.get_by_role("button", name="Save as version 2").click()
         expect(page.locator(".prose em")).to_have_text("kind")
         page.get_by_role("link", name="Record").click()
-        expect(page.locator("tbody tr")).to_have_count(4)
-    assert record(site) == [("olga", "invite"), ("olga", "revoke"), ("olga", "invite"), ("olga", "guidelines")]
+        expect(page.locator("tbody tr")).to_have_count(5)
+        page.get_by_role("button", name="Sign out").click()
+        page.wait_for_url("**/join")
+        assert page.goto(f"{site.address}/admin").status == 401
+        watched.expected.append("401")
+    assert record(site) == [("olga", what) for what in ("invite", "revoke", "invite", "export", "guidelines")]
 
 
 def test_tables_sort_and_lists_are_narrowed(browser: Browser, site: Site):

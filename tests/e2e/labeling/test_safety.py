@@ -193,7 +193,7 @@ def look_at_big(site: Site, page: LabelPage) -> None:
     page.ready()
     for key in ("r", "p", "r"):
         page.press(key)
-        assert page.page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
+        assert page.page.evaluate("() => document.documentElement.scrollWidth <= document.documentElement.clientWidth")
     if page.number() == 2:
         expect(page.page.get_by_text("200 earlier turns")).to_be_attached()
         expect(page.page.get_by_text("(empty)")).to_be_attached()

@@ -27,6 +27,8 @@ class Contest:
     """[P] keys of the pairs."""
     is_mirrored: NDArray[np.bool_]
     """[P] True where the second response of the pair is the first system's."""
+    is_counted: NDArray[np.bool_]
+    """[P] False for pairs that are to be labelled, and whose votes would bias the sample now."""
     prompt: Ints
     """[P] number of the prompt of each pair, ascending."""
     counts: Floats
@@ -38,7 +40,7 @@ class Contest:
     decided: Floats
     """[P] value by adjudication: 1, 0 or ½; NaN where there is none."""
     is_slice: bool = False
-    """True if these are only the pairs that were reached in random order."""
+    """True if these are only the pairs of the random slice."""
 
     @property
     def num_prompts(self) -> int:
@@ -76,7 +78,8 @@ def find_contests(facts: Facts) -> list[Contest]:
     """Return a contest for each two systems whose responses were compared, those with most pairs first.
 
     Where pairs are not labelled in random order, those labelled so far are no fair sample. Then a contest has only the
-    random slice in its random order, up to the first pair that nobody has seen; when every pair was seen, all of them.
+    random slice, and of it only votes on pairs before the first one, in random order, that nobody has seen. When every
+    pair was seen, it has all of them.
     """
     named = [one for one in facts.tasks if all(one.models) and one.models[0] != one.models[1]]
     groups: dict[tuple[str, str], list[PairFact]] = {}
@@ -91,28 +94,32 @@ def find_contests(facts: Facts) -> list[Contest]:
 
 def labels_as_contest(facts: Facts) -> Contest:
     """Return all tasks as one contest of the first response against the second one, whoever wrote them."""
-    return _contest(facts, None, list(facts.tasks), False)
+    return _contest(facts, None, list(facts.tasks), None)
 
 
 def without(contest: Contest, facts: Facts, annotator: str) -> Contest:
     """Return a contest without the votes of one annotator. Adjudications stay."""
     votes = facts.task_votes
     rest = votes.without(votes.annotators.index(annotator)) if annotator in votes.annotators else votes
-    return replace(contest, counts=_counts(contest.keys, contest.is_mirrored, rest))
+    return replace(contest, counts=_counts(contest.keys, contest.is_mirrored, contest.is_counted, rest))
 
 
-def _fair(facts: Facts, pairs: list[PairFact], seen: set[int]) -> tuple[list[PairFact], bool]:
-    """Return the pairs that are a fair sample, and True if some are left out."""
+def _fair(facts: Facts, pairs: list[PairFact], seen: set[int]) -> tuple[list[PairFact], set[int] | None]:
+    """Return the pairs of a fair sample, and which of them count so far; None: all count, and no pair is left out."""
     if facts.settings.select == "random" or all(one.id in seen for one in pairs):
-        return pairs, False
+        return pairs, None
     in_order = sorted((one for one in pairs if one.is_random), key=lambda one: (one.place, one.id))
     reached = next((k for k, one in enumerate(in_order) if one.id not in seen), len(in_order))
-    return in_order[:reached], True
+    return in_order, {one.id for one in in_order[:reached]}
 
 
-def _contest(facts: Facts, systems: tuple[str, str] | None, pairs: list[PairFact], is_slice: bool) -> Contest:
+def _contest(
+    facts: Facts, systems: tuple[str, str] | None, pairs: list[PairFact], counting: set[int] | None
+) -> Contest:
+    """Return a contest of these pairs; those that are not among `counting` are as if nobody had seen them."""
     pairs = sorted(pairs, key=lambda one: (one.prompt, one.id))
     is_mirrored = np.array([systems is not None and one.models[0] != systems[0] for one in pairs], dtype=np.bool_)
+    counts = np.array([counting is None or one.id in counting for one in pairs], dtype=np.bool_)
     worth = {None: np.nan, "a": 1.0, "b": 0.0, "tie": 0.5}
     decided = np.array([worth[one.decided] for one in pairs], dtype=np.float64)
     keys = tuple(one.key for one in pairs)
@@ -120,20 +127,23 @@ def _contest(facts: Facts, systems: tuple[str, str] | None, pairs: list[PairFact
         systems=systems or ("the first response", "the second response"),
         keys=keys,
         is_mirrored=is_mirrored,
+        is_counted=counts,
         prompt=np.unique([one.prompt for one in pairs], return_inverse=True)[1].astype(np.int64),
-        counts=_counts(keys, is_mirrored, facts.task_votes),
-        first=_counts(keys, is_mirrored, facts.first_votes),
+        counts=_counts(keys, is_mirrored, counts, facts.task_votes),
+        first=_counts(keys, is_mirrored, counts, facts.first_votes),
         wanted=np.array([one.wanted for one in pairs], dtype=np.int64),
-        decided=np.where(is_mirrored, 1 - decided, decided),
-        is_slice=is_slice,
+        decided=np.where(counts, np.where(is_mirrored, 1 - decided, decided), np.nan),
+        is_slice=counting is not None,
     )
 
 
-def _counts(keys: tuple[str, ...], is_mirrored: NDArray[np.bool_], votes: Votes) -> Floats:
+def _counts(
+    keys: tuple[str, ...], is_mirrored: NDArray[np.bool_], is_counted: NDArray[np.bool_], votes: Votes
+) -> Floats:
     """Return [P, 3] the votes on pairs for the first system, for the second one, for neither."""
     place = {item.id: k for k, item in enumerate(votes.items)}
     counts = votes.counts()[np.array([place[key] for key in keys], dtype=np.int64)]
-    return np.where(is_mirrored[:, None], counts[:, [B, A, TIE]], counts)
+    return np.where(is_mirrored[:, None], counts[:, [B, A, TIE]], counts) * is_counted[:, None]
 
 
 def win_rate(values: Floats, level: float = 0.95) -> Interval | None:

@@ -109,8 +109,9 @@ class Status:
             return self._advice_on_verdicts(missing)
         if self.labels is None:
             return f"go on: {missing:,} votes are planned, and none is in yet"
+        votes = "vote" if missing == 1 else "votes"
         text = (
-            f"the {missing:,} missing votes would leave {percent(self.labels.same_labels, 1)} of the labels as they are"
+            f"{missing:,} missing {votes} would leave {percent(self.labels.same_labels, 1)} of the labels as they are"
         )
         return f"you may stop: {text}" if self.should_stop else f"go on: {text}"
 

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Select, and_, delete, func, insert, select, update
+from sqlalchemy import Connection, Integer, and_, bindparam, delete, func, insert, select, update
 
 from tiltlm.core.errors import DataError
 from tiltlm.labeling.project import ProjectSettings
@@ -62,14 +62,84 @@ class _Choice(NamedTuple):
     is_random: bool = False
 
 
-def _assignments(who: Person) -> Select[Any]:
-    """Return the query of all that a person was given."""
-    columns = (
+# Statements of every vote are built once: that takes SQLAlchemy twenty times as long as running one.
+WHO = bindparam("who", type_=Integer)
+IS_OWN = assignment.c.person_id == WHO
+_LOCK_PERSON = select(person.c.is_active).where(person.c.id == WHO).with_for_update(key_share=True)
+_GIVEN = (
+    select(
         *(assignment.c.ticket, assignment.c.pair_id, pair.c.kind, assignment.c.is_repeat, assignment.c.is_random),
         *(assignment.c.event_id, assignment.c.given),
     )
-    joined = assignment.join(pair, pair.c.id == assignment.c.pair_id)
-    return select(*columns).select_from(joined).where(assignment.c.person_id == who.id)
+    .select_from(assignment.join(pair, pair.c.id == assignment.c.pair_id))
+    .where(IS_OWN)
+)
+_GIVEN_BY_TICKET = _GIVEN.where(assignment.c.ticket == bindparam("named"))
+_LOCK_BY_TICKET = _GIVEN_BY_TICKET.with_for_update(of=assignment, key_share=True)
+_HELD = _GIVEN.where(IS_HELD)
+_RENEW = update(assignment).where(IS_OWN, IS_HELD).values(expires_at=bindparam("until"))
+_NEWEST = select(func.max(assignment.c.given)).where(IS_OWN)
+_GIVE = insert(assignment)
+_ADD_SEATS = update(pair).where(pair.c.id == bindparam("this")).values(assigned=pair.c.assigned + bindparam("num"))
+_OVER = (
+    select(assignment.c.ticket, assignment.c.pair_id, assignment.c.is_repeat)
+    .join(pair, pair.c.id == assignment.c.pair_id)
+    .where(IS_HELD, assignment.c.expires_at < bindparam("time"), assignment.c.person_id != WHO)
+    .with_for_update(skip_locked=True, key_share=True)
+)
+_mine = assignment.alias("mine")
+IS_SEEN = select(_mine.c.pair_id).where(_mine.c.pair_id == pair.c.id, _mine.c.person_id == WHO).exists()
+"""The person was given the pair."""
+_FIRST_KNOWN = (
+    select(pair.c.id).where(IS_KNOWN, pair.c.kind == bindparam("of_kind"), ~IS_SEEN).order_by(pair.c.place).limit(1)
+)
+_again = assignment.alias("again")
+_HAS_REPEAT = select(_again.c.pair_id).where(
+    _again.c.pair_id == assignment.c.pair_id, _again.c.person_id == WHO, _again.c.is_repeat
+)
+_IS_VOTED = and_(IS_OWN, assignment.c.event_id.is_not(None), ~assignment.c.is_skipped)
+_VOTE_BEFORE = (
+    select(assignment.c.event_id)
+    .where(_IS_VOTED)
+    .order_by(assignment.c.event_id.desc())
+    .offset(bindparam("gap"))
+    .limit(1)
+)
+_REPEATABLE = (
+    select(assignment.c.pair_id)
+    .join(pair, pair.c.id == assignment.c.pair_id)
+    .where(
+        *(_IS_VOTED, ~assignment.c.is_repeat, assignment.c.event_id <= bindparam("newest")),
+        *(~IS_KNOWN, ~_HAS_REPEAT.exists()),
+    )
+    .order_by(assignment.c.ticket)
+    .limit(1)
+)
+_ORDERS: dict[str, Sequence[Any]] = {
+    "random": (pair.c.assigned, pair.c.dispute.desc(), pair.c.place),
+    "disputed": (pair.c.dispute.desc(), pair.c.assigned, pair.c.place),
+    "uncertain": (pair.c.priority, pair.c.place),
+    "diverse": (pair.c.priority, pair.c.place),
+}
+# The first task, locked. PostgreSQL passes over those that another transaction has locked.
+_FIRST = {
+    name: select(pair.c.id)
+    .where(IS_OPEN, ~IS_SEEN)
+    .order_by(*order)
+    .limit(1)
+    .with_for_update(skip_locked=True, key_share=True)
+    for name, order in _ORDERS.items()
+}
+_FIRST_OF_SLICE = _FIRST["random"].where(pair.c.is_random)
+_own_pair = and_(IS_OWN, assignment.c.pair_id == pair.c.id)
+_LEFT = select(
+    select(func.count()).select_from(pair).where(IS_OPEN).scalar_subquery()
+    - select(func.count(pair.c.id.distinct())).where(_own_pair, IS_OPEN).scalar_subquery()
+    + select(func.count())
+    .select_from(pair)
+    .where(_own_pair, IS_HELD, ~assignment.c.is_repeat, ~IS_KNOWN)
+    .scalar_subquery()
+)
 
 
 def _assignment(project: Project, who: Person, row: Any) -> Assignment:
@@ -83,8 +153,7 @@ def lock_person(connection: Connection, who: Person) -> None:
     Raises:
         Refused: `signed_out`: the person was revoked.
     """
-    wanted = select(person.c.is_active).where(person.c.id == who.id)
-    if not connection.execute(wanted.with_for_update(key_share=True)).scalar():
+    if not connection.execute(_LOCK_PERSON, {"who": who.id}).scalar():
         raise Refused("this link was revoked; ask for a new one", code="signed_out")
 
 
@@ -98,8 +167,8 @@ def take(connection: Connection, project: Project, who: Person, *, limit: int = 
         limit: Pairs to hold at most.
 
     Returns:
-        Fewer than `limit` where there is nothing for this person now. `num_left` and `num_held_by_others` say whether
-        asking again later can help.
+        Fewer than `limit` where there is nothing for this person now. Later there may be: others hold pairs that they
+        may leave or skip.
 
     Raises:
         Refused: `signed_out`: the person was revoked.
@@ -107,15 +176,13 @@ def take(connection: Connection, project: Project, who: Person, *, limit: int = 
     lock_person(connection, who)
     time = project.clock()
     expires_at = time + 60 * project.settings.lease_minutes
-    own = update(assignment).where(assignment.c.person_id == who.id, IS_HELD)
-    connection.execute(own.values(expires_at=expires_at))
-    held = connection.execute(_assignments(who).where(IS_HELD)).all()
+    connection.execute(_RENEW, {"who": who.id, "until": expires_at})
+    held = connection.execute(_HELD, {"who": who.id}).all()
     found = [_assignment(project, who, row) for row in sorted(held, key=lambda row: row.given)]
     if len(found) >= limit:
         return found[:limit]
     _free_expired(connection, project.settings, who, time)
-    last = select(func.max(assignment.c.given)).where(assignment.c.person_id == who.id)
-    newest = connection.execute(last).scalar()
+    newest = connection.execute(_NEWEST, {"who": who.id}).scalar()
     number = 0 if newest is None else newest + 1
     while len(found) < limit and (choice := _choose(connection, project, who, number)) is not None:
         found.append(_give(connection, project, who, choice, number, time, expires_at))
@@ -129,10 +196,9 @@ def _give(
     ticket = secrets.token_hex(16)
     values: dict[str, Any] = {"pair_id": choice.pair_id, "person_id": who.id, "is_repeat": choice.is_repeat}
     values |= {"is_random": choice.is_random, "ticket": ticket, "given": number}
-    connection.execute(insert(assignment).values({**values, "given_at": time, "expires_at": expires_at}))
+    connection.execute(_GIVE, {**values, "given_at": time, "expires_at": expires_at})
     if not choice.is_repeat:
-        more = update(pair).where(pair.c.id == choice.pair_id)
-        connection.execute(more.values(assigned=pair.c.assigned + 1))
+        connection.execute(_ADD_SEATS, {"this": choice.pair_id, "num": 1})
     side = left_side(project.secret, choice.pair_id, who.id, is_repeat=choice.is_repeat)
     return Assignment(ticket, choice.pair_id, choice.kind, choice.is_repeat, choice.is_random, side)
 
@@ -149,17 +215,8 @@ def find_assignment(
         ticket: How the browser names it.
         lock: Keep others from taking it back, until the transaction ends.
     """
-    wanted = _assignments(who).where(assignment.c.ticket == ticket)
-    if lock:
-        wanted = wanted.with_for_update(of=assignment, key_share=True)
-    row = connection.execute(wanted).first()
+    row = connection.execute(_LOCK_BY_TICKET if lock else _GIVEN_BY_TICKET, {"who": who.id, "named": ticket}).first()
     return None if row is None else _assignment(project, who, row)
-
-
-def _is_mine(who: Person) -> Any:
-    """Return the condition that a person was given a pair."""
-    mine = assignment.alias("mine")
-    return select(mine.c.pair_id).where(mine.c.pair_id == pair.c.id, mine.c.person_id == who.id).exists()
 
 
 def _choose(connection: Connection, project: Project, who: Person, number: int) -> _Choice | None:
@@ -178,30 +235,16 @@ def _choose(connection: Connection, project: Project, who: Person, number: int) 
 
 def _first_known(connection: Connection, who: Person, kind: str) -> _Choice | None:
     """Return a pair with a known answer that a person has not seen."""
-    wanted = select(pair.c.id).where(IS_KNOWN, pair.c.kind == kind, ~_is_mine(who)).order_by(pair.c.place).limit(1)
-    found = connection.execute(wanted).scalar()
+    found = connection.execute(_FIRST_KNOWN, {"who": who.id, "of_kind": kind}).scalar()
     return None if found is None else _Choice(found, kind)
 
 
 def _choose_repeat(connection: Connection, settings: ProjectSettings, who: Person) -> _Choice | None:
     """Return a pair on which a person voted a while ago, once, and with a preference or tie; any of them as likely."""
-    again = assignment.alias()
-    has_repeat = select(again.c.pair_id).where(
-        again.c.pair_id == assignment.c.pair_id, again.c.person_id == who.id, again.c.is_repeat
-    )
-    own = and_(assignment.c.person_id == who.id, assignment.c.event_id.is_not(None), ~assignment.c.is_skipped)
-    votes = select(assignment.c.event_id).where(own).order_by(assignment.c.event_id.desc())
-    newest = connection.execute(votes.offset(settings.repeat_gap).limit(1)).scalar()
+    newest = connection.execute(_VOTE_BEFORE, {"who": who.id, "gap": settings.repeat_gap}).scalar()
     if newest is None:
         return None
-    wanted = (
-        select(assignment.c.pair_id)
-        .join(pair, pair.c.id == assignment.c.pair_id)
-        .where(own, ~assignment.c.is_repeat, assignment.c.event_id <= newest, ~IS_KNOWN, ~has_repeat.exists())
-        .order_by(assignment.c.ticket)
-        .limit(1)
-    )
-    found = connection.execute(wanted).scalar()
+    found = connection.execute(_REPEATABLE, {"who": who.id, "newest": newest}).scalar()
     return None if found is None else _Choice(found, "task", is_repeat=True)
 
 
@@ -209,44 +252,24 @@ def _choose_task(
     connection: Connection, settings: ProjectSettings, secret: bytes, who: Person, number: int
 ) -> _Choice | None:
     """Return the task for which a vote is most wanted."""
-    tasks = select(pair.c.id).where(IS_OPEN, ~_is_mine(who))
+    own = {"who": who.id}
     if settings.select != "random" and chance(secret, "slice", who.id, number) < settings.random_share:
-        found = _first(connection, tasks.where(pair.c.is_random).order_by(*_order("random")))
+        found = connection.execute(_FIRST_OF_SLICE, own).scalar()
         if found is not None:
             return _Choice(found, "task", is_random=True)
-    found = _first(connection, tasks.order_by(*_order(settings.select)))
+    found = connection.execute(_FIRST[settings.select], own).scalar()
     return None if found is None else _Choice(found, "task", is_random=settings.select == "random")
-
-
-def _order(selection: str) -> Sequence[Any]:
-    """Return what decides which task comes first."""
-    if selection == "random":
-        return pair.c.assigned, pair.c.dispute.desc(), pair.c.place
-    if selection == "disputed":
-        return pair.c.dispute.desc(), pair.c.assigned, pair.c.place
-    return pair.c.priority, pair.c.place
-
-
-def _first(connection: Connection, tasks: Select[int]) -> int | None:
-    """Return the first task, and lock it. PostgreSQL passes over those that another transaction has locked."""
-    return connection.execute(tasks.limit(1).with_for_update(skip_locked=True, key_share=True)).scalar()
 
 
 def _free_expired(connection: Connection, settings: ProjectSettings, who: Person, time: float) -> None:
     """Take back what others were given, whose time is over, so that it can be given again."""
-    wanted = (
-        select(assignment.c.ticket, assignment.c.pair_id, assignment.c.is_repeat)
-        .join(pair, pair.c.id == assignment.c.pair_id)
-        .where(IS_HELD, assignment.c.expires_at < time, assignment.c.person_id != who.id)
-        .with_for_update(skip_locked=True, key_share=True)
-    )
-    rows = connection.execute(wanted).all()
+    rows = connection.execute(_OVER, {"who": who.id, "time": time}).all()
     if not rows:
         return
     connection.execute(delete(assignment).where(assignment.c.ticket.in_([row.ticket for row in rows])))
     freed = Counter(row.pair_id for row in rows if not row.is_repeat)
     for pair_id, num in freed.items():
-        connection.execute(update(pair).where(pair.c.id == pair_id).values(assigned=pair.c.assigned - num))
+        connection.execute(_ADD_SEATS, {"this": pair_id, "num": -num})
         set_wanted(connection, settings, pair_id)
 
 
@@ -255,16 +278,4 @@ def num_left(connection: Connection, who: Person) -> int:
 
     If it is above 0 and `take` returns none, another transaction had locked them at that moment: ask again.
     """
-    num = func.count()
-    is_own = and_(assignment.c.person_id == who.id, assignment.c.pair_id == pair.c.id)
-    all_open = select(num).select_from(pair).where(IS_OPEN).scalar_subquery()
-    seen = select(func.count(pair.c.id.distinct())).where(is_own, IS_OPEN).scalar_subquery()
-    held = select(num).select_from(pair).where(is_own, IS_HELD, ~assignment.c.is_repeat, ~IS_KNOWN).scalar_subquery()
-    return int(connection.execute(select(all_open - seen + held)).scalar_one())
-
-
-def num_held_by_others(connection: Connection, who: Person) -> int:
-    """Return how many tasks may become free for a person: others hold them, and may leave them without a vote."""
-    held = select(assignment.c.pair_id).where(IS_HELD, ~assignment.c.is_repeat, assignment.c.person_id != who.id)
-    wanted = select(func.count()).select_from(pair).where(pair.c.id.in_(held), ~IS_KNOWN, ~IS_OPEN, ~_is_mine(who))
-    return int(connection.execute(wanted).scalar_one())
+    return int(connection.execute(_LEFT, {"who": who.id}).scalar_one())

@@ -7,10 +7,10 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Boolean, Connection, bindparam, insert, select, update
 
 from tiltlm.core.errors import DataError
-from tiltlm.labeling.queue.assignments import Assignment, Refused, find_assignment, lock_person
+from tiltlm.labeling.queue.assignments import WHO, Assignment, Refused, find_assignment, lock_person
 from tiltlm.labeling.queue.chance import other
 from tiltlm.labeling.store.database import now, storable
 from tiltlm.labeling.store.pairs import set_wanted
@@ -68,6 +68,23 @@ class Counted:
         return self.answer == ("tie" if self.choice == "both_bad" else self.choice)
 
 
+# Statements of every vote are built once, as in `assignments`.
+_EVENT_BY_KEY = select(event).where(event.c.person_id == WHO, event.c.key == bindparam("of_key"))
+_ADD_EVENT = insert(event).returning(event.c.id)
+_COUNT_EVENT = (
+    update(assignment)
+    .where(assignment.c.ticket == bindparam("named"))
+    .values(event_id=bindparam("counts"), is_skipped=bindparam("is_skip", type_=Boolean))
+)
+_LOCK_PAIR = select(pair).where(pair.c.id == bindparam("this")).with_for_update(key_share=True)
+_SET_SEATS = update(pair).where(pair.c.id == bindparam("this")).values(assigned=bindparam("seats"))
+_SET_COUNTS = (
+    update(pair)
+    .where(pair.c.id == bindparam("this"))
+    .values({name: bindparam(f"new_{name}") for name in ("votes_a", "votes_b", "votes_tie", "dispute")})
+)
+
+
 def stored_choice(choice: Choice, left: str) -> Stored:
     """Return a choice by response in place of side."""
     if choice in ("left", "right"):
@@ -102,12 +119,9 @@ def vote(connection: Connection, project: Project, who: Person, ballot: Ballot) 
     if given.event_id is not None:
         raise Refused("there is a vote on this pair already; undo it first", code="voted")
     values = _values(connection, project, ballot, given)
-    made = insert(event).values(person_id=who.id, **values).returning(event.c.id)
-    event_id = connection.execute(made).scalar_one()
+    event_id = connection.execute(_ADD_EVENT, {"person_id": who.id, **values}).scalar_one()
     is_skip = values["choice"] == "skip"
-    connection.execute(
-        update(assignment).where(assignment.c.ticket == ballot.ticket).values(event_id=event_id, is_skipped=is_skip)
-    )
+    connection.execute(_COUNT_EVENT, {"named": ballot.ticket, "counts": event_id, "is_skip": is_skip})
     if not given.is_repeat:
         _add_to_pair(connection, project, given.pair_id, values["choice"], 1)
     return _counted(connection, given, event_id, values["choice"], is_new=True)
@@ -146,15 +160,15 @@ def _counted(connection: Connection, given: Assignment, event_id: int, choice: A
 
 def _add_to_pair(connection: Connection, project: Project, pair_id: int, choice: str, step: int) -> None:
     """Add a vote to the counts of a pair, or with step −1 take it back."""
-    row = connection.execute(select(pair).where(pair.c.id == pair_id).with_for_update(key_share=True)).one()
-    this = update(pair).where(pair.c.id == pair_id)
+    row = connection.execute(_LOCK_PAIR, {"this": pair_id}).one()
     if choice == "skip":
-        connection.execute(this.values(assigned=row.assigned - step))
+        connection.execute(_SET_SEATS, {"this": pair_id, "seats": row.assigned - step})
     else:
         column = "votes_tie" if choice in ("tie", "both_bad") else f"votes_{choice}"
         counts = {name: getattr(row, name) for name in ("votes_a", "votes_b", "votes_tie")}
         counts[column] += step
-        connection.execute(this.values(**counts, dispute=dispute(*counts.values())))
+        values = {**counts, "dispute": dispute(*counts.values())}
+        connection.execute(_SET_COUNTS, {"this": pair_id} | {f"new_{name}": value for name, value in values.items()})
     set_wanted(connection, project.settings, pair_id)
 
 
@@ -234,7 +248,7 @@ def find_event(connection: Connection, who: Person, key: str) -> Any:
     """
     if not 1 <= len(key) <= MAX_KEY or storable(key) != key:
         raise DataError(f"the key of a request has 1 to {MAX_KEY} characters of text", code="bad_key", key="key")
-    return connection.execute(select(event).where(event.c.person_id == who.id, event.c.key == key)).first()
+    return connection.execute(_EVENT_BY_KEY, {"who": who.id, "of_key": key}).first()
 
 
 def adjudicate(

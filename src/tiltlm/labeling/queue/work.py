@@ -4,12 +4,22 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, func, select
 
-from tiltlm.labeling.queue.assignments import AHEAD, Assignment, num_left, take
+from tiltlm.labeling.queue.assignments import AHEAD, IS_OWN, Assignment, num_left, take
 from tiltlm.labeling.queue.ballots import Choice, find_event
 from tiltlm.labeling.queue.contents import Contents, read_contents
 from tiltlm.labeling.store.people import Person
 from tiltlm.labeling.store.projects import Project
 from tiltlm.labeling.store.tables import IS_KNOWN, assignment, event, pair
+
+_POOL = select(pair.c.kind, func.count()).where(IS_KNOWN).group_by(pair.c.kind)
+_columns = (pair.c.kind, assignment.c.is_repeat, assignment.c.is_skipped)
+_SEEN = (
+    select(*_columns, func.count())
+    .select_from(assignment)
+    .join(pair, pair.c.id == assignment.c.pair_id)
+    .where(IS_OWN, assignment.c.event_id.is_not(None))
+    .group_by(*_columns)
+)
 
 
 @dataclass(frozen=True)
@@ -55,8 +65,7 @@ def read_progress(connection: Connection, project: Project, who: Person) -> Prog
     """
     settings = project.settings
     seen = _count_seen(connection, who)
-    known = select(pair.c.kind, func.count()).where(IS_KNOWN).group_by(pair.c.kind)
-    pool = {kind: int(num) for kind, num in connection.execute(known)}
+    pool = {kind: int(num) for kind, num in connection.execute(_POOL)}
     voted = {(kind, is_repeat): num for (kind, is_repeat, is_skipped), num in seen.items() if not is_skipped}
     tasks, repeats, gold = (voted.get(one, 0) for one in (("task", False), ("task", True), ("gold", False)))
     tasks_left = num_left(connection, who)
@@ -69,15 +78,8 @@ def read_progress(connection: Connection, project: Project, who: Person) -> Prog
 
 def _count_seen(connection: Connection, who: Person) -> dict[tuple[str, bool, bool], int]:
     """Return on how many pairs a person voted, by kind, whether they were repeats, and whether they were skipped."""
-    columns = (pair.c.kind, assignment.c.is_repeat, assignment.c.is_skipped)
-    wanted = (
-        select(*columns, func.count())
-        .select_from(assignment)
-        .join(pair, pair.c.id == assignment.c.pair_id)
-        .where(assignment.c.person_id == who.id, assignment.c.event_id.is_not(None))
-        .group_by(*columns)
-    )
-    return {(kind, is_repeat, is_skipped): int(num) for kind, is_repeat, is_skipped, num in connection.execute(wanted)}
+    found = connection.execute(_SEEN, {"who": who.id})
+    return {(kind, is_repeat, is_skipped): int(num) for kind, is_repeat, is_skipped, num in found}
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,8 @@ from tiltlm.labeling.store.tables import event, pair, person
 logger = logging.getLogger(__name__)
 
 LOCK_SECONDS = 10
+PAUSE_SECONDS = 0.5
+"""Votes of this time are written together."""
 BLOCK = 1 << 16
 SAME = ("id", "key", "person", "server_time")
 """Names of what must be equal in the last line and in the database."""
@@ -148,7 +150,7 @@ class JournalWriter:
     def __init__(self, project: Project) -> None:
         self._project = project
         self._wanted = threading.Event()
-        self._ends = False
+        self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
 
     def wake(self) -> None:
@@ -161,14 +163,16 @@ class JournalWriter:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._ends = True
+        self._ended.set()
         self.wake()
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._ends:
+        is_last = False
+        while not is_last:
             self._wanted.wait()
             self._wanted.clear()
+            is_last = self._ended.wait(PAUSE_SECONDS)  # if the end comes after this line, `_wanted` is set again
             try:
                 catch_up(self._project)
             except TiltError as error:

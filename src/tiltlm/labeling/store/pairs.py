@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Literal, NamedTuple
 
-from sqlalchemy import Connection, and_, case, insert, select, update
+from sqlalchemy import Connection, Integer, and_, bindparam, case, insert, select, update
 
 from tiltlm.core.errors import DataError
 from tiltlm.labeling.project import ProjectSettings
 from tiltlm.labeling.store.database import storable
-from tiltlm.labeling.store.tables import pair, prompt, response
+from tiltlm.labeling.store.tables import IS_KNOWN, pair, prompt, response
 
 Kind = Literal["task", "gold", "calibration"]
 BATCH = 500
@@ -197,6 +197,16 @@ def _share(seed: int, key: str) -> float:
     return int(digest("random slice", str(seed), to_json(key))[:13], 16) / 16**13
 
 
+# Statements of every vote are built once: that takes SQLAlchemy twenty times as long as running one.
+_overlap, _more = bindparam("overlap", type_=Integer), bindparam("more", type_=Integer)
+_num_votes = pair.c.votes_a + pair.c.votes_b + pair.c.votes_tie
+_target = case((and_(_num_votes >= _overlap, pair.c.dispute > 0), _more), else_=_overlap)
+_SET_ALL_WANTED = (
+    update(pair).where(~IS_KNOWN).values(wanted=case((pair.c.assigned > _target, pair.c.assigned), else_=_target))
+)
+_SET_WANTED = _SET_ALL_WANTED.where(pair.c.id == bindparam("this"))
+
+
 def set_wanted(connection: Connection, settings: ProjectSettings, pair_id: int | None = None) -> None:
     """Set how many votes a task wants: `overlap`, and `extra` more if so many votes disagree.
 
@@ -207,12 +217,11 @@ def set_wanted(connection: Connection, settings: ProjectSettings, pair_id: int |
         settings: The settings that say how many.
         pair_id: The task; None: all of them.
     """
-    num = pair.c.votes_a + pair.c.votes_b + pair.c.votes_tie
-    is_disputed = and_(num >= settings.overlap, pair.c.dispute > 0)
-    target = case((is_disputed, settings.overlap + settings.extra), else_=settings.overlap)
-    tasks = update(pair).where(pair.c.kind == "task")
-    chosen = tasks if pair_id is None else tasks.where(pair.c.id == pair_id)
-    connection.execute(chosen.values(wanted=case((pair.c.assigned > target, pair.c.assigned), else_=target)))
+    numbers = {"overlap": settings.overlap, "more": settings.overlap + settings.extra}
+    if pair_id is None:
+        connection.execute(_SET_ALL_WANTED, numbers)
+    else:
+        connection.execute(_SET_WANTED, {**numbers, "this": pair_id})
 
 
 @dataclass(frozen=True)
@@ -226,17 +235,19 @@ class ShownPair:
     b: Any
 
 
+_first, _second = response.alias("first"), response.alias("second")
+_CONTENTS = (
+    select(prompt.c.content, prompt.c.system, _first.c.content, _second.c.content)
+    .select_from(pair)
+    .join(prompt, prompt.c.id == pair.c.prompt_id)
+    .join(_first, _first.c.id == pair.c.a_id)
+    .join(_second, _second.c.id == pair.c.b_id)
+    .where(pair.c.id == bindparam("this"))
+)
+
+
 def read_pair(connection: Connection, pair_id: int) -> ShownPair:
     """Return the contents of a pair."""
-    first, second = response.alias(), response.alias()
-    wanted = (
-        select(prompt.c.content, prompt.c.system, first.c.content, second.c.content)
-        .select_from(pair)
-        .join(prompt, prompt.c.id == pair.c.prompt_id)
-        .join(first, first.c.id == pair.c.a_id)
-        .join(second, second.c.id == pair.c.b_id)
-        .where(pair.c.id == pair_id)
-    )
-    row = connection.execute(wanted).one()
+    row = connection.execute(_CONTENTS, {"this": pair_id}).one()
     content, system, a, b = (json.loads(text) for text in row)
     return ShownPair(pair_id, content, system, a, b)

@@ -11,7 +11,7 @@ import secrets
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
 from tiltlm.core.checks import suggestion
 from tiltlm.core.errors import ConfigError, DataError
@@ -156,14 +156,16 @@ def sign_in(connection: Connection, token: str) -> tuple[Person, str] | None:
     return found, cookie
 
 
+_OF_COOKIE = (
+    select(*_COLUMNS)
+    .join(session, session.c.person_id == person.c.id)
+    .where(session.c.sha256 == bindparam("digest"), session.c.expires_at > bindparam("time"), person.c.is_active)
+)
+
+
 def person_of_cookie(connection: Connection, cookie: str) -> Person | None:
     """Return whose session a cookie is; None if it is unknown, old or revoked."""
-    wanted = (
-        select(*_COLUMNS)
-        .join(session, session.c.person_id == person.c.id)
-        .where(session.c.sha256 == hashed(cookie), session.c.expires_at > now(), person.c.is_active)
-    )
-    return _person(connection.execute(wanted).first())
+    return _person(connection.execute(_OF_COOKIE, {"digest": hashed(cookie), "time": now()}).first())
 
 
 def sign_out(connection: Connection, cookie: str) -> None:

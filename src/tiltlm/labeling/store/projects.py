@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, func, insert, select, update
+from sqlalchemy import Connection, Engine, insert, select, update
 
 from tiltlm.core.errors import DataError
 from tiltlm.labeling.project import ProjectSettings
@@ -207,8 +207,10 @@ def add_guidelines(connection: Connection, text: str) -> int:
     return version + 1
 
 
+_NEWEST = select(guideline.c.version, guideline.c.text).order_by(guideline.c.version.desc()).limit(1)
+
+
 def read_guidelines(connection: Connection) -> tuple[int, str]:
     """Return the newest version of the guidelines and its text; 0 and "" if there are none."""
-    newest = select(func.max(guideline.c.version)).scalar_subquery()
-    row = connection.execute(select(guideline.c.version, guideline.c.text).where(guideline.c.version == newest)).first()
+    row = connection.execute(_NEWEST).first()
     return (0, "") if row is None else (int(row[0]), str(row[1]))

@@ -62,7 +62,7 @@ def check_known(revision: str) -> None:
     if revision not in known:
         raise DataError(
             f"the database has revision {revision}, and this version of tiltlm knows {', '.join(sorted(known))}. A "
-            "newer one made it; pip install --upgrade 'tiltlm[label]'",
+            "newer one made it; install that one",
             code="newer_version",
             key="database",
         )

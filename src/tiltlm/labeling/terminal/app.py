@@ -61,7 +61,7 @@ PACE_VOTES = 10
 WIDE = 100
 """Columns from which on the responses are side by side."""
 
-NOT_YET = "Your last vote is not saved yet; the next one counts when it is."
+NOT_YET = "Not saved yet: wait until it is, and vote then."
 FINISHED = "All done: there is no pair left for you.\n\nu takes back your newest vote · q quits"
 WAITING = (
     "Nothing for you now: others have the last pairs. If they leave one, it comes to you; this window looks again "
@@ -74,7 +74,8 @@ class Outcome:
     """What was done in one sitting."""
 
     num_votes: int
-    """Votes less those that were taken back."""
+    num_undone: int
+    """Votes that were taken back, of this sitting or before."""
     num_left: int
     """Pairs left for this person."""
 
@@ -122,7 +123,7 @@ class LabelApp(App[Outcome]):
         self.guard, self.stopwatch = KeyGuard(clock), Stopwatch(clock)
         self.clock, self.retry_seconds = clock, retry_seconds
         self.started = clock()
-        self.num_votes = 0
+        self.num_votes = self.num_undone = 0
         self.reply: Reply | None = None
         self.shown: Contents | None = None
         self.half: Literal["left", "right"] | None = None
@@ -131,7 +132,7 @@ class LabelApp(App[Outcome]):
         """Notes that are not saved yet, by ticket."""
         self.is_raw = self.is_diff = False
         self.is_saving = False
-        """A vote or an undo is on its way to the database."""
+        """A vote or an undo is on its way to the database. Nothing else is taken until it is there."""
         self.guideline_version = 0
         """The version that was shown."""
         self.failure: TiltError | None = None
@@ -324,10 +325,7 @@ class LabelApp(App[Outcome]):
         else:
             refused = ""
             self.num_votes += 1
-        self.is_saving = False
-        self.reply = reply
-        if isinstance(self.screen, QuitDialog):
-            self.screen.dismiss(True)
+        if self._quits_when_saved(reply):
             return
         if reply.feedback is not None:
             await self.push_screen_wait(TextDialog(*_feedback_texts(reply.feedback)))
@@ -346,18 +344,27 @@ class LabelApp(App[Outcome]):
         """Take back the newest vote, and show its pair and its note."""
         self.is_saving = True
         try:
-            reply = await self._attempt(partial(self.voter.undo, uuid4().hex))
+            reply = await self._attempt(partial(self.voter.undo, uuid4().hex), "The vote is not taken back yet")
         except Refused as error:
             self.is_saving = False
             self._say(str(error), is_loud=True)
             return
-        self.is_saving = False
-        self.num_votes -= 1
+        self.num_undone += 1
+        if self._quits_when_saved(reply):
+            return
         await self._accept(reply)
         assert reply.undone is not None, "an undo says what it took back"
         note = reply.undone.note
         self.notes[reply.work.items[0].given.ticket] = note
         self._say(f"Taken back: {NAMES[reply.undone.choice]}." + (f" Note: {note}" if note else ""))
+
+    def _quits_when_saved(self, reply: Reply) -> bool:
+        """Note that the database has the vote or undo, and return True if the person waited for it to quit."""
+        self.is_saving, self.reply = False, reply
+        if not isinstance(self.screen, QuitDialog):
+            return False
+        self.screen.dismiss(True)
+        return True
 
     @work
     async def _begin(self) -> None:
@@ -422,7 +429,7 @@ class LabelApp(App[Outcome]):
 
     def _end(self) -> None:
         num_left = 0 if self.reply is None else self.reply.work.progress.left
-        self.exit(Outcome(self.num_votes, num_left))
+        self.exit(Outcome(self.num_votes, self.num_undone, num_left))
 
     # The screen
 

@@ -105,7 +105,7 @@ class NoteDialog(ModalScreen[str | None]):
 
 
 class QuitDialog(ModalScreen[bool]):
-    """The question whether to quit though a vote is not saved."""
+    """The question whether to quit though a vote or an undo is not saved."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("y", "dismiss(True)", "Quit"),
@@ -114,5 +114,5 @@ class QuitDialog(ModalScreen[bool]):
 
     def compose(self) -> ComposeResult:
         """Make the window."""
-        with window("Your last vote is not saved yet", "y quits without it · n stays"):
-            yield Static(Text("The app ends by itself when it is saved. If you quit now, this vote is lost."))
+        with window("What you did last is not saved yet", "y quits without it · n stays"):
+            yield Static(Text("The app ends by itself when it is saved. If you quit now, it is lost."))

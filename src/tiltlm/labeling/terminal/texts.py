@@ -22,6 +22,8 @@ from tiltlm.labeling.words import Part
 
 MAX_MARKDOWN = 40_000
 """Characters of a pair that are read as Markdown; a longer one is shown as it is."""
+MAX_SHOWN = 100_000
+"""Characters of a text that are shown: more would hold up the screen for seconds at each step."""
 CHANGED = "bold underline on grey27"
 """Look of what differs in a word diff: to be seen without colours too."""
 TAB = 4
@@ -54,8 +56,15 @@ def _visible_character(one: str) -> str:
 
 
 def plain(text: str) -> Text:
-    """Return a text as it is, its control characters visible."""
-    return Text(visible(text).expandtabs(TAB))
+    """Return a text as it is, its control characters visible. Of a very long one, the end is left out."""
+    return Text(visible(text[:MAX_SHOWN]).expandtabs(TAB)).append_text(_left_out(len(text)))
+
+
+def _left_out(length: int) -> Text:
+    if length <= MAX_SHOWN:
+        return Text()
+    more = f"{length - MAX_SHOWN:,} more characters are not shown here: skip the pair, or judge it in the browser"
+    return Text(f"\n({more})", style="bold")
 
 
 def turns(content: Sequence[tuple[str, str]], *, is_raw: bool, has_roles: bool = False) -> RenderableType:
@@ -83,13 +92,15 @@ def _no_text() -> Text:
 def diff(parts: Sequence[Part]) -> Text:
     """Return a side of a word diff. What the other side has not is marked, line ends too."""
     found = Text()
+    length = 0
     for part in parts:
-        text = visible(part.text).expandtabs(TAB)
+        text = visible(part.text[: max(0, MAX_SHOWN - length)]).expandtabs(TAB)
+        length += len(part.text)
         if part.kind == "same":
             found.append(text)
         else:
             found.append(re.sub(r"\n", "↵\n", text) if not text.strip() else text, CHANGED)
-    return found
+    return found.append_text(_left_out(length))
 
 
 def markdown(text: str) -> Markdown:

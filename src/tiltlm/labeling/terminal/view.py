@@ -40,7 +40,7 @@ CSS = """
 Screen { layout: vertical; }
 #top { height: 1; padding: 0 1; }
 #title { width: 1fr; text-overflow: ellipsis; text-wrap: nowrap; text-style: bold; }
-#progress { width: auto; }
+#progress { width: auto; margin-left: 2; }
 Pane { border-top: solid $foreground 40%; padding: 0 1; scrollbar-size-vertical: 1; }
 Pane { border-title-style: bold; border-title-color: $foreground; border-subtitle-color: $foreground; }
 #prompt { height: auto; max-height: 30%; }

@@ -1,6 +1,6 @@
 """What a person at a terminal does with the database: each request is one transaction, as in the web app."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -82,9 +82,17 @@ class Reply:
 class Voter:
     """A person of a project, who votes."""
 
-    def __init__(self, project: Project, who: Person) -> None:
+    def __init__(self, project: Project, who: Person, saved: Callable[[], None] = lambda: None) -> None:
+        """Make a voter.
+
+        Args:
+            project: The project.
+            who: The person.
+            saved: Called after each vote and undo that the database has.
+        """
         self.project = project
         self.who = who
+        self.saved = saved
 
     def work(self) -> Reply:
         """Return what to work on."""
@@ -99,7 +107,9 @@ class Voter:
         """
         with self._request() as connection:
             counted = vote(connection, self.project, self.who, ballot)
-            return replace(self._reply(connection), feedback=_feedback(counted))
+            reply = replace(self._reply(connection), feedback=_feedback(counted))
+        self.saved()
+        return reply
 
     def undo(self, key: str) -> Reply:
         """Take back the newest vote, and return its pair first. The same key again changes nothing.
@@ -109,7 +119,9 @@ class Voter:
         """
         with self._request() as connection:
             given = undo(connection, self.project, self.who, key)
-            return replace(self._reply(connection, given), undone=read_undone(connection, self.who, key, given))
+            reply = replace(self._reply(connection, given), undone=read_undone(connection, self.who, key, given))
+        self.saved()
+        return reply
 
     def guidelines(self) -> Guidelines:
         """Return the newest version of the guidelines."""

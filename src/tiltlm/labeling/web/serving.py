@@ -104,7 +104,6 @@ def running(app: ASGIApp, host: str = "127.0.0.1", port: int = 0, *, proxies: Se
         yield address
     finally:
         server.should_exit = True
-        server.force_exit = True  # nobody waits for an answer any more, and idle connections need no grace
         thread.join()
 
 

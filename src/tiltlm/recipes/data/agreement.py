@@ -11,7 +11,7 @@ from tiltlm.core import ConfigError, DataError
 from tiltlm.data import DataSettings
 from tiltlm.data.files.writing import check_ending, write_rows
 from tiltlm.data.labels import LabelSettings, Votes, make_labels, measure_agreement
-from tiltlm.data.labels.accounts import account_of
+from tiltlm.data.labels.account import account_of
 from tiltlm.data.labels.dawid_skene import uncertainty
 from tiltlm.data.labels.label_rows import label_rows
 from tiltlm.data.votes import read_votes

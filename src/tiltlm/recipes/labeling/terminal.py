@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from tiltlm.core.errors import ConfigError, RunError
 from tiltlm.labeling.store.database import shown
+from tiltlm.labeling.store.journal import JournalWriter
 from tiltlm.labeling.store.people import check_name
 from tiltlm.labeling.store.projects import has_project
 from tiltlm.recipes.labeling.pairs.requests import PrepareRequest, SourceRequest
@@ -20,15 +21,17 @@ class Sitting:
     name: str
     database: str
     num_votes: int
-    """Votes less those that were taken back."""
+    num_undone: int
+    """Votes that were taken back, of this sitting or before."""
     num_left: int
     """Pairs left for this person."""
 
     def summary(self) -> str:
         """Return what the command line prints."""
         votes = "1 vote" if self.num_votes == 1 else f"{self.num_votes} votes"
+        undone = f", {self.num_undone} taken back" if self.num_undone else ""
         pairs = "1 pair" if self.num_left == 1 else f"{self.num_left} pairs"
-        return f"{self.name}: {votes} saved in {self.database}, {pairs} left"
+        return f"{self.name}: {votes}{undone}, {pairs} left; saved in {self.database}"
 
 
 def label_here(sources: Sequence[str], database: str, name: str | None) -> Sitting:
@@ -58,13 +61,14 @@ def label_here(sources: Sequence[str], database: str, name: str | None) -> Sitti
         from tiltlm.labeling.terminal.voter import Voter, enter
 
         who = enter(project, name)
-        app = LabelApp(Voter(project, who))
-        outcome = app.run()
+        with JournalWriter(project) as journal:
+            app = LabelApp(Voter(project, who, journal.wake))
+            outcome = app.run()
     if app.failure is not None:
         raise app.failure
     if outcome is None:
         raise RunError("the terminal app ended by an error; every vote before it is saved", code="app_failed")
-    return Sitting(who.name, shown(database), outcome.num_votes, outcome.num_left)
+    return Sitting(who.name, shown(database), outcome.num_votes, outcome.num_undone, outcome.num_left)
 
 
 def has_terminal() -> bool:

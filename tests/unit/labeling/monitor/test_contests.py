@@ -5,6 +5,8 @@ from statsmodels.stats.proportion import proportion_confint
 
 from support.label_facts import make_facts
 from tiltlm.labeling.monitor.contests import bounds, find_contests, labels_as_contest, outcomes, win_rate, without
+from tiltlm.labeling.monitor.forecast import forecast
+from tiltlm.labeling.project import ProjectSettings
 
 
 def test_values_by_hand():
@@ -50,7 +52,10 @@ def test_chosen_pairs_are_no_sample_until_all_are_seen():
     options = {"num_pairs": 8, "in_slice": (1, 3, 4, 5), "overlap": 1}
     (found,) = find_contests(make_facts(votes, select="uncertain", **options))
     assert found.is_slice
-    assert found.keys == ("pair 00001", "pair 00003")  # 4 is the first that nobody saw, so 5 is not fair
+    assert found.keys == ("pair 00001", "pair 00003", "pair 00004", "pair 00005")
+    # pair 4 is the first one that nobody saw; the vote on 5 came by choice, and counts when 4 has been seen
+    assert found.values == pytest.approx([1, np.nan, np.nan, np.nan], nan_ok=True)
+    assert forecast(found, ProjectSettings(overlap=1)).num_missing == 3
     (found,) = find_contests(make_facts(votes, select="random", **options))
     assert len(found.keys) == 8
     complete = [*votes, (0, "ann", "a"), (4, "ann", "a")]

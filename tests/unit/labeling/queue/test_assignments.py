@@ -9,7 +9,7 @@ from sqlalchemy import event, select
 from support.errors import raises
 from support.label_databases import check_queue, new_pairs, new_project
 from tiltlm.labeling.project import SELECTIONS
-from tiltlm.labeling.queue.assignments import AHEAD, Refused, num_held_by_others, num_left, take
+from tiltlm.labeling.queue.assignments import AHEAD, Refused, num_left, take
 from tiltlm.labeling.queue.ballots import Ballot, vote
 from tiltlm.labeling.queue.chance import chance, left_side
 from tiltlm.labeling.store.database import reading, writing
@@ -58,7 +58,6 @@ def test_no_query_sorts_or_reads_all_pairs(tmp_path, selection):
         answer(project, ann)
     with reading(project.engine) as connection:
         num_left(connection, ann)
-        num_held_by_others(connection, ann)
     assert len(plans) >= 4
     for statement, steps in plans.items():
         whole = [step for step in steps if step.startswith("SCAN pair") and "INDEX ix_pair_open" not in step]
@@ -66,26 +65,24 @@ def test_no_query_sorts_or_reads_all_pairs(tmp_path, selection):
         assert [step for step in steps if "TEMP B-TREE FOR" in step and "ORDER BY" in step] == [], statement
 
 
-def test_what_is_left_and_what_others_hold(database):
+def test_what_is_left(database):
     project, (ann, bob, cho) = new_project(database, 4, overlap=1, repeat_share=0)
 
-    def numbers(who):
+    def left(who) -> int:
         with reading(project.engine) as connection:
-            return num_left(connection, who), num_held_by_others(connection, who)
+            return num_left(connection, who)
 
-    assert numbers(ann) == (4, 0)
+    assert left(ann) == 4
     with writing(project.engine) as connection:
         assert len(take(connection, project, ann, limit=3)) == 3
-    assert numbers(ann) == (4, 0)
-    assert numbers(bob) == (1, 3)
+    assert (left(ann), left(bob)) == (4, 1)
     assert answer(project, bob) is not None
     assert answer(project, bob) is None
-    assert numbers(bob) == (0, 3)
+    assert left(bob) == 0
     answer(project, ann, "skip")
-    assert numbers(bob) == (1, 2)
-    assert numbers(ann) == (2, 0)
+    assert (left(ann), left(bob)) == (2, 1)
     assert answer(project, cho) is not None
-    assert numbers(cho) == (0, 2)
+    assert left(cho) == 0
 
 
 def keys_given(project, who, num):

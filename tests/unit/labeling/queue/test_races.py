@@ -64,6 +64,7 @@ def race(database, num_pairs, num_people, overlap) -> None:
     check_queue(project)
 
 
+@pytest.mark.slow
 def test_four_processes(database):
     race(database, 30, 4, 3)
 
@@ -73,6 +74,7 @@ def test_ten_processes_and_3000_votes(tmp_path):
     race(tmp_path / "label.db", 1000, 10, 3)
 
 
+@pytest.mark.slow
 def test_killed_while_voting(database, tmp_path):
     """Each ballot that was written down before it was sent is sent again: it is one event, not none and not two."""
     own = {"overlap": 1, "repeat_share": 0}

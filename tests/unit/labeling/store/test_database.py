@@ -258,7 +258,7 @@ def test_a_server_that_is_away():
 def test_a_database_that_the_server_does_not_have(postgres_server):
     name = postgres_server.new_database()
     with raises(RunError, "unreachable", mentions=["nothing_here"]):
-        open_project(name.replace("/labels", "/nothing_here"))
+        open_project(name.replace("/postgres?", "/nothing_here?"))
 
 
 def test_a_server_that_goes_away_and_comes_back(postgres_server):

@@ -146,6 +146,27 @@ def test_the_thread_writes_and_ends(opened):
     assert [one["id"] for one in lines(project)] == all_ids(project)
 
 
+def test_a_vote_just_before_the_end_is_written(opened, monkeypatch):
+    project, (ann, *_) = opened
+    real, calls, has_voted = journal.catch_up, [], threading.Event()
+
+    def slow(project) -> int:
+        num = real(project)
+        calls.append(num)
+        if len(calls) == 1:  # all that follows comes while the thread writes
+            votes(project, ann)
+            writer._ends = True
+            writer.wake()
+            has_voted.set()
+        return num
+
+    monkeypatch.setattr(journal, "catch_up", slow)
+    writer = JournalWriter(project)
+    with writer:
+        assert has_voted.wait(30)
+    assert [one["id"] for one in lines(project)] == all_ids(project) == [1]
+
+
 def test_a_journal_that_cannot_be_written_fails_no_vote(opened, caplog):
     project, (ann, *_) = opened
     journal_path(project).mkdir()

@@ -20,6 +20,7 @@ from tiltlm.labeling.store.people import revoke
 from tiltlm.labeling.store.projects import add_guidelines, create_project
 from tiltlm.labeling.store.tables import assignment, event
 from tiltlm.labeling.terminal import app as app_module
+from tiltlm.labeling.terminal.app import Outcome
 from tiltlm.labeling.terminal.dialogs import NoteDialog, QuitDialog, SkipDialog
 from tiltlm.labeling.terminal.texts import visible
 from tiltlm.labeling.terminal.view import Pane, Prompt
@@ -87,7 +88,7 @@ def test_a_session_of_20_by_keys_alone(file):
             await until(lambda: app.shown is None, pilot)
             assert "All done" in text_of(app, "#finished")
             await press(app, pilot, "q")
-        assert (app.return_value.num_votes, app.return_value.num_left) == (17, 0)
+        assert app.return_value == Outcome(num_votes=18, num_undone=1, num_left=0)
 
     run(session)
     assert saved(project, "choice", "strength", "reason", "note") == wanted
@@ -437,33 +438,31 @@ def test_a_vote_is_tried_again_until_it_is_kept_once(file, error, after):
 
 
 @pytest.mark.parametrize("answer", ["wait", "n", "y"])
-def test_quitting_with_a_vote_that_is_not_saved_asks(file, answer):
+@pytest.mark.parametrize("key", ["1", "u"])
+def test_quitting_before_a_vote_or_undo_is_saved_asks(file, key, answer):
     project, _ = new_project(file, 4, repeat_share=0, gold_share=0)
     gate = threading.Event()
 
     async def session():
         async with labelling(project) as (app, pilot):
-            vote = app.voter.vote
-
-            def wait_and_vote(ballot):
-                gate.wait(20)
-                return vote(ballot)
-
-            app.voter.vote = wait_and_vote
-            await pilot.press("1", "q")
+            if key == "u":
+                await press(app, pilot, "2")
+            vote, undo = app.voter.vote, app.voter.undo
+            app.voter.vote = lambda ballot: gate.wait(20) and vote(ballot)
+            app.voter.undo = lambda name: gate.wait(20) and undo(name)
+            await pilot.press(key, "q")
             await until(lambda: isinstance(app.screen, QuitDialog), pilot)
             if answer != "wait":
                 await pilot.press(answer)
-                await pilot.pause()
-            if answer == "n":
-                assert not isinstance(app.screen, QuitDialog)
+                await until(lambda: not isinstance(app.screen, QuitDialog), pilot)
             gate.set()
             if answer == "n":
                 await until(lambda: not app.is_saving, pilot)
                 await press(app, pilot, "q")
             await until(lambda: app.return_value is not None, pilot)
         is_saved = answer != "y"
-        assert (app.return_value.num_votes, app.return_value.num_left) == (int(is_saved), 4 - is_saved)
+        wanted = Outcome(1, int(is_saved), 3 + is_saved) if key == "u" else Outcome(int(is_saved), 0, 4 - is_saved)
+        assert app.return_value == wanted
 
     run(session)
 

@@ -115,3 +115,12 @@ def test_a_diff_is_marked_without_colours_too():
         console.print(diff(left))
     assert capture.get() == "one \x1b[1;4mtwo\x1b[0m\nthree\n"
     assert printed(diff(word_diff("a\n\nb", "a\nb")[0])) == "a↵\n↵\nb"
+
+
+def test_the_end_of_a_very_long_text_is_left_out_and_that_is_said():
+    text = "12345678 \n" * 20_000
+    for shown in (plain(text), diff([Part("same", text[:50]), Part("changed", text[50:])])):
+        assert shown.plain.startswith(text[:100_000])
+        assert "(100,000 more characters" in shown.plain[100_000:]
+        assert len(shown.plain) < 100_200
+    assert plain(text[:100_000]).plain == text[:100_000]

@@ -43,8 +43,10 @@ def test_only_annotators_who_were_not_revoked_vote(project):
 
 
 def test_a_vote_and_its_undo(project):
-    voter = Voter(project, enter(project, "ann"))
+    calls = []
+    voter = Voter(project, enter(project, "ann"), lambda: calls.append(len(saved(project))))
     reply = voter.work()
+    assert calls == []
     assert (len(reply.work.items), reply.guideline_version, reply.feedback) == (2, 1, None)
     first, second = (one.given.ticket for one in reply.work.items)
     ballot = Ballot(first, "key 1", "left", note="n")
@@ -56,6 +58,7 @@ def test_a_vote_and_its_undo(project):
     taken = voter.undo("key 3")
     assert taken.work.items[0].given.ticket == first
     assert (taken.undone.choice, taken.undone.note) == ("left", "n")
+    assert calls == [1, 1, 2]
     assert voter.undo("key 3") == taken
     assert [row[1] for row in saved(project)] == ["vote", "undo"]
 

@@ -12,6 +12,7 @@ from sqlalchemy import func, select
 
 from support.label_crowd import cast
 from support.labelling import HOST, OWN_SITE, Browser, invite, make_project, open_browser
+from tiltlm.config.calls import label_export
 from tiltlm.labeling.monitor.disputes import PAGE
 from tiltlm.labeling.queue.chance import left_side
 from tiltlm.labeling.store.database import reading, writing
@@ -23,7 +24,7 @@ from tiltlm.labeling.web.app import create_app
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>"
 GETS = ("/admin", "/admin/pairs", "/admin/pairs/1", "/admin/guidelines", "/admin/audit")
-POSTS = ("/admin/people", "/admin/people/revoke", "/admin/guidelines")
+POSTS = ("/admin/people", "/admin/people/revoke", "/admin/guidelines", "/admin/export")
 
 
 def pairs(num: int) -> list[NewPair]:
@@ -275,3 +276,25 @@ def test_texts_that_html_cannot_hold(tmp_path):
         admin = open_browser(create_app(made, hosts=[HOST]), invite(made, "olga", "admin"))
         for path in ("/admin/pairs", "/admin/pairs/1", "/adjudicate/1"):
             assert admin.get(path).status_code == 200, path
+
+
+@pytest.mark.parametrize("options", [{}, {"rule": "majority"}, {"votes": True}, {"pseudonyms": True, "votes": True}])
+def test_a_download_is_the_export_of_the_command(project, admin, tmp_path, options):
+    fields = {name: value for name, value in options.items() if name == "rule"}
+    fields |= {"what": "votes"} if options.get("votes") else {}
+    fields |= {"pseudonyms": "true"} if options.get("pseudonyms") else {}
+    answer = send(admin, "/admin/export", **fields)
+    name = "votes.jsonl" if options.get("votes") else "labels.jsonl"
+    assert answer.headers["content-disposition"] == f'attachment; filename="{name}"'
+    label_export(tmp_path / "out.jsonl", database=str(tmp_path / "label.db"), **options)
+    assert answer.content == (tmp_path / "out.jsonl").read_bytes()
+    assert [(actor, action) for actor, action, _ in record(project)] == [("olga", "export"), ("command line", "export")]
+    assert ("ann" in answer.text.replace("annotator", "")) == (name == "votes.jsonl" and "pseudonyms" not in options)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"rule": "best"}, {"ties": "x"}, {"min_votes": "0"}, {"min_votes": "x"}, {"min_votes": "9"}]
+)
+def test_a_download_that_cannot_be_is_refused(project, admin, fields):
+    assert send(admin, "/admin/export", **fields).status_code == 400
+    assert record(project) == []

@@ -14,6 +14,7 @@ from tiltlm.labeling.web.security import COOKIE, WRITES, WRONG_TOKENS
 PHASES = {"coverage", "fuzzing", "stateful"}
 
 
+@pytest.mark.slow
 def test_the_app_does_as_described(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(WRITES, "amount", 10**6)
     monkeypatch.setattr(WRONG_TOKENS, "amount", 10**6)

@@ -13,12 +13,13 @@ from tiltlm.data import DataSettings
 from tiltlm.data.files.sources import read_rows
 from tiltlm.data.labels import LabelSettings, measure_agreement
 from tiltlm.data.votes import read_votes
+from tiltlm.labeling.exports import Selected
 from tiltlm.labeling.queue.ballots import adjudicate
 from tiltlm.labeling.store.audit import COMMAND_LINE
 from tiltlm.labeling.store.database import reading, writing
 from tiltlm.labeling.store.people import add_person, list_people, pseudonym
 from tiltlm.labeling.store.tables import audit
-from tiltlm.recipes.labeling.exporting import Selected, export
+from tiltlm.recipes.labeling.exporting import export
 
 NAMES = ("ann", "bob", "=cho")
 

@@ -6,12 +6,13 @@ import pytest
 
 from support.errors import raises
 from support.label_databases import new_project
+from tiltlm import label_tui
 from tiltlm.core import ConfigError, DataError, RunError
 from tiltlm.labeling.store.database import reading
 from tiltlm.labeling.store.people import find_person
 from tiltlm.labeling.store.projects import open_project
 from tiltlm.labeling.terminal.app import LabelApp, Outcome
-from tiltlm.recipes.labeling import terminal
+from tiltlm.recipes.labeling import extra, terminal
 from tiltlm.recipes.labeling.preparing import count_pairs
 from tiltlm.recipes.labeling.terminal import label_here
 
@@ -37,7 +38,7 @@ def ended(monkeypatch) -> list[LabelApp]:
 
     def run(app):
         started.append(app)
-        return Outcome(num_votes=2, num_left=1)
+        return Outcome(num_votes=2, num_undone=1, num_left=1)
 
     monkeypatch.setattr(terminal, "has_terminal", lambda: True)
     monkeypatch.setattr(LabelApp, "run", run)
@@ -47,7 +48,7 @@ def ended(monkeypatch) -> list[LabelApp]:
 def test_a_new_project_asks_for_one_vote_on_each_pair(database, pairs, ended):
     sitting = label_here([pairs], database, "ann")
     assert (sitting.name, sitting.num_votes, sitting.num_left) == ("ann", 2, 1)
-    assert sitting.summary() == f"ann: 2 votes saved in {database}, 1 pair left"
+    assert sitting.summary() == f"ann: 2 votes, 1 taken back, 1 pair left; saved in {database}"
     with open_project(database) as project:
         assert (project.settings.overlap, project.settings.extra) == (1, 0)
         assert count_pairs(project) == {"task": 2}
@@ -75,6 +76,12 @@ def test_the_name_is_that_of_the_account(database, ended, monkeypatch):
     monkeypatch.setattr(terminal.getpass, "getuser", no_name)
     with raises(ConfigError, "missing_value", key="--as"):
         label_here([], database, None)
+
+
+def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatch):
+    monkeypatch.setattr(extra, "PACKAGES", ("sqlalchemy", "no_such_package"))
+    with raises(ConfigError, "missing_package", mentions=["no_such_package", "pip install 'tiltlm[label]'"]):
+        label_tui()
 
 
 def test_errors(database, ended, monkeypatch):

@@ -57,7 +57,8 @@ def label_export(
 
     require_label()
     from tiltlm.data.labels import LabelSettings
-    from tiltlm.recipes.labeling.exporting import Selected, export
+    from tiltlm.labeling.exports import Selected
+    from tiltlm.recipes.labeling.exporting import export
 
     selected = Selected(
         rule=LabelSettings(rule=rule, ties=ties, min_votes=min_votes, prior=prior),

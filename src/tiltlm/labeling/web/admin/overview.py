@@ -7,9 +7,12 @@ from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Request
 from sqlalchemy import Connection, func, select
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from tiltlm.core.errors import DataError
+from tiltlm.data.files.writing import to_line
+from tiltlm.data.labels import LabelSettings
+from tiltlm.labeling.exports import Selected, select_rows
 from tiltlm.labeling.monitor.disputes import (
     PAGE,
     SORTS,
@@ -136,6 +139,24 @@ def one_pair(request: Request, who: Admin, project: ProjectOf, pair_id: int) -> 
         "answers": [as_turns(contents.a, "assistant"), as_turns(contents.b, "assistant")],
     }
     return show(request, "admin_pair.html", who, key=key, pair=listed, said=said, **texts)
+
+
+@router.post("/export")
+def export(who: Admin, project: ProjectOf, form: Form) -> Response:
+    """Return labels or votes as JSON Lines, the same bytes as `tiltlm label export` writes."""
+    is_votes = form.get("what") == "votes"
+    least = form.get("min_votes", "1")
+    if not (least.isascii() and least.isdigit() and len(least) < 4):
+        raise Denied(400, "bad_form", "the least number of votes must be a whole number below 1,000")
+    rule = LabelSettings(rule=form.get("rule", "soft"), ties=form.get("ties", "keep"), min_votes=int(least))
+    selected = Selected(rule=LabelSettings() if is_votes else rule, pseudonyms="pseudonyms" in form, votes=is_votes)
+    with reading(project.engine) as connection:
+        rows, account = select_rows(connection, project, selected)
+    name = "votes.jsonl" if is_votes else "labels.jsonl"
+    with writing(project.engine) as connection:
+        write_audit(connection, who.name, "export", file=name, rows=len(rows), votes=account["votes"])
+    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+    return StreamingResponse(map(to_line, rows), media_type="application/jsonl", headers=headers)
 
 
 def pair_key(connection: Connection, pair_id: int, kinds: Sequence[str] = ("task", "gold", "calibration")) -> str:

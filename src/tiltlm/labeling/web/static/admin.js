@@ -1,4 +1,5 @@
 // Adds to pages that work without it: tables that sort by a column, the keys of a decision, one decision a press.
+import { request } from "/static/api.js";
 
 function valueOf(row, column) {
   const cell = row.cells[column];
@@ -32,6 +33,15 @@ function makeSortable(table) {
 }
 
 for (const table of document.querySelectorAll("table[data-sortable]")) if (table.rows.length > 2) makeSortable(table);
+
+const signOut = document.getElementById("sign-out");
+if (signOut) {
+  signOut.hidden = false;
+  signOut.addEventListener("click", async () => {
+    await request("DELETE", "/api/session");
+    location.assign("/join");
+  });
+}
 
 const link = document.getElementById("link");
 if (link) link.addEventListener("focus", () => link.select());

@@ -50,14 +50,18 @@ function guard() {
   const name = phase;
   get("main").dataset.state = name;
   setTimeout(() => {
-    if (phase === name && performance.now() >= guardedUntil - 1) get("main").dataset.state = `${name} ready`;
-  }, GUARD_MS);
+    if (phase === name && !isGuarded()) get("main").dataset.state = `${name} ready`;
+  }, GUARD_MS + 1);
 }
 
 function isGuarded() {
-  if (performance.now() >= guardedUntil) return false;
-  screen.say("That was too quick after the last press, so it did not count. Press again if you mean it.");
-  return true;
+  return performance.now() < guardedUntil;
+}
+
+/** Return true, and say so, if a press came too early to count. */
+function refuseEarly() {
+  if (isGuarded()) screen.say("That was too quick after the last press, so it did not count. Press again if you mean it.");
+  return isGuarded();
 }
 
 // Dwell.
@@ -271,7 +275,7 @@ function onAnswer(entry, answer) {
 }
 
 function onVote(entry, answer) {
-  saveDraft(entry.body.ticket, "");
+  if (answer.status === 200 || answer.status === 409) saveDraft(entry.body.ticket, "");
   if (answer.status === 200) {
     get("last").textContent = `Saved: ${wordsOf(entry.body.choice)}`;
     if (phase === "checking") {
@@ -379,7 +383,7 @@ function choose(choice) {
     screen.say("This project asks for a decision: left or right. You can skip a pair that you cannot judge.");
     return;
   }
-  if (isGuarded()) return;
+  if (refuseEarly()) return;
   if (screen.isRightUnseen) {
     screen.showSide("right", true);
     screen.say("This is the right response. Vote when you have read both.");
@@ -399,7 +403,7 @@ function choose(choice) {
 }
 
 function chooseStrength(strength) {
-  if (phase === "strength" && !isGuarded()) cast(chosen, { strength });
+  if (phase === "strength" && !refuseEarly()) cast(chosen, { strength });
 }
 
 function cancelStrength() {
@@ -410,7 +414,7 @@ function cancelStrength() {
 }
 
 function skip() {
-  if (phase !== "pair" || isGuarded()) return;
+  if (phase !== "pair" || refuseEarly()) return;
   const { ticket } = screen.item;
   askReason(me.skip_reasons, (reason) => {
     if (phase === "pair" && screen.item.ticket === ticket) cast("skip", { reason });

@@ -1,4 +1,4 @@
-"""How labels were made, for the file beside them."""
+"""How labels were made from votes, for the file that stands beside them."""
 
 import hashlib
 from collections.abc import Mapping
