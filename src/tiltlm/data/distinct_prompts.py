@@ -112,7 +112,7 @@ def find_prompts(
             found[prompt.token_ids.tobytes()] = prompt
     accounting.check_limit(settings.max_bad, settings.on_bad)
     if not found:
-        raise DataError("no prompt is left; the rows are all too long or defective", code="no_rows_left", key="prompts")
+        raise _none_left(accounting)
     prompts = tuple(found.values())
     chat = any(not isinstance(p.content, str) or _wraps(p.content, settings, encoder) for p in prompts)
     end = encoder.turn_end_token_id if chat else encoder.end_token_id
@@ -165,6 +165,14 @@ def _check_length(prompt: Prompt, window: int | None, max_new_tokens: int, too_l
         key="sampling.max_new_tokens",
         row=prompt.location,
     )
+
+
+def _none_left(accounting: Accounting) -> DataError:
+    """Return the error of prompts of which none can be used, with every cause."""
+    seen = [f"{cause} × {n.count:,}, such as {n.examples[0]}" for cause, n in accounting.losses.items()]
+    way_out = "; lower --max-new-tokens, or shorten the prompts" if "prompt_above_window" in accounting.losses else ""
+    text = f"no prompt is left of {accounting.total:,} rows: {'; '.join(seen) or 'there are no rows'}{way_out}"
+    return DataError(text, code="no_rows_left", key="prompts")
 
 
 def _notes(accounting: Accounting, num_prompts: int, repeated: int) -> list[Note]:

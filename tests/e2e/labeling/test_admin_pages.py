@@ -68,7 +68,7 @@ def record(site: Site) -> list[tuple[str, str]]:
         return [(row.actor, row.action) for row in found]
 
 
-@pytest.mark.parametrize(("size", "scheme"), [("wide", "light"), ("phone", "dark")])
+@pytest.mark.parametrize(("size", "scheme"), [pytest.param("wide", "light", marks=pytest.mark.slow), ("phone", "dark")])
 def test_pages_are_accessible_and_fit(browser: Browser, site: Site, size: str, scheme: str):
     with window(browser, site.address, size, scheme=scheme) as watched:
         page = enter(watched, site)

@@ -121,7 +121,7 @@ def test_a_prompt_above_the_window_is_left_out_or_stops(encoder):
     assert len(found(small, "a b", max_new_tokens=4).prompts) == 1
     with raises(DataError, "too_long", key="sampling.max_new_tokens", row="prompts[1]"):
         found(small, "a b", "a b c d e f g h i j k l m n o p", too_long="error")
-    with raises(DataError, "no_rows_left"):
+    with raises(DataError, "no_rows_left", mentions=["prompt_above_window × 1", "--max-new-tokens"]):
         found(small, "a b", max_new_tokens=5)
 
 

@@ -200,5 +200,5 @@ def _speed_flag(numbers: AnnotatorNumbers) -> list[Note]:
     """Return the flag of many very fast votes. It is a rule, not a test."""
     if numbers.num_timed < MIN_TIMED or numbers.num_fast < FAST_SHARE * numbers.num_timed:
         return []
-    text = f"{numbers.num_fast} of {numbers.num_timed} votes came faster than the responses can be read"
+    text = f"{numbers.num_fast} of {numbers.num_timed} votes are very fast"
     return [Note(text, "fast_votes")]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from tiltlm.labeling.monitor.annotators import AnnotatorNumbers
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from tiltlm.estimates.intervals import Interval
 
 MAX_NAME = 24
+WIDTH = 100
+"""Characters of a line, where it can be broken."""
 BAR = 40
 """Characters of the bar of progress."""
 
@@ -89,18 +92,22 @@ def _coverage_lines(status: Status) -> list[str]:
         f"{'█' * filled}{'░' * (BAR - filled)} {share(coverage.share)}",
         f"pairs by number of votes: {per_pair or 'none'}; {coverage.num_complete:,} complete, "
         f"{coverage.num_adjudicated:,} adjudicated",
-        f"→ {status.advice()}",
-        *(f"→ {note}" for note in status.notes),
+        *(line for text in (status.advice(), *status.notes) for line in _wrapped(f"→ {text}")),
     ]
 
 
+def _wrapped(text: str) -> list[str]:
+    return wrap(text, WIDTH, subsequent_indent="  ", break_long_words=False)
+
+
 def _verdict_lines(verdict: Verdict) -> list[str]:
-    lines = [verdict.sentence()]
+    lines = _wrapped(verdict.sentence())
     if verdict.is_slice:
-        lines.append(
-            f"  only the random slice counts ({verdict.num_pairs_judged:,} pairs): the other pairs were chosen, and "
-            "are no fair sample"
+        text = (
+            f"only the random slice counts ({verdict.num_pairs_judged:,} pairs): the other pairs were chosen, and are "
+            "no fair sample"
         )
+        lines += _wrapped(f"  {text}")
     rates = [rate for rate in verdict.without.values() if rate is not None]
     if rates:
         estimates = [rate.estimate for rate in rates]
@@ -130,34 +137,32 @@ def _percent(interval: Interval | None) -> str:
 
 
 def _annotator_lines(annotators: Sequence[AnnotatorNumbers]) -> list[str]:
-    """Return one line per annotator, without columns that are empty, and what stands out."""
+    """Return two tables with one line per annotator, what they did and how reliably, and what stands out."""
     if not annotators:
         return ["nobody is invited yet"]
-    heads = [
-        "annotator",
-        "votes",
-        "an hour",
-        "median s",
-        "gold",
-        "calibration",
-        "as the others",
-        "repeats",
-        "left side",
-    ]
-    heads += ["skips", "very fast"]
-    rows = [[cell or "–" for cell in _cells(one)] for one in annotators]
-    shown = [k for k in range(len(heads)) if k < 2 or any(row[k] not in ("–", "0") for row in rows)]
-    widths = {k: max(len(heads[k]), *(len(row[k]) for row in rows)) for k in shown}
-    lines = ["  ".join(row[k].ljust(widths[k]) for k in shown).rstrip() for row in (heads, *rows)]
-    return [*lines, *(f"- {one.name} {flag}" for one in annotators for flag in one.flags)]
+    names = [one.name if len(one.name) <= MAX_NAME else f"{one.name[: MAX_NAME - 1]}…" for one in annotators]
+    work = {
+        "annotator": names,
+        "votes": [f"{one.num_votes:,}" for one in annotators],
+        "an hour": ["" if one.votes_per_hour is None else f"{one.votes_per_hour:.0f}" for one in annotators],
+        "median s": [format_number(one.median_seconds, 1) for one in annotators],
+        "skips": [f"{one.num_skips:,}" for one in annotators],
+        "very fast": [f"{one.num_fast:,} of {one.num_timed:,}" if one.num_fast else "" for one in annotators],
+    }
+    shares = {
+        "annotator": names,
+        "right on gold": [_percent(one.gold) for one in annotators],
+        "calibration": [_percent(one.calibration) for one in annotators],
+        "as the others": [_percent(one.others) for one in annotators],
+        "repeats equal": [_percent(one.consistency) for one in annotators],
+        "left side": [_percent(one.left) for one in annotators],
+    }
+    flags = [f"- {one.name}: {flag}" for one in annotators for flag in one.flags]
+    return [*_table(work), "", *_table(shares), *([""] if flags else []), *flags]
 
 
-def _cells(one: AnnotatorNumbers) -> Iterator[str]:
-    yield one.name if len(one.name) <= MAX_NAME else f"{one.name[: MAX_NAME - 1]}…"
-    yield f"{one.num_votes:,}"
-    yield "" if one.votes_per_hour is None else f"{one.votes_per_hour:.0f}"
-    yield "" if one.median_seconds is None else format_number(one.median_seconds, 1)
-    for interval in (one.gold, one.calibration, one.others, one.consistency, one.left):
-        yield _percent(interval)
-    yield f"{one.num_skips:,}"
-    yield f"{one.num_fast:,} of {one.num_timed:,}" if one.num_fast else ""
+def _table(columns: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return a table as lines, without columns that are empty."""
+    cells = {head: [head, *(cell or "–" for cell in column)] for head, column in columns.items() if any(column)}
+    padded = [[cell.ljust(max(map(len, column))) for cell in column] for column in cells.values()]
+    return ["  ".join(row).rstrip() for row in zip(*padded, strict=True)]

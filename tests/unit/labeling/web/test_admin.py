@@ -270,6 +270,18 @@ def test_an_empty_project_has_all_pages(tmp_path):
             assert admin.get(path).status_code == 200, path
 
 
+def test_characters_that_a_database_cannot_hold(database):
+    with make_project(database, pairs(2)) as made:
+        admin = open_browser(create_app(made, hosts=[HOST]), invite(made, "olga", "admin"))
+        query = urlencode(dict.fromkeys(("text", "source", "model", "kind"), "x\x00y"))
+        assert "0 pairs" in admin.get(f"/admin/pairs?{query}").text
+        assert send(admin, "/adjudicate", pair=1, choice="tie", key="k" * 16, note="a\0note").status_code == 303
+        assert send(admin, "/admin/guidelines", text="new\0rules").status_code == 303
+        assert send(admin, "/admin/people", name="x\0y").status_code == 200  # U+FFFD can be seen
+        for path in (*GETS, "/adjudicate/1"):
+            assert admin.get(path).status_code == 200, path
+
+
 def test_texts_that_html_cannot_hold(tmp_path):
     odd = NewPair("\ud800 \0 \u202e", "a\udfff", "b", key="odd \udc00", source="\ud800")
     with make_project(tmp_path / "label.db", [odd]) as made:

@@ -43,6 +43,7 @@ def test_status_in_a_terminal(database):
     assert text.startswith("8 votes on 4 pairs, about 4 to come")
     for part in ("first wins 50.0\N{NO-BREAK SPACE}% against second", "Krippendorff's α", "ann", "4 with 2", "hours"):
         assert part in text, part
+    assert max(map(len, text.splitlines())) <= 100
 
 
 def test_status_as_json_and_as_a_table(database):

@@ -23,7 +23,7 @@ from tiltlm.labeling.monitor.disputes import (
 )
 from tiltlm.labeling.queue.contents import as_turns
 from tiltlm.labeling.store.audit import write_audit
-from tiltlm.labeling.store.database import reading, writing
+from tiltlm.labeling.store.database import reading, storable, writing
 from tiltlm.labeling.store.pairs import read_pair
 from tiltlm.labeling.store.people import add_person, find_person, list_people, new_token, revoke
 from tiltlm.labeling.store.projects import add_guidelines, read_guidelines
@@ -103,10 +103,10 @@ def browse(
     """Return the list of pairs, sorted and narrowed."""
     wanted = Filter(
         sort=sort if sort in SORTS else SORTS[0],
-        kind=kind,
-        source=source,
-        model=model,
-        text=text.strip(),
+        kind=storable(kind),
+        source=storable(source),
+        model=storable(model),
+        text=storable(text.strip()),
         open_only=open_only,
     )
     with reading(project.engine) as connection:

@@ -7,6 +7,7 @@ from fastapi import Depends, Request
 from starlette.responses import RedirectResponse, Response
 from starlette.templating import Jinja2Templates
 
+from tiltlm.labeling.store.database import storable
 from tiltlm.labeling.store.people import Person
 from tiltlm.labeling.store.projects import Project
 from tiltlm.labeling.web.security import Denied, project_of, require
@@ -15,7 +16,7 @@ MAX_FIELDS = 50
 
 
 async def read_form(request: Request) -> dict[str, str]:
-    """Return the fields of a form; of a name that comes twice, the last value.
+    """Return the fields of a form as databases can hold them; of a name that comes twice, the last value.
 
     Raises:
         Denied: 400 `bad_form`: the body is no form.
@@ -26,7 +27,7 @@ async def read_form(request: Request) -> dict[str, str]:
         )
     except ValueError as error:
         raise Denied(400, "bad_form", "the request is no form of this app") from error
-    return {name: values[-1] for name, values in fields.items()}
+    return {name: storable(values[-1]) for name, values in fields.items()}
 
 
 ProjectOf = Annotated[Project, Depends(project_of)]
