@@ -11,9 +11,11 @@ from urllib.parse import urlsplit
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
-WAIT_MS = 10_000
+WAIT_MS = 30_000
+"""Nothing takes this long; a busy machine may."""
+expect.set_options(timeout=WAIT_MS)
 OTHER_HOST = "label.test"
 """A name of this machine. Without HTTPS, browsers trust it less than 127.0.0.1."""
 SIZES = {"wide": (1440, 900), "laptop": (1280, 720), "phone": (360, 740)}

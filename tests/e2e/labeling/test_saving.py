@@ -304,7 +304,7 @@ def test_people_who_do_not_vote_are_sent_to_their_page(browser: Browser, tmp_pat
 
 
 def test_without_https_on_another_machine(browser: Browser, tmp_path: Path) -> None:
-    """Browsers keep some functions from pages without HTTPS that are not of the same machine; votes need none of them."""
+    """Browsers keep functions such as randomUUID from pages without HTTPS elsewhere; votes do not need them."""
     project = make_project(tmp_path / "label.db", plain_pairs(3), overlap=1)
     with served(project) as local:
         site = replace(local, address=local.address.replace("127.0.0.1", OTHER_HOST))
