@@ -13,6 +13,7 @@ import json
 import os
 import random
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -57,7 +58,7 @@ class Play:
 
     def run(self, *arguments: str) -> str:
         """Run a command to its end, and return what it printed."""
-        print("$ tiltlm", *arguments, flush=True)
+        print("$ tiltlm", shlex.join(arguments), flush=True)
         done = subprocess.run([TILTLM, *arguments], cwd=self.folder, capture_output=True, text=True, check=False)
         if done.returncode:
             sys.exit(f"it ended with exit code {done.returncode}:\n{done.stdout}{done.stderr}")
@@ -66,7 +67,7 @@ class Play:
     @contextmanager
     def serving(self, *arguments: str) -> Iterator[dict[str, str]]:
         """Run a command that serves the app, and yield name → private link; it is stopped, unless it ends by itself."""
-        print("$ tiltlm", *arguments, flush=True)
+        print("$ tiltlm", shlex.join(arguments), flush=True)
         log = self.folder / "app.txt"
         with log.open("w", encoding="utf-8") as file:
             process = subprocess.Popen([TILTLM, *arguments], cwd=self.folder, stdout=file, stderr=subprocess.STDOUT)

@@ -82,6 +82,7 @@ def test_a_comparison_by_people_is_that_of_a_judge_who_thinks_alike(model, promp
         assert {name for (name,) in connection.execute(select(response.c.model))} == {"a", "b"}
 
 
+@pytest.mark.slow
 def test_the_app_that_a_comparison_serves(tmp_path):
     """Ctrl-C keeps the votes; the same command goes on with the links that people have, reports and ends with 0."""
     for name, text in (("a", "a short answer"), ("b", "an answer that is longer")):
@@ -143,6 +144,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in files if not file.name.startswith(".")}
 
 
+@pytest.mark.slow
 def test_a_loop_that_waits_for_people_gives_the_bytes_of_one_whose_votes_were_there(model, tmp_path, monkeypatch):
     monkeypatch.setattr("tiltlm.recipes.labeling.people.SECONDS", 0.05)
     prompts = tmp_path / "prompts.jsonl"

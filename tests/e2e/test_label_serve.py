@@ -58,6 +58,7 @@ def vote_on_all(client: httpx.Client) -> int:
     return count
 
 
+@pytest.mark.slow
 def test_from_a_file_to_labels(pairs, tmp_path):
     """The links work, votes are kept over a stop, the same command goes on, and the labels are those of the votes."""
     with serving(tmp_path, "pairs.jsonl", "--names", "ann,bob", "--repeat-share", "0") as app:
@@ -130,6 +131,7 @@ def test_errors_before_anything_is_made(pairs, model, tmp_path):
     assert not Path(database).exists()
 
 
+@pytest.mark.slow
 def test_pairs_of_models_whose_margin_is_least_come_first(model, prompts, tmp_path):
     """Two models answer prompts; a policy that is its own reference finds every margin 0."""
     found = SourceRequest((f"a={model}", f"b={model}"), prompts=str(prompts), n=1, max_new_tokens=32, limit=6)

@@ -44,6 +44,7 @@ def database(some_pairs, tmp_path_factory) -> str:
 GIVEN = {"objective": "cdpo", "num_epochs": 1, "batch_size": 8, "eval_fraction": 0.25, "learning_rate": 1e-3}
 
 
+@pytest.mark.slow
 def test_training_from_the_database_is_training_from_its_export(train, database, tmp_path):
     output = tmp_path / "labels.jsonl"
     found = CliRunner().invoke(app, ["label", "export", str(output), "--database", database], catch_exceptions=False)
@@ -60,6 +61,7 @@ def test_gold_and_calibration_are_never_trained_on(database):
     assert len(rows) == 43
 
 
+@pytest.mark.slow
 def test_commands_about_data_read_the_database(database, tmp_path):
     runs = {
         "check": [database],

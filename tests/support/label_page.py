@@ -10,7 +10,7 @@ from playwright.sync_api import Page, expect
 from sqlalchemy import select
 from starlette.types import ASGIApp
 
-from support.browsers import Watched
+from support.browsers import OTHER_HOST, Watched
 from support.labelling import invite
 from tiltlm.labeling.store.database import reading
 from tiltlm.labeling.store.projects import Project
@@ -52,7 +52,7 @@ def served(project: Project, around: Any = lambda app: app) -> Iterator[Site]:
         project: The project.
         around: Wraps the app, to cause faults.
     """
-    app = create_app(project, hosts=["127.0.0.1"])
+    app = create_app(project, hosts=["127.0.0.1", OTHER_HOST])
     with running(around(app)) as address:
         yield Site(project, app, address)
     assert list(app.state.csp_reports) == []

@@ -15,7 +15,6 @@ they refuse only overrides of others.
 
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
-from errno import EISDIR
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -333,25 +332,6 @@ def columns_read(objective: "Objective") -> dict[str, Any]:
         "uses": objective.uses,
         "needs_partners": objective.statistic is not None and objective.statistic.reads == "partners",
     }
-
-
-def check_file(path: Path, key: str) -> None:
-    """Require that a file can be written, in a folder that exists.
-
-    Raises:
-        ConfigError: it cannot.
-    """
-    folder = path.absolute().parent
-    if not folder.is_dir():
-        raise ConfigError(
-            f"{key} {path}: the folder {path.parent} does not exist; create it first", code="no_such_path", key=key
-        )
-    try:
-        if path.is_dir():
-            raise IsADirectoryError(EISDIR, "it is a folder")
-        check_writable(folder)
-    except OSError as error:
-        raise ConfigError(f"{key} {path} cannot be written: {error.strerror}", code="not_writable", key=key) from error
 
 
 def check_cache(folder: Path) -> None:

@@ -7,10 +7,11 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from errno import EISDIR
 from pathlib import Path
 from typing import IO, Any
 
-from tiltlm.core.errors import RunError
+from tiltlm.core.errors import ConfigError, RunError
 
 
 def sync(path: Path) -> None:
@@ -185,3 +186,22 @@ def keep_lines(path: Path, keep: Callable[[dict[str, Any]], bool]) -> list[dict[
     records = [record for record in read_lines(path) if keep(record)]
     write_text(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
     return records
+
+
+def check_file(path: Path, key: str) -> None:
+    """Require that a file can be written, in a folder that exists.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise ConfigError(
+            f"{key} {path}: the folder {path.parent} does not exist; create it first", code="no_such_path", key=key
+        )
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(EISDIR, "it is a folder")
+        check_writable(folder)
+    except OSError as error:
+        raise ConfigError(f"{key} {path} cannot be written: {error.strerror}", code="not_writable", key=key) from error

@@ -40,12 +40,7 @@ LESSON = NewPair(
     answer="a",
     explanation=f"Because.\n\n{TEXT}",
 )
-SCREENS = [
-    ("wide", "light"),
-    ("phone", "dark"),
-    pytest.param("wide", "dark", marks=pytest.mark.slow),
-    pytest.param("phone", "light", marks=pytest.mark.slow),
-]
+SCREENS = [("wide", "light"), ("wide", "dark"), ("phone", "light"), ("phone", "dark")]
 
 
 def states(page: LabelPage, faults: Faults) -> Iterator[str]:
@@ -99,6 +94,7 @@ def states(page: LabelPage, faults: Faults) -> Iterator[str]:
     yield "done"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "scheme"), SCREENS)
 def test_axe_finds_nothing_in_any_state(browser: Browser, tmp_path: Path, size: str, scheme: str) -> None:
     """No state has a violation, and none is wider than the screen."""

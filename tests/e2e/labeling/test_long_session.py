@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from playwright.sync_api import Browser, Route, expect
 
 from support.browsers import window
@@ -49,6 +50,7 @@ def listeners(page: LabelPage) -> int:
     return int(metrics["JSEventListeners"])
 
 
+@pytest.mark.slow
 def test_after_fifty_pairs_the_page_is_as_it_was(browser: Browser, tmp_path: Path) -> None:
     """Elements, listeners and stored keys do not grow; a break is offered and blocks nothing; the pace is shown."""
     project = make_project(tmp_path / "label.db", plain_pairs(60), overlap=1)

@@ -72,6 +72,7 @@ def look_at(page: LabelPage) -> None:
         check_inert(page.page)
 
 
+@pytest.mark.slow
 def test_strangers_texts_are_inert(browser: Browser, tmp_path: Path) -> None:
     """Payloads in prompt, system prompt, responses, explanation, guidelines, title, reasons, name, note do nothing."""
     assert len(PAYLOADS) > 40

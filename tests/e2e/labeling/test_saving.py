@@ -1,11 +1,12 @@
 """Votes and notes survive what happens to browsers, networks and servers."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, expect
 
-from support.browsers import window
+from support.browsers import OTHER_HOST, window
 from support.label_page import Faults, num_events, served, votes_of
 from support.labelling import invite, make_project, plain_pairs
 from tiltlm.labeling.store.database import writing
@@ -267,3 +268,51 @@ def test_guidelines_of_another_project_at_the_same_address(browser: Browser, tmp
         dialog = page.page.get_by_role("dialog", name="Guidelines")
         expect(dialog).to_be_visible()
         expect(dialog).not_to_contain_text("have changed")
+
+
+def test_a_server_that_is_away_at_the_start_is_asked_again(browser: Browser, tmp_path: Path) -> None:
+    project = make_project(tmp_path / "label.db", plain_pairs(2), overlap=1)
+    faults: list[Faults] = []
+    with (
+        served(project, lambda app: faults.append(Faults(app)) or faults[0]) as site,
+        window(browser, site.address) as tab,
+    ):
+        tab.expected.append("503")
+        page = site.open(tab).ready()
+        faults[0].answer |= {"/api/me": 503, "/api/work": 503}
+        page.page.reload()
+        banner = page.page.locator("#banner")
+        expect(banner).to_have_text("The server does not answer. Trying again …")
+        faults[0].answer.clear()
+        page.ready()
+        expect(banner).to_be_hidden()
+
+
+@pytest.mark.parametrize(("role", "place"), [("adjudicator", "/adjudicate"), ("admin", "/admin")])
+def test_people_who_do_not_vote_are_sent_to_their_page(browser: Browser, tmp_path: Path, role: str, place: str) -> None:
+    project = make_project(tmp_path / "label.db", plain_pairs(2), overlap=1)
+    with served(project) as site, window(browser, site.address) as tab:
+        tab.expected.append("403")
+        page = tab.new_page()
+        page.goto(site.link("Zoe", role))
+        page.wait_for_url(f"{site.address}{place}")
+        page.goto(site.address)
+        expect(page.get_by_role("heading", name="This page is for annotators")).to_be_visible()
+        page.locator("#message-link").click()
+        page.wait_for_url(f"{site.address}{place}")
+    assert num_events(project) == 0
+
+
+def test_without_https_on_another_machine(browser: Browser, tmp_path: Path) -> None:
+    """Browsers keep functions such as randomUUID from pages without HTTPS elsewhere; votes do not need them."""
+    project = make_project(tmp_path / "label.db", plain_pairs(3), overlap=1)
+    with served(project) as local:
+        site = replace(local, address=local.address.replace("127.0.0.1", OTHER_HOST))
+        with window(browser, site.address) as tab:
+            tab.expected.append("Cross-Origin-Opener-Policy header has been ignored")
+            page = site.open(tab).ready()
+            assert not page.page.evaluate("() => isSecureContext")
+            page.press("1").saved().press("u")
+            expect(page.page.locator("#last")).to_have_text("Taken back: Left is better")
+            page.press("0").saved()
+    assert [row.choice for row in votes_of(project)] == ["tie"]

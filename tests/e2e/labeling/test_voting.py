@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from playwright.sync_api import Browser, expect
 from sqlalchemy import select
 
@@ -19,6 +20,7 @@ def expected(page: LabelPage, choice: str) -> tuple[str, str]:
     return f"secret-key-{page.number()}", {"left": page.left(), "right": other}.get(choice, choice)
 
 
+@pytest.mark.slow
 def test_a_session_of_twenty_by_keyboard(browser: Browser, tmp_path: Path) -> None:
     """All kinds of votes, notes, strengths, undos and changes of mind end in the database as they were meant."""
     project = make_project(tmp_path / "label.db", plain_pairs(20), overlap=1, strength=True)

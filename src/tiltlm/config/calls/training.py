@@ -141,12 +141,13 @@ def score(
     """
     from tiltlm.config.resolve import draft
     from tiltlm.recipes import run_settings as run
+    from tiltlm.storage.files import check_file
 
     with display(progress) as draw:
         given = draft(run.RunSettings, config, NO_OUTPUT, run.SCORE_READS, **settings)
         rows = None if per_example is None else Path(per_example)
         if rows is not None:
-            run.check_file(rows, "--per-example")
+            check_file(rows, "--per-example")
         columns = run.check_inputs(given.settings)
         announce_imports(draw)
         resolved = given.complete()

@@ -1,6 +1,7 @@
 """Serving an app over HTTP in this process."""
 
 import errno
+import os
 import signal
 import socket
 import threading
@@ -16,6 +17,8 @@ from tiltlm.core.errors import ConfigError
 
 GRACE_SECONDS = 10
 """How long requests may go on after the server was asked to stop."""
+BACKLOG = 512
+"""Connections that wait to be accepted."""
 KEEP_ALIVE_SECONDS = 75
 """A person reads this long; a new connection is not needed for the next vote."""
 
@@ -37,10 +40,19 @@ def listen(host: str, port: int) -> socket.socket:
     """
     if not 0 <= port <= 65535:
         raise ConfigError(f"--port is {port}; it must be from 0 to 65535", code="not_in_range", key="--port")
+    made = None
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        return socket.create_server(address[:2], family=family, backlog=512)
+        # With the protocol named, asyncio turns off Nagle's algorithm. Every answer would take 40 ms longer otherwise.
+        made = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        if os.name == "posix":
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind(address[:2])
+        made.listen(BACKLOG)
+        return made
     except OSError as error:
+        if made is not None:
+            made.close()
         with_port = f"{host}:{port}"
         if error.errno == errno.EADDRINUSE:
             raise ConfigError(

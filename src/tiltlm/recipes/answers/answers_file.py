@@ -9,10 +9,9 @@ from typing import Any
 
 from tiltlm.core import ConfigError, RunError
 from tiltlm.recipes.answers.sample_settings import SampleRequest
-from tiltlm.recipes.run_settings import check_file
 from tiltlm.sampling.answers import check_ending, write_plain_rows
 from tiltlm.storage.cache import try_lock
-from tiltlm.storage.files import append_line, keep_lines
+from tiltlm.storage.files import append_line, check_file, keep_lines
 
 log = logging.getLogger(__name__)
 

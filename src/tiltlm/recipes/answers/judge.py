@@ -28,9 +28,8 @@ from tiltlm.recipes.answers.judged_columns import REPLACED, Outcome, preferred, 
 from tiltlm.recipes.answers.judged_rows import JudgedData, JudgedRow, read_judged, with_columns
 from tiltlm.recipes.prepare import note_all
 from tiltlm.recipes.progress import ProgressCallback, silent
-from tiltlm.recipes.run_settings import check_file
 from tiltlm.sampling.answers import check_ending, split_ending, write_plain_rows
-from tiltlm.storage.files import finite_json, write_json
+from tiltlm.storage.files import check_file, finite_json, write_json
 from tiltlm.version import __version__
 
 log = logging.getLogger(__name__)

@@ -24,8 +24,8 @@ from tiltlm.recipes.answers.audited import AuditedJudge
 from tiltlm.recipes.answers.judged_rows import JudgedRow, read_judged
 from tiltlm.recipes.prepare import note_all
 from tiltlm.recipes.progress import ProgressCallback, silent
-from tiltlm.recipes.run_settings import check_file
 from tiltlm.report.answers.audit import write_audit
+from tiltlm.storage.files import check_file
 
 log = logging.getLogger(__name__)
 

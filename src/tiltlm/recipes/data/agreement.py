@@ -18,8 +18,7 @@ from tiltlm.data.votes import read_votes
 from tiltlm.recipes.data.agreed import Agreed
 from tiltlm.recipes.prepare import note_all
 from tiltlm.recipes.progress import ProgressCallback, silent
-from tiltlm.recipes.run_settings import check_file
-from tiltlm.storage.files import finite_json, write_json
+from tiltlm.storage.files import check_file, finite_json, write_json
 
 VOTES_READ = (
     *("data.train", "data.split", "data.subset", "data.revision", "data.limit", "data.columns", "data.ignore"),

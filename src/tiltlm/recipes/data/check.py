@@ -24,8 +24,9 @@ from tiltlm.data.workers import MANY_ROWS, num_cores
 from tiltlm.recipes.data.checked import CheckedData
 from tiltlm.recipes.data.cleaning import check_cleaned, write_cleaned
 from tiltlm.recipes.progress import ProgressCallback, silent
-from tiltlm.recipes.run_settings import RunSettings, check_file, is_set
+from tiltlm.recipes.run_settings import RunSettings, is_set
 from tiltlm.report.data.check_report import CheckReport, report_of
+from tiltlm.storage.files import check_file
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from tiltlm.data.files.writing import KEPT, format_of, open_rows
 from tiltlm.data.quality.inspection import Left
 from tiltlm.data.quality.rules import Rule
 from tiltlm.data.whole_rows import apart
-from tiltlm.recipes.run_settings import check_file
+from tiltlm.storage.files import check_file
 
 JSON_LINES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 """Ends of names that every cleaned copy may have."""

@@ -27,8 +27,8 @@ from tiltlm.recipes.data.check import NO_MODEL
 from tiltlm.recipes.data.described import Described
 from tiltlm.recipes.prepare import note_all
 from tiltlm.recipes.progress import ProgressCallback, silent
-from tiltlm.recipes.run_settings import check_file
 from tiltlm.report.data.stats import write_stats
+from tiltlm.storage.files import check_file
 
 log = logging.getLogger(__name__)
 

@@ -18,8 +18,7 @@ from tiltlm.labeling.exports import Selected, select_rows
 from tiltlm.labeling.store.audit import COMMAND_LINE, write_audit
 from tiltlm.labeling.store.database import reading, writing
 from tiltlm.labeling.store.projects import Project, open_project
-from tiltlm.recipes.run_settings import check_file
-from tiltlm.storage.files import finite_json, write_json
+from tiltlm.storage.files import check_file, finite_json, write_json
 
 TYPED = ("annotator", "note", "reason")
 """Columns that people typed."""

@@ -82,29 +82,30 @@ class People(Comparer):
         new = {self._key(item): item for item in items if item.a != item.b}
         with ExitStack() as stack:
             add_missing(self.project, new)
-            state = find_state(self.project, new)
-            if state.waiting and self.wait == "stop":
-                raise self._stopped(state, len(new))
-            if state.waiting and self.wait == "serve":
+            waiting = find_waiting(self.project, new)
+            if waiting and self.wait == "stop":
+                raise self._stopped(len(waiting), len(new))
+            if waiting and self.wait == "serve":
                 stack.enter_context(self._served())
             last = 0.0
-            while state.waiting:
+            while waiting:
                 if time.monotonic() - last >= SECONDS_BETWEEN_LINES:
                     last = time.monotonic()
-                    log.info("people: %d of %d pairs have their votes", len(new) - len(state.waiting), len(new))
+                    log.info("people: %d of %d pairs have their votes", len(new) - len(waiting), len(new))
                 time.sleep(SECONDS)
-                state = find_state(self.project, new)
+                waiting = find_waiting(self.project, new)
+        answers = find_answers(self.project, new)
         for item in items:
-            yield verdict_of(item, state.answers.get(self._key(item)))
+            yield verdict_of(item, answers.get(self._key(item)))
 
     @staticmethod
     def _key(item: PairItem) -> str:
         prompt, system = split_system(item.prompt)
         return content_key(prompt, item.a, item.b, system)
 
-    def _stopped(self, state: "State", total: int) -> RunError:
+    def _stopped(self, num: int, total: int) -> RunError:
         return RunError(
-            f"{len(state.waiting)} of {total} pairs wait for votes of people in {self.project.name}. Serve the app "
+            f"{num} of {total} pairs wait for votes of people in {self.project.name}. Serve the app "
             f"(tiltlm label serve --database {self.project.name}), and run this command again when they have voted",
             code="waiting_for_people",
             key="judge.wait",
@@ -218,37 +219,33 @@ class Answer:
     """Votes that call both bad."""
 
 
-@dataclass(frozen=True)
-class State:
-    """How far people are."""
-
-    waiting: frozenset[str]
-    """Keys of pairs that still want votes which somebody can give."""
-    answers: Mapping[str, Answer]
-
-
-def find_state(project: Project, keys: Iterable[str]) -> State:
-    """Return what people said about pairs.
+def find_waiting(project: Project, keys: Iterable[str]) -> frozenset[str]:
+    """Return the keys of pairs that still want votes which somebody can give.
 
     A pair is done when it has the votes that it wants, when it was adjudicated, or when every active annotator has
     voted on it or skipped it.
     """
     wanted = set(keys)
     with reading(project.engine) as connection:
-        rows = [row for row in read_vote_rows(connection) if row["pair_key"] in wanted]
-        decisions = [row for row in read_adjudications(connection) if row["pair_key"] in wanted]
+        decided = {row["pair_key"] for row in read_adjudications(connection)}
         columns = (pair.c.key, pair.c.wanted, pair.c.votes_a + pair.c.votes_b + pair.c.votes_tie)
         counted = {key: (want, num) for key, want, num in connection.execute(select(*columns)) if key in wanted}
         seen_by = _seen_by(connection)
         active = select(func.count()).where(person.c.role == "annotator", person.c.is_active).select_from(person)
         num_people = int(connection.execute(active).scalar_one())
-    decided = {row["pair_key"] for row in decisions}
-    waiting = {
+    return frozenset(
         key
         for key, (want, num) in counted.items()
         if num < want and key not in decided and not (num_people and seen_by.get(key, 0) >= num_people)
-    }
-    return State(frozenset(waiting), _answers(read_project(rows, decisions)))
+    )
+
+
+def find_answers(project: Project, keys: Iterable[str]) -> dict[str, Answer]:
+    """Return what people said about pairs; those without a vote are left out."""
+    wanted = set(keys)
+    with reading(project.engine) as connection:
+        rows = [row for row in read_vote_rows(connection) if row["pair_key"] in wanted]
+        return _answers(read_project(rows, read_adjudications(connection)))
 
 
 def _seen_by(connection: Any) -> dict[str, int]:

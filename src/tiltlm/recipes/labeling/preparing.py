@@ -66,12 +66,11 @@ def _read_pairs(
     if not request.sources.sources:
         _refuse_without_sources(request)
         return gold
-    from tiltlm.recipes.labeling.pairs.candidates import check_sources, read_candidates
     from tiltlm.recipes.labeling.pairs.cleaning import clean, describe
+    from tiltlm.recipes.labeling.pairs.reading import read_candidates
     from tiltlm.recipes.labeling.pairs.selecting import order
 
-    named = check_sources(request.sources)
-    cleaned = clean(read_candidates(request.sources, named, request.database, progress), keep_all=request.keep_all)
+    cleaned = clean(read_candidates(request.sources, request.database, progress), keep_all=request.keep_all)
     for line in [*cleaned.lines(), *describe(cleaned.kept)]:
         log.info(line)
     tasks = [one.new for one in order(cleaned.kept, settings.select, request.margins, progress)]

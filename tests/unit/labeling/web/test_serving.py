@@ -29,6 +29,14 @@ def test_people_vote_on_an_app_in_a_thread(tmp_path: Path, capfd: pytest.Capture
     assert capfd.readouterr() == ("", "")
 
 
+def test_no_answer_waits_for_a_confirmation() -> None:
+    """asyncio sets TCP_NODELAY only where the protocol is named; each answer took 44 ms without it."""
+    with listen("127.0.0.1", 0) as listening, socket.create_connection(listening.getsockname()):
+        accepted, _ = listening.accept()
+        with accepted:
+            assert accepted.proto == socket.IPPROTO_TCP
+
+
 def test_a_port_in_use_is_named() -> None:
     with listen("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]

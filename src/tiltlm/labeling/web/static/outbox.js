@@ -37,7 +37,7 @@ export class Outbox {
   }
 
   add(kind, body) {
-    this.entries.push({ kind, body: { ...body, key: crypto.randomUUID() } });
+    this.entries.push({ kind, body: { ...body, key: newKey() } });
     this.save();
     this.send();
   }
@@ -106,6 +106,11 @@ export class Outbox {
     }
     this.listener.onChange(this.problem);
   }
+}
+
+/** Return 128 random bits. crypto.randomUUID is missing in pages without HTTPS. */
+function newKey() {
+  return [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
 function read(place) {
