@@ -1,7 +1,7 @@
 """Simulated labelling projects that follow the suggestion to stop.
 
 The numbers of the docstring of `tiltlm.labeling.monitor.forecast` are those of
-`PYTHONPATH=tests python -m support.stopping 0.5 0.55 0.6 0.7`.
+`PYTHONPATH=tests python -m support.stopping 0.5 0.55 0.7`.
 """
 
 import sys

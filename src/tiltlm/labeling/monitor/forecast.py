@@ -14,7 +14,14 @@ Stat. 9:130), with one more prompt that prefers neither system. Its spread follo
 pair: the intraclass correlation of a Dirichlet–multinomial is Krippendorff's α. A pair whose votes disagree gets the
 extra votes that the project gives it.
 
-Measured (tests/unit/labeling/monitor/test_forecast.py makes the numbers): see `test_stopping_is_safe`.
+Measured by `PYTHONPATH=tests python -m support.stopping 0.5 0.55 0.7`: 200 projects each of 100 pairs with 2 votes and
+a third one where they disagree, α 0.4, 10 % ties, six looks; each line is a true win rate among votes that are no tie.
+
+    50 %: 166 stop, 0 with another verdict than the planned end, 31 % of votes saved, difference found in 2.5 % (2.5 %)
+    55 %: 116 stop, 3 with another verdict than the planned end, 21 % of votes saved, difference found in 24 % (23.5 %)
+    70 %: 195 stop, 0 with another verdict than the planned end, 65 % of votes saved, difference found in 100 % (100 %)
+
+In brackets: at the planned end. `test_stopping_is_safe` repeats this with fewer projects.
 """
 
 from dataclasses import dataclass
