@@ -35,6 +35,8 @@ SLOW = (
     "docs/test_api_site",
     "conformance/test_battery",
     "docs/test_code_blocks",
+    "e2e/labeling/test_played_page",
+    "e2e/test_label_server",
     "e2e/test_train",
     "e2e/test_bad_input",
     "e2e/test_reward_model",

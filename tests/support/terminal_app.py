@@ -64,8 +64,11 @@ async def labelling(
 async def press(app: LabelApp, pilot: Pilot[Any], *keys: str) -> None:
     """Press keys, each when what the one before it began has ended, or has opened a window."""
     for key in keys:
-        app.post_message(Key(key, CHARACTERS.get(key, key if len(key) == 1 else None)))
-        await pilot.pause(0)
+        if len(app.screen_stack) > 1:
+            await pilot.press(key)  # slower, and returns after a window has done what the key asks
+        else:
+            app.post_message(Key(key, CHARACTERS.get(key, key if len(key) == 1 else None)))
+            await pilot.pause(0)
         await until(lambda: len(app.screen_stack) > 1 or not any(one.is_running for one in app.workers), pilot)
         await pilot.pause(0)
 
@@ -79,7 +82,9 @@ def text_of(app: LabelApp, name: str) -> str:
 
 
 def dialog_text(app: LabelApp) -> str:
-    """Return what the window on top shows."""
+    """Return what the window on top shows; "" before it is drawn."""
+    if not app.screen.query(".dialog"):
+        return ""
     found = app.screen.query("Static, OptionList")
     title = str(app.screen.query_one(".dialog").border_title)
     return "\n".join(
