@@ -8,13 +8,13 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import event, select
-from sqlalchemy.pool import Pool
+from sqlalchemy import select
 from typer.testing import CliRunner
 
 import tiltlm
 from support.errors import raises
 from support.label_commands import client_of, started
+from support.open_connections import closing_connections
 from support.simulated_people import prefers, vote_all, wavering
 from tiltlm.cli.main import app
 from tiltlm.core import RunError
@@ -30,17 +30,8 @@ NAMES = ("ann", "bob", "cho")
 
 @pytest.fixture
 def closed_connections():
-    """Close what a command leaves open in this process."""
-    made = []
-
-    def remember(connection, record) -> None:
-        made.append(connection)
-
-    event.listen(Pool, "connect", remember)
-    yield
-    event.remove(Pool, "connect", remember)
-    for connection in made:
-        connection.close()
+    with closing_connections():
+        yield
 
 
 @pytest.fixture

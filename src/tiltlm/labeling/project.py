@@ -86,7 +86,7 @@ class ProjectSettings:
                 key="--gold-share",
             )
         if not self.skip_reasons:
-            raise ConfigError("skip_reasons is empty; name at least one", code="empty", key="skip_reasons")
+            raise ConfigError("--skip-reasons is empty; name at least one", code="empty", key="--skip-reasons")
 
     def as_dict(self) -> dict[str, Any]:
         """Return the settings as plain values."""

@@ -1,10 +1,9 @@
 """A new database for each test, in SQLite and in PostgreSQL."""
 
 import pytest
-from sqlalchemy import event
-from sqlalchemy.pool import Pool
 
 from support.label_databases import KINDS
+from support.open_connections import closing_connections
 
 
 @pytest.fixture(params=KINDS)
@@ -17,14 +16,5 @@ def database(request: pytest.FixtureRequest, tmp_path) -> str:
 
 @pytest.fixture(autouse=True)
 def closed_connections():
-    """Close what a test leaves open: a connection that is deleted while it is open is a warning, so an error."""
-    made = []
-
-    def remember(connection, record) -> None:
-        made.append(connection)
-
-    event.listen(Pool, "connect", remember)
-    yield
-    event.remove(Pool, "connect", remember)
-    for connection in made:
-        connection.close()
+    with closing_connections():
+        yield

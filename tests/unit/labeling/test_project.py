@@ -19,7 +19,7 @@ from tiltlm.labeling.project import MAX_OVERLAP, ProjectSettings
         ({"gold_share": -0.1}, "not_in_range", "--gold-share"),
         ({"repeat_share": float("nan")}, "not_in_range", "--repeat-share"),
         ({"gold_share": 0.3, "repeat_share": 0.3}, "not_in_range", "--gold-share"),
-        ({"skip_reasons": ()}, "empty", "skip_reasons"),
+        ({"skip_reasons": ()}, "empty", "--skip-reasons"),
     ],
 )
 def test_settings_that_cannot_be(values, code, key):
