@@ -140,6 +140,18 @@ def test_a_disk_that_is_full_when_the_model_is_saved(train, data, tmp_path, monk
     assert (tmp_path / "run/model/model.safetensors").exists()
 
 
+def test_skipped_steps_are_counted_wherever_the_run_is_described(train, data, tmp_path, monkeypatch):
+    good = iter([True, False, False])
+    monkeypatch.setattr("tiltlm.training.loop.is_good", lambda *_: next(good, True))
+    run = train(tmp_path / "run", data=data, objective="dpo", max_steps=4, batch_size=4, eval_fraction=0.25)
+    report = json.loads((run.path / "report.json").read_text())
+    assert report["skipped"] == run.report.skipped == 2
+    (caution,) = [one for one in report["verdict"]["cautions"] if one["key"] == "skipped_steps"]
+    assert caution["text"] in run.summary()
+    assert caution["text"] in (run.path / "report.html").read_text()
+    assert "4 steps of 4 examples, 2 of them skipped" in (run.path / "model/README.md").read_text()
+
+
 DESCRIPTION = ("config.yaml", "versions.json", "data.json", "digests.json")
 
 

@@ -238,12 +238,14 @@ def make_report(run: RunDirectory, ready: Prepared, settings: RunSettings, resul
         "Objective": settings.objective_text,
         "Reference": reference_fact(ready.reference),
         "Training": f"{result.num_steps} steps of {settings.training.batch_size} examples, "
-        f"peak learning rate {result.learning_rate:g}",
+        + (f"{result.num_bad_steps} of them skipped, " if result.num_bad_steps else "")
+        + f"peak learning rate {result.learning_rate:g}",
         "Examples": f"{len(ready.data.train):,} trained on, {len(ready.data.held_out):,} held out",
     }
     return RunReport(
         title=f"{settings.objective_title} on {short(settings.model.path)}",
         facts=facts,
+        skipped=result.num_bad_steps,
         series=series_of(result.history),
         data=ready.data.accounting.as_dict(),
         config=to_plain(settings),

@@ -28,6 +28,7 @@ from tiltlm.training.guards import (
     explained_out_of_memory,
     is_good,
     ruined_step,
+    too_many_bad_steps,
 )
 from tiltlm.training.optim.optimizer import (
     build_optimizer,
@@ -286,15 +287,18 @@ class Trainer:
 
     def run_to_end(self) -> TrainingResult:
         """Evaluate and save where that is due, then take the next step, until the last one is done."""
-        state, timetable = self.state, self.timetable
+        state, timetable, is_due = self.state, self.timetable, False
         while True:
             improved = False
             if self.held_out and timetable.evaluates(state.step) and state.evaluated_at != state.step:
                 improved = self.evaluate()
-            if timetable.saves(state.step) or improved or state.stopped_early:
+            is_due = is_due or timetable.saves(state.step) or state.stopped_early
+            ends = state.step >= timetable.last_step or state.stopped_early
+            if improved or (is_due and (ends or not state.bad_in_a_row)):  # while steps are skipped, a save waits
                 self.checkpoints.commit(state, self.window)
+                is_due = False
             self.signals.poll()
-            if state.step >= timetable.last_step or state.stopped_early:
+            if ends:
                 return self.finish()
             self.train_step()
 
@@ -309,6 +313,7 @@ class Trainer:
         rate = self.learning_rate * self.schedule(state.step)
         good = is_good(result.loss, grad_norm)
         if good:
+            self.checkpoints.prove()
             set_learning_rate(self.optimizer, rate)
             self.optimizer.step()
             self.check_weights(rate, grad_norm)
@@ -344,21 +349,33 @@ class Trainer:
         Raises:
             RunError: `max_bad_steps` steps in a row were skipped.
         """
-        step, in_a_row = self.state.step, self.state.bad_in_a_row
         culprits = sorted({id_ for ids in self.ranks.gather(result.suspects) for id_ in ids})
-        record, message = bad_step(step, result.loss, grad_norm, culprits, [example.id for example in examples])
+        rows = [example.id for example in examples]
+        record, message = bad_step(self.state.step, result.loss, grad_norm, culprits, rows)
         self.recorder.add({**self.position(), "loss": result.loss, "grad_norm": grad_norm, "skipped": True})
         self.recorder.add_bad_step(record)
         self.recorder.note(message)
-        if in_a_row >= self.settings.max_bad_steps:
-            newest = self.checkpoints.newest_intact()
-            kept = "there is no intact checkpoint" if newest is None else f"the checkpoint of step {newest} is intact"
-            raise RunError(
-                f"{in_a_row} steps in a row were skipped; {message}. The weights are finite, {kept}, and "
-                "bad_steps.jsonl names the rows. Lower training.learning_rate, or inspect those rows",
-                code="too_many_bad_steps",
-                key="training.max_bad_steps",
-            )
+        if self.state.bad_in_a_row >= self.settings.max_bad_steps:
+            raise self.stuck(message)
+
+    def stuck(self, message: str) -> RunError:
+        """Return the error of too many skipped steps, and keep the checkpoints that can be continued from.
+
+        Args:
+            message: The sentence about the last skipped step.
+        """
+        state, checkpoints, ruined_at = self.state, self.checkpoints, None
+        last = state.updated_at - 1
+        if last >= self.timetable.first_step:  # with other rows the cause is not known
+            self.optimizer.zero_grad()
+            again = self.stepper.train([self.examples[i] for i in self.timetable.rows(last)], state.memory)
+            if is_good(again.loss, clip_gradients(trainable(self.policy).values(), None)):
+                checkpoints.commit(state, self.window)
+            else:
+                ruined_at = state.updated_at
+                checkpoints.set_aside(ruined_at)
+        newest = checkpoints.newest_intact()
+        return too_many_bad_steps(state.bad_in_a_row, message, ruined_at, self.learning_rate, newest, self.settings)
 
     def evaluate(self) -> bool:
         """Evaluate the held-out examples as one step without gradient; return whether this is the best so far."""

@@ -53,6 +53,11 @@ class TrainingState:
     def __post_init__(self) -> None:
         self.memory = tuple(self.memory)  # JSON has only lists
 
+    @property
+    def updated_at(self) -> int:
+        """The last step that changed the weights; 0 if there was none."""
+        return self.step - self.bad_in_a_row
+
     def advance(self, num_tokens: int, good: bool) -> None:
         """Count one more step, taken or skipped."""
         self.step += 1
