@@ -41,7 +41,7 @@ from tiltlm.training.optim.optimizer import (
 )
 from tiltlm.training.recorder import Listener, MetricsRecord, Recorder
 from tiltlm.training.start import check_start, measured_noise, starts_at_reference, warn_of_rounding
-from tiltlm.training.state import TrainingState, Window, identity, pooled
+from tiltlm.training.state import Origin, TrainingState, Window, identity, pooled
 from tiltlm.training.step import Stepper, StepResult
 from tiltlm.training.timetable import Timetable
 from tiltlm.training.training_settings import TrainingSettings, default_learning_rate
@@ -77,6 +77,7 @@ def train_loop(
     ranks: Ranks | None = None,
     listener: Listener | None = None,
     sources: Sequence[str] = (),
+    origin: Origin | None = None,
 ) -> TrainingResult:
     """Train `policy` in place.
 
@@ -93,6 +94,7 @@ def train_loop(
         ranks: The processes that train together. None means this process only, on a CPU.
         listener: Receives notes, records and progress.
         sources: Sources of the examples by which metrics are divided too.
+        origin: Identifies the model that the run starts from. None: a resumed run cannot check it.
 
     Raises:
         ConfigError: a setting would have no effect, or the checkpoint belongs to another run.
@@ -102,7 +104,7 @@ def train_loop(
     """
     trainer = build_trainer(
         policy, examples, held_out, objective, reference, settings, run, fingerprint,
-        ranks=ranks, listener=listener, sources=sources,
+        ranks=ranks, listener=listener, sources=sources, origin=origin,
     )  # fmt: skip
     try:
         return trainer.run(resume)
@@ -125,15 +127,17 @@ def build_trainer(
     schedule: Callable[[int], float] | None = None,
     value_learning_rate: float | None = None,
     sources: Sequence[str] = (),
+    origin: Origin | None = None,
 ) -> "Trainer":
     """Build the trainer of a run.
 
     A run that makes new examples between its rounds builds one trainer, without examples, and gives it those of each
     round (`Trainer.next_round`). Its `settings` describe one round.
 
-    Arguments up to `listener`, and `sources`, are those of `train_loop`. `schedule` is the learning rate in step i = 0,
-    1, … as a share of the peak; without it, the schedule that `settings` name covers the steps of the examples given
-    here. `value_learning_rate` is the peak for the value head of a critic; without it, that of the policy.
+    Arguments up to `listener`, `sources` and `origin` are those of `train_loop`. `schedule` is the learning rate in
+    step i = 0, 1, … as a share of the peak; without it, the schedule that `settings` name covers the steps of the
+    examples given here. `value_learning_rate` is the peak for the value head of a critic; without it, that of the
+    policy.
 
     Raises:
         ConfigError: a setting would have no effect.
@@ -145,7 +149,8 @@ def build_trainer(
     timetable = Timetable.of(examples, fingerprint, settings)
     num_all, num_trained = (sum(p.numel() for p in ps) for ps in (policy.parameters(), trainable(policy).values()))
     learning_rate = settings.learning_rate or default_learning_rate(num_all, lora=num_trained < num_all)
-    run_identity = identity(policy, objective, reference, settings, learning_rate, fingerprint)
+    origin = origin or Origin()
+    run_identity = identity(policy, objective, reference, settings, learning_rate, fingerprint, origin.identity)
     warn_of_rounding(policy, learning_rate)
     module = wrap(policy.eval(), ranks, settings.parallel)
     signals = StopSignals(ranks)
@@ -170,7 +175,7 @@ def build_trainer(
         schedule=schedule or learning_rate_factor(settings, timetable.last_step),
         recorder=recorder,
         checkpoints=CheckpointManager(
-            run, policy, optimizer, reference, run_identity, settings, ranks, recorder.note
+            run, policy, optimizer, reference, run_identity, settings, ranks, recorder.note, origin.rounding
         ),
         signals=signals,
     )  # fmt: skip

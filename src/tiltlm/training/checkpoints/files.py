@@ -243,6 +243,12 @@ def newest_valid(folder: Path, note: Callable[[str], None]) -> Path | None:
     return None
 
 
+def written_by(path: Path) -> str:
+    """Return the version of tiltlm that wrote a checkpoint."""
+    manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+    return str(manifest["environment"].get("tiltlm", "of an unknown version"))
+
+
 def changes(path: Path, setting: Mapping[str, Any] | None = None) -> list[str]:
     """Return how this machine and setting differ from those that wrote a checkpoint.
 

@@ -35,6 +35,8 @@ class CheckpointManager:
     settings: TrainingSettings
     ranks: Ranks
     note: Callable[[str], None]
+    rounding: Mapping[str, Any] = field(default_factory=dict)
+    """What else may change when a run is resumed (`Origin.rounding`)."""
     kept: int | None = None
     """Step of a checkpoint that is not removed as an old one, beside the best one of `training.best_metric`."""
     committed: TrainingState | None = None
@@ -47,7 +49,8 @@ class CheckpointManager:
     @property
     def setting(self) -> dict[str, Any]:
         """What may change when a run is resumed, which is then equal to rounding and not bit for bit."""
-        return {"num_processes": self.ranks.size} | {name: getattr(self.settings, name) for name in sorted(ROUNDING)}
+        own = {name: getattr(self.settings, name) for name in sorted(ROUNDING)}
+        return {"num_processes": self.ranks.size, **own, **self.rounding}
 
     def newest_intact(self) -> int | None:
         """Return the step of the newest checkpoint whose files are as they were written; None if there is none."""
@@ -124,7 +127,7 @@ class CheckpointManager:
         if changed := checkpoint.changes(path, self.setting):
             self.note(f"the resumed run will be equal to rounding, not bit for bit: {', '.join(changed)}")
         content = checkpoint.load(path)
-        refuse_other_run(content.state["identity"], self.identity)
+        refuse_other_run(content.state["identity"], self.identity, checkpoint.written_by(path))
         self._restore_weights(content)
         restore_optimizer(self.policy, self.optimizer, content.optimizer)
         state, window = TrainingState(**content.state["progress"]), dict(content.state["window"])
