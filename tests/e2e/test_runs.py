@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -119,3 +120,34 @@ def test_a_run_is_seen_running_stopped_and_killed(model, data, tmp_path):
     assert killed.code == ""
     assert killed.resumable_at >= stopped.resumable_at
     assert Path(run / "checkpoints" / f"step-{killed.resumable_at:08d}").exists()
+
+
+def curves(folder: Path) -> dict[str, list[int]]:
+    """Return the curves that TensorBoard shows of a run, with their steps."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    return {name: [point.step for point in events.Scalars(name)] for name in events.Tags()["scalars"]}
+
+
+def test_tensorboard_has_the_curves_of_a_run_that_was_resumed(train, data, tmp_path):
+    run = tmp_path / "run"
+    settings = {"data": data, "objective": "dpo", "batch_size": 8, "eval_fraction": 0.25, "eval_every": 2}
+    settings |= {"training.trackers": ["tensorboard"], "save_every": 2, "training.keep_checkpoints": 9}
+    train(run, **settings, num_epochs=1)
+    whole = curves(run)
+    assert whole["train/loss"] == [1, 2, 3, 4, 5, 6]
+    assert whole["eval/rewards/accuracies"] == [0, 2, 4, 6]
+    for folder in ("step-00000004", "step-00000006"):  # as if the process had been killed after step 3
+        shutil.rmtree(run / "checkpoints" / folder)
+    train(run, **settings, num_epochs=1, resume=True)
+    assert curves(run) == whole
+
+
+def test_tensorboard_has_the_rounds_of_a_loop(model, data, tmp_path):
+    settings = {"loop.rounds": 2, "loop.n": 2, "loop.prompts_per_round": 2, "data.limit": 4, "max_new_tokens": 2}
+    settings |= {"model": model, "data": data, "judge": "length", "unaudited": True, "output": tmp_path / "loop"}
+    tiltlm.loop(preset="raft", **settings, **{"training.trackers": ["tensorboard"]})
+    found = curves(tmp_path / "loop")
+    assert found["round/reward"] == found["round/kl_low"] == found["train/loss"] == [1, 2]

@@ -38,7 +38,7 @@ class RunDirectory:
     path: Path
     _lock: ExitStack | None
     """Releases the lock when it is closed. Rank 0 holds the lock; the others have None and write nothing."""
-    _is_new: bool = False
+    is_new: bool = False
     """True if the run is not continued. An error of ours before its first record then removes what was written."""
 
     @classmethod
@@ -119,7 +119,7 @@ class RunDirectory:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(error, TiltError) and self._is_new and not self.has_records:
+        if isinstance(error, TiltError) and self.is_new and not self.has_records:
             self.remove()
         elif self._lock is not None:
             write_ending(self.path, error)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SCHEMA = "tiltlm.runs/1"
-INSIDE = frozenset({"model", "adapter", "checkpoints", "rounds", "sync"})
+INSIDE = frozenset({"model", "adapter", "checkpoints", "rounds", "sync", "tensorboard", "wandb"})
 """Folders of a run directory in which no other run is."""
 SORTS = {
     "changed": lambda run: run.changed,
