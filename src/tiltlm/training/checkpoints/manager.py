@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,8 @@ class CheckpointManager:
     """Step of a checkpoint that is not removed as an old one, beside the best one of `training.best_metric`."""
     committed: TrainingState | None = None
     """The state in the newest checkpoint; None if there is none."""
+    named: set[str] = field(default_factory=set)
+    """Names beside the checkpoints that are ignored and were said to be."""
 
     @property
     def setting(self) -> dict[str, Any]:
@@ -71,6 +73,7 @@ class CheckpointManager:
 
         self.ranks.first(write)
         self.committed = replace(state)
+        self.name_others()
 
     def restore(self) -> tuple[TrainingState, Window] | None:
         """Restore weights and optimiser state from the newest checkpoint that is not damaged, and return its counters.
@@ -82,6 +85,7 @@ class CheckpointManager:
             ConfigError: it belongs to another run.
             RunError: all checkpoints are damaged.
         """
+        self.name_others()
         path = self.ranks.first(lambda: checkpoint.newest_valid(self.run.checkpoints, self.note))
         if path is None:
             self.note("no checkpoint was written before the run ended; starting at the first step")
@@ -96,6 +100,12 @@ class CheckpointManager:
         self.committed = replace(state)
         self.note(f"resuming after step {state.step} from {path}")
         return state, Window(**{**window, "metric_sums": MetricSums(**window["metric_sums"])})
+
+    def name_others(self) -> None:
+        """Name once each entry beside the checkpoints that looks like one and is ignored."""
+        if new := [name for name in checkpoint.others_in(self.run.checkpoints) if name not in self.named]:
+            self.named.update(new)
+            self.note(f"{self.run.checkpoints}: ignored, because these are no names of checkpoints: {', '.join(new)}")
 
     def restore_weights(self, step: int) -> None:
         """Restore the policy, and a reference that moves, from the checkpoint of `step`.
