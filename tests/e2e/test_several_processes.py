@@ -139,7 +139,7 @@ def test_two_processes_end_in_the_run_of_one(together, alone, name):
 
 @pytest.mark.parametrize("name", RUNS)
 def test_two_processes_write_the_report_of_one(together, alone, name):
-    """All processes measure the policy: held-out data, samples, where probability went; and the facts are those of one."""
+    """All processes measure: held-out data, samples, where probability went. The facts are those of one process."""
     found, expected = (
         json.loads((folder / "report.json").read_text()) for folder in (together[0] / name, alone / ALIKE[name])
     )
