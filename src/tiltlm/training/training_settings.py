@@ -89,7 +89,7 @@ class TrainingSettings:
     log_every: int = 1
     """Steps per line of metrics.jsonl; values are means over them."""
     trackers: tuple[str, ...] = ()
-    """Where to log metrics in addition to metrics.jsonl: tensorboard, trackio, wandb."""
+    """Where to show live curves in addition to metrics.jsonl: tensorboard, trackio, wandb."""
     max_bad_steps: int = 3
     """Stop after this many steps in a row with a non-finite loss or gradient; each such step is skipped."""
 

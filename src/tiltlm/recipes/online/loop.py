@@ -351,6 +351,8 @@ class Rounds:
                 effective=effective,
                 learned=folder.lesson,
             )
+            if card_of(folder)[0] is None:  # a round that is trained again has been sent
+                training.trainer.recorder.add_round(card.as_dict(), state.step)
             folder.close(state.step, card)
             return card
 
