@@ -27,6 +27,8 @@ from tiltlm.logprobs.precision import Precision
 class PolicyModule(ForestModule):
     """A causal language model as a function from forests to log-probabilities."""
 
+    forward_methods = ("attention_routes", "states")
+
     def __init__(
         self,
         model: Any,

@@ -15,6 +15,7 @@ from tiltlm.data.cache.fingerprints import prompt_numbers
 from tiltlm.data.cache.lazy import Joined, Selection
 from tiltlm.diagnostics.step_metrics import MAX_SOURCES
 from tiltlm.distributed import Ranks
+from tiltlm.distributed.sharding import Sharding
 from tiltlm.evaluation.alike_pairs import leave_out_alike
 from tiltlm.logprobs.experts import experts_per_token
 from tiltlm.models import Loaded, Policy, Scorer, limit_of_ids, load_policy, load_scorer
@@ -87,12 +88,13 @@ def encoder_of(policy: Loaded) -> Encoder:
     )
 
 
-def prepare(settings: RunSettings, device: torch.device) -> Prepared:
+def prepare(settings: RunSettings, device: torch.device, sharding: Sharding | None = None) -> Prepared:
     """Load model and data, build the reference, and log what was decided. Nothing is written.
 
     Args:
         settings: Model, data, objective and reference are used; of training, `max_tokens` and `router_aux_loss_coef`.
         device: The device of the model.
+        sharding: The processes that share the model; None: this process loads all of it.
 
     Raises:
         ConfigError: a setting is unknown, missing or has no effect.
@@ -102,7 +104,7 @@ def prepare(settings: RunSettings, device: torch.device) -> Prepared:
     objective = settings.build_objective()
     note_all(settings.objective_notes)
     load = load_scorer if reads_scores(objective) else load_policy
-    policy: Policy | Scorer = load(settings.model, device)
+    policy: Policy | Scorer = load(settings.model, device, sharding=sharding)
     note_all(policy.notes)
     if settings.training.router_aux_loss_coef > 0:
         experts_per_token(policy.module.bare_model)  # raises, before the data is read, if the model has no experts

@@ -7,8 +7,9 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from numpy.typing import ArrayLike
@@ -18,7 +19,8 @@ from tiltlm.core import NumericsError, RunError
 from tiltlm.data import Encoder
 from tiltlm.data.data_settings import paths_of
 from tiltlm.distributed import Ranks
-from tiltlm.distributed.wrapping import check_parallel, trainable_copy
+from tiltlm.distributed.sharding import Sharding
+from tiltlm.distributed.wrapping import reshard
 from tiltlm.evaluation import Gold, SampleSet
 from tiltlm.models import Policy, Scorer, save_policy
 from tiltlm.recipes.measuring.measurement import (
@@ -50,6 +52,7 @@ SHOWN = ("loss", "rewards/accuracies", "rewards/margins")
 """Metrics that are shown beside the progress bar."""
 
 
+Value = TypeVar("Value")
 MeasuredGold = tuple[Gold, tuple[ArrayLike, ArrayLike]]
 """The comparison by a gold reward, and the [P, n] rewards of the samples before and after training."""
 GoldMeasure = Callable[[SampleSet, SampleSet], MeasuredGold]
@@ -81,9 +84,9 @@ def train_logged(
 ) -> TrainedRun:
     """Train as `train` does; rank 0 writes the messages into the run directory as soon as there is one."""
     ranks = Ranks.join()
-    check_parallel(settings.training.parallel, ranks)
+    sharding = Sharding.of(settings.training.parallelism, ranks)
     progress("load model and data", 0, 0)
-    ready = prepare(settings, ranks.device)
+    ready = prepare(settings, ranks.device, sharding)
     settings.training.check_held_out(len(ready.data.held_out))
     if ranks.size > 1:
         refuse_different({**digests(ready), "numeric path": numeric_path(ready.policy.module)}, ranks)
@@ -148,30 +151,50 @@ def carry_out(
     if not resume:  # the description of a resumed run stays valid: the loop refuses settings that would change it
         describe_run(run, ready, settings)
     ensure_reference(ready.reference, ready.examples, progress, ranks)
-    before = ranks.first(lambda: measure_policy(ready, settings, "tokens sampled, before", progress, trained=False))
-    start = ranks.first(lambda: measure_start(ready, settings, before))
-    with trainable_copy(ready.policy.module, settings.training.parallel, aside=not ready.reference.is_live) as module:
-        result = train_loop(
-            module,
-            ready.data.train,
-            ready.data.held_out,
-            ready.objective,
-            ready.reference if ready.objective.needs_reference else None,
-            settings.training,
-            run,
-            ready.data.fingerprint,
-            resume=resume,
-            sources=ready.sources,
-            ranks=ranks,
-            listener=listener(progress),
-        )
-    return ranks.first(lambda: conclude(run, ready, settings, (before, start), result, progress, title, command, gold))
+    before = of_policy(
+        ready, ranks, lambda: measure_policy(ready, settings, "tokens sampled, before", progress, trained=False)
+    )
+    start = of_policy(ready, ranks, lambda: measure_start(ready, settings, before))
+    result = train_loop(
+        ready.policy.module,
+        ready.data.train,
+        ready.data.held_out,
+        ready.objective,
+        ready.reference if ready.objective.needs_reference else None,
+        settings.training,
+        run,
+        ready.data.fingerprint,
+        resume=resume,
+        sources=ready.sources,
+        ranks=ranks,
+        listener=listener(progress),
+    )
+    progress("save", 0, 0)
+    save(ready, run.path, ranks)
+    return of_policy(
+        ready,
+        ranks,
+        lambda: conclude(run, ready, settings, ranks, (before, start), result, progress, title, command, gold),
+    )
+
+
+def of_policy(ready: Prepared, ranks: Ranks, act: Callable[[], Value]) -> Value:
+    """Call what runs the policy in rank 0, or in all processes that share the policy; return its result in all."""
+    if ready.policy.sharding is None:
+        return ranks.first(act)
+    module: Any = ready.policy.module
+    module.unshard()  # the root's weights, for calls of the model inside it
+    try:
+        return act()
+    finally:
+        reshard(module)
 
 
 def conclude(
     run: RunDirectory,
     ready: Prepared,
     settings: RunSettings,
+    ranks: Ranks,
     measured: tuple[Measurement, Start | None],
     result: TrainingResult,
     progress: ProgressCallback,
@@ -179,14 +202,12 @@ def conclude(
     command: str | None,
     gold: GoldMeasure | None,
 ) -> TrainedRun:
-    """Save the policy, measure it and write the report. Only rank 0 calls it.
+    """Measure the saved policy and write the report.
 
-    The policy is saved first, so that nothing that fails later can lose it. If the policy cannot be measured, because
-    it gives numbers that are not finite, the report says so and shows the rest.
+    If the policy cannot be measured, because it gives numbers that are not finite, the report says so and shows the
+    rest.
     """
     before, start = measured
-    progress("save", 0, 0)
-    save(ready, run.path)
     report = make_report(run, ready, settings, result)
     report = replace(report, title=title or report.title, command=command or report.command)
     rows: list[dict[str, Any]] = []
@@ -207,7 +228,8 @@ def conclude(
         log.error("the trained policy could not be measured: %s", error, extra={"event": "not_measured"})
         report = replace(report, failure=str(error))
     run.write_text("model/README.md", model_card(report))
-    write_report(run.path, report)
+    if ranks.is_first:
+        write_report(run.path, report)
     return TrainedRun(run.path, result, report, rows)
 
 
@@ -257,13 +279,22 @@ def short(name: str) -> str:
     return Path(name).name if Path(name).exists() else name
 
 
-def save(ready: Prepared, folder: Path) -> None:
-    """Write the trained policy of a run; see `save_model`."""
-    save_model(ready.policy, ready.data.encoder, ready.data.end_token_id, folder)
+def save(ready: Prepared, folder: Path, ranks: Ranks) -> None:
+    """Write the trained policy of a run before anything that fails later can lose it; see `save_model`."""
+
+    def act() -> None:
+        save_model(ready.policy, ready.data.encoder, ready.data.end_token_id, folder)
+
+    if ready.policy.sharding is None:
+        ranks.first(act)
+    else:
+        act()
 
 
 def save_model(policy: Policy | Scorer, encoder: Encoder, end: int, folder: Path) -> None:
     """Write a trained policy as an ordinary model folder, `model/`, and an adapter also on its own, `adapter/`.
+
+    The processes that share a sharded policy call this together.
 
     Args:
         policy: The policy or reward model.
@@ -275,8 +306,9 @@ def save_model(policy: Policy | Scorer, encoder: Encoder, end: int, folder: Path
         RunError: the disk is full, or a file cannot be written.
     """
     template = encoder.given_template
+    ranks = Ranks() if policy.sharding is None else policy.sharding.ranks
     for name in ("model", "adapter"):
-        shutil.rmtree(folder / name, ignore_errors=True)  # this run may have ended before
+        ranks.first(partial(shutil.rmtree, folder / name, ignore_errors=True))  # this run may have ended before
     try:
         if policy.has_adapter:
             save_policy(policy, folder / "adapter", chat_template=template, response_end=end)

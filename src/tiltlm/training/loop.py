@@ -146,7 +146,7 @@ def build_trainer(
     learning_rate = settings.learning_rate or default_learning_rate(num_all, lora=num_trained < num_all)
     run_identity = identity(policy, objective, reference, settings, learning_rate, fingerprint)
     warn_of_rounding(policy, learning_rate)
-    module = wrap(policy.eval(), ranks, settings.parallel)
+    module = wrap(policy.eval(), ranks, settings.parallelism)
     signals = StopSignals(ranks)
     stepper = Stepper(
         module, objective, reference, settings.max_tokens, ranks,
