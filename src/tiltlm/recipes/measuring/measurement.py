@@ -145,7 +145,8 @@ def kl_reference(ready: Prepared, settings: RunSettings) -> Reference:
         return build_reference(uncached, ready.policy, is_needed=True, max_tokens=settings.training.max_tokens)
     if ready.untrained is not None:
         return ready.untrained
-    loaded_again = load_policy(settings.model, ready.policy.module.device, ready.policy.choice)
+    policy = ready.policy
+    loaded_again = load_policy(settings.model, policy.module.device, policy.choice, sharding=policy.sharding)
     return ModelReference("initial", other_weights(loaded_again.module), None, settings.training.max_tokens)
 
 
