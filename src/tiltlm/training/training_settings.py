@@ -84,7 +84,8 @@ class TrainingSettings:
     save_every: int | None = None
     """Steps between checkpoints; None: at the end of each epoch. The last step is always saved."""
     keep_checkpoints: int = 2
-    """Number of newest checkpoints to keep on disk; the best one is kept in addition."""
+    """Number of newest checkpoints to keep on disk; the best one is kept in addition, and the one before the newest
+    until a later step has a finite loss."""
     log_every: int = 1
     """Steps per line of metrics.jsonl; values are means over them."""
     trackers: tuple[str, ...] = ()
