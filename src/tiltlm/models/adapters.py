@@ -11,6 +11,7 @@ import torch
 
 from tiltlm.core.errors import ConfigError, ModelError, TiltError
 from tiltlm.models.folders import Located
+from tiltlm.models.foreign_code import without_pickles
 from tiltlm.models.model_settings import LoraSettings
 
 KINDS = frozenset({"LORA", "IA3", "LOHA", "LOKR", "OFT", "HRA", "VERA", "FOURIERFT", "VBLORA", "MISS"})
@@ -156,7 +157,8 @@ def _saved(model: Any, adapter: str, task: str, is_skeleton: bool) -> Any:
         _refuse_kind(adapter, config, task)
         if is_skeleton:
             _refuse_on_skeleton(adapter, config)
-        adapted = peft.PeftModel.from_pretrained(model, adapter, is_trainable=True, low_cpu_mem_usage=is_skeleton)
+        with without_pickles("model.adapter"):
+            adapted = peft.PeftModel.from_pretrained(model, adapter, is_trainable=True, low_cpu_mem_usage=is_skeleton)
         stored: set[str] = set()
         for file in Path(adapter).glob("adapter_model*.safetensors"):
             with safe_open(file, framework="pt") as tensors:

@@ -27,6 +27,7 @@ from tiltlm.logprobs.scoring import ScoreModule
 from tiltlm.logprobs.selfcheck import Choice, choose_layout, probe_trees
 from tiltlm.models.adapters import put_adapter, put_alike
 from tiltlm.models.folders import Located, locate
+from tiltlm.models.foreign_code import without_pickles
 from tiltlm.models.kinds import refuse_other_kinds
 from tiltlm.models.model_settings import ModelSettings
 from tiltlm.models.sharded.miniature import make_miniature
@@ -399,10 +400,11 @@ def _load_model(
     with _explained(located):
         config = _read_config(located, settings, **keywords)
         refuse_other_kinds(config, located, is_scorer="num_labels" in keywords)
-        if sharding is not None:
-            skeleton, info = load_skeleton(kind, located.base, config, sharding, **options)
-            return skeleton.model, skeleton, sorted(info["missing_keys"])
-        model, info = kind.from_pretrained(located.base, output_loading_info=True, **options)
+        with without_pickles(located.key):
+            if sharding is not None:
+                skeleton, info = load_skeleton(kind, located.base, config, sharding, **options)
+                return skeleton.model, skeleton, sorted(info["missing_keys"])
+            model, info = kind.from_pretrained(located.base, output_loading_info=True, **options)
     return model, None, sorted(info["missing_keys"])
 
 
