@@ -14,6 +14,7 @@ from torch import nn
 
 from tiltlm.core.errors import ModelError
 from tiltlm.core.forest import Forest
+from tiltlm.distributed.wrapping import reshard
 from tiltlm.logprobs.attention import hook as attention
 from tiltlm.logprobs.attention.compiling import compile_layers
 from tiltlm.logprobs.attention.last_layer import trim_last_layer
@@ -155,13 +156,15 @@ class ForestModule(nn.Module):
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Set evaluation mode inside the block, and restore the mode of every submodule afterwards.
 
-    It is for forwards that are not part of training: the reference, sampling, measuring.
+    It is for forwards that are not part of training: the reference, sampling, measuring. After the block the parameters
+    of a sharded module are its shards.
     """
     training = [m for m in module.modules() if m.training]
     module.eval()
     try:
         yield
     finally:
+        reshard(module)
         for m in training:
             m.training = True
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
 from numpy.typing import ArrayLike
@@ -20,7 +20,6 @@ from tiltlm.data import Encoder
 from tiltlm.data.data_settings import paths_of
 from tiltlm.distributed import Ranks
 from tiltlm.distributed.sharding import Sharding
-from tiltlm.distributed.wrapping import reshard
 from tiltlm.evaluation import Gold, SampleSet
 from tiltlm.models import Policy, Scorer, save_policy
 from tiltlm.recipes.measuring.measurement import (
@@ -52,7 +51,6 @@ SHOWN = ("loss", "rewards/accuracies", "rewards/margins")
 """Metrics that are shown beside the progress bar."""
 
 
-Value = TypeVar("Value")
 MeasuredGold = tuple[Gold, tuple[ArrayLike, ArrayLike]]
 """The comparison by a gold reward, and the [P, n] rewards of the samples before and after training."""
 GoldMeasure = Callable[[SampleSet, SampleSet], MeasuredGold]
@@ -64,7 +62,7 @@ def train(
 ) -> TrainedRun:
     """Train a policy, measure it on held-out data before and after, save it, and write the report.
 
-    Under a launcher (`accelerate launch`, `torchrun`) the processes share the training, and rank 0 writes.
+    Under a launcher (`accelerate launch`, `torchrun`) the processes share training and measuring, and rank 0 writes.
 
     Args:
         settings: All settings of the run. They have been checked (`recipes.run_settings`).
@@ -86,7 +84,7 @@ def train_logged(
     ranks = Ranks.join()
     sharding = Sharding.of(settings.training.parallelism, ranks)
     progress("load model and data", 0, 0)
-    ready = prepare(settings, ranks.device, sharding)
+    ready = prepare(settings, ranks, sharding)
     settings.training.check_held_out(len(ready.data.held_out))
     if ranks.size > 1:
         refuse_different(digests(ready), ranks)
@@ -135,7 +133,7 @@ def carry_out(
     command: str | None = None,
     gold: GoldMeasure | None = None,
 ) -> TrainedRun:
-    """Run the training and the measurements around it. All processes train; rank 0 measures and writes.
+    """Run the training and the measurements around it. All processes train and measure; rank 0 writes.
 
     Args:
         run: The open run directory.
@@ -150,10 +148,8 @@ def carry_out(
     """
     describe_run(run, ready, settings)
     ensure_reference(ready.reference, ready.examples, progress, ranks)
-    before = of_policy(
-        ready, ranks, lambda: measure_policy(ready, settings, "tokens sampled, before", progress, trained=False)
-    )
-    start = of_policy(ready, ranks, lambda: measure_start(ready, settings, before))
+    before = measure_policy(ready, settings, "tokens sampled, before", progress, ranks, trained=False)
+    start = measure_start(ready, settings, before, ranks)
     result = train_loop(
         ready.policy.module,
         ready.data.train,
@@ -170,24 +166,50 @@ def carry_out(
         listener=listener(progress),
     )
     progress("save", 0, 0)
-    save(ready, run.path, ranks)
-    return of_policy(
-        ready,
-        ranks,
-        lambda: conclude(run, ready, settings, ranks, (before, start), result, progress, title, command, gold),
-    )
-
-
-def of_policy(ready: Prepared, ranks: Ranks, act: Callable[[], Value]) -> Value:
-    """Call what runs the policy in rank 0, or in all processes that share the policy; return its result in all."""
-    if ready.policy.sharding is None:
-        return ranks.first(act)
-    module: Any = ready.policy.module
-    module.unshard()  # the root's weights, for calls of the model inside it
+    save(ready, run.path, ranks)  # before anything that may fail, so that nothing can lose the policy
+    report = make_report(run, ready, settings, result)
+    report = replace(report, title=title or report.title, command=command or report.command)
+    rows: list[dict[str, Any]] = []
     try:
-        return act()
-    finally:
-        reshard(module)
+        report, rows = measured(report, ready, settings, (before, start), progress, gold, ranks)
+    except NumericsError as error:
+        log.error("the trained policy could not be measured: %s", error, extra={"event": "not_measured"})
+        report = replace(report, failure=str(error))
+    return ranks.first(lambda: conclude(run, report, result, rows))
+
+
+def measured(
+    report: RunReport,
+    ready: Prepared,
+    settings: RunSettings,
+    earlier: tuple[Measurement, Start | None],
+    progress: ProgressCallback,
+    gold: GoldMeasure | None,
+    ranks: Ranks,
+) -> tuple[RunReport, list[dict[str, Any]]]:
+    """Measure the trained policy, and return the report with what was found, and the rows of `held_out_rows`.
+
+    All processes call it together and return the same. Arguments: see `carry_out`.
+
+    Raises:
+        NumericsError: the policy gives numbers that are not finite.
+    """
+    before, start = earlier
+    after = measure_policy(ready, settings, "tokens sampled, after", progress, ranks, trained=True)
+    progress("measure some of the training data", 0, 0)
+    found, rewards = None, None
+    if gold is not None and before.draws is not None and after.draws is not None:
+        of_gold, draws = gold, (before.draws, after.draws)
+        found, rewards = ranks.first(lambda: of_gold(*draws))
+    report = replace(
+        report,
+        held_out=held_out_change(ready, before, after),
+        training_accuracy=training_accuracy(ready, settings, ranks),
+        samples=sample_change(ready, before, after, rewards),
+        gold=found,
+        probability=compare_with_start(ready, settings, start, before, after, ranks),
+    )
+    return report, held_out_rows(ready, before, after)
 
 
 def origin_of(policy: Policy | Scorer, digest: str) -> Origin:
@@ -201,46 +223,10 @@ def origin_of(policy: Policy | Scorer, digest: str) -> Origin:
     return Origin(model_facts(policy.module, digest), rounding)
 
 
-def conclude(
-    run: RunDirectory,
-    ready: Prepared,
-    settings: RunSettings,
-    ranks: Ranks,
-    measured: tuple[Measurement, Start | None],
-    result: TrainingResult,
-    progress: ProgressCallback,
-    title: str | None,
-    command: str | None,
-    gold: GoldMeasure | None,
-) -> TrainedRun:
-    """Measure the saved policy and write the report.
-
-    If the policy cannot be measured, because it gives numbers that are not finite, the report says so and shows the
-    rest.
-    """
-    before, start = measured
-    report = make_report(run, ready, settings, result)
-    report = replace(report, title=title or report.title, command=command or report.command)
-    rows: list[dict[str, Any]] = []
-    try:
-        after = measure_policy(ready, settings, "tokens sampled, after", progress, trained=True)
-        rows = held_out_rows(ready, before, after)
-        progress("measure some of the training data", 0, 0)
-        found, rewards = gold(before.draws, after.draws) if gold and before.draws and after.draws else (None, None)
-        report = replace(
-            report,
-            held_out=held_out_change(ready, before, after),
-            training_accuracy=training_accuracy(ready, settings),
-            samples=sample_change(ready, before, after, rewards),
-            gold=found,
-            probability=compare_with_start(ready, settings, start, before, after),
-        )
-    except NumericsError as error:
-        log.error("the trained policy could not be measured: %s", error, extra={"event": "not_measured"})
-        report = replace(report, failure=str(error))
+def conclude(run: RunDirectory, report: RunReport, result: TrainingResult, rows: list[dict[str, Any]]) -> TrainedRun:
+    """Write the model card and the report, and return the run. Only rank 0 calls it."""
     run.write_text("model/README.md", model_card(report))
-    if ranks.is_first:
-        write_report(run.path, report)
+    write_report(run.path, report)
     return TrainedRun(run.path, result, report, rows)
 
 
@@ -303,7 +289,7 @@ def short(name: str) -> str:
 
 
 def save(ready: Prepared, folder: Path, ranks: Ranks) -> None:
-    """Write the trained policy of a run before anything that fails later can lose it; see `save_model`."""
+    """Write the trained policy of a run; see `save_model`. All processes call it together."""
 
     def act() -> None:
         save_model(ready.policy, ready.data.encoder, ready.data.end_token_id, folder)
