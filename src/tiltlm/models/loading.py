@@ -400,10 +400,11 @@ def _load_model(
     with _explained(located), without_pickles(located.key):
         config = _read_config(located, settings, **keywords)
         refuse_other_kinds(config, located, is_scorer="num_labels" in keywords)
-        if sharding is not None:
-            skeleton, info = load_skeleton(kind, located.base, config, sharding, **options)
-            return skeleton.model, skeleton, sorted(info["missing_keys"])
-        model, info = kind.from_pretrained(located.base, output_loading_info=True, **options)
+        with without_pickles(located.key):
+            if sharding is not None:
+                skeleton, info = load_skeleton(kind, located.base, config, sharding, **options)
+                return skeleton.model, skeleton, sorted(info["missing_keys"])
+            model, info = kind.from_pretrained(located.base, output_loading_info=True, **options)
     return model, None, sorted(info["missing_keys"])
 
 

@@ -93,7 +93,7 @@ def prepare(settings: RunSettings, ranks: Ranks, sharding: Sharding | None = Non
     Args:
         settings: Model, data, objective and reference are used; of training, `max_tokens` and `router_aux_loss_coef`.
         ranks: The processes of the run, which all call this function together.
-        sharding: The processes that share the model; None: this process loads all of it.
+        sharding: How they share the model; None: each loads all of it.
 
     Raises:
         ConfigError: a setting is unknown, missing or has no effect.

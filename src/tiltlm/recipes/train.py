@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
 from numpy.typing import ArrayLike
@@ -51,7 +51,6 @@ SHOWN = ("loss", "rewards/accuracies", "rewards/margins")
 """Metrics that are shown beside the progress bar."""
 
 
-Value = TypeVar("Value")
 MeasuredGold = tuple[Gold, tuple[ArrayLike, ArrayLike]]
 """The comparison by a gold reward, and the [P, n] rewards of the samples before and after training."""
 GoldMeasure = Callable[[SampleSet, SampleSet], MeasuredGold]
@@ -213,13 +212,6 @@ def measured(
     return report, held_out_rows(ready, before, after)
 
 
-def conclude(run: RunDirectory, report: RunReport, result: TrainingResult, rows: list[dict[str, Any]]) -> TrainedRun:
-    """Write the model card and the report, and return the run. Only rank 0 calls it."""
-    run.write_text("model/README.md", model_card(report))
-    write_report(run.path, report)
-    return TrainedRun(run.path, result, report, rows)
-
-
 def origin_of(policy: Policy | Scorer, digest: str) -> Origin:
     """Return what identifies a model that is about to be trained.
 
@@ -229,6 +221,13 @@ def origin_of(policy: Policy | Scorer, digest: str) -> Origin:
     """
     rounding = {"model.layout": policy.module.layout, "model.compile": policy.settings.compile}
     return Origin(model_facts(policy.module, digest), rounding)
+
+
+def conclude(run: RunDirectory, report: RunReport, result: TrainingResult, rows: list[dict[str, Any]]) -> TrainedRun:
+    """Write the model card and the report, and return the run. Only rank 0 calls it."""
+    run.write_text("model/README.md", model_card(report))
+    write_report(run.path, report)
+    return TrainedRun(run.path, result, report, rows)
 
 
 def describe_run(run: RunDirectory, ready: Prepared, settings: RunSettings) -> None:
@@ -290,7 +289,7 @@ def short(name: str) -> str:
 
 
 def save(ready: Prepared, folder: Path, ranks: Ranks) -> None:
-    """Write the trained policy of a run before anything that fails later can lose it; see `save_model`."""
+    """Write the trained policy of a run; see `save_model`. All processes call it together."""
 
     def act() -> None:
         save_model(ready.policy, ready.data.encoder, ready.data.end_token_id, folder)
