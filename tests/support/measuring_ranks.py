@@ -25,6 +25,7 @@ from tiltlm.reference.model import ModelReference
 from tiltlm.reference.weights import base_weights, other_weights
 from tiltlm.sampling import SamplingSettings, sample
 from tiltlm.sampling.decoding import Mixture
+from tiltlm.sampling.engines.rescoring import token_logps
 
 VOCABULARY, END = 40, 3
 MAX_TOKENS = 48
@@ -100,6 +101,10 @@ def passes(module: PolicyModule, reference: ModelReference, ranks: Ranks) -> dic
         "ref_logps": draws.ref_logps.tolist(),
         "kl": kl.k1.estimate,
         "third": third_logps(module, third, MAX_TOKENS, ranks).tolist(),
+        "token_logps": [
+            [logps.tolist() for logps in own]
+            for own in token_logps(module, prompts, [[s.response for s in own] for own in draws.samples], ranks)
+        ],
         "top": top_token_logps(module, rows, MAX_TOKENS, ranks).tolist(),
     }
 
