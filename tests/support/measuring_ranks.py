@@ -15,6 +15,7 @@ import transformers
 
 from tiltlm.core import Comparison, Example, Response, token_ids
 from tiltlm.distributed import Ranks
+from tiltlm.distributed.parallelism import Parallelism
 from tiltlm.distributed.wrapping import is_sharded, wrap
 from tiltlm.evaluation import draw_samples, measure_examples
 from tiltlm.evaluation.alike_pairs import mean_ches
@@ -132,7 +133,7 @@ def measured(ranks: Ranks, tied: bool, lora: bool, parallel: str | None) -> dict
     if parallel == "shard":
         policy.train()  # as it is between two steps
         for module in (policy, other):
-            wrap(module, ranks, "shard")
+            wrap(module, ranks, Parallelism("shard"))
             assert is_sharded(module)
     reference = ModelReference("reference", weights, None, MAX_TOKENS)
     found = passes(policy, reference, ranks)
@@ -147,7 +148,7 @@ def scored(ranks: Ranks, parallel: str | None) -> dict[str, Any]:
     """What the processes find about a reward model."""
     module = scorer()
     if parallel == "shard":
-        wrap(module, ranks, "shard")
+        wrap(module, ranks, Parallelism("shard"))
     return {"rows": measure_examples(module, examples(8), reward_model(0.1), None, MAX_TOKENS, ranks)}
 
 
