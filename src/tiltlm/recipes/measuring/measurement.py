@@ -137,7 +137,8 @@ def margin_reference(ready: Prepared, settings: RunSettings, *, trained: bool) -
 def kl_reference(ready: Prepared, settings: RunSettings) -> Reference:
     """Return the reference of the KL, which can score new samples; their log-probabilities are not stored.
 
-    After full fine-tuning the untrained weights are no longer in memory. They are loaded again, for this measurement.
+    After full fine-tuning the untrained weights are no longer in memory. They are loaded again, for this measurement,
+    as the policy was: whole, or in shards.
     """
     assert isinstance(ready.policy, Policy), "a reward model has no KL"
     if not starts_at_kl_reference(ready):
