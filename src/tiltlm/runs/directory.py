@@ -4,25 +4,22 @@ It is enough to run again and to compare: resolved configuration, versions, dige
 checkpoints and the report.
 """
 
-import json
 import os
 import shutil
-import socket
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from tiltlm.core.errors import ConfigError, RunError, TiltError
-from tiltlm.storage.cache import try_lock
+from tiltlm.core.errors import ConfigError, TiltError
+from tiltlm.distributed.launched import rank_timeout
+from tiltlm.runs import writer
+from tiltlm.runs.writer import Writer
 from tiltlm.storage.files import check_writable, write_json, write_text
 
 if TYPE_CHECKING:
     from tiltlm.distributed.ranks import Ranks
-
-LOCK, WRITER = ".lock", ".writer.json"
 
 
 @dataclass(frozen=True)
@@ -36,14 +33,20 @@ class RunDirectory:
     """The file that marks a folder as a run directory. It is written first and deleted last."""
 
     path: Path
-    _lock: ExitStack | None
-    """Releases the lock when it is closed. Rank 0 holds the lock; the others have None and write nothing."""
+    _writer: Writer | None
+    """The right to write. Rank 0 has it; the others have None and write nothing."""
     _is_new: bool = False
     """True if the run is not continued. An error of ours before its first record then removes what was written."""
 
     @classmethod
     def open(
-        cls, path: Path | str, *, resume: bool = False, overwrite: bool = False, ranks: "Ranks | None" = None
+        cls,
+        path: Path | str,
+        *,
+        resume: bool = False,
+        overwrite: bool = False,
+        ranks: "Ranks | None" = None,
+        waits: bool = False,
     ) -> "RunDirectory":
         """Make a run directory, or open an existing one, and lock it against a second writer.
 
@@ -52,19 +55,20 @@ class RunDirectory:
             resume: Continue the run in it.
             overwrite: Delete the run in it.
             ranks: The processes of the run, which all open it together. None means this process only.
+            waits: Wait for an earlier writer to end: this process may be its restart, on another machine.
 
         Raises:
             ConfigError: as `check_contents`.
             RunError: another process writes to it.
         """
         path = Path(path)
-        locks: list[ExitStack] = []
+        writers: list[Writer] = []
 
         def prepare() -> None:
-            locks.append(_prepare(path, resume, overwrite))
+            writers.append(_prepare(path, resume, overwrite, waits))
 
         prepare() if ranks is None else ranks.first(prepare)
-        return cls(path, locks[0] if locks else None, not resume)
+        return cls(path, writers[0] if writers else None, not resume)
 
     @property
     def metrics(self) -> Path:
@@ -83,13 +87,15 @@ class RunDirectory:
 
     def write_json(self, name: str, value: Any) -> Path:
         """Write a JSON file atomically, in rank 0 only, and return its path."""
-        if self._lock is not None:
+        if self._writer is not None:
+            self._writer.check()
             write_json(self.path / name, value)
         return self.path / name
 
     def write_text(self, name: str, text: str) -> Path:
         """Write a text file atomically, in rank 0 only, and return its path."""
-        if self._lock is not None:
+        if self._writer is not None:
+            self._writer.check()
             write_text(self.path / name, text)
         return self.path / name
 
@@ -99,17 +105,27 @@ class RunDirectory:
         has_metrics = self.metrics.exists() and self.metrics.stat().st_size > 0
         return has_metrics or self.checkpoints.exists() or (self.path / "rounds").exists()
 
+    def check_writer(self) -> None:
+        """Require that this process is still the writer; rank 0 calls it before it writes what others would keep.
+
+        Raises:
+            RunError: another process has taken over.
+        """
+        if self._writer is not None:
+            self._writer.check()
+
     def close(self) -> None:
         """Release the lock, so that another process may write here."""
-        if self._lock is not None:
-            self._lock.close()
+        if self._writer is not None:
+            self._writer.close()
 
     def remove(self) -> None:
         """Delete the run directory with all that is in it, in rank 0 only."""
-        if self._lock is not None:
+        if self._writer is not None:
             _empty(self.path)
             self.close()
-            (self.path / LOCK).unlink(missing_ok=True)
+            for name in writer.FILES:
+                (self.path / name).unlink(missing_ok=True)
             with suppress(OSError):  # not empty: another run has started here meanwhile
                 self.path.rmdir()
 
@@ -137,7 +153,7 @@ def check_contents(path: Path, resume: bool = False, overwrite: bool = False) ->
             code="conflict",
             key="--resume",
         )
-    others = [name for name in check_output(path) if name not in (LOCK, WRITER)]
+    others = [name for name in check_output(path) if name not in writer.FILES]
     holds_run = RunDirectory.MARKER in others
     if resume and not holds_run:
         raise ConfigError(
@@ -156,6 +172,22 @@ def check_contents(path: Path, resume: bool = False, overwrite: bool = False) ->
             code="not_empty",
             key="output",
         )
+
+
+def check_start(path: Path, resume: bool, overwrite: bool, resume_if_exists: bool) -> bool:
+    """Require that a run may start or continue in this folder as `check_contents` does; return whether it continues.
+
+    Raises:
+        ConfigError: as `check_contents`.
+    """
+    if resume_if_exists and (resume or overwrite):
+        other = "--resume" if resume else "--overwrite"
+        raise ConfigError(
+            f"--resume-if-exists and {other} exclude each other; choose one", code="conflict", key="--resume-if-exists"
+        )
+    continues = resume or (resume_if_exists and (path / RunDirectory.MARKER).is_file())
+    check_contents(path, continues, overwrite)
+    return continues
 
 
 def check_output(path: Path) -> list[str]:
@@ -197,48 +229,25 @@ def check_sweep(path: Path, resume: bool = False, overwrite: bool = False) -> No
         )
 
 
-def _prepare(path: Path, resume: bool, overwrite: bool) -> ExitStack:
-    """Make or open the directory as `RunDirectory.open` says, and return its lock."""
+def _prepare(path: Path, resume: bool, overwrite: bool, waits: bool) -> Writer:
+    """Make or open the directory as `RunDirectory.open` says, and return the right to write to it."""
     check_contents(path, resume, overwrite)
     path.mkdir(parents=True, exist_ok=True)
-    lock = _locked(path)
+    own = writer.take(path, rank_timeout() + writer.STALE if waits else 0.0)
     if overwrite:
         _empty(path)
     marker = path / RunDirectory.MARKER
     if not marker.exists():
-        write_json(marker, {"format": 1, "created": _now()})
-    return lock
-
-
-def _locked(path: Path) -> ExitStack:
-    """Take the lock of a run directory. The system releases it when the process ends, however it ends."""
-    lock = ExitStack()
-    if not lock.enter_context(try_lock(path / LOCK)):
-        writer = "another process"
-        with suppress(OSError, ValueError, KeyError):
-            found = json.loads((path / WRITER).read_text(encoding="utf-8"))
-            writer = f"process {found['pid']} on {found['host']}, since {found['since']},"
-        raise RunError(
-            f"{path}: {writer} is writing here; wait for it or stop it, or choose another folder",
-            code="in_use",
-            key="output",
-        )
-    lock.callback((path / WRITER).unlink, missing_ok=True)
-    write_json(path / WRITER, {"pid": os.getpid(), "host": socket.gethostname(), "since": _now()})
-    return lock
+        write_json(marker, {"format": 1, "created": writer.now()})
+    return own
 
 
 def _empty(path: Path) -> None:
     """Delete the contents of a run directory, its marker last, so that a kill leaves what is still marked as a run."""
     for entry in sorted(path.iterdir(), key=lambda p: p.name == RunDirectory.MARKER):
-        if entry.name in (LOCK, WRITER):
+        if entry.name in writer.FILES:
             continue
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
         else:
             entry.unlink()
-
-
-def _now() -> str:
-    """Return the present time in UTC."""
-    return datetime.now(UTC).isoformat(timespec="seconds")

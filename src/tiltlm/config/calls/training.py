@@ -76,6 +76,7 @@ def train(
     /,
     *,
     resume: bool = False,
+    resume_if_exists: bool = False,
     overwrite: bool = False,
     progress: ProgressCallback | bool | None = True,
     **settings: Any,
@@ -85,6 +86,8 @@ def train(
     Args:
         config: A YAML file, or its content.
         resume: Continue the run in the output folder from its newest intact checkpoint.
+        resume_if_exists: Continue the run if the output folder holds one, else start it: one command for the first
+            start and for every restart by torchrun, Slurm or Kubernetes. It waits for an earlier writer to end.
         overwrite: Delete the run in the output folder and start again.
         progress: True shows it: as a bar, in a notebook as a line. False: nothing is shown. A function is called with
             label, units done, units in all, and figures to show.
@@ -99,11 +102,12 @@ def train(
     from tiltlm.config.resolve import draft
     from tiltlm.distributed.launched import in_first_process
     from tiltlm.recipes import run_settings as run
-    from tiltlm.runs import check_contents
+    from tiltlm.runs import check_start
 
     with display(progress) as draw:
         given = draft(run.RunSettings, config, **settings)
-        in_first_process(lambda: check_contents(given.settings.output, resume, overwrite))
+        output = given.settings.output
+        continues = in_first_process(lambda: check_start(output, resume, overwrite, resume_if_exists))
         run.check_before_training(given.settings)
         columns = run.check_inputs(given.settings)
         announce_imports(draw)
@@ -114,7 +118,7 @@ def train(
         from tiltlm.recipes.train import train as recipe
 
         with quiet_libraries():
-            return recipe(resolved, resume=resume, overwrite=overwrite, progress=draw)
+            return recipe(resolved, resume=continues, overwrite=overwrite, waits=resume_if_exists, progress=draw)
 
 
 @command("model", "data", "objective", "reference", "store")

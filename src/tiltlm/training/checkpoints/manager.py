@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from tiltlm.core.errors import RunError
 from tiltlm.diagnostics.step_metrics import MetricSums
+from tiltlm.distributed.position import HERE
 from tiltlm.distributed.ranks import Ranks
 from tiltlm.reference import Reference
 from tiltlm.runs.directory import RunDirectory
@@ -55,6 +56,7 @@ class CheckpointManager:
         """Write a checkpoint, unless the newest one holds the same state; then remove old checkpoints."""
         if state == self.committed:
             return
+        HERE.enter("save a checkpoint", state.step)
         values = {"progress": asdict(state), "window": asdict(window), "identity": self.identity}
         content = Checkpoint(
             policy_tensors(self.policy),
@@ -66,6 +68,7 @@ class CheckpointManager:
         protect = [step for step in (state.best_step, self.kept) if step is not None]
 
         def write() -> None:
+            self.run.check_writer()
             checkpoint.commit(folder, step, content, self.setting)
             checkpoint.rotate(folder, step, self.settings.keep_checkpoints, protect)
 
