@@ -11,7 +11,10 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from tiltlm.distributed.board import Beat, Board, Failure
-from tiltlm.distributed.position import HERE, host, main_place
+from tiltlm.distributed.position import HERE, host, main_cpu_seconds, main_place
+
+COMPUTES = 0.05
+"""Share of the time in which the main thread has computed, from which on it is at work."""
 
 
 class Exchange:
@@ -20,12 +23,14 @@ class Exchange:
     Times are counted in beats of this process and not on a clock: if the whole run is suspended, nobody was silent.
     """
 
-    def __init__(self, board: Board, interval: float) -> None:
+    def __init__(self, board: Board, interval: float, spins: bool = False) -> None:
         """Prepare the exchange; `start` begins it.
 
         Args:
             board: Where the ranks write.
             interval: Seconds between two beats.
+            spins: True if the main thread uses the processor while it waits for others, as it does for a GPU. Its
+                processor time is then no sign of life.
         """
         self.rank, self.size, self.interval = board.rank, board.size, interval
         self.beats: dict[int, Beat] = {}
@@ -44,9 +49,11 @@ class Exchange:
         self.is_cut_off = False
         """True if the connection to the store is broken. Torch's client does not connect again."""
         self._board = board
+        self._has_ended = False
         self._tasks: list[Callable[[Board], None]] = []
         self._count = self._moved = 0
         self._state: object = None
+        self._spins, self._cpu_seconds = spins, 0.0
         self._stop, self._wake = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="tiltlm-beats", daemon=True)
 
@@ -74,10 +81,11 @@ class Exchange:
         self._post(act)
 
     def acknowledge(self, then: Callable[[], None]) -> None:
-        """Report that this rank has read the decision and ends; `then` is called when the store has it."""
+        """Report that this rank has read the decision; `then` is called when the store has it. It beats no more."""
 
         def act(board: Board) -> None:
             board.acknowledge()
+            self._has_ended = True
             then()
 
         self._post(act)
@@ -112,6 +120,8 @@ class Exchange:
                     self._tasks[0](board)
                     del self._tasks[0]
                 self.unheard = 0.0
+                if self._has_ended:
+                    return
             except RuntimeError:
                 self.is_cut_off = True
                 return
@@ -124,9 +134,10 @@ class Exchange:
     def _beat(self, board: Board, done: bool = False) -> None:
         """Write this rank's sign of life."""
         place = main_place()
-        state = (place.state, HERE.ticks)
-        self._moved += state != self._state
-        self._count, self._state = self._count + 1, state
+        state, cpu_seconds = (place.state, HERE.ticks), main_cpu_seconds()
+        computes = not self._spins and cpu_seconds - self._cpu_seconds > COMPUTES * self.interval
+        self._moved += state != self._state or computes
+        self._count, self._state, self._cpu_seconds = self._count + 1, state, cpu_seconds
         board.write_beat(Beat(self._count, self._moved, host(), os.getpid(), HERE.text, place.call, place.waits, done))
 
     def _read(self, board: Board, elapsed: float) -> None:

@@ -8,6 +8,7 @@ import os
 import socket
 import sys
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -79,6 +80,13 @@ def main_place() -> Place:
             call = f"{frame.f_code.co_name} ({Path(file).relative_to(_PACKAGE).as_posix()}:{frame.f_lineno})"
         frame = frame.f_back
     return Place(call, waits, hash(tuple(points)))
+
+
+def main_cpu_seconds() -> float:
+    """Return the processor time of the main thread; 0 on systems that do not tell."""
+    clock = getattr(time, "pthread_getcpuclockid", None)
+    main = threading.main_thread().ident
+    return 0.0 if clock is None or main is None else time.clock_gettime(clock(main))
 
 
 def _is_own(file: str) -> bool:

@@ -64,7 +64,8 @@ class Ranks:
                 code="ranks_missing",
             ) from error
         distributed_c10d._set_pg_timeout(LONGEST_WAIT)
-        watch(Board(distributed_c10d._get_default_store(), state.process_index, state.num_processes))
+        board = Board(distributed_c10d._get_default_store(), state.process_index, state.num_processes)
+        watch(board, spins=state.device.type != "cpu")
         return cls(state.process_index, state.num_processes, state.device)
 
     @classmethod

@@ -30,6 +30,8 @@ LEAD = 5.0
 """Longest time in seconds to wait until the others have read a decision."""
 PATIENCE = 20.0
 """Longest time in seconds to wait for a decision of rank 0."""
+FOLLOW = 0.5
+"""Seconds after which a rank follows the one that decided. The end of a process breaks the connections of others."""
 SHOWN = 16
 """Number of ranks that a message names."""
 
@@ -46,16 +48,17 @@ class Ending(NamedTuple):
 class Watchdog:
     """The watchdog of one rank."""
 
-    def __init__(self, board: Board, limit: float) -> None:
+    def __init__(self, board: Board, limit: float, spins: bool = False) -> None:
         """Prepare the watchdog; `start` begins it.
 
         Args:
             board: Where the ranks write.
             limit: Seconds; see `rank_timeout`.
+            spins: As in `Exchange`.
         """
         self.limit = limit
         self.interval = min(INTERVAL, limit / 10) if limit else INTERVAL
-        self.exchange = Exchange(board, self.interval)
+        self.exchange = Exchange(board, self.interval, spins)
         self._main_fails = False
         """True once the main thread ends this process; the watchdog then only looks whether the store answers."""
         self._stop = threading.Event()
@@ -182,10 +185,11 @@ class Watchdog:
         return exchange.has_decided or exchange.decision is None
 
     def acknowledge(self) -> None:
-        """Let the rank that decided know that this one ends."""
+        """Let the rank that decided know that this one ends, and let it end first, where the launcher looks."""
         told = threading.Event()
         self.exchange.acknowledge(told.set)
         told.wait(self.interval)
+        time.sleep(FOLLOW)
 
     def await_others(self) -> None:
         """Wait until the other ranks have read the decision, for a few seconds at most.
@@ -301,10 +305,15 @@ def end_process(exit_code: int) -> Never:
 _active: list[Watchdog] = []
 
 
-def watch(board: Board) -> None:
-    """Start the watchdog of this process, unless it runs."""
+def watch(board: Board, spins: bool) -> None:
+    """Start the watchdog of this process, unless it runs.
+
+    Args:
+        board: Where the ranks write.
+        spins: As in `Exchange`.
+    """
     if not _active:
-        _active.append(Watchdog(board, rank_timeout()))
+        _active.append(Watchdog(board, rank_timeout(), spins))
         _active[0].start()
 
 

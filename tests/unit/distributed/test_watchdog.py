@@ -1,6 +1,7 @@
 """A rank that is lost, or that the others wait for, is named; one rank decides how all end."""
 
 import os
+import time
 
 import pytest
 import torch.distributed as dist
@@ -160,7 +161,7 @@ class TestExchange:
     @pytest.fixture
     def pair(self):
         store = dist.HashStore()
-        return [Exchange(Board(store, rank, 2), 1.0) for rank in range(2)]
+        return [Exchange(Board(store, rank, 2), 1.0, spins=True) for rank in range(2)]
 
     def test_silence_grows_while_no_beat_comes_and_ends_with_one(self, pair):
         first, second = pair
@@ -174,6 +175,18 @@ class TestExchange:
         second._beat(boards[1])
         first._read(boards[0], 1.0)
         assert first.silent[1] == 0.0
+
+    @pytest.mark.parametrize("spins", [True, False])
+    def test_processor_time_of_the_main_thread_is_movement_where_it_does_not_spin(self, spins):
+        found = Exchange(Board(dist.HashStore(), 0, 1), 0.1, spins)
+        moved = []
+        for _ in range(3):  # always from the same place in the code
+            until = time.thread_time() + 0.05
+            while time.thread_time() < until:
+                pass
+            found._beat(found._board)
+            moved.append(found._moved)
+        assert moved == ([1, 1, 1] if spins else [1, 2, 3])
 
     def test_a_change_of_position_is_movement(self, pair):
         first = pair[0]
