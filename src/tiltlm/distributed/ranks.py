@@ -55,7 +55,7 @@ class Ranks:
         rank_timeout()  # a wrong value is refused before anything is waited for
         try:
             state = PartialState(cpu=cpu, timeout=START_LIMIT)
-        except dist.DistError as error:
+        except RuntimeError as error:
             address = f"{os.environ.get('MASTER_ADDR', '?')}:{os.environ.get('MASTER_PORT', '?')}"
             raise RunError(
                 f"rank {os.environ.get('RANK', '?')} could not join the {num_launched()} processes of the run at "

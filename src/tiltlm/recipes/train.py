@@ -34,12 +34,12 @@ from tiltlm.recipes.prepare import Prepared, ensure_reference, prepare
 from tiltlm.recipes.progress import ProgressCallback, silent
 from tiltlm.recipes.run_settings import RunSettings
 from tiltlm.recipes.trained_run import TrainedRun
-from tiltlm.reference import Reference
+from tiltlm.reference import Reference, model_facts
 from tiltlm.reference.digests import numeric_path
 from tiltlm.report import RunReport, series_of, to_plain, verdict_of, write_report
 from tiltlm.runs import RunDirectory, RunLog, run_log
 from tiltlm.storage.versions import python_and_packages
-from tiltlm.training import Listener, TrainingResult, train_loop
+from tiltlm.training import Listener, Origin, TrainingResult, train_loop
 from tiltlm.training.recorder import MetricsRecord
 from tiltlm.version import __version__
 
@@ -92,7 +92,7 @@ def train_logged(
     ready = prepare(settings, ranks.device)
     settings.training.check_held_out(len(ready.data.held_out))
     if ranks.size > 1:
-        refuse_different({**digests(ready), "numeric path": numeric_path(ready.policy.module)}, ranks)
+        refuse_different(digests(ready), ranks)
         log.info(
             "%d processes, training.parallel=%s",
             ranks.size,
@@ -121,7 +121,7 @@ def refuse_different(digests: Mapping[str, str], ranks: Ranks) -> None:
             if other != found[0]:
                 raise RunError(
                     f"rank {rank} has another {what} ({other}) than rank 0 ({found[0]}). Give every machine the same "
-                    "files and packages, and set model.precision if it was chosen by measuring",
+                    "files and packages, and set model.precision if their processors differ",
                     code="processes_differ",
                 )
 
@@ -151,8 +151,7 @@ def carry_out(
         command: The command that repeats the run; None means `tiltlm train` with the run's configuration.
         gold: Computes the gold reward of samples; None if there is no known reward.
     """
-    if not resume:  # the description of a resumed run stays valid: the loop refuses settings that would change it
-        describe_run(run, ready, settings)
+    describe_run(run, ready, settings)
     ensure_reference(ready.reference, ready.examples, progress, ranks)
     before = ranks.first(lambda: measure_policy(ready, settings, "tokens sampled, before", progress, trained=False))
     start = ranks.first(lambda: measure_start(ready, settings, before))
@@ -168,10 +167,22 @@ def carry_out(
             ready.data.fingerprint,
             resume=resume,
             sources=ready.sources,
+            origin=origin_of(ready.policy, ready.model_digest),
             ranks=ranks,
             listener=listener(progress),
         )
     return ranks.first(lambda: conclude(run, ready, settings, (before, start), result, progress, title, command, gold))
+
+
+def origin_of(policy: Policy | Scorer, digest: str) -> Origin:
+    """Return what identifies a model that is about to be trained.
+
+    Args:
+        policy: The model as loaded.
+        digest: Its `model_digest`.
+    """
+    rounding = {"model.layout": policy.module.layout, "model.compile": policy.settings.compile}
+    return Origin(model_facts(policy.module, digest), rounding)
 
 
 def conclude(
@@ -218,13 +229,23 @@ def conclude(
 
 
 def describe_run(run: RunDirectory, ready: Prepared, settings: RunSettings) -> None:
-    """Write configuration, versions, data accounting and digests before the run: enough to run it again."""
-    run.write_text("config.yaml", yaml.safe_dump(to_plain(settings), sort_keys=False, allow_unicode=True))
-    run.write_json("versions.json", versions())
+    """Write configuration, versions, data accounting and digests before the run: enough to run it again.
+
+    What a resumed run has of these files stays as it is: the loop refuses settings that would change it. A run that was
+    killed before it had all of them gets the missing ones.
+    """
     data = ready.data
     account = {"fingerprint": data.fingerprint, "content": dict(data.content), "sources": dict(data.sources)}
-    run.write_json("data.json", {**data.accounting.as_dict(), **account})
-    run.write_json("digests.json", digests(ready))
+    files = {
+        "versions.json": versions(),
+        "data.json": {**data.accounting.as_dict(), **account},
+        "digests.json": digests(ready),
+    }
+    if not (run.path / "config.yaml").exists():
+        run.write_text("config.yaml", yaml.safe_dump(to_plain(settings), sort_keys=False, allow_unicode=True))
+    for name, content in files.items():
+        if not (run.path / name).exists():
+            run.write_json(name, content)
 
 
 def make_report(run: RunDirectory, ready: Prepared, settings: RunSettings, result: TrainingResult) -> RunReport:
@@ -235,12 +256,14 @@ def make_report(run: RunDirectory, ready: Prepared, settings: RunSettings, resul
         "Objective": settings.objective_text,
         "Reference": reference_fact(ready.reference),
         "Training": f"{result.num_steps} steps of {settings.training.batch_size} examples, "
-        f"peak learning rate {result.learning_rate:g}",
+        + (f"{result.num_bad_steps} of them skipped, " if result.num_bad_steps else "")
+        + f"peak learning rate {result.learning_rate:g}",
         "Examples": f"{len(ready.data.train):,} trained on, {len(ready.data.held_out):,} held out",
     }
     return RunReport(
         title=f"{settings.objective_title} on {short(settings.model.path)}",
         facts=facts,
+        skipped=result.num_bad_steps,
         series=series_of(result.history),
         data=ready.data.accounting.as_dict(),
         config=to_plain(settings),
@@ -324,9 +347,10 @@ def versions() -> dict[str, str]:
 
 
 def digests(ready: Prepared) -> dict[str, str]:
-    """Return digests of model, reference and data."""
+    """Return digests of model, reference and data, and what else decides a log-probability: precision, versions."""
     return {
         "model": ready.model_digest,
         "reference": f"{ready.reference.name} {ready.reference.digest}".strip(),
         "data": ready.data.fingerprint,
+        "numeric path": numeric_path(ready.policy.module),
     }

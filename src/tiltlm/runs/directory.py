@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from tiltlm.core.errors import ConfigError, TiltError
 from tiltlm.distributed.launched import rank_timeout
-from tiltlm.runs import writer
-from tiltlm.runs.writer import Writer
+from tiltlm.runs import lock
+from tiltlm.runs.ending import ENDED, write_ending
+from tiltlm.runs.lock import WriteLock
 from tiltlm.storage.files import check_writable, write_json, write_text
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """An open run directory. As a context manager it releases the lock at the end.
+    """An open run directory. As a context manager it notes how the run ended, and releases the lock.
 
     A new run that one of our errors ends before its first record is deleted, so that it does not block the next try.
     """
@@ -33,9 +34,9 @@ class RunDirectory:
     """The file that marks a folder as a run directory. It is written first and deleted last."""
 
     path: Path
-    _writer: Writer | None
+    _lock: WriteLock | None
     """The right to write. Rank 0 has it; the others have None and write nothing."""
-    _is_new: bool = False
+    is_new: bool = False
     """True if the run is not continued. An error of ours before its first record then removes what was written."""
 
     @classmethod
@@ -62,13 +63,13 @@ class RunDirectory:
             RunError: another process writes to it.
         """
         path = Path(path)
-        writers: list[Writer] = []
+        locks: list[WriteLock] = []
 
         def prepare() -> None:
-            writers.append(_prepare(path, resume, overwrite, waits))
+            locks.append(_prepare(path, resume, overwrite, waits))
 
         prepare() if ranks is None else ranks.first(prepare)
-        return cls(path, writers[0] if writers else None, not resume)
+        return cls(path, locks[0] if locks else None, not resume)
 
     @property
     def metrics(self) -> Path:
@@ -87,15 +88,15 @@ class RunDirectory:
 
     def write_json(self, name: str, value: Any) -> Path:
         """Write a JSON file atomically, in rank 0 only, and return its path."""
-        if self._writer is not None:
-            self._writer.check()
+        if self._lock is not None:
+            self._lock.check()
             write_json(self.path / name, value)
         return self.path / name
 
     def write_text(self, name: str, text: str) -> Path:
         """Write a text file atomically, in rank 0 only, and return its path."""
-        if self._writer is not None:
-            self._writer.check()
+        if self._lock is not None:
+            self._lock.check()
             write_text(self.path / name, text)
         return self.path / name
 
@@ -111,20 +112,20 @@ class RunDirectory:
         Raises:
             RunError: another process has taken over.
         """
-        if self._writer is not None:
-            self._writer.check()
+        if self._lock is not None:
+            self._lock.check()
 
     def close(self) -> None:
         """Release the lock, so that another process may write here."""
-        if self._writer is not None:
-            self._writer.close()
+        if self._lock is not None:
+            self._lock.close()
 
     def remove(self) -> None:
         """Delete the run directory with all that is in it, in rank 0 only."""
-        if self._writer is not None:
+        if self._lock is not None:
             _empty(self.path)
             self.close()
-            for name in writer.FILES:
+            for name in lock.FILES:
                 (self.path / name).unlink(missing_ok=True)
             with suppress(OSError):  # not empty: another run has started here meanwhile
                 self.path.rmdir()
@@ -135,8 +136,12 @@ class RunDirectory:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(error, TiltError) and self._is_new and not self.has_records:
+        if isinstance(error, TiltError) and error.code == lock.TAKEN_OVER:
+            pass  # what is there is the other process's
+        elif isinstance(error, TiltError) and self.is_new and not self.has_records:
             self.remove()
+        elif self._lock is not None:
+            write_ending(self.path, error)
         self.close()
 
 
@@ -153,7 +158,7 @@ def check_contents(path: Path, resume: bool = False, overwrite: bool = False) ->
             code="conflict",
             key="--resume",
         )
-    others = [name for name in check_output(path) if name not in writer.FILES]
+    others = [name for name in check_output(path) if name not in lock.FILES]
     holds_run = RunDirectory.MARKER in others
     if resume and not holds_run:
         raise ConfigError(
@@ -229,23 +234,24 @@ def check_sweep(path: Path, resume: bool = False, overwrite: bool = False) -> No
         )
 
 
-def _prepare(path: Path, resume: bool, overwrite: bool, waits: bool) -> Writer:
-    """Make or open the directory as `RunDirectory.open` says, and return the right to write to it."""
+def _prepare(path: Path, resume: bool, overwrite: bool, waits: bool) -> WriteLock:
+    """Make or open the directory as `RunDirectory.open` says, and return its lock."""
     check_contents(path, resume, overwrite)
     path.mkdir(parents=True, exist_ok=True)
-    own = writer.take(path, rank_timeout() + writer.STALE if waits else 0.0)
+    own = lock.take(path, rank_timeout() + lock.STALE if waits else 0.0)
+    (path / ENDED).unlink(missing_ok=True)  # of a run that is continued
     if overwrite:
         _empty(path)
     marker = path / RunDirectory.MARKER
     if not marker.exists():
-        write_json(marker, {"format": 1, "created": writer.now()})
+        write_json(marker, {"format": 1, "created": lock.now()})
     return own
 
 
 def _empty(path: Path) -> None:
     """Delete the contents of a run directory, its marker last, so that a kill leaves what is still marked as a run."""
     for entry in sorted(path.iterdir(), key=lambda p: p.name == RunDirectory.MARKER):
-        if entry.name in writer.FILES:
+        if entry.name in lock.FILES:
             continue
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)

@@ -32,11 +32,12 @@ from tiltlm.online.cards import Card, make_card, reward_of
 from tiltlm.online.examples.rules import Formed, form_examples, with_signal
 from tiltlm.online.groups import Group
 from tiltlm.online.ledger import Clock
-from tiltlm.online.rounds import RoundFolder, prompts_of_round
+from tiltlm.online.rounds import RoundFolder, prompts_of_round, seed_of
 from tiltlm.online.stopping import Stop, find_stop
+from tiltlm.recipes.engines.policy_folders import PolicyFolders
+from tiltlm.recipes.engines.synced_server import PROBES, SyncedServer
 from tiltlm.recipes.online.drawing.draws import Draws, interleaved, responses_of_data, reviser_of, share
-from tiltlm.recipes.online.drawing.loop_engines import PROBES, LoopEngine, facts_of
-from tiltlm.recipes.online.drawing.policy_folders import PolicyFolders
+from tiltlm.recipes.online.drawing.loop_engines import LoopEngine, facts_of
 from tiltlm.recipes.online.judging.judges import Judges, open_training_judge
 from tiltlm.recipes.online.judging.learned_judge import load_learned_judge
 from tiltlm.recipes.online.judging.verdicts import (
@@ -62,7 +63,7 @@ from tiltlm.recipes.online.round_tokens import num_weights, spent_tokens, tree_o
 from tiltlm.recipes.online.round_training import RoundExamples, RoundTraining
 from tiltlm.recipes.prepare import encoder_of, note_all
 from tiltlm.recipes.progress import ProgressCallback, silent
-from tiltlm.recipes.train import listener, refuse_different, save_model
+from tiltlm.recipes.train import listener, origin_of, refuse_different, save_model
 from tiltlm.reference import Reference, model_digest
 from tiltlm.reference.build import build_round_references
 from tiltlm.reference.model import ModelReference
@@ -144,9 +145,9 @@ def open_engine(run: RunDirectory, settings: LoopRunSettings, policy: Policy, pr
     whole = settings.engine.sync == "full"
     folders = PolicyFolders(run.path.absolute() / "sync", policy, prompts.encoder, prompts.end_token_id, whole)
     probes = [prompt.token_ids for prompt in prompts.prompts[:PROBES]]
-    return LoopEngine(
-        settings.engine, policy, folders, run.path, probes, settings.sampling.max_new_tokens, settings.loop.seed
-    )
+    seed = seed_of("probe", settings.loop.seed)
+    server = SyncedServer(settings.engine, policy, folders, probes, settings.sampling.max_new_tokens, seed)
+    return LoopEngine(settings.engine, policy, server, run.path)
 
 
 @dataclass(eq=False)
@@ -201,6 +202,7 @@ class Rounds:
             max_tokens=settings.training.max_tokens,
         )
         ranks.first(lambda: describe(run, {**to_plain(settings), **request.judges}))
+        origin = origin_of(policy, model_digest(policy.module))
         if isinstance(objective, PolicyGradient) and objective.critic is not None:
             policy.module.add_value_head(shares_body=settings.critic.shares_body)
         trainer = build_trainer(
@@ -216,6 +218,7 @@ class Rounds:
             listener=listener(progress),
             schedule=learning_rate_factor(settings.training, settings.planned_steps),
             value_learning_rate=settings.critic.value_learning_rate,
+            origin=origin,
         )
         of_data = responses_of_data(settings, policy) if settings.rivals.data else {}
         reviser = reviser_of(settings, policy, prompts) if settings.rivals.revisions else None
@@ -350,6 +353,8 @@ class Rounds:
                 effective=effective,
                 learned=folder.lesson,
             )
+            if card_of(folder)[0] is None:  # a round that is trained again has been sent
+                training.trainer.recorder.add_round(card.as_dict(), state.step)
             folder.close(state.step, card)
             return card
 

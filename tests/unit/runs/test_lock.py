@@ -13,15 +13,15 @@ import pytest
 
 from support.errors import has_event, raises
 from tiltlm.core import ConfigError, RunError
-from tiltlm.runs import check_start, writer
+from tiltlm.runs import check_start, lock
 from tiltlm.runs.directory import RunDirectory
 
 WRITES = """
 import sys, pathlib
 from tiltlm.core import RunError
-from tiltlm.runs import writer
+from tiltlm.runs import heartbeat
 from tiltlm.runs.directory import RunDirectory
-writer.RENEWAL = 0.05
+heartbeat.BEAT = 0.05
 with RunDirectory.open(sys.argv[1]) as run:
     print("writes", flush=True)
     sys.stdin.readline()
@@ -36,7 +36,7 @@ with RunDirectory.open(sys.argv[1]) as run:
 @pytest.fixture
 def frozen(tmp_path, monkeypatch):
     """Return a process that writes to a run directory and is frozen, as a machine that hangs; its lock stays."""
-    monkeypatch.setattr(writer, "STALE", 1.0)
+    monkeypatch.setattr(lock, "STALE", 1.0)
     process = subprocess.Popen(
         [sys.executable, "-c", WRITES, str(tmp_path / "run")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -49,7 +49,7 @@ def frozen(tmp_path, monkeypatch):
 
 def wait_until_stale(run: Path) -> None:
     until = time.monotonic() + 30
-    while not writer._is_stale(run):
+    while not lock.is_stale(run):
         assert time.monotonic() < until
         time.sleep(0.05)
 
@@ -90,17 +90,17 @@ def test_a_restart_waits_for_the_earlier_writer_to_end(tmp_path, caplog):
 
 def test_patience_ends(tmp_path):
     with RunDirectory.open(tmp_path / "run"), raises(RunError, "in_use", key="output"):
-        writer.take(tmp_path / "run", patience=0.2)
+        lock.take(tmp_path / "run", patience=0.2)
 
 
 def test_a_writer_leaves_no_files(tmp_path):
     RunDirectory.open(tmp_path / "run").close()
-    assert {p.name for p in (tmp_path / "run").iterdir()} <= {RunDirectory.MARKER, writer.LOCK}
+    assert {p.name for p in (tmp_path / "run").iterdir()} <= {RunDirectory.MARKER, lock.LOCK}
 
 
 def test_a_writer_says_who_it_is(tmp_path):
     with RunDirectory.open(tmp_path / "run"):
-        found = json.loads((tmp_path / "run" / writer.WRITER).read_text())
+        found = json.loads((tmp_path / "run" / lock.WRITER).read_text())
     assert found["pid"] == os.getpid()
     assert {"host", "since", "token"} <= found.keys()
 
@@ -113,8 +113,8 @@ class TestResumeIfExists:
         assert check_start(run, False, False, True) is True
 
     def test_a_folder_that_a_killed_process_had_only_locked_is_a_start(self, tmp_path):
-        (tmp_path / writer.LOCK).touch()
-        (tmp_path / writer.WRITER).write_text("{}")
+        (tmp_path / lock.LOCK).touch()
+        (tmp_path / lock.WRITER).write_text("{}")
         assert check_start(tmp_path, False, False, True) is False
 
     def test_something_else_in_the_folder_is_refused(self, tmp_path):
