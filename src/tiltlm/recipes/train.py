@@ -22,6 +22,7 @@ from tiltlm.distributed import Ranks
 from tiltlm.distributed.sharding import Sharding
 from tiltlm.evaluation import Gold, SampleSet
 from tiltlm.models import Policy, Scorer, save_policy
+from tiltlm.recipes.engines.served_samples import AFTER, BEFORE, open_server, with_draws
 from tiltlm.recipes.measuring.measurement import (
     Measurement,
     held_out_change,
@@ -154,6 +155,8 @@ def carry_out(
     """
     describe_run(run, ready, settings)
     ensure_reference(ready.reference, ready.examples, progress, ranks)
+    server = open_server(run.path, ready, settings, ranks)
+    ready = with_draws(ready, server, BEFORE)
     before = measure_policy(ready, settings, "tokens sampled, before", progress, ranks, trained=False)
     start = measure_start(ready, settings, before, ranks)
     result = train_loop(
@@ -176,6 +179,7 @@ def carry_out(
     report = make_report(run, ready, settings, result)
     report = replace(report, title=title or report.title, command=command or report.command)
     rows: list[dict[str, Any]] = []
+    ready = with_draws(ready, server, AFTER)
     try:
         report, rows = measured(report, ready, settings, (before, start), progress, gold, ranks)
     except NumericsError as error:
