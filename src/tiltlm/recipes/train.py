@@ -42,6 +42,7 @@ from tiltlm.report import RunReport, series_of, to_plain, verdict_of, write_repo
 from tiltlm.runs import RunDirectory, RunLog, run_log
 from tiltlm.storage.versions import python_and_packages
 from tiltlm.training import Listener, Origin, TrainingResult, train_loop
+from tiltlm.training.guards import explained_stop
 from tiltlm.training.recorder import MetricsRecord
 from tiltlm.version import __version__
 
@@ -91,7 +92,8 @@ def train_logged(
     ranks = Ranks.join()
     sharding = Sharding.of(settings.training.parallelism, ranks)
     progress("load model and data", 0, 0)
-    ready = prepare(settings, ranks, sharding)
+    with explained_stop("nothing is written yet. Start again with the same command"):
+        ready = prepare(settings, ranks, sharding)
     settings.training.check_held_out(len(ready.data.held_out))
     if ranks.size > 1:
         refuse_different(digests(ready), ranks)
@@ -101,7 +103,10 @@ def train_logged(
             settings.training.parallel,
             extra={"event": "processes", "num_processes": ranks.size, "parallel": settings.training.parallel},
         )
-    with RunDirectory.open(settings.output, resume=resume, overwrite=overwrite, ranks=ranks, waits=waits) as run:
+    with (
+        explained_stop("what is done is kept. Continue with --resume"),
+        RunDirectory.open(settings.output, resume=resume, overwrite=overwrite, ranks=ranks, waits=waits) as run,
+    ):
         if ranks.is_first:
             messages.write_to(run.path)
         return carry_out(run, ready, settings, ranks, resume=resume, progress=progress)

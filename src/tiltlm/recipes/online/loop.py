@@ -73,6 +73,7 @@ from tiltlm.report.studies.rounds import SHOWN, LoopRecord, write_rounds
 from tiltlm.runs import RunDirectory, run_log
 from tiltlm.sampling.answers import AnswerRow, read_answers
 from tiltlm.training import build_trainer
+from tiltlm.training.guards import explained_stop
 from tiltlm.training.optim.optimizer import learning_rate_factor, whole_weights
 
 log = logging.getLogger(__name__)
@@ -102,6 +103,7 @@ def loop(settings: LoopRunSettings, request: LoopRequest, *, progress: ProgressC
         prompts = read_prompts(settings, policy)
         refuse_different({"prompts": prompts.digest, "model": model_digest(policy.module)}, ranks)
         with (
+            explained_stop("what is done is kept. Continue with --resume"),
             RunDirectory.open(
                 settings.output, resume=request.resume, overwrite=request.overwrite, ranks=ranks, waits=request.waits
             ) as run,
