@@ -21,6 +21,7 @@ from tiltlm.distributed import Ranks
 from tiltlm.distributed.wrapping import check_parallel, trainable_copy
 from tiltlm.evaluation import Gold, SampleSet
 from tiltlm.models import Policy, Scorer, save_policy
+from tiltlm.recipes.commits import COMMITS, at_recorded_commits, commits_of
 from tiltlm.recipes.measuring.measurement import (
     Measurement,
     held_out_change,
@@ -83,7 +84,7 @@ def train_logged(
     ranks = Ranks.join()
     check_parallel(settings.training.parallel, ranks)
     progress("load model and data", 0, 0)
-    ready = prepare(settings, ranks.device)
+    ready = prepare(at_recorded_commits(settings) if resume else settings, ranks.device)
     settings.training.check_held_out(len(ready.data.held_out))
     if ranks.size > 1:
         refuse_different(digests(ready), ranks)
@@ -234,6 +235,7 @@ def describe_run(run: RunDirectory, ready: Prepared, settings: RunSettings) -> N
         "versions.json": versions(),
         "data.json": {**data.accounting.as_dict(), **account},
         "digests.json": digests(ready),
+        COMMITS: commits_of(ready.policy, data),
     }
     if not (run.path / "config.yaml").exists():
         run.write_text("config.yaml", yaml.safe_dump(to_plain(settings), sort_keys=False, allow_unicode=True))
