@@ -395,7 +395,8 @@ def _refuse_not_finite(model: Any, located: Located) -> None:
     if names := not_finite(dict(model.named_parameters())):
         raise ModelError(
             f"{place_of(located, located.adapter or located.base)}: {len(names)} of its tensors hold NaN or "
-            f"infinities, first {names[0]}; the weights are damaged, or the training that made them diverged. Use another copy",
+            f"infinities, first {names[0]}; the weights are damaged, or the training that made them diverged. Use "
+            "another copy",
             code="weights_not_finite",
             key=located.key,
         )
