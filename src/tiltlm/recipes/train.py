@@ -22,6 +22,7 @@ from tiltlm.distributed import Ranks
 from tiltlm.distributed.sharding import Sharding
 from tiltlm.evaluation import Gold, SampleSet
 from tiltlm.models import Policy, Scorer, save_policy
+from tiltlm.recipes.commits import COMMITS, at_recorded_commits, commits_of
 from tiltlm.recipes.engines.served_samples import AFTER, BEFORE, open_server, with_draws
 from tiltlm.recipes.measuring.measurement import (
     Measurement,
@@ -93,7 +94,7 @@ def train_logged(
     sharding = Sharding.of(settings.training.parallelism, ranks)
     progress("load model and data", 0, 0)
     with explained_stop("nothing is written yet. Start again with the same command"):
-        ready = prepare(settings, ranks, sharding)
+        ready = prepare(at_recorded_commits(settings) if resume else settings, ranks, sharding)
     settings.training.check_held_out(len(ready.data.held_out))
     if ranks.size > 1:
         refuse_different(digests(ready), ranks)
@@ -257,6 +258,7 @@ def describe_run(run: RunDirectory, ready: Prepared, settings: RunSettings) -> N
         "versions.json": versions(),
         "data.json": {**data.accounting.as_dict(), **account},
         "digests.json": digests(ready),
+        COMMITS: commits_of(ready.policy, data),
     }
     if not (run.path / "config.yaml").exists():
         run.write_text("config.yaml", yaml.safe_dump(to_plain(settings), sort_keys=False, allow_unicode=True))
