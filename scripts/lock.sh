@@ -3,6 +3,7 @@
 # constraints.txt; those of other packages stay as they are, unless --upgrade is given. Releases of the last seven days
 # are not taken, so that a bad one is found by others first. `scripts/lock.sh --check` fails if a file would change.
 #
+#   runtime.lock       tiltlm without extras: what the images install
 #   development.lock   what ./test installs
 #   extras.lock        every extra: what the audit looks at
 #   tools.lock         the programs that build, check and audit
@@ -34,6 +35,7 @@ for package in cuda-bindings cuda-pathfinder cuda-toolkit triton \
   nvidia-{nccl-cu13,nvjitlink,nvshmem-cu13,nvtx}; do
   without_torch+=(--no-emit-package "$package")
 done
+compile runtime.lock "${without_torch[@]}" "$@"
 compile development.lock --extra test "${without_torch[@]}" "$@"
 compile extras.lock --all-extras "${without_torch[@]}" "$@"
 uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --exclude-newer "$newest" \
