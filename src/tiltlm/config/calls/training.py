@@ -77,6 +77,7 @@ def train(
     /,
     *,
     resume: bool = False,
+    resume_if_exists: bool = False,
     overwrite: bool = False,
     push_to_hub: str | None = None,
     progress: ProgressCallback | bool | None = True,
@@ -87,6 +88,8 @@ def train(
     Args:
         config: A YAML file, or its content.
         resume: Continue the run in the output folder from its newest intact checkpoint.
+        resume_if_exists: Continue the run if the output folder holds one, else start it: one command for the first
+            start and for every restart by torchrun, Slurm or Kubernetes. It waits for an earlier writer to end.
         overwrite: Delete the run in the output folder and start again.
         push_to_hub: Repository on the Hugging Face Hub, NAME or OWNER/NAME: model, card and report are uploaded at
             the end. A new one is private. It is made before training, which shows that the token may write.
@@ -103,11 +106,12 @@ def train(
     from tiltlm.config.resolve import draft
     from tiltlm.distributed.launched import in_first_process
     from tiltlm.recipes import run_settings as run
-    from tiltlm.runs import check_contents
+    from tiltlm.runs import check_start
 
     with display(progress) as draw:
         given = draft(run.RunSettings, config, **settings)
-        in_first_process(lambda: check_contents(given.settings.output, resume, overwrite))
+        output = given.settings.output
+        continues = in_first_process(lambda: check_start(output, resume, overwrite, resume_if_exists))
         run.check_before_training(given.settings)
         columns = run.check_inputs(given.settings)
         repository = None if push_to_hub is None else checked_repository(push_to_hub)
@@ -119,7 +123,7 @@ def train(
         from tiltlm.recipes.train import train as recipe
 
         with quiet_libraries():
-            found = recipe(resolved, resume=resume, overwrite=overwrite, progress=draw)
+            found = recipe(resolved, resume=continues, overwrite=overwrite, waits=resume_if_exists, progress=draw)
             if repository is None or not is_first():
                 return found
             draw("upload", 0, 0)
@@ -133,9 +137,7 @@ def checked_repository(name: str) -> str:
     from tiltlm.distributed.launched import in_first_process
     from tiltlm.recipes.runs.publishing import check_publishing
 
-    found = [name]
-    in_first_process(lambda: found.append(check_publishing(name, "--push-to-hub")))
-    return found[-1]
+    return in_first_process(lambda: check_publishing(name, "--push-to-hub"))
 
 
 @command("model", "data", "objective", "reference", "store")
