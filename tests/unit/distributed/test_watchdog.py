@@ -10,7 +10,7 @@ from support.errors import raises
 from tiltlm.core import ConfigError
 from tiltlm.distributed.board import Beat, Board, Failure
 from tiltlm.distributed.exchange import Exchange
-from tiltlm.distributed.launched import VARIABLE, rank_timeout
+from tiltlm.distributed.launched import OWN_STORE, VARIABLE, check_restarts, rank_timeout
 from tiltlm.distributed.position import HERE, Position, main_place
 from tiltlm.distributed.watchdog import choose, overdue, store_text
 
@@ -150,12 +150,6 @@ class TestBoard:
         assert not boards[0].decide(1)
         assert boards[0].decision() == 2
 
-    def test_a_restart_by_torchrun_begins_with_an_empty_board(self, monkeypatch):
-        store = dist.HashStore()
-        Board(store, 0, 1).decide(1)
-        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-        assert Board(store, 0, 1).decision() is None
-
 
 class TestExchange:
     @pytest.fixture
@@ -250,3 +244,16 @@ def test_beats_name_this_process():
     one = Exchange(Board(store, 0, 1), 1.0)
     one._beat(one._board)
     assert one._board.beats([0])[0].pid == os.getpid()
+
+
+@pytest.mark.parametrize(
+    ("shares", "restarts", "is_refused"), [("True", "3", True), ("True", "0", False), ("False", "3", False)]
+)
+def test_restarts_by_torchrun_need_a_store_of_their_own(shares, restarts, is_refused, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", shares)
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", restarts)
+    if not is_refused:
+        check_restarts()
+        return
+    with raises(ConfigError, "restarts_need_own_store", key=OWN_STORE, mentions=["--max-restarts"]):
+        check_restarts()
