@@ -16,6 +16,7 @@ set -euo pipefail
 config=${1:?name a configuration, such as train.yaml}
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 # a restart by torchrun needs it
 # torchrun passes SIGTERM on to its processes and gives them 240 seconds to save.
 srun --kill-on-bad-exit=1 torchrun \
   --nnodes="$SLURM_JOB_NUM_NODES" --nproc-per-node="$SLURM_GPUS_ON_NODE" --max-restarts=3 \

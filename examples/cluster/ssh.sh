@@ -11,7 +11,8 @@ shift
 hosts=("$@")
 gpus=${GPUS:-8} # on each machine
 id=tiltlm-$$
-command="cd $(printf %q "$PWD") && exec torchrun --nnodes=${#hosts[@]} --nproc-per-node=$gpus --max-restarts=3
+command="cd $(printf %q "$PWD") && exec env TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
+  torchrun --nnodes=${#hosts[@]} --nproc-per-node=$gpus --max-restarts=3
   --rdzv-backend=c10d --rdzv-id=$id --rdzv-endpoint=${hosts[0]}:29500 --shutdown-timeout=240
   -m tiltlm train $(printf %q "$config") --resume-if-exists"
 command=${command//$'\n'/ }
