@@ -153,7 +153,7 @@ def build_trainer(
     origin = origin or Origin()
     run_identity = identity(policy, objective, reference, settings, learning_rate, fingerprint, origin.identity)
     warn_of_rounding(policy, learning_rate)
-    module = wrap(policy.eval(), ranks, settings.parallel)
+    module = wrap(policy.eval(), ranks, settings.parallelism)
     signals = StopSignals(ranks)
     stepper = Stepper(
         module, objective, reference, settings.max_tokens, ranks,
