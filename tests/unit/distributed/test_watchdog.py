@@ -1,6 +1,7 @@
 """A rank that is lost, or that the others wait for, is named; one rank decides how all end."""
 
 import os
+import sys
 import time
 
 import pytest
@@ -8,11 +9,12 @@ import torch.distributed as dist
 
 from support.errors import raises
 from tiltlm.core import ConfigError
+from tiltlm.distributed import watchdog
 from tiltlm.distributed.board import Beat, Board, Failure
 from tiltlm.distributed.exchange import Exchange
 from tiltlm.distributed.launched import OWN_STORE, VARIABLE, check_restarts, rank_timeout
 from tiltlm.distributed.position import HERE, Position, main_place
-from tiltlm.distributed.watchdog import choose, overdue, store_text
+from tiltlm.distributed.watchdog import Watchdog, choose, overdue, store_text
 
 LIMIT = 10.0
 
@@ -257,3 +259,23 @@ def test_restarts_by_torchrun_need_a_store_of_their_own(shares, restarts, is_ref
         return
     with raises(ConfigError, "restarts_need_own_store", key=OWN_STORE, mentions=["--max-restarts"]):
         check_restarts()
+
+
+class TestOneThreadEndsTheProcess:
+    @pytest.fixture
+    def dog(self, monkeypatch):
+        monkeypatch.setattr(watchdog, "FOLLOW", 0.0)
+        found = Watchdog(Board(dist.HashStore(), 1, 2), 60.0)
+        found.exchange.decision = 2
+        return found
+
+    def test_the_watchdog_ends_it_with_the_code_that_was_decided(self, dog, monkeypatch):
+        monkeypatch.setattr(watchdog, "end_process", sys.exit)
+        with pytest.raises(SystemExit) as ended:
+            dog._look()
+        assert ended.value.code == 2
+
+    def test_not_while_the_main_thread_ends_it(self, dog, monkeypatch):
+        monkeypatch.setattr(watchdog, "end_process", lambda code: pytest.fail("ended twice"))
+        assert dog.fail(1, "mine", True) is None
+        dog._look()
