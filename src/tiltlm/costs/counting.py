@@ -15,10 +15,13 @@ import torch.distributed as dist
 
 from tiltlm.core.errors import ModelError
 from tiltlm.core.forest import Tree, pack_trees, with_score_token
+from tiltlm.costs.sharing import Sharing
 from tiltlm.costs.skeleton import Blueprint, Parameters
 from tiltlm.costs.trace import Part, Trace, traced, without_memory
+from tiltlm.distributed.ranks import Ranks
+from tiltlm.distributed.sharding import Sharding
 from tiltlm.distributed.wrapping import local_part
-from torch.distributed.device_mesh import init_device_mesh
+from tiltlm.logprobs.scoring import ScoreModule
 
 DEPTHS = {True: (3, 5), False: (2, 3)}
 """Layers of the two models that a deep one is continued from, with a backward and without one. A sharded model gathers
@@ -72,24 +75,32 @@ def count_parameters(blueprint: Blueprint) -> Parameters:
 
 
 def count(
-    blueprint: Blueprint, trees: Sequence[Tree], *, shards: int = 1, backward: bool = True, whole: bool = False
+    blueprint: Blueprint,
+    trees: Sequence[Tree],
+    sharing: Sharing,
+    *,
+    on_cpu: bool,
+    backward: bool = True,
 ) -> Counted:
     """Count a pack.
 
     Args:
         blueprint: The model.
         trees: The pack.
-        shards: Processes that share one copy of the model.
+        sharing: How the processes share the model.
+        on_cpu: The run computes on a CPU. Its model is counted whole, whatever the depth: gaps in its heap follow from
+            all allocations.
         backward: Count the backward too; False: a forward without gradient.
-        whole: Count every layer, whatever the depth.
 
     Raises:
         ModelError: the model's own code asks for numbers, which do not exist here.
     """
-    depths = (blueprint.depth,) if whole or blueprint.depth <= MOST_LAYERS_WHOLE else DEPTHS[backward]
+    depths = (blueprint.depth,) if on_cpu or blueprint.depth <= MOST_LAYERS_WHOLE else DEPTHS[backward]
     try:
-        with _group(shards):
-            traces = tuple((depth, _trace(blueprint.with_depth(depth), trees, shards, backward)) for depth in depths)
+        with _group(sharing.processes if sharing.shards > 1 else 1):
+            traces = tuple(
+                (depth, _trace(blueprint.with_depth(depth), trees, sharing, on_cpu, backward)) for depth in depths
+            )
     except (RuntimeError, NotImplementedError, ValueError, TypeError) as error:
         raise ModelError(
             f"{type(blueprint.config).__name__}: this model's forward depends on the numbers it computes, so it "
@@ -101,13 +112,16 @@ def count(
     return Counted(traces, blueprint.depth)
 
 
-def _trace(blueprint: Blueprint, trees: Sequence[Tree], shards: int, backward: bool) -> Trace:
-    """Return the trace of one pack; its first pass makes what a process keeps, the second is written down."""
-    mesh = None if shards == 1 else init_device_mesh("cpu", (shards,))
+def _trace(blueprint: Blueprint, trees: Sequence[Tree], sharing: Sharing, on_cpu: bool, backward: bool) -> Trace:
+    """Return the trace of one pack."""
+    sharding = Sharding.of(sharing.parallelism, Ranks(0, sharing.processes))
+    is_half = blueprint.precision == "bf16"
     with without_memory():
         policy = blueprint.build()
-        if mesh is not None:
-            _shard(policy, mesh)
+        if sharding is not None:
+            heads = (policy.score_head(),) if isinstance(policy, ScoreModule) else ()
+            sharding.divide(policy, half=is_half, whole_precision=heads)
+            policy.computes_on, policy.has_half_weights = torch.device("cpu"), is_half
 
         def run() -> None:
             forest = pack_trees(with_score_token(trees) if blueprint.is_scorer else trees)
@@ -117,7 +131,7 @@ def _trace(blueprint: Blueprint, trees: Sequence[Tree], shards: int, backward: b
 
         with torch.set_grad_enabled(backward):
             known = [local_part(p) for p in policy.parameters()]
-            return traced(run, blueprint.vocabulary, [*known, *policy.buffers()])
+            return traced(run, blueprint.vocabulary, [*known, *policy.buffers()], widens_head=on_cpu)
 
 
 @contextmanager
@@ -133,18 +147,3 @@ def _group(size: int) -> Iterator[None]:
         yield
     finally:
         dist.destroy_process_group()
-
-
-def _shard(policy, mesh):
-    from torch.distributed.fsdp import fully_shard
-    from torch.utils import _pytree
-    from tiltlm.core.logps import ResponseLogps
-    from tiltlm.core.scores import ResponseScores
-
-    for noun in (ResponseLogps, ResponseScores):
-        if noun not in _pytree.SUPPORTED_NODES:
-            torch.export.register_dataclass(noun)
-    for module in list(policy.modules()):
-        if type(module).__name__ in policy._no_split_modules:
-            fully_shard(module, mesh=mesh)
-    fully_shard(policy, mesh=mesh)

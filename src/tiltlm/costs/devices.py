@@ -115,7 +115,7 @@ def this_machine(count: int, overhead: Callable[[], int]) -> Device:
 
     Args:
         count: Processes that share it, and its memory.
-        overhead: Returns the bytes of a process beside tensors; called after the products, whose library is then loaded.
+        overhead: Returns the bytes of a process beside tensors. It is called after products, which load their library.
     """
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     full, half = (_products(dtype) / count for dtype in (torch.float32, torch.bfloat16))

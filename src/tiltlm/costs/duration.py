@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from tiltlm.costs.counting import Counted
 from tiltlm.costs.devices import NETWORK, PER_NODE, Device
 from tiltlm.costs.lengths import PackSize, Plan
-from tiltlm.costs.memory import Sharing
+from tiltlm.costs.sharing import Sharing
 from tiltlm.costs.skeleton import Parameters
 from tiltlm.costs.trace import Operation, Part, Trace
 

@@ -9,7 +9,8 @@ from tiltlm.costs.counting import Counted, count, count_parameters
 from tiltlm.costs.devices import Device
 from tiltlm.costs.duration import Duration, duration_of
 from tiltlm.costs.lengths import Plan, plan_of
-from tiltlm.costs.memory import Memory, Sharing, memory_of
+from tiltlm.costs.memory import Memory, memory_of
+from tiltlm.costs.sharing import Sharing
 from tiltlm.costs.skeleton import Blueprint, Parameters
 from tiltlm.models.model_settings import ModelSettings
 from tiltlm.reference.build import LARGER
@@ -52,7 +53,7 @@ class Workload:
     @property
     def sharing(self) -> Sharing:
         """How the processes share the model."""
-        return Sharing(self.processes, 1 if self.training.parallel == "replicate" else self.processes)
+        return Sharing.of(self.training.parallelism, self.processes)
 
     def with_settings(
         self, model: dict[str, Any] | None = None, training: dict[str, Any] | None = None, processes: int | None = None
@@ -105,10 +106,12 @@ def costs_of(workload: Workload) -> Costs:
     blueprint, reads = workload.blueprint, workload.reads
     plan = plan_of(workload.examples, workload.fingerprint, training, workload.processes, LARGER, workload.source)
     parameters = count_parameters(blueprint)
-    step = count(blueprint, plan.largest, shards=sharing.shards, whole=device.is_cpu)
-    forward = _forward(blueprint, plan, sharing)
+    step = count(blueprint, plan.largest, sharing, on_cpu=device.is_cpu)
+    forward = _forward(blueprint, plan, sharing, on_cpu=device.is_cpu)
     is_half = blueprint.precision == "bf16"
     head = blueprint.vocabulary * blueprint.text_config.hidden_size * 2
+    # Off the CPU the products of the head are in 16 bits; weights that are gathered in 16 bits are used as they are.
+    copies_head = is_half and not (device.is_cpu or blueprint.is_scorer or sharing.parallelism.is_sharded)
     memory = memory_of(
         parameters,
         step,
@@ -120,7 +123,7 @@ def costs_of(workload: Workload) -> Costs:
         num_steps=plan.num_steps,
         reference_bytes=reads.reference_copies * parameters.num_bytes,
         file_bytes=workload.file_bytes,
-        head_copy=head if is_half and not device.is_cpu and not blueprint.is_scorer else 0,
+        head_copy=head if copies_head else 0,
     )
     is_several = plan.packs_per_step > 1
     duration = duration_of(
@@ -130,7 +133,7 @@ def costs_of(workload: Workload) -> Costs:
         forward,
         device=device,
         sharing=sharing,
-        half_gathers=False,
+        half_gathers=is_half,
         forwards=reads.live_reference + reads.statistic + (reads.coupled and is_several),
         has_reference_pass=reads.reference_pass,
         num_held_out=workload.num_held_out,
@@ -148,10 +151,10 @@ def costs_of(workload: Workload) -> Costs:
     )
 
 
-def _forward(blueprint: Blueprint, plan: Plan, sharing: Sharing) -> Counted:
+def _forward(blueprint: Blueprint, plan: Plan, sharing: Sharing, on_cpu: bool) -> Counted:
     """Count the largest reference pack; it keeps nothing from layer to layer, so checkpointing changes nothing."""
     plain = replace(blueprint, settings=replace(blueprint.settings, gradient_checkpointing=False))
-    return count(plain, plan.reference, shards=sharing.shards, backward=False)
+    return count(plain, plan.reference, sharing, on_cpu=on_cpu, backward=False)
 
 
 def _num_evaluations(training: TrainingSettings, plan: Plan) -> int:

@@ -5,30 +5,9 @@ from dataclasses import dataclass
 from tiltlm.costs.counting import Counted
 from tiltlm.costs.devices import Device
 from tiltlm.costs.heap import Heap
+from tiltlm.costs.sharing import Sharing
 from tiltlm.costs.skeleton import Parameters
 from tiltlm.costs.trace import Trace
-
-BUCKET = 25 << 20
-"""Bytes that `DistributedDataParallel` sums at once, at least."""
-
-
-@dataclass(frozen=True)
-class Sharing:
-    """How processes share a model."""
-
-    processes: int
-    shards: int
-    """Processes that together hold one copy: 1 means that each has the whole model."""
-
-    @property
-    def copies(self) -> int:
-        """Number of copies of the model."""
-        return self.processes // self.shards
-
-    @property
-    def has_buckets(self) -> bool:
-        """True if gradients lie in the buckets of `DistributedDataParallel` from the start."""
-        return self.processes > 1 and self.shards == 1
 
 
 @dataclass(frozen=True)
@@ -84,8 +63,12 @@ def memory_of(
     gradients = parameters.trained_bytes // sharing.shards
     moments = parameters.state_bytes(optimizer) // sharing.shards if num_steps > 1 else 0
     reference = reference_bytes // sharing.shards
+    update = parameters.state_bytes(optimizer) // sharing.shards
+    if sharing.offloads:
+        weights = gradients = moments = reference = update = 0
     has_gradients = packs > 1 or sharing.has_buckets
-    working = max(step.peak - gradients, step.later_peak if has_gradients else 0) + head_copy
+    own_gradients = parameters.trained_bytes // sharing.shards
+    working = max(step.peak - own_gradients, step.later_peak if has_gradients else 0) + head_copy
     parts = {
         "process": device.overhead,
         "weights": weights,
@@ -99,11 +82,14 @@ def memory_of(
         held = heap_of(step.whole, parameters, optimizer if moments else "", sharing, packs).top
         parts["gaps"] = max(0, held - counted)
     resident = device.overhead + weights + reference
+    loading = file_bytes if device.is_cpu else 0
+    if sharing.parallelism.is_sharded:  # a layer is whole until it is divided
+        loading = parameters.layer_bytes
     phases = {
-        "load": device.overhead + weights + (file_bytes if device.is_cpu and sharing.shards == 1 else 0),
+        "load": device.overhead + weights + loading,
         "reference pass": resident + forward.peak,
         "train": sum(parts.values()),
-        "end of a step": resident + gradients + parameters.state_bytes(optimizer) // sharing.shards,
+        "end of a step": resident + gradients + update,
     }
     if parameters.trained < parameters.total and sharing.shards == 1 and device.is_cpu:
         phases["save"] = phases["train"] + weights  # the adapter is added to a copy of the model

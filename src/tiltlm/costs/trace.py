@@ -88,16 +88,18 @@ class Trace:
 class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Writes a trace of the code inside the block."""
 
-    def __init__(self, vocabulary: int, known: Sequence[Tensor] = ()) -> None:
+    def __init__(self, vocabulary: int, known: Sequence[Tensor] = (), widens_head: bool = True) -> None:
         """Start a new trace.
 
         Args:
             vocabulary: Size of the vocabulary: an operation on a tensor with this length belongs to the head.
             known: Tensors that exist already, such as weights; they are not counted.
+            widens_head: Count the copy in float32 of a head in 16 bits. Only a CPU makes it: there, products in 16 bits
+                are not summed in float32.
         """
         super().__init__()  # type: ignore[no-untyped-call]
         self.trace = Trace()
-        self._vocabulary = vocabulary
+        self._vocabulary, self._widens_head = vocabulary, widens_head
         self._blocks: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
         self._sizes: dict[int, int] = {}
         self._known = weakref.WeakSet(t.untyped_storage() for t in known)
@@ -148,12 +150,20 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         outputs = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
+        if not self._widens_head and func is torch.ops.aten._to_copy.default and self._is_wide_head(args[0], outputs):
+            self._known.add(outputs[0].untyped_storage())
         for tensor in outputs:
             self._see(tensor.untyped_storage())
         if not func.is_view:
             inputs = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
             self._operation(func, args, kwargs, out, inputs, outputs)
         return out
+
+    def _is_wide_head(self, source: Tensor, outputs: list[Tensor]) -> bool:
+        """Return whether a copy is that of the head's weight in float32."""
+        to = outputs[0]
+        narrow = source.dtype == torch.bfloat16 and to.dtype == torch.float32
+        return narrow and to.dim() == 2 and to.shape[0] == self._vocabulary
 
     def _operation(
         self,
@@ -184,15 +194,16 @@ def without_memory() -> Iterator[None]:
         yield
 
 
-def traced(run: Callable[[], Any], vocabulary: int, known: Sequence[Tensor] = ()) -> Trace:
+def traced(run: Callable[[], Any], vocabulary: int, known: Sequence[Tensor] = (), *, widens_head: bool = True) -> Trace:
     """Return the trace of a call, made inside `without_memory`. Its result is freed at the end.
 
     Args:
         run: The code.
         vocabulary: As for `Tracer`.
         known: As for `Tracer`.
+        widens_head: As for `Tracer`.
     """
-    tracer = Tracer(vocabulary, known)
+    tracer = Tracer(vocabulary, known, widens_head)
     with tracer:
         result = run()
         del result

@@ -13,10 +13,10 @@ from tiltlm.costs.alternatives import alternatives
 from tiltlm.costs.devices import GPUS, parse_gpus, this_machine
 from tiltlm.costs.estimate import Reads, Workload, costs_of
 from tiltlm.costs.lengths import TYPICAL, TYPICAL_ROWS, parse_lengths, typical_examples
+from tiltlm.costs.sharing import Sharing
 from tiltlm.costs.skeleton import read_blueprint
 from tiltlm.data import Encoder
 from tiltlm.distributed import Ranks
-from tiltlm.distributed.wrapping import check_parallel
 from tiltlm.logprobs.precision import Precision, choose_precision
 from tiltlm.models import load_tokenizer
 from tiltlm.models.folders import locate
@@ -55,7 +55,7 @@ def estimate(
     """
     Ranks.single("estimate")
     count, name = parse_gpus(gpus)
-    check_parallel(settings.training.parallel, Ranks(0, count))
+    Sharing.of(settings.training.parallelism, count)  # raises where these devices cannot share the model so
     objective = settings.build_objective()
     is_scorer = reads_scores(objective)
     precision = precision_on(name, settings.model)

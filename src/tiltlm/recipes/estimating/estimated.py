@@ -120,9 +120,7 @@ class Estimate:
         if costs.is_continued:
             facts.append("layers     counted for a few, continued for all")
         if settings.layout == "auto":
-            facts.append(
-                "layout     shared is assumed; loading checks whether the model can share prompts"
-            )
+            facts.append("layout     shared is assumed; loading checks whether the model can share prompts")
         return "\n".join(facts)
 
     def _memory(self) -> str:
