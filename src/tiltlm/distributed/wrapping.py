@@ -101,10 +101,13 @@ def local_part(tensor: Tensor) -> Tensor:
 
 
 def laid_out_as(tensor: Tensor, parameter: Tensor) -> Tensor:
-    """Return a whole tensor in the layout of `parameter`: on its device, and sharded if it is."""
+    """Return a whole tensor in the layout of `parameter`: on its device, and sharded if it is.
+
+    Every process has the same whole tensor and takes its part of it; nothing is sent.
+    """
     tensor = tensor.to(parameter.device)
     if isinstance(parameter, DTensor):
-        return distribute_tensor(tensor, parameter.device_mesh, parameter.placements)
+        return distribute_tensor(tensor, parameter.device_mesh, parameter.placements, src_data_rank=None)
     return tensor
 
 

@@ -106,7 +106,7 @@ def train_loop(
     try:
         return trainer.run(resume)
     finally:
-        trainer.recorder.close()
+        trainer.close()
 
 
 def build_trainer(
@@ -243,6 +243,7 @@ class Trainer:
                 yield
             except Interrupted as stop:
                 self.checkpoints.commit(self.state, self.window)
+                self.checkpoints.wait()
                 raise stop.after(self.state.step) from None
 
     def restore(self) -> bool:
@@ -295,6 +296,7 @@ class Trainer:
             if state.step >= timetable.last_step or state.stopped_early:
                 return self.finish()
             self.signals.poll()
+            self.checkpoints.poll()
             self.train_step()
 
     def train_step(self) -> None:
@@ -377,6 +379,7 @@ class Trainer:
     def finish(self) -> TrainingResult:
         """Restore the best weights if `best_metric` is set, and return the result of the run."""
         state = self.state
+        self.checkpoints.wait()
         if state.best_step is not None and state.best_step != state.step:
             self.checkpoints.restore_weights(state.best_step)
             self.recorder.note(
@@ -391,3 +394,8 @@ class Trainer:
             best_step=state.best_step,
             best_value=state.best_value,
         )
+
+    def close(self) -> None:
+        """End what runs beside training: the thread that writes a checkpoint, and the trackers."""
+        self.checkpoints.close()
+        self.recorder.close()

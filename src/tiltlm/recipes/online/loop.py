@@ -251,8 +251,9 @@ class Rounds:
                 cards.append(known or self.run_round(len(cards), folder))
                 stop = find_stop(cards, self.settings.stop, self.ranks.first(lambda: self.clock.hours))
             training.commit()
+            training.trainer.checkpoints.wait()
         finally:
-            training.trainer.recorder.close()
+            training.trainer.close()
         stop = stop or Stop("rounds", "all rounds are done")
         log.info("the loop ends: %s", stop.text, extra={"event": "loop_stopped", "rule": stop.rule})
         if stop.best is not None:

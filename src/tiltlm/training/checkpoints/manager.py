@@ -1,10 +1,12 @@
 """Save and restore the state of a run: which tensors and counters a checkpoint holds, and which process writes it.
 
-`files.py` writes and reads the folder of a checkpoint.
+`files.py` writes and reads the folder of a checkpoint. With `training.async_checkpoints` a thread writes a copy while
+training goes on.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +19,25 @@ from tiltlm.distributed.ranks import Ranks
 from tiltlm.reference import Reference
 from tiltlm.runs.directory import RunDirectory
 from tiltlm.training.checkpoints import files as checkpoint
+from tiltlm.training.checkpoints.background import Background
 from tiltlm.training.checkpoints.files import Checkpoint
-from tiltlm.training.optim.optimizer import optimizer_tensors, policy_tensors, restore_optimizer, restore_policy
+from tiltlm.training.checkpoints.tensors import (
+    optimizer_tensors,
+    policy_tensors,
+    restore_optimizer,
+    restore_policy,
+    restore_reference,
+)
 from tiltlm.training.state import ROUNDING, TrainingState, Window, refuse_other_run
 from tiltlm.training.training_settings import TrainingSettings
 
 
 @dataclass
 class CheckpointManager:
-    """Writes and restores the checkpoints of a run. All processes call its methods together; rank 0 writes."""
+    """Writes and restores the checkpoints of a run. All processes call its methods together.
+
+    Rank 0 writes whole tensors; of sharded ones each process writes its own.
+    """
 
     run: RunDirectory
     policy: nn.Module
@@ -38,7 +50,20 @@ class CheckpointManager:
     kept: int | None = None
     """Step of a checkpoint that is not removed as an old one, beside the best one of `training.best_metric`."""
     committed: TrainingState | None = None
-    """The state in the newest checkpoint; None if there is none."""
+    """The state in the newest checkpoint, which may still be in the making; None if there is none."""
+    background: Background = field(default_factory=Background)
+    """Writes the checkpoint that is in the making."""
+    writing_ranks: Ranks = field(init=False)
+    """The same processes; with a group of their own if a thread writes."""
+
+    def __post_init__(self) -> None:
+        self.writing_ranks = self.ranks.apart() if self.is_async else self.ranks
+
+    @property
+    def is_async(self) -> bool:
+        """True if training goes on while a checkpoint is written."""
+        chosen = self.settings.async_checkpoints
+        return self.ranks.device.type != "cpu" if chosen is None else chosen
 
     @property
     def setting(self) -> dict[str, Any]:
@@ -46,31 +71,73 @@ class CheckpointManager:
         return {"num_processes": self.ranks.size} | {name: getattr(self.settings, name) for name in sorted(ROUNDING)}
 
     def newest_intact(self) -> int | None:
-        """Return the step of the newest checkpoint whose files are as they were written; None if there is none."""
+        """Return the step of the newest checkpoint whose files are as they were written; None if there is none.
+
+        One process may call it alone. A checkpoint that is being written is waited for.
+        """
+        self.background.settle()
         folder = self.run.checkpoints
         steps = reversed(checkpoint.steps_in(folder))
         return next((step for step in steps if checkpoint.damage(checkpoint.folder_of(folder, step)) is None), None)
 
     def commit(self, state: TrainingState, window: Window) -> None:
-        """Write a checkpoint, unless the newest one holds the same state; then remove old checkpoints."""
+        """Write a checkpoint, unless the newest one holds the same state; then remove old checkpoints.
+
+        If a thread writes it, this returns when the tensors are copied; `wait` returns when it is on the disk.
+
+        Raises:
+            RunError: it could not be written, or the one before.
+        """
         if state == self.committed:
             return
-        values = {"progress": asdict(state), "window": asdict(window), "identity": self.identity}
+        self.wait()
+        sums = [asdict(own) for own in self.ranks.gather(window.metric_sums)]
+        values = {
+            "progress": asdict(state),
+            "window": asdict(window) | {"metric_sums": sums},
+            "identity": self.identity,
+        }
         content = Checkpoint(
             policy_tensors(self.policy),
             optimizer_tensors(self.policy, self.optimizer),
             values,
             {} if self.reference is None else self.reference.tensors(),
         )
-        folder, step = self.run.checkpoints, state.step
         protect = [step for step in (state.best_step, self.kept) if step is not None]
-
-        def write() -> None:
-            checkpoint.commit(folder, step, content, self.setting)
-            checkpoint.rotate(folder, step, self.settings.keep_checkpoints, protect)
-
-        self.ranks.first(write)
+        if not self.is_async:
+            self._write(state.step, content, protect)
+        else:
+            is_needed = content.is_sharded or self.ranks.is_first
+            content = content.copied() if is_needed else Checkpoint({}, {}, values)
+            self.background.start(partial(self._write, state.step, content, protect))
         self.committed = replace(state)
+
+    def _write(self, step: int, content: Checkpoint, protect: list[int]) -> None:
+        """Write a checkpoint, then remove old ones."""
+        folder, ranks, keep = self.run.checkpoints, self.writing_ranks, self.settings.keep_checkpoints
+        checkpoint.commit(folder, step, content, self.setting, ranks)
+        ranks.first(lambda: checkpoint.rotate(folder, step, keep, protect))
+
+    def poll(self) -> None:
+        """Raise in all processes if the checkpoint that a thread writes has failed.
+
+        Raises:
+            RunError: it could not be written.
+        """
+        if self.background.is_busy and not self.ranks.any(not self.background.has_ended):
+            self.wait()
+
+    def wait(self) -> None:
+        """Wait until the checkpoint that a thread writes is on the disk.
+
+        Raises:
+            RunError: it could not be written. The error is the same in all processes.
+        """
+        self.background.wait()
+
+    def close(self) -> None:
+        """Wait for the checkpoint in the making, at the end of a run that may have failed. No error is raised."""
+        self.background.settle()
 
     def restore(self) -> tuple[TrainingState, Window] | None:
         """Restore weights and optimiser state from the newest checkpoint that is not damaged, and return its counters.
@@ -82,20 +149,20 @@ class CheckpointManager:
             ConfigError: it belongs to another run.
             RunError: all checkpoints are damaged.
         """
-        path = self.ranks.first(lambda: checkpoint.newest_valid(self.run.checkpoints, self.note))
+        path = checkpoint.newest_valid(self.run.checkpoints, self.note, self.ranks)
         if path is None:
             self.note("no checkpoint was written before the run ended; starting at the first step")
             return None
         if changed := checkpoint.changes(path, self.setting):
             self.note(f"the resumed run will be equal to rounding, not bit for bit: {', '.join(changed)}")
-        content = checkpoint.load(path)
+        content = checkpoint.load(path, self.ranks)
         refuse_other_run(content.state["identity"], self.identity)
         self._restore_weights(content)
         restore_optimizer(self.policy, self.optimizer, content.optimizer)
         state, window = TrainingState(**content.state["progress"]), dict(content.state["window"])
         self.committed = replace(state)
         self.note(f"resuming after step {state.step} from {path}")
-        return state, Window(**{**window, "metric_sums": MetricSums(**window["metric_sums"])})
+        return state, Window(**{**window, "metric_sums": own_sums(window["metric_sums"], self.ranks)})
 
     def restore_weights(self, step: int) -> None:
         """Restore the policy, and a reference that moves, from the checkpoint of `step`.
@@ -103,12 +170,26 @@ class CheckpointManager:
         Raises:
             RunError: it is damaged.
         """
+        self.wait()
         path: Path = checkpoint.folder_of(self.run.checkpoints, step)
-        if reason := self.ranks.first(lambda: checkpoint.damage(path)):
+        if reason := checkpoint.damage(path, self.ranks):
             raise RunError(f"{path}: the best checkpoint cannot be restored: {reason}", code="damaged")
-        self._restore_weights(checkpoint.load(path))
+        self._restore_weights(checkpoint.load(path, self.ranks))
 
     def _restore_weights(self, content: Checkpoint) -> None:
         restore_policy(self.policy, content.policy)
         if self.reference is not None:
-            self.reference.restore(content.reference)
+            restore_reference(self.reference, content.reference)
+
+
+def own_sums(saved: Any, ranks: Ranks) -> MetricSums:
+    """Return the sums of metrics with which this process goes on.
+
+    Args:
+        saved: Those of the processes that wrote the checkpoint, by rank; those of rank 0 alone in format 3.
+        ranks: The processes now. If they are as many, each goes on with its own; otherwise rank 0 takes all sums.
+    """
+    sums = [MetricSums(**own) for own in (saved if isinstance(saved, list) else [saved])]
+    if len(sums) == ranks.size:
+        return sums[ranks.rank]
+    return sum(sums, start=MetricSums()) if ranks.is_first else MetricSums()
