@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 import tiltlm
 from support.errors import has_event, raises
 from tiltlm.core import ConfigError, ModelError, NumericsError, RunError
+from tiltlm.runs import RunDirectory
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
 
@@ -137,6 +138,42 @@ def test_a_disk_that_is_full_when_the_model_is_saved(train, data, tmp_path, monk
     assert not (tmp_path / "run/model").exists()
     train(tmp_path / "run", **settings, resume=True)
     assert (tmp_path / "run/model/model.safetensors").exists()
+
+
+DESCRIPTION = ("config.yaml", "versions.json", "data.json", "digests.json")
+
+
+@pytest.mark.parametrize("written", range(len(DESCRIPTION)))
+def test_a_run_killed_before_it_is_described_is_described_when_it_is_resumed(
+    train, data, tmp_path, monkeypatch, written
+):
+    """The kill comes before one of the files that say what the run is."""
+    settings = {"data": data, "objective": "dpo", "max_steps": 1, "eval_fraction": 0.0}
+
+    class Killed(BaseException):
+        pass
+
+    def kill(*_, **__):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        for writer in ("write_text", "write_json"):
+            original = getattr(RunDirectory, writer)
+
+            def write(run, name, value, original=original):
+                return kill() if name == DESCRIPTION[written] else original(run, name, value)
+
+            patch.setattr(RunDirectory, writer, write)
+        with pytest.raises(Killed):
+            train(tmp_path / "run", **settings)
+    assert not (tmp_path / "run" / DESCRIPTION[written]).exists()
+    (tmp_path / "run/.writer.json").unlink(missing_ok=True)
+    train(tmp_path / "run", **settings, resume=True)
+    train(tmp_path / "whole", **settings)
+    for name in DESCRIPTION:
+        found, expected = ((tmp_path / run / name).read_text() for run in ("run", "whole"))
+        assert found.replace(str(tmp_path / "run"), "RUN") == expected.replace(str(tmp_path / "whole"), "RUN")
+    assert (tmp_path / "run/model/model.safetensors").stat().st_mode == (tmp_path / "run/config.yaml").stat().st_mode
 
 
 def test_a_policy_that_cannot_be_measured_is_saved_and_reported(train, data, tmp_path, monkeypatch, caplog):

@@ -224,7 +224,7 @@ def test_a_kill_while_weights_are_written_leaves_no_half_folder(model, prompts, 
 
     with serving_model(model, seeds=SEEDS) as server:
         with monkeypatch.context() as patch:
-            patch.setattr("tiltlm.recipes.online.drawing.policy_folders.write_json", killed)
+            patch.setattr("tiltlm.recipes.engines.policy_folders.write_json", killed)
             with pytest.raises(Killed):
                 run(model, prompts, tmp_path / "run", **served(server.url))
         assert not server.loaded

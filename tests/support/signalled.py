@@ -1,6 +1,7 @@
 """A run whose policy sends its own process a signal."""
 
 import signal
+from dataclasses import replace
 
 from support.toy_training import ToyPolicy, ToyReference, rows
 from tiltlm.objectives import dpo
@@ -27,10 +28,10 @@ class Signalled(ToyPolicy):
         return responses
 
 
-def train(folder, policy, resume=False):
+def train(folder, policy, resume=False, **settings):
     with RunDirectory.open(folder, resume=resume) as run:
         train_loop(
-            policy, rows(10), rows(6, seed=1), dpo(), ToyReference(policy), SETTINGS, run, "fingerprint", resume=resume,
-            listener=Listener(note=lambda note: None),
+            policy, rows(10), rows(6, seed=1), dpo(), ToyReference(policy), replace(SETTINGS, **settings), run,
+            "fingerprint", resume=resume, listener=Listener(note=lambda note: None),
         )  # fmt: skip
     return read_lines(folder / "metrics.jsonl")

@@ -11,6 +11,7 @@ import torch
 
 from tiltlm.core.errors import ConfigError, ModelError, TiltError
 from tiltlm.models.folders import Located
+from tiltlm.models.foreign_code import without_pickles
 from tiltlm.models.model_settings import LoraSettings
 
 KINDS = frozenset({"LORA", "IA3", "LOHA", "LOKR", "OFT", "HRA", "VERA", "FOURIERFT", "VBLORA", "MISS"})
@@ -117,7 +118,8 @@ def _saved(model: Any, adapter: str, task: str) -> Any:
     try:
         config = peft.PeftConfig.from_pretrained(adapter)
         _refuse_kind(adapter, config, task)
-        adapted = peft.PeftModel.from_pretrained(model, adapter, is_trainable=True)
+        with without_pickles("model.adapter"):
+            adapted = peft.PeftModel.from_pretrained(model, adapter, is_trainable=True)
         stored: set[str] = set()
         for file in Path(adapter).glob("adapter_model*.safetensors"):
             with safe_open(file, framework="pt") as tensors:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from tiltlm.core.errors import ModelError
+from tiltlm.models.foreign_code import check_adapter_weights, check_weights
 from tiltlm.storage.hub import unreachable
 
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -61,7 +61,7 @@ def locate(path: str, adapter: str | None = None, key: str = "model.path") -> Lo
                 code="conflict",
                 key="model.adapter",
             )
-        _refuse_without_safetensors(folder, "adapter_model*.safetensors", key)
+        check_adapter_weights(folder, key)
         base = _located_base(folder, key)
         return Located(base.base, path, _tokenizer(path, base.tokenizer), base.is_folder, key)
     if not (folder / "config.json").exists():
@@ -70,7 +70,15 @@ def locate(path: str, adapter: str | None = None, key: str = "model.path") -> Lo
             code="not_a_model",
             key=key,
         )
-    _refuse_without_safetensors(folder, "*.safetensors", key)
+    if (folder / "adapter_config.json").exists():
+        raise ModelError(
+            f"{key}: {path} holds config.json and adapter_config.json, so it may mean a model or an adapter; put the "
+            f"files of the adapter (adapter_*) into a folder of their own, and name it with model.adapter if it is "
+            "wanted",
+            code="conflict",
+            key=key,
+        )
+    check_weights(folder, key)
     return Located(path, _adapter(adapter), _tokenizer(adapter, path), is_folder=True, key=key)
 
 
@@ -105,7 +113,7 @@ def _adapter(adapter: str | None) -> str | None:
             code="not_an_adapter",
             key="model.adapter",
         )
-    _refuse_without_safetensors(folder, "adapter_model*.safetensors", "model.adapter")
+    check_adapter_weights(folder, "model.adapter")
     return adapter
 
 
@@ -134,25 +142,6 @@ def _base_of(folder: Path, key: str) -> str:
             key=key,
         )
     return str(base)
-
-
-def _refuse_without_safetensors(folder: Path, pattern: str, key: str) -> None:
-    if any(folder.glob(pattern)):
-        return
-    pickles = sorted(p.name for kind in _PICKLES for p in folder.glob(kind))
-    if pickles:
-        raise ModelError(
-            f"{key}: {folder} has its weights only as pickles ({', '.join(pickles[:3])}), which are never opened: a "
-            "pickle can run any code. Convert them on a machine where you trust them: "
-            "AutoModelForCausalLM.from_pretrained(…).save_pretrained(…) writes safetensors",
-            code="only_pickles",
-            key=key,
-        )
-    raise ModelError(
-        f"{key}: {folder} contains no weights ({pattern}); check that the download or copy is complete",
-        code="no_weights",
-        key=key,
-    )
 
 
 def short_name(path: str) -> str:

@@ -23,6 +23,7 @@ from tiltlm.logprobs.scoring import ScoreModule
 from tiltlm.logprobs.selfcheck import Choice, choose_layout, probe_trees
 from tiltlm.models.adapters import put_adapter
 from tiltlm.models.folders import Located, locate
+from tiltlm.models.foreign_code import without_pickles
 from tiltlm.models.kinds import refuse_other_kinds
 from tiltlm.models.model_settings import ModelSettings
 
@@ -314,15 +315,16 @@ def _load_model(kind: Any, located: Located, settings: ModelSettings, **keywords
     """Load a model with this class of transformers; return it, and the names of tensors missing in the weights."""
     try:
         refuse_other_kinds(_read_config(located, settings), located, is_scorer="num_labels" in keywords)
-        model, info = kind.from_pretrained(
-            located.base,
-            revision=None if located.is_folder else settings.revision,
-            dtype=getattr(torch, settings.dtype),
-            use_safetensors=True,
-            trust_remote_code=settings.trust_remote_code,
-            output_loading_info=True,
-            **keywords,
-        )
+        with without_pickles(located.key):
+            model, info = kind.from_pretrained(
+                located.base,
+                revision=None if located.is_folder else settings.revision,
+                dtype=getattr(torch, settings.dtype),
+                use_safetensors=True,
+                trust_remote_code=settings.trust_remote_code,
+                output_loading_info=True,
+                **keywords,
+            )
     except ModelError:
         raise
     except DAMAGED as error:

@@ -145,8 +145,7 @@ def carry_out(
         command: The command that repeats the run; None means `tiltlm train` with the run's configuration.
         gold: Computes the gold reward of samples; None if there is no known reward.
     """
-    if not resume:  # the description of a resumed run stays valid: the loop refuses settings that would change it
-        describe_run(run, ready, settings)
+    describe_run(run, ready, settings)
     ensure_reference(ready.reference, ready.examples, progress, ranks)
     before = ranks.first(lambda: measure_policy(ready, settings, "tokens sampled, before", progress, trained=False))
     start = ranks.first(lambda: measure_start(ready, settings, before))
@@ -212,13 +211,23 @@ def conclude(
 
 
 def describe_run(run: RunDirectory, ready: Prepared, settings: RunSettings) -> None:
-    """Write configuration, versions, data accounting and digests before the run: enough to run it again."""
-    run.write_text("config.yaml", yaml.safe_dump(to_plain(settings), sort_keys=False, allow_unicode=True))
-    run.write_json("versions.json", versions())
+    """Write configuration, versions, data accounting and digests before the run: enough to run it again.
+
+    What a resumed run has of these files stays as it is: the loop refuses settings that would change it. A run that was
+    killed before it had all of them gets the missing ones.
+    """
     data = ready.data
     account = {"fingerprint": data.fingerprint, "content": dict(data.content), "sources": dict(data.sources)}
-    run.write_json("data.json", {**data.accounting.as_dict(), **account})
-    run.write_json("digests.json", digests(ready))
+    files = {
+        "versions.json": versions(),
+        "data.json": {**data.accounting.as_dict(), **account},
+        "digests.json": digests(ready),
+    }
+    if not (run.path / "config.yaml").exists():
+        run.write_text("config.yaml", yaml.safe_dump(to_plain(settings), sort_keys=False, allow_unicode=True))
+    for name, content in files.items():
+        if not (run.path / name).exists():
+            run.write_json(name, content)
 
 
 def make_report(run: RunDirectory, ready: Prepared, settings: RunSettings, result: TrainingResult) -> RunReport:

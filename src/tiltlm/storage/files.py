@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from errno import EISDIR
 from pathlib import Path
+from stat import S_IMODE
 from typing import IO, Any
 
 from tiltlm.core.errors import ConfigError, RunError
@@ -73,6 +74,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """Make a folder that gets its name at the end: a reader sees the complete folder or none.
 
     If the block raises, nothing is left. Files are not synchronised to the disk; the caller does it where it matters.
+    Its files get the rights that new files have here: safetensors writes files that only their owner can read.
 
     Yields:
         A new, empty folder beside `path`. What an interrupted process left there is deleted first.
@@ -85,9 +87,21 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
+        _give_usual_rights(temporary)
         temporary.rename(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _give_usual_rights(folder: Path) -> None:
+    """Give all files below a folder the rights that a new file has there, as the umask of the process says."""
+    probe = folder / ".rights"
+    probe.touch()
+    rights = S_IMODE(probe.stat().st_mode)
+    probe.unlink()
+    for file in folder.rglob("*"):
+        if file.is_file() and not file.is_symlink() and S_IMODE(file.stat().st_mode) != rights:
+            file.chmod(rights)
 
 
 def write_bytes(path: Path, content: bytes) -> None:

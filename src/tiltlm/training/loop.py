@@ -233,7 +233,7 @@ class Trainer:
 
     @contextmanager
     def stopping(self) -> Iterator[None]:
-        """Save a checkpoint if a signal stops the block between two packs.
+        """Save a checkpoint if a signal stops the block between two packs, or came after the last one.
 
         Raises:
             Interrupted: a signal stopped the run.
@@ -241,6 +241,7 @@ class Trainer:
         with self.signals:
             try:
                 yield
+                self.signals.poll()
             except Interrupted as stop:
                 self.checkpoints.commit(self.state, self.window)
                 self.checkpoints.wait()
@@ -291,11 +292,11 @@ class Trainer:
             improved = False
             if self.held_out and timetable.evaluates(state.step) and state.evaluated_at != state.step:
                 improved = self.evaluate()
-            if timetable.saves(state.step) or improved:
+            if timetable.saves(state.step) or improved or state.stopped_early:
                 self.checkpoints.commit(state, self.window)
+            self.signals.poll()
             if state.step >= timetable.last_step or state.stopped_early:
                 return self.finish()
-            self.signals.poll()
             self.checkpoints.poll()
             self.train_step()
 

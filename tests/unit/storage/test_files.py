@@ -6,6 +6,8 @@ import os
 import resource
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from support.errors import raises
 from tiltlm.core import RunError
@@ -166,3 +168,19 @@ def test_kept_lines_replace_the_file_and_the_torn_one_is_gone(tmp_path):
     assert keep_lines(path, lambda record: record["step"] != 2) == [{"step": 1}, {"step": 3}]
     append_line(path, {"step": 4})
     assert [record["step"] for record in read_lines(path)] == [1, 3, 4]
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
+def test_the_files_of_a_folder_have_the_rights_of_new_files(tmp_path, umask):
+    """Safetensors writes files that only their owner can read."""
+    before = os.umask(umask)
+    try:
+        with atomic_folder(tmp_path / "model") as partial:
+            save_file({"weight": torch.zeros(2)}, partial / "model.safetensors")
+            (partial / "inner").mkdir()
+            (partial / "inner/config.json").touch(0o600)
+    finally:
+        os.umask(before)
+    files = [path for path in (tmp_path / "model").rglob("*") if path.is_file()]
+    assert sorted(path.name for path in files) == ["config.json", "model.safetensors"]
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o666 & ~umask}

@@ -12,6 +12,7 @@ import torch
 from support.errors import raises
 from support.signalled import Signalled, train
 from support.toy_training import without_times
+from tiltlm.training.checkpoints import files as checkpoint
 from tiltlm.training.checkpoints.files import steps_in
 from tiltlm.training.guards import Interrupted, bad_step, is_good
 
@@ -38,6 +39,27 @@ def test_at_any_forward_a_signal_commits_and_the_resumed_run_is_the_unbroken_one
         resumed = Signalled()
         assert without_times(train(folder, resumed, resume=True)) == records, at
         assert all(torch.equal(a, b) for a, b in zip(resumed.parameters(), unbroken.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("step", [6, 5])
+def test_a_signal_during_a_commit_is_honoured(tmp_path, whole, monkeypatch, step):
+    """Step 6 is the last one: no pack follows at which the signal would be noticed."""
+    commit = checkpoint.commit
+
+    def signalled(folder, done, *more):
+        if done == step:
+            signal.raise_signal(signal.SIGTERM)
+        return commit(folder, done, *more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "commit", signalled)
+        with raises(Interrupted, "interrupted", mentions=["SIGTERM", f"step {step}", "--resume"]) as stop:
+            train(tmp_path / "run", Signalled(), save_every=step)
+    assert stop.value.exit_code == 143
+    assert steps_in(tmp_path / "run/checkpoints") == [step]
+    resumed = Signalled()
+    assert without_times(train(tmp_path / "run", resumed, resume=True, save_every=step)) == whole[1]
+    assert all(torch.equal(a, b) for a, b in zip(resumed.parameters(), whole[0].parameters(), strict=True))
 
 
 SCRIPT = """

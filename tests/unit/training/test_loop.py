@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import threading
 
 import pytest
@@ -80,6 +81,18 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again(tmp_path):
     resumed = Run(tmp_path / "cut", resume=True)
     assert not any("step-0" in note for note in resumed.notes), "no checkpoint was used"
     assert without_times(read_lines(resumed.metrics)) == without_times(read_lines(expected.metrics))
+
+
+def test_a_copy_of_a_checkpoint_is_ignored_and_named_once(tmp_path):
+    whole = Run(tmp_path / "whole")
+    with pytest.raises(Killed):
+        Run(tmp_path / "run", kill_after=3)
+    kept = tmp_path / "run/checkpoints/step-00000002"
+    shutil.copytree(kept, kept.with_name("step-00000002.bak"))
+    resumed = Run(tmp_path / "run", resume=True)
+    assert torch.equal(weights(resumed), weights(whole))
+    assert sum("step-00000002.bak" in note for note in resumed.notes) == 1
+    assert (tmp_path / "run/checkpoints/step-00000002.bak").is_dir()
 
 
 def test_another_run_cannot_go_on(tmp_path):

@@ -7,6 +7,7 @@ prompt and response as a pair of texts, in padded batches.
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from tiltlm.judging.scorers.encoding import encoder_of, frozen_forward, score_it
 from tiltlm.models import ModelSettings, load_scorer
 from tiltlm.models import Scorer as LoadedScorer
 from tiltlm.models.folders import short_name
+from tiltlm.models.foreign_code import check_weights, without_pickles
 from tiltlm.reference import model_digest
 from tiltlm.reference.digests import numeric_path
 
@@ -75,9 +77,12 @@ class PairClassifier(Scorer):
         """
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-        model, info = AutoModelForSequenceClassification.from_pretrained(
-            path, use_safetensors=True, output_loading_info=True
-        )
+        if Path(path).is_dir():
+            check_weights(Path(path), "judge.model")
+        with without_pickles("judge.model"):
+            model, info = AutoModelForSequenceClassification.from_pretrained(
+                path, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+            )
         if model.config.num_labels != 1 or info["missing_keys"]:
             raise ModelError(
                 f"judge.model={path} has {model.config.num_labels} labels and {len(info['missing_keys'])} missing "
@@ -87,7 +92,7 @@ class PairClassifier(Scorer):
             )
         self.role = role
         self.name = short_name(path)
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(path)
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         self.model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
         self.window = getattr(model.config, "max_position_embeddings", None)
         self.max_tokens = max_tokens
@@ -186,7 +191,7 @@ def _is_bidirectional(path: str) -> bool:
     from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(path)
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
         kind: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), None)
         with torch.device("meta"):  # no weights are made
             return kind is not None and not hasattr(kind(config), "score")

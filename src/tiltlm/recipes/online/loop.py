@@ -32,11 +32,12 @@ from tiltlm.online.cards import Card, make_card, reward_of
 from tiltlm.online.examples.rules import Formed, form_examples, with_signal
 from tiltlm.online.groups import Group
 from tiltlm.online.ledger import Clock
-from tiltlm.online.rounds import RoundFolder, prompts_of_round
+from tiltlm.online.rounds import RoundFolder, prompts_of_round, seed_of
 from tiltlm.online.stopping import Stop, find_stop
+from tiltlm.recipes.engines.policy_folders import PolicyFolders
+from tiltlm.recipes.engines.synced_server import PROBES, SyncedServer
 from tiltlm.recipes.online.drawing.draws import Draws, interleaved, responses_of_data, reviser_of, share
-from tiltlm.recipes.online.drawing.loop_engines import PROBES, LoopEngine, facts_of
-from tiltlm.recipes.online.drawing.policy_folders import PolicyFolders
+from tiltlm.recipes.online.drawing.loop_engines import LoopEngine, facts_of
 from tiltlm.recipes.online.judging.judges import Judges, open_training_judge
 from tiltlm.recipes.online.judging.learned_judge import load_learned_judge
 from tiltlm.recipes.online.judging.verdicts import (
@@ -142,9 +143,9 @@ def open_engine(run: RunDirectory, settings: LoopRunSettings, policy: Policy, pr
     whole = settings.engine.sync == "full"
     folders = PolicyFolders(run.path.absolute() / "sync", policy, prompts.encoder, prompts.end_token_id, whole)
     probes = [prompt.token_ids for prompt in prompts.prompts[:PROBES]]
-    return LoopEngine(
-        settings.engine, policy, folders, run.path, probes, settings.sampling.max_new_tokens, settings.loop.seed
-    )
+    seed = seed_of("probe", settings.loop.seed)
+    server = SyncedServer(settings.engine, policy, folders, probes, settings.sampling.max_new_tokens, seed)
+    return LoopEngine(settings.engine, policy, server, run.path)
 
 
 @dataclass(eq=False)

@@ -92,7 +92,17 @@ def folder_of(folder: Path, step: int) -> Path:
 
 def steps_in(folder: Path) -> list[int]:
     """Return the steps that have a checkpoint, damaged ones included, in ascending order."""
-    return sorted(int(path.name.removeprefix("step-")) for path in folder.glob("step-*") if path.is_dir())
+    return sorted(int(path.name.removeprefix("step-")) for path in folder.glob("step-*") if _is_checkpoint(path))
+
+
+def others_in(folder: Path) -> list[str]:
+    """Return the names that begin like a checkpoint's and are none, for example a copy `step-00000002.bak`."""
+    return sorted(path.name for path in folder.glob("step-*") if not _is_checkpoint(path))
+
+
+def _is_checkpoint(path: Path) -> bool:
+    digits = path.name.removeprefix("step-")
+    return digits.isdecimal() and digits.isascii() and path == folder_of(path.parent, int(digits)) and path.is_dir()
 
 
 def commit(

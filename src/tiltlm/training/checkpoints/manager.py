@@ -51,6 +51,8 @@ class CheckpointManager:
     """Step of a checkpoint that is not removed as an old one, beside the best one of `training.best_metric`."""
     committed: TrainingState | None = None
     """The state in the newest checkpoint, which may still be in the making; None if there is none."""
+    named: set[str] = field(default_factory=set)
+    """Names beside the checkpoints that are ignored and were said to be."""
     background: Background = field(default_factory=Background)
     """Writes the checkpoint that is in the making."""
     writing_ranks: Ranks = field(init=False)
@@ -111,6 +113,7 @@ class CheckpointManager:
             content = content.copied() if is_needed else Checkpoint({}, {}, values)
             self.background.start(partial(self._write, state.step, content, protect))
         self.committed = replace(state)
+        self.name_others()
 
     def _write(self, step: int, content: Checkpoint, protect: list[int]) -> None:
         """Write a checkpoint, then remove old ones."""
@@ -149,6 +152,7 @@ class CheckpointManager:
             ConfigError: it belongs to another run.
             RunError: all checkpoints are damaged.
         """
+        self.name_others()
         path = checkpoint.newest_valid(self.run.checkpoints, self.note, self.ranks)
         if path is None:
             self.note("no checkpoint was written before the run ended; starting at the first step")
@@ -163,6 +167,12 @@ class CheckpointManager:
         self.committed = replace(state)
         self.note(f"resuming after step {state.step} from {path}")
         return state, Window(**{**window, "metric_sums": own_sums(window["metric_sums"], self.ranks)})
+
+    def name_others(self) -> None:
+        """Name once each entry beside the checkpoints that looks like one and is ignored."""
+        if new := [name for name in checkpoint.others_in(self.run.checkpoints) if name not in self.named]:
+            self.named.update(new)
+            self.note(f"{self.run.checkpoints}: ignored, because these are no names of checkpoints: {', '.join(new)}")
 
     def restore_weights(self, step: int) -> None:
         """Restore the policy, and a reference that moves, from the checkpoint of `step`.

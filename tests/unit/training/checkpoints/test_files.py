@@ -19,6 +19,7 @@ from tiltlm.training.checkpoints.files import (
     folder_of,
     load,
     newest_valid,
+    others_in,
     rotate,
     steps_in,
 )
@@ -212,6 +213,20 @@ def test_another_machine_is_told(tmp_path):
     path = commit(tmp_path, 1, content(), {"num_processes": 1})
     assert checkpoint.changes(path, {"num_processes": 1}) == []
     assert checkpoint.changes(path, {"num_processes": 2}) == ["num_processes 1 → 2"]
+
+
+def test_only_exact_names_are_checkpoints(tmp_path):
+    """A copy made by hand is left alone, by steps, by resuming and by rotation."""
+    good = commit(tmp_path, 2, content())
+    copies = [".bak", "0", "-old"]
+    for copy in copies:
+        shutil.copytree(good, tmp_path / f"{good.name}{copy}")
+    (tmp_path / "step-2").mkdir()
+    (tmp_path / "step-00000004").write_text("a file")
+    assert steps_in(tmp_path) == [2]
+    assert newest_valid(tmp_path, print) == good
+    rotate(tmp_path, 2, 1, ())
+    assert others_in(tmp_path) == sorted([*(good.name + copy for copy in copies), "step-2", "step-00000004"])
 
 
 def test_folders_sort_by_step(tmp_path):

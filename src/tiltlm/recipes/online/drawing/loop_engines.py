@@ -1,47 +1,33 @@
-"""What draws the samples of a loop, and how an engine of another process gets the weights of each round.
+"""What draws the samples of a loop. A server gets the weights of a round before it first draws in it.
 
-A server is told to load the weights before it first draws in a round, and must prove that it has them, then and after
-each batch: it scores a few fixed sequences, which the policy scores too. In process nothing has to be told. Samples
-that are on the disk ask nobody.
+It proves that it has them, then and after each batch (`recipes/engines/synced_server.py`). In process nothing has to be
+told. Samples that are on the disk ask nobody.
 """
 
-import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from tiltlm.core import ConfigError, RunError
-from tiltlm.core.example import Example, Response, TokenIds, token_ids
+from tiltlm.core.example import Example, Response, TokenIds
 from tiltlm.models import Policy
-from tiltlm.online.rounds import RoundFolder, seed_of
+from tiltlm.online.rounds import RoundFolder
 from tiltlm.recipes.answers.samples import Samples
-from tiltlm.recipes.online.drawing.policy_folders import PolicyFolders
+from tiltlm.recipes.engines.synced_server import RESTART, SyncedServer
 from tiltlm.sampling import SamplingSettings
 from tiltlm.sampling.answers import AnswerRow
 from tiltlm.sampling.decoding import Mixture
 from tiltlm.sampling.engines import Batch, Engine, EngineSettings
-from tiltlm.sampling.engines.agreement import Agreement, check_not_stale
+from tiltlm.sampling.engines.agreement import Agreement
 from tiltlm.sampling.engines.engine import Floats32, Progress
 from tiltlm.sampling.engines.generate_batch import GenerateBatchEngine
 from tiltlm.sampling.engines.own import OwnEngine
 from tiltlm.sampling.engines.rescoring import token_logps
-from tiltlm.sampling.engines.server import ServerEngine, dialect_of, served_model
-from tiltlm.sampling.sampler import sample
-from tiltlm.storage.files import read_json, write_json
+from tiltlm.sampling.engines.server import ServerEngine
 
-log = logging.getLogger(__name__)
-
-PROBES = 4
-"""Sequences that a server scores after it got weights."""
-PROBE_TOKENS = 32
-"""Most tokens of each that are compared."""
 STARTED = 64
 """Samples of a round whose log-probabilities are compared with the policy's."""
-RESTART = "Restart the server with the weights and the dtype of the policy, and go on with --resume"
 
 
 @dataclass(eq=False)
@@ -50,23 +36,10 @@ class LoopEngine:
 
     settings: EngineSettings
     policy: Policy
-    weights: PolicyFolders
+    server: SyncedServer
+    """Used only if the engine is a server."""
     run: Path
     """The run directory."""
-    prompts: Sequence[TokenIds]
-    """Prompts of the probe."""
-    max_new_tokens: int
-    seed: int
-    served: dict[int, ServerEngine] = field(default_factory=dict)
-    """Round → the server with the weights of this round; one entry at most."""
-
-    def __post_init__(self) -> None:
-        if self.settings.sync == "lora" and not self.policy.has_adapter:
-            raise ConfigError(
-                "engine.sync is lora, and no adapter is trained; set engine.sync=full, or train one (model.lora)",
-                code="no_adapter",
-                key="engine.sync",
-            )
 
     def of(self, number: int, digest: str, mixture: Mixture | None) -> Engine:
         """Return what draws in a round; nothing is sent before it draws.
@@ -88,75 +61,21 @@ class LoopEngine:
         Raises:
             RunError: It refuses them, or has others.
         """
-        if number not in self.served:
-            engine = self._synced(self.weights.version(number))
-            self.prove(number, engine)
-            self.served = {number: engine}
-        return self.served[number]
-
-    def _synced(self, version: str) -> ServerEngine:
-        """Write the weights, have the server load them, and return it."""
-        settings, policy = self.settings, self.policy.module
-        dialect = dialect_of(settings)
-        if settings.sync == "none":
-            return ServerEngine(settings, dialect, served_model(dialect), policy, salt=version)
-        folder = self.weights.write(version)
-        log.info("engine %s: load %s", settings.name, folder, extra={"event": "weights_synced", "version": version})
-        if settings.sync == "full":
-            dialect.load_weights(folder)
-            model = served_model(dialect)
-        else:
-            loaded, model = dialect.connection.models(), version
-            if version not in loaded:
-                dialect.load_adapter(folder, version)
-            for other in self.weights.others(version):
-                if other.name in loaded:
-                    dialect.unload_adapter(other.name)
-        self.weights.delete_old(version)
-        return ServerEngine(settings, dialect, model, policy, salt=version)
+        engine, found = self.server.engine(number, f"round {number}")
+        if found is not None:
+            self._note(number, engine, found)
+        return engine
 
     def prove(self, number: int, engine: ServerEngine) -> None:
-        """Compare the server's scores of the probe with those of the policy, and note the difference.
+        """Require that the server still has the weights of a round, and note the difference.
 
         Raises:
-            RunError: They differ by more than rounding explains.
+            RunError: It has others.
         """
-        prompts, responses, older = self._probe()
-        theirs = [_scored(engine, *one) for one in zip(prompts, responses, strict=True)]
-        ours = [own for (own,) in token_logps(self.policy.module, prompts, [[Response(ids)] for ids in responses])]
-        found, name = Agreement.of(theirs, ours), self.settings.name
-        earlier = {which: scores for which, scores in older.items() if which != f"round {number}"}
-        check_not_stale(theirs, found, earlier, name, RESTART)
-        found.check("on the probe", name, RESTART)
-        kept = [*earlier][:1] + [*earlier][1:][-1:]  # the first weights and those of the round before
-        scores = {which: earlier[which] for which in kept} | {f"round {number}": ours}
+        self._note(number, engine, self.server.prove(engine, f"round {number}"))
+
+    def _note(self, number: int, engine: ServerEngine, found: Agreement) -> None:
         RoundFolder.of(self.run, number).note_engine(version=engine.salt, probe=asdict(found))
-        write_json(
-            self.weights.folder / "probe.json",
-            {
-                "prompts": [ids.tolist() for ids in prompts],
-                "responses": [ids.tolist() for ids in responses],
-                "scores": {which: [own.tolist() for own in values] for which, values in scores.items()},
-            },
-        )
-
-    def _probe(self) -> tuple[list[TokenIds], list[TokenIds], dict[str, list[Floats32]]]:
-        """Return the sequences of the probe, and the scores of earlier rounds under their weights.
-
-        The responses are samples of the policy before the first round that it draws: tokens as it writes them.
-        """
-        known = read_json(self.weights.folder / "probe.json")
-        if known is None:
-            self.weights.folder.mkdir(exist_ok=True)
-            settings = SamplingSettings(min(PROBE_TOKENS, self.max_new_tokens))
-            seed, ends = seed_of("probe", self.seed), self.policy.end_token_ids
-            drawn = sample(self.policy.module, self.prompts, 1, settings, seed=seed, end_token_ids=ends)
-            return list(self.prompts), [own.token_ids for (own,) in drawn], {}
-        prompts, responses = ([token_ids(ids) for ids in known[name]] for name in ("prompts", "responses"))
-        older = {
-            which: [np.array(own, dtype=np.float32) for own in values] for which, values in known["scores"].items()
-        }
-        return prompts, responses, older
 
     def account(
         self, folder: RoundFolder, refill: int, drawn: Samples, num_asked: int, sampling: SamplingSettings
@@ -231,24 +150,6 @@ class _Served:
         batch = engine.draw(prompts, n, settings, seed=seed, end_token_ids=end_token_ids, progress=progress)
         self.loop.prove(self.number, engine)  # one that started anew meanwhile has other weights
         return batch
-
-
-def _scored(engine: ServerEngine, prompt: TokenIds, response: TokenIds) -> Floats32:
-    """Return the server's log-probabilities of a response.
-
-    Raises:
-        RunError: One is missing or no number.
-    """
-    ids = token_ids([*prompt.tolist(), *response.tolist()])
-    scores = np.array(engine.dialect.score(ids, engine.model, engine.salt)[len(prompt) - 1 :], dtype=np.float32)
-    if not np.isfinite(scores).all():
-        raise RunError(
-            f"engine {engine.settings.name}: {int((~np.isfinite(scores)).sum())} of {len(scores)} log-probabilities of "
-            f"the probe are missing or no numbers. {RESTART}",
-            code="no_prompt_logps",
-            key="engine.name",
-        )
-    return scores
 
 
 def behaviours_of(examples: Sequence[Example], rows: Sequence[AnswerRow]) -> list[list[Floats32 | None]]:
