@@ -1,6 +1,6 @@
 """The commands as Python functions: `tiltlm.train(...)`. The command line is made from them, see `command`."""
 
-from tiltlm.config.calls.training import preview, quickstart, score, sweep, train
+from tiltlm.config.calls.training import export, preview, quickstart, score, sweep, train
 
 # The splits keep the order of `--help`: training, answers and judges, then what is measured with them.
 # isort: split
@@ -57,6 +57,7 @@ __all__ = [
     "compare",
     "compare_methods",
     "convert",
+    "export",
     "frontier",
     "judge",
     "judge_audit",

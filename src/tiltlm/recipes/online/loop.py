@@ -71,6 +71,7 @@ from tiltlm.reference.moving import MovingReference
 from tiltlm.report import to_plain
 from tiltlm.report.studies.rounds import SHOWN, LoopRecord, write_rounds
 from tiltlm.runs import RunDirectory, run_log
+from tiltlm.runs.chat import Chat
 from tiltlm.sampling.answers import AnswerRow, read_answers
 from tiltlm.training import build_trainer
 from tiltlm.training.optim.optimizer import learning_rate_factor, whole_weights
@@ -200,6 +201,7 @@ class Rounds:
             max_tokens=settings.training.max_tokens,
         )
         ranks.first(lambda: describe(run, {**to_plain(settings), **request.judges}))
+        Chat(prompts.encoder.given_template, prompts.end_token_id).write(run)
         if isinstance(objective, PolicyGradient) and objective.critic is not None:
             policy.module.add_value_head(shares_body=settings.critic.shares_body)
         trainer = build_trainer(

@@ -1,0 +1,1 @@
+"""Look at runs that are there: list them, compare two of them, publish one."""
