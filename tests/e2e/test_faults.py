@@ -13,6 +13,7 @@ import tiltlm
 from support.errors import has_event, raises
 from tiltlm.core import ConfigError, ModelError, NumericsError, RunError
 from tiltlm.runs import RunDirectory
+from tiltlm.training import Origin
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
 
@@ -140,6 +141,18 @@ def test_a_disk_that_is_full_when_the_model_is_saved(train, data, tmp_path, monk
     assert (tmp_path / "run/model/model.safetensors").exists()
 
 
+def test_skipped_steps_are_counted_wherever_the_run_is_described(train, data, tmp_path, monkeypatch):
+    good = iter([True, False, False])
+    monkeypatch.setattr("tiltlm.training.loop.is_good", lambda *_: next(good, True))
+    run = train(tmp_path / "run", data=data, objective="dpo", max_steps=4, batch_size=4, eval_fraction=0.25)
+    report = json.loads((run.path / "report.json").read_text())
+    assert report["skipped"] == run.report.skipped == 2
+    (caution,) = [one for one in report["verdict"]["cautions"] if one["key"] == "skipped_steps"]
+    assert caution["text"] in run.summary()
+    assert caution["text"] in (run.path / "report.html").read_text()
+    assert "4 steps of 4 examples, 2 of them skipped" in (run.path / "model/README.md").read_text()
+
+
 DESCRIPTION = ("config.yaml", "versions.json", "data.json", "digests.json")
 
 
@@ -193,6 +206,76 @@ def test_a_policy_that_cannot_be_measured_is_saved_and_reported(train, data, tmp
     assert json.loads((run.path / "report.json").read_text())["failure"]
     assert (run.path / "model/model.safetensors").exists()
     assert (run.path / "report.html").exists()
+
+
+@pytest.fixture(scope="module")
+def finished(train, data, tmp_path_factory):
+    """Return a finished run of an adapter, without a reference and with one, and its settings."""
+    runs = {}
+    for objective in ("simpo", "dpo"):
+        path = tmp_path_factory.mktemp("runs") / objective
+        settings = {"data": data, "objective": objective, "max_steps": 2, "eval_fraction": 0.0, "lora": {"r": 2}}
+        train(path, **settings)
+        runs[objective] = path, settings
+    return runs
+
+
+def with_rope(folder):
+    config = json.loads((folder / "config.json").read_text())
+    config["rope_parameters"]["rope_theta"] = 777.0
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def with_other_weights(folder):
+    weights = load_file(folder / "model.safetensors")
+    name = next(name for name in weights if "mlp" in name)
+    save_file({**weights, name: weights[name] + 0.01}, folder / "model.safetensors", {"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("objective", "change", "mentions"),
+    [
+        ("simpo", {"model.lora.alpha": 64}, ["lora_alpha", "32", "64"]),
+        ("simpo", {"model.lora.rslora": True}, ["use_rslora", "False", "True"]),
+        ("simpo", {"model.lora.seed": 5}, ["adapter start"]),
+        ("simpo", {"model.precision": "bf16"}, ["precision of products", "float32", "bf16"]),
+        ("simpo", {"model.dtype": "bfloat16"}, ["model dtype", "float32", "bfloat16"]),
+        ("simpo", with_rope, ["rope_theta", "777"]),
+        ("simpo", with_other_weights, ["model weights"]),
+        ("dpo", {"model.lora.alpha": 64}, ["lora_alpha", "32", "64"]),
+        ("dpo", with_rope, ["rope_theta", "777"]),
+    ],
+)
+def test_a_resume_with_another_model_is_refused(
+    train, model, finished, tmp_path, monkeypatch, objective, change, mentions
+):
+    monkeypatch.setattr("tiltlm.recipes.train.save", lambda *_: pytest.fail("the run went on"))
+    path, settings = finished[objective]
+    if callable(change):
+        shutil.copytree(model, tmp_path / "other")
+        change(tmp_path / "other")
+        change = {"model": tmp_path / "other"}
+    with raises(ConfigError, "other_run", key="--resume", mentions=mentions):
+        train(path, **settings, **change, resume=True)
+
+
+def test_the_same_model_elsewhere_and_in_another_exact_layout_goes_on(train, model, finished, tmp_path):
+    path, settings = finished["dpo"]
+    shutil.copytree(path, tmp_path / "run")
+    shutil.copytree(model, tmp_path / "moved")
+    run = train(tmp_path / "run", **settings, model=tmp_path / "moved", **{"model.layout": "packed"}, resume=True)
+    assert run.training.num_steps == 2
+    assert "model.layout shared → packed" in (run.path / "log.txt").read_text()
+
+
+def test_a_checkpoint_that_does_not_name_its_model_is_refused(train, finished, tmp_path, monkeypatch):
+    """Checkpoints of earlier versions are so."""
+    _, settings = finished["simpo"]
+    with monkeypatch.context() as patch:
+        patch.setattr("tiltlm.recipes.train.origin_of", lambda *_: Origin())
+        train(tmp_path / "run", **settings)
+    with raises(ConfigError, "old_checkpoint", key="--resume", mentions=[tiltlm.__version__]):
+        train(tmp_path / "run", **settings, resume=True)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

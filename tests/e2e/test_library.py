@@ -63,7 +63,7 @@ def test_every_name_is_what_it_says_in_any_order():
 
 
 @pytest.fixture(scope="module")
-def calls(model, data, tmp_path_factory):
+def calls(model, data, trained, tmp_path_factory):
     """Return the calls of README on the bundled model; `tiltlm.quickstart` is not run, it has its own test."""
     folder = tmp_path_factory.mktemp("calls")
     short = {"model": model, "data": data, "max_steps": 1, "evaluation.num_prompts": 0}
@@ -123,6 +123,8 @@ def calls(model, data, tmp_path_factory):
             output=new(),
             **{"loop.rounds": 1, "loop.n": 2, "loop.prompts_per_round": 2, "data.limit": 4},
         ),
+        "runs_list": lambda: tiltlm.runs_list(trained.path),
+        "runs_diff": lambda: tiltlm.runs_diff(trained.path, trained.path),
         "label_serve": lambda: tiltlm.label_serve,  # serves until it is stopped: tests/e2e/test_label_serve.py
         "quickstart": lambda: tiltlm.quickstart,
     }

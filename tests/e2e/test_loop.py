@@ -1,6 +1,7 @@
 """The loop: every number from its files, the same bytes after any stop, and presets that do what they say."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -522,3 +523,15 @@ def test_samples_are_kept_when_the_judge_fails_in_the_first_round(model, prompts
         run(model, prompts, tmp_path / "run", judge=judge)
     assert (tmp_path / "run" / "rounds" / "0000" / "samples.jsonl.gz").exists()
     assert not (tmp_path / "run" / "rounds" / "0000" / "verdicts.jsonl").exists()
+
+
+def test_a_loop_is_not_continued_with_another_configuration_of_its_model(model, prompts, tmp_path):
+    """The files of the model have changed in their place, so no setting differs."""
+    folder = tmp_path / "model"
+    shutil.copytree(model, folder)
+    run(folder, prompts, tmp_path / "run", "grpo", **{"loop.rounds": 1})
+    config = json.loads((folder / "config.json").read_text())
+    config["rope_parameters"]["rope_theta"] = 777.0
+    (folder / "config.json").write_text(json.dumps(config))
+    with raises(ConfigError, "other_run", key="--resume", mentions=["rope_theta", "777"]):
+        run(folder, prompts, tmp_path / "run", "grpo", resume=True, **{"loop.rounds": 1})

@@ -13,7 +13,9 @@ TRAIN, HELD_OUT = rows(10), rows(5, seed=1)
 class Run:
     """A run in a new directory, up to its end or to a kill."""
 
-    def __init__(self, folder, objective=None, resume=False, kill_after=None, poisoned=(), policy=None, **settings):
+    def __init__(
+        self, folder, objective=None, resume=False, kill_after=None, poisoned=(), policy=None, note=None, **settings
+    ):
         self.notes = []
         self.policy = policy or ToyPolicy(seed=1)
         self.policy.poisoned = set(poisoned)
@@ -25,10 +27,15 @@ class Run:
             if done == kill_after:
                 raise Killed
 
+        def say(text):
+            self.notes.append(text)
+            if note is not None:
+                note(text)
+
         with RunDirectory.open(folder, resume=resume) as run:
             self.metrics = run.metrics
             self.path = run
             self.result = train_loop(
                 self.policy, TRAIN, HELD_OUT, self.objective, reference, TrainingSettings(**knobs), run, "fingerprint",
-                resume=resume, listener=Listener(note=self.notes.append, step=step),
+                resume=resume, listener=Listener(note=say, step=step),
             )  # fmt: skip

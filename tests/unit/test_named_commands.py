@@ -14,7 +14,7 @@ import typer
 import tiltlm
 from support.pages import PAGES, ROOT, blocks, commands, inline_code, page_name
 from tiltlm.cli.main import app
-from tiltlm.config.command import GROUPS
+from tiltlm.config.command import DEFAULTS, GROUPS
 from tiltlm.recipes.run_settings import RunSettings
 
 PACKAGE = Path(tiltlm.__file__).parent
@@ -96,7 +96,11 @@ def unknown_commands(text: str) -> list[str]:
     bad = []
     for command, rest in CALL.findall(text):
         if command in GROUPS and (inner := re.match(r" +([a-z][\w-]*)", rest)):
-            command, rest = f"{command} {inner[1]}", rest[inner.end() :]
+            named = f"{command} {inner[1]}"
+            if named in COMMANDS or command not in DEFAULTS:
+                command, rest = named, rest[inner.end() :]
+        if command in DEFAULTS:
+            command = f"{command} {DEFAULTS[command]}"
         if command not in COMMANDS and not command.startswith("-"):
             bad.append(f"tiltlm {command}")
         else:
@@ -195,6 +199,9 @@ def test_the_checks_see_what_is_wrong():
     assert found_in(unknown_commands, "torchrun -m tiltlm trian x") == {"tiltlm trian"}
     assert found_in(unknown_commands, "`tiltlm label invit ann`, `tiltlm label`") == {"tiltlm label invit"}
     assert found_in(unknown_commands, "`tiltlm label invite ann --rol x --role admin`") == {"tiltlm label invite --rol"}
+    assert found_in(unknown_commands, "`tiltlm runs a/b --sort x`, `tiltlm runs diff a b --sort x`") == {
+        "tiltlm runs diff --sort"
+    }
     assert found_in(unknown_commands, "what tiltlm does, `tiltlm train --resume`, `tiltlm --version`") == set()
     assert found_in(unknown_options, "go on with --resme or --resume") == {"--resme"}
     assert found_in(unknown_settings, "training.batchsize, training.batch_size, training.step") == {

@@ -1,6 +1,5 @@
-"""Print what a check of data found: a table of findings, then the numbers. With `--json`, plain values."""
+"""Print what a check of data found: a table of findings, then the numbers."""
 
-import json
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -26,9 +25,6 @@ def print_check(result: "CheckedData", console: Console | None = None) -> None:
     """
     from tiltlm.report.data.check_report import sentences_of, verdict_of_check
 
-    if result.prints_json:
-        print(json.dumps(result.to_dict(), indent=2))
-        return
     console = console or Console()
     if not console.is_terminal:
         console = Console(file=console.file, width=WIDTH)

@@ -142,7 +142,9 @@ def split_arguments(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
 
 def print_result(result: Any) -> None:
     """Print the result of a command on stdout: a table of findings, a summary, rows as tokens, or JSON."""
-    if hasattr(result, "findings"):
+    if getattr(result, "prints_json", False):
+        typer.echo(json.dumps(result.to_dict(), indent=2, ensure_ascii=False))
+    elif hasattr(result, "findings"):
         from tiltlm.cli.check_text import print_check
 
         print_check(result)

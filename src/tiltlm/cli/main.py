@@ -9,26 +9,40 @@ import os
 import signal
 import sys
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from tiltlm.cli.commands import run_function
 from tiltlm.cli.launched import fail_together
 from tiltlm.cli.tools import TOOLS
 from tiltlm.config import calls
-from tiltlm.config.command import GROUPS
+from tiltlm.config.command import DEFAULTS, GROUPS
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-def new_app(text: str) -> typer.Typer:
+class GroupWithDefault(TyperGroup):
+    """A group in which one of the commands need not be named: `DEFAULTS` says which."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put the name of the default command before arguments that begin with no name of a command."""
+        is_completed = ctx.resilient_parsing and not args  # the shell asks for the names of the commands
+        if not is_completed and not {*args[:1]} & {*self.commands, *ctx.help_option_names}:
+            args = [DEFAULTS[ctx.info_name or ""], *args]
+        return list(super().parse_args(ctx, args))
+
+
+def new_app(text: str, kind: type[TyperGroup] = TyperGroup) -> typer.Typer:
     """Return an app without commands.
 
     Args:
         text: Its help.
+        kind: How it finds the command.
     """
     return typer.Typer(
+        cls=kind,
         no_args_is_help=True,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
@@ -38,7 +52,7 @@ def new_app(text: str) -> typer.Typer:
 
 
 app = new_app("Tilt a language model toward what people prefer: train from preferences, and measure whether it helped.")
-groups = {group: new_app(text) for group, text in GROUPS.items()}
+groups = {group: new_app(text, GroupWithDefault if group in DEFAULTS else TyperGroup) for group, text in GROUPS.items()}
 for name, command in calls.COMMANDS.items():
     group, _, own_name = name.rpartition(" ")
     (groups[group] if group else app).command(name=own_name)(run_function(command))

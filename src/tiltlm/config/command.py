@@ -35,8 +35,14 @@ OPTIONS: Mapping[str, str] = {
 }
 """Settings that may have an option of their own (`--model`), and its help."""
 
-GROUPS: Mapping[str, str] = {"label": "Collect preferences of people, and make labels of them."}
+GROUPS: Mapping[str, str] = {
+    "label": "Collect preferences of people, and make labels of them.",
+    "runs": "List the runs in folders, or compare two runs.",
+}
 """Groups of commands, and the help of each. `label_serve` in group `label` is the command `tiltlm label serve`."""
+
+DEFAULTS: Mapping[str, str] = {"runs": "list"}
+"""Group → the command that runs where none is named: `tiltlm runs DIR` is `tiltlm runs list DIR`."""
 
 COMMANDS: dict[str, "Command"] = {}
 """Every command by its name (`label serve` in a group), in the order of `tiltlm --help`."""

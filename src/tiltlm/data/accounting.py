@@ -19,6 +19,8 @@ from tiltlm.data.data_settings import OnBad
 LOSSES = {
     "malformed_json": "the line is not valid JSON; repair or delete it",
     "malformed_csv": "the row has more or fewer fields than the header; check its quotes and commas",
+    "row_too_large": "the row is larger than data.max_row_mb; split it, or raise data.max_row_mb",
+    "damaged_file": "the compressed file is damaged, and how many rows are lost is unknown; copy or download it again",
     "invalid_unicode": "the bytes are not UTF-8, or the text has half of a surrogate pair; convert the file, for "
     "example iconv -f LATIN1 -t UTF-8 FILE > NEW_FILE",
     "wrong_type": "a value has the wrong type for its column; the documentation of data lists the columns",

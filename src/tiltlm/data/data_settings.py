@@ -8,6 +8,7 @@ from tiltlm.core.errors import ConfigError
 
 Truncation = Literal["left_prompt", "drop", "right_response", "error"]
 OnBad = Literal["drop", "error"]
+DamagedFiles = Literal["error", "sound_rows"]
 AssistantTurns = Literal["last", "all"]
 Comparisons = Literal["all", "best_worst", "random", "gap", "bradley_terry"]
 Transcripts = Literal["messages", "text"]
@@ -17,6 +18,11 @@ LabelTies = Literal["keep", "drop"]
 OF_LABELS = ("label_rule", "label_ties", "min_votes")
 """Settings that only have an effect on labelling projects."""
 LABEL_KEYS = tuple(f"data.{name}" for name in OF_LABELS)
+FILE_KEYS = ("data.max_row_mb", "data.damaged_files")
+"""Settings of how files are read, which every command reads that reads data."""
+
+MAX_ROW_MB = 16.0
+"""Default of `max_row_mb`. A check of a row of 15 MB with the tokenizer of a Llama took 2 GB of memory."""
 
 CACHE_LIMIT = 20.0
 """Default of `cache_limit`, in gigabytes: room for about twenty million pairs of usual length."""
@@ -121,6 +127,11 @@ class DataSettings:
     """`drop` leaves defective rows out and counts them; with `error`, one defective row stops the run."""
     max_bad: float = 0.05
     """Largest share of defective rows under `on_bad="drop"`. Above it, the run stops."""
+    max_row_mb: float = MAX_ROW_MB
+    """Largest row, in megabytes (10⁶ bytes). A larger one is not read into memory, and is defective."""
+    damaged_files: DamagedFiles = "error"
+    """What to do with a compressed file that ends early or fails its checksum. `error`: no row of it is used.
+    `sound_rows`: the rows before the damage are used; how many are lost is unknown, and a note says so."""
     as_chat: bool | None = None
     """Whether to wrap text as turns of a user and an assistant, with the chat template. None: where the model has a
     template or `chat_template` is given. False: text stays text. Conversations are turns already."""
@@ -175,6 +186,7 @@ class DataSettings:
         for name, known in (
             *(("truncation", Truncation), ("on_bad", OnBad), ("assistant_turns", AssistantTurns)),
             *(("comparisons", Comparisons), ("label_rule", LabelRule), ("label_ties", LabelTies)),
+            ("damaged_files", DamagedFiles),
         ):
             choices = get_args(known)
             demand(getattr(self, name) in choices, "unknown_name", name, f"must be one of {', '.join(choices)}")
@@ -188,6 +200,7 @@ class DataSettings:
             "must be a share of the prompts: 0 ≤ value < 1",
         )
         demand(0 <= self.max_bad <= 1, "out_of_range", "max_bad", "must be a share of the rows: 0 ≤ value ≤ 1")
+        demand(self.max_row_mb > 0, "not_positive", "max_row_mb", "must be megabytes above 0")
         kept = self.max_ches
         demand(kept is None or 0 < kept < 1, "out_of_range", "max_ches", "must be a share of the rows: 0 < value < 1")
         demand(self.limit is None or self.limit >= 1, "not_positive", "limit", "must be at least 1 row")

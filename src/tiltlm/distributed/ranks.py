@@ -16,6 +16,7 @@ from torch import Tensor
 from tiltlm.core.errors import ConfigError
 from tiltlm.distributed.launched import num_launched
 
+Item = TypeVar("Item")
 Value = TypeVar("Value")
 
 LONGEST_WAIT = timedelta(hours=2)
@@ -110,6 +111,19 @@ class Ranks:
         values: list[Any] = [None] * self.size
         dist.all_gather_object(values, value, group=self.group)
         return values
+
+    def map(self, act: Callable[[Item], Value], items: Sequence[Item]) -> list[Value]:
+        """Call `act` with each item in one of the processes, and return the results by item in every process.
+
+        Every process makes the same number of calls, because a sharded module must run equally often in all of them. A
+        process with fewer items calls `act` with the last item again and drops the result. All processes must call this
+        method together, with equal items.
+        """
+        own: list[Value] = []
+        for start in range(0, len(items), self.size):
+            own.append(act(items[min(start + self.rank, len(items) - 1)]))
+        of_ranks = self.gather(own)
+        return [of_ranks[k % self.size][k // self.size] for k in range(len(items))]
 
     def first(self, act: Callable[[], Value]) -> Value:
         """Call `act` in rank 0 only and return its result in every process. If it raises, every process raises."""

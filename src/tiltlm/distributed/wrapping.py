@@ -11,7 +11,7 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils import _pytree
@@ -70,7 +70,14 @@ def _shard(policy: nn.Module, ranks: Ranks) -> nn.Module:
         if type(module).__name__ in layers:
             fully_shard(module, mesh=mesh)
     fully_shard(policy, mesh=mesh)
+    for method in getattr(policy, "forward_methods", ()):
+        register_fsdp_forward_method(policy, method)
     return policy
+
+
+def is_sharded(module: nn.Module) -> bool:
+    """Return whether the module is sharded, so that all processes must run it together and equally often."""
+    return isinstance(module, FSDPModule)
 
 
 @contextmanager

@@ -7,13 +7,14 @@ without any error. Saving and `generate` use the child `model`.
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
 from tiltlm.core.errors import ModelError
 from tiltlm.core.forest import Forest
+from tiltlm.distributed.wrapping import reshard
 from tiltlm.logprobs.attention import hook as attention
 from tiltlm.logprobs.attention.compiling import compile_layers
 from tiltlm.logprobs.attention.last_layer import trim_last_layer
@@ -25,6 +26,8 @@ from tiltlm.logprobs.precision import Precision
 class ForestModule(nn.Module):
     """A transformers model whose body runs on forests. Subclasses are final and define what its head reads."""
 
+    forward_methods: ClassVar[tuple[str, ...]] = ()
+    """Methods beside `forward` that run the model. Sharding must gather the weights for them too."""
     is_exact = True
     """False for a layout that was forced although the self-check found that it deviates from separate forwards."""
 
@@ -148,13 +151,15 @@ class ForestModule(nn.Module):
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Set evaluation mode inside the block, and restore the mode of every submodule afterwards.
 
-    It is for forwards that are not part of training: the reference, sampling, measuring.
+    It is for forwards that are not part of training: the reference, sampling, measuring. After the block the parameters
+    of a sharded module are its shards.
     """
     training = [m for m in module.modules() if m.training]
     module.eval()
     try:
         yield
     finally:
+        reshard(module)
         for m in training:
             m.training = True
 

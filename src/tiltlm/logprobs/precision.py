@@ -1,6 +1,11 @@
-"""The precision of matrix products: bf16 only where it is faster. On CPUs that is rare and quick to measure."""
+"""The precision of matrix products: bf16 where the device has matrix units for it.
 
-import time
+The choice depends on the device alone, so that all processes of a run and every resume of it make the same one. On a
+CPU these units are Intel's AMX. The bf16 instructions of AVX-512 are not enough: on a processor that has them, training
+steps took 1.5 to 1.8 times as long as in float32. Without any, products are emulated. On other processors bf16 has to
+be asked for.
+"""
+
 from typing import Literal
 
 import torch
@@ -40,20 +45,12 @@ def choose_precision(
         return "float32", Note("the device has no bf16 matrix units", code="no_bf16_units")
     if device.type != "cpu":
         return "float32", Note(f"always used on {device.type}", code="device")
-    narrow, wide = _seconds(torch.bfloat16), _seconds(torch.float32)
-    reason = Note(
-        f"a bf16 matrix product takes {narrow / wide:.1f} times as long as a float32 one on this CPU", code="measured"
-    )
-    return ("bf16" if narrow < 0.8 * wide else "float32"), reason
+    if has_bf16_units_of_cpu():
+        return "bf16", Note("this CPU has bf16 matrix units (AMX)", code="bf16_units")
+    return "float32", Note("this CPU has no bf16 matrix units (AMX)", code="no_bf16_units")
 
 
-def _seconds(dtype: torch.dtype) -> float:
-    """Return the shortest time of a few products of [128, 256] by [256, 256]: milliseconds even where emulated."""
-    a, b = torch.ones(128, 256, dtype=dtype), torch.ones(256, 256, dtype=dtype)
-    a @ b
-    best = float("inf")
-    for _ in range(4):
-        start = time.perf_counter()
-        a @ b
-        best = min(best, time.perf_counter() - start)
-    return best
+def has_bf16_units_of_cpu() -> bool:
+    """Return whether the processor has AMX tiles for bf16."""
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("amx_bf16"))

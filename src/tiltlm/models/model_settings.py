@@ -46,7 +46,7 @@ class ModelSettings:
     """dtype of the weights in memory. Training needs float32: bfloat16 loses steps below 0.2 % of a weight. A warning
     then gives the share of weights that cannot move. Adapters stay float32. float64 is for checking."""
     precision: Literal["auto", "float32", "bf16"] = "auto"
-    """Precision of matrix products. `auto`: bf16 where the device is faster with it (on a CPU a probe decides), else
+    """Precision of matrix products. `auto`: bf16 where the device has matrix units for it (a GPU; a CPU with AMX), else
     float32. Log-probabilities are float32 in both cases."""
     layout: Literal["auto"] | LayoutName = "auto"
     """Layout of a batch. `shared` computes each prompt once, `packed` repeats it for each response, `padded` is a

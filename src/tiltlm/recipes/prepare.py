@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 
 from tiltlm.core import DataError, Example, Tree, build_trees
 from tiltlm.core.logps import OF_REFERENCE
@@ -87,12 +86,12 @@ def encoder_of(policy: Loaded) -> Encoder:
     )
 
 
-def prepare(settings: RunSettings, device: torch.device) -> Prepared:
+def prepare(settings: RunSettings, ranks: Ranks) -> Prepared:
     """Load model and data, build the reference, and log what was decided. Nothing is written.
 
     Args:
         settings: Model, data, objective and reference are used; of training, `max_tokens` and `router_aux_loss_coef`.
-        device: The device of the model.
+        ranks: The processes of the run, which all call this function together.
 
     Raises:
         ConfigError: a setting is unknown, missing or has no effect.
@@ -102,13 +101,13 @@ def prepare(settings: RunSettings, device: torch.device) -> Prepared:
     objective = settings.build_objective()
     note_all(settings.objective_notes)
     load = load_scorer if reads_scores(objective) else load_policy
-    policy: Policy | Scorer = load(settings.model, device)
+    policy: Policy | Scorer = load(settings.model, ranks.device)
     note_all(policy.notes)
     if settings.training.router_aux_loss_coef > 0:
         experts_per_token(policy.module.bare_model)  # raises, before the data is read, if the model has no experts
     data = load_for(objective, settings.data, encoder_of(policy), settings.reference.reads_columns)
     if settings.data.max_ches is not None and isinstance(policy, Policy):
-        data = leave_out_alike(policy.module, data, settings.data.max_ches, settings.training.max_tokens)
+        data = leave_out_alike(policy.module, data, settings.data.max_ches, settings.training.max_tokens, ranks)
     note_all(data.accounting.lines())
     note_all([*data.notes, *([] if data.verdict is None else [data.verdict])])
     return name_reference(settings, objective, policy, data)

@@ -34,13 +34,13 @@ from tiltlm.recipes.prepare import Prepared, ensure_reference, prepare
 from tiltlm.recipes.progress import ProgressCallback, silent
 from tiltlm.recipes.run_settings import RunSettings
 from tiltlm.recipes.trained_run import TrainedRun
-from tiltlm.reference import Reference
+from tiltlm.reference import Reference, model_facts
 from tiltlm.reference.digests import numeric_path
 from tiltlm.report import RunReport, series_of, to_plain, verdict_of, write_report
 from tiltlm.runs import RunDirectory, RunLog, run_log
 from tiltlm.runs.chat import Chat
 from tiltlm.storage.versions import python_and_packages
-from tiltlm.training import Listener, TrainingResult, train_loop
+from tiltlm.training import Listener, Origin, TrainingResult, train_loop
 from tiltlm.training.recorder import MetricsRecord
 from tiltlm.version import __version__
 
@@ -62,7 +62,7 @@ def train(
 ) -> TrainedRun:
     """Train a policy, measure it on held-out data before and after, save it, and write the report.
 
-    Under a launcher (`accelerate launch`, `torchrun`) the processes share the training, and rank 0 writes.
+    Under a launcher (`accelerate launch`, `torchrun`) the processes share training and measuring, and rank 0 writes.
 
     Args:
         settings: All settings of the run. They have been checked (`recipes.run_settings`).
@@ -84,10 +84,10 @@ def train_logged(
     ranks = Ranks.join()
     check_parallel(settings.training.parallel, ranks)
     progress("load model and data", 0, 0)
-    ready = prepare(settings, ranks.device)
+    ready = prepare(settings, ranks)
     settings.training.check_held_out(len(ready.data.held_out))
     if ranks.size > 1:
-        refuse_different({**digests(ready), "numeric path": numeric_path(ready.policy.module)}, ranks)
+        refuse_different(digests(ready), ranks)
         log.info(
             "%d processes, training.parallel=%s",
             ranks.size,
@@ -116,7 +116,7 @@ def refuse_different(digests: Mapping[str, str], ranks: Ranks) -> None:
             if other != found[0]:
                 raise RunError(
                     f"rank {rank} has another {what} ({other}) than rank 0 ({found[0]}). Give every machine the same "
-                    "files and packages, and set model.precision if it was chosen by measuring",
+                    "files and packages, and set model.precision if their processors differ",
                     code="processes_differ",
                 )
 
@@ -133,7 +133,7 @@ def carry_out(
     command: str | None = None,
     gold: GoldMeasure | None = None,
 ) -> TrainedRun:
-    """Run the training and the measurements around it. All processes train; rank 0 measures and writes.
+    """Run the training and the measurements around it. All processes train and measure; rank 0 writes.
 
     Args:
         run: The open run directory.
@@ -148,8 +148,8 @@ def carry_out(
     """
     describe_run(run, ready, settings)
     ensure_reference(ready.reference, ready.examples, progress, ranks)
-    before = ranks.first(lambda: measure_policy(ready, settings, "tokens sampled, before", progress, trained=False))
-    start = ranks.first(lambda: measure_start(ready, settings, before))
+    before = measure_policy(ready, settings, "tokens sampled, before", progress, ranks, trained=False)
+    start = measure_start(ready, settings, before, ranks)
     with trainable_copy(ready.policy.module, settings.training.parallel, aside=not ready.reference.is_live) as module:
         result = train_loop(
             module,
@@ -162,53 +162,73 @@ def carry_out(
             ready.data.fingerprint,
             resume=resume,
             sources=ready.sources,
+            origin=origin_of(ready.policy, ready.model_digest),
             ranks=ranks,
             listener=listener(progress),
         )
-    return ranks.first(lambda: conclude(run, ready, settings, (before, start), result, progress, title, command, gold))
-
-
-def conclude(
-    run: RunDirectory,
-    ready: Prepared,
-    settings: RunSettings,
-    measured: tuple[Measurement, Start | None],
-    result: TrainingResult,
-    progress: ProgressCallback,
-    title: str | None,
-    command: str | None,
-    gold: GoldMeasure | None,
-) -> TrainedRun:
-    """Save the policy, measure it and write the report. Only rank 0 calls it.
-
-    The policy is saved first, so that nothing that fails later can lose it. If the policy cannot be measured, because
-    it gives numbers that are not finite, the report says so and shows the rest.
-    """
-    before, start = measured
     progress("save", 0, 0)
-    save(ready, run.path)
+    ranks.first(lambda: save(ready, run.path))  # before anything that may fail, so that nothing can lose the policy
     report = make_report(run, ready, settings, result)
     report = replace(report, title=title or report.title, command=command or report.command)
     rows: list[dict[str, Any]] = []
     try:
-        after = measure_policy(ready, settings, "tokens sampled, after", progress, trained=True)
-        rows = held_out_rows(ready, before, after)
-        progress("measure some of the training data", 0, 0)
-        found, rewards = gold(before.draws, after.draws) if gold and before.draws and after.draws else (None, None)
-        report = replace(
-            report,
-            held_out=held_out_change(ready, before, after),
-            training_accuracy=training_accuracy(ready, settings),
-            samples=sample_change(ready, before, after, rewards),
-            gold=found,
-            probability=compare_with_start(ready, settings, start, before, after),
-        )
+        report, rows = measured(report, ready, settings, (before, start), progress, gold, ranks)
     except NumericsError as error:
         log.error("the trained policy could not be measured: %s", error, extra={"event": "not_measured"})
         report = replace(report, failure=str(error))
+    return ranks.first(lambda: conclude(run, report, result, rows))
+
+
+def measured(
+    report: RunReport,
+    ready: Prepared,
+    settings: RunSettings,
+    earlier: tuple[Measurement, Start | None],
+    progress: ProgressCallback,
+    gold: GoldMeasure | None,
+    ranks: Ranks,
+) -> tuple[RunReport, list[dict[str, Any]]]:
+    """Measure the trained policy, and return the report with what was found, and the rows of `held_out_rows`.
+
+    All processes call it together and return the same. Arguments: see `carry_out`.
+
+    Raises:
+        NumericsError: the policy gives numbers that are not finite.
+    """
+    before, start = earlier
+    after = measure_policy(ready, settings, "tokens sampled, after", progress, ranks, trained=True)
+    progress("measure some of the training data", 0, 0)
+    found, rewards = None, None
+    if gold is not None and before.draws is not None and after.draws is not None:
+        of_gold, draws = gold, (before.draws, after.draws)
+        found, rewards = ranks.first(lambda: of_gold(*draws))
+    report = replace(
+        report,
+        held_out=held_out_change(ready, before, after),
+        training_accuracy=training_accuracy(ready, settings, ranks),
+        samples=sample_change(ready, before, after, rewards),
+        gold=found,
+        probability=compare_with_start(ready, settings, start, before, after, ranks),
+    )
+    return report, held_out_rows(ready, before, after)
+
+
+def conclude(run: RunDirectory, report: RunReport, result: TrainingResult, rows: list[dict[str, Any]]) -> TrainedRun:
+    """Write the model card and the report, and return the run. Only rank 0 calls it."""
     run.write_text("model/README.md", model_card(report))
     write_report(run.path, report)
     return TrainedRun(run.path, result, report, rows)
+
+
+def origin_of(policy: Policy | Scorer, digest: str) -> Origin:
+    """Return what identifies a model that is about to be trained.
+
+    Args:
+        policy: The model as loaded.
+        digest: Its `model_digest`.
+    """
+    rounding = {"model.layout": policy.module.layout, "model.compile": policy.settings.compile}
+    return Origin(model_facts(policy.module, digest), rounding)
 
 
 def describe_run(run: RunDirectory, ready: Prepared, settings: RunSettings) -> None:
@@ -240,12 +260,14 @@ def make_report(run: RunDirectory, ready: Prepared, settings: RunSettings, resul
         "Objective": settings.objective_text,
         "Reference": reference_fact(ready.reference),
         "Training": f"{result.num_steps} steps of {settings.training.batch_size} examples, "
-        f"peak learning rate {result.learning_rate:g}",
+        + (f"{result.num_bad_steps} of them skipped, " if result.num_bad_steps else "")
+        + f"peak learning rate {result.learning_rate:g}",
         "Examples": f"{len(ready.data.train):,} trained on, {len(ready.data.held_out):,} held out",
     }
     return RunReport(
         title=f"{settings.objective_title} on {short(settings.model.path)}",
         facts=facts,
+        skipped=result.num_bad_steps,
         series=series_of(result.history),
         data=ready.data.accounting.as_dict(),
         config=to_plain(settings),
@@ -329,9 +351,10 @@ def versions() -> dict[str, str]:
 
 
 def digests(ready: Prepared) -> dict[str, str]:
-    """Return digests of model, reference and data."""
+    """Return digests of model, reference and data, and what else decides a log-probability: precision, versions."""
     return {
         "model": ready.model_digest,
         "reference": f"{ready.reference.name} {ready.reference.digest}".strip(),
         "data": ready.data.fingerprint,
+        "numeric path": numeric_path(ready.policy.module),
     }

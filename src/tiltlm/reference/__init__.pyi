@@ -1,5 +1,5 @@
 from .build import build_reference
-from .digests import base_digest, model_digest, numeric_path
+from .digests import base_digest, model_digest, model_facts, numeric_path
 from .reference import Computed, Reference
 from .reference_settings import ReferenceSettings, check_reference, default_store_folder
 from .store.store import ReferenceStore
@@ -14,5 +14,6 @@ __all__ = [
     "check_reference",
     "default_store_folder",
     "model_digest",
+    "model_facts",
     "numeric_path",
 ]

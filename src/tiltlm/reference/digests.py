@@ -4,7 +4,8 @@ Equal digests mean equal log-probabilities up to rounding. A digest is computed 
 names that they have without an adapter, so a LoRA run and full fine-tuning of the same model share one reference.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 import transformers
@@ -61,8 +62,13 @@ def adapter_is_zero(policy: ForestModule) -> bool:
 
 def base_digest(policy: ForestModule) -> str:
     """Digest the model without its adapters: tensors, architecture, and the configuration that changes a logit."""
-    config = {k: v for k, v in policy.config.to_dict().items() if k not in _NO_LOGIT and "dropout" not in k}
-    return tensors_digest(base_tensors(policy), {"class": type(policy.bare_model).__name__, "config": config})
+    facts = {"class": type(policy.bare_model).__name__, "config": _logit_config(policy)}
+    return tensors_digest(base_tensors(policy), facts)
+
+
+def _logit_config(policy: ForestModule) -> dict[str, Any]:
+    """Return the configuration that changes a logit."""
+    return {k: v for k, v in policy.config.to_dict().items() if k not in _NO_LOGIT and "dropout" not in k}
 
 
 def model_digest(policy: ForestModule) -> str:
@@ -72,6 +78,48 @@ def model_digest(policy: ForestModule) -> str:
         return base
     scaling = {n: s for n, m in policy.bare_model.named_modules() if isinstance(s := getattr(m, "scaling", None), dict)}
     return tensors_digest(adapter_tensors(policy), {"base": base, "scaling": scaling})
+
+
+def model_facts(policy: ForestModule, digest: str) -> dict[str, str]:
+    """Return what a run must share with the one that it continues, by names for users: a difference is then readable.
+
+    Args:
+        policy: The model before its first step, and without layers that its objective adds.
+        digest: Its `model_digest`.
+
+    Returns:
+        The digest, the class, each entry of the configuration that changes a logit, the adapter with its scale and
+        start, the dtype of the weights and the precision of products. A layout that deviates from separate forwards is
+        named; the others are equal to rounding.
+    """
+    model = policy.model
+    facts = {"weights and configuration": digest, "class": type(policy.bare_model).__name__}
+    facts |= {f"config.{name}": str(value) for name, value in _flat(_logit_config(policy))}
+    for name, adapter in getattr(model, "peft_config", {}).items():
+        settings = {k: v for k, v in adapter.to_dict().items() if k not in _NO_EFFECT_OF_ADAPTER}
+        facts |= {f"adapter {name}.{key}": str(value) for key, value in _flat(settings)}
+    if adapters := adapter_tensors(policy):
+        facts["adapter start"] = tensors_digest(adapters, {})
+    dtype = str(next(policy.parameters()).dtype).removeprefix("torch.")
+    facts |= {"dtype": dtype, "precision of products": policy.precision}
+    if not policy.is_exact:
+        facts["layout"] = f"{policy.layout}, with deviations"
+    return {f"model {name}": value for name, value in facts.items()}
+
+
+_NO_EFFECT_OF_ADAPTER = frozenset(
+    {"base_model_name_or_path", "revision", "inference_mode", "peft_version", "auto_mapping"}
+)
+"""Entries of an adapter's configuration that change no logit; the weights of the base are compared themselves."""
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted name, value) of nested mappings; sets in the order of their sorted texts."""
+    for name, value in sorted(values.items()):
+        if isinstance(value, Mapping):
+            yield from _flat({str(key): item for key, item in value.items()}, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", sorted(map(str, value)) if isinstance(value, set | frozenset) else value
 
 
 def numeric_path(policy: ForestModule) -> str:

@@ -33,6 +33,8 @@ class RunReport:
     """Where training moved probability."""
     failure: str = ""
     """Why the trained policy could not be measured; "" if it could."""
+    skipped: int = 0
+    """Optimiser steps that were skipped, because their loss or gradient was not finite."""
     series: tuple[Series, ...] = ()
     """Curves over training (`series_of`)."""
     data: Mapping[str, Any] | None = None

@@ -5,6 +5,7 @@ A gold reward decides if there is one; otherwise held-out data does. If an inter
 (a log-ratio to the policy itself) orders the pairs after the first step, however small that step is.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import log
 from typing import Literal
@@ -48,7 +49,7 @@ class Verdict:
 
 def verdict_of(report: RunReport) -> Verdict:
     """Return the verdict of a run."""
-    cautions = tuple(caution for section in SECTIONS for caution in section.cautions_of(report))
+    cautions = (*_skipped(report), *(caution for section in SECTIONS for caution in section.cautions_of(report)))
     held_out = report.held_out
     if report.gold is not None:
         return _by_gold(report.gold, cautions)
@@ -63,6 +64,17 @@ def verdict_of(report: RunReport) -> Verdict:
         return _by_nll(question, held_out, held_out.nll, cautions)
     assert held_out.contrast is not None
     return _by_contrast(question, held_out, held_out.contrast, cautions)
+
+
+def _skipped(report: RunReport) -> Iterator[Remark]:
+    """Yield a remark if steps were skipped."""
+    if report.skipped:
+        steps, its = ("step was", "its") if report.skipped == 1 else ("steps were", "their")
+        yield Remark(
+            "skipped_steps",
+            f"{report.skipped:,} optimiser {steps} skipped, because {its} loss or gradient was not finite. "
+            "bad_steps.jsonl names the rows.",
+        )
 
 
 def _cause_of_no_measurement(report: RunReport) -> str:

@@ -4,10 +4,8 @@ It is enough to run again and to compare: resolved configuration, versions, dige
 checkpoints and the report.
 """
 
-import json
 import os
 import shutil
-import socket
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,18 +14,20 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tiltlm.core.errors import ConfigError, RunError, TiltError
+from tiltlm.runs.ending import ENDED, write_ending
+from tiltlm.runs.heartbeat import WRITER, beating, read_writer
 from tiltlm.storage.cache import try_lock
 from tiltlm.storage.files import check_writable, write_json, write_text
 
 if TYPE_CHECKING:
     from tiltlm.distributed.ranks import Ranks
 
-LOCK, WRITER = ".lock", ".writer.json"
+LOCK = ".lock"
 
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """An open run directory. As a context manager it releases the lock at the end.
+    """An open run directory. As a context manager it notes how the run ended, and releases the lock.
 
     A new run that one of our errors ends before its first record is deleted, so that it does not block the next try.
     """
@@ -38,7 +38,7 @@ class RunDirectory:
     path: Path
     _lock: ExitStack | None
     """Releases the lock when it is closed. Rank 0 holds the lock; the others have None and write nothing."""
-    _is_new: bool = False
+    is_new: bool = False
     """True if the run is not continued. An error of ours before its first record then removes what was written."""
 
     @classmethod
@@ -119,8 +119,10 @@ class RunDirectory:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(error, TiltError) and self._is_new and not self.has_records:
+        if isinstance(error, TiltError) and self.is_new and not self.has_records:
             self.remove()
+        elif self._lock is not None:
+            write_ending(self.path, error)
         self.close()
 
 
@@ -214,17 +216,15 @@ def _locked(path: Path) -> ExitStack:
     """Take the lock of a run directory. The system releases it when the process ends, however it ends."""
     lock = ExitStack()
     if not lock.enter_context(try_lock(path / LOCK)):
-        writer = "another process"
-        with suppress(OSError, ValueError, KeyError):
-            found = json.loads((path / WRITER).read_text(encoding="utf-8"))
-            writer = f"process {found['pid']} on {found['host']}, since {found['since']},"
+        writer = read_writer(path)
         raise RunError(
-            f"{path}: {writer} is writing here; wait for it or stop it, or choose another folder",
+            f"{path}: {'another process' if writer is None else f'{writer},'} is writing here; wait for it or stop it, "
+            "or choose another folder",
             code="in_use",
             key="output",
         )
-    lock.callback((path / WRITER).unlink, missing_ok=True)
-    write_json(path / WRITER, {"pid": os.getpid(), "host": socket.gethostname(), "since": _now()})
+    lock.enter_context(beating(path, _now()))
+    (path / ENDED).unlink(missing_ok=True)  # of a run that is continued
     return lock
 
 

@@ -19,6 +19,7 @@ import torch
 from tiltlm.core.errors import RunError
 from tiltlm.distributed.ranks import Ranks
 from tiltlm.training.recorder import MetricsRecord
+from tiltlm.training.training_settings import TrainingSettings
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -111,10 +112,48 @@ def ruined_step(step: int, names: Sequence[str], rate: float, grad_norm: float, 
     )
     return RunError(
         f"step {step}: after the update {names[0]}{more} holds NaN or infinities, although loss and gradient were "
-        f"finite (gradient norm {grad_norm:g}, learning rate {rate:g}). Nothing of this step is saved; {kept}. Start "
-        "again with --overwrite and a smaller training.learning_rate",
+        f"finite (gradient norm {grad_norm:g}, learning rate {rate:g}). Nothing of this step is saved; {kept}. "
+        f"{NEW_RUN}",
         code="weights_not_finite",
         key="training.learning_rate",
+    )
+
+
+NEW_RUN = (
+    "Start a run in another folder (output=NEW_FOLDER) with a smaller training.learning_rate; --resume would take the "
+    "same step again"
+)
+"""The way out if an update has ruined the weights."""
+
+
+def too_many_bad_steps(
+    num: int, last: str, ruined_at: int | None, rate: float, good: int | None, settings: TrainingSettings
+) -> RunError:
+    """Return the error of too many skipped steps in a row.
+
+    Args:
+        num: This many steps were skipped.
+        last: The sentence about the last one.
+        ruined_at: The step whose update ruined the weights; None if the rows are the cause.
+        rate: The peak learning rate.
+        good: Step of the newest checkpoint that can be continued from; None if there is none.
+        settings: The training settings.
+    """
+    kept = "there is no checkpoint" if good is None else f"the checkpoint of step {good} can be continued from"
+    if ruined_at is not None:
+        cause = (
+            f"The update of step {ruined_at} is the cause: rows whose loss and gradient were finite before it have "
+            f"none now; {kept}. The peak learning rate was {rate:g}. {NEW_RUN}"
+        )
+    else:
+        cause = (
+            f"The weights are finite, {kept}, and bad_steps.jsonl names the rows. Correct these rows and start again, "
+            f"or go on without them: --resume training.max_bad_steps={max(10, 2 * settings.max_bad_steps)}"
+        )
+    return RunError(
+        f"{num} steps in a row were skipped; {last}. {cause}",
+        code="too_many_bad_steps",
+        key="training.max_bad_steps" if ruined_at is None else "training.learning_rate",
     )
 
 

@@ -28,6 +28,7 @@ from tiltlm.training.guards import (
     explained_out_of_memory,
     is_good,
     ruined_step,
+    too_many_bad_steps,
 )
 from tiltlm.training.optim.optimizer import (
     build_optimizer,
@@ -40,7 +41,7 @@ from tiltlm.training.optim.optimizer import (
 )
 from tiltlm.training.recorder import Listener, MetricsRecord, Recorder
 from tiltlm.training.start import check_start, measured_noise, starts_at_reference, warn_of_rounding
-from tiltlm.training.state import TrainingState, Window, identity, pooled
+from tiltlm.training.state import Origin, TrainingState, Window, identity, pooled
 from tiltlm.training.step import Stepper, StepResult
 from tiltlm.training.timetable import Timetable
 from tiltlm.training.training_settings import TrainingSettings, default_learning_rate
@@ -76,6 +77,7 @@ def train_loop(
     ranks: Ranks | None = None,
     listener: Listener | None = None,
     sources: Sequence[str] = (),
+    origin: Origin | None = None,
 ) -> TrainingResult:
     """Train `policy` in place.
 
@@ -92,6 +94,7 @@ def train_loop(
         ranks: The processes that train together. None means this process only, on a CPU.
         listener: Receives notes, records and progress.
         sources: Sources of the examples by which metrics are divided too.
+        origin: Identifies the model that the run starts from. None: a resumed run cannot check it.
 
     Raises:
         ConfigError: a setting would have no effect, or the checkpoint belongs to another run.
@@ -101,7 +104,7 @@ def train_loop(
     """
     trainer = build_trainer(
         policy, examples, held_out, objective, reference, settings, run, fingerprint,
-        ranks=ranks, listener=listener, sources=sources,
+        ranks=ranks, listener=listener, sources=sources, origin=origin,
     )  # fmt: skip
     try:
         return trainer.run(resume)
@@ -124,15 +127,17 @@ def build_trainer(
     schedule: Callable[[int], float] | None = None,
     value_learning_rate: float | None = None,
     sources: Sequence[str] = (),
+    origin: Origin | None = None,
 ) -> "Trainer":
     """Build the trainer of a run.
 
     A run that makes new examples between its rounds builds one trainer, without examples, and gives it those of each
     round (`Trainer.next_round`). Its `settings` describe one round.
 
-    Arguments up to `listener`, and `sources`, are those of `train_loop`. `schedule` is the learning rate in step i = 0,
-    1, … as a share of the peak; without it, the schedule that `settings` name covers the steps of the examples given
-    here. `value_learning_rate` is the peak for the value head of a critic; without it, that of the policy.
+    Arguments up to `listener`, `sources` and `origin` are those of `train_loop`. `schedule` is the learning rate in
+    step i = 0, 1, … as a share of the peak; without it, the schedule that `settings` name covers the steps of the
+    examples given here. `value_learning_rate` is the peak for the value head of a critic; without it, that of the
+    policy.
 
     Raises:
         ConfigError: a setting would have no effect.
@@ -144,7 +149,8 @@ def build_trainer(
     timetable = Timetable.of(examples, fingerprint, settings)
     num_all, num_trained = (sum(p.numel() for p in ps) for ps in (policy.parameters(), trainable(policy).values()))
     learning_rate = settings.learning_rate or default_learning_rate(num_all, lora=num_trained < num_all)
-    run_identity = identity(policy, objective, reference, settings, learning_rate, fingerprint)
+    origin = origin or Origin()
+    run_identity = identity(policy, objective, reference, settings, learning_rate, fingerprint, origin.identity)
     warn_of_rounding(policy, learning_rate)
     module = wrap(policy.eval(), ranks, settings.parallel)
     signals = StopSignals(ranks)
@@ -169,7 +175,7 @@ def build_trainer(
         schedule=schedule or learning_rate_factor(settings, timetable.last_step),
         recorder=recorder,
         checkpoints=CheckpointManager(
-            run, policy, optimizer, reference, run_identity, settings, ranks, recorder.note
+            run, policy, optimizer, reference, run_identity, settings, ranks, recorder.note, origin.rounding
         ),
         signals=signals,
     )  # fmt: skip
@@ -287,15 +293,18 @@ class Trainer:
 
     def run_to_end(self) -> TrainingResult:
         """Evaluate and save where that is due, then take the next step, until the last one is done."""
-        state, timetable = self.state, self.timetable
+        state, timetable, is_due = self.state, self.timetable, False
         while True:
             improved = False
             if self.held_out and timetable.evaluates(state.step) and state.evaluated_at != state.step:
                 improved = self.evaluate()
-            if timetable.saves(state.step) or improved or state.stopped_early:
+            is_due = is_due or timetable.saves(state.step) or state.stopped_early
+            ends = state.step >= timetable.last_step or state.stopped_early
+            if improved or (is_due and (ends or not state.bad_in_a_row)):  # while steps are skipped, a save waits
                 self.checkpoints.commit(state, self.window)
+                is_due = False
             self.signals.poll()
-            if state.step >= timetable.last_step or state.stopped_early:
+            if ends:
                 return self.finish()
             self.checkpoints.poll()
             self.train_step()
@@ -311,6 +320,7 @@ class Trainer:
         rate = self.learning_rate * self.schedule(state.step)
         good = is_good(result.loss, grad_norm)
         if good:
+            self.checkpoints.prove()
             set_learning_rate(self.optimizer, rate)
             self.optimizer.step()
             self.check_weights(rate, grad_norm)
@@ -346,21 +356,33 @@ class Trainer:
         Raises:
             RunError: `max_bad_steps` steps in a row were skipped.
         """
-        step, in_a_row = self.state.step, self.state.bad_in_a_row
         culprits = sorted({id_ for ids in self.ranks.gather(result.suspects) for id_ in ids})
-        record, message = bad_step(step, result.loss, grad_norm, culprits, [example.id for example in examples])
+        rows = [example.id for example in examples]
+        record, message = bad_step(self.state.step, result.loss, grad_norm, culprits, rows)
         self.recorder.add({**self.position(), "loss": result.loss, "grad_norm": grad_norm, "skipped": True})
         self.recorder.add_bad_step(record)
         self.recorder.note(message)
-        if in_a_row >= self.settings.max_bad_steps:
-            newest = self.checkpoints.newest_intact()
-            kept = "there is no intact checkpoint" if newest is None else f"the checkpoint of step {newest} is intact"
-            raise RunError(
-                f"{in_a_row} steps in a row were skipped; {message}. The weights are finite, {kept}, and "
-                "bad_steps.jsonl names the rows. Lower training.learning_rate, or inspect those rows",
-                code="too_many_bad_steps",
-                key="training.max_bad_steps",
-            )
+        if self.state.bad_in_a_row >= self.settings.max_bad_steps:
+            raise self.stuck(message)
+
+    def stuck(self, message: str) -> RunError:
+        """Return the error of too many skipped steps, and keep the checkpoints that can be continued from.
+
+        Args:
+            message: The sentence about the last skipped step.
+        """
+        state, checkpoints, ruined_at = self.state, self.checkpoints, None
+        last = state.updated_at - 1
+        if last >= self.timetable.first_step:  # with other rows the cause is not known
+            self.optimizer.zero_grad()
+            again = self.stepper.train([self.examples[i] for i in self.timetable.rows(last)], state.memory)
+            if is_good(again.loss, clip_gradients(trainable(self.policy).values(), None)):
+                checkpoints.commit(state, self.window)
+            else:
+                ruined_at = state.updated_at
+                checkpoints.set_aside(ruined_at)
+        newest = checkpoints.newest_intact()
+        return too_many_bad_steps(state.bad_in_a_row, message, ruined_at, self.learning_rate, newest, self.settings)
 
     def evaluate(self) -> bool:
         """Evaluate the held-out examples as one step without gradient; return whether this is the best so far."""

@@ -7,14 +7,13 @@ Names follow TRL. JSON has no NaN, so a number that is not finite is written as 
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from tiltlm.core.errors import RunError
 from tiltlm.distributed.ranks import Ranks
 from tiltlm.runs.directory import RunDirectory
-from tiltlm.storage.files import append_line, finite_json, keep_lines
-from tiltlm.training.packages import check_trackers
+from tiltlm.storage.files import append_line, finite_json, keep_lines, read_lines
+from tiltlm.training.tracking import Trackers, open_trackers
+from tiltlm.training.tracking.trackers import is_of_evaluation
 
 MetricsRecord = dict[str, Any]
 
@@ -52,7 +51,9 @@ class Recorder:
         self._metrics, self._bad_steps = run.metrics, run.bad_steps
         self._writes = ranks.is_first
         self._listener = listener
-        self._accelerator = open_trackers(trackers, run.path, config, ranks) if trackers and ranks.is_first else None
+        self._trackers = Trackers()
+        if trackers and ranks.is_first:
+            self._trackers = open_trackers(trackers, run.path, config, is_new=run.is_new)
 
     def note(self, message: str) -> None:
         """Send a sentence to the user."""
@@ -71,10 +72,18 @@ class Recorder:
         if not self._writes:
             return
         append_line(self._metrics, record)
-        if self._accelerator is not None:
-            numbers = {key: value for key, value in record.items() if isinstance(value, int | float) and key != "step"}
-            self._accelerator.log(numbers, step=record["step"])
+        self._trackers.add(record)
         self._listener.record(record)
+
+    def add_round(self, card: Mapping[str, Any], step: int) -> None:
+        """Send the numbers of a round to the trackers; its own files hold them already.
+
+        Args:
+            card: The round, as plain values.
+            step: Optimiser steps done.
+        """
+        if self._writes:
+            self._trackers.add_round(card, step)
 
     def add_bad_step(self, record: MetricsRecord) -> None:
         """Append a record of a skipped step to bad_steps.jsonl."""
@@ -90,39 +99,15 @@ class Recorder:
         """
 
         def is_past(record: MetricsRecord) -> bool:
-            is_evaluation = "loss" not in record
-            return bool(record["step"] <= (evaluated_at if is_evaluation else step))
+            return bool(record["step"] <= (evaluated_at if is_of_evaluation(record) else step))
 
         if self._writes:
+            known = read_lines(self._metrics)
+            self._trackers.mark_sent([record for record in known if not is_past(record)])
             self.history = keep_lines(self._metrics, is_past)
             if self._bad_steps.exists():
                 keep_lines(self._bad_steps, is_past)
 
     def close(self) -> None:
-        """Have the trackers write what they hold."""
-        for tracker in self._accelerator.trackers if self._accelerator is not None else ():
-            tracker.finish()
-
-
-def open_trackers(names: Sequence[str], folder: Path, config: Mapping[str, Any], ranks: Ranks) -> Any:
-    """Return an Accelerator that logs to TensorBoard, trackio or W&B.
-
-    Raises:
-        ConfigError: one of them is not installed.
-        RunError: one of them cannot start, for example because it needs a login.
-    """
-    check_trackers(names)
-    from accelerate import Accelerator  # imported here: nothing else of a run needs it
-
-    accelerator = Accelerator(cpu=ranks.device.type == "cpu", log_with=list(names), project_dir=str(folder))
-    plain = {key: value if isinstance(value, int | float | str) else str(value) for key, value in config.items()}
-    try:
-        accelerator.init_trackers("tiltlm", config=plain)
-    except Exception as error:  # each tracker has its own classes
-        raise RunError(
-            f"training.trackers: {', '.join(names)} could not start: {error}. Log in or connect, or remove it from the "
-            "list",
-            code="tracker_failed",
-            key="training.trackers",
-        ) from error
-    return accelerator
+        """Have the trackers write or send what they hold."""
+        self._trackers.close()

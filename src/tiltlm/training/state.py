@@ -24,6 +24,8 @@ CADENCE = {
     "eval_every", "save_every", "keep_checkpoints", "async_checkpoints", "log_every", "trackers", "max_bad_steps"
 }  # fmt: skip
 """Settings that may change when a run is resumed: they do not change what is computed."""
+OF_MODEL = "model "
+"""Prefix of the parts of an identity that describe the model (`reference.model_facts`)."""
 ROUNDING = {"max_tokens", "parallel"}
 """Settings that may change as well; the resumed run is then equal to rounding, not bit for bit."""
 
@@ -54,6 +56,11 @@ class TrainingState:
 
     def __post_init__(self) -> None:
         self.memory = tuple(self.memory)  # JSON has only lists
+
+    @property
+    def updated_at(self) -> int:
+        """The last step that changed the weights; 0 if there was none."""
+        return self.step - self.bad_in_a_row
 
     def advance(self, num_tokens: int, good: bool) -> None:
         """Count one more step, taken or skipped."""
@@ -143,6 +150,16 @@ def pooled(sums: MetricSums, ranks: Ranks) -> dict[str, float]:
     return total.means()
 
 
+@dataclass(frozen=True)
+class Origin:
+    """What a run was started from, beside its data, its objective and its training settings."""
+
+    identity: Mapping[str, str] = field(default_factory=dict)
+    """What a resumed run must share, by names for users (`reference.model_facts`)."""
+    rounding: Mapping[str, Any] = field(default_factory=dict)
+    """What a resumed run may change; it is then equal to rounding, and says so."""
+
+
 def identity(
     policy: nn.Module,
     objective: Objective,
@@ -150,11 +167,12 @@ def identity(
     settings: TrainingSettings,
     learning_rate: float,
     fingerprint: str,
+    origin: Mapping[str, str],
 ) -> dict[str, Any]:
     """Return what identifies a run, as flat JSON values: if any of them changes, it is another run."""
     names = "\n".join(f"{name} {list(p.shape)}" for name, p in trainable(policy).items())
     own = {f"training.{k}": v for k, v in asdict(settings).items() if k not in CADENCE | ROUNDING}
-    return own | {
+    return {**own, **origin} | {
         "training.learning_rate": learning_rate,
         "objective": repr(objective),
         "reference": None if reference is None else f"{reference.name} {reference.digest}",
@@ -163,17 +181,27 @@ def identity(
     }
 
 
-def refuse_other_run(then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def refuse_other_run(then: Mapping[str, Any], now: Mapping[str, Any], written_by: str) -> None:
     """Refuse to resume a run with another identity.
 
     Args:
         then: `identity` of the run that wrote the checkpoint.
         now: `identity` of this run.
+        written_by: The version of tiltlm that wrote the checkpoint.
 
     Raises:
-        ConfigError: something differs; the message lists it.
+        ConfigError: something differs, and the message lists it; or the checkpoint was written by a version that did
+            not record all of it.
     """
-    changed = [f"{k} was {then.get(k)} and is {now.get(k)}" for k in sorted({*then, *now}) if then.get(k) != now.get(k)]
+    if not any(name.startswith(OF_MODEL) for name in then) and any(name.startswith(OF_MODEL) for name in now):
+        raise ConfigError(
+            f"--resume: the checkpoint does not say which model it belongs to, because tiltlm {written_by} did not "
+            "record it, so it cannot be checked that this is the same run. Finish the run with that version, or start "
+            "again in another folder (output=NEW_FOLDER)",
+            code="old_checkpoint",
+            key="--resume",
+        )
+    changed = [_change(k, then, now) for k in sorted({*then, *now}) if then.get(k) != now.get(k)]
     if changed:
         raise ConfigError(
             f"--resume: the checkpoint belongs to another run: {'; '.join(changed)}. Restore these values, or start "
@@ -181,3 +209,9 @@ def refuse_other_run(then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
             code="other_run",
             key="--resume",
         )
+
+
+def _change(name: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    if name not in then:
+        return f"{name} is {now[name]} and was not set"
+    return f"{name} was {then[name]} and is {now[name]}" if name in now else f"{name} was {then[name]} and is not set"

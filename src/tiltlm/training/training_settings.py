@@ -84,7 +84,8 @@ class TrainingSettings:
     save_every: int | None = None
     """Steps between checkpoints; None: at the end of each epoch. The last step is always saved."""
     keep_checkpoints: int = 2
-    """Number of newest checkpoints to keep on disk; the best one is kept in addition."""
+    """Number of newest checkpoints to keep on disk; the best one is kept in addition, and the one before the newest
+    until a later step has a finite loss."""
     async_checkpoints: bool | None = None
     """Write a checkpoint in a thread while training goes on, from a copy of its tensors in the host's memory. None: on
     GPUs, where the copy is made anyway, and not on CPUs, where it would take memory and the thread would slow the
@@ -92,7 +93,7 @@ class TrainingSettings:
     log_every: int = 1
     """Steps per line of metrics.jsonl; values are means over them."""
     trackers: tuple[str, ...] = ()
-    """Where to log metrics in addition to metrics.jsonl: tensorboard, trackio, wandb."""
+    """Where to show live curves in addition to metrics.jsonl: tensorboard, trackio, wandb."""
     max_bad_steps: int = 3
     """Stop after this many steps in a row with a non-finite loss or gradient; each such step is skipped."""
 

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+import signal
 import threading
 
 import pytest
@@ -11,14 +12,17 @@ import torch
 from support.errors import events, raises
 from support.small_run import HELD_OUT, TRAIN, Run
 from support.toy_training import Killed, SortedMargins, ToyPolicy, ToyReference, without_times
-from tiltlm.core import ConfigError, RunError
+from tiltlm.core import ConfigError, RunError, pack_trees
 from tiltlm.core.finite import not_finite
 from tiltlm.objectives import bco, dpo, ipo, kto
 from tiltlm.runs.directory import RunDirectory
 from tiltlm.storage.files import read_lines
-from tiltlm.training.checkpoints.files import folder_of, load, steps_in
+from tiltlm.training.checkpoints.files import damage, folder_of, load, steps_in
+from tiltlm.training.guards import Interrupted
 from tiltlm.training.loop import train_loop
+from tiltlm.training.packs import Pack
 from tiltlm.training.recorder import Listener
+from tiltlm.training.timetable import Timetable
 from tiltlm.training.training_settings import TrainingSettings, default_learning_rate
 
 
@@ -157,19 +161,69 @@ def test_a_bad_step_never_reaches_the_weights(tmp_path):
     assert any("step 3" in note and "loss" in note for note in run.notes)
 
 
-def test_bad_steps_in_a_row_stop_the_run_with_a_good_checkpoint(tmp_path):
-    with raises(RunError, "too_many_bad_steps", mentions=["step 4", "bad_steps.jsonl"]) as stop:
-        Run(tmp_path / "run", poisoned=range(forward_of(tmp_path, 3), 10**4), **ONE_PACK)
+class Picky(ToyPolicy):
+    """Gives infinities for the examples of the steps 4, 5 and 6 of an epoch in steps of one example."""
+
+    def __init__(self):
+        super().__init__(seed=1)
+        order = Timetable(len(TRAIN), "fingerprint", TrainingSettings(batch_size=1)).rows
+        bad = [TRAIN[i] for step in (3, 4, 5) for i in order(step)]
+        self.bad = [pack_trees(Pack.of([example]).trees).token_ids.tolist() for example in bad]
+
+    def forward(self, forest):
+        self.poisoned = {self.num_forwards + 1} if forest.token_ids.tolist() in self.bad else set()
+        return super().forward(forest)
+
+
+def test_bad_rows_in_a_row_stop_the_run_and_following_the_advice_goes_on_without_them(tmp_path):
+    """No step is lost: the state at the stop is saved, since the weights are good."""
+    settings = {"num_epochs": 1, "batch_size": 1, "save_every": 100, "eval_every": 100}
+    whole = Run(tmp_path / "whole", policy=Picky(), max_bad_steps=10, **settings)
+    mentions = ["step 6", "bad_steps.jsonl", "--resume training.max_bad_steps=10"]
+    with raises(RunError, "too_many_bad_steps", key="training.max_bad_steps", mentions=mentions) as stop:
+        Run(tmp_path / "run", policy=Picky(), **settings)
     assert stop.value.exit_code == 1
-    lines = read_lines(tmp_path / "run/metrics.jsonl")
-    assert [line["step"] for line in lines if line.get("skipped")] == [3, 4, 5]
-    assert [line["step"] for line in lines if "loss" in line and not line.get("skipped")] == [1, 2]
-    good, same = (load(folder_of(tmp_path / "run/checkpoints", step)).policy for step in (2, 4))
-    assert all(torch.equal(good[name], same[name]) for name in good)
-    resumed = Run(tmp_path / "run", resume=True, **ONE_PACK)
-    assert [line["step"] for line in read_lines(resumed.path.bad_steps)] == [3, 4]
-    assert resumed.result.num_bad_steps == 2
-    assert torch.isfinite(weights(resumed)).all()
+    assert steps_in(tmp_path / "run/checkpoints") == [6]
+    resumed = Run(tmp_path / "run", policy=Picky(), resume=True, max_bad_steps=10, **settings)
+    assert [line["step"] for line in read_lines(resumed.path.bad_steps)] == [4, 5, 6]
+    assert resumed.result.num_bad_steps == whole.result.num_bad_steps == 3
+    assert without_times(read_lines(resumed.metrics)) == without_times(read_lines(whole.metrics))
+    assert torch.equal(weights(resumed), weights(whole))
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_an_update_that_ruins_the_weights_leaves_the_checkpoint_before_it(tmp_path, keep):
+    """Each weight is finite, and the loss is not. Warm-up begins at rate 0, so step 2 is the first that counts."""
+    settings = {"num_epochs": 8, "save_every": 1, "keep_checkpoints": keep}
+    mentions = ["step 2", "step 1", "output=NEW_FOLDER"]
+    for resume in (False, True):
+        with raises(RunError, "too_many_bad_steps", key="training.learning_rate", mentions=mentions):
+            Run(tmp_path / "run", learning_rate=1e30, resume=resume, **settings)
+        checkpoints = tmp_path / "run/checkpoints"
+        assert sorted(path.name for path in checkpoints.iterdir()) == ["ruined-step-00000002", "step-00000001"]
+        assert damage(folder_of(checkpoints, 1)) is None
+    assert Run(tmp_path / "new", learning_rate=0.02, **settings).result.num_steps == 24
+
+
+def test_a_stop_while_steps_are_skipped_keeps_the_good_checkpoint(tmp_path):
+    """A signal saves the weights of then, good or not; what it replaces has the same weights."""
+    with raises(Interrupted, "interrupted"):
+        Run(
+            tmp_path / "run", learning_rate=1e30, num_epochs=8, save_every=1,
+            note=lambda text: signal.raise_signal(signal.SIGTERM) if "step 4 is skipped" in text else None,
+        )  # fmt: skip
+    assert steps_in(tmp_path / "run/checkpoints") == [1, 4]
+
+
+def test_a_save_that_is_due_waits_for_the_next_good_step(tmp_path):
+    Run(tmp_path / "run", poisoned={forward_of(tmp_path, 2)}, max_tokens=4096, eval_every=100, keep_checkpoints=9)
+    assert steps_in(tmp_path / "run/checkpoints") == [3, 4, 6]
+
+
+def test_one_kept_checkpoint_is_one_after_the_next_good_step(tmp_path):
+    with pytest.raises(Killed):
+        Run(tmp_path / "run", kill_after=5, keep_checkpoints=1)
+    assert steps_in(tmp_path / "run/checkpoints") == [4]
 
 
 def test_all_steps_bad_leaves_no_checkpoint(tmp_path):
@@ -180,7 +234,7 @@ def test_all_steps_bad_leaves_no_checkpoint(tmp_path):
 
 def test_a_finite_gradient_that_makes_weights_infinite_stops_the_run(tmp_path):
     """Warm-up begins at rate 0, so the second step is the first that changes weights. Nothing of it is saved."""
-    mentions = ["step 2", "step 1", "--overwrite"]
+    mentions = ["step 2", "step 1", "output=NEW_FOLDER"]
     with raises(RunError, "weights_not_finite", key="training.learning_rate", mentions=mentions):
         Run(tmp_path / "run", learning_rate=1e39, warmup_ratio=0.5, save_every=1)
     checkpoints = tmp_path / "run/checkpoints"
@@ -199,7 +253,7 @@ def test_a_checkpoint_is_looked_at_before_it_is_called_intact(tmp_path):
 
     with raises(RunError, "too_many_bad_steps") as stop:
         Run(tmp_path / "run", policy=Sabotage(), poisoned=range(forward_of(tmp_path, 3), 10**4), **ONE_PACK)
-    assert "is intact" not in str(stop.value)
+    assert "can be continued" not in str(stop.value)
 
 
 def test_a_run_neither_reads_nor_moves_torchs_random_generator(tmp_path):

@@ -1,9 +1,5 @@
 """Records go to metrics.jsonl, trackers and the listener, in rank 0 only; a resumed run drops what it will repeat."""
 
-import math
-
-import pytest
-
 from tiltlm.distributed.ranks import Ranks
 from tiltlm.runs.directory import RunDirectory
 from tiltlm.storage.files import read_lines
@@ -34,15 +30,30 @@ def test_only_rank_0_writes_and_calls_the_listener(tmp_path):
     assert calls == []
 
 
-def test_tensorboard_gets_the_numbers(tmp_path):
-    pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+def test_a_resumed_run_sends_no_step_twice(tmp_path, monkeypatch):
+    sent: list[tuple[dict, int]] = []
 
-    with RunDirectory.open(tmp_path / "run") as run:
-        recorder = Recorder(run, ("tensorboard",), {"seed": 0, "reference": None}, Ranks(), Listener())
-        recorder.add({"step": 1, "loss": 0.5, "skipped": True})
-        recorder.add({"step": 2, "loss": math.nan})
-        recorder.close()
-        events = EventAccumulator(str(run.path / "tiltlm"))
-        events.Reload()
-        assert [(e.step, e.value) for e in events.Scalars("loss")] == [(1, 0.5)]
+    class Kept:
+        def __init__(self, *_):
+            pass
+
+        def log(self, numbers, step):
+            sent.append((dict(numbers), step))
+
+        def finish(self):
+            pass
+
+    monkeypatch.setattr("tiltlm.training.tracking.trackers.SERVICES", {"tensorboard": Kept})
+    for resume in (False, True):
+        with RunDirectory.open(tmp_path / "run", resume=resume) as run:
+            recorder = Recorder(run, ("tensorboard",), {}, Ranks(), Listener())
+            recorder.rewind(step=2 * resume, evaluated_at=0 if resume else -1)
+            for record in [
+                {"step": 0, "eval_loss": 3.0}, {"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.5},
+                {"step": 2, "eval_loss": 1.4}, {"step": 3, "loss": 1.2}, {"step": 4, "loss": 1.0},
+            ][3 * resume : 5 + resume]:  # fmt: skip
+                recorder.add(record)
+            recorder.close()
+    assert [step for _, step in sent] == [0, 1, 2, 2, 3, 4]
+    assert sent[0][0] == {"eval/loss": 3.0}
+    assert sent[-1][0] == {"train/loss": 1.0}

@@ -24,6 +24,9 @@ from tiltlm.config.calls.frontiers import frontier
 from tiltlm.config.calls.methods import compare_methods
 
 # isort: split
+from tiltlm.config.calls.runs import runs_diff, runs_list
+
+# isort: split
 from tiltlm.config.calls.data.agreeing import agreement
 from tiltlm.config.calls.data.checking import check
 from tiltlm.config.calls.data.converting import convert
@@ -72,6 +75,8 @@ __all__ = [
     "loop",
     "preview",
     "quickstart",
+    "runs_diff",
+    "runs_list",
     "sample",
     "score",
     "split",

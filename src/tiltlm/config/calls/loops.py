@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["loop"]
 
 READS = (
+    *("data.max_row_mb", "data.damaged_files"),
     *(f"data.{name}" for name in ("train", "split", "subset", "revision", "columns", "ignore", "on_bad", "max_bad")),
     *(f"data.{name}" for name in ("limit", "as_chat", "transcripts", "chat_template", "chat_template_kwargs")),
     *("model", "output", "objective", "loop", "rivals", "examples", "shaping", "correction", "critic"),

@@ -19,7 +19,8 @@ from tiltlm.data.data_settings import OF_LABELS, DataSettings, paths_of, sources
 from tiltlm.data.files.arrow_files import arrow_rows, read_arrow, read_parquet
 from tiltlm.data.files.folders import data_files, files_by_split
 from tiltlm.data.files.label_databases import database_rows, is_database, read_database
-from tiltlm.data.files.text_files import Row, read_csv, read_json, read_jsonl
+from tiltlm.data.files.packed import damage_of
+from tiltlm.data.files.text_files import ReadLimits, Row, read_csv, read_json, read_jsonl
 from tiltlm.data.labels.project_votes import content_digest
 from tiltlm.data.labels.rules import LabelSettings
 from tiltlm.storage.hub import unreachable
@@ -45,8 +46,8 @@ class Source:
     """Returns names and digests of everything its rows depend on; None if only reading the rows would show it."""
     has_splits: bool = False
     """True if it has splits, of which one was chosen."""
-    note: Note | None = None
-    """What the user must know about the choice of its files."""
+    notes: tuple[Note, ...] = ()
+    """What the user must know about its files."""
     label: str | None = None
     """`Row.source` of its rows."""
     origin: str = ""
@@ -86,7 +87,7 @@ class Rows(Iterable[Row]):
     @property
     def notes(self) -> list[Note]:
         """Return the notes of all sources."""
-        return [source.note for source in self.sources if source.note is not None]
+        return [note for source in self.sources for note in source.notes]
 
     def content(self) -> list[list[str]] | None:
         """Return `Source.content` of all sources; None if it is None for one of them."""
@@ -158,7 +159,7 @@ def origins_of(paths: Sequence[str]) -> list[str]:
 
 
 def _find(name: str, settings: DataSettings, split: Split) -> Source:
-    path = Path(name)
+    path, limits = Path(name), limits_of(settings)
     if name.startswith(("postgres://", "postgresql://")):
         raise DataError(
             "a PostgreSQL database cannot be read as data; write its labels to a file: "
@@ -166,14 +167,14 @@ def _find(name: str, settings: DataSettings, split: Split) -> Source:
             code="unknown_file_format",
         )
     if path.is_dir():
-        return _folder(path, split)
+        return _folder(path, split, limits)
     if path.is_file() and is_database(path):
         return _database(name, path, settings)
     if path.is_file():
-        return _of_files(name, [path])
+        return _of_files(name, [path], limits)
     if HUB_NAME.fullmatch(name) and not _reader(path) and not path.parent.exists():
-        note = None if settings.revision else Note(f"{name}: {NEWEST}", "newest_revision")
-        return replace(_dataset(name, _hub(name, settings, split), has_splits=True), note=note)
+        notes = () if settings.revision else (Note(f"{name}: {NEWEST}", "newest_revision"),)
+        return replace(_dataset(name, _hub(name, settings, split), limits, has_splits=True), notes=notes)
     raise DataError(
         f"{name}: no such file or folder, and not the name of a dataset on the Hub (owner/name)", code="no_such_path"
     )
@@ -190,23 +191,49 @@ def _database(name: str, path: Path, settings: DataSettings) -> Source:
     )
 
 
-def _of_files(name: str, files: Sequence[Path]) -> Source:
+def limits_of(settings: DataSettings) -> ReadLimits:
+    """Return what is refused while files are read."""
+    return ReadLimits(round(settings.max_row_mb * 1e6), settings.damaged_files == "sound_rows")
+
+
+def _of_files(name: str, files: Sequence[Path], limits: ReadLimits) -> Source:
     return Source(
         name,
-        rows=lambda: (row for file in files for row in _file(file)),
-        content=lambda: [f"{file.name} {_digest(file)}" for file in files],
+        rows=lambda: (row for file in files for row in _file(file, limits)),
+        content=lambda: [f"{file.name} {_readable(file, _digest)}" for file in files],
+        notes=tuple(_notes_on_damage(files) if limits.keeps_sound else ()),
     )
 
 
-def _digest(file: Path) -> str:
+def _notes_on_damage(files: Sequence[Path]) -> Iterator[Note]:
+    """Yield a note on each damaged file of which only the first lines are used."""
+    for file in files:
+        if (damage := _readable(file, damage_of)) is not None:
+            yield Note(
+                f"{file}: the compressed file is damaged ({damage.reason}); its first {damage.sound_lines:,} lines are "
+                "used, and how many rows are lost is unknown",
+                "rows_lost",
+            )
+
+
+def _readable(file: Path, read: Callable[[Path], T]) -> T:
+    """Return what a function reads from a file.
+
+    Raises:
+        DataError: The system refuses to read it.
+    """
     try:
-        with file.open("rb") as content:
-            return hashlib.file_digest(content, "sha256").hexdigest()
+        return read(file)
     except OSError as error:
         raise DataError(f"{file}: cannot be read: {error}", code="not_readable") from error
 
 
-def _reader(path: Path) -> Callable[[Path], Iterator[Row]] | None:
+def _digest(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def _reader(path: Path) -> Callable[[Path, ReadLimits], Iterator[Row]] | None:
     suffixes = "".join(path.suffixes[-2:]).lower()
     for ending, reader in READERS.items():
         if suffixes.endswith(ending):
@@ -214,7 +241,7 @@ def _reader(path: Path) -> Callable[[Path], Iterator[Row]] | None:
     return None
 
 
-def _file(path: Path) -> Iterator[Row]:
+def _file(path: Path, limits: ReadLimits) -> Iterator[Row]:
     reader = _reader(path)
     if reader is None:
         raise DataError(
@@ -222,14 +249,14 @@ def _file(path: Path) -> Iterator[Row]:
             code="unknown_file_format",
         )
     try:
-        yield from reader(path)
+        yield from reader(path, limits)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error}", code="not_readable") from error
 
 
-def _folder(path: Path, split: Split) -> Source:
+def _folder(path: Path, split: Split, limits: ReadLimits) -> Source:
     if (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists():
-        return _saved_dataset(path, split)
+        return _saved_dataset(path, split, limits)
     files = data_files(path, lambda file: _reader(file) is not None)
     if not files:
         raise DataError(
@@ -237,11 +264,12 @@ def _folder(path: Path, split: Split) -> Source:
         )
     splits = files_by_split(files, path)
     if not splits:
-        return _of_files(str(path), files)
+        return _of_files(str(path), files, limits)
     chosen = _choose(str(path), splits, split)
     left_out = [file for file in files if file not in chosen]
     note = f"{path}: read the split {split.name}: {_few(chosen)}" + f"; not read: {_few(left_out)}" * bool(left_out)
-    return replace(_of_files(str(path), chosen), has_splits=True, note=Note(note, "split_files"))
+    found = _of_files(str(path), chosen, limits)
+    return replace(found, has_splits=True, notes=(Note(note, "split_files"), *found.notes))
 
 
 def _few(files: Sequence[Path]) -> str:
@@ -264,24 +292,24 @@ def _choose(name: str, splits: Mapping[str, T], split: Split) -> T:
     return splits[split.name]
 
 
-def _dataset(name: str, data: Any, *, has_splits: bool) -> Source:
+def _dataset(name: str, data: Any, limits: ReadLimits, *, has_splits: bool) -> Source:
     """Return a Hugging Face dataset as a source. Its own fingerprint changes when rows or their order change."""
     fingerprint = getattr(data, "_fingerprint", None)
     return Source(
         name,
-        rows=lambda: arrow_rows(name, map(dict, data)),
+        rows=lambda: arrow_rows(name, map(dict, data), limits),
         content=lambda: None if fingerprint is None else [f"{name} {fingerprint}"],
         has_splits=has_splits,
     )
 
 
-def _saved_dataset(path: Path, split: Split) -> Source:
+def _saved_dataset(path: Path, split: Split, limits: ReadLimits) -> Source:
     import datasets
 
     data = datasets.load_from_disk(str(path))
     if isinstance(data, datasets.DatasetDict):
-        return _dataset(path.name, _choose(str(path), data, split), has_splits=True)
-    return _dataset(path.name, data, has_splits=False)
+        return _dataset(path.name, _choose(str(path), data, split), limits, has_splits=True)
+    return _dataset(path.name, data, limits, has_splits=False)
 
 
 def _hub(name: str, settings: DataSettings, split: Split) -> Any:
@@ -330,7 +358,7 @@ def _check_label_settings(settings: DataSettings) -> None:
             )
 
 
-READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
+READERS: dict[str, Callable[[Path, ReadLimits], Iterator[Row]]] = {
     **{f"{ending}{packed}": reader for ending, reader in TEXT_READERS.items() for packed in ("", ".gz", ".zst")},
     ".parquet": read_parquet,
     ".arrow": read_arrow,

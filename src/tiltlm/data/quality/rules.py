@@ -67,6 +67,8 @@ class Rule:
 CODE_OF_CAUSE: Mapping[str, str] = {
     "malformed_json": "D01",
     "malformed_csv": "D01",
+    "row_too_large": "D01",
+    "damaged_file": "D01",
     "invalid_unicode": "D01",
     "wrong_type": "D01",
     "missing_value": "D01",
@@ -123,6 +125,8 @@ FILE_RULES: Mapping[str, Rule] = {
     code: Rule(code, "D01", "error", cause, fix, unit="files")
     for code, cause, fix in (
         ("damaged", "the file is damaged, so what follows in it is unknown", "copy or download it again"),
+        ("too_compressed", "the file becomes so large that it was made to fill the memory", "look where it comes from"),
+        ("field_too_large", "a field is larger than data.max_row_mb", "close its quotes, or raise data.max_row_mb"),
         ("not_utf8", "the file is not UTF-8", "convert it with iconv"),
         ("duplicate", "the header names a column twice", "rename one of the columns"),
         ("no_rows", "the file has no rows", "name another file"),

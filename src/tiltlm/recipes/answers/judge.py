@@ -14,7 +14,7 @@ from typing import Any
 from tiltlm.core import ConfigError, DataError, RunError
 from tiltlm.core.notes import Note
 from tiltlm.data import DataSettings
-from tiltlm.data.data_settings import LABEL_KEYS
+from tiltlm.data.data_settings import FILE_KEYS, LABEL_KEYS
 from tiltlm.data.rows.comparisons import best_and_worst
 from tiltlm.judging import Budget, JudgementCache, JudgeSettings, Role, build_judge, cached, compared
 from tiltlm.judging.cache import CachedComparer, CachedScorer
@@ -39,6 +39,7 @@ CHARACTERS = 4
 """Characters of one token, in an estimate."""
 JUDGE_READS = (
     *LABEL_KEYS,
+    *FILE_KEYS,
     *("data.train", "data.split", "data.subset", "data.revision", "data.limit", "data.columns", "data.ignore"),
     *("data.on_bad", "data.max_bad", "judge"),
 )

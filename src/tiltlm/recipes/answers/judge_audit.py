@@ -11,7 +11,7 @@ import numpy as np
 
 from tiltlm.core import ConfigError, DataError, RunError
 from tiltlm.data import DataSettings
-from tiltlm.data.data_settings import LABEL_KEYS
+from tiltlm.data.data_settings import FILE_KEYS, LABEL_KEYS
 from tiltlm.diagnostics.judges import AuditedPairs, Canaries, JudgeAudit, decision, has_list, measure_audit, rate
 from tiltlm.diagnostics.judges.audit import measure_canaries
 from tiltlm.estimates.intervals import Floats
@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 AUDIT_READS = (
     *LABEL_KEYS,
+    *FILE_KEYS,
     *("data.train", "data.split", "data.subset", "data.revision", "data.limit", "data.columns", "data.ignore"),
     *("data.on_bad", "data.max_bad", "judge"),
 )

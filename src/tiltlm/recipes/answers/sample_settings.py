@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tiltlm.core import ConfigError
 from tiltlm.data import DataSettings
-from tiltlm.data.data_settings import LABEL_KEYS
+from tiltlm.data.data_settings import FILE_KEYS, LABEL_KEYS
 from tiltlm.data.distinct_prompts import TooLong
 from tiltlm.models import ModelSettings
 from tiltlm.sampling import SamplingSettings
@@ -14,6 +14,7 @@ from tiltlm.sampling.engines import EngineSettings
 
 SAMPLE_READS = (
     *LABEL_KEYS,
+    *FILE_KEYS,
     *(f"model.{name}" for name in ("path", "revision", "dtype", "precision", "adapter", "trust_remote_code")),
     *(f"data.{name}" for name in ("train", "split", "subset", "revision", "columns", "ignore", "on_bad", "max_bad")),
     *(f"data.{name}" for name in ("as_chat", "transcripts", "chat_template", "chat_template_kwargs")),

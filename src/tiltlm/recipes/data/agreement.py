@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tiltlm.core import ConfigError, DataError
 from tiltlm.data import DataSettings
+from tiltlm.data.data_settings import FILE_KEYS
 from tiltlm.data.files.writing import check_ending, write_rows
 from tiltlm.data.labels import LabelSettings, Votes, make_labels, measure_agreement
 from tiltlm.data.labels.account import account_of
@@ -21,6 +22,7 @@ from tiltlm.recipes.progress import ProgressCallback, silent
 from tiltlm.storage.files import check_file, finite_json, write_json
 
 VOTES_READ = (
+    *FILE_KEYS,
     *("data.train", "data.split", "data.subset", "data.revision", "data.limit", "data.columns", "data.ignore"),
     *("data.on_bad", "data.max_bad"),
 )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tiltlm.core.errors import ConfigError, DataError
 from tiltlm.core.notes import Note
-from tiltlm.data.data_settings import LABEL_KEYS, DataSettings, paths_of
+from tiltlm.data.data_settings import FILE_KEYS, LABEL_KEYS, DataSettings, paths_of
 from tiltlm.data.dataset import find_parts, survey
 from tiltlm.data.files.sources import Rows
 from tiltlm.data.loader import Loader, RowReader
@@ -35,6 +35,7 @@ NO_MODEL = "(none)"
 
 CHECK_READS = (
     *LABEL_KEYS,
+    *FILE_KEYS,
     *(f"model.{name}" for name in ("path", "revision", "adapter", "trust_remote_code")),
     *(f"data.{name}" for name in ("train", "eval", "split", "eval_split", "subset", "revision", "limit")),
     *(f"data.{name}" for name in ("columns", "ignore", "max_length", "truncation", "as_chat", "chat_template")),
@@ -117,6 +118,9 @@ def check(settings: RunSettings, request: CheckRequest, *, progress: ProgressCal
     cleaned = None
     if request.fix is not None and any(finding.rule is COLUMN_RULE for finding in report.findings):
         log.warning("--fix wrote nothing, because the columns cannot be read", extra={"event": "nothing_cleaned"})
+    elif request.fix is not None and inspection.problems:
+        reason = "a file cannot be read to its end, and how many rows it has is unknown"
+        log.warning("--fix wrote nothing, because %s", reason, extra={"event": "nothing_cleaned"})
     elif request.fix is not None:
         progress("write the cleaned copy", 0, 0)
         rows = guarded(parts[0], [])

@@ -9,7 +9,7 @@ from typing import Any
 
 from tiltlm.core.errors import ConfigError, DataError
 from tiltlm.data.accounting import Defect, RowCounts
-from tiltlm.data.data_settings import LABEL_KEYS, DataSettings, paths_of
+from tiltlm.data.data_settings import FILE_KEYS, LABEL_KEYS, DataSettings, paths_of
 from tiltlm.data.dataset import refuse_unreadable, survey
 from tiltlm.data.files.sources import Rows, read_rows
 from tiltlm.data.files.writing import check_ending, is_dataset_folder, write_rows
@@ -26,6 +26,7 @@ from tiltlm.recipes.progress import ProgressCallback, silent
 CONVERT_READS = (
     *(f"data.{name}" for name in ("train", "split", "subset", "revision", "limit", "columns", "ignore")),
     *LABEL_KEYS,
+    *FILE_KEYS,
 )
 """Settings that the command reads."""
 STEP = 1000

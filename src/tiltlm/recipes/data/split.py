@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tiltlm.core.errors import ConfigError, DataError, RunError
 from tiltlm.data import DataSettings
-from tiltlm.data.data_settings import LABEL_KEYS, paths_of
+from tiltlm.data.data_settings import FILE_KEYS, LABEL_KEYS, paths_of
 from tiltlm.data.files.text_files import Row
 from tiltlm.data.files.writing import format_of, to_line
 from tiltlm.data.similarity.contamination import Overlap
@@ -25,6 +25,7 @@ from tiltlm.storage.files import atomic_folder, check_writable, write_bytes, wri
 
 SPLIT_READS = (
     *LABEL_KEYS,
+    *FILE_KEYS,
     *("data.train", "data.split", "data.subset", "data.revision", "data.limit", "data.columns", "data.ignore"),
     *("data.on_bad", "data.max_bad"),
 )

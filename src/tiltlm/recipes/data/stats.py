@@ -10,7 +10,7 @@ from tiltlm.core import ConfigError, DataError
 from tiltlm.core.notes import Note
 from tiltlm.data import DataSettings, Encoder
 from tiltlm.data.accounting import Defect
-from tiltlm.data.data_settings import LABEL_KEYS
+from tiltlm.data.data_settings import FILE_KEYS, LABEL_KEYS
 from tiltlm.data.dataset import refuse_unreadable, survey
 from tiltlm.data.files.sources import read_rows
 from tiltlm.data.files.text_files import Row
@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 STATS_READ = (
     *LABEL_KEYS,
+    *FILE_KEYS,
     *("data.train", "data.split", "data.subset", "data.revision", "data.limit", "data.columns", "data.ignore"),
     *("data.on_bad", "data.max_bad", "data.as_chat", "data.transcripts", "data.chat_template"),
     *("data.chat_template_kwargs", "model"),

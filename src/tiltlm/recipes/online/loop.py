@@ -63,7 +63,7 @@ from tiltlm.recipes.online.round_tokens import num_weights, spent_tokens, tree_o
 from tiltlm.recipes.online.round_training import RoundExamples, RoundTraining
 from tiltlm.recipes.prepare import encoder_of, note_all
 from tiltlm.recipes.progress import ProgressCallback, silent
-from tiltlm.recipes.train import listener, refuse_different, save_model
+from tiltlm.recipes.train import listener, origin_of, refuse_different, save_model
 from tiltlm.reference import Reference, model_digest
 from tiltlm.reference.build import build_round_references
 from tiltlm.reference.model import ModelReference
@@ -202,6 +202,7 @@ class Rounds:
         )
         ranks.first(lambda: describe(run, {**to_plain(settings), **request.judges}))
         Chat(prompts.encoder.given_template, prompts.end_token_id).write(run)
+        origin = origin_of(policy, model_digest(policy.module))
         if isinstance(objective, PolicyGradient) and objective.critic is not None:
             policy.module.add_value_head(shares_body=settings.critic.shares_body)
         trainer = build_trainer(
@@ -217,6 +218,7 @@ class Rounds:
             listener=listener(progress),
             schedule=learning_rate_factor(settings.training, settings.planned_steps),
             value_learning_rate=settings.critic.value_learning_rate,
+            origin=origin,
         )
         of_data = responses_of_data(settings, policy) if settings.rivals.data else {}
         reviser = reviser_of(settings, policy, prompts) if settings.rivals.revisions else None
@@ -352,6 +354,8 @@ class Rounds:
                 effective=effective,
                 learned=folder.lesson,
             )
+            if card_of(folder)[0] is None:  # a round that is trained again has been sent
+                training.trainer.recorder.add_round(card.as_dict(), state.step)
             folder.close(state.step, card)
             return card
 

@@ -39,6 +39,8 @@ PARTS = ("policy", "optimizer", "reference")
 STATE, MANIFEST = "state.json", "manifest.json"
 MANIFEST_HASH = "manifest.sha256"
 """The hash of the manifest, in the form that the program `sha256sum` reads."""
+ASIDE = "ruined-"
+"""Prefix of a checkpoint whose weights give no finite loss. It is kept for a look at it and never continued from."""
 REPLACED = ".replaced-"
 """Prefix of a checkpoint while another one of the same step takes its place."""
 
@@ -158,8 +160,8 @@ def _refuse_not_finite(step: int, checkpoint: Checkpoint, ranks: Ranks) -> None:
         if names := sorted({name for found in everywhere for name in found[part]}):
             raise RunError(
                 f"no checkpoint of step {step} is written: NaN or infinities in {len(names)} tensors of the {part}, "
-                f"first in {names[0]}. Earlier checkpoints are unchanged. Start again with --overwrite and a smaller "
-                "training.learning_rate or training.max_grad_norm",
+                f"first in {names[0]}. Earlier checkpoints are unchanged. Start a run in another folder "
+                "(output=NEW_FOLDER) with a smaller training.learning_rate or training.max_grad_norm",
                 code="checkpoint_not_finite",
                 key="training.learning_rate",
             )
@@ -355,6 +357,12 @@ def _cleaned_up(folder: Path) -> list[int]:
     return steps_in(folder)
 
 
+def written_by(path: Path) -> str:
+    """Return the version of tiltlm that wrote a checkpoint."""
+    manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+    return str(manifest["environment"].get("tiltlm", "of an unknown version"))
+
+
 def changes(path: Path, setting: Mapping[str, Any] | None = None) -> list[str]:
     """Return how this machine and setting differ from those that wrote a checkpoint.
 
@@ -385,7 +393,7 @@ def load(path: Path, ranks: Ranks | None = None) -> Checkpoint:
     return Checkpoint(part("policy"), part("optimizer"), state, part("reference"))
 
 
-def rotate(folder: Path, step: int, keep: int, protect: Collection[int]) -> None:
+def rotate(folder: Path, step: int, keep: int, protect: Collection[int], replaced: Collection[int] = ()) -> None:
     """Remove old checkpoints after the commit of `step`.
 
     `step`, the `keep` − 1 checkpoints before it and the protected steps stay. Steps after `step` are removed: they were
@@ -396,8 +404,18 @@ def rotate(folder: Path, step: int, keep: int, protect: Collection[int]) -> None
         step: The step that was committed.
         keep: Number of newest checkpoints to keep.
         protect: Steps to keep in addition.
+        replaced: Steps whose weights `step` has too. They are removed first.
     """
-    kept = {*[s for s in steps_in(folder) if s <= step][-keep:], *protect}
+    kept = {*[s for s in steps_in(folder) if s <= step and s not in replaced][-keep:], *protect}
     for other in steps_in(folder):
         if other not in kept:
             _remove(folder_of(folder, other))
+
+
+def set_aside(folder: Path, step: int) -> Path:
+    """Rename the checkpoint of a step, so that no run is continued from it; return its new path."""
+    aside = folder / f"{ASIDE}{folder_of(folder, step).name}"
+    _remove(aside)
+    folder_of(folder, step).rename(aside)
+    sync(folder)
+    return aside

@@ -4,7 +4,7 @@
 training goes on.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -47,10 +47,14 @@ class CheckpointManager:
     settings: TrainingSettings
     ranks: Ranks
     note: Callable[[str], None]
+    rounding: Mapping[str, Any] = field(default_factory=dict)
+    """What else may change when a run is resumed (`Origin.rounding`)."""
     kept: int | None = None
     """Step of a checkpoint that is not removed as an old one, beside the best one of `training.best_metric`."""
     committed: TrainingState | None = None
     """The state in the newest checkpoint, which may still be in the making; None if there is none."""
+    is_proven: bool = False
+    """True if a step after the newest checkpoint had a finite loss and gradient."""
     named: set[str] = field(default_factory=set)
     """Names beside the checkpoints that are ignored and were said to be."""
     background: Background = field(default_factory=Background)
@@ -70,7 +74,8 @@ class CheckpointManager:
     @property
     def setting(self) -> dict[str, Any]:
         """What may change when a run is resumed, which is then equal to rounding and not bit for bit."""
-        return {"num_processes": self.ranks.size} | {name: getattr(self.settings, name) for name in sorted(ROUNDING)}
+        own = {name: getattr(self.settings, name) for name in sorted(ROUNDING)}
+        return {"num_processes": self.ranks.size, **own, **self.rounding}
 
     def newest_intact(self) -> int | None:
         """Return the step of the newest checkpoint whose files are as they were written; None if there is none.
@@ -85,7 +90,9 @@ class CheckpointManager:
     def commit(self, state: TrainingState, window: Window) -> None:
         """Write a checkpoint, unless the newest one holds the same state; then remove old checkpoints.
 
-        If a thread writes it, this returns when the tensors are copied; `wait` returns when it is on the disk.
+        If a thread writes it, this returns when the tensors are copied; `wait` returns when it is on the disk. Weights
+        that no later step has read may be ruined, although each number is finite. So at least one checkpoint with other
+        weights stays until the next good step (`prove`).
 
         Raises:
             RunError: it could not be written, or the one before.
@@ -105,21 +112,52 @@ class CheckpointManager:
             values,
             {} if self.reference is None else self.reference.tensors(),
         )
-        protect = [step for step in (state.best_step, self.kept) if step is not None]
+        before, keep = self.committed, max(2, self.settings.keep_checkpoints)
+        same = before is not None and before.updated_at == state.updated_at and before.step != state.step
+        replaced = [before.step] if before is not None and same else []
+        write = partial(self._write, state.step, keep=keep, protect=self._protected(state), replaced=replaced)
         if not self.is_async:
-            self._write(state.step, content, protect)
+            write(content)
         else:
             is_needed = content.is_sharded or self.ranks.is_first
             content = content.copied() if is_needed else Checkpoint({}, {}, values)
-            self.background.start(partial(self._write, state.step, content, protect))
-        self.committed = replace(state)
+            self.background.start(partial(write, content))
+        self.committed, self.is_proven = replace(state), False
         self.name_others()
 
-    def _write(self, step: int, content: Checkpoint, protect: list[int]) -> None:
+    def _write(
+        self, step: int, content: Checkpoint, *, keep: int, protect: Sequence[int], replaced: Sequence[int]
+    ) -> None:
         """Write a checkpoint, then remove old ones."""
-        folder, ranks, keep = self.run.checkpoints, self.writing_ranks, self.settings.keep_checkpoints
+        folder, ranks = self.run.checkpoints, self.writing_ranks
         checkpoint.commit(folder, step, content, self.setting, ranks)
-        ranks.first(lambda: checkpoint.rotate(folder, step, keep, protect))
+        ranks.first(lambda: checkpoint.rotate(folder, step, keep, protect, replaced))
+
+    def prove(self) -> None:
+        """Note that the loss and gradient of a step were finite after the newest checkpoint: it can be continued from.
+
+        A second checkpoint then stays only if `keep_checkpoints` says so. While a thread writes the newest one nothing
+        is noted: a later step will do.
+        """
+        if self.committed is None or self.is_proven or self.background.is_busy:
+            return
+        state, keep, self.is_proven = self.committed, self.settings.keep_checkpoints, True
+        if keep == 1:
+            self.ranks.first(lambda: checkpoint.rotate(self.run.checkpoints, state.step, 1, self._protected(state)))
+
+    def _protected(self, state: TrainingState) -> list[int]:
+        return [step for step in (state.best_step, self.kept) if step is not None]
+
+    def set_aside(self, first: int) -> None:
+        """Rename the checkpoints of step `first` and later ones: their weights are ruined."""
+        self.background.settle()
+
+        def rename() -> list[Path]:
+            steps = [step for step in checkpoint.steps_in(self.run.checkpoints) if step >= first]
+            return [checkpoint.set_aside(self.run.checkpoints, step) for step in steps]
+
+        for path in self.ranks.first(rename):
+            self.note(f"set aside, because its weights give no finite loss: {path}")
 
     def poll(self) -> None:
         """Raise in all processes if the checkpoint that a thread writes has failed.
@@ -160,7 +198,7 @@ class CheckpointManager:
         if changed := checkpoint.changes(path, self.setting):
             self.note(f"the resumed run will be equal to rounding, not bit for bit: {', '.join(changed)}")
         content = checkpoint.load(path, self.ranks)
-        refuse_other_run(content.state["identity"], self.identity)
+        refuse_other_run(content.state["identity"], self.identity, checkpoint.written_by(path))
         self._restore_weights(content)
         restore_optimizer(self.policy, self.optimizer, content.optimizer)
         state, window = TrainingState(**content.state["progress"]), dict(content.state["window"])

@@ -14,13 +14,14 @@ from support.broken_data import good, lines, raw
 from support.errors import raises
 from tiltlm.core import ConfigError
 from tiltlm.data.files.sources import READERS
+from tiltlm.data.files.text_files import ReadLimits
 
 BAD = [good(0), good(1, chosen=" "), "{not json", good(2), good(0), good(3, rejected="x\u0000y z")]
 
 
 def read(path: Path) -> list[dict]:
     (reader,) = {r for ending, r in READERS.items() if path.name.endswith(ending)}
-    return [row.values for row in reader(path)]
+    return [row.values for row in reader(path, ReadLimits())]
 
 
 @pytest.mark.parametrize("name", ["clean.jsonl", "clean.jsonl.gz", "clean.jsonl.zst"])

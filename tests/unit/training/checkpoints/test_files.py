@@ -97,7 +97,7 @@ def test_every_bit_of_the_manifest_is_covered(tmp_path, name):
 def test_what_is_not_finite_is_never_written(tmp_path, part):
     good = commit(tmp_path, 1, content())
     tensors = {"layer.weight": torch.tensor([1.0, float("nan")])}
-    with raises(RunError, "checkpoint_not_finite", mentions=["layer.weight", "step 2", "--overwrite"]):
+    with raises(RunError, "checkpoint_not_finite", mentions=["layer.weight", "step 2", "output=NEW_FOLDER"]):
         commit(tmp_path, 2, dataclasses.replace(content(), **{part: tensors}))
     assert [p.name for p in tmp_path.iterdir()] == [good.name]
 

@@ -38,7 +38,8 @@ from tiltlm.recipes.online.judging.verdicts import groups_of, judge_round, with_
 from tiltlm.recipes.online.loop_run import LoopRunSettings
 from tiltlm.recipes.prepare import note_all
 from tiltlm.recipes.progress import ProgressCallback
-from tiltlm.recipes.train import save_model
+from tiltlm.recipes.train import origin_of, save_model
+from tiltlm.reference import model_digest
 from tiltlm.runs import RunDirectory
 from tiltlm.sampling.answers import AnswerRow, read_answers
 from tiltlm.training import Trainer, build_trainer
@@ -164,6 +165,7 @@ class LearnedJudge:
             ranks=Ranks(device=loaded.module.device),
             listener=listener,
             schedule=lambda _: 1.0,
+            origin=origin_of(loaded, model_digest(loaded.module)),
         )
         gold = ExampleSettings("pair", soft=settings.examples.soft)
         more = settings.loop.seed, digest, ask, progress, accepts_errors
