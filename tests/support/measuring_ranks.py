@@ -15,6 +15,7 @@ import transformers
 
 from tiltlm.core import Comparison, Example, Response, token_ids
 from tiltlm.distributed import Ranks
+from tiltlm.distributed.parallelism import Parallelism
 from tiltlm.distributed.wrapping import is_sharded, wrap
 from tiltlm.evaluation import draw_samples, measure_examples
 from tiltlm.evaluation.alike_pairs import mean_ches
@@ -25,6 +26,7 @@ from tiltlm.reference.model import ModelReference
 from tiltlm.reference.weights import base_weights, other_weights
 from tiltlm.sampling import SamplingSettings, sample
 from tiltlm.sampling.decoding import Mixture
+from tiltlm.sampling.engines.rescoring import token_logps
 
 VOCABULARY, END = 40, 3
 MAX_TOKENS = 48
@@ -100,6 +102,10 @@ def passes(module: PolicyModule, reference: ModelReference, ranks: Ranks) -> dic
         "ref_logps": draws.ref_logps.tolist(),
         "kl": kl.k1.estimate,
         "third": third_logps(module, third, MAX_TOKENS, ranks).tolist(),
+        "token_logps": [
+            [logps.tolist() for logps in own]
+            for own in token_logps(module, prompts, [[s.response for s in own] for own in draws.samples], ranks)
+        ],
         "top": top_token_logps(module, rows, MAX_TOKENS, ranks).tolist(),
     }
 
@@ -127,7 +133,7 @@ def measured(ranks: Ranks, tied: bool, lora: bool, parallel: str | None) -> dict
     if parallel == "shard":
         policy.train()  # as it is between two steps
         for module in (policy, other):
-            wrap(module, ranks, "shard")
+            wrap(module, ranks, Parallelism("shard"))
             assert is_sharded(module)
     reference = ModelReference("reference", weights, None, MAX_TOKENS)
     found = passes(policy, reference, ranks)
@@ -142,7 +148,7 @@ def scored(ranks: Ranks, parallel: str | None) -> dict[str, Any]:
     """What the processes find about a reward model."""
     module = scorer()
     if parallel == "shard":
-        wrap(module, ranks, "shard")
+        wrap(module, ranks, Parallelism("shard"))
     return {"rows": measure_examples(module, examples(8), reward_model(0.1), None, MAX_TOKENS, ranks)}
 
 

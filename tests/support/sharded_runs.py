@@ -12,14 +12,17 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from support.forked_ranks import launch
 from support.toy_training import Killed, ToyPolicy, ToyReference, rows
 from support.two_ranks import language_model
 from tiltlm.core import TiltError
 from tiltlm.distributed.ranks import Ranks
-from tiltlm.distributed.wrapping import full_tensor
+from tiltlm.distributed.sharding import Sharding
+from tiltlm.distributed.wrapping import full_tensor, reshard
 from tiltlm.objectives import dpo
+from tiltlm.reference import Reference
 from tiltlm.reference.moving import MovingReference
 from tiltlm.runs.directory import RunDirectory
 from tiltlm.training import loop
@@ -32,14 +35,16 @@ SETTINGS = {"num_epochs": 2, "batch_size": 5, "max_tokens": 20, "learning_rate":
 
 def train(ranks: Ranks, folder: Path, case: dict[str, Any]) -> None:
     """Make one run, and write what came out. An error of ours is a result; any other ends the process."""
+    parallel = "replicate" if ranks.size == 1 else "shard"
+    settings = TrainingSettings(**SETTINGS | {"parallel": parallel} | case.get("settings", {}))
     if case.get("model") == "moving":
-        policy = language_model(True, case.get("lora", False))
-        reference = MovingReference(policy, 0.4, 2, 40)
+        policy: nn.Module = language_model(True, False)
+        if sharding := Sharding.of(settings.parallelism, ranks):
+            sharding.divide(policy)
+        reference: Reference = MovingReference(policy, 0.4, 2, 40)
     else:
         policy = ToyPolicy(seed=1, dtype=torch.float32, width=case.get("width", 6))
         reference = ToyReference(policy)
-    parallel = "replicate" if ranks.size == 1 else "shard"
-    settings = TrainingSettings(**SETTINGS | {"parallel": parallel} | case.get("settings", {}))
     notes: list[str] = []
     error: dict[str, Any] | None = None
     history: list[dict[str, Any]] = []
@@ -63,8 +68,9 @@ def train(ranks: Ranks, folder: Path, case: dict[str, Any]) -> None:
     except TiltError as found:
         error = {"code": found.code, "key": found.key, "message": str(found)}
     errors = ranks.gather(error)
+    reshard(policy)
     weights = {name: full_tensor(p.detach()).clone() for name, p in policy.named_parameters() if p.requires_grad}
-    weights |= {f"reference {name}": tensor.clone() for name, tensor in reference.tensors().items()}
+    weights |= {f"reference {name}": full_tensor(tensor).clone() for name, tensor in reference.tensors().items()}
     if ranks.is_first:
         results = folder / "results"
         results.mkdir(exist_ok=True)

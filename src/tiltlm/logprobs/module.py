@@ -26,8 +26,12 @@ from tiltlm.logprobs.precision import Precision
 class ForestModule(nn.Module):
     """A transformers model whose body runs on forests. Subclasses are final and define what its head reads."""
 
-    forward_methods: ClassVar[tuple[str, ...]] = ()
-    """Methods beside `forward` that run the model. Sharding must gather the weights for them too."""
+    forward_methods: ClassVar[tuple[str, ...]] = ("attention_routes",)
+    """Methods beside `forward` that run the model. Sharding gathers the weights of the root for them too."""
+    computes_on: torch.device | None = None
+    """Device of the forward of a sharded module, whose shards may lie elsewhere."""
+    has_half_weights = False
+    """True if a sharded module gathers its weights in bfloat16, so that nothing is cast in the forward."""
     is_exact = True
     """False for a layout that was forced although the self-check found that it deviates from separate forwards."""
 
@@ -66,8 +70,8 @@ class ForestModule(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """The device of the parameters."""
-        device: torch.device = next(self.model.parameters()).device
+        """The device of the forward."""
+        device: torch.device = self.computes_on or next(self.model.parameters()).device
         return device
 
     @property
@@ -92,7 +96,8 @@ class ForestModule(nn.Module):
         return self.bare_model.get_output_embeddings()
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+        enabled = self.precision == "bf16" and not self.has_half_weights
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
 
     def _body(self, inputs: Inputs, **options: bool) -> Any:
         """Run the model without its head; `options` are its own `output_…` options."""

@@ -27,7 +27,7 @@ from tiltlm.logprobs.precision import Precision
 class PolicyModule(ForestModule):
     """A causal language model as a function from forests to log-probabilities."""
 
-    forward_methods = ("states", "language_model")
+    forward_methods = ("attention_routes", "states", "language_model")
 
     def __init__(
         self,

@@ -14,6 +14,7 @@ from tiltlm.data.cache.fingerprints import prompt_numbers
 from tiltlm.data.cache.lazy import Joined, Selection
 from tiltlm.diagnostics.step_metrics import MAX_SOURCES
 from tiltlm.distributed import Ranks
+from tiltlm.distributed.sharding import Sharding
 from tiltlm.evaluation.alike_pairs import leave_out_alike
 from tiltlm.logprobs.experts import experts_per_token
 from tiltlm.models import Loaded, Policy, Scorer, limit_of_ids, load_policy, load_scorer
@@ -86,12 +87,13 @@ def encoder_of(policy: Loaded) -> Encoder:
     )
 
 
-def prepare(settings: RunSettings, ranks: Ranks) -> Prepared:
+def prepare(settings: RunSettings, ranks: Ranks, sharding: Sharding | None = None) -> Prepared:
     """Load model and data, build the reference, and log what was decided. Nothing is written.
 
     Args:
         settings: Model, data, objective and reference are used; of training, `max_tokens` and `router_aux_loss_coef`.
         ranks: The processes of the run, which all call this function together.
+        sharding: How they share the model; None: each loads all of it.
 
     Raises:
         ConfigError: a setting is unknown, missing or has no effect.
@@ -101,7 +103,7 @@ def prepare(settings: RunSettings, ranks: Ranks) -> Prepared:
     objective = settings.build_objective()
     note_all(settings.objective_notes)
     load = load_scorer if reads_scores(objective) else load_policy
-    policy: Policy | Scorer = load(settings.model, ranks.device)
+    policy: Policy | Scorer = load(settings.model, ranks.device, sharding=sharding)
     note_all(policy.notes)
     if settings.training.router_aux_loss_coef > 0:
         experts_per_token(policy.module.bare_model)  # raises, before the data is read, if the model has no experts

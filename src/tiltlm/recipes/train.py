@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from tiltlm.core import NumericsError, RunError
 from tiltlm.data import Encoder
 from tiltlm.data.data_settings import paths_of
 from tiltlm.distributed import Ranks
-from tiltlm.distributed.wrapping import check_parallel, trainable_copy
+from tiltlm.distributed.sharding import Sharding
 from tiltlm.evaluation import Gold, SampleSet
 from tiltlm.models import Policy, Scorer, save_policy
 from tiltlm.recipes.measuring.measurement import (
@@ -58,7 +59,12 @@ GoldMeasure = Callable[[SampleSet, SampleSet], MeasuredGold]
 
 
 def train(
-    settings: RunSettings, *, resume: bool = False, overwrite: bool = False, progress: ProgressCallback = silent
+    settings: RunSettings,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    waits: bool = False,
+    progress: ProgressCallback = silent,
 ) -> TrainedRun:
     """Train a policy, measure it on held-out data before and after, save it, and write the report.
 
@@ -68,23 +74,24 @@ def train(
         settings: All settings of the run. They have been checked (`recipes.run_settings`).
         resume: Continue the run in `settings.output`.
         overwrite: Delete the run in `settings.output`.
+        waits: Wait for an earlier writer of `settings.output` to end.
         progress: Called during the reference pass, training and sampling.
 
     Raises:
         TiltError: something is wrong. If it is found before the first step, nothing has been written.
     """
     with run_log() as messages:
-        return train_logged(settings, messages, resume=resume, overwrite=overwrite, progress=progress)
+        return train_logged(settings, messages, resume=resume, overwrite=overwrite, waits=waits, progress=progress)
 
 
 def train_logged(
-    settings: RunSettings, messages: RunLog, *, resume: bool, overwrite: bool, progress: ProgressCallback
+    settings: RunSettings, messages: RunLog, *, resume: bool, overwrite: bool, waits: bool, progress: ProgressCallback
 ) -> TrainedRun:
     """Train as `train` does; rank 0 writes the messages into the run directory as soon as there is one."""
     ranks = Ranks.join()
-    check_parallel(settings.training.parallel, ranks)
+    sharding = Sharding.of(settings.training.parallelism, ranks)
     progress("load model and data", 0, 0)
-    ready = prepare(settings, ranks)
+    ready = prepare(settings, ranks, sharding)
     settings.training.check_held_out(len(ready.data.held_out))
     if ranks.size > 1:
         refuse_different(digests(ready), ranks)
@@ -94,7 +101,7 @@ def train_logged(
             settings.training.parallel,
             extra={"event": "processes", "num_processes": ranks.size, "parallel": settings.training.parallel},
         )
-    with RunDirectory.open(settings.output, resume=resume, overwrite=overwrite, ranks=ranks) as run:
+    with RunDirectory.open(settings.output, resume=resume, overwrite=overwrite, ranks=ranks, waits=waits) as run:
         if ranks.is_first:
             messages.write_to(run.path)
         return carry_out(run, ready, settings, ranks, resume=resume, progress=progress)
@@ -150,24 +157,23 @@ def carry_out(
     ensure_reference(ready.reference, ready.examples, progress, ranks)
     before = measure_policy(ready, settings, "tokens sampled, before", progress, ranks, trained=False)
     start = measure_start(ready, settings, before, ranks)
-    with trainable_copy(ready.policy.module, settings.training.parallel, aside=not ready.reference.is_live) as module:
-        result = train_loop(
-            module,
-            ready.data.train,
-            ready.data.held_out,
-            ready.objective,
-            ready.reference if ready.objective.needs_reference else None,
-            settings.training,
-            run,
-            ready.data.fingerprint,
-            resume=resume,
-            sources=ready.sources,
-            origin=origin_of(ready.policy, ready.model_digest),
-            ranks=ranks,
-            listener=listener(progress),
-        )
+    result = train_loop(
+        ready.policy.module,
+        ready.data.train,
+        ready.data.held_out,
+        ready.objective,
+        ready.reference if ready.objective.needs_reference else None,
+        settings.training,
+        run,
+        ready.data.fingerprint,
+        resume=resume,
+        sources=ready.sources,
+        origin=origin_of(ready.policy, ready.model_digest),
+        ranks=ranks,
+        listener=listener(progress),
+    )
     progress("save", 0, 0)
-    ranks.first(lambda: save(ready, run.path))  # before anything that may fail, so that nothing can lose the policy
+    save(ready, run.path, ranks)  # before anything that may fail, so that nothing can lose the policy
     report = make_report(run, ready, settings, result)
     report = replace(report, title=title or report.title, command=command or report.command)
     rows: list[dict[str, Any]] = []
@@ -213,13 +219,6 @@ def measured(
     return report, held_out_rows(ready, before, after)
 
 
-def conclude(run: RunDirectory, report: RunReport, result: TrainingResult, rows: list[dict[str, Any]]) -> TrainedRun:
-    """Write the model card and the report, and return the run. Only rank 0 calls it."""
-    run.write_text("model/README.md", model_card(report))
-    write_report(run.path, report)
-    return TrainedRun(run.path, result, report, rows)
-
-
 def origin_of(policy: Policy | Scorer, digest: str) -> Origin:
     """Return what identifies a model that is about to be trained.
 
@@ -229,6 +228,13 @@ def origin_of(policy: Policy | Scorer, digest: str) -> Origin:
     """
     rounding = {"model.layout": policy.module.layout, "model.compile": policy.settings.compile}
     return Origin(model_facts(policy.module, digest), rounding)
+
+
+def conclude(run: RunDirectory, report: RunReport, result: TrainingResult, rows: list[dict[str, Any]]) -> TrainedRun:
+    """Write the model card and the report, and return the run. Only rank 0 calls it."""
+    run.write_text("model/README.md", model_card(report))
+    write_report(run.path, report)
+    return TrainedRun(run.path, result, report, rows)
 
 
 def describe_run(run: RunDirectory, ready: Prepared, settings: RunSettings) -> None:
@@ -290,13 +296,22 @@ def short(name: str) -> str:
     return Path(name).name if Path(name).exists() else name
 
 
-def save(ready: Prepared, folder: Path) -> None:
-    """Write the trained policy of a run; see `save_model`."""
-    save_model(ready.policy, ready.data.encoder, ready.data.end_token_id, folder)
+def save(ready: Prepared, folder: Path, ranks: Ranks) -> None:
+    """Write the trained policy of a run; see `save_model`. All processes call it together."""
+
+    def act() -> None:
+        save_model(ready.policy, ready.data.encoder, ready.data.end_token_id, folder)
+
+    if ready.policy.sharding is None:
+        ranks.first(act)
+    else:
+        act()
 
 
 def save_model(policy: Policy | Scorer, encoder: Encoder, end: int, folder: Path) -> None:
     """Write a trained policy as an ordinary model folder, `model/`, and an adapter also on its own, `adapter/`.
+
+    The processes that share a sharded policy call this together.
 
     Args:
         policy: The policy or reward model.
@@ -308,8 +323,9 @@ def save_model(policy: Policy | Scorer, encoder: Encoder, end: int, folder: Path
         RunError: the disk is full, or a file cannot be written.
     """
     template = encoder.given_template
+    ranks = Ranks() if policy.sharding is None else policy.sharding.ranks
     for name in ("model", "adapter"):
-        shutil.rmtree(folder / name, ignore_errors=True)  # this run may have ended before
+        ranks.first(partial(shutil.rmtree, folder / name, ignore_errors=True))  # this run may have ended before
     try:
         if policy.has_adapter:
             save_policy(policy, folder / "adapter", chat_template=template, response_end=end)

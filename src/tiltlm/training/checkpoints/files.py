@@ -25,6 +25,7 @@ from torch.distributed.tensor import DTensor
 
 from tiltlm.core.errors import RunError
 from tiltlm.core.finite import not_finite
+from tiltlm.distributed.position import HERE
 from tiltlm.distributed.ranks import Ranks
 from tiltlm.distributed.wrapping import local_part
 from tiltlm.storage.files import sync
@@ -255,6 +256,7 @@ def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _seal(path: Path) -> dict[str, Any]:
     """Have a file on the disk, and return its size and hash."""
+    HERE.tick()  # the main thread may be waiting for this one
     sync(path)
     return {"size": path.stat().st_size, "sha256": _sha256(path)}
 

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from tiltlm.core.errors import RunError
 from tiltlm.diagnostics.step_metrics import MetricSums
+from tiltlm.distributed.position import HERE
 from tiltlm.distributed.ranks import Ranks
 from tiltlm.reference import Reference
 from tiltlm.runs.directory import RunDirectory
@@ -99,6 +100,7 @@ class CheckpointManager:
         """
         if state == self.committed:
             return
+        HERE.enter("save a checkpoint", state.step)
         self.wait()
         sums = [asdict(own) for own in self.ranks.gather(window.metric_sums)]
         values = {
@@ -130,6 +132,7 @@ class CheckpointManager:
     ) -> None:
         """Write a checkpoint, then remove old ones."""
         folder, ranks = self.run.checkpoints, self.writing_ranks
+        ranks.first(self.run.check_writer)
         checkpoint.commit(folder, step, content, self.setting, ranks)
         ranks.first(lambda: checkpoint.rotate(folder, step, keep, protect, replaced))
 
