@@ -41,6 +41,7 @@ from tiltlm.reference import Reference, model_facts
 from tiltlm.reference.digests import numeric_path
 from tiltlm.report import RunReport, series_of, to_plain, verdict_of, write_report
 from tiltlm.runs import RunDirectory, RunLog, run_log
+from tiltlm.runs.chat import Chat
 from tiltlm.storage.versions import python_and_packages
 from tiltlm.training import Listener, Origin, TrainingResult, train_loop
 from tiltlm.training.guards import explained_stop
@@ -265,6 +266,7 @@ def describe_run(run: RunDirectory, ready: Prepared, settings: RunSettings) -> N
     for name, content in files.items():
         if not (run.path / name).exists():
             run.write_json(name, content)
+    Chat(data.encoder.given_template, data.end_token_id).write(run)
 
 
 def make_report(run: RunDirectory, ready: Prepared, settings: RunSettings, result: TrainingResult) -> RunReport:
