@@ -230,17 +230,6 @@ def conclude(run: RunDirectory, report: RunReport, result: TrainingResult, rows:
     return TrainedRun(run.path, result, report, rows)
 
 
-def origin_of(policy: Policy | Scorer, digest: str) -> Origin:
-    """Return what identifies a model that is about to be trained.
-
-    Args:
-        policy: The model as loaded.
-        digest: Its `model_digest`.
-    """
-    rounding = {"model.layout": policy.module.layout, "model.compile": policy.settings.compile}
-    return Origin(model_facts(policy.module, digest), rounding)
-
-
 def describe_run(run: RunDirectory, ready: Prepared, settings: RunSettings) -> None:
     """Write configuration, versions, data accounting and digests before the run: enough to run it again.
 
