@@ -104,8 +104,8 @@ def check_processes(settings: LoopRunSettings, ranks: Ranks) -> None:
     """
     if settings.training.parallelism.is_sharded:
         raise ConfigError(
-            f"training.parallel is {settings.training.parallel} in {ranks.size} processes; in a loop every process draws "
-            "samples itself and needs the whole policy. Set training.parallel=replicate",
+            f"training.parallel is {settings.training.parallel} in {ranks.size} processes; in a loop every process "
+            "draws samples itself and needs the whole policy. Set training.parallel=replicate",
             code="not_supported",
             key="training.parallel",
         )
