@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file
 
 import tiltlm
-from e2e.test_several_processes import CLI, launch
 from support.errors import raises
+from support.launching import CLI, launch
 from tiltlm.core import ConfigError, RunError
 from tiltlm.sampling.answers import read_answers
 from tiltlm.sampling.engines.own import OwnEngine

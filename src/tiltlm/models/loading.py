@@ -397,7 +397,7 @@ def _load_model(
         "trust_remote_code": settings.trust_remote_code,
         **keywords,
     }
-    with _explained(located):
+    with _explained(located), without_pickles(located.key):
         config = _read_config(located, settings, **keywords)
         refuse_other_kinds(config, located, is_scorer="num_labels" in keywords)
         with without_pickles(located.key):

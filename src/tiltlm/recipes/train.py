@@ -58,7 +58,12 @@ GoldMeasure = Callable[[SampleSet, SampleSet], MeasuredGold]
 
 
 def train(
-    settings: RunSettings, *, resume: bool = False, overwrite: bool = False, progress: ProgressCallback = silent
+    settings: RunSettings,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    waits: bool = False,
+    progress: ProgressCallback = silent,
 ) -> TrainedRun:
     """Train a policy, measure it on held-out data before and after, save it, and write the report.
 
@@ -68,17 +73,18 @@ def train(
         settings: All settings of the run. They have been checked (`recipes.run_settings`).
         resume: Continue the run in `settings.output`.
         overwrite: Delete the run in `settings.output`.
+        waits: Wait for an earlier writer of `settings.output` to end.
         progress: Called during the reference pass, training and sampling.
 
     Raises:
         TiltError: something is wrong. If it is found before the first step, nothing has been written.
     """
     with run_log() as messages:
-        return train_logged(settings, messages, resume=resume, overwrite=overwrite, progress=progress)
+        return train_logged(settings, messages, resume=resume, overwrite=overwrite, waits=waits, progress=progress)
 
 
 def train_logged(
-    settings: RunSettings, messages: RunLog, *, resume: bool, overwrite: bool, progress: ProgressCallback
+    settings: RunSettings, messages: RunLog, *, resume: bool, overwrite: bool, waits: bool, progress: ProgressCallback
 ) -> TrainedRun:
     """Train as `train` does; rank 0 writes the messages into the run directory as soon as there is one."""
     ranks = Ranks.join()
@@ -94,7 +100,7 @@ def train_logged(
             settings.training.parallel,
             extra={"event": "processes", "num_processes": ranks.size, "parallel": settings.training.parallel},
         )
-    with RunDirectory.open(settings.output, resume=resume, overwrite=overwrite, ranks=ranks) as run:
+    with RunDirectory.open(settings.output, resume=resume, overwrite=overwrite, ranks=ranks, waits=waits) as run:
         if ranks.is_first:
             messages.write_to(run.path)
         return carry_out(run, ready, settings, ranks, resume=resume, progress=progress)

@@ -104,7 +104,9 @@ def loop(settings: LoopRunSettings, request: LoopRequest, *, progress: ProgressC
         prompts = read_prompts(settings, policy)
         refuse_different({"prompts": prompts.digest, "model": model_digest(policy.module)}, ranks)
         with (
-            RunDirectory.open(settings.output, resume=request.resume, overwrite=request.overwrite, ranks=ranks) as run,
+            RunDirectory.open(
+                settings.output, resume=request.resume, overwrite=request.overwrite, ranks=ranks, waits=request.waits
+            ) as run,
             JudgementCache() as cache,
         ):
             if ranks.is_first:
