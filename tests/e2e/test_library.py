@@ -124,6 +124,7 @@ def calls(model, data, trained, tmp_path_factory):
         ),
         "runs_list": lambda: tiltlm.runs_list(trained.path),
         "runs_diff": lambda: tiltlm.runs_diff(trained.path, trained.path),
+        "push": lambda: tiltlm.push,  # needs a hub: tests/e2e/test_push.py
         "label_serve": lambda: tiltlm.label_serve,  # serves until it is stopped: tests/e2e/test_label_serve.py
         "quickstart": lambda: tiltlm.quickstart,
     }

@@ -8,10 +8,11 @@ import torch
 from safetensors.torch import load_file
 
 import tiltlm
-from e2e.test_several_processes import CLI, launch
 from support.errors import raises
-from tiltlm.core import ConfigError
+from support.launching import CLI, launch
+from tiltlm.core import ConfigError, RunError
 from tiltlm.sampling.answers import read_answers
+from tiltlm.sampling.engines.own import OwnEngine
 from tiltlm.worlds import TextWorld
 
 pytestmark = pytest.mark.slow
@@ -71,15 +72,29 @@ def test_two_processes_end_as_one(model, prompts, tmp_path, preset):
         torch.testing.assert_close(models[0][name], tensor, atol=1e-4, rtol=0, msg=name)
 
 
-def test_two_processes_go_on_where_one_was(model, prompts, tmp_path):
-    """A loop of one process is continued by two, and by generate_batch each draws its share."""
-    steady = {"training.warmup_ratio": 0.0, "training.schedule": "constant"}
-    run = tmp_path / "run"
-    alone("online_dpo", model, prompts, run, **{**steady, "loop.rounds": 1})
-    more = {**COMMON, **LOOPS["online_dpo"], **steady, "loop.rounds": 2}
+def test_two_processes_go_on_where_one_was(model, prompts, tmp_path, monkeypatch):
+    """A loop of one process, stopped after one of three chunks of a round; by generate_batch each draws its share."""
+    steady = {"training.warmup_ratio": 0.0, "training.schedule": "constant", "sampling.max_rows": 6}
+    expected = alone("online_dpo", model, prompts, tmp_path / "whole", **steady).path
+    calls, draw, run = [], OwnEngine.draw, tmp_path / "run"
+
+    def stop_in_second_round(engine, *asked, **more):
+        calls.append(asked)
+        if len(calls) == 5:
+            raise RunError("stopped", code="stopped")
+        return draw(engine, *asked, **more)
+
+    with monkeypatch.context() as patch, raises(RunError, "stopped"):
+        patch.setattr(OwnEngine, "draw", stop_in_second_round)
+        alone("online_dpo", model, prompts, run, **steady)
+    (partial,) = (run / "rounds" / "0001").glob(".*.partial")
+    assert len(partial.read_text().splitlines()) == 2, "the request and one chunk"
+    more = {**COMMON, **LOOPS["online_dpo"], **steady}
     ended = launch([*command("online_dpo", model, prompts, run, **more), "--resume"], tmp_path)
     assert ended.codes == [0, 0], ended.err
-    assert (run / "rounds" / "0001" / "card.json").exists()
+    found, other = (read_answers(folder / "rounds" / "0001" / "samples.jsonl.gz") for folder in (run, expected))
+    assert [(row.id, row.answers) for row in found] == [(row.id, row.answers) for row in other]
+    assert not partial.exists()
     batched = {**more, "engine.name": "generate_batch"}
     ended = launch(command("online_dpo", model, prompts, tmp_path / "batched", **batched), tmp_path)
     assert ended.codes == [0, 0], ended.err

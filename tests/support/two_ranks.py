@@ -16,8 +16,10 @@ from safetensors.torch import save_file
 from support.toy_experts import make_policy
 from support.toy_training import VOCABULARY, SortedMargins, ToyPolicy, ToyReference, rows
 from tiltlm.core import ConfigError
+from tiltlm.distributed.parallelism import Parallelism
 from tiltlm.distributed.ranks import Ranks
-from tiltlm.distributed.wrapping import full_tensor, trainable_copy, wrap
+from tiltlm.distributed.sharding import Sharding
+from tiltlm.distributed.wrapping import full_tensor, reshard, wrap
 from tiltlm.logprobs import PolicyModule, ScoreModule
 from tiltlm.logprobs.checkpointing import enable_checkpointing
 from tiltlm.objectives import aot, aot_unpaired, bco, dpo, kto, reward_model, sft
@@ -97,7 +99,7 @@ def step(ranks, name, num, parallel="replicate", past_the_wrapper=False, policy=
     policy = policy or ToyPolicy(seed=1, dtype=torch.float64)
     objective = reward_model(0.1) if name == "reward_model" else OBJECTIVES[name]
     reference = ToyReference(ToyPolicy(seed=2, dtype=torch.float64), name="other") if name in OBJECTIVES else None
-    module = wrap(policy, ranks, parallel)
+    module = wrap(policy, ranks, Parallelism(parallel))
     root = policy if past_the_wrapper else module
     stepper = Stepper(root, objective, reference, max_tokens=20, ranks=ranks, noise=1e-6, router_aux_loss_coef=coef)
     stepper.train(rows(num))
@@ -134,19 +136,19 @@ def train(ranks, folder, name, parallel="replicate", resume=False, stop_at=0):
 def moving(ranks, folder, lora, parallel="replicate"):
     """Policy and reference after three steps, of which the second moved the reference."""
     policy = language_model(True, lora)
-    reference = MovingReference(policy, 0.4, 2, 40)
     settings = TrainingSettings(
         num_epochs=1, batch_size=5, max_tokens=20, learning_rate=0.02, adam_epsilon=1e-3, parallel=parallel
     )
-    with (
-        RunDirectory.open(folder, ranks=ranks) as run,
-        trainable_copy(policy, settings.parallel, aside=False) as module,
-    ):
+    if sharding := Sharding.of(settings.parallelism, ranks):
+        sharding.divide(policy)
+    reference = MovingReference(policy, 0.4, 2, 40)
+    with RunDirectory.open(folder, ranks=ranks) as run:
         train_loop(
-            module, rows(12), (), OBJECTIVES["dpo"], reference, settings, run, "fingerprint",
+            policy, rows(12), (), OBJECTIVES["dpo"], reference, settings, run, "fingerprint",
             ranks=ranks, listener=Listener(note=lambda note: None),
         )  # fmt: skip
-    weights = {key: p.detach().clone() for key, p in policy.named_parameters() if p.requires_grad}
+    reshard(policy)
+    weights = {key: full_tensor(p.detach()).clone() for key, p in policy.named_parameters() if p.requires_grad}
     return weights | {f"reference {key}": tensor for key, tensor in reference.tensors().items()}
 
 

@@ -4,6 +4,7 @@ Accelerate finds the device and starts the process group. With one process every
 """
 
 import gc
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -12,15 +13,21 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import distributed_c10d
 
-from tiltlm.core.errors import ConfigError
-from tiltlm.distributed.launched import num_launched
+from tiltlm.core.errors import ConfigError, RunError
+from tiltlm.distributed.board import Board
+from tiltlm.distributed.launched import num_launched, rank_timeout
+from tiltlm.distributed.watchdog import unwatch, watch
 
+Item = TypeVar("Item")
 Value = TypeVar("Value")
 
-LONGEST_WAIT = timedelta(hours=2)
-"""Time limit for waiting on another process, which may be measuring, sampling or saving for all of them. If a process
-dies, the launcher ends the others, so that nothing waits this long for it."""
+START_LIMIT = timedelta(minutes=10)
+"""Time limit for the processes of a run to find each other."""
+LONGEST_WAIT = timedelta(days=7)
+"""Time limit for a collective operation. It is long because a rank may sample, measure or save for all of them. The
+watchdog ends a run in which a rank is lost or nothing moves."""
 
 
 @dataclass(frozen=True)
@@ -33,13 +40,33 @@ class Ranks:
 
     @classmethod
     def join(cls, cpu: bool = False) -> "Ranks":
-        """Join the processes that a launcher (`accelerate launch`, `torchrun`) started, or return this one process."""
+        """Join the processes that a launcher (`accelerate launch`, `torchrun`) started, or return this one process.
+
+        A watchdog then watches them until `leave`.
+
+        Raises:
+            ConfigError: the environment variable of the watchdog's limit is not a number.
+            RunError: the others were not there in time.
+        """
         cpu = cpu or not torch.cuda.is_available()
         if num_launched() == 1:
             return cls(device=torch.device("cpu" if cpu else "cuda"))
         from accelerate import PartialState  # imported here: it takes seconds, and one process does not need it
 
-        state = PartialState(cpu=cpu, timeout=LONGEST_WAIT)
+        rank_timeout()  # a wrong value is refused before anything is waited for
+        try:
+            state = PartialState(cpu=cpu, timeout=START_LIMIT)
+        except RuntimeError as error:
+            address = f"{os.environ.get('MASTER_ADDR', '?')}:{os.environ.get('MASTER_PORT', '?')}"
+            raise RunError(
+                f"rank {os.environ.get('RANK', '?')} could not join the {num_launched()} processes of the run at "
+                f"{address} ({str(error).splitlines()[0]}). See whether all of them were started and can reach this "
+                "address",
+                code="ranks_missing",
+            ) from error
+        distributed_c10d._set_pg_timeout(LONGEST_WAIT)
+        board = Board(distributed_c10d._get_default_store(), state.process_index, state.num_processes)
+        watch(board, spins=state.device.type != "cpu")
         return cls(state.process_index, state.num_processes, state.device)
 
     @classmethod
@@ -61,13 +88,15 @@ class Ranks:
         return cls.join()
 
     def leave(self) -> None:
-        """Leave the process group at the end of the process.
+        """Leave the process group at the end of the process, when all have done their work.
 
         Wrapped modules are collected first. If such a module is the last to hold the process group, it joins the thread
         of the group while it holds Python's lock, for which that thread may be waiting: a deadlock.
         """
         if self.size > 1:
             gc.collect()
+            self.sum([0.0])  # the first one to end may take the store with it
+            unwatch()
             dist.destroy_process_group()
 
     @property
@@ -98,6 +127,19 @@ class Ranks:
         values: list[Any] = [None] * self.size
         dist.all_gather_object(values, value)
         return values
+
+    def map(self, act: Callable[[Item], Value], items: Sequence[Item]) -> list[Value]:
+        """Call `act` with each item in one of the processes, and return the results by item in every process.
+
+        Every process makes the same number of calls, because a sharded module must run equally often in all of them. A
+        process with fewer items calls `act` with the last item again and drops the result. All processes must call this
+        method together, with equal items.
+        """
+        own: list[Value] = []
+        for start in range(0, len(items), self.size):
+            own.append(act(items[min(start + self.rank, len(items) - 1)]))
+        of_ranks = self.gather(own)
+        return [of_ranks[k % self.size][k // self.size] for k in range(len(items))]
 
     def first(self, act: Callable[[], Value]) -> Value:
         """Call `act` in rank 0 only and return its result in every process. If it raises, every process raises."""

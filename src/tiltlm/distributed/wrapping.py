@@ -3,74 +3,41 @@
 The wrappers are torch's. They are the same on gloo and NCCL. With one process every function here does nothing.
 """
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal, TypeVar
 
-import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils import _pytree
 
-from tiltlm.core.errors import ConfigError
-from tiltlm.core.logps import ResponseLogps
-from tiltlm.core.scores import ResponseScores
+from tiltlm.distributed.parallelism import Parallelism
 from tiltlm.distributed.ranks import Ranks
-
-Module = TypeVar("Module", bound=nn.Module)
-Parallel = Literal["replicate", "shard"]
+from tiltlm.distributed.sharding import Sharding
 
 
-def check_parallel(parallel: Parallel, ranks: Ranks) -> None:
-    """Require several processes for sharding. Call it before anything is loaded.
+def wrap(policy: nn.Module, ranks: Ranks, parallelism: Parallelism) -> nn.Module:
+    """Return the module to call in training. A call of the policy itself would leave replicas unsynchronised.
 
-    Raises:
-        ConfigError: `parallel` is "shard" and there is one process.
-    """
-    if parallel == "shard" and ranks.size == 1:
-        raise ConfigError(
-            "training.parallel=shard needs several processes; start them with `torchrun --nproc-per-node N -m tiltlm` "
-            "or `accelerate launch --multi_gpu -m tiltlm`",
-            code="needs_several_processes",
-            key="training.parallel",
-        )
-
-
-def wrap(policy: nn.Module, ranks: Ranks, parallel: Parallel) -> nn.Module:
-    """Return the module to call in training. A call of the policy itself would leave the ranks unsynchronised.
+    A policy that was loaded in shards is returned as it is; a whole one is sharded in place.
 
     Raises:
-        ConfigError: as `check_parallel`.
+        ConfigError: these processes cannot share a module in this way.
     """
-    check_parallel(parallel, ranks)
-    if parallel == "shard":
-        return _shard(policy, ranks)
+    if is_sharded(policy):
+        return policy
+    if sharding := Sharding.of(parallelism, ranks):
+        sharding.divide(policy)
+        return policy
     if ranks.size == 1:
         return policy
     devices = None if ranks.device.type == "cpu" else [ranks.device]
     return DistributedDataParallel(policy, device_ids=devices, gradient_as_bucket_view=True)
 
 
-def _shard(policy: nn.Module, ranks: Ranks) -> nn.Module:
-    """Shard the decoder layers, then the policy as the root.
-
-    FSDP finds the tensors of an output through pytree. Output classes must be registered there, or the backward would
-    start without the weights of the root.
-    """
-    for noun in (ResponseLogps, ResponseScores):
-        if noun not in _pytree.SUPPORTED_NODES:
-            torch.export.register_dataclass(noun)
-    mesh = init_device_mesh(ranks.device.type, (ranks.size,))
-    layers = getattr(policy, "_no_split_modules", None) or ()
-    for module in policy.modules():
-        if type(module).__name__ in layers:
-            fully_shard(module, mesh=mesh)
-    fully_shard(policy, mesh=mesh)
-    return policy
+def is_sharded(module: nn.Module) -> bool:
+    """Return whether the module is sharded, so that all processes must run it together and equally often."""
+    return isinstance(module, FSDPModule)
 
 
 @contextmanager
@@ -101,11 +68,20 @@ def local_part(tensor: Tensor) -> Tensor:
 
 
 def laid_out_as(tensor: Tensor, parameter: Tensor) -> Tensor:
-    """Return a whole tensor in the layout of `parameter`: on its device, and sharded if it is."""
-    tensor = tensor.to(parameter.device)
+    """Return a whole tensor in the layout of `parameter`: on its device, and sharded if it is.
+
+    Every process has the same whole tensor and takes its part of it; nothing is sent.
+    """
     if isinstance(parameter, DTensor):
-        return distribute_tensor(tensor, parameter.device_mesh, parameter.placements)
-    return tensor
+        tensor = tensor.to(parameter.device_mesh.device_type)
+        return distribute_tensor(tensor, parameter.device_mesh, parameter.placements, src_data_rank=None)
+    return tensor.to(parameter.device)
+
+
+def with_local_part(part: Tensor, parameter: DTensor) -> DTensor:
+    """Return a sharded tensor in the layout of `parameter`, of which this process holds `part`."""
+    mesh, placements = parameter.device_mesh, parameter.placements
+    return DTensor.from_local(part, mesh, placements, run_check=False, shape=parameter.shape, stride=parameter.stride())
 
 
 def reshard(policy: nn.Module) -> None:
@@ -117,35 +93,3 @@ def reshard(policy: nn.Module) -> None:
     for module in policy.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
-
-
-@contextmanager
-def trainable_copy(policy: Module, parallel: Parallel, aside: bool) -> Iterator[Module]:
-    """Yield the module to train in the block; after it, `policy` is whole in every process and has the trained weights.
-
-    Replicas train the policy itself. Sharding cannot be undone, so a copy is sharded. During the block the policy keeps
-    its untrained weights, which a reference with adapters off may use. All processes enter and leave together.
-
-    Args:
-        policy: The policy as loaded, not sharded.
-        parallel: As for `wrap`.
-        aside: True if the policy is not used in the block. It is then moved off the device while its copy trains.
-    """
-    if parallel == "replicate":
-        yield policy
-        return
-    shared, device = copy.deepcopy(policy), next(policy.parameters()).device
-    if aside:
-        policy.to("cpu")
-    yield shared
-    take_weights(policy.to(device), shared)
-
-
-@torch.no_grad()
-def take_weights(policy: nn.Module, trained: nn.Module) -> None:
-    """Copy the trained weights of a sharded module to a whole one, one at a time. All processes call it together."""
-    reshard(trained)
-    own = dict(policy.named_parameters())
-    for name, parameter in trained.named_parameters():
-        if parameter.requires_grad:
-            own[name].copy_(full_tensor(parameter))

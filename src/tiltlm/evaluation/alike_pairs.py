@@ -14,6 +14,7 @@ from tiltlm.core.notes import Note
 from tiltlm.data import PreferenceData
 from tiltlm.data.cache.fingerprints import fingerprint
 from tiltlm.data.cache.lazy import Selection
+from tiltlm.distributed import Ranks
 from tiltlm.evaluation.ches import comparison_ches
 from tiltlm.logprobs import PolicyModule
 
@@ -21,7 +22,9 @@ CHUNK = 4_096
 """Examples whose values are computed before the next ones are read."""
 
 
-def leave_out_alike(module: PolicyModule, data: PreferenceData, keep: float, max_tokens: int) -> PreferenceData:
+def leave_out_alike(
+    module: PolicyModule, data: PreferenceData, keep: float, max_tokens: int, ranks: Ranks | None = None
+) -> PreferenceData:
     """Return the data without the training examples of the highest CHES per token. They are counted as left out.
 
     The value of an example is the mean over its comparisons.
@@ -31,11 +34,12 @@ def leave_out_alike(module: PolicyModule, data: PreferenceData, keep: float, max
         data: Held-out examples stay as they are.
         keep: Share of the training examples to keep, those with the lowest CHES.
         max_tokens: Most input tokens of one forward.
+        ranks: Processes that share the forwards; all must call this function together. None: this one alone.
 
     Raises:
         ModelError: the hidden states of this model are not known.
     """
-    values = mean_ches(module, data.train, max_tokens)
+    values = mean_ches(module, data.train, max_tokens, ranks)
     limit = float(np.quantile(values, keep))
     kept = np.flatnonzero(values <= limit).tolist()
     for row in np.flatnonzero(values > limit).tolist():
@@ -49,10 +53,14 @@ def leave_out_alike(module: PolicyModule, data: PreferenceData, keep: float, max
     return replace(data, train=train, fingerprint=fingerprint(train, data.held_out), notes=(*data.notes, note))
 
 
-def mean_ches(module: PolicyModule, examples: Sequence[Example], max_tokens: int) -> np.ndarray:
+def mean_ches(
+    module: PolicyModule, examples: Sequence[Example], max_tokens: int, ranks: Ranks | None = None
+) -> np.ndarray:
     """Return the mean CHES per token of each example's comparisons, [B]; −∞ for one without comparisons."""
     means: list[float] = []
     for start in range(0, len(examples), CHUNK):
         part = [examples[row] for row in range(start, min(start + CHUNK, len(examples)))]
-        means += [float(own.mean()) if own.size else -np.inf for own in comparison_ches(module, part, max_tokens)]
+        means += [
+            float(own.mean()) if own.size else -np.inf for own in comparison_ches(module, part, max_tokens, ranks)
+        ]
     return np.array(means)

@@ -13,15 +13,18 @@ Source: Razin et al. 2024 (arXiv:2410.08847), definitions 2 and 3.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from tiltlm.core import Example, ModelError, build_trees, pack_trees
+from tiltlm.core import Example, ModelError, Tree, build_trees, pack_trees
 from tiltlm.diagnostics import Interval, bootstrap, unit_means
-from tiltlm.logprobs import PolicyModule, plan
+from tiltlm.distributed import Ranks
+from tiltlm.evaluation.example_rows import measure_responses, on_host
+from tiltlm.logprobs import PolicyModule
 from tiltlm.logprobs.module import evaluating
 
 Floats = NDArray[np.float64]
@@ -50,13 +53,16 @@ class Ches:
     prompts. Below 0: pairs of similar responses lost more. None if it was not measured."""
 
 
-def comparison_ches(module: PolicyModule, examples: Sequence[Example], max_tokens: int) -> list[Floats]:
+def comparison_ches(
+    module: PolicyModule, examples: Sequence[Example], max_tokens: int, ranks: Ranks | None = None
+) -> list[Floats]:
     """Return CHES per token of each example's comparisons, one array an example.
 
     Args:
         module: The policy itself, not a wrapper around it.
         examples: Rows of data with comparisons.
         max_tokens: Most input tokens of one forward.
+        ranks: Processes that share the forwards; all must call this function together. None: this one alone.
 
     Raises:
         ModelError: the model's head has an unknown form, so its last states are not known.
@@ -70,22 +76,13 @@ def comparison_ches(module: PolicyModule, examples: Sequence[Example], max_token
     found: list[Floats] = []
     with evaluating(module), torch.no_grad():
         for start in range(0, len(examples), CHUNK):
-            found += _of_chunk(module, examples[start : start + CHUNK], max_tokens)
+            found += _of_chunk(module, examples[start : start + CHUNK], max_tokens, ranks or Ranks())
     return found
 
 
-def _of_chunk(module: PolicyModule, examples: Sequence[Example], max_tokens: int) -> list[Floats]:
+def _of_chunk(module: PolicyModule, examples: Sequence[Example], max_tokens: int, ranks: Ranks) -> list[Floats]:
     trees, slots = build_trees(examples)
-    first = np.concatenate([[0], np.cumsum([len(tree.responses) for tree in trees])])
-    means: dict[int, Floats] = {}
-    for pack in plan([tree.num_tokens for tree in trees], max_tokens):
-        forest = pack_trees([trees[t] for t in pack]).to(module.device)
-        rows = module.states(forest).rows.float()
-        sums = torch.zeros(forest.num_responses, rows.shape[1], device=rows.device)
-        sums.index_add_(0, forest.response_index, rows)
-        of_pack = (sums / forest.num_tokens[:, None]).double().cpu().numpy()
-        index = np.concatenate([np.arange(first[t], first[t + 1]) for t in pack]).tolist()
-        means.update(zip(index, of_pack, strict=True))
+    means = measure_responses(trees, max_tokens, partial(_mean_states, module), ranks).T
     return [
         np.array(
             [ches(means[own[c.chosen]][None], means[own[c.rejected]][None])[0] for c in example.comparisons],
@@ -93,6 +90,15 @@ def _of_chunk(module: PolicyModule, examples: Sequence[Example], max_tokens: int
         )
         for example, own in zip(examples, slots, strict=True)
     ]
+
+
+def _mean_states(module: PolicyModule, trees: Sequence[Tree]) -> Floats:
+    """Return [D, n]: the mean state that predicts a token of each response of these trees."""
+    forest = pack_trees(trees).to(module.device)
+    rows = module.states(forest).rows.float()
+    sums = torch.zeros(forest.num_responses, rows.shape[1], device=rows.device)
+    sums.index_add_(0, forest.response_index, rows)
+    return on_host((sums / forest.num_tokens[:, None]).T)
 
 
 def summarise_ches(

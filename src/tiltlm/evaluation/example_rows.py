@@ -4,14 +4,14 @@ All held-out numbers are computed from two such tables of the same rows, one bef
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from tiltlm.core import (
     Comparison,
@@ -25,11 +25,14 @@ from tiltlm.core import (
     pack_trees,
     with_score_token,
 )
+from tiltlm.distributed import Ranks
 from tiltlm.logprobs import plan
 from tiltlm.logprobs.module import evaluating
 from tiltlm.objectives import Objective
 from tiltlm.objectives.terms import reads_scores
 from tiltlm.reference import Reference
+
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -68,36 +71,62 @@ def prompt_key(prompt_ids: NDArray[np.int32]) -> str:
     return blake2b(prompt_ids.tobytes(), digest_size=8).hexdigest()
 
 
-def sequence_logps(
-    module: nn.Module, trees: Sequence[Tree], reference: Reference | None, max_tokens: int
-) -> Iterator[tuple[NDArray[np.intp], Responses]]:
-    """Run the forward over trees in packs of at most `max_tokens` input tokens.
+def measure_responses(
+    trees: Sequence[Tree], max_tokens: int, measure: Callable[[Sequence[Tree]], Floats], ranks: Ranks
+) -> Floats:
+    """Measure every response in packs of at most `max_tokens` input tokens; each process measures some of the packs.
 
-    Yields:
-        The indices of a pack's responses among the N of `pack_trees(trees)`, and the module's result for them, with
-        the log-probabilities of the reference attached where there is one.
+    The packs do not depend on the number of processes, so neither does their rounding. All processes must call it
+    together, with equal trees.
+
+    Args:
+        trees: Prompts and responses.
+        max_tokens: Most input tokens of one forward.
+        measure: Function from the trees of a pack to numbers of their responses, [..., n].
+        ranks: The processes.
+
+    Returns:
+        [..., N] the numbers of all responses, in the order of `pack_trees(trees)`, equal in all processes.
     """
     first = np.concatenate([[0], np.cumsum([len(tree.responses) for tree in trees])])
-    for pack in plan([tree.num_tokens for tree in trees], max_tokens):
-        pack_of_trees = [trees[t] for t in pack]
-        responses: Responses = module(pack_trees(pack_of_trees))
-        if reference is not None and not isinstance(responses, ResponseScores):
-            responses = reference.attach(responses, pack_of_trees)
-        yield np.concatenate([np.arange(first[t], first[t + 1]) for t in pack]), responses
+    packs = plan([tree.num_tokens for tree in trees], max_tokens)
+    found = ranks.map(lambda pack: measure([trees[t] for t in pack]), packs)
+    order = np.concatenate([np.arange(first[t], first[t + 1]) for pack in packs for t in pack])
+    numbers: Floats = np.concatenate(found, axis=-1)[..., np.argsort(order)]
+    return numbers
+
+
+def seq_logps(module: nn.Module, trees: Sequence[Tree], max_tokens: int, ranks: Ranks) -> Floats:
+    """Return the log-probability of every response under a policy, [N] nats, in the order of `pack_trees(trees)`.
+
+    The arguments are those of `measure_responses`.
+    """
+    with evaluating(module), torch.no_grad():
+        return measure_responses(trees, max_tokens, lambda pack: on_host(module(pack_trees(pack)).seq_logps), ranks)
+
+
+def on_host(numbers: Tensor) -> Floats:
+    """Return numbers as a float64 array."""
+    return numbers.detach().double().cpu().numpy()
 
 
 def measure_examples(
-    module: nn.Module, examples: Sequence[Example], objective: Objective, reference: Reference | None, max_tokens: int
+    module: nn.Module,
+    examples: Sequence[Example],
+    objective: Objective,
+    reference: Reference | None,
+    max_tokens: int,
+    ranks: Ranks | None = None,
 ) -> tuple[ExampleRow, ...]:
     """Measure every response of the examples under a policy or reward model, in the order of the examples.
 
     Args:
-        module: From a forest to ResponseLogps, or to ResponseScores if the objective reads those. With several
-            processes this is the wrapped module, and all processes must call it with the same examples.
+        module: From a forest to ResponseLogps, or to ResponseScores if the objective reads those.
         examples: The examples. Each distinct prompt and response is computed once.
         objective: The objective whose reward is measured.
         reference: The reference of that reward; None if the objective needs none.
         max_tokens: Most input tokens of one forward.
+        ranks: Processes that share the forwards; all must call this function together. None: this one alone.
 
     Raises:
         ConfigError: there are no examples, or the objective needs a reference.
@@ -111,12 +140,16 @@ def measure_examples(
         )
     trees, slots = build_trees(examples)
     is_policy = not reads_scores(objective)
-    num_responses = sum(len(tree.responses) for tree in trees)
-    table = np.full((2, num_responses), np.nan)
     read_trees = trees if is_policy else with_score_token(trees)
+
+    def measure(pack: Sequence[Tree]) -> Floats:
+        responses: Responses = module(pack_trees(pack))
+        if reference is not None and not isinstance(responses, ResponseScores):
+            responses = reference.attach(responses, pack)
+        return _columns(responses, objective)
+
     with evaluating(module), torch.no_grad():
-        for index, responses in sequence_logps(module, read_trees, reference, max_tokens):
-            table[:, index] = _columns(responses, objective)
+        table = measure_responses(read_trees, max_tokens, measure, ranks or Ranks())
     return tuple(_row(example, places, table, is_policy) for example, places in zip(examples, slots, strict=True))
 
 
@@ -124,7 +157,7 @@ def _columns(responses: Responses, objective: Objective) -> NDArray[np.float64]:
     """Return [2, N]: log-probability (NaN for a reward model) and reward of each response."""
     rewards = objective.reward(responses)
     logps = torch.full_like(rewards, torch.nan) if isinstance(responses, ResponseScores) else responses.seq_logps
-    return torch.stack([logps, rewards.to(logps)]).detach().cpu().double().numpy()
+    return on_host(torch.stack([logps, rewards.to(logps)]))
 
 
 def _row(example: Example, slots: Sequence[int], table: NDArray[np.float64], is_policy: bool) -> ExampleRow:

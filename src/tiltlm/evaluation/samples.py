@@ -13,9 +13,10 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
-from tiltlm.core import ConfigError, Response, TokenIds, Tree
+from tiltlm.core import ConfigError, Response, TokenIds, Tree, pack_trees
 from tiltlm.diagnostics import Interval, SequenceKL, bootstrap_mean, paired_difference, sequence_kl
-from tiltlm.evaluation.example_rows import sequence_logps
+from tiltlm.distributed import Ranks
+from tiltlm.evaluation.example_rows import measure_responses, on_host
 from tiltlm.logprobs import PolicyModule
 from tiltlm.logprobs.module import evaluating
 from tiltlm.reference import Reference
@@ -72,6 +73,7 @@ def draw_samples(
     reference: Reference | None,
     max_tokens: int,
     progress: Callable[[int, int], None] | None = None,
+    ranks: Ranks | None = None,
 ) -> SampleSet:
     """Sample a policy with its present weights, and score the samples under the policy and a reference.
 
@@ -89,17 +91,20 @@ def draw_samples(
             model, or the policy with its adapters off). None means that nothing is scored and there is no KL.
         max_tokens: Most input tokens of one scoring forward.
         progress: Called with (tokens done, all tokens), as `sample` does.
+        ranks: Processes that share the work; all must call this function together. None: this one alone.
 
     Raises:
         ConfigError: a prompt leaves no room for `max_new_tokens` in the model's window.
     """
     settings = SamplingSettings(max_new_tokens)
-    samples = sample(policy, prompts, n, settings, seed=seed, end_token_ids=end_token_ids, progress=progress)
+    samples = sample(
+        policy, prompts, n, settings, seed=seed, end_token_ids=end_token_ids, progress=progress, ranks=ranks
+    )
     ref_logps = None
     if reference is None:
         logps = np.array([[s.token_logps.sum(dtype=np.float64) for s in of_prompt] for of_prompt in samples])
     else:
-        logps, ref_logps = score_samples(policy, prompts, samples, reference, max_tokens)
+        logps, ref_logps = score_samples(policy, prompts, samples, reference, max_tokens, ranks)
     return SampleSet(tuple(prompts), tuple(map(tuple, samples)), logps, ref_logps, max_new_tokens)
 
 
@@ -109,19 +114,22 @@ def score_samples(
     samples: Sequence[Sequence[Sampled]],
     reference: Reference,
     max_tokens: int,
+    ranks: Ranks | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the log-probabilities of samples under a policy and a reference, [P, n] each, nats per response.
 
     Both are computed by the forward of training, not taken from the sampler, so that both have the same rounding.
     """
     trees = [tree for p, of_prompt in zip(prompts, samples, strict=True) for tree in _trees(p, of_prompt, max_tokens)]
-    shape = len(prompts), len(samples[0])
-    logps, ref_logps = np.empty(shape), np.empty(shape)
+
+    def score(pack: Sequence[Tree]) -> NDArray[np.float64]:
+        responses = reference.attach(module(pack_trees(pack)), pack)
+        return on_host(torch.stack([responses.seq_logps, responses.ref_sums.to(responses.seq_logps)]))
+
     with evaluating(module), torch.no_grad():
-        for index, responses in sequence_logps(module, trees, reference, max_tokens):
-            logps.flat[index] = responses.seq_logps.cpu().numpy()
-            ref_logps.flat[index] = responses.ref_sums.cpu().numpy()
-    return logps, ref_logps
+        logps, ref_logps = measure_responses(trees, max_tokens, score, ranks or Ranks())
+    shape = len(prompts), len(samples[0])
+    return logps.reshape(shape), ref_logps.reshape(shape)
 
 
 def _trees(prompt: TokenIds, samples: Sequence[Sampled], max_tokens: int) -> Iterator[Tree]:

@@ -6,6 +6,7 @@ is these that gain: the policy's own most likely response, its usual samples, or
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal, get_args
 
 import numpy as np
@@ -14,8 +15,9 @@ from numpy.typing import NDArray
 
 from tiltlm.core import Example, Response, TokenIds, Tree, build_trees, pack_trees
 from tiltlm.diagnostics import Interval, bootstrap_mean, paired_difference
-from tiltlm.evaluation.example_rows import sequence_logps
-from tiltlm.logprobs import PolicyModule, plan
+from tiltlm.distributed import Ranks
+from tiltlm.evaluation.example_rows import measure_responses, on_host, seq_logps
+from tiltlm.logprobs import PolicyModule
 from tiltlm.logprobs.module import evaluating
 from tiltlm.sampling import Sampled
 
@@ -90,39 +92,40 @@ def _better(example: Example) -> Response:
     return example.responses[example.comparisons[0].chosen if example.comparisons else 0]
 
 
-def third_logps(module: PolicyModule, third: ThirdResponses, max_tokens: int) -> Floats:
+def third_logps(module: PolicyModule, third: ThirdResponses, max_tokens: int, ranks: Ranks | None = None) -> Floats:
     """Return the log-probability of each third response with the module's present weights, [N] nats per response."""
-    logps = np.empty(len(third.kind))
-    with evaluating(module), torch.no_grad():
-        for index, responses in sequence_logps(module, third.trees, None, max_tokens):
-            logps[index] = responses.seq_logps.double().cpu().numpy()
-    return logps
+    return seq_logps(module, third.trees, max_tokens, ranks or Ranks())
 
 
-def top_token_logps(module: PolicyModule, examples: Sequence[Example], max_tokens: int) -> Floats:
+def top_token_logps(
+    module: PolicyModule, examples: Sequence[Example], max_tokens: int, ranks: Ranks | None = None
+) -> Floats:
     """Return the mean log-probability of the most likely token along the better response of each example, [E].
 
     Args:
         module: The policy itself, not a wrapper around it.
         examples: Rows of data.
         max_tokens: Most input tokens of one forward.
+        ranks: Processes that share the forwards; all must call this function together. None: this one alone.
     """
     better = [replace(e, responses=(_better(e),), comparisons=(), labels=(), ranks=(), scores=(), partners=())
               for e in examples]  # fmt: skip
     trees, slots = build_trees(better)
-    first = np.concatenate([[0], np.cumsum([len(tree.responses) for tree in trees])])
-    means = np.empty(int(first[-1]))
     with evaluating(module), torch.no_grad():
-        for pack in plan([tree.num_tokens for tree in trees], max_tokens):
-            forest = pack_trees([trees[t] for t in pack]).to(module.device)
-            states = module.states(forest).for_products()
-            step = max(1, CELLS // states.num_logits)
-            parts = [slice(start, start + step) for start in range(0, len(forest.targets), step)]
-            tops = torch.cat([states.log_softmax(part, forest.targets[part])[0].amax(-1) for part in parts])
-            sums = np.bincount(forest.response_index.cpu().numpy(), tops.double().cpu().numpy())
-            index = np.concatenate([np.arange(first[t], first[t + 1]) for t in pack])
-            means[index] = sums / forest.num_tokens.cpu().numpy()
+        means = measure_responses(trees, max_tokens, partial(_mean_tops, module), ranks or Ranks())
     return means[[own[0] for own in slots]]
+
+
+def _mean_tops(module: PolicyModule, trees: Sequence[Tree]) -> Floats:
+    """Return the mean log-probability of the most likely token along each response of these trees."""
+    forest = pack_trees(trees).to(module.device)
+    states = module.states(forest).for_products()
+    step = max(1, CELLS // states.num_logits)
+    parts = [slice(start, start + step) for start in range(0, len(forest.targets), step)]
+    tops = torch.cat([states.log_softmax(part, forest.targets[part])[0].amax(-1) for part in parts])
+    sums = np.bincount(forest.response_index.cpu().numpy(), on_host(tops))
+    means: Floats = sums / forest.num_tokens.cpu().numpy()
+    return means
 
 
 def measure_shift(

@@ -7,13 +7,14 @@ without any error. Saving and `generate` use the child `model`.
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
 from tiltlm.core.errors import ModelError
 from tiltlm.core.forest import Forest
+from tiltlm.distributed.wrapping import reshard
 from tiltlm.logprobs.attention import hook as attention
 from tiltlm.logprobs.attention.compiling import compile_layers
 from tiltlm.logprobs.attention.last_layer import trim_last_layer
@@ -25,6 +26,12 @@ from tiltlm.logprobs.precision import Precision
 class ForestModule(nn.Module):
     """A transformers model whose body runs on forests. Subclasses are final and define what its head reads."""
 
+    forward_methods: ClassVar[tuple[str, ...]] = ("attention_routes",)
+    """Methods beside `forward` that run the model. Sharding gathers the weights of the root for them too."""
+    computes_on: torch.device | None = None
+    """Device of the forward of a sharded module, whose shards may lie elsewhere."""
+    has_half_weights = False
+    """True if a sharded module gathers its weights in bfloat16, so that nothing is cast in the forward."""
     is_exact = True
     """False for a layout that was forced although the self-check found that it deviates from separate forwards."""
 
@@ -63,8 +70,8 @@ class ForestModule(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """The device of the parameters."""
-        device: torch.device = next(self.model.parameters()).device
+        """The device of the forward."""
+        device: torch.device = self.computes_on or next(self.model.parameters()).device
         return device
 
     @property
@@ -89,7 +96,8 @@ class ForestModule(nn.Module):
         return self.bare_model.get_output_embeddings()
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+        enabled = self.precision == "bf16" and not self.has_half_weights
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
 
     def _body(self, inputs: Inputs, **options: bool) -> Any:
         """Run the model without its head; `options` are its own `output_…` options."""
@@ -148,13 +156,15 @@ class ForestModule(nn.Module):
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Set evaluation mode inside the block, and restore the mode of every submodule afterwards.
 
-    It is for forwards that are not part of training: the reference, sampling, measuring.
+    It is for forwards that are not part of training: the reference, sampling, measuring. After the block the parameters
+    of a sharded module are its shards.
     """
     training = [m for m in module.modules() if m.training]
     module.eval()
     try:
         yield
     finally:
+        reshard(module)
         for m in training:
             m.training = True
 

@@ -27,6 +27,8 @@ from tiltlm.logprobs.precision import Precision
 class PolicyModule(ForestModule):
     """A causal language model as a function from forests to log-probabilities."""
 
+    forward_methods = ("attention_routes", "states", "language_model")
+
     def __init__(
         self,
         model: Any,
@@ -146,6 +148,14 @@ class PolicyModule(ForestModule):
                 return States(rows, *affine(module, rows.shape[1]), self.head)
             case "model":
                 return States(rows, None, None, self.head)
+
+    def language_model(self, **keywords: Any) -> Any:
+        """Call the transformers model with its own keywords, for decoding with a cache, and return its output.
+
+        Call it inside `stock_attention`. Do not call the child `model` instead: the weights of
+        a sharded policy would not be gathered for it.
+        """
+        return self.model(**keywords)
 
     def _rows(self, inputs: Inputs, **options: bool) -> tuple[Float[Tensor, "R D"], Any]:
         """Return the state that the head reads for each scored token, and the model's output.

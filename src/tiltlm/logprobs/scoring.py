@@ -38,7 +38,7 @@ class ScoreModule(ForestModule):
             ModelError: the model has no head with one label that reads the last token's state.
         """
         super().__init__(model, layout, precision, trims)
-        self._head()
+        self.score_head()
         self._lay_out()
 
     def forward(self, forest: Forest) -> ResponseScores:
@@ -58,12 +58,12 @@ class ScoreModule(ForestModule):
 
     def scores_of(self, inputs: Inputs) -> Float[Tensor, " N"]:
         """Run the forward on arranged inputs, for `forward` and the self-check; all others call the module."""
-        hidden, head = inputs.read(self._body(inputs)[0]), self._head()
+        hidden, head = inputs.read(self._body(inputs)[0]), self.score_head()
         with torch.autocast(hidden.device.type, enabled=False):
             scores: Tensor = head(hidden.to(float_dtype(head)))[:, 0]
         return scores.to(torch.promote_types(scores.dtype, torch.float32))
 
-    def _head(self) -> nn.Module:
+    def score_head(self) -> nn.Module:
         """Return the linear layer on the last token's state, `score` in every causal classifier of transformers."""
         head = getattr(self.bare_model, "score", None)
         if not isinstance(head, nn.Module) or self.config.get_text_config().num_labels != 1:

@@ -63,6 +63,8 @@ class Choice:
     """Faster layouts, and why each was refused."""
     trims: bool = True
     """True: in a shared row the last layer may skip what is not read (`last_layer.py`)."""
+    checked_on: str = ""
+    """What was compared in place of the model itself."""
 
     @property
     def is_exact(self) -> bool:
@@ -80,6 +82,7 @@ class Choice:
                 "run may be wrong by that share. layout=auto uses a layout that is equal"
             )
         equal = f"{values} and gradients equal separate forwards to {self.max_error:.0e} (≤ {self.tolerance:.0e})"
+        equal += f", {self.checked_on}" * bool(self.checked_on)
         return "; ".join([*(f"not {name}: {why}" for name, why in self.refused), equal])
 
 

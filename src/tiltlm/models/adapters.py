@@ -21,7 +21,9 @@ _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Values of `init_lora_weights` with which PEFT also changes the weights of the base model."""
 
 
-def put_adapter(model: Any, located: Located, lora: LoraSettings | None, task: str) -> Any:
+def put_adapter(
+    model: Any, located: Located, lora: LoraSettings | None, task: str, *, is_skeleton: bool = False
+) -> Any:
     """Return the model with a saved adapter, a new one, or none.
 
     Args:
@@ -29,6 +31,7 @@ def put_adapter(model: Any, located: Located, lora: LoraSettings | None, task: s
         located: Names the folder of a saved adapter.
         lora: Settings of a new adapter.
         task: PEFT's name of what the model is for: `CAUSAL_LM` or `SEQ_CLS`.
+        is_skeleton: The weights of the model have no memory, so only adapters that never read them can be put on it.
 
     Raises:
         ModelError: the saved adapter cannot be used with this model.
@@ -48,10 +51,44 @@ def put_adapter(model: Any, located: Located, lora: LoraSettings | None, task: s
         warnings.filterwarnings("ignore", ".*tie_word_embeddings=True.*")  # what is wrong with them is refused below
         # PEFT 0.21 asks transformers 5 for a name that is being given up; nobody but PEFT can change that
         warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
-        adapted = _saved(model, located.adapter, task) if located.adapter is not None else _new(model, lora, task)
+        if located.adapter is not None:
+            adapted = _saved(model, located.adapter, task, is_skeleton)
+        else:
+            adapted = _new(model, lora, task)
     if is_tied:
         _refuse_tied(adapted.get_base_model(), located.adapter)
     return adapted
+
+
+def put_alike(model: Any, located: Located, lora: LoraSettings | None, task: str) -> Any:
+    """Return a model with an adapter of the same settings as `put_adapter` would put on it, with random values.
+
+    It is for the self-check of a model that has fewer layers than the adapter.
+    """
+    if located.adapter is None:
+        return put_adapter(model, located, lora, task)
+    import peft
+
+    config = peft.PeftConfig.from_pretrained(located.adapter)
+    _refuse_kind(located.adapter, config, task)
+    _refuse_on_skeleton(located.adapter, config)
+    config.init_lora_weights, config.inference_mode = False, False
+    config.layers_to_transform = None
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return peft.get_peft_model(model, config)
+
+
+def _refuse_on_skeleton(adapter: str, config: Any) -> None:
+    """Refuse kinds of adapters that read the weights which they change, or whose shards are not tested."""
+    kind = getattr(config.peft_type, "value", str(config.peft_type))
+    if kind != "LORA" or getattr(config, "use_dora", False):
+        raise ModelError(
+            f"model.adapter: {adapter} is of kind {'DORA' if kind == 'LORA' else kind}; a sharded model takes LoRA "
+            "only. Use training.parallel=replicate",
+            code="not_supported",
+            key="training.parallel",
+        )
 
 
 def _new(model: Any, lora: LoraSettings | None, task: str) -> Any:
@@ -110,7 +147,7 @@ def _linear_names(model: Any) -> list[str]:
     return sorted({name.rsplit(".", 1)[-1] for name in linear})
 
 
-def _saved(model: Any, adapter: str, task: str) -> Any:
+def _saved(model: Any, adapter: str, task: str, is_skeleton: bool) -> Any:
     """Put a saved adapter on a model."""
     import peft
     from safetensors import SafetensorError, safe_open
@@ -118,8 +155,10 @@ def _saved(model: Any, adapter: str, task: str) -> Any:
     try:
         config = peft.PeftConfig.from_pretrained(adapter)
         _refuse_kind(adapter, config, task)
+        if is_skeleton:
+            _refuse_on_skeleton(adapter, config)
         with without_pickles("model.adapter"):
-            adapted = peft.PeftModel.from_pretrained(model, adapter, is_trainable=True)
+            adapted = peft.PeftModel.from_pretrained(model, adapter, is_trainable=True, low_cpu_mem_usage=is_skeleton)
         stored: set[str] = set()
         for file in Path(adapter).glob("adapter_model*.safetensors"):
             with safe_open(file, framework="pt") as tensors:

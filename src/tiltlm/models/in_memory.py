@@ -4,7 +4,6 @@ A run then starts from this folder as from any other. The given objects stay as 
 """
 
 import copy
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from tiltlm.core.errors import ConfigError, ModelError
 from tiltlm.models.digests import tensors_digest
 from tiltlm.models.loading import Loaded
 from tiltlm.storage.objects import write_once
+from tiltlm.storage.scratch import scratch_folder
 
 
 def write_model(value: Any, key: str) -> Path:
@@ -33,9 +33,11 @@ def write_model(value: Any, key: str) -> Path:
     model, tokenizer = _parts(value, key)
     _refuse_other_models(model, key)
     model = _twin(model)
-    with tempfile.TemporaryDirectory(prefix="tiltlm-") as temporary:
-        _save_tokenizer(tokenizer, Path(temporary))
-        texts = {file.name: file.read_bytes().hex() for file in Path(temporary).iterdir()}
+    with scratch_folder() as temporary:
+        inner = temporary / "tokenizer"
+        inner.mkdir()
+        _save_tokenizer(tokenizer, inner)
+        texts = {file.name: file.read_bytes().hex() for file in inner.iterdir()}
     generation = getattr(model, "generation_config", None)
     facts = {
         "class": type(model).__name__,

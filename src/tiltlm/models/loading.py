@@ -4,6 +4,8 @@
 """
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,17 +17,21 @@ from tiltlm.core.errors import ConfigError, ModelError
 from tiltlm.core.finite import not_finite
 from tiltlm.core.forest import pack_trees
 from tiltlm.core.notes import Note
+from tiltlm.distributed.sharding import Sharding
+from tiltlm.distributed.wrapping import local_part
 from tiltlm.logprobs.checkpointing import enable_checkpointing
 from tiltlm.logprobs.module import ForestModule
 from tiltlm.logprobs.policy import PolicyModule
 from tiltlm.logprobs.precision import Precision, choose_precision
 from tiltlm.logprobs.scoring import ScoreModule
 from tiltlm.logprobs.selfcheck import Choice, choose_layout, probe_trees
-from tiltlm.models.adapters import put_adapter
+from tiltlm.models.adapters import put_adapter, put_alike
 from tiltlm.models.folders import Located, check_reachable, locate, place_of
 from tiltlm.models.foreign_code import without_pickles
 from tiltlm.models.kinds import refuse_other_kinds
 from tiltlm.models.model_settings import ModelSettings
+from tiltlm.models.sharded.miniature import make_miniature
+from tiltlm.models.sharded.skeleton import Skeleton, load_skeleton
 from tiltlm.storage.hub import commit_of
 
 log = logging.getLogger(__name__)
@@ -60,6 +66,8 @@ class Loaded:
     """Sentences that a run prints about its model."""
     commit: str | None = None
     """The commit of a name on the hub; None for a folder, or if it is unknown."""
+    sharding: Sharding | None = None
+    """The processes that share the module, which they must call together; None: this one has all of it."""
 
     @property
     def has_adapter(self) -> bool:
@@ -86,6 +94,7 @@ def load_policy(
     device: torch.device | str | None = None,
     choice: Choice | None = None,
     key: str = "model.path",
+    sharding: Sharding | None = None,
 ) -> Policy:
     """Load a language model and decide once how it runs.
 
@@ -94,20 +103,27 @@ def load_policy(
         device: Its device; None means a CUDA device if there is one, else the CPU.
         choice: The layout of the same model, where it was loaded and checked before; None means to check it.
         key: The setting that names the model, for error messages.
+        sharding: The processes that share the model, of which each then loads its part only; None: load all of it. All
+            of them must call this function together.
 
     Raises:
         ModelError: the folder, tokenizer or architecture cannot be used; the message says what to do.
         ConfigError: a setting has no effect for this model.
     """
-    from transformers import GenerationConfig
+    from transformers import AutoModelForCausalLM, GenerationConfig
 
     located = _locate(settings, key)
-    base, tokenizer = _load_language_model(located, settings), _load_tokenizer(located, settings)
+    if sharding is not None:
+        choice = choice or _choose_by_miniature(AutoModelForCausalLM, located, settings, sharding)
+    (base, skeleton), tokenizer = _load_language_model(located, settings, sharding), _load_tokenizer(located, settings)
     if located.adapter is not None and (Path(located.adapter) / "generation_config.json").exists():
         base.generation_config = GenerationConfig.from_pretrained(located.adapter)
-    made = _make_ready(base, tokenizer, located, settings, device, choice)
+    made = _make_ready(base, tokenizer, located, settings, device, choice, skeleton)
     module = PolicyModule(made.model, made.choice.layout, made.precision, made.choice.head, made.choice.trims)
     module.is_exact = made.choice.is_exact
+    if skeleton is not None:
+        skeleton.fill(module, half=made.precision == "bf16", has_new_adapter=settings.lora is not None)
+        _refuse_not_finite(module, located, sharding)
     notes = [*made.notes, *_prepare_kernels(module, settings)]
     end_token_id, end_token_ids = _end_tokens(tokenizer, base)
     names = ", ".join(repr(tokenizer.convert_ids_to_tokens(i)) for i in end_token_ids)
@@ -116,28 +132,48 @@ def load_policy(
         code="end_tokens",
     )
     notes.append(ends)
-    return Policy(module, tokenizer, settings, made.choice, end_token_id, end_token_ids, tuple(notes), located.commit)
+    return Policy(
+        module, tokenizer, settings, made.choice, end_token_id, end_token_ids, tuple(notes), located.commit, sharding
+    )
 
 
-def load_scorer(settings: ModelSettings, device: torch.device | str | None = None) -> Scorer:
+def load_scorer(
+    settings: ModelSettings, device: torch.device | str | None = None, sharding: Sharding | None = None
+) -> Scorer:
     """Load a reward model, or a language model with a new score head, and decide once how it runs.
 
     Args:
         settings: The model, and how it runs.
         device: As for `load_policy`.
+        sharding: As for `load_policy`.
 
     Raises:
         ModelError: as for `load_policy`; or transformers has no such classifier.
         ConfigError: as for `load_policy`.
     """
-    located = _locate(settings, "model.path")
-    (base, is_new), tokenizer = _load_classifier(located, settings), _load_tokenizer(located, settings)
+    from transformers import AutoModelForSequenceClassification
+
+    located, choice = _locate(settings, "model.path"), None
+    if sharding is not None:
+        choice = _choose_by_miniature(AutoModelForSequenceClassification, located, settings, sharding, num_labels=1)
+    (base, skeleton, is_new), tokenizer = (
+        _load_classifier(located, settings, sharding),
+        _load_tokenizer(located, settings),
+    )
     end = tokenizer.eos_token_id
     pad = None if tokenizer.pad_token_id == end else tokenizer.pad_token_id
     base.config.get_text_config().pad_token_id = pad
-    made = _make_ready(base, tokenizer, located, settings, device, None, is_scorer=True)
+    made = _make_ready(base, tokenizer, located, settings, device, choice, skeleton, is_scorer=True)
     module = ScoreModule(made.model, made.choice.layout, made.precision, made.choice.trims)
     module.is_exact = made.choice.is_exact
+    if skeleton is not None:
+        skeleton.fill(
+            module,
+            half=made.precision == "bf16",
+            has_new_adapter=settings.lora is not None,
+            whole_precision=(module.score_head(),),
+        )
+        _refuse_not_finite(module, located, sharding)
     notes = [*made.notes, *_prepare_kernels(module, settings)]
     notes.append(
         Note(
@@ -158,7 +194,7 @@ def load_scorer(settings: ModelSettings, device: torch.device | str | None = Non
                 code="no_padding_token",
             )
         )
-    return Scorer(module, tokenizer, settings, made.choice, end, (end,), tuple(notes), located.commit)
+    return Scorer(module, tokenizer, settings, made.choice, end, (end,), tuple(notes), located.commit, sharding)
 
 
 def _prepare_kernels(module: ForestModule, settings: ModelSettings) -> list[Note]:
@@ -189,17 +225,24 @@ def _make_ready(
     settings: ModelSettings,
     device: torch.device | str | None,
     choice: Choice | None,
+    skeleton: Skeleton | None,
     is_scorer: bool = False,
 ) -> _Made:
-    """Put the adapter on, move the model to its device, and choose layout and precision."""
+    """Put the adapter on, move the model to its device, and choose layout and precision.
+
+    A skeleton has no weights to move or look at yet, and its layout is chosen already.
+    """
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     notes = [
         *_commit_note(located),
         *_missing_embeddings(len(base.get_input_embeddings().weight), tokenizer, located),
     ]
-    model = put_adapter(base, located, settings.lora, "SEQ_CLS" if is_scorer else "CAUSAL_LM").to(target)
+    task = "SEQ_CLS" if is_scorer else "CAUSAL_LM"
+    model = put_adapter(base, located, settings.lora, task, is_skeleton=skeleton is not None)
     model.eval()  # PEFT adds its modules in training mode, where their dropout acts
-    _refuse_not_finite(model, located)
+    if skeleton is None:
+        model.to(target)
+        _refuse_not_finite(model, located)
     choice = choice or choose_layout(model, settings.layout, is_scorer)
     notes.append(Note(f"layout {choice.layout}: {choice.reason}", code="layout"))
     if not choice.is_exact:
@@ -252,13 +295,14 @@ def limit_of_ids(rows: int, tokenizer: Any) -> int | None:
     return rows if rows < len(tokenizer) else None
 
 
-def _read_config(located: Located, settings: ModelSettings) -> Any:
+def _read_config(located: Located, settings: ModelSettings, **keywords: Any) -> Any:
     from transformers import AutoConfig
 
     return AutoConfig.from_pretrained(
         located.base,
         revision=_revision(located, settings),
         trust_remote_code=settings.trust_remote_code,
+        **keywords,
     )
 
 
@@ -312,39 +356,84 @@ def _load_tokenizer(located: Located, settings: ModelSettings) -> Any:
     return tokenizer
 
 
-def _load_language_model(located: Located, settings: ModelSettings) -> Any:
+def _choose_by_miniature(
+    kind: Any, located: Located, settings: ModelSettings, sharding: Sharding, **keywords: Any
+) -> Choice:
+    """Choose the layout of a model that no process holds whole."""
+    is_scorer = "num_labels" in keywords
+    with _explained(located):
+        config = _read_config(located, settings, **keywords)
+        refuse_other_kinds(config, located, is_scorer)
+        model, how = make_miniature(
+            kind, config, dtype=getattr(torch, settings.dtype), trust_remote_code=settings.trust_remote_code
+        )
+    model = put_alike(model, located, settings.lora, "SEQ_CLS" if is_scorer else "CAUSAL_LM")
+    model.to(sharding.ranks.device).eval()
+    return replace(choose_layout(model, settings.layout, is_scorer), checked_on=how)
+
+
+def _load_language_model(
+    located: Located, settings: ModelSettings, sharding: Sharding | None
+) -> tuple[Any, Skeleton | None]:
     from transformers import AutoModelForCausalLM
 
-    model, missing = _load_model(AutoModelForCausalLM, located, settings)
+    model, skeleton, missing = _load_model(AutoModelForCausalLM, located, settings, sharding)
     _refuse_incomplete(model, missing, located)
-    return model
+    return model, skeleton
 
 
-def _load_classifier(located: Located, settings: ModelSettings) -> tuple[Any, bool]:
-    """Load a sequence classifier with one label; return it, and whether its head is new."""
+def _load_classifier(
+    located: Located, settings: ModelSettings, sharding: Sharding | None
+) -> tuple[Any, Skeleton | None, bool]:
+    """Load a sequence classifier with one label; return it, its shards, and whether its head is new."""
     from transformers import AutoModelForSequenceClassification
 
     with torch.random.fork_rng():
         torch.manual_seed(0)  # so that a new head is always the same
-        model, missing = _load_model(AutoModelForSequenceClassification, located, settings, num_labels=1)
+        kind = AutoModelForSequenceClassification
+        model, skeleton, missing = _load_model(kind, located, settings, sharding, num_labels=1)
     _refuse_incomplete(model, [name for name in missing if name != "score.weight"], located)
-    return model, bool(missing)
+    if missing and skeleton is not None:
+        skeleton.replace("score.weight", _new_head(model))
+    return model, skeleton, bool(missing)
 
 
-def _load_model(kind: Any, located: Located, settings: ModelSettings, **keywords: Any) -> tuple[Any, list[str]]:
-    """Load a model with this class of transformers; return it, and the names of tensors missing in the weights."""
+def _new_head(model: Any) -> torch.Tensor:
+    """Return the weight of the score head that transformers draws where the files have none, the same in all ranks."""
+    shape, dtype = model.score.weight.shape, model.score.weight.dtype
+    head = torch.nn.Linear(shape[1], shape[0], bias=False, device="meta", dtype=dtype).to_empty(device="cpu")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model._init_weights(head)
+    return head.weight.detach()
+
+
+def _load_model(
+    kind: Any, located: Located, settings: ModelSettings, sharding: Sharding | None, **keywords: Any
+) -> tuple[Any, Skeleton | None, list[str]]:
+    """Load a model with this class of transformers; return it, its shards, and the names of missing tensors."""
+    options: dict[str, Any] = {
+        "revision": _revision(located, settings),
+        "dtype": getattr(torch, settings.dtype),
+        "use_safetensors": True,
+        "trust_remote_code": settings.trust_remote_code,
+        **keywords,
+    }
+    with _explained(located), without_pickles(located.key):
+        config = _read_config(located, settings, **keywords)
+        refuse_other_kinds(config, located, is_scorer="num_labels" in keywords)
+        if sharding is not None:
+            skeleton, info = load_skeleton(kind, located.base, config, sharding, **options)
+            return skeleton.model, skeleton, sorted(info["missing_keys"])
+        model, info = kind.from_pretrained(located.base, output_loading_info=True, **options)
+    return model, None, sorted(info["missing_keys"])
+
+
+@contextmanager
+def _explained(located: Located) -> Iterator[None]:
+    """Explain errors of transformers in the block: the model could not be loaded."""
     try:
-        refuse_other_kinds(_read_config(located, settings), located, is_scorer="num_labels" in keywords)
-        with without_pickles(located.key):
-            model, info = kind.from_pretrained(
-                located.base,
-                revision=_revision(located, settings),
-                dtype=getattr(torch, settings.dtype),
-                use_safetensors=True,
-                trust_remote_code=settings.trust_remote_code,
-                output_loading_info=True,
-                **keywords,
-            )
+        yield
     except ModelError:
         raise
     except DAMAGED as error:
@@ -353,7 +442,6 @@ def _load_model(kind: Any, located: Located, settings: ModelSettings, **keywords
             code="model_not_readable",
             key=located.key,
         ) from error
-    return model, sorted(info["missing_keys"])
 
 
 def _refuse_incomplete(model: Any, missing: list[str], located: Located) -> None:
@@ -391,8 +479,11 @@ def _missing_embeddings(rows: int, tokenizer: Any, located: Located) -> list[Not
     ]
 
 
-def _refuse_not_finite(model: Any, located: Located) -> None:
-    if names := not_finite(dict(model.named_parameters())):
+def _refuse_not_finite(model: Any, located: Located, sharding: Sharding | None = None) -> None:
+    names = not_finite({name: local_part(weight) for name, weight in model.named_parameters()})
+    if sharding is not None:  # a shard of one process may hold what those of others do not
+        names = sorted({name for own in sharding.ranks.gather(names) for name in own})
+    if names:
         raise ModelError(
             f"{place_of(located, located.adapter or located.base)}: {len(names)} of its tensors hold NaN or "
             f"infinities, first {names[0]}; the weights are damaged, or the training that made them diverged. Use "

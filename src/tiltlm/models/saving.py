@@ -6,12 +6,15 @@ The folder chats as it was trained: it has the chat template that rendered the d
 import copy
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from tiltlm.core.errors import RunError
+from tiltlm.distributed.ranks import Ranks
+from tiltlm.distributed.sharding import Sharding
 from tiltlm.models.loading import Loaded, Policy
+from tiltlm.models.sharded.saving import adapter_tensors_of, write_weights
 from tiltlm.storage.files import atomic_folder
 
 
@@ -24,7 +27,8 @@ def save_policy(
 ) -> None:
     """Write weights (safetensors), configuration, generation configuration and tokenizer.
 
-    The folder is complete or absent: it gets its name when all files are written.
+    The folder is complete or absent: it gets its name when all files are written. The processes that share a sharded
+    policy call this together, with a folder that all of them can write to.
 
     Args:
         policy: A policy or a reward model. With an adapter, the folder holds only the adapter, and names its base.
@@ -37,31 +41,65 @@ def save_policy(
     Raises:
         RunError: the folder exists.
     """
+    ranks = Ranks() if policy.sharding is None else policy.sharding.ranks
+    with ExitStack() as stack:
+        partial = ranks.first(lambda: stack.enter_context(_new_folder(folder)))
+        if policy.sharding is not None:
+            _write_shards(policy, partial, merge, policy.sharding)
+        ranks.first(lambda: _write_rest(policy, partial, merge, chat_template, response_end))
+        ranks.first(stack.close)
+
+
+@contextmanager
+def _new_folder(folder: Path) -> Iterator[Path]:
+    """Make a folder that gets its name at the end, if there is none of this name."""
     if folder.exists():
         raise RunError(
             f"{folder} exists, and nothing is overwritten; name another folder", code="already_exists", key="folder"
         )
     folder.parent.mkdir(parents=True, exist_ok=True)
     with atomic_folder(folder) as partial:
-        if isinstance(policy, Policy):
-            _save_weights(policy, partial, merge)
-            _save_generation_config(policy, partial, response_end)
-        else:
-            with _padding_of(policy, response_end):
-                _save_weights(policy, partial, merge)
-        _with_template(policy.tokenizer, chat_template).save_pretrained(partial)
+        yield partial
 
 
-def _save_weights(policy: Loaded, folder: Path, merge: bool) -> None:
-    """Write weights and configuration of the model, or of its adapter."""
+def _write_shards(policy: Loaded, folder: Path, merge: bool, sharding: Sharding) -> None:
+    """Write what the processes share: the weights, or the tensors of the adapter."""
+    if merge or not policy.has_adapter:
+        write_weights(policy.module, folder, sharding)
+        return
+    tensors = adapter_tensors_of(policy.module)
+    sharding.ranks.first(lambda: _save_adapter(policy, folder, state_dict=tensors))
+
+
+def _write_rest(policy: Loaded, folder: Path, merge: bool, chat_template: str | None, response_end: int | None) -> None:
+    """Write all files of a whole model, and those beside the weights of a sharded one."""
+    if isinstance(policy, Policy):
+        _save_model(policy, folder, merge)
+        _save_generation_config(policy, folder, response_end)
+    else:
+        with _padding_of(policy, response_end):
+            _save_model(policy, folder, merge)
+    _with_template(policy.tokenizer, chat_template).save_pretrained(folder)
+
+
+def _save_adapter(policy: Loaded, folder: Path, **options: Any) -> None:
+    with policy.module.stock_attention():
+        policy.module.model.save_pretrained(folder, save_embedding_layers=False, **options)  # embeddings of the base
+
+
+def _save_model(policy: Loaded, folder: Path, merge: bool) -> None:
+    """Write weights and configuration of the model, or of its adapter; of a sharded one what is not written yet."""
     from transformers import GenerationConfig
 
+    is_shared = policy.sharding is not None
+    if policy.has_adapter and not merge:
+        if not is_shared:
+            _save_adapter(policy, folder)
+        return
+
     with policy.module.stock_attention():  # the saved configuration must not name our attention
-        model = policy.module.model
-        if policy.has_adapter and not merge:
-            model.save_pretrained(folder, save_embedding_layers=False)  # embeddings of the base; none are added
-            return
-        if policy.has_adapter:
+        model = policy.module.bare_model if is_shared else policy.module.model
+        if policy.has_adapter and not is_shared:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", ".*no longer tied.*")  # the saved configuration says so too
                 model = copy.deepcopy(model).merge_and_unload()
@@ -69,7 +107,7 @@ def _save_weights(policy: Loaded, folder: Path, merge: bool) -> None:
         if own is not None:
             model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]  # some that it loads are not saved
         try:
-            model.save_pretrained(folder)
+            model.save_pretrained(folder, **({"state_dict": {}} if is_shared else {}))
         finally:
             if own is not None:
                 model.generation_config = own

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 
 from tiltlm.core import DataError, Example, Tree, build_trees
 from tiltlm.core.logps import OF_REFERENCE
@@ -15,6 +14,7 @@ from tiltlm.data.cache.fingerprints import prompt_numbers
 from tiltlm.data.cache.lazy import Joined, Selection
 from tiltlm.diagnostics.step_metrics import MAX_SOURCES
 from tiltlm.distributed import Ranks
+from tiltlm.distributed.sharding import Sharding
 from tiltlm.evaluation.alike_pairs import leave_out_alike
 from tiltlm.logprobs.experts import experts_per_token
 from tiltlm.models import Loaded, Policy, Scorer, limit_of_ids, load_policy, load_scorer
@@ -87,12 +87,13 @@ def encoder_of(policy: Loaded) -> Encoder:
     )
 
 
-def prepare(settings: RunSettings, device: torch.device) -> Prepared:
+def prepare(settings: RunSettings, ranks: Ranks, sharding: Sharding | None = None) -> Prepared:
     """Load model and data, build the reference, and log what was decided. Nothing is written.
 
     Args:
         settings: Model, data, objective and reference are used; of training, `max_tokens` and `router_aux_loss_coef`.
-        device: The device of the model.
+        ranks: The processes of the run, which all call this function together.
+        sharding: How they share the model; None: each loads all of it.
 
     Raises:
         ConfigError: a setting is unknown, missing or has no effect.
@@ -102,13 +103,13 @@ def prepare(settings: RunSettings, device: torch.device) -> Prepared:
     objective = settings.build_objective()
     note_all(settings.objective_notes)
     load = load_scorer if reads_scores(objective) else load_policy
-    policy: Policy | Scorer = load(settings.model, device)
+    policy: Policy | Scorer = load(settings.model, ranks.device, sharding=sharding)
     note_all(policy.notes)
     if settings.training.router_aux_loss_coef > 0:
         experts_per_token(policy.module.bare_model)  # raises, before the data is read, if the model has no experts
     data = load_for(objective, settings.data, encoder_of(policy), settings.reference.reads_columns)
     if settings.data.max_ches is not None and isinstance(policy, Policy):
-        data = leave_out_alike(policy.module, data, settings.data.max_ches, settings.training.max_tokens)
+        data = leave_out_alike(policy.module, data, settings.data.max_ches, settings.training.max_tokens, ranks)
     note_all(data.accounting.lines())
     note_all([*data.notes, *([] if data.verdict is None else [data.verdict])])
     return name_reference(settings, objective, policy, data)

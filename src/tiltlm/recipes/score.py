@@ -104,7 +104,7 @@ def score_examples(settings: RunSettings, *, progress: ProgressCallback = silent
     settings = replace(settings, data=replace(settings.data, eval_fraction=settings.data.eval_fraction or 0.0))
     objective = settings.build_objective()
     ranks = Ranks.single("score")
-    ready = prepare(settings, ranks.device)
+    ready = prepare(settings, ranks)
     examples = ready.examples
     ensure_reference(ready.reference, examples, progress, ranks)
     module = ready.policy.module.eval()

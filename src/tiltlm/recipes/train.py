@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from tiltlm.core import NumericsError, RunError
 from tiltlm.data import Encoder
 from tiltlm.data.data_settings import paths_of
 from tiltlm.distributed import Ranks
-from tiltlm.distributed.wrapping import check_parallel, trainable_copy
+from tiltlm.distributed.sharding import Sharding
 from tiltlm.evaluation import Gold, SampleSet
 from tiltlm.models import Policy, Scorer, save_policy
 from tiltlm.recipes.commits import COMMITS, at_recorded_commits, commits_of
@@ -58,33 +59,39 @@ GoldMeasure = Callable[[SampleSet, SampleSet], MeasuredGold]
 
 
 def train(
-    settings: RunSettings, *, resume: bool = False, overwrite: bool = False, progress: ProgressCallback = silent
+    settings: RunSettings,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    waits: bool = False,
+    progress: ProgressCallback = silent,
 ) -> TrainedRun:
     """Train a policy, measure it on held-out data before and after, save it, and write the report.
 
-    Under a launcher (`accelerate launch`, `torchrun`) the processes share the training, and rank 0 writes.
+    Under a launcher (`accelerate launch`, `torchrun`) the processes share training and measuring, and rank 0 writes.
 
     Args:
         settings: All settings of the run. They have been checked (`recipes.run_settings`).
         resume: Continue the run in `settings.output`.
         overwrite: Delete the run in `settings.output`.
+        waits: Wait for an earlier writer of `settings.output` to end.
         progress: Called during the reference pass, training and sampling.
 
     Raises:
         TiltError: something is wrong. If it is found before the first step, nothing has been written.
     """
     with run_log() as messages:
-        return train_logged(settings, messages, resume=resume, overwrite=overwrite, progress=progress)
+        return train_logged(settings, messages, resume=resume, overwrite=overwrite, waits=waits, progress=progress)
 
 
 def train_logged(
-    settings: RunSettings, messages: RunLog, *, resume: bool, overwrite: bool, progress: ProgressCallback
+    settings: RunSettings, messages: RunLog, *, resume: bool, overwrite: bool, waits: bool, progress: ProgressCallback
 ) -> TrainedRun:
     """Train as `train` does; rank 0 writes the messages into the run directory as soon as there is one."""
     ranks = Ranks.join()
-    check_parallel(settings.training.parallel, ranks)
+    sharding = Sharding.of(settings.training.parallelism, ranks)
     progress("load model and data", 0, 0)
-    ready = prepare(at_recorded_commits(settings) if resume else settings, ranks.device)
+    ready = prepare(at_recorded_commits(settings) if resume else settings, ranks, sharding)
     settings.training.check_held_out(len(ready.data.held_out))
     if ranks.size > 1:
         refuse_different(digests(ready), ranks)
@@ -94,7 +101,7 @@ def train_logged(
             settings.training.parallel,
             extra={"event": "processes", "num_processes": ranks.size, "parallel": settings.training.parallel},
         )
-    with RunDirectory.open(settings.output, resume=resume, overwrite=overwrite, ranks=ranks) as run:
+    with RunDirectory.open(settings.output, resume=resume, overwrite=overwrite, ranks=ranks, waits=waits) as run:
         if ranks.is_first:
             messages.write_to(run.path)
         return carry_out(run, ready, settings, ranks, resume=resume, progress=progress)
@@ -133,7 +140,7 @@ def carry_out(
     command: str | None = None,
     gold: GoldMeasure | None = None,
 ) -> TrainedRun:
-    """Run the training and the measurements around it. All processes train; rank 0 measures and writes.
+    """Run the training and the measurements around it. All processes train and measure; rank 0 writes.
 
     Args:
         run: The open run directory.
@@ -148,25 +155,68 @@ def carry_out(
     """
     describe_run(run, ready, settings)
     ensure_reference(ready.reference, ready.examples, progress, ranks)
-    before = ranks.first(lambda: measure_policy(ready, settings, "tokens sampled, before", progress, trained=False))
-    start = ranks.first(lambda: measure_start(ready, settings, before))
-    with trainable_copy(ready.policy.module, settings.training.parallel, aside=not ready.reference.is_live) as module:
-        result = train_loop(
-            module,
-            ready.data.train,
-            ready.data.held_out,
-            ready.objective,
-            ready.reference if ready.objective.needs_reference else None,
-            settings.training,
-            run,
-            ready.data.fingerprint,
-            resume=resume,
-            sources=ready.sources,
-            origin=origin_of(ready.policy, ready.model_digest),
-            ranks=ranks,
-            listener=listener(progress),
-        )
-    return ranks.first(lambda: conclude(run, ready, settings, (before, start), result, progress, title, command, gold))
+    before = measure_policy(ready, settings, "tokens sampled, before", progress, ranks, trained=False)
+    start = measure_start(ready, settings, before, ranks)
+    result = train_loop(
+        ready.policy.module,
+        ready.data.train,
+        ready.data.held_out,
+        ready.objective,
+        ready.reference if ready.objective.needs_reference else None,
+        settings.training,
+        run,
+        ready.data.fingerprint,
+        resume=resume,
+        sources=ready.sources,
+        origin=origin_of(ready.policy, ready.model_digest),
+        ranks=ranks,
+        listener=listener(progress),
+    )
+    progress("save", 0, 0)
+    save(ready, run.path, ranks)  # before anything that may fail, so that nothing can lose the policy
+    report = make_report(run, ready, settings, result)
+    report = replace(report, title=title or report.title, command=command or report.command)
+    rows: list[dict[str, Any]] = []
+    try:
+        report, rows = measured(report, ready, settings, (before, start), progress, gold, ranks)
+    except NumericsError as error:
+        log.error("the trained policy could not be measured: %s", error, extra={"event": "not_measured"})
+        report = replace(report, failure=str(error))
+    return ranks.first(lambda: conclude(run, report, result, rows))
+
+
+def measured(
+    report: RunReport,
+    ready: Prepared,
+    settings: RunSettings,
+    earlier: tuple[Measurement, Start | None],
+    progress: ProgressCallback,
+    gold: GoldMeasure | None,
+    ranks: Ranks,
+) -> tuple[RunReport, list[dict[str, Any]]]:
+    """Measure the trained policy, and return the report with what was found, and the rows of `held_out_rows`.
+
+    All processes call it together and return the same. Arguments: see `carry_out`.
+
+    Raises:
+        NumericsError: the policy gives numbers that are not finite.
+    """
+    before, start = earlier
+    after = measure_policy(ready, settings, "tokens sampled, after", progress, ranks, trained=True)
+    progress("measure some of the training data", 0, 0)
+    found, rewards = None, None
+    if gold is not None and before.draws is not None and after.draws is not None:
+        of_gold, draws = gold, (before.draws, after.draws)
+        found, rewards = ranks.first(lambda: of_gold(*draws))
+    report = replace(
+        report,
+        held_out=held_out_change(ready, before, after),
+        training_accuracy=training_accuracy(ready, settings, ranks),
+        samples=sample_change(ready, before, after, rewards),
+        gold=found,
+        probability=compare_with_start(ready, settings, start, before, after, ranks),
+    )
+    return report, held_out_rows(ready, before, after)
 
 
 def origin_of(policy: Policy | Scorer, digest: str) -> Origin:
@@ -180,44 +230,8 @@ def origin_of(policy: Policy | Scorer, digest: str) -> Origin:
     return Origin(model_facts(policy.module, digest), rounding)
 
 
-def conclude(
-    run: RunDirectory,
-    ready: Prepared,
-    settings: RunSettings,
-    measured: tuple[Measurement, Start | None],
-    result: TrainingResult,
-    progress: ProgressCallback,
-    title: str | None,
-    command: str | None,
-    gold: GoldMeasure | None,
-) -> TrainedRun:
-    """Save the policy, measure it and write the report. Only rank 0 calls it.
-
-    The policy is saved first, so that nothing that fails later can lose it. If the policy cannot be measured, because
-    it gives numbers that are not finite, the report says so and shows the rest.
-    """
-    before, start = measured
-    progress("save", 0, 0)
-    save(ready, run.path)
-    report = make_report(run, ready, settings, result)
-    report = replace(report, title=title or report.title, command=command or report.command)
-    rows: list[dict[str, Any]] = []
-    try:
-        after = measure_policy(ready, settings, "tokens sampled, after", progress, trained=True)
-        rows = held_out_rows(ready, before, after)
-        progress("measure some of the training data", 0, 0)
-        found, rewards = gold(before.draws, after.draws) if gold and before.draws and after.draws else (None, None)
-        report = replace(
-            report,
-            held_out=held_out_change(ready, before, after),
-            training_accuracy=training_accuracy(ready, settings),
-            samples=sample_change(ready, before, after, rewards),
-            gold=found,
-            probability=compare_with_start(ready, settings, start, before, after),
-        )
-    except NumericsError as error:
-        log.error("the trained policy could not be measured: %s", error, extra={"event": "not_measured"})
-        report = replace(report, failure=str(error))
+def conclude(run: RunDirectory, report: RunReport, result: TrainingResult, rows: list[dict[str, Any]]) -> TrainedRun:
+    """Write the model card and the report, and return the run. Only rank 0 calls it."""
     run.write_text("model/README.md", model_card(report))
     write_report(run.path, report)
     return TrainedRun(run.path, result, report, rows)
@@ -282,13 +296,22 @@ def short(name: str) -> str:
     return Path(name).name if Path(name).exists() else name
 
 
-def save(ready: Prepared, folder: Path) -> None:
-    """Write the trained policy of a run; see `save_model`."""
-    save_model(ready.policy, ready.data.encoder, ready.data.end_token_id, folder)
+def save(ready: Prepared, folder: Path, ranks: Ranks) -> None:
+    """Write the trained policy of a run; see `save_model`. All processes call it together."""
+
+    def act() -> None:
+        save_model(ready.policy, ready.data.encoder, ready.data.end_token_id, folder)
+
+    if ready.policy.sharding is None:
+        ranks.first(act)
+    else:
+        act()
 
 
 def save_model(policy: Policy | Scorer, encoder: Encoder, end: int, folder: Path) -> None:
     """Write a trained policy as an ordinary model folder, `model/`, and an adapter also on its own, `adapter/`.
+
+    The processes that share a sharded policy call this together.
 
     Args:
         policy: The policy or reward model.
@@ -300,8 +323,9 @@ def save_model(policy: Policy | Scorer, encoder: Encoder, end: int, folder: Path
         RunError: the disk is full, or a file cannot be written.
     """
     template = encoder.given_template
+    ranks = Ranks() if policy.sharding is None else policy.sharding.ranks
     for name in ("model", "adapter"):
-        shutil.rmtree(folder / name, ignore_errors=True)  # this run may have ended before
+        ranks.first(partial(shutil.rmtree, folder / name, ignore_errors=True))  # this run may have ended before
     try:
         if policy.has_adapter:
             save_policy(policy, folder / "adapter", chat_template=template, response_end=end)

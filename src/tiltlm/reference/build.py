@@ -3,6 +3,7 @@
 from typing import Any
 
 from tiltlm.core.errors import ModelError
+from tiltlm.distributed.ranks import Ranks
 from tiltlm.models import ModelSettings, Policy, load_policy
 from tiltlm.reference.digests import numeric_path
 from tiltlm.reference.model import ModelReference
@@ -56,7 +57,12 @@ def build_reference(
     if is_stored:
         limit = None if settings.store_limit is None else round(settings.store_limit * 1e9)
         store = ReferenceStore(store_folder(settings), weights.digest, numeric_path(weights.policy), limit)
-    return ModelReference(name, weights, store, LARGER * max_tokens)
+    return ModelReference(name, weights, store, LARGER * max_tokens, _ranks_of(policy))
+
+
+def _ranks_of(policy: Policy) -> Ranks | None:
+    """Return the processes that share the weights of a policy."""
+    return None if policy.sharding is None else policy.sharding.ranks
 
 
 def build_round_references(
@@ -82,7 +88,7 @@ def build_round_references(
 
     def in_memory(name: str, weights: Weights) -> ModelReference:
         store = ReferenceStore(None, weights.digest, numeric_path(weights.policy))
-        return ModelReference(name, weights, store, LARGER * max_tokens)
+        return ModelReference(name, weights, store, LARGER * max_tokens, _ranks_of(policy))
 
     initial = in_memory("initial", initial_weights(policy.module, keep_copy=True))
     if not is_needed:
@@ -106,7 +112,7 @@ def _load(settings: ReferenceSettings, policy: Policy) -> Policy:
         precision=policy.module.precision,
         layout=policy.settings.layout,
     )
-    loaded = load_policy(model, policy.module.device, key="reference.name")
+    loaded = load_policy(model, policy.module.device, key="reference.name", sharding=policy.sharding)
     _refuse_other_tokens(path, loaded.tokenizer, policy.tokenizer)
     return loaded
 

@@ -11,6 +11,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+from tiltlm.distributed.wrapping import full_tensor, reshard
 from tiltlm.logprobs import ForestModule
 from tiltlm.models.digests import tensors_digest
 
@@ -40,6 +41,7 @@ def adapter_tensors(policy: ForestModule) -> dict[str, Tensor]:
 
 def _tensors(policy: ForestModule) -> Iterator[tuple[str, Tensor, bool]]:
     """Yield name, tensor, and whether it is part of an adapter."""
+    reshard(policy)  # gathered weights of a sharded module are copies
     model: nn.Module = policy.bare_model
     wrappers = {name for name, m in model.named_modules() if any(inner in m._modules for inner in _WRAPPED)}
     saved = model.state_dict().keys()
@@ -56,7 +58,7 @@ def adapter_is_zero(policy: ForestModule) -> bool:
     tensors = adapter_tensors(policy)
     is_plain = all("lora_A" in n or "lora_B" in n or "lora_embedding_" in n for n in tensors)
     return is_plain and not any(
-        tensor.any() for name, tensor in tensors.items() if "lora_B" in name or "lora_embedding_B" in name
+        full_tensor(tensor).any() for name, tensor in tensors.items() if "lora_B" in name or "lora_embedding_B" in name
     )
 
 
@@ -133,7 +135,8 @@ def numeric_path(policy: ForestModule) -> str:
     versions = [".".join(module.__version__.split(".")[:2]) for module in (torch, transformers)]
     layout = "" if policy.is_exact else f", {policy.layout} layout with deviations"
     matmul = "" if policy.device.type == "cpu" else f" {torch.get_float32_matmul_precision()}"
+    products = f"{policy.precision} weights in products" if policy.has_half_weights else f"{policy.precision} products"
     return (
-        f"{str(dtype).removeprefix('torch.')} weights, {policy.precision} products, {policy.device.type}{matmul},"
+        f"{str(dtype).removeprefix('torch.')} weights, {products}, {policy.device.type}{matmul},"
         f" torch {versions[0]}, transformers {versions[1]}{layout}"
     )

@@ -1,6 +1,7 @@
 """A reference with weights: log-probabilities are read from the store, and computed if they are not in it.
 
-Its forward is that of the policy, layout and precision included, so an untrained policy has margin 0 exactly.
+Its forward is that of the policy, layout and precision included, so an untrained policy has margin 0 exactly. Processes
+that share its weights run it together and equally often: one that has nothing to compute runs a short sequence.
 """
 
 import math
@@ -8,14 +9,16 @@ import random
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import torch
 
-from tiltlm.core.errors import NumericsError
-from tiltlm.core.example import Response
+from tiltlm.core.errors import NumericsError, RunError
+from tiltlm.core.example import Response, token_ids
 from tiltlm.core.forest import Tree, pack_trees
 from tiltlm.core.logps import ResponseLogps
+from tiltlm.distributed.ranks import Ranks
 from tiltlm.logprobs.head.states import States
 from tiltlm.logprobs.module import evaluating
 from tiltlm.reference.digests import numeric_path
@@ -34,13 +37,23 @@ TOKENS_BETWEEN_WRITES = 4_000_000
 FOR_AUDIT = 256
 """Number of sequences found in the store that an audit chooses from."""
 
+FILLER = [Tree(token_ids([0]), (Response(token_ids([0])),))]
+"""The pack of a process that has none left, while others that share its weights have one."""
+
 
 class ModelReference(Reference):
     """Log-probabilities of frozen weights, read from a store or computed."""
 
     has_weights = True
 
-    def __init__(self, name: str, weights: Weights, store: ReferenceStore | None, max_tokens: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        weights: Weights,
+        store: ReferenceStore | None,
+        max_tokens: int,
+        ranks: Ranks | None = None,
+    ) -> None:
         """Combine weights and a store.
 
         Args:
@@ -48,7 +61,11 @@ class ModelReference(Reference):
             weights: The weights of the reference.
             store: Stores the log-probabilities; None means one forward at every `attach`.
             max_tokens: Token budget of a pack in `ensure`, which needs no gradient.
+            ranks: The processes that share sharded weights. They must call `ensure` and `audit` together. None: this
+                process has all of the weights.
         """
+        self._ranks = ranks or Ranks()
+        self._shares_weights = ranks is not None
         self.name = name
         self.digest = weights.digest
         self.weights = weights
@@ -92,7 +109,7 @@ class ModelReference(Reference):
                         missing.append(sequence)
                     else:
                         self._remember(sequence)
-        if missing:
+        if self._ranks.any(bool(missing)):
             self._compute(missing, self._store, progress)
         return Computed(len(seen) - len(missing), len(missing))
 
@@ -113,8 +130,7 @@ class ModelReference(Reference):
             progress(0, len(missing))
         with self.in_place():
             try:
-                for pack in reference_packs(missing, self._max_tokens):
-                    entries = self._run(pack)
+                for entries in self._run_all(missing):
                     self.forwards += 1
                     fresh += entries
                     num_done += len(entries)
@@ -134,7 +150,7 @@ class ModelReference(Reference):
         same forest.
 
         Raises:
-            RunError: a sequence is missing, and the weights that it needs have changed.
+            RunError: a sequence is missing, and the weights that it needs have changed, or other processes share them.
         """
         if self._store is None:
             with self.in_place():
@@ -143,6 +159,7 @@ class ModelReference(Reference):
         else:
             known = self._store.get(contexts_and_responses(trees))
             if any(logps is None for logps in known):
+                self._refuse_alone()
                 self.ensure(trees)
                 known = self._store.get(contexts_and_responses(trees))
             members = [response for tree in trees for response in tree.responses]
@@ -169,7 +186,10 @@ class ModelReference(Reference):
         """
         with self.in_place():
             self.forwards += 1
-            return self.weights.policy.states(pack_trees(trees))
+            states = self.weights.policy.states(pack_trees(trees))
+            if self._shares_weights and states.weight is not None:  # a gathered weight ends with the block
+                states = replace(states, weight=states.weight.clone())
+            return states
 
     def audit(self, num: int = 8) -> int:
         """Recompute a random sample of what `ensure` found in the store, and compare it token by token.
@@ -183,14 +203,14 @@ class ModelReference(Reference):
         Raises:
             NumericsError: stored and computed values differ by more.
         """
-        if self._store is None or not self._found:
+        if self._store is None or not self._ranks.any(bool(self._found)):
             return 0
         chosen = np.random.default_rng().permutation(len(self._found))[:num]
         asked = [self._found[i] for i in chosen]
         known = self._store.get(asked)
         stored = {_content(a): logps for a, logps in zip(asked, known, strict=True) if logps is not None}
         with self.in_place():
-            entries = [entry for pack in reference_packs(asked, self._max_tokens) for entry in self._run(pack)]
+            entries = [entry for entries in self._run_all(asked) for entry in entries]
         is_rounded = self.weights.policy.precision == "bf16" or next(self.weights.policy.parameters()).itemsize == 2
         for context, response, logps in entries:
             gaps = np.abs(logps - stored.get(_content((context, response)), logps))
@@ -216,6 +236,26 @@ class ModelReference(Reference):
         """Put the reference's weights in place, in evaluation mode, without gradient."""
         with evaluating(self.weights.policy), torch.no_grad(), self.weights.in_place():
             yield
+
+    def _refuse_alone(self) -> None:
+        """Refuse a forward of this process alone where others share the weights: it would wait for them for ever."""
+        if self._shares_weights:
+            raise RunError(
+                f"reference {self.name}: a log-probability is missing from the store, and its weights are sharded, so "
+                "one process cannot compute it alone. If the store was emptied meanwhile, continue with --resume; a "
+                "larger reference.store_limit prevents it",
+                code="not_stored",
+                key="reference.store_limit",
+            )
+
+    def _run_all(self, sequences: Sequence[ContextAndResponse]) -> Iterator[list[Entry]]:
+        """Yield the log-probabilities of these sequences, pack by pack."""
+        packs = list(reference_packs(sequences, self._max_tokens))
+        most = max(self._ranks.gather(len(packs)))
+        for pack in packs:
+            yield self._run(pack)
+        for _ in range(most - len(packs)):
+            self._run(FILLER)
 
     def _run(self, pack: Sequence[Tree]) -> list[Entry]:
         """Run one forward and return the log-probabilities of every response token.

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tiltlm.core.errors import RunError
+from tiltlm.distributed.wrapping import full_tensor, laid_out_as, local_part, reshard
 from tiltlm.logprobs import PolicyModule
 from tiltlm.reference.digests import model_digest
 from tiltlm.reference.model import ModelReference
@@ -47,7 +48,7 @@ class MovingReference(ModelReference):
             how=f"the policy before training, moved {rate:g} of the way to the policy "
             + ("at the start of each round" if period is None else f"after every {period} steps"),
             policy=policy,
-            in_place=lambda: swapped(_trained(policy), self._frozen),
+            in_place=lambda: swapped(policy, _trained(policy), self._frozen),
             starts_as_policy=True,
         )
         super().__init__("moving", weights, None, max_tokens)
@@ -64,11 +65,12 @@ class MovingReference(ModelReference):
     def move(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """Move the reference toward weights of the policy, by name."""
         for name, tensor in weights:
-            self._frozen[name].lerp_(tensor.to(self._frozen[name].device), self._rate)
+            frozen = self._frozen[name]
+            local_part(frozen).lerp_(local_part(laid_out_as(tensor, frozen)), self._rate)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the reference's own weights for a checkpoint, on the CPU."""
-        return {name: tensor.cpu() for name, tensor in self._frozen.items()}
+        return {name: full_tensor(tensor).cpu() for name, tensor in self._frozen.items()}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Set the reference's weights to those of a checkpoint.
@@ -83,9 +85,10 @@ class MovingReference(ModelReference):
                 code="other_model",
             )
         for name, tensor in tensors.items():
-            self._frozen[name].copy_(tensor)
+            self._frozen[name].copy_(laid_out_as(tensor, self._frozen[name]))
 
 
 def _trained(policy: PolicyModule) -> dict[str, Tensor]:
     """Return the trained parameters by name. The names are the same however the module is wrapped for several ranks."""
+    reshard(policy)  # gathered weights of a sharded module are copies
     return {name: parameter for name, parameter in policy.named_parameters() if parameter.requires_grad}

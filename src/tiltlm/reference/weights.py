@@ -2,7 +2,8 @@
 
 `initial` and `base` need no second model: the adapter is switched off, or swapped for a frozen copy of itself. If the
 model's own weights are trained and were not copied, a forward after their first change raises an error: its
-log-probabilities would be those of another policy.
+log-probabilities would be those of another policy. The frozen copy of a sharded model is a copy of its shards, which
+are swapped in.
 """
 
 import copy
@@ -10,9 +11,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from tiltlm.core.errors import RunError
+from tiltlm.distributed.wrapping import is_sharded, local_part, reshard
 from tiltlm.logprobs import PolicyModule
 from tiltlm.reference.digests import adapter_is_zero, adapter_tensors, base_digest, base_tensors, model_digest
 from tiltlm.reference.reference_settings import no_adapter
@@ -48,7 +51,7 @@ def initial_weights(policy: PolicyModule, keep_copy: bool) -> Weights:
     frozen = {name: tensor.detach().clone() for name, tensor in adapter_tensors(policy).items()}
 
     def as_loaded(module: PolicyModule) -> AbstractContextManager[None]:
-        return swapped(adapter_tensors(module), frozen)
+        return swapped(module, adapter_tensors(module), frozen)
 
     return replace(_serve(policy, digest, how, as_loaded, keep_copy), starts_as_policy=True)
 
@@ -87,6 +90,15 @@ def _serve(
 ) -> Weights:
     """Return the policy's own weights, with `switch` applied: from a copy, or from itself until they change."""
     trains = any(tensor.requires_grad for tensor in base_tensors(policy).values())
+    if trains and keep_copy and is_sharded(policy):
+        kept = {name: tensor.detach().clone() for name, tensor in base_tensors(policy).items() if tensor.requires_grad}
+
+        @contextmanager
+        def swapped_in() -> Iterator[None]:
+            with swapped(policy, base_tensors(policy), kept), switch(policy):
+                yield
+
+        return Weights(digest, f"{how}, a frozen copy of its shards", policy, swapped_in)
     if trains and keep_copy:
         frozen = copy.deepcopy(policy).requires_grad_(False)
         return Weights(digest, f"{how}, a frozen copy", frozen, lambda: switch(frozen))
@@ -110,8 +122,23 @@ def _serve(
 
 
 @contextmanager
-def swapped(live: Mapping[str, Tensor], frozen: dict[str, Tensor]) -> Iterator[None]:
-    """Give the tensors `live` the values `frozen` for the block. No value is copied."""
+def swapped(policy: PolicyModule, live: Mapping[str, Tensor], frozen: dict[str, Tensor]) -> Iterator[None]:
+    """Give tensors of the policy the values `frozen` for the block.
+
+    Shards exchange their values, since FSDP gathers them from memory that it knows. No other value is copied.
+
+    Args:
+        policy: The module.
+        live: Its tensors by name; of a sharded module its shards.
+        frozen: The values of all or some of them.
+    """
+    if is_sharded(policy):
+        exchange(policy, live, frozen)
+        try:
+            yield
+        finally:
+            exchange(policy, live, frozen)
+        return
     own = {name: tensor.data for name, tensor in live.items()}
     try:
         for name, tensor in live.items():
@@ -121,3 +148,14 @@ def swapped(live: Mapping[str, Tensor], frozen: dict[str, Tensor]) -> Iterator[N
     finally:
         for name, tensor in live.items():
             tensor.data = own[name]
+
+
+@torch.no_grad()
+def exchange(policy: PolicyModule, live: Mapping[str, Tensor], frozen: Mapping[str, Tensor]) -> None:
+    """Exchange the values of two sets of shards, one tensor at a time; gathered weights of the policy are dropped."""
+    reshard(policy)
+    for name, kept in frozen.items():
+        own, other = local_part(live[name].detach()), local_part(kept)
+        before = own.clone()
+        own.copy_(other)
+        other.copy_(before)

@@ -6,7 +6,7 @@ this does not change the model's results. For other models a batch has prompts o
 
 import inspect
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -25,15 +25,22 @@ from tiltlm.sampling.drawing import SamplingSettings, draw
 
 log = logging.getLogger(__name__)
 
+InStep = Callable[[bool], bool]
+
 LOOK_EVERY = {"cpu": 1, "cuda": 8}
 """Steps between two checks of which rows have ended: on a device each check waits for it."""
+
+
+def alone(going: bool) -> bool:
+    """Return whether rows go on where no other process has any."""
+    return going
 
 
 @dataclass
 class Decoder:
     """Rows that a model continues: `select` drops and repeats rows, `step` appends a token to each."""
 
-    model: nn.Module
+    policy: PolicyModule
     token_ids: Int[Tensor, "D T"]
     """The tokens read so far; current only where there is no cache."""
     cache: Cache | None
@@ -42,27 +49,27 @@ class Decoder:
     """False where a row is padding; None means no padding."""
 
     @classmethod
-    def prefill(cls, model: nn.Module, prompts: Sequence[TokenIds]) -> tuple["Decoder", Float[Tensor, "D V"]]:
+    def prefill(cls, policy: PolicyModule, prompts: Sequence[TokenIds]) -> tuple["Decoder", Float[Tensor, "D V"]]:
         """Read the prompts, and return the logits of the token after them."""
         width = max(len(p) for p in prompts)
-        device = next(model.parameters()).device
+        device = policy.device
         token_ids = torch.from_numpy(np.stack([np.pad(p, (width - len(p), 0)) for p in prompts]).astype(np.int64))
         lengths = torch.tensor([len(p) for p in prompts])
         mask = (torch.arange(width) >= width - lengths[:, None]).to(device) if int(lengths.min()) < width else None
         token_ids = token_ids.to(device)
-        output = _forward(model, token_ids, **_placed(mask, width), use_cache=True)
-        cache = getattr(output, _cache_name(model), None)
+        output = _forward(policy, token_ids, **_placed(mask, width), use_cache=True)
+        cache = getattr(output, _cache_name(policy), None)
         if not isinstance(cache, DynamicCache):
             log.warning(
                 "sampling: %s has no cache whose rows can be repeated; every sequence is read again for each token, so"
                 " sampling is slow",
-                type(_inner(model)).__name__,
-                extra={"event": "sampling_without_cache", "model": type(_inner(model)).__name__},
+                type(policy.bare_model).__name__,
+                extra={"event": "sampling_without_cache", "model": type(policy.bare_model).__name__},
             )
             cache = None
         else:
             make_roomy(cache)
-        return cls(model, token_ids, cache, mask), output.logits[:, -1]
+        return cls(policy, token_ids, cache, mask), output.logits[:, -1]
 
     def select(self, rows: Int[Tensor, " E"]) -> None:
         """Keep these rows, in this order; an index may repeat."""
@@ -79,10 +86,10 @@ class Decoder:
             self.mask = nn.functional.pad(self.mask, (0, 1), value=True)
         if self.cache is None:
             self.token_ids = torch.cat([self.token_ids, tokens[:, None]], dim=1)
-            output = _forward(self.model, self.token_ids, **_placed(self.mask), use_cache=False)
+            output = _forward(self.policy, self.token_ids, **_placed(self.mask), use_cache=False)
         else:
-            keywords = {**_placed(self.mask, 1), _cache_name(self.model): self.cache}
-            output = _forward(self.model, tokens[:, None], **keywords, use_cache=True)
+            keywords = {**_placed(self.mask, 1), _cache_name(self.policy): self.cache}
+            output = _forward(self.policy, tokens[:, None], **keywords, use_cache=True)
         logits: Tensor = output.logits
         return logits[:, -1]
 
@@ -118,12 +125,12 @@ class MixedDecoder:
 
     @classmethod
     def prefill(
-        cls, model: nn.Module, mixture: Mixture, prompts: Sequence[TokenIds]
+        cls, policy: PolicyModule, mixture: Mixture, prompts: Sequence[TokenIds]
     ) -> tuple["MixedDecoder", Float[Tensor, "D V"]]:
         """Read the prompts with both models, and return the mixed logits of the token after them."""
-        own, logits = Decoder.prefill(model, prompts)
+        own, logits = Decoder.prefill(policy, prompts)
         with mixture.in_place():
-            other, of_other = Decoder.prefill(mixture.module.model, prompts)
+            other, of_other = Decoder.prefill(mixture.module, prompts)
         found = cls(own, other, mixture)
         return found, found._mixed(logits, of_other)
 
@@ -152,39 +159,37 @@ def _placed(mask: Bool[Tensor, "D T"] | None, num_new: int | None = None) -> dic
     return {"attention_mask": mask.long(), "position_ids": positions[:, -(num_new or mask.shape[1]) :]}
 
 
-def _inner(model: nn.Module) -> Any:
-    """Return the transformers model: the signature of an adapter's wrapper does not name the model's keywords."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
+def _keywords(policy: PolicyModule) -> Mapping[str, Any]:
+    """Return the keywords of the transformers model; the signature of an adapter's wrapper does not name them."""
+    return inspect.signature(policy.bare_model.forward).parameters
 
 
-def _cache_name(model: nn.Module) -> str:
+def _cache_name(policy: PolicyModule) -> str:
     """Return the name of the cache in the model's calls and outputs; transformers 5.24 renamed it."""
-    return "cache" if "cache" in inspect.signature(_inner(model).forward).parameters else "past_key_values"
+    return "cache" if "cache" in _keywords(policy) else "past_key_values"
 
 
-def _forward(model: nn.Module, token_ids: Int[Tensor, "D T"], **keywords: Any) -> Any:
+def _forward(policy: PolicyModule, token_ids: Int[Tensor, "D T"], **keywords: Any) -> Any:
     """Call the model; where it has the options, compute logits of the last position only, and none of its routers."""
-    inner = _inner(model)
     options: dict[str, Any] = {}
-    if "logits_to_keep" in inspect.signature(inner.forward).parameters:
+    if "logits_to_keep" in _keywords(policy):
         options["logits_to_keep"] = 1
-    if getattr(inner.config.get_text_config(), "output_router_logits", False):
+    if getattr(policy.config.get_text_config(), "output_router_logits", False):
         options["output_router_logits"] = False  # the loss of the routers needs a mask of one token a column
-    return model(input_ids=token_ids, **keywords, **options)
+    return policy.language_model(input_ids=token_ids, **keywords, **options)
 
 
-def pads_exactly(model: nn.Module, prompts: Sequence[TokenIds]) -> bool:
+def pads_exactly(policy: PolicyModule, prompts: Sequence[TokenIds]) -> bool:
     """Return whether the shortest prompt has the same next-token distributions with padding as without.
 
     The padded batch contains the longest prompt too. A model with recurrent states or convolutions is refused: they
     would read the padding.
     """
-    names = inspect.signature(_inner(model).forward).parameters
-    if not {"attention_mask", "position_ids"} <= set(names):
+    if not {"attention_mask", "position_ids"} <= set(_keywords(policy)):
         return False
     shortest, longest = min(prompts, key=len), max(prompts, key=len)
-    single, expected = Decoder.prefill(model, [shortest])
-    padded, found = Decoder.prefill(model, [shortest, longest])
+    single, expected = Decoder.prefill(policy, [shortest])
+    padded, found = Decoder.prefill(policy, [shortest, longest])
     if padded.cache is None or any(
         not isinstance(layer, (DynamicLayer, DynamicSlidingWindowLayer)) for layer in padded.cache.layers
     ):
@@ -222,18 +227,20 @@ class DecodedBatch:
 
 
 def decode(
-    model: nn.Module,
+    policy: PolicyModule,
     prompts: Sequence[TokenIds],
     uniform: Float[Tensor, "D T"],
     end_token_ids: Int[Tensor, " E"],
     settings: SamplingSettings,
     progress: Callable[[int], None] | None = None,
     mixture: Mixture | None = None,
+    in_step: InStep = alone,
+    idle: bool = False,
 ) -> DecodedBatch:
     """Draw up to T tokens for each of D rows.
 
     Args:
-        model: A causal language model with its stock attention.
+        policy: A causal language model, inside `stock_attention`.
         prompts: Token ids of P prompts; D is a multiple of P. Different lengths need a model that `pads_exactly`.
         uniform: Numbers in [0, 1). Row r continues prompt r // (D / P) and uses uniform[r].
         end_token_ids: Tokens that end a response.
@@ -241,18 +248,22 @@ def decode(
         progress: Called with the number of the D·T tokens that are done, as decoding goes on. A row that has ended has
             all its T tokens done.
         mixture: Another model whose logits are mixed in; log-probabilities are then those of the mixture.
+        in_step: Function from whether rows of this process go on to whether rows of any process do. A sharded model
+            must run equally often in all processes, so one whose rows have ended repeats one of them until all are
+            done.
+        idle: The rows are drawn for other processes only, and nobody reads them.
     """
     device, (num_rows, max_tokens) = uniform.device, uniform.shape
     rows = torch.arange(num_rows, device=device)
     prompt = rows // (num_rows // len(prompts))
     decoder: Decoder | MixedDecoder
     if mixture is None:
-        decoder, logits = Decoder.prefill(model, prompts)
+        decoder, logits = Decoder.prefill(policy, prompts)
     else:
-        decoder, logits = MixedDecoder.prefill(model, mixture, prompts)
+        decoder, logits = MixedDecoder.prefill(policy, mixture, prompts)
     decoder.select(prompt)
     logits = logits.index_select(0, prompt)
-    draws, going = DecodedBatch.empty(num_rows, max_tokens, device), torch.ones_like(rows, dtype=torch.bool)
+    draws, going = DecodedBatch.empty(num_rows, max_tokens, device), torch.full_like(rows, not idle, dtype=torch.bool)
     look_every = LOOK_EVERY.get(device.type, 1)
     for step in range(max_tokens):
         drawn = draw(logits, uniform[rows, step], settings)
@@ -268,10 +279,11 @@ def decode(
         tokens = drawn.tokens
         if (step + 1) % look_every == 0:
             keep = going.nonzero()[:, 0]
-            if len(keep) == 0:
+            if not in_step(len(keep) > 0):
                 break
             if progress is not None:
                 progress(num_rows * max_tokens - len(keep) * (max_tokens - step - 1))
+            keep = keep if len(keep) else torch.zeros_like(rows[:1])
             if len(keep) <= 0.75 * len(rows):  # it copies the cache, so not for every row that ends
                 decoder.select(keep)
                 rows, tokens, going = rows[keep], tokens[keep], going[keep]

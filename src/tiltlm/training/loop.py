@@ -14,6 +14,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from tiltlm.core import Example, RunError
+from tiltlm.distributed.position import HERE
 from tiltlm.distributed.ranks import Ranks
 from tiltlm.distributed.wrapping import wrap
 from tiltlm.objectives.terms import Objective
@@ -152,7 +153,7 @@ def build_trainer(
     origin = origin or Origin()
     run_identity = identity(policy, objective, reference, settings, learning_rate, fingerprint, origin.identity)
     warn_of_rounding(policy, learning_rate)
-    module = wrap(policy.eval(), ranks, settings.parallel)
+    module = wrap(policy.eval(), ranks, settings.parallelism)
     signals = StopSignals(ranks)
     stepper = Stepper(
         module, objective, reference, settings.max_tokens, ranks,
@@ -310,6 +311,7 @@ class Trainer:
     def train_step(self) -> None:
         """Take one optimiser step, or skip it if its loss or gradient is not finite."""
         state, started = self.state, time.perf_counter()
+        HERE.enter("train", state.step + 1)
         examples = [self.examples[i] for i in self.timetable.rows(state.step)]
         self.optimizer.zero_grad()
         with explained_out_of_memory(self.settings.max_tokens, self.checkpoints.newest_intact):
@@ -385,6 +387,7 @@ class Trainer:
     def evaluate(self) -> bool:
         """Evaluate the held-out examples as one step without gradient; return whether this is the best so far."""
         started = time.perf_counter()
+        HERE.enter("evaluate on held-out data", self.state.step)
         with explained_out_of_memory(self.settings.max_tokens, self.checkpoints.newest_intact):
             result = self.stepper.evaluate(self.held_out, memory=self.state.memory)
         record = {"eval_loss": result.loss}

@@ -9,6 +9,7 @@ from typing import Literal
 
 from tiltlm.core.checks import not_negative, prefix_errors
 from tiltlm.core.errors import ConfigError
+from tiltlm.distributed.parallelism import Parallel, Parallelism
 
 KNOWN_TRACKERS = ("tensorboard", "trackio", "wandb")
 
@@ -68,9 +69,14 @@ class TrainingSettings:
     """Shuffle prompts instead of examples, so that examples with the same prompt share a step and its tokens are
     computed once. Steps stay full: the examples of a prompt are split only if no other prompt fits. The examples of a
     step are then less independent."""
-    parallel: Literal["replicate", "shard"] = "replicate"
+    parallel: Parallel = "replicate"
     """With several processes: replicate gives each the whole model (`DistributedDataParallel`), shard a part of it
-    (`fully_shard`)."""
+    (`fully_shard`), from loading to saving. hybrid shards it within a machine and replicates it between machines."""
+    shard_size: int | None = None
+    """With `parallel: hybrid`, processes that share one copy of the model; None: those of a machine."""
+    cpu_offload: bool = False
+    """With `parallel: shard` or `hybrid` on GPUs: hold shards, gradients and optimiser state in the host's memory. A
+    layer is copied to the device when it is computed, and the optimiser runs on the CPU."""
     eval_every: int | None = None
     """Steps between evaluations on held-out examples; None: at the end of each epoch. The run always evaluates before
     the first step and after the last."""
@@ -96,7 +102,7 @@ class TrainingSettings:
     def __post_init__(self) -> None:
         for name in ("num_epochs", "batch_size", "max_tokens", "keep_checkpoints", "log_every", "max_bad_steps"):
             self._at_least_one(name)
-        for name in ("max_steps", "eval_every", "save_every", "early_stopping"):
+        for name in ("max_steps", "eval_every", "save_every", "early_stopping", "shard_size"):
             if getattr(self, name) is not None:
                 self._at_least_one(name)
         for name in ("learning_rate", "max_grad_norm", "adam_epsilon"):
@@ -125,17 +131,11 @@ class TrainingSettings:
             not_negative(seed=float(self.seed))
         self._known("schedule", self.schedule, ("linear", "cosine", "constant"))
         self._known("optimizer", self.optimizer, ("adamw", "adamw_8bit", "paged_adamw_8bit"))
-        self._known("parallel", self.parallel, ("replicate", "shard"))
+        self._known("parallel", self.parallel, ("replicate", "shard", "hybrid"))
         self._known("best_direction", self.best_direction, (None, "min", "max"))
         for tracker in self.trackers:
             self._known("trackers", tracker, KNOWN_TRACKERS)
-        if self.optimizer != "adamw" and self.parallel == "shard":
-            raise ConfigError(
-                f"training.optimizer={self.optimizer} needs whole tensors and training.parallel=shard splits them; use "
-                "training.optimizer=adamw, whose memory is then split too, or training.parallel=replicate",
-                code="conflict",
-                key="training.optimizer",
-            )
+        self._check_sharding()
         if self.best_metric is None:
             for name in ("early_stopping", "best_direction"):
                 if getattr(self, name) is not None:
@@ -144,6 +144,29 @@ class TrainingSettings:
                         code="no_effect",
                         key=f"training.{name}",
                     )
+
+    def _check_sharding(self) -> None:
+        """Refuse what a sharded model cannot use, and settings that only a sharded one reads."""
+        if self.optimizer != "adamw" and self.parallelism.is_sharded:
+            raise ConfigError(
+                f"training.optimizer={self.optimizer} needs whole tensors and training.parallel={self.parallel} splits "
+                "them; use training.optimizer=adamw, whose memory is then split too, or training.parallel=replicate",
+                code="conflict",
+                key="training.optimizer",
+            )
+        for name, wanted in (("shard_size", ("hybrid",)), ("cpu_offload", ("shard", "hybrid"))):
+            if getattr(self, name) and self.parallel not in wanted:
+                raise ConfigError(
+                    f"training.{name} has no effect with training.parallel={self.parallel}; it needs "
+                    f"{' or '.join(wanted)}",
+                    code="no_effect",
+                    key=f"training.{name}",
+                )
+
+    @property
+    def parallelism(self) -> Parallelism:
+        """How processes share the model."""
+        return Parallelism(self.parallel, self.shard_size, self.cpu_offload)
 
     def check_held_out(self, num_held_out: int) -> None:
         """Refuse settings that need held-out examples if there are none.

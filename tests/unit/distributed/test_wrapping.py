@@ -14,8 +14,9 @@ from support import two_ranks
 from support.errors import raises
 from support.toy_training import ToyPolicy
 from tiltlm.core import ConfigError
+from tiltlm.distributed.parallelism import Parallelism
 from tiltlm.distributed.ranks import Ranks
-from tiltlm.distributed.wrapping import trainable_copy, wrap
+from tiltlm.distributed.wrapping import wrap
 
 pytestmark = pytest.mark.slow
 NUM_RANKS = 2
@@ -126,9 +127,10 @@ def test_an_error_of_the_first_process_reaches_all(together):
 
 def test_one_process_needs_no_wrapper():
     policy = ToyPolicy()
-    assert wrap(policy, Ranks(), "replicate") is policy
-    with raises(ConfigError, "needs_several_processes", key="training.parallel"):
-        wrap(policy, Ranks(), "shard")
+    assert wrap(policy, Ranks(), Parallelism()) is policy
+    for parallel in ("shard", "hybrid"):
+        with raises(ConfigError, "needs_several_processes", key="training.parallel"):
+            wrap(policy, Ranks(), Parallelism(parallel))
 
 
 def test_one_process_joins_nobody(monkeypatch):
@@ -143,31 +145,12 @@ def test_a_command_for_one_process_refuses_a_launcher(monkeypatch):
         Ranks.single("score")
 
 
-@pytest.mark.parametrize("aside", [True, False])
-def test_what_is_sharded_is_a_copy_whose_weights_come_back(aside):
-    """Meanwhile the policy is as it was; frozen weights are not touched."""
-    policy = ToyPolicy(seed=1)
-    frozen, trained = list(policy.parameters())[:2]
-    frozen.requires_grad_(False)
-    before, frozen_before = trained.detach().clone(), frozen.detach().clone()
-    with trainable_copy(policy, "shard", aside) as shared, torch.no_grad():
-        for parameter in shared.parameters():
-            parameter.add_(1)
-        assert torch.equal(trained, before)
-    assert torch.equal(trained, before + 1)
-    assert torch.equal(frozen, frozen_before)
-
-
-def test_replicas_are_the_policy_itself():
-    policy = ToyPolicy()
-    with trainable_copy(policy, "replicate", aside=True) as shared:
-        assert shared is policy
-
-
 def test_one_process_sums_and_gathers_itself():
     ranks = Ranks()
     assert ranks.sum([1.0, 2.0]) == [1.0, 2.0]
     assert ranks.gather("a") == ["a"]
+    assert ranks.map(str, [1, 2, 3]) == ["1", "2", "3"]
+    assert ranks.map(str, []) == []
     assert ranks.first(lambda: 3) == 3
     assert ranks.any(True)
     assert not ranks.any(False)

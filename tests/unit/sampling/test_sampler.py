@@ -159,7 +159,7 @@ def test_models_that_pad_exactly():
     for family, config in CONFIGS.items():
         policy = build(config)
         with torch.no_grad(), policy.stock_attention():
-            found[family] = pads_exactly(policy.model, prompts(4, 9))
+            found[family] = pads_exactly(policy, prompts(4, 9))
     assert found == {"llama": True, "mistral": True, "gemma2": True, "gpt2": True, "lfm2": False}
 
 
@@ -173,7 +173,7 @@ def test_a_model_that_reads_its_padding_is_found(policy):
 
     broken.model.forward = without_mask
     with torch.no_grad(), broken.stock_attention():
-        assert not pads_exactly(broken.model, prompts(4, 9))
+        assert not pads_exactly(broken, prompts(4, 9))
     asked = prompts(4, 9)
     assert texts(sample(broken, asked, 3, SETTINGS, **SEED)) == texts(sample(policy, asked, 3, SETTINGS, **SEED))
 

@@ -24,7 +24,7 @@ from tiltlm.config.calls.frontiers import frontier
 from tiltlm.config.calls.methods import compare_methods
 
 # isort: split
-from tiltlm.config.calls.runs import runs_diff, runs_list
+from tiltlm.config.calls.runs import push, runs_diff, runs_list
 
 # isort: split
 from tiltlm.config.calls.data.agreeing import agreement
@@ -73,6 +73,7 @@ __all__ = [
     "label_tui",
     "loop",
     "preview",
+    "push",
     "quickstart",
     "runs_diff",
     "runs_list",

@@ -11,11 +11,12 @@ then what needs the objective and so torch, and imports its recipe at the end.
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tiltlm.config.command import command
-from tiltlm.recipes.progress import ProgressCallback, display, quiet_libraries
+from tiltlm.recipes.progress import ProgressCallback, display, is_first, quiet_libraries
 
 if TYPE_CHECKING:
     from tiltlm.config.resolve import Config
@@ -76,7 +77,9 @@ def train(
     /,
     *,
     resume: bool = False,
+    resume_if_exists: bool = False,
     overwrite: bool = False,
+    push_to_hub: str | None = None,
     progress: ProgressCallback | bool | None = True,
     **settings: Any,
 ) -> "TrainedRun":
@@ -85,13 +88,17 @@ def train(
     Args:
         config: A YAML file, or its content.
         resume: Continue the run in the output folder from its newest intact checkpoint.
+        resume_if_exists: Continue the run if the output folder holds one, else start it: one command for the first
+            start and for every restart by torchrun, Slurm or Kubernetes. It waits for an earlier writer to end.
         overwrite: Delete the run in the output folder and start again.
+        push_to_hub: Repository on the Hugging Face Hub, NAME or OWNER/NAME: model, card and report are uploaded at
+            the end. A new one is private. It is made before training, which shows that the token may write.
         progress: True shows it: as a bar, in a notebook as a line. False: nothing is shown. A function is called with
             label, units done, units in all, and figures to show.
         **settings: Overrides of `config`. Model, data, objective and output must be given in one of the two.
 
     Returns:
-        The finished run; its folder holds `model/` and `report.html`.
+        The finished run; its folder holds `model/` and `report.html`. If the upload fails, `published` says why.
 
     Raises:
         TiltError: Something is wrong. If it is found before the first step, nothing has been written.
@@ -99,13 +106,15 @@ def train(
     from tiltlm.config.resolve import draft
     from tiltlm.distributed.launched import in_first_process
     from tiltlm.recipes import run_settings as run
-    from tiltlm.runs import check_contents
+    from tiltlm.runs import check_start
 
     with display(progress) as draw:
         given = draft(run.RunSettings, config, **settings)
-        in_first_process(lambda: check_contents(given.settings.output, resume, overwrite))
+        output = given.settings.output
+        continues = in_first_process(lambda: check_start(output, resume, overwrite, resume_if_exists))
         run.check_before_training(given.settings)
         columns = run.check_inputs(given.settings)
+        repository = None if push_to_hub is None else checked_repository(push_to_hub)
         announce_imports(draw)
         resolved = given.complete()
         objective = resolved.build_objective()
@@ -114,7 +123,21 @@ def train(
         from tiltlm.recipes.train import train as recipe
 
         with quiet_libraries():
-            return recipe(resolved, resume=resume, overwrite=overwrite, progress=draw)
+            found = recipe(resolved, resume=continues, overwrite=overwrite, waits=resume_if_exists, progress=draw)
+            if repository is None or not is_first():
+                return found
+            draw("upload", 0, 0)
+            from tiltlm.recipes.runs.publishing import files_of, upload
+
+            return replace(found, published=upload(found.path, repository, dict(files_of(found.path))))
+
+
+def checked_repository(name: str) -> str:
+    """Return the whole name of a repository on the hub to which the first process may upload."""
+    from tiltlm.distributed.launched import in_first_process
+    from tiltlm.recipes.runs.publishing import check_publishing
+
+    return in_first_process(lambda: check_publishing(name, "--push-to-hub"))
 
 
 @command("model", "data", "objective", "reference", "store")

@@ -11,7 +11,6 @@ import json
 import logging
 import re
 import shutil
-import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -34,10 +33,11 @@ from tiltlm.data.tokens.encoder import Encoder
 from tiltlm.data.tokens.length_limit import longest_allowed
 from tiltlm.storage.cache import CacheEntry, cache_folder, evict, mark_used, try_lock
 from tiltlm.storage.files import atomic_folder
+from tiltlm.storage.scratch import scratch_folder
 
 log = logging.getLogger(__name__)
 
-DEFINITION = "4"
+DEFINITION = "5"
 """Change this when the same rows become other examples, or the files have another form."""
 
 NOT_IN_KEY = frozenset(
@@ -53,7 +53,8 @@ _ENTRY = re.compile(r"[0-9a-f]{32}|\.[0-9a-f]{32}\.tmp")
 
 TABLES = ("train.arrow", "held_out.arrow")
 ABOUT = "about.json"
-"""Everything about an entry that is not in its tables. Its modification time is the time of the last use."""
+"""Everything about an entry that is not in its tables, as text, and its checksum. Its modification time is the time of
+the last use."""
 
 
 @dataclass(frozen=True)
@@ -160,10 +161,10 @@ def write_cache(
         RunError: The entry cannot be written.
     """
     if folder is None:
-        with tempfile.TemporaryDirectory(prefix="tiltlm-") as temporary:
-            with _report_failed_write(Path(temporary), "set TMPDIR to a folder with space"):
-                _write(Path(temporary), blocks(), columns)
-            return _open(Path(temporary))  # files that are memory-mapped stay readable after they are deleted
+        with scratch_folder() as temporary:
+            with _report_failed_write(temporary, "set TMPDIR to a folder with space"):
+                _write(temporary, blocks(), columns)
+            return _open(temporary)  # files that are memory-mapped stay readable after they are deleted
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         lock = _wait_for_lock(folder)
@@ -177,6 +178,7 @@ def write_cache(
     try:
         if (data := open_cache(folder)) is not None:
             return data
+        _remove_unfinished(folder.parent)
         # No fsync: after a crash of the machine, the checksums show whether the entry is complete.
         with (
             _report_failed_write(folder, "name another folder: data.cache=FOLDER"),
@@ -196,9 +198,7 @@ def evict_entries(used: Path, limit: int) -> None:
 
     Files that another process has open stay readable for it. Unfinished entries of killed processes are removed first.
     """
-    for unfinished in used.parent.glob(".*.tmp"):
-        if _ENTRY.fullmatch(unfinished.name):
-            _remove(unfinished)
+    _remove_unfinished(used.parent)
     entries = [entry for folder in used.parent.iterdir() if (entry := _entry(folder)) is not None]
     removed, left = evict(entries, limit, {used}, _remove)
     if removed:
@@ -213,6 +213,13 @@ def evict_entries(used: Path, limit: int) -> None:
             used.parent, left / 1e9, limit / 1e9,
             extra={"event": "cache_over_limit", "folder": used.parent, "left": left, "limit": limit},
         )  # fmt: skip
+
+
+def _remove_unfinished(parent: Path) -> None:
+    """Remove the entries that killed processes left unfinished."""
+    for unfinished in parent.glob(".*.tmp"):
+        if _ENTRY.fullmatch(unfinished.name):
+            _remove(unfinished)
 
 
 def _entry(folder: Path) -> CacheEntry | None:
@@ -277,11 +284,15 @@ def _write(folder: Path, blocks: Iterable[RowBlock], columns: Mapping[str, str])
         "facts": findings.to_facts().to_plain(),
         "checksums": {name: _checksum(folder / name) for name in TABLES},
     }
-    (folder / ABOUT).write_text(json.dumps(about))
+    text = json.dumps(about)
+    (folder / ABOUT).write_text(json.dumps({"checksum": zlib.crc32(text.encode()), "about": text}))
 
 
 def _open(folder: Path) -> CachedData:
-    about = json.loads((folder / ABOUT).read_bytes())
+    sealed = json.loads((folder / ABOUT).read_bytes())
+    if zlib.crc32(sealed["about"].encode()) != sealed["checksum"]:
+        raise ValueError(f"the checksum of {ABOUT} is wrong")
+    about = json.loads(sealed["about"])
     for name in TABLES:
         if _checksum(folder / name) != about["checksums"][name]:
             raise ValueError(f"the checksum of {name} is wrong")

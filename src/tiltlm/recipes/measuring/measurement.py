@@ -3,6 +3,9 @@
 Both measurements use the same examples and prompts, so that their difference comes from training. KL is measured on the
 policy's own samples, to the objective's reference. If the objective has no reference or one that moves, KL is measured
 to the untrained policy.
+
+All processes of a run measure together. Each runs some of the forwards and draws the samples of some of the prompts.
+All of them get all results.
 """
 
 import logging
@@ -16,6 +19,7 @@ from numpy.typing import ArrayLike
 from tiltlm.core import Example, TokenIds
 from tiltlm.data.cache.fingerprints import prompt_numbers
 from tiltlm.diagnostics import Interval
+from tiltlm.distributed import Ranks
 from tiltlm.evaluation import (
     ExampleRow,
     HeldOut,
@@ -55,7 +59,7 @@ class Measurement:
 
 
 def measure_policy(
-    ready: Prepared, settings: RunSettings, label: str, progress: ProgressCallback, *, trained: bool
+    ready: Prepared, settings: RunSettings, label: str, progress: ProgressCallback, ranks: Ranks, *, trained: bool
 ) -> Measurement:
     """Measure the policy with its present weights.
 
@@ -64,6 +68,7 @@ def measure_policy(
         settings: All settings of the run.
         label: Label of the progress display during sampling.
         progress: Called during sampling.
+        ranks: The processes of the run, which all call this function together.
         trained: True if the weights have changed since they were loaded.
     """
     rows: tuple[ExampleRow, ...] = ()
@@ -71,7 +76,8 @@ def measure_policy(
     if ready.data.held_out:
         progress("measure held-out data", 0, 0)
         reference = margin_reference(ready, settings, trained=trained)
-        rows = measure_examples(ready.policy.module, ready.data.held_out, ready.objective, reference, max_tokens)
+        module, held_out = ready.policy.module, ready.data.held_out
+        rows = measure_examples(module, held_out, ready.objective, reference, max_tokens, ranks)
     prompts = sampled_prompts(ready, settings, announce=not trained)
     if not prompts or isinstance(ready.policy, Scorer):  # a reward model gives no samples
         return Measurement(rows, None)
@@ -85,6 +91,7 @@ def measure_policy(
         reference=None if not trained and starts_at_kl_reference(ready) else kl_reference(ready, settings),
         max_tokens=max_tokens,
         progress=lambda done, total: progress(label, done, total),
+        ranks=ranks,
     )
     return Measurement(rows, draws)
 
@@ -130,7 +137,8 @@ def margin_reference(ready: Prepared, settings: RunSettings, *, trained: bool) -
 def kl_reference(ready: Prepared, settings: RunSettings) -> Reference:
     """Return the reference of the KL, which can score new samples; their log-probabilities are not stored.
 
-    After full fine-tuning the untrained weights are no longer in memory. They are loaded again, for this measurement.
+    After full fine-tuning the untrained weights are no longer in memory. They are loaded again, for this measurement,
+    as the policy was: whole, or in shards.
     """
     assert isinstance(ready.policy, Policy), "a reward model has no KL"
     if not starts_at_kl_reference(ready):
@@ -138,7 +146,8 @@ def kl_reference(ready: Prepared, settings: RunSettings) -> Reference:
         return build_reference(uncached, ready.policy, is_needed=True, max_tokens=settings.training.max_tokens)
     if ready.untrained is not None:
         return ready.untrained
-    loaded_again = load_policy(settings.model, ready.policy.module.device, ready.policy.choice)
+    policy = ready.policy
+    loaded_again = load_policy(settings.model, policy.module.device, policy.choice, sharding=policy.sharding)
     return ModelReference("initial", other_weights(loaded_again.module), None, settings.training.max_tokens)
 
 
@@ -210,10 +219,14 @@ def every_other_prompt(examples: Sequence[Example], step: int) -> list[Example]:
     return [examples[row] for row in np.flatnonzero(prompt_numbers(examples) % step == 0).tolist()]
 
 
-def training_accuracy(ready: Prepared, settings: RunSettings) -> Interval | None:
-    """Return the ranking accuracy on evenly chosen training examples; None if the data has no preferences."""
+def training_accuracy(ready: Prepared, settings: RunSettings, ranks: Ranks) -> Interval | None:
+    """Return the ranking accuracy on evenly chosen training examples; None if the data has no preferences.
+
+    All processes call it together.
+    """
     chosen = every_other_prompt(ready.data.train, max(1, len(ready.data.train) // TRAINING_ROWS))
     reference = margin_reference(ready, settings, trained=True)
-    rows = measure_examples(ready.policy.module, chosen, ready.objective, reference, settings.training.max_tokens)
+    max_tokens = settings.training.max_tokens
+    rows = measure_examples(ready.policy.module, chosen, ready.objective, reference, max_tokens, ranks)
     contrast = compare_held_out(rows, rows, fit_length_rule(chosen)).contrast
     return None if contrast is None else contrast.accuracy.after

@@ -1,6 +1,7 @@
 """Measure where training moves probability: what is fixed before the first step, and what has changed after the last.
 
-At most about `ROWS` held-out examples are measured, every k-th prompt, so that large held-out data costs no more.
+At most about `ROWS` held-out examples are measured, every k-th prompt, so that large held-out data costs no more. All
+processes of a run measure together.
 """
 
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from tiltlm.core import Example
 from tiltlm.data.cache.fingerprints import prompt_numbers
+from tiltlm.distributed import Ranks
 from tiltlm.evaluation.ches import Ches, comparison_ches, summarise_ches
 from tiltlm.evaluation.pair_weights import PairWeights, measure_pair_weights
 from tiltlm.evaluation.probability import Probability
@@ -55,7 +57,7 @@ class Start:
     """Of the most likely token along the better response of each example."""
 
 
-def measure_start(ready: Prepared, settings: RunSettings, before: Measurement) -> Start | None:
+def measure_start(ready: Prepared, settings: RunSettings, before: Measurement, ranks: Ranks) -> Start | None:
     """Measure before the first step; None for a reward model, or if nothing is held out."""
     if not isinstance(ready.policy, Policy) or not ready.data.held_out:
         return None
@@ -66,51 +68,59 @@ def measure_start(ready: Prepared, settings: RunSettings, before: Measurement) -
     examples = [ready.data.held_out[row] for row in rows]
     third, greedy, logps = None, list[Sampled](), None
     if before.draws is not None:
-        greedy = greedy_responses(ready, settings, module, before)
+        greedy = greedy_responses(ready, settings, module, before, ranks)
         third = choose_third_responses(before.draws.prompts, before.draws.samples, greedy, examples)
-        logps = third_logps(module, third, max_tokens)
+        logps = third_logps(module, third, max_tokens, ranks)
     has_comparisons = any(example.comparisons for example in examples)
     known = has_comparisons and module.head.route != "model"
-    ches = comparison_ches(module, examples, max_tokens) if known else None
-    return Start(rows, examples, ches, third, greedy, logps, top_token_logps(module, examples, max_tokens))
+    ches = comparison_ches(module, examples, max_tokens, ranks) if known else None
+    top = top_token_logps(module, examples, max_tokens, ranks)
+    return Start(rows, examples, ches, third, greedy, logps, top)
 
 
 def greedy_responses(
-    ready: Prepared, settings: RunSettings, module: PolicyModule, before: Measurement
+    ready: Prepared, settings: RunSettings, module: PolicyModule, before: Measurement, ranks: Ranks
 ) -> list[Sampled]:
     """Return the greedy response to each sampled prompt, with the present weights."""
     assert before.draws is not None, "prompts are those that were sampled"
     drawn = SamplingSettings(settings.evaluation.max_new_tokens, temperature=0.0)
-    found = sample(module, before.draws.prompts, 1, drawn, seed=0, end_token_ids=ready.sampling_ends)
+    found = sample(module, before.draws.prompts, 1, drawn, seed=0, end_token_ids=ready.sampling_ends, ranks=ranks)
     return [own[0] for own in found]
 
 
 def compare_with_start(
-    ready: Prepared, settings: RunSettings, start: Start | None, before: Measurement, after: Measurement
+    ready: Prepared,
+    settings: RunSettings,
+    start: Start | None,
+    before: Measurement,
+    after: Measurement,
+    ranks: Ranks,
 ) -> Probability | None:
     """Measure again after training; None if nothing was measured before."""
     if start is None or not isinstance(ready.policy, Policy):
         return None
     return Probability(
-        shift=_shift(ready, settings, start, before),
+        shift=_shift(ready, settings, start, before, ranks),
         ches=_ches(start, before, after),
         weights=_weights(ready.objective, before, after),
     )
 
 
-def _shift(ready: Prepared, settings: RunSettings, start: Start, before: Measurement) -> ProbabilityShift | None:
+def _shift(
+    ready: Prepared, settings: RunSettings, start: Start, before: Measurement, ranks: Ranks
+) -> ProbabilityShift | None:
     if start.third is None or start.logps is None:
         return None
     module, max_tokens = ready.policy.module, settings.training.max_tokens
     assert isinstance(module, PolicyModule), "a reward model has no start"
-    greedy = greedy_responses(ready, settings, module, before)
+    greedy = greedy_responses(ready, settings, module, before, ranks)
     changed = [not np.array_equal(a.token_ids, b.token_ids) for a, b in zip(start.greedy, greedy, strict=True)]
     return measure_shift(
         start.third,
         start.logps,
-        third_logps(module, start.third, max_tokens),
+        third_logps(module, start.third, max_tokens, ranks),
         start.top,
-        top_token_logps(module, start.examples, max_tokens),
+        top_token_logps(module, start.examples, max_tokens, ranks),
         prompt_numbers(start.examples),
         changed,
     )

@@ -102,7 +102,9 @@ def loop(settings: LoopRunSettings, request: LoopRequest, *, progress: ProgressC
         prompts = read_prompts(settings, policy)
         refuse_different({"prompts": prompts.digest, "model": model_digest(policy.module)}, ranks)
         with (
-            RunDirectory.open(settings.output, resume=request.resume, overwrite=request.overwrite, ranks=ranks) as run,
+            RunDirectory.open(
+                settings.output, resume=request.resume, overwrite=request.overwrite, ranks=ranks, waits=request.waits
+            ) as run,
             JudgementCache() as cache,
         ):
             if ranks.is_first:
@@ -138,14 +140,16 @@ def read_prompts(settings: LoopRunSettings, policy: Policy) -> PromptSet:
     return prompts
 
 
-def open_engine(run: RunDirectory, settings: LoopRunSettings, policy: Policy, prompts: PromptSet) -> LoopEngine:
+def open_engine(
+    run: RunDirectory, settings: LoopRunSettings, policy: Policy, prompts: PromptSet, ranks: Ranks
+) -> LoopEngine:
     """Return the engine that draws samples, with the folders through which a server gets the weights."""
     whole = settings.engine.sync == "full"
     folders = PolicyFolders(run.path.absolute() / "sync", policy, prompts.encoder, prompts.end_token_id, whole)
     probes = [prompt.token_ids for prompt in prompts.prompts[:PROBES]]
     seed = seed_of("probe", settings.loop.seed)
     server = SyncedServer(settings.engine, policy, folders, probes, settings.sampling.max_new_tokens, seed)
-    return LoopEngine(settings.engine, policy, server, run.path)
+    return LoopEngine(settings.engine, policy, server, run.path, ranks)
 
 
 @dataclass(eq=False)
@@ -223,7 +227,7 @@ class Rounds:
         clock = Clock(run.path / "ledger.jsonl", writes=ranks.is_first)
         if isinstance(objective, PolicyGradient):
             warn_uncorrected(settings)
-        engine = open_engine(run, settings, policy, prompts)
+        engine = open_engine(run, settings, policy, prompts, ranks)
         draws = Draws(settings, prompts, policy, engine, reference, reviser, ranks, progress)
         parts = (
             judges,

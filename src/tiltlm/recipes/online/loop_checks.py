@@ -100,12 +100,12 @@ def check_processes(settings: LoopRunSettings, ranks: Ranks) -> None:
     """Refuse a sharded policy: each process draws samples of its own, which needs whole weights.
 
     Raises:
-        ConfigError: training.parallel is shard.
+        ConfigError: training.parallel is shard or hybrid.
     """
-    if settings.training.parallel == "shard":
+    if settings.training.parallelism.is_sharded:
         raise ConfigError(
-            f"training.parallel is shard in {ranks.size} processes; in a loop every process draws samples itself and "
-            "needs the whole policy. Set training.parallel=replicate",
+            f"training.parallel is {settings.training.parallel} in {ranks.size} processes; in a loop every process "
+            "draws samples itself and needs the whole policy. Set training.parallel=replicate",
             code="not_supported",
             key="training.parallel",
         )

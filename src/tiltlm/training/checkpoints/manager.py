@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from tiltlm.core.errors import RunError
 from tiltlm.diagnostics.step_metrics import MetricSums
+from tiltlm.distributed.position import HERE
 from tiltlm.distributed.ranks import Ranks
 from tiltlm.reference import Reference
 from tiltlm.runs.directory import RunDirectory
@@ -66,6 +67,7 @@ class CheckpointManager:
         """
         if state == self.committed:
             return
+        HERE.enter("save a checkpoint", state.step)
         values = {"progress": asdict(state), "window": asdict(window), "identity": self.identity}
         content = Checkpoint(
             policy_tensors(self.policy),
@@ -78,6 +80,7 @@ class CheckpointManager:
         same = [] if before is None or before.updated_at != state.updated_at or before.step == step else [before.step]
 
         def write() -> None:
+            self.run.check_writer()
             checkpoint.commit(folder, step, content, self.setting)
             checkpoint.rotate(folder, step, max(2, self.settings.keep_checkpoints), self._protected(state), same)
 

@@ -74,7 +74,7 @@ def share_unmoved(policy: nn.Module, rate: float) -> float:
     relative spacing ε stays as it is if that is less than about ε·w/2: 0.2 % of w in bfloat16.
     """
     weights = list(trainable(policy).values())
-    unmoved = sum(int(((w + rate == w) & (w - rate == w)).sum()) for w in weights)
+    unmoved = sum(int(full_tensor(((w + rate == w) & (w - rate == w)).sum())) for w in weights)
     return unmoved / max(1, sum(w.numel() for w in weights))
 
 

@@ -153,6 +153,41 @@ def test_damage_is_reported_and_repaired(load, tokenised, folder, caplog, damage
     assert (caplog.text, tokenised) == ("", [1, 1])
 
 
+def test_every_byte_of_about_is_covered(load, tokenised, folder, caplog):
+    """One bit of each byte is exchanged: the entry is what it was, or it is known to be damaged."""
+
+    def facts(data):
+        return data.columns, data.fingerprint, data.facts.to_plain()
+
+    good = everything(load())
+    (entry,) = (path for path in folder.iterdir() if path.is_dir())
+    whole, known = (entry / "about.json").read_bytes(), facts(dataset_cache._open(entry))
+    damaged = 0
+    for place in range(len(whole)):
+        changed = bytearray(whole)
+        changed[place] ^= 1 << place % 7
+        (entry / "about.json").write_bytes(changed)
+        try:
+            assert facts(dataset_cache._open(entry)) == known, place
+        except (OSError, ValueError, LookupError, TypeError):
+            damaged += 1
+    assert damaged > len(whole) / 2
+    changed = whole.replace(b"data.jsonl:1", b"data.jsonl:7", 1)
+    assert changed != whole, "a place in a file is named"
+    (entry / "about.json").write_bytes(changed)
+    assert everything(load()) == good
+    assert has_event(caplog, "cache_damaged", logging.WARNING, folder=entry)
+    assert tokenised == [1, 1]
+
+
+def test_leftovers_of_other_killed_runs_are_removed(load, folder):
+    other = folder / f".{'0' * 32}.tmp"
+    other.mkdir(parents=True)
+    (other / "train.arrow").write_bytes(b"half")
+    load()
+    assert not other.exists()
+
+
 def test_a_run_that_fails_leaves_nothing(load, folder, monkeypatch):
     with raises(DataError, "too_long", key="data.max_length", row="data.jsonl:32", mentions=["data.truncation=error"]):
         load(truncation="error")
