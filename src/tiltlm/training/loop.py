@@ -110,7 +110,7 @@ def train_loop(
     try:
         return trainer.run(resume)
     finally:
-        trainer.recorder.close()
+        trainer.close()
 
 
 def build_trainer(
@@ -251,6 +251,7 @@ class Trainer:
                 self.signals.poll()
             except Interrupted as stop:
                 self.checkpoints.commit(self.state, self.window)
+                self.checkpoints.wait()
                 raise stop.after(self.state.step) from None
 
     def restore(self) -> bool:
@@ -306,6 +307,7 @@ class Trainer:
             self.signals.poll()
             if ends:
                 return self.finish()
+            self.checkpoints.poll()
             self.train_step()
 
     def train_step(self) -> None:
@@ -403,6 +405,7 @@ class Trainer:
     def finish(self) -> TrainingResult:
         """Restore the best weights if `best_metric` is set, and return the result of the run."""
         state = self.state
+        self.checkpoints.wait()
         if state.best_step is not None and state.best_step != state.step:
             self.checkpoints.restore_weights(state.best_step)
             self.recorder.note(
@@ -417,3 +420,8 @@ class Trainer:
             best_step=state.best_step,
             best_value=state.best_value,
         )
+
+    def close(self) -> None:
+        """End what runs beside training: the thread that writes a checkpoint, and the trackers."""
+        self.checkpoints.close()
+        self.recorder.close()
