@@ -8,10 +8,11 @@ import torch
 from safetensors.torch import load_file
 
 import tiltlm
-from e2e.test_several_processes import CLI, launch
 from support.errors import raises
-from tiltlm.core import ConfigError
+from support.launching import CLI, launch
+from tiltlm.core import ConfigError, RunError
 from tiltlm.sampling.answers import read_answers
+from tiltlm.sampling.engines.own import OwnEngine
 from tiltlm.worlds import TextWorld
 
 pytestmark = pytest.mark.slow
@@ -27,6 +28,13 @@ LOOPS = {
 }
 """Preset → its settings: pairs, a critic with several steps a round, rivals of a mixture, a judge that learns."""
 
+SHARDED = {
+    "online_dpo": {},
+    "nash_md": {"model.lora.r": 4},
+    "grpo": {"training.batch_size": 3},
+}
+"""Preset → settings beside those of `LOOPS`: all weights and a stored reference, an adapter, a policy gradient."""
+
 
 @pytest.fixture(scope="module")
 def prompts(tmp_path_factory) -> Path:
@@ -41,7 +49,7 @@ def command(preset, model, prompts, output, **settings) -> list[str]:
 
 
 def alone(preset, model, prompts, output, **settings):
-    given = {**COMMON, **LOOPS[preset], **settings}
+    given = {**COMMON, **LOOPS.get(preset, {}), **settings}
     return tiltlm.loop(
         preset=preset, judge="gold", model=model, data=str(prompts), output=output, progress=False, **given
     )
@@ -49,9 +57,21 @@ def alone(preset, model, prompts, output, **settings):
 
 @pytest.mark.parametrize("preset", LOOPS)
 def test_two_processes_end_as_one(model, prompts, tmp_path, preset):
-    expected = alone(preset, model, prompts, tmp_path / "one")
+    assert_same_loop(model, prompts, tmp_path, preset, {}, {})
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("preset", SHARDED)
+def test_two_processes_that_share_the_weights_end_as_one(model, prompts, tmp_path, preset):
+    """Samples, samples of a mixture, ratios, the KL and the reference of examples come from a sharded model in step."""
+    assert_same_loop(model, prompts, tmp_path, preset, SHARDED[preset], {"training.parallel": "shard"})
+
+
+def assert_same_loop(model, prompts, tmp_path, preset, settings, in_both) -> None:
+    expected = alone(preset, model, prompts, tmp_path / "one", **settings)
     both = tmp_path / "both"
-    ended = launch(command(preset, model, prompts, both, **COMMON, **LOOPS[preset]), tmp_path)
+    given = {**COMMON, **LOOPS.get(preset, {}), **settings, **in_both}
+    ended = launch(command(preset, model, prompts, both, **given), tmp_path)
     assert ended.codes == [0, 0], ended.err
     assert "All rounds are done." in ended.out[0]
     assert ended.out[1] == ""
@@ -71,15 +91,29 @@ def test_two_processes_end_as_one(model, prompts, tmp_path, preset):
         torch.testing.assert_close(models[0][name], tensor, atol=1e-4, rtol=0, msg=name)
 
 
-def test_two_processes_go_on_where_one_was(model, prompts, tmp_path):
-    """A loop of one process is continued by two, and by generate_batch each draws its share."""
-    steady = {"training.warmup_ratio": 0.0, "training.schedule": "constant"}
-    run = tmp_path / "run"
-    alone("online_dpo", model, prompts, run, **{**steady, "loop.rounds": 1})
-    more = {**COMMON, **LOOPS["online_dpo"], **steady, "loop.rounds": 2}
+def test_two_processes_go_on_where_one_was(model, prompts, tmp_path, monkeypatch):
+    """A loop of one process, stopped after one of three chunks of a round; by generate_batch each draws its share."""
+    steady = {"training.warmup_ratio": 0.0, "training.schedule": "constant", "sampling.max_rows": 6}
+    expected = alone("online_dpo", model, prompts, tmp_path / "whole", **steady).path
+    calls, draw, run = [], OwnEngine.draw, tmp_path / "run"
+
+    def stop_in_second_round(engine, *asked, **more):
+        calls.append(asked)
+        if len(calls) == 5:
+            raise RunError("stopped", code="stopped")
+        return draw(engine, *asked, **more)
+
+    with monkeypatch.context() as patch, raises(RunError, "stopped"):
+        patch.setattr(OwnEngine, "draw", stop_in_second_round)
+        alone("online_dpo", model, prompts, run, **steady)
+    (partial,) = (run / "rounds" / "0001").glob(".*.partial")
+    assert len(partial.read_text().splitlines()) == 2, "the request and one chunk"
+    more = {**COMMON, **LOOPS["online_dpo"], **steady}
     ended = launch([*command("online_dpo", model, prompts, run, **more), "--resume"], tmp_path)
     assert ended.codes == [0, 0], ended.err
-    assert (run / "rounds" / "0001" / "card.json").exists()
+    found, other = (read_answers(folder / "rounds" / "0001" / "samples.jsonl.gz") for folder in (run, expected))
+    assert [(row.id, row.answers) for row in found] == [(row.id, row.answers) for row in other]
+    assert not partial.exists()
     batched = {**more, "engine.name": "generate_batch"}
     ended = launch(command("online_dpo", model, prompts, tmp_path / "batched", **batched), tmp_path)
     assert ended.codes == [0, 0], ended.err
@@ -97,6 +131,21 @@ def test_an_error_in_the_first_process_ends_both(model, prompts, tmp_path):
     assert len(ended.errors()) == 1
 
 
-def test_a_sharded_policy_is_refused(model, prompts, tmp_path):
-    with raises(ConfigError, "not_supported", key="training.parallel"):
+@pytest.mark.parametrize(
+    ("key", "settings"),
+    [
+        ("engine.name", {"engine.name": "generate_batch"}),
+        ("objective", {"preset": "ppo"}),
+        ("judge", {"preset": "self_rewarding", "judge": None, "unaudited": True}),
+    ],
+)
+def test_what_runs_a_sharded_policy_in_one_process_is_refused(model, prompts, tmp_path, key, settings):
+    given = {"preset": "online_dpo", "judge": "gold", **settings, "training.parallel": "shard"}
+    with raises(ConfigError, "not_supported", key=key):
+        tiltlm.loop(model=model, data=str(prompts), output=tmp_path / "run", progress=False, **given)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_sharded_loop_needs_several_processes(model, prompts, tmp_path):
+    with raises(ConfigError, "needs_several_processes", key="training.parallel"):
         alone("online_dpo", model, prompts, tmp_path / "run", **{"training.parallel": "shard"})

@@ -1,14 +1,8 @@
 """`tiltlm train` under a launcher: two processes write the run directory of one process; only rank 0 prints."""
 
 import json
-import os
 import re
 import signal
-import socket
-import subprocess
-import sys
-import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -17,12 +11,12 @@ from safetensors.torch import load_file
 
 import tiltlm
 from support.errors import raises
+from support.launching import CLI, launch, wait_until
 from tiltlm.core import ConfigError
 
 pytestmark = pytest.mark.slow
-NUM_RANKS = 2
-CLI = ("-m", "tiltlm")
 SCRIPT = Path(__file__).parents[1] / "support" / "several_runs.py"
+FAILING = SCRIPT.with_name("failing_rank.py")
 SETTINGS = {
     "objective": "dpo", "beta": 0.5, "learning_rate": 1e-3, "num_epochs": 2, "batch_size": 7, "eval_fraction": 0.25,
     "training.max_tokens": 128, "training.eval_every": 4, "training.save_every": 4, "model.precision": "float32",
@@ -39,42 +33,6 @@ RUNS = {
 """Name → settings of the runs in two processes."""
 ALIKE = {"replicate": "full", "shard": "best", "lora": "lora", "lora shard": "lora"}
 """Name → the run of one process that must be equal."""
-
-
-def start(arguments, folder: Path, rank: int, port: int) -> subprocess.Popen:
-    shared = {"WORLD_SIZE": str(NUM_RANKS), "LOCAL_WORLD_SIZE": str(NUM_RANKS), "MASTER_ADDR": "127.0.0.1"}
-    own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_PORT": str(port), "TILTLM_STORE": str(folder / "store")}
-    return subprocess.Popen(
-        [sys.executable, *map(str, arguments)], env=os.environ | shared | own,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-
-
-@dataclass
-class Ended:
-    """Exit codes and outputs of the processes, by rank."""
-
-    codes: list[int]
-    out: list[str]
-    err: list[str]
-
-    def errors(self) -> list[str]:
-        return [line for text in self.err for line in text.splitlines() if "error" in line.lower()]
-
-
-def launch(arguments, folder: Path, meanwhile=lambda processes: None) -> Ended:
-    """Start the processes as a launcher does, and wait for them."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    processes = [start(arguments, folder, rank, port) for rank in range(NUM_RANKS)]
-    try:
-        meanwhile(processes)
-        outputs = [process.communicate(timeout=300) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    return Ended([p.returncode for p in processes], [out for out, _ in outputs], [err for _, err in outputs])
 
 
 def command(model, data, output: Path, **settings) -> list[str]:
@@ -163,7 +121,7 @@ def test_only_rank_0_prints(together):
     assert ended.out[0].count("report  ") == len(RUNS) + 1
     assert "training.parallel=shard" in ended.err[0]
     assert ended.out[1] == ""
-    assert ended.err[1] == "error: only here\n"
+    assert ended.err[1] == ""
 
 
 def test_each_process_computes_its_share_of_the_reference_once(together):
@@ -184,7 +142,17 @@ def test_shards_resume_exactly(together):
 def test_an_error_in_one_process_ends_all_with_one_message(together):
     _, ended = together
     assert ended.codes == [1, 1], "\n".join(ended.err)
-    assert ended.errors() == ["error: only here"]
+    assert ended.errors() == ["error: rank 1: only here"]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("parallel", ["replicate", "shard"])
+def test_an_error_while_one_process_draws_samples_ends_all_with_one_message(model, data, tmp_path, parallel):
+    """The other process waits for the gathered samples or, with shards, inside a forward."""
+    arguments = command(model, data, tmp_path / "run", **SETTINGS, **{"training.parallel": parallel})
+    ended = launch([FAILING, *arguments], tmp_path)
+    assert ended.codes == [1, 1], "\n".join(ended.err)
+    assert ended.errors() == ["error: rank 1: only here, after DecodedBatch"]
 
 
 def test_bad_input_ends_all_with_one_message(model, tmp_path):
@@ -200,9 +168,7 @@ def test_bad_input_ends_all_with_one_message(model, tmp_path):
 def test_a_signal_to_one_process_stops_all_with_a_checkpoint(model, data, tmp_path):
     def stop(processes) -> None:
         metrics = tmp_path / "run" / "metrics.jsonl"
-        until = time.monotonic() + 60
-        while not (metrics.exists() and metrics.read_text().count("\n") > 2) and time.monotonic() < until:
-            time.sleep(0.05)
+        wait_until(lambda: metrics.exists() and metrics.read_text().count("\n") > 2, seconds=240)
         processes[-1].send_signal(signal.SIGTERM)
 
     arguments = command(model, data, tmp_path / "run", **{**SETTINGS, "num_epochs": 1000, "training.save_every": 10000})

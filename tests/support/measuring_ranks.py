@@ -5,6 +5,7 @@ The first process writes what all of them found, and all check that they found t
 
 import pickle
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,20 @@ import peft
 import torch
 import transformers
 
-from tiltlm.core import Comparison, Example, Response, token_ids
+from tiltlm.core import Comparison, Example, NumericsError, Response, token_ids
 from tiltlm.distributed import Ranks
+from tiltlm.distributed.parallelism import Parallelism
 from tiltlm.distributed.wrapping import is_sharded, wrap
 from tiltlm.evaluation import draw_samples, measure_examples
 from tiltlm.evaluation.alike_pairs import mean_ches
 from tiltlm.evaluation.third_responses import choose_third_responses, third_logps, top_token_logps
 from tiltlm.logprobs import PolicyModule, ScoreModule
-from tiltlm.objectives import dpo, reward_model
+from tiltlm.objectives import dpo, reward_model, sft
 from tiltlm.reference.model import ModelReference
 from tiltlm.reference.weights import base_weights, other_weights
 from tiltlm.sampling import SamplingSettings, sample
 from tiltlm.sampling.decoding import Mixture
+from tiltlm.sampling.engines.rescoring import token_logps
 
 VOCABULARY, END = 40, 3
 MAX_TOKENS = 48
@@ -100,6 +103,10 @@ def passes(module: PolicyModule, reference: ModelReference, ranks: Ranks) -> dic
         "ref_logps": draws.ref_logps.tolist(),
         "kl": kl.k1.estimate,
         "third": third_logps(module, third, MAX_TOKENS, ranks).tolist(),
+        "token_logps": [
+            [logps.tolist() for logps in own]
+            for own in token_logps(module, prompts, [[s.response for s in own] for own in draws.samples], ranks)
+        ],
         "top": top_token_logps(module, rows, MAX_TOKENS, ranks).tolist(),
     }
 
@@ -127,7 +134,7 @@ def measured(ranks: Ranks, tied: bool, lora: bool, parallel: str | None) -> dict
     if parallel == "shard":
         policy.train()  # as it is between two steps
         for module in (policy, other):
-            wrap(module, ranks, "shard")
+            wrap(module, ranks, Parallelism("shard"))
             assert is_sharded(module)
     reference = ModelReference("reference", weights, None, MAX_TOKENS)
     found = passes(policy, reference, ranks)
@@ -142,8 +149,31 @@ def scored(ranks: Ranks, parallel: str | None) -> dict[str, Any]:
     """What the processes find about a reward model."""
     module = scorer()
     if parallel == "shard":
-        wrap(module, ranks, "shard")
+        wrap(module, ranks, Parallelism("shard"))
     return {"rows": measure_examples(module, examples(8), reward_model(0.1), None, MAX_TOKENS, ranks)}
+
+
+def not_finite(ranks: Ranks, parallel: str) -> list[str]:
+    """The errors about a policy with a damaged weight: every process must raise them, whatever its share is."""
+    module = policy_of(False, False)
+    with torch.no_grad():
+        module.get_input_embeddings().weight[examples(2)[1].prompt_ids[0]] = torch.nan
+    wrap(module, ranks, Parallelism(parallel))
+    rows = examples(2)
+    asked = {"seed": 7, "end_token_ids": [END], "ranks": ranks}
+    prompts = [row.prompt_ids for row in rows]
+    return [
+        raised(lambda: sample(module, prompts, 2, SamplingSettings(4), **asked)),
+        raised(lambda: measure_examples(module, rows, sft(), None, MAX_TOKENS, ranks)),
+    ]
+
+
+def raised(act: Callable[[], Any]) -> str:
+    try:
+        act()
+    except NumericsError as error:
+        return str(error)
+    return "nothing was raised"
 
 
 def main(folder: Path) -> None:
@@ -153,6 +183,7 @@ def main(folder: Path) -> None:
         for tied, lora in KINDS:
             found[parallel, tied, lora] = measured(ranks, tied, lora, parallel)
         found[parallel, "scorer"] = scored(ranks, parallel)
+        found[parallel, "not finite"] = not_finite(ranks, parallel)
     assert ranks.gather(pickle.dumps(found)) == [pickle.dumps(found)] * ranks.size, "the processes found unlike numbers"
     if ranks.is_first:
         (folder / "found.pickle").write_bytes(pickle.dumps(found))

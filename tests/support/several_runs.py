@@ -8,9 +8,9 @@ import shutil
 import sys
 from pathlib import Path
 
-from tiltlm.cli import launched
 from tiltlm.cli.console import start_logging
-from tiltlm.cli.main import app
+from tiltlm.cli.launched import fail_together
+from tiltlm.cli.main import app, described, end_with
 from tiltlm.core import RunError
 from tiltlm.distributed import Ranks
 
@@ -34,10 +34,5 @@ def main(folder: Path) -> None:
 
 if __name__ == "__main__":
     start_logging()
-    launched.WAIT_FOR_OTHERS = 1.0
-    try:
-        with launched.fail_together():
-            main(Path(sys.argv[1]))
-    except RunError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    with fail_together(described, end_with):
+        main(Path(sys.argv[1]))

@@ -22,9 +22,9 @@ PLANNED = {"online", "labeling"}
 """Packages to come, of which CONTRIBUTING.md and docs/architecture.md speak."""
 ELSEWHERE = {
     "--nproc-per-node", "--multi_gpu", "--logprobs-mode", "--generation-config", "--enable-lora", "--max-lora-rank",
-    "--lora-target-modules", "--host",
+    "--lora-target-modules", "--host", "--logdir", "--project",
 }  # fmt: skip
-"""Options of torchrun, accelerate, vLLM and SGLang."""
+"""Options of torchrun, accelerate, vLLM, SGLang, TensorBoard and trackio."""
 HISTORY = {"CHANGELOG.md"}
 """A page that speaks of what is no more."""
 

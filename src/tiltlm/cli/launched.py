@@ -1,37 +1,37 @@
 """Commands in several processes (`accelerate launch`, `torchrun`).
 
-Only rank 0 prints, and an error in any rank stops all ranks with one exit code. Without this, a failed process would
-leave the others waiting in collective operations. Failures are exchanged through the store by which the processes found
-each other.
+An error in any rank ends all ranks with one exit code, and one rank prints it: rank 0, or another one if rank 0 is
+lost. Without this, a failed process would leave the others waiting in collective operations.
 """
 
-import json
 import os
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import signal
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Never
 
-WAIT_FOR_OTHERS = 10.0
-"""Seconds to wait for the same error in the other processes."""
-LEAD = 1.0
-"""Seconds that the other processes wait before they end: a launcher ends all processes when the first one ends."""
+from tiltlm.distributed.launched import num_launched
+
+Described = Callable[[Exception], tuple[str, int] | None]
+"""Returns the message and the exit code of an error that is not a defect; None for a defect."""
 
 
 @contextmanager
-def fail_together() -> Iterator[None]:
+def fail_together(described: Described, print_error: Callable[[str], None]) -> Iterator[None]:
     """Wrap a whole command: if one process fails, all end with the same exit code and one of them prints the error.
 
-    The error is raised in the lowest failed rank that has one of our errors; the other processes end silently with its
-    exit code. A process that waits for a failed one notices when the connection breaks (gloo), or is ended by the
-    launcher (NCCL). Without a launcher this does nothing and imports nothing.
+    Without a launcher this does nothing and imports nothing.
 
-    Raises:
-        SystemExit: Another process prints the error.
+    Args:
+        described: Tells errors for the user from defects. The traceback of a defect is printed.
+        print_error: Prints a message.
+
     """
-    if os.environ.get("WORLD_SIZE", "1") == "1":
+    if num_launched() == 1:
         yield
         return
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else torch warns of every broken connection
     from tiltlm.distributed import Ranks
 
     ranks = Ranks.join()
@@ -40,33 +40,24 @@ def fail_together() -> Iterator[None]:
     except SystemExit as end:
         if not end.code:
             ranks.leave()
-        raise
-    except Exception as error:
-        codes = exit_codes(ranks.rank, ranks.size, error)
-        printing = min(codes, key=lambda rank: (codes[rank] is None, rank))
-        if codes[printing] is None or printing == ranks.rank:
             raise
-        time.sleep(LEAD)
-        sys.exit(codes[printing])
+        _end_all(end.code if isinstance(end.code, int) else 1, "", False, print_error)
+    except Exception as error:
+        if found := described(error):
+            _end_all(found[1], found[0], True, print_error)
+        _end_all(1, traceback.format_exc().rstrip(), False, print_error)
 
 
-def exit_codes(rank: int, size: int, error: Exception) -> dict[int, int | None]:
-    """Return the exit code of every failed process, this one among them.
+def _end_all(exit_code: int, text: str, is_ours: bool, print_error: Callable[[str], None]) -> Never:
+    """End this process together with all others; print the message if this is the process that prints."""
+    from tiltlm.distributed import watchdog
 
-    None means that the error is not one of ours; it may be the consequence of another process's failure.
-    """
-    from torch.distributed import distributed_c10d
-
-    from tiltlm.core.errors import TiltError
-
-    code = error.exit_code if isinstance(error, TiltError) else None
-    keys = [f"tiltlm/failed/{other}" for other in range(size)]
-    codes = {rank: code}
-    with suppress(RuntimeError):  # the process that hosts the store has ended: the launcher, or else rank 0
-        store = distributed_c10d._get_default_store()
-        store.set(keys[rank], json.dumps(code))
-        until = time.monotonic() + WAIT_FOR_OTHERS
-        while not store.check(keys) and time.monotonic() < until:  # `wait` would log messages of its own
-            time.sleep(0.05)
-        codes |= {other: json.loads(store.get(key)) for other, key in enumerate(keys) if store.check([key])}
-    return codes
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # launchers send it when another process has ended
+    dog = watchdog.active()
+    ending = dog.fail(exit_code, text, is_ours)
+    if ending is None:
+        watchdog.end_process(dog.exchange.decision or 1)
+    if ending.text:
+        print_error(ending.text)
+    dog.await_others()
+    watchdog.end_process(ending.exit_code)

@@ -103,18 +103,30 @@ def main() -> None:
 
         start_logging()
     try:
-        with fail_together():
+        with fail_together(described, end_with):
             app()
     except Exception as error:
-        from tiltlm.core.errors import TiltError
-
-        if isinstance(error, TiltError):
-            message, exit_code = str(error), error.exit_code
-        elif isinstance(error, OSError) and error.strerror:
-            message, exit_code = f"{error.filename or 'the operating system'}: {error.strerror}", 1
-        else:
+        if (found := described(error)) is None:
             raise
-        from tiltlm.cli.console import print_error
+        end_with(found[0])
+        sys.exit(found[1])
 
-        print_error(message)
-        sys.exit(exit_code)
+
+def described(error: Exception) -> tuple[str, int] | None:
+    """Return the message and the exit code of an error for the user; None for a defect of this program."""
+    from tiltlm.core.errors import TiltError
+
+    if isinstance(error, TiltError):
+        return str(error), error.exit_code
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'the operating system'}: {error.strerror}", 1
+    return None
+
+
+def end_with(message: str) -> None:
+    """Print the error that ends the command, and append it to log.txt of the run that it ends."""
+    from tiltlm.cli.console import print_error
+    from tiltlm.runs.log import append_error
+
+    print_error(message)
+    append_error(message)

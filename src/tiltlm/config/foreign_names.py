@@ -167,8 +167,8 @@ AXOLOTL: Mapping[str, str] = {
 """Name in axolotl → name in TRL; all other settings have one name in both."""
 
 NO_COUNTERPART: Mapping[str, str] = {
-    "push_to_hub": "upload the folder model/ of the run with `hf upload`",
-    "hub_model_id": "upload the folder model/ of the run with `hf upload`",
+    "push_to_hub": "`tiltlm train --push-to-hub NAME`, or `tiltlm push RUN NAME` afterwards",
+    "hub_model_id": "`tiltlm train --push-to-hub NAME`, or `tiltlm push RUN NAME` afterwards",
     "fp16": "matrix products are float32 or bfloat16 (model.precision)",
     "dtype": "weights stay float32; model.precision is about matrix products",
     "torch_dtype": "weights stay float32; model.precision is about matrix products",

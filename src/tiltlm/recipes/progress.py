@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
+from tiltlm.distributed.position import HERE
+
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
@@ -32,7 +34,9 @@ class ProgressCallback(Protocol):
 
 
 def silent(label: str, done: int, total: int, /, **figures: float) -> None:
-    """Ignore progress."""
+    """Show nothing. As with every callback here, the progress is noted as a sign of life of this process."""
+    del done, total, figures
+    HERE.note(label)
 
 
 @contextmanager
@@ -44,12 +48,22 @@ def display(progress: ProgressCallback | bool | None) -> Iterator[ProgressCallba
             the callback itself.
     """
     if callable(progress):
-        yield progress
+        yield progress if progress is silent else _noted(progress)
     elif progress:
         with show_progress() as draw:
-            yield draw
+            yield draw if draw is silent else _noted(draw)
     else:
         yield silent
+
+
+def _noted(progress: ProgressCallback) -> ProgressCallback:
+    """Return a callback that notes progress as a sign of life of this process, and passes it on."""
+
+    def note(label: str, done: int, total: int, /, **figures: float) -> None:
+        HERE.note(label)
+        progress(label, done, total, **figures)
+
+    return note
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tiltlm.core import RunError
 from tiltlm.objectives import compose
 from tiltlm.objectives.terms import reads_scores
+from tiltlm.recipes.runs.publishing import Published
 from tiltlm.report import RunReport, read_run, series_of, verdict_of, write_report
 from tiltlm.report.comparison.again import compare_again
 from tiltlm.report.comparison.page import TWIN as COMPARISON
@@ -44,6 +45,13 @@ class TrainedRun:
     """The numbers of `report.html`; `report.json` holds the same."""
     held_out: Sequence[Mapping[str, Any]] = ()
     """The rows of `examples`."""
+    published: Published | None = None
+    """Where the run was uploaded to, or why that failed; None if it was not asked for."""
+
+    @property
+    def exit_code(self) -> int:
+        """0; 1 if the run was to be uploaded and that failed. The run itself is finished in any case."""
+        return 0 if self.published is None else self.published.exit_code
 
     def __repr__(self) -> str:
         steps, rate = self.training.num_steps, self.training.learning_rate
@@ -131,6 +139,10 @@ class TrainedRun:
         lines += [f"report  {self.path / 'report.html'}  (open it in a browser)", f"model   {self.path / 'model'}"]
         if not reads_scores(compose(self.report.config["objective"])):  # a reward model does not answer
             lines.append(f"try it  {self._chat_command()}")
+        if self.published is not None:
+            lines.append(self.published.summary())
+            if self.published.error:
+                lines.append(f"again   tiltlm push {quote(str(self.path))} {self.published.name}")
         return "\n".join(lines)
 
     def _chat_command(self) -> str:

@@ -1,6 +1,6 @@
 """Run directories."""
 
-from tiltlm.runs.directory import RunDirectory, check_contents, check_output, check_sweep
+from tiltlm.runs.directory import RunDirectory, check_contents, check_output, check_start, check_sweep
 from tiltlm.runs.log import RunLog, run_log
 
 __all__ = [
@@ -8,6 +8,7 @@ __all__ = [
     "RunLog",
     "check_contents",
     "check_output",
+    "check_start",
     "check_sweep",
     "run_log",
 ]

@@ -6,23 +6,21 @@ checkpoints and the report.
 
 import os
 import shutil
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from tiltlm.core.errors import ConfigError, RunError, TiltError
+from tiltlm.core.errors import ConfigError, TiltError
+from tiltlm.distributed.launched import rank_timeout
+from tiltlm.runs import lock
 from tiltlm.runs.ending import ENDED, write_ending
-from tiltlm.runs.heartbeat import WRITER, beating, read_writer
-from tiltlm.storage.cache import try_lock
+from tiltlm.runs.lock import WriteLock
 from tiltlm.storage.files import check_writable, write_json, write_text
 
 if TYPE_CHECKING:
     from tiltlm.distributed.ranks import Ranks
-
-LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -36,14 +34,20 @@ class RunDirectory:
     """The file that marks a folder as a run directory. It is written first and deleted last."""
 
     path: Path
-    _lock: ExitStack | None
-    """Releases the lock when it is closed. Rank 0 holds the lock; the others have None and write nothing."""
+    _lock: WriteLock | None
+    """The right to write. Rank 0 has it; the others have None and write nothing."""
     is_new: bool = False
     """True if the run is not continued. An error of ours before its first record then removes what was written."""
 
     @classmethod
     def open(
-        cls, path: Path | str, *, resume: bool = False, overwrite: bool = False, ranks: "Ranks | None" = None
+        cls,
+        path: Path | str,
+        *,
+        resume: bool = False,
+        overwrite: bool = False,
+        ranks: "Ranks | None" = None,
+        waits: bool = False,
     ) -> "RunDirectory":
         """Make a run directory, or open an existing one, and lock it against a second writer.
 
@@ -52,16 +56,17 @@ class RunDirectory:
             resume: Continue the run in it.
             overwrite: Delete the run in it.
             ranks: The processes of the run, which all open it together. None means this process only.
+            waits: Wait for an earlier writer to end: this process may be its restart, on another machine.
 
         Raises:
             ConfigError: as `check_contents`.
             RunError: another process writes to it.
         """
         path = Path(path)
-        locks: list[ExitStack] = []
+        locks: list[WriteLock] = []
 
         def prepare() -> None:
-            locks.append(_prepare(path, resume, overwrite))
+            locks.append(_prepare(path, resume, overwrite, waits))
 
         prepare() if ranks is None else ranks.first(prepare)
         return cls(path, locks[0] if locks else None, not resume)
@@ -84,12 +89,14 @@ class RunDirectory:
     def write_json(self, name: str, value: Any) -> Path:
         """Write a JSON file atomically, in rank 0 only, and return its path."""
         if self._lock is not None:
+            self._lock.check()
             write_json(self.path / name, value)
         return self.path / name
 
     def write_text(self, name: str, text: str) -> Path:
         """Write a text file atomically, in rank 0 only, and return its path."""
         if self._lock is not None:
+            self._lock.check()
             write_text(self.path / name, text)
         return self.path / name
 
@@ -98,6 +105,15 @@ class RunDirectory:
         """True if the run has a checkpoint, a step, an evaluation or a round: something to continue from or to see."""
         has_metrics = self.metrics.exists() and self.metrics.stat().st_size > 0
         return has_metrics or self.checkpoints.exists() or (self.path / "rounds").exists()
+
+    def check_writer(self) -> None:
+        """Require that this process is still the writer; rank 0 calls it before it writes what others would keep.
+
+        Raises:
+            RunError: another process has taken over.
+        """
+        if self._lock is not None:
+            self._lock.check()
 
     def close(self) -> None:
         """Release the lock, so that another process may write here."""
@@ -109,7 +125,8 @@ class RunDirectory:
         if self._lock is not None:
             _empty(self.path)
             self.close()
-            (self.path / LOCK).unlink(missing_ok=True)
+            for name in lock.FILES:
+                (self.path / name).unlink(missing_ok=True)
             with suppress(OSError):  # not empty: another run has started here meanwhile
                 self.path.rmdir()
 
@@ -119,7 +136,9 @@ class RunDirectory:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(error, TiltError) and self.is_new and not self.has_records:
+        if isinstance(error, TiltError) and error.code == lock.TAKEN_OVER:
+            pass  # what is there is the other process's
+        elif isinstance(error, TiltError) and self.is_new and not self.has_records:
             self.remove()
         elif self._lock is not None:
             write_ending(self.path, error)
@@ -139,7 +158,7 @@ def check_contents(path: Path, resume: bool = False, overwrite: bool = False) ->
             code="conflict",
             key="--resume",
         )
-    others = [name for name in check_output(path) if name not in (LOCK, WRITER)]
+    others = [name for name in check_output(path) if name not in lock.FILES]
     holds_run = RunDirectory.MARKER in others
     if resume and not holds_run:
         raise ConfigError(
@@ -158,6 +177,22 @@ def check_contents(path: Path, resume: bool = False, overwrite: bool = False) ->
             code="not_empty",
             key="output",
         )
+
+
+def check_start(path: Path, resume: bool, overwrite: bool, resume_if_exists: bool) -> bool:
+    """Require that a run may start or continue in this folder as `check_contents` does; return whether it continues.
+
+    Raises:
+        ConfigError: as `check_contents`.
+    """
+    if resume_if_exists and (resume or overwrite):
+        other = "--resume" if resume else "--overwrite"
+        raise ConfigError(
+            f"--resume-if-exists and {other} exclude each other; choose one", code="conflict", key="--resume-if-exists"
+        )
+    continues = resume or (resume_if_exists and (path / RunDirectory.MARKER).is_file())
+    check_contents(path, continues, overwrite)
+    return continues
 
 
 def check_output(path: Path) -> list[str]:
@@ -199,46 +234,26 @@ def check_sweep(path: Path, resume: bool = False, overwrite: bool = False) -> No
         )
 
 
-def _prepare(path: Path, resume: bool, overwrite: bool) -> ExitStack:
+def _prepare(path: Path, resume: bool, overwrite: bool, waits: bool) -> WriteLock:
     """Make or open the directory as `RunDirectory.open` says, and return its lock."""
     check_contents(path, resume, overwrite)
     path.mkdir(parents=True, exist_ok=True)
-    lock = _locked(path)
+    own = lock.take(path, rank_timeout() + lock.STALE if waits else 0.0)
+    (path / ENDED).unlink(missing_ok=True)  # of a run that is continued
     if overwrite:
         _empty(path)
     marker = path / RunDirectory.MARKER
     if not marker.exists():
-        write_json(marker, {"format": 1, "created": _now()})
-    return lock
-
-
-def _locked(path: Path) -> ExitStack:
-    """Take the lock of a run directory. The system releases it when the process ends, however it ends."""
-    lock = ExitStack()
-    if not lock.enter_context(try_lock(path / LOCK)):
-        writer = read_writer(path)
-        raise RunError(
-            f"{path}: {'another process' if writer is None else f'{writer},'} is writing here; wait for it or stop it, "
-            "or choose another folder",
-            code="in_use",
-            key="output",
-        )
-    lock.enter_context(beating(path, _now()))
-    (path / ENDED).unlink(missing_ok=True)  # of a run that is continued
-    return lock
+        write_json(marker, {"format": 1, "created": lock.now()})
+    return own
 
 
 def _empty(path: Path) -> None:
     """Delete the contents of a run directory, its marker last, so that a kill leaves what is still marked as a run."""
     for entry in sorted(path.iterdir(), key=lambda p: p.name == RunDirectory.MARKER):
-        if entry.name in (LOCK, WRITER):
+        if entry.name in lock.FILES:
             continue
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
         else:
             entry.unlink()
-
-
-def _now() -> str:
-    """Return the present time in UTC."""
-    return datetime.now(UTC).isoformat(timespec="seconds")

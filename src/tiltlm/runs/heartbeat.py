@@ -31,27 +31,32 @@ class Writer:
     host: str
     since: str
     """ISO 8601."""
+    token: str = ""
+    """Tells this writer from every other one."""
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}, since {self.since}"
 
 
 @contextmanager
-def beating(folder: Path, since: str) -> Iterator[None]:
+def beating(folder: Path, writer: Writer) -> Iterator[None]:
     """Say in the block that this process writes to the folder. The file is removed at the end; a kill leaves it.
+
+    Where another process has taken over, the file is its own and is left alone.
 
     Args:
         folder: The run directory.
-        since: The present time, in ISO 8601.
+        writer: This process.
     """
     path = folder / WRITER
-    write_json(path, asdict(Writer(os.getpid(), socket.gethostname(), since)))
+    write_json(path, asdict(writer))
     ended = threading.Event()
 
     def beat() -> None:
         while not ended.wait(BEAT):
             with suppress(OSError):  # a disk that does not answer for a moment is no reason to end a run
-                os.utime(path)
+                if read_writer(folder) == writer:
+                    os.utime(path)
 
     thread = threading.Thread(target=beat, name="tiltlm-heartbeat", daemon=True)
     thread.start()
@@ -60,14 +65,15 @@ def beating(folder: Path, since: str) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
-        path.unlink(missing_ok=True)
+        if read_writer(folder) == writer:
+            path.unlink(missing_ok=True)
 
 
 def read_writer(folder: Path) -> Writer | None:
     """Return who writes to a run directory, or did when it was killed; None if nobody is named."""
     with suppress(OSError, ValueError, KeyError, TypeError):
         found = json.loads((folder / WRITER).read_text(encoding="utf-8"))
-        return Writer(int(found["pid"]), str(found["host"]), str(found["since"]))
+        return Writer(int(found["pid"]), str(found["host"]), str(found["since"]), str(found.get("token", "")))
     return None
 
 

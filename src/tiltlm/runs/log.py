@@ -9,6 +9,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 LOG = "log.txt"
+_FORMAT = logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%d %H:%M:%S")
+_newest: list[Path] = []
+"""The log file of this process's newest run."""
 
 
 class RunLog(logging.Handler):
@@ -17,7 +20,7 @@ class RunLog(logging.Handler):
     def __init__(self) -> None:
         """Keep messages from now on."""
         super().__init__(logging.DEBUG)
-        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%d %H:%M:%S"))
+        self.setFormatter(_FORMAT)
         self._kept: list[str] = []
         self._path: Path | None = None
 
@@ -29,6 +32,7 @@ class RunLog(logging.Handler):
     def write_to(self, folder: Path) -> None:
         """Write to log.txt in this folder: what was kept, and all messages from now on. A resumed run appends."""
         self._path = folder / LOG
+        _newest[:] = [self._path]
         self._write()
 
     def _write(self) -> None:
@@ -37,6 +41,15 @@ class RunLog(logging.Handler):
         with suppress(OSError), self._path.open("a", encoding="utf-8", errors="replace") as file:
             file.writelines(self._kept)  # a log that cannot be written is no reason to stop a run
         self._kept.clear()
+
+
+def append_error(message: str) -> None:
+    """Append the error that ended a command to the log of the run that it ended, if there is one."""
+    record = logging.LogRecord("tiltlm", logging.ERROR, "", 0, message, None, None)
+    for path in _newest:
+        with suppress(OSError), path.open("r+", encoding="utf-8", errors="replace") as file:
+            file.seek(0, 2)
+            file.write(_FORMAT.format(record) + "\n")
 
 
 class ToRoot(logging.Handler):

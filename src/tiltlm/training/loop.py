@@ -14,6 +14,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from tiltlm.core import Example, RunError
+from tiltlm.distributed.position import HERE
 from tiltlm.distributed.ranks import Ranks
 from tiltlm.distributed.wrapping import wrap
 from tiltlm.objectives.terms import Objective
@@ -109,7 +110,7 @@ def train_loop(
     try:
         return trainer.run(resume)
     finally:
-        trainer.recorder.close()
+        trainer.close()
 
 
 def build_trainer(
@@ -250,6 +251,7 @@ class Trainer:
                 self.signals.poll()
             except Interrupted as stop:
                 self.checkpoints.commit(self.state, self.window)
+                self.checkpoints.wait()
                 raise stop.after(self.state.step) from None
 
     def restore(self) -> bool:
@@ -305,11 +307,13 @@ class Trainer:
             self.signals.poll()
             if ends:
                 return self.finish()
+            self.checkpoints.poll()
             self.train_step()
 
     def train_step(self) -> None:
         """Take one optimiser step, or skip it if its loss or gradient is not finite."""
         state, started = self.state, time.perf_counter()
+        HERE.enter("train", state.step + 1)
         examples = [self.examples[i] for i in self.timetable.rows(state.step)]
         self.optimizer.zero_grad()
         with explained_out_of_memory(self.settings.max_tokens, self.checkpoints.newest_intact):
@@ -385,6 +389,7 @@ class Trainer:
     def evaluate(self) -> bool:
         """Evaluate the held-out examples as one step without gradient; return whether this is the best so far."""
         started = time.perf_counter()
+        HERE.enter("evaluate on held-out data", self.state.step)
         with explained_out_of_memory(self.settings.max_tokens, self.checkpoints.newest_intact):
             result = self.stepper.evaluate(self.held_out, memory=self.state.memory)
         record = {"eval_loss": result.loss}
@@ -400,6 +405,7 @@ class Trainer:
     def finish(self) -> TrainingResult:
         """Restore the best weights if `best_metric` is set, and return the result of the run."""
         state = self.state
+        self.checkpoints.wait()
         if state.best_step is not None and state.best_step != state.step:
             self.checkpoints.restore_weights(state.best_step)
             self.recorder.note(
@@ -414,3 +420,8 @@ class Trainer:
             best_step=state.best_step,
             best_value=state.best_value,
         )
+
+    def close(self) -> None:
+        """End what runs beside training: the thread that writes a checkpoint, and the trackers."""
+        self.checkpoints.close()
+        self.recorder.close()

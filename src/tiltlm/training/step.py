@@ -33,6 +33,7 @@ from tiltlm.core import (
 from tiltlm.core.logps import OF_REFERENCE, WITH_GRADIENT, Extra
 from tiltlm.core.views import Counts
 from tiltlm.diagnostics.step_metrics import MetricSums, metric_sums, sums_by_source
+from tiltlm.distributed.position import HERE
 from tiltlm.distributed.ranks import Ranks
 from tiltlm.distributed.wrapping import synchronised
 from tiltlm.objectives.parts.statistics import Memory
@@ -150,6 +151,11 @@ class Stepper:
             self._separable(packs_of_rank, counts, result, backward, observe)
         return result
 
+    def _begin(self, pack: Pack) -> None:
+        """Note that a pack begins, and stop the run here if that was asked for."""
+        HERE.at_row(pack.examples[0].id)
+        self.poll()
+
     def _live(self, examples: Sequence[Example]) -> Sequence[Example]:
         """Return the examples without samples whose forward changes nothing; at least one example."""
         if not isinstance(self.objective, PolicyGradient):
@@ -181,7 +187,7 @@ class Stepper:
                 )
         sums: list[Tensor] = []
         for pack in cut_into_packs(examples, self.max_tokens, self.ranks.size, statistic.reads)[self.ranks.rank]:
-            self.poll()
+            self._begin(pack)
             with torch.no_grad():
                 unpaired = to_device(UnpairedResponses.of(pack.examples, pack.slots), self.ranks.device)
                 part = statistic.sums(self.forward(pack.trees), unpaired)
@@ -207,7 +213,7 @@ class Stepper:
             balance = self._balance(own, first)
         done: list[tuple[Pack, Responses, View, tuple[Term, ...], Tensor]] = []
         for i, pack in enumerate(own):
-            self.poll()
+            self._begin(pack)
             with synchronised(self.module, last=i == len(own) - 1):
                 responses = self.forward(pack.trees, routing)
                 view = self._view(pack, out.baseline)
@@ -273,7 +279,7 @@ class Stepper:
         """Return the result of `forward` for each pack."""
         found: list[Responses] = []
         for pack in packs:
-            self.poll()
+            self._begin(pack)
             with torch.no_grad():
                 found.append(forward(pack))
         return found
@@ -327,7 +333,7 @@ class Stepper:
         own, extras = packs_of_rank[self.ranks.rank], self.objective.extras & WITH_GRADIENT
         start = sum(pack.num_targets for packs in packs_of_rank[: self.ranks.rank] for pack in packs if pack.counted)
         for i, pack in enumerate(own):
-            self.poll()
+            self._begin(pack)
             with synchronised(self.module, last=i == len(own) - 1):
                 again = self.policy_logps(pack.trees, extras, routing=balance is not None)
                 self._compare(first[i].token_logps, again.token_logps.detach(), pack)

@@ -1,15 +1,18 @@
 """One process prints an error and all end with its exit code; the store decides which, without long waits."""
 
-import json
 import sys
+import threading
 
 import pytest
 import torch.distributed as dist
 
 from support.errors import raises
 from tiltlm.cli import launched
+from tiltlm.cli.main import described
 from tiltlm.core import ConfigError, RunError
-from tiltlm.distributed import Ranks
+from tiltlm.distributed import Ranks, watchdog
+from tiltlm.distributed.board import Board
+from tiltlm.distributed.watchdog import Watchdog
 
 
 class ThisOneOf:
@@ -24,80 +27,111 @@ class ThisOneOf:
 
 @pytest.fixture
 def store(monkeypatch):
-    store = dist.HashStore()
-    monkeypatch.setattr(dist.distributed_c10d, "_get_default_store", lambda: store)
-    monkeypatch.setattr(launched, "WAIT_FOR_OTHERS", 0.1)
-    monkeypatch.setattr(launched, "LEAD", 0.0)
+    """The store of two processes, and short waits. The watchdogs of the test end with it."""
+    for name, seconds in {"GRACE": 0.3, "SILENCE": 1.0, "LEAD": 0.3, "PATIENCE": 3.0, "INTERVAL": 0.05}.items():
+        monkeypatch.setattr(watchdog, name, seconds)
+    monkeypatch.setattr(launched.signal, "signal", lambda *given: None)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    return store
+    yield dist.HashStore()
+    watchdog.unwatch()
 
 
-def end(monkeypatch, rank: int, error: Exception) -> None:
-    """End process `rank` with an error."""
-    monkeypatch.setattr(Ranks, "join", lambda: ThisOneOf(rank))
-    with launched.fail_together():
-        raise error
+@pytest.fixture
+def other(store):
+    """Return a function that starts the watchdog of the other process, in this one."""
+    started = []
+
+    def start(rank: int) -> Watchdog:
+        found = Watchdog(Board(store, rank, 2), 60.0)
+        found.exchange.start()
+        started.append(found)
+        return found
+
+    yield start
+    for each in started:
+        each.exchange.stop()
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-def test_an_error_that_no_other_process_has_is_raised_where_it_is(store, monkeypatch, rank):
-    with raises(RunError, "mine"):
-        end(monkeypatch, rank, RunError("mine", code="mine"))
+@pytest.fixture
+def end(store, monkeypatch):
+    """Return a function that ends process `rank` with an error, and returns its exit code and what it prints."""
+
+    def act(rank: int, error: BaseException) -> tuple[object, list[str]]:
+        printed: list[str] = []
+        monkeypatch.setattr(Ranks, "join", lambda: ThisOneOf(rank))
+        watchdog.unwatch()
+        dog = Watchdog(Board(store, rank, 2), 60.0)
+        dog.exchange.start()  # its own watch would end the process of the test
+        monkeypatch.setattr(watchdog, "_active", [dog])
+        monkeypatch.setattr(watchdog, "end_process", sys.exit)
+        with pytest.raises(SystemExit) as ended, launched.fail_together(described, printed.append):
+            raise error
+        return ended.value.code, printed
+
+    return act
 
 
-@pytest.mark.parametrize(
-    ("rank", "error"),
-    [
-        (1, ConfigError("the same", code="same")),
-        (1, RunError("another", code="another")),
-        (0, RuntimeError("connection closed")),
-    ],
-    ids=["the same", "another", "its consequence"],
-)
-def test_the_lowest_rank_with_an_error_of_ours_raises_it_and_the_others_end_with_its_exit_code(
-    store, monkeypatch, rank, error
-):
-    store.set(f"tiltlm/failed/{1 - rank}", json.dumps(2))
-    with pytest.raises(SystemExit) as ended:
-        end(monkeypatch, rank, error)
-    assert ended.value.code == 2
+def test_rank_0_prints_its_own_error(end, other):
+    other(1)
+    assert end(0, RunError("mine", code="mine")) == (1, ["mine"])
 
 
-def test_the_first_process_raises_its_own(store, monkeypatch):
-    store.set("tiltlm/failed/1", json.dumps(2))
-    with raises(RunError, "mine"):
-        end(monkeypatch, 0, RunError("mine", code="mine"))
+def test_rank_0_prints_the_error_of_another_rank_in_place_of_its_consequence(end, other):
+    other(1).exchange.report(2, "no such file", True)
+    assert end(0, RuntimeError("connection closed by peer")) == (2, ["rank 1: no such file"])
 
 
-def test_an_unexpected_error_is_raised_everywhere(store, monkeypatch):
-    """A bug needs its traceback."""
-    store.set("tiltlm/failed/0", json.dumps(None))
-    with pytest.raises(KeyError):
-        end(monkeypatch, 1, KeyError("bug"))
+def test_the_same_error_in_all_is_printed_once(end, other):
+    other(1).exchange.report(2, "the same", True)
+    assert end(0, ConfigError("the same", code="same")) == (2, ["the same"])
 
 
-def test_without_a_store_each_process_raises_its_own(store, monkeypatch):
-    def gone():
-        raise RuntimeError("connection refused")
-
-    monkeypatch.setattr(dist.distributed_c10d, "_get_default_store", gone)
-    with raises(RunError, "mine"):
-        end(monkeypatch, 1, RunError("mine", code="mine"))
+def test_another_rank_prints_nothing_and_ends_with_the_code_that_rank_0_decided(end, other):
+    first = other(0).exchange
+    threading.Timer(0.5, first.decide, [2]).start()
+    assert end(1, RunError("mine", code="mine")) == (2, [])
 
 
-@pytest.mark.parametrize(("code", "leaves"), [(0, True), (143, False)])
-def test_a_process_that_ends_without_an_error_leaves_the_group(store, monkeypatch, code, leaves):
+def test_another_rank_prints_where_rank_0_is_lost(end, store):
+    Board(store, 0, 2).write_beat(watchdog.Beat(1, 1, "elsewhere", 42, "train, step 3", "", False))
+    code, printed = end(1, RuntimeError("connection closed by peer"))
+    assert code == 1
+    assert printed[0].startswith("rank 0 (")
+
+
+def test_a_rank_that_ended_without_a_report_is_named(end, store):
+    Board(store, 1, 2).write_beat(watchdog.Beat(1, 1, "elsewhere", 42, "train, step 3", "", False))
+    code, printed = end(0, RuntimeError("connection closed by peer"))
+    assert code == 1
+    assert printed[0].startswith("rank 1 (process 42 on elsewhere)")
+
+
+def test_a_defect_is_printed_with_its_traceback(end, other):
+    other(1)
+    code, (printed,) = end(0, KeyError("bug"))
+    assert code == 1
+    assert "Traceback" in printed
+    assert "KeyError: 'bug'" in printed
+
+
+def test_a_signal_to_one_process_ends_all_without_a_message(end, other):
+    second = other(1)
+    assert end(0, SystemExit(143)) == (143, [])
+    assert second.exchange.decision == 143
+
+
+def test_a_process_that_ends_without_an_error_leaves_the_group(store, monkeypatch):
     ranks = ThisOneOf(0)
     monkeypatch.setattr(Ranks, "join", lambda: ranks)
-    with pytest.raises(SystemExit), launched.fail_together():
-        sys.exit(code)
-    assert ranks.left is leaves
+    with pytest.raises(SystemExit), launched.fail_together(described, print):
+        sys.exit(0)
+    assert ranks.left
 
 
 def test_one_process_joins_nothing(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     monkeypatch.setattr(Ranks, "join", lambda: pytest.fail("joined"))
-    with launched.fail_together():
+    with launched.fail_together(described, print):
         pass
-    with raises(RunError, "mine"), launched.fail_together():
+    with raises(RunError, "mine"), launched.fail_together(described, print):
         raise RunError("mine", code="mine")

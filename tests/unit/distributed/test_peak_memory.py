@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers
 
-from support.launching import launch
+from support.launching import launch_module
 from tiltlm.worlds import TextWorld
 
 pytestmark = pytest.mark.long
@@ -44,7 +44,7 @@ def peaks(folder: Path, tmp_path: Path, *flags: str) -> list[dict[str, float]]:
     """Return the peak of each part in each process, in MB above what it held before."""
     for name in WIDTHS:
         (tmp_path / name).symlink_to(folder / name)
-    launch("support.peak_memory", tmp_path, *flags, num=NUM, seconds=600)
+    launch_module("support.peak_memory", tmp_path, *flags, num=NUM, seconds=600)
     return json.loads((tmp_path / "peaks.json").read_text())
 
 

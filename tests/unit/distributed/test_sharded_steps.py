@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers
 
-from support.launching import launch
+from support.launching import launch_module
 from support.sharded_steps import MODELS, OBJECTIVES, SETTINGS, STEPS
 from tiltlm.worlds import TextWorld
 
@@ -35,7 +35,7 @@ def write_models(folder: Path) -> None:
 def test_several_processes_have_the_gradients_and_weights_of_one(num, tmp_path):
     """In float64, where rounding hides nothing: full and LoRA, tied and not, layers computed again or not."""
     write_models(tmp_path)
-    launch("support.sharded_steps", tmp_path, num=num, seconds=900)
+    launch_module("support.sharded_steps", tmp_path, num=num, seconds=900)
     results = json.loads((tmp_path / f"results-{num}.json").read_text())
     assert len(results) == len(WAYS[num]) * len(OBJECTIVES) * len(MODELS)
     rate = SETTINGS.learning_rate

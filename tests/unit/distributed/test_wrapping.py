@@ -149,6 +149,8 @@ def test_one_process_sums_and_gathers_itself():
     ranks = Ranks()
     assert ranks.sum([1.0, 2.0]) == [1.0, 2.0]
     assert ranks.gather("a") == ["a"]
+    assert ranks.map(str, [1, 2, 3]) == ["1", "2", "3"]
+    assert ranks.map(str, []) == []
     assert ranks.first(lambda: 3) == 3
     assert ranks.any(True)
     assert not ranks.any(False)

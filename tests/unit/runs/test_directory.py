@@ -10,7 +10,8 @@ import pytest
 
 from support.errors import raises
 from tiltlm.core import ConfigError, RunError
-from tiltlm.runs.directory import LOCK, RunDirectory
+from tiltlm.runs.directory import RunDirectory
+from tiltlm.runs.lock import LOCK
 from tiltlm.storage.files import write_json
 
 

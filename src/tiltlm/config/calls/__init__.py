@@ -1,8 +1,11 @@
 """The commands as Python functions: `tiltlm.train(...)`. The command line is made from them, see `command`."""
 
-from tiltlm.config.calls.training import preview, quickstart, score, sweep, train
+from tiltlm.config.calls.training import export, preview, quickstart, score, sweep, train
 
 # The splits keep the order of `--help`: training, answers and judges, then what is measured with them.
+# isort: split
+from tiltlm.config.calls.planning.estimating import estimate
+
 # isort: split
 from tiltlm.config.calls.loops import loop
 
@@ -24,7 +27,7 @@ from tiltlm.config.calls.frontiers import frontier
 from tiltlm.config.calls.methods import compare_methods
 
 # isort: split
-from tiltlm.config.calls.runs import runs_diff, runs_list
+from tiltlm.config.calls.runs import push, runs_diff, runs_list
 
 # isort: split
 from tiltlm.config.calls.data.agreeing import agreement
@@ -60,6 +63,8 @@ __all__ = [
     "compare",
     "compare_methods",
     "convert",
+    "estimate",
+    "export",
     "frontier",
     "judge",
     "judge_audit",
@@ -73,6 +78,7 @@ __all__ = [
     "label_tui",
     "loop",
     "preview",
+    "push",
     "quickstart",
     "runs_diff",
     "runs_list",

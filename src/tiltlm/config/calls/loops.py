@@ -38,6 +38,7 @@ def loop(
     accept_errors: bool = False,
     replay: str | Path | None = None,
     resume: bool = False,
+    resume_if_exists: bool = False,
     overwrite: bool = False,
     list: bool = False,
     progress: ProgressCallback | bool | None = True,
@@ -58,6 +59,8 @@ def loop(
         replay: Folder of a finished loop, whose samples and judgements are used: nothing is drawn or judged, and only
             examples, objective and training may be others.
         resume: Go on with the loop in the output folder; nothing that is there is drawn or judged again.
+        resume_if_exists: Go on with the loop if the output folder holds one, else start it: one command for the first
+            start and for every restart by torchrun, Slurm or Kubernetes. It waits for an earlier writer to end.
         overwrite: Delete the loop in the output folder and start again.
         list: Show the presets and run nothing.
         progress: True shows it: as a bar, in a notebook as a line. False: nothing is shown. A function is called with
@@ -85,7 +88,7 @@ def loop(
     from tiltlm.config.judges import read_judge
     from tiltlm.distributed.launched import in_first_process
     from tiltlm.recipes.online.loop_run import LoopRequest, LoopRunSettings
-    from tiltlm.runs import check_contents
+    from tiltlm.runs import check_start
 
     defaults = {} if chosen is None else dict(chosen.settings)
     resolved = resolve(LoopRunSettings, content, defaults, READS, **settings)
@@ -107,10 +110,10 @@ def loop(
         unaudited=unaudited,
         accept_errors=accept_errors,
         replay=None if replay is None else Path(replay),
-        resume=resume,
+        resume=in_first_process(lambda: check_start(resolved.output, resume, overwrite, resume_if_exists)),
         overwrite=overwrite,
+        waits=resume_if_exists,
     )
-    in_first_process(lambda: check_contents(resolved.output, resume, overwrite))
     with display(progress) as draw:
         announce_imports(draw)
         from tiltlm.recipes.online.loop import loop as recipe

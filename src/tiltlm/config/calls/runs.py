@@ -1,4 +1,4 @@
-"""The calls that look at runs which are there: a list, and two of them side by side. They change nothing."""
+"""The calls for runs that are there: a list, two of them side by side, and one on the hub. They change no run."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,8 +10,9 @@ if TYPE_CHECKING:
 
     from tiltlm.recipes.runs.difference import RunDifference
     from tiltlm.recipes.runs.listing import RunList
+    from tiltlm.recipes.runs.publishing import Published
 
-__all__ = ["runs_diff", "runs_list"]
+__all__ = ["push", "runs_diff", "runs_list"]
 
 
 @command(group="runs", arguments="folders", has_bar=False)
@@ -87,6 +88,30 @@ def runs_diff(a: str | Path, b: str | Path, *, html: str | Path | None = None, j
     if page is not None:
         check_file(page, "--html")
     return compare_runs(Path(a), Path(b), html=page, prints_json=json)
+
+
+@command(positionals={"run": "RUN", "name": "NAME"}, has_bar=False)
+def push(run: str | Path, name: str, *, public: bool = False, without_report: bool = False) -> "Published":
+    """Upload a finished run to the Hugging Face Hub.
+
+    Model, card and report go into one commit. The report shows prompts and responses of the data, and names of files.
+
+    Args:
+        run: A run directory.
+        name: Repository: NAME, which belongs to the user of the token, or OWNER/NAME. A new one is private.
+        public: Make a new repository public. One that exists keeps its visibility.
+        without_report: Upload the model and its card only.
+
+    Returns:
+        Where the run is now: `url`, `files`, `is_private`.
+
+    Raises:
+        ConfigError: The run has not finished, or the token may not write there.
+        RunError: The upload failed. Nothing of the run is changed, so it can be repeated.
+    """
+    from tiltlm.recipes.runs.publishing import publish
+
+    return publish(Path(run), name, public=public, with_report=not without_report)
 
 
 def _words(value: "str | Sequence[str] | None") -> list[str]:

@@ -1,4 +1,4 @@
-"""The calls that train, and those around them: quickstart, train, score, sweep, preview.
+"""The calls that train, and those around them: quickstart, train, score, sweep, export, preview.
 
 Settings are a YAML file (or its content) and keyword arguments that override it: sections (`model="path"`), dotted keys
 (`**{"training.seed": 1}`), or bare keys that only one section has (`beta=0.2`). Data may also be rows in memory: a list
@@ -11,20 +11,22 @@ then what needs the objective and so torch, and imports its recipe at the end.
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tiltlm.config.command import command
-from tiltlm.recipes.progress import ProgressCallback, display, quiet_libraries
+from tiltlm.recipes.progress import ProgressCallback, display, is_first, quiet_libraries
 
 if TYPE_CHECKING:
     from tiltlm.config.resolve import Config
     from tiltlm.data.token_preview import Previews
+    from tiltlm.recipes.runs.export import Exported
     from tiltlm.recipes.score import Scores
     from tiltlm.recipes.studies.sweep import Sweep
     from tiltlm.recipes.trained_run import TrainedRun
 
-__all__ = ["preview", "quickstart", "score", "sweep", "train"]
+__all__ = ["export", "preview", "quickstart", "score", "sweep", "train"]
 
 NO_OUTPUT = {"output": "."}
 """Default of commands that write no run; they do not use it."""
@@ -76,7 +78,9 @@ def train(
     /,
     *,
     resume: bool = False,
+    resume_if_exists: bool = False,
     overwrite: bool = False,
+    push_to_hub: str | None = None,
     progress: ProgressCallback | bool | None = True,
     **settings: Any,
 ) -> "TrainedRun":
@@ -85,13 +89,17 @@ def train(
     Args:
         config: A YAML file, or its content.
         resume: Continue the run in the output folder from its newest intact checkpoint.
+        resume_if_exists: Continue the run if the output folder holds one, else start it: one command for the first
+            start and for every restart by torchrun, Slurm or Kubernetes. It waits for an earlier writer to end.
         overwrite: Delete the run in the output folder and start again.
+        push_to_hub: Repository on the Hugging Face Hub, NAME or OWNER/NAME: model, card and report are uploaded at
+            the end. A new one is private. It is made before training, which shows that the token may write.
         progress: True shows it: as a bar, in a notebook as a line. False: nothing is shown. A function is called with
             label, units done, units in all, and figures to show.
         **settings: Overrides of `config`. Model, data, objective and output must be given in one of the two.
 
     Returns:
-        The finished run; its folder holds `model/` and `report.html`.
+        The finished run; its folder holds `model/` and `report.html`. If the upload fails, `published` says why.
 
     Raises:
         TiltError: Something is wrong. If it is found before the first step, nothing has been written.
@@ -99,13 +107,15 @@ def train(
     from tiltlm.config.resolve import draft
     from tiltlm.distributed.launched import in_first_process
     from tiltlm.recipes import run_settings as run
-    from tiltlm.runs import check_contents
+    from tiltlm.runs import check_start
 
     with display(progress) as draw:
         given = draft(run.RunSettings, config, **settings)
-        in_first_process(lambda: check_contents(given.settings.output, resume, overwrite))
+        output = given.settings.output
+        continues = in_first_process(lambda: check_start(output, resume, overwrite, resume_if_exists))
         run.check_before_training(given.settings)
         columns = run.check_inputs(given.settings)
+        repository = None if push_to_hub is None else checked_repository(push_to_hub)
         announce_imports(draw)
         resolved = given.complete()
         objective = resolved.build_objective()
@@ -114,7 +124,21 @@ def train(
         from tiltlm.recipes.train import train as recipe
 
         with quiet_libraries():
-            return recipe(resolved, resume=resume, overwrite=overwrite, progress=draw)
+            found = recipe(resolved, resume=continues, overwrite=overwrite, waits=resume_if_exists, progress=draw)
+            if repository is None or not is_first():
+                return found
+            draw("upload", 0, 0)
+            from tiltlm.recipes.runs.publishing import files_of, upload
+
+            return replace(found, published=upload(found.path, repository, dict(files_of(found.path))))
+
+
+def checked_repository(name: str) -> str:
+    """Return the whole name of a repository on the hub to which the first process may upload."""
+    from tiltlm.distributed.launched import in_first_process
+    from tiltlm.recipes.runs.publishing import check_publishing
+
+    return in_first_process(lambda: check_publishing(name, "--push-to-hub"))
 
 
 @command("model", "data", "objective", "reference", "store")
@@ -203,6 +227,56 @@ def sweep(
         with quiet_libraries():
             found = [SweepPoint(run.values, run.settings) for run in runs]
             return recipe(found, resume=resume, progress=draw)
+
+
+@command(positionals={"run": "RUN", "output": "FOLDER"})
+def export(
+    run: str | Path,
+    output: str | Path,
+    /,
+    *,
+    step: int | None = None,
+    adapter: bool = False,
+    progress: ProgressCallback | bool | None = True,
+) -> "Exported":
+    """Write a checkpoint of a run as a model folder.
+
+    The folder is what the run itself writes at its end: weights (an adapter is merged), configuration, tokenizer and
+    chat template. The run may have ended, may have been stopped, or may go on meanwhile. Checkpoints of any number of
+    processes are read by one.
+
+    Args:
+        run: Folder of a run of train or loop.
+        output: Folder to write; it must not exist.
+        step: Step of the checkpoint; without it, the newest one that is intact.
+        adapter: Write the adapter alone, which needs its base model, instead of the merged model.
+        progress: True shows it: as a bar, in a notebook as a line. False: nothing is shown. A function is called with
+            label, units done, units in all, and figures to show.
+
+    Returns:
+        `path` of the folder, `step`, and `digest` of the checkpoint.
+
+    Raises:
+        TiltError: Something is wrong; the message says what to change. Nothing is written then.
+    """
+    from tiltlm.config.documents import read_document
+    from tiltlm.config.resolve import resolve
+    from tiltlm.core import ConfigError
+    from tiltlm.recipes.online.loop_run import LoopRunSettings
+    from tiltlm.recipes.run_settings import RunSettings
+
+    config = Path(run) / "config.yaml"
+    if not config.is_file():
+        raise ConfigError(f"{run} is not the folder of a run: it has no config.yaml", code="no_run", key="run")
+    content = read_document(config)[0]
+    is_loop = "loop" in content
+    plain = {key: value for key, value in content.items() if key not in ("judge", "held_out_judge")}
+    settings = resolve(LoopRunSettings, plain) if is_loop else resolve(RunSettings, content)
+    with display(progress) as draw, quiet_libraries():
+        announce_imports(draw)
+        from tiltlm.recipes.runs.export import export as recipe
+
+        return recipe(Path(run), settings, Path(output), step=step, adapter=adapter, progress=draw)
 
 
 @command("model", "objective", argument="data")

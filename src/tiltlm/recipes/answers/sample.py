@@ -3,7 +3,9 @@
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
@@ -12,14 +14,15 @@ from tiltlm.core.notes import Note
 from tiltlm.data import Encoder
 from tiltlm.data.dataset import survey
 from tiltlm.data.distinct_prompts import Prompt, PromptSet, find_prompts
-from tiltlm.data.files.sources import Rows, read_rows
+from tiltlm.data.files.sources import Rows as DataRows
+from tiltlm.data.files.sources import read_rows
 from tiltlm.data.files.text_files import Row
 from tiltlm.data.rows.columns import detect_prompts
 from tiltlm.distributed import Ranks
 from tiltlm.logprobs.selfcheck import Choice
 from tiltlm.models import Policy, load_policy, load_tokenizer
 from tiltlm.models.folders import check_reachable, locate
-from tiltlm.recipes.answers.answers_file import check_output, open_answers
+from tiltlm.recipes.answers.answers_file import AnswersFile, Rows, check_output, open_answers
 from tiltlm.recipes.answers.sample_settings import SampleRequest, SampleSettings
 from tiltlm.recipes.answers.samples import Samples
 from tiltlm.recipes.prepare import encoder_of, note_all
@@ -86,26 +89,42 @@ def sample(
         found, settings.data, speaker.encoder, max_new_tokens=settings.sampling.max_new_tokens, limit=request.limit,
         too_long=request.too_long,
     )  # fmt: skip
-    note_all([*(found.notes if isinstance(found, Rows) else ()), *prompts.notes, *_notes(request)])
+    note_all([*(found.notes if isinstance(found, DataRows) else ()), *prompts.notes, *_notes(request)])
     return draw_answers(Call(settings, request, prompts, speaker, draws), progress)
 
 
-def draw_answers(call: "Call", progress: ProgressCallback = silent) -> Samples:
-    """Draw the answers of a call that are not on the disk already, and return all of them."""
-    request = call.request
-    if request.resume and request.output is not None and request.output.exists():
-        return _finished(request, call)
-    with open_answers(request, call.identity) as file:
-        num_finished = len(file.chunks)
-        for number, part in enumerate(call.parts):
-            if number >= num_finished:
-                file.append(*call.answer(part, number, progress))
-        file.finish()
-    dropped = file.dropped
+def draw_answers(call: "Call", progress: ProgressCallback = silent, ranks: Ranks | None = None) -> Samples:
+    """Draw the answers of a call that are not on the disk already, and return all of them.
+
+    Args:
+        call: What is drawn. With several processes they share the prompts of each chunk inside its engine.
+        progress: Called with the number of answers that are drawn.
+        ranks: Processes that draw together; all must call this function together, and rank 0 alone touches files. None:
+            this one alone.
+    """
+    request, ranks = call.request, ranks or Ranks()
+    if ranks.first(lambda: request.resume and request.output is not None and request.output.exists()):
+        return ranks.first(lambda: _finished(request, call))
+    with ExitStack() as stack:
+        files: list[AnswersFile] = []  # one in rank 0, none in the others
+
+        def begin() -> int:
+            files.append(stack.enter_context(open_answers(request, call.identity)))
+            return len(files[0].chunks)
+
+        def end() -> tuple[Rows, Counter[str]]:
+            files[0].finish()
+            return files[0].rows, files[0].dropped
+
+        num_finished = ranks.first(begin)
+        for number, part in enumerate(call.parts[num_finished:], num_finished):
+            chunk = call.answer(part, number, progress)
+            ranks.first(partial(lambda rows, causes: files[0].append(rows, causes), *chunk))
+        rows, dropped = ranks.first(end)
     if dropped:
         extra = {"event": "answers_dropped", "causes": dict(dropped)}
         log.warning("%d answers are missing: %s", dropped.total(), dict(dropped), extra=extra)
-    answers = tuple(to_answers(Row(f"answers[{i}]", row)) for i, row in enumerate(file.rows))
+    answers = tuple(to_answers(Row(f"answers[{i}]", row)) for i, row in enumerate(rows))
     return Samples(answers, request.output, dict(dropped))
 
 

@@ -92,6 +92,7 @@ def measure_policy(
         max_tokens=max_tokens,
         progress=lambda done, total: progress(label, done, total),
         ranks=ranks,
+        draw=ready.draw,
     )
     return Measurement(rows, draws)
 
@@ -137,7 +138,8 @@ def margin_reference(ready: Prepared, settings: RunSettings, *, trained: bool) -
 def kl_reference(ready: Prepared, settings: RunSettings) -> Reference:
     """Return the reference of the KL, which can score new samples; their log-probabilities are not stored.
 
-    After full fine-tuning the untrained weights are no longer in memory. They are loaded again, for this measurement.
+    After full fine-tuning the untrained weights are no longer in memory. They are loaded again, for this measurement,
+    as the policy was: whole, or in shards.
     """
     assert isinstance(ready.policy, Policy), "a reward model has no KL"
     if not starts_at_kl_reference(ready):
@@ -145,7 +147,8 @@ def kl_reference(ready: Prepared, settings: RunSettings) -> Reference:
         return build_reference(uncached, ready.policy, is_needed=True, max_tokens=settings.training.max_tokens)
     if ready.untrained is not None:
         return ready.untrained
-    loaded_again = load_policy(settings.model, ready.policy.module.device, ready.policy.choice)
+    policy = ready.policy
+    loaded_again = load_policy(settings.model, policy.module.device, policy.choice, sharding=policy.sharding)
     return ModelReference("initial", other_weights(loaded_again.module), None, settings.training.max_tokens)
 
 

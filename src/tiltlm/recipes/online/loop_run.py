@@ -71,6 +71,8 @@ class LoopRequest:
     """Folder of a loop whose samples and judgements are used."""
     resume: bool = False
     overwrite: bool = False
+    waits: bool = False
+    """Wait for an earlier writer of the output folder to end."""
 
     @property
     def is_own_judge(self) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tiltlm.core import ResponseLogps
+from tiltlm.core import ResponseLogps, build_trees
 from tiltlm.core.example import Example
 from tiltlm.distributed import Ranks
 from tiltlm.objectives import compose
@@ -17,13 +17,12 @@ from tiltlm.objectives.shapes.rollouts import PolicyGradient
 from tiltlm.online.cards import Card, steered
 from tiltlm.online.examples.corrections import corrected, effective_share
 from tiltlm.online.rounds import RoundFolder, old_logps, with_old_logps
-from tiltlm.recipes.online.drawing.draws import interleaved, share
 from tiltlm.recipes.online.drawing.loop_engines import behaviours_of
 from tiltlm.recipes.online.loop_run import LoopRunSettings
 from tiltlm.reference.build import LARGER
 from tiltlm.sampling.answers import AnswerRow, read_answers
 from tiltlm.training import Trainer
-from tiltlm.training.packs import cut_into_packs
+from tiltlm.training.packs import Pack, cut_into_packs
 from tiltlm.training.step import Stepper
 
 RoundExamples = tuple[RoundFolder, Sequence[Example]]
@@ -91,6 +90,8 @@ class RoundTraining:
             self.trainer.next_round, fingerprint=digest, first_step=first, restarts=self.settings.loop.restarts
         )
         start(examples)
+        if self.needs_reference and (reference := self.trainer.stepper.reference) is not None:
+            reference.ensure_together(build_trees(examples)[0])
         effective = None
         objective, correction = self.trainer.stepper.objective, self.settings.correction
         is_corrected = correction.kind != "none"
@@ -140,29 +141,33 @@ class RoundTraining:
         return [[None] * len(example.responses) for example in examples]
 
     def token_numbers(self, examples: Sequence[Example]) -> NDArray[np.float32]:
-        """Return what `token_numbers_of` says of the policy of now, of which each process computes a share."""
-        stepper = replace(self.trainer.stepper, module=self.trainer.policy)  # unwrapped: shares have unlike many packs
-        mine = share(examples, self.ranks)
-        parts = split_by_example(token_numbers_of(stepper, mine), mine) if mine else []
-        return np.concatenate(interleaved(self.ranks.gather(parts), len(examples)), axis=1)
+        """Return what `token_numbers_of` says of the policy of now."""
+        stepper = replace(self.trainer.stepper, module=self.trainer.policy)  # unwrapped: nothing is trained
+        return token_numbers_of(stepper, examples)
 
 
 def token_numbers_of(stepper: Stepper, examples: Sequence[Example]) -> NDArray[np.float32]:
     """Return the log-probability of every scored token of all samples, in their order, and with a critic the values.
 
+    The processes of the stepper share the forwards; all call it together.
+
     Returns:
         [1, M], or [2, M] with the values in the second row.
     """
-    found: dict[tuple[int, int], NDArray[np.float32]] = {}  # by the object: two rows of data may have one id
-    (packs,) = cut_into_packs(examples, LARGER * stepper.max_tokens, 1)
-    for pack in packs:
+
+    def numbers_of(pack: Pack) -> list[NDArray[np.float32]]:
+        """Return the numbers of each response of a pack."""
         with torch.no_grad():
             responses = stepper.policy_logps(pack.trees, stepper.objective.extras)
         assert isinstance(responses, ResponseLogps)
         numbers = torch.stack([responses.token_logps, *responses.extras.values()]).float().cpu()
-        pieces = torch.split(numbers, responses.num_tokens.tolist(), dim=1)
+        return [piece.numpy() for piece in torch.split(numbers, responses.num_tokens.tolist(), dim=1)]
+
+    (packs,) = cut_into_packs(examples, LARGER * stepper.max_tokens, 1)
+    found: dict[tuple[int, int], NDArray[np.float32]] = {}  # by the object: two rows of data may have one id
+    for pack, pieces in zip(packs, stepper.ranks.map(numbers_of, packs), strict=True):
         for example, slots in zip(pack.examples, pack.slots, strict=True):
-            found |= {(id(example), k): pieces[slot].numpy() for k, slot in enumerate(slots)}
+            found |= {(id(example), k): pieces[slot] for k, slot in enumerate(slots)}
     return np.concatenate([found[id(one), k] for one in examples for k in range(len(one.responses))], axis=1)
 
 
@@ -170,9 +175,3 @@ def all_samples(folder: RoundFolder, refills: int) -> list[AnswerRow]:
     """Return the samples of a round and of its refills."""
     paths = [folder.samples_of(refill) for refill in range(refills + 1)]
     return [row for path in paths if path.exists() for row in read_answers(path)]
-
-
-def split_by_example(numbers: NDArray[np.float32], examples: Sequence[Example]) -> list[NDArray[np.float32]]:
-    """Return the columns of each example, of numbers of all scored tokens."""
-    lengths = [sum(response.num_tokens for response in one.responses) for one in examples]
-    return np.split(numbers, np.cumsum(lengths)[:-1], axis=1)

@@ -75,7 +75,7 @@ class Engine(Protocol):
         end_token_ids: Sequence[int],
         progress: Progress | None = None,
     ) -> Batch:
-        """Draw n answers to each prompt.
+        """Draw n answers to each prompt. Processes that draw together call it together, with equal arguments.
 
         Args:
             prompts: Token ids, distinct.

@@ -10,13 +10,14 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from tiltlm.core.errors import ConfigError, RunError
 from tiltlm.core.example import TokenIds, token_ids
+from tiltlm.distributed import Ranks
 from tiltlm.logprobs import PolicyModule
 from tiltlm.logprobs.module import evaluating
 from tiltlm.sampling.drawing import SamplingSettings
@@ -33,6 +34,8 @@ class GenerateBatchEngine:
 
     policy: PolicyModule
     digest: str
+    ranks: Ranks = field(default_factory=Ranks)
+    """Processes that share the prompts of a draw, and call it together. Each has the whole model."""
     name: str = "generate_batch"
     is_exact: bool = False
 
@@ -59,20 +62,33 @@ class GenerateBatchEngine:
                 code="not_supported",
                 key="engine.name",
             )
+        own = prompts[self.ranks.rank :: self.ranks.size]
+        answers = self._draw(own, n, settings, seed, end_token_ids) if own else []
+        if progress is not None:
+            progress(n * len(prompts), n * len(prompts))
+        of_ranks = self.ranks.gather(answers)
+        return Batch([of_ranks[k % len(of_ranks)][k // len(of_ranks)] for k in range(len(prompts))], Counter())
+
+    def _draw(
+        self,
+        prompts: Sequence[TokenIds],
+        n: int,
+        settings: SamplingSettings,
+        seed: int,
+        end_token_ids: Sequence[int],
+    ) -> list[list[EngineAnswer]]:
+        """Draw the answers of this process to its share of the prompts."""
         seed = int.from_bytes(
             hashlib.blake2b(f"{seed}/{prompts[0].tobytes()!r}".encode(), digest_size=4).digest(), "big"
         )
         with evaluating(self.policy), self.policy.stock_attention(), _quiet():
-            found = model.generate_batch(
+            found = self.policy.bare_model.generate_batch(
                 [prompt.tolist() for prompt in prompts],
                 generation_config=_generation(settings, n, end_token_ids),
                 continuous_batching_config=_batching(self.policy, prompts, n, settings, seed),
                 warmup=False,
             )
-        answers = list(_by_prompt(found, len(prompts), n, set(end_token_ids), settings))
-        if progress is not None:
-            progress(n * len(prompts), n * len(prompts))
-        return Batch(with_logps(self.policy, prompts, answers), Counter())
+        return with_logps(self.policy, prompts, list(_by_prompt(found, len(prompts), n, set(end_token_ids), settings)))
 
 
 def _generation(settings: SamplingSettings, n: int, end_token_ids: Sequence[int]) -> Any:

@@ -1,12 +1,13 @@
 """The own sampler as an engine: exact, in this process."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from tiltlm.core.example import TokenIds
+from tiltlm.distributed import Ranks
 from tiltlm.logprobs import PolicyModule
 from tiltlm.sampling.decoding import Mixture
 from tiltlm.sampling.drawing import SamplingSettings
@@ -21,6 +22,8 @@ class OwnEngine:
     policy: PolicyModule
     digest: str
     mixture: Mixture | None = None
+    ranks: Ranks = field(default_factory=Ranks)
+    """Processes that share the prompts of a draw, and call it together."""
     name: str = "own"
     is_exact: bool = True
 
@@ -41,7 +44,7 @@ class OwnEngine:
             if progress is not None:
                 progress(count * tokens // most, count)
 
-        asked: dict[str, Any] = {"seed": seed, "end_token_ids": end_token_ids, "progress": show}
+        asked: dict[str, Any] = {"seed": seed, "end_token_ids": end_token_ids, "progress": show, "ranks": self.ranks}
         if self.mixture is not None and self.mixture.is_alone:
             with self.mixture.in_place():
                 samples = sample(self.mixture.module, prompts, n, settings, **asked)

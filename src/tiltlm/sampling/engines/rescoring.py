@@ -8,6 +8,7 @@ import torch
 
 from tiltlm.core.example import Response, TokenIds
 from tiltlm.core.forest import Tree, pack_trees
+from tiltlm.distributed import Ranks
 from tiltlm.logprobs import PolicyModule
 from tiltlm.logprobs.module import evaluating
 from tiltlm.sampling.engines.engine import EngineAnswer, Floats32
@@ -29,18 +30,32 @@ def with_logps(
 
 @torch.no_grad()
 def token_logps(
-    policy: PolicyModule, prompts: Sequence[TokenIds], responses: Sequence[Sequence[Response]]
+    policy: PolicyModule,
+    prompts: Sequence[TokenIds],
+    responses: Sequence[Sequence[Response]],
+    ranks: Ranks | None = None,
 ) -> list[list[Floats32]]:
-    """Return the log-probability of every token of responses to each prompt, as this policy's forward computes it."""
-    found: list[list[Floats32]] = []
+    """Return the log-probability of every token of responses to each prompt, as this policy's forward computes it.
+
+    Args:
+        policy: The policy.
+        prompts: Token ids of each prompt.
+        responses: The responses to each prompt.
+        ranks: Processes that share the forwards; all must call this function together, with equal arguments. None: this
+            one alone.
+    """
+    asked = [(i, part) for i, own in enumerate(responses) for part in _parts(prompts[i], own)]
+
+    def score(one: tuple[int, list[Response]]) -> list[Floats32]:
+        i, part = one
+        scored = policy(pack_trees([Tree(prompts[i], tuple(part))]))
+        pieces = torch.split(scored.token_logps.float().cpu(), scored.num_tokens.tolist())
+        return [piece.numpy() for piece in pieces]
+
+    found: list[list[Floats32]] = [[] for _ in prompts]
     with evaluating(policy):
-        for prompt, own in zip(prompts, responses, strict=True):
-            logps: list[Floats32] = []
-            for part in _parts(prompt, own):
-                scored = policy(pack_trees([Tree(prompt, tuple(part))]))
-                pieces = torch.split(scored.token_logps.float().cpu(), scored.num_tokens.tolist())
-                logps += [piece.numpy() for piece in pieces]
-            found.append(logps)
+        for (i, _), logps in zip(asked, (ranks or Ranks()).map(score, asked), strict=True):
+            found[i] += logps
     return found
 
 

@@ -24,7 +24,7 @@ class Service(Protocol):
 
 
 class TensorBoard:
-    """Event files in the run directory, which `tensorboard --logdir` reads while they grow."""
+    """Event files in the run directory, which TensorBoard reads while they grow."""
 
     def __init__(self, folder: Path, identity: str, config: Mapping[str, Any]) -> None:
         del identity  # the folder says which run it is

@@ -1,11 +1,10 @@
 """Who speaks in the rounds of a loop: the policy, rivals, and the policy about its own samples.
 
-Answers that are on the disk are read, and the others are drawn. Several processes each answer a share of the prompts,
-and all of them get all answers. Only the first process writes the file that the loop reads.
+Answers that are on the disk are read, and the others are drawn. Several processes draw together: each answers a share
+of the prompts, and all of them get all answers. Only the first process touches files.
 """
 
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -29,7 +28,7 @@ from tiltlm.recipes.prepare import encoder_of
 from tiltlm.recipes.progress import ProgressCallback
 from tiltlm.reference import Reference
 from tiltlm.reference.model import ModelReference
-from tiltlm.sampling.answers import AnswerRow, read_answers, to_plain, write_plain_rows
+from tiltlm.sampling.answers import AnswerRow
 from tiltlm.sampling.decoding import Mixture
 
 Item = TypeVar("Item")
@@ -92,27 +91,21 @@ class Draws:
             name: What is drawn and when; another name has another seed.
             mixture: The reference, and its share in what draws; None: the policy alone.
         """
-        draw = partial(self._draw, number, n=n, name=name, mixture=mixture)
-        if self.ranks.size == 1:
-            return draw(prompts, path)
         if self.settings.engine.is_server:  # which has processes of its own
-            return self.ranks.first(lambda: draw(prompts, path))
-        known = self.ranks.first(lambda: read_answers(path) if path.exists() else None)
-        if known is not None:
-            return Samples(tuple(known), path)
-        part = path.with_name(f"{path.name.partition('.')[0]}-{self.ranks.rank}-of-{self.ranks.size}.jsonl")
-        mine = share(prompts, self.ranks)
-        drawn = draw(mine, part) if mine else Samples((), None)
-        found = self.ranks.gather((drawn.rows, drawn.dropped))
-        rows = interleaved([rows for rows, _ in found], len(prompts))
-        self.ranks.first(lambda: write_plain_rows(path, [to_plain(row) for row in rows]))
-        part.unlink(missing_ok=True)
-        return Samples(tuple(rows), path, dict(sum((Counter(dropped) for _, dropped in found), Counter())))
+            return self.ranks.first(lambda: self._draw(number, prompts, n, path, name, mixture, Ranks()))
+        return self._draw(number, prompts, n, path, name, mixture, self.ranks)
 
     def _draw(
-        self, number: int, prompts: Sequence[Prompt], path: Path, *, n: int, name: str, mixture: Mixture | None
+        self,
+        number: int,
+        prompts: Sequence[Prompt],
+        n: int,
+        path: Path,
+        name: str,
+        mixture: Mixture | None,
+        ranks: Ranks,
     ) -> Samples:
-        """Return the answers of this process to some prompts, of which those in the file are not drawn again."""
+        """Return the answers that these processes draw together, of which those in the file are not drawn again."""
         sampling = self.settings.sampling
         chosen = replace(self.prompts, prompts=tuple(prompts))
         seed = seed_of(name, self.settings.loop.seed)
@@ -120,7 +113,8 @@ class Draws:
         engine = self.engine.of(number, f"{self.prompts.digest} {name}", mixture)
         speaker = Speaker(engine, self.prompts.encoder, self.policy.end_token_ids)
         settings = SampleSettings(self.settings.model, self.settings.data, sampling)
-        return draw_answers(Call(settings, request, chosen, speaker, {sampling.temperature: sampling}), self.progress)
+        call = Call(settings, request, chosen, speaker, {sampling.temperature: sampling})
+        return draw_answers(call, self.progress, ranks)
 
 
 def share(items: Sequence[Item], ranks: Ranks) -> list[Item]:

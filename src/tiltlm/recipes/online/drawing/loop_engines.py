@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tiltlm.core.example import Example, Response, TokenIds
+from tiltlm.distributed import Ranks
 from tiltlm.models import Policy
 from tiltlm.online.rounds import RoundFolder
 from tiltlm.recipes.answers.samples import Samples
@@ -40,6 +41,8 @@ class LoopEngine:
     """Used only if the engine is a server."""
     run: Path
     """The run directory."""
+    ranks: Ranks
+    """Processes that share the prompts of a draw where the samples are drawn in process."""
 
     def of(self, number: int, digest: str, mixture: Mixture | None) -> Engine:
         """Return what draws in a round; nothing is sent before it draws.
@@ -50,10 +53,10 @@ class LoopEngine:
             mixture: The reference, and its share in what draws; None: the policy alone.
         """
         if self.settings.is_exact or mixture is not None:
-            return OwnEngine(self.policy.module, digest, mixture)
+            return OwnEngine(self.policy.module, digest, mixture, self.ranks)
         if self.settings.is_server:
             return _Served(self, number, digest)
-        return GenerateBatchEngine(self.policy.module, digest)
+        return GenerateBatchEngine(self.policy.module, digest, self.ranks)
 
     def ready(self, number: int) -> ServerEngine:
         """Return the server with the weights of a round, which it has proved to have.
