@@ -4,7 +4,7 @@ A `Reference` adds its log-probabilities to those of the policy. This module has
 reference that compute nothing.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -83,15 +83,8 @@ class Reference:
         return False
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return the weights of a reference that moves, on the CPU, for a checkpoint."""
+        """Return the weights of a reference that moves: a checkpoint keeps them, and is read into them."""
         return {}
-
-    def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Set the weights of a reference that moves to those that `tensors` returned.
-
-        Raises:
-            RunError: they are weights of another model.
-        """
 
     def audit(self, num: int = 8) -> int:  # noqa: ARG002
         """Recompute `num` of the sequences that `ensure` found in the store, and return how many were compared."""

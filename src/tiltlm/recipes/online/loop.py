@@ -72,8 +72,10 @@ from tiltlm.reference.moving import MovingReference
 from tiltlm.report import to_plain
 from tiltlm.report.studies.rounds import SHOWN, LoopRecord, write_rounds
 from tiltlm.runs import RunDirectory, run_log
+from tiltlm.runs.chat import Chat
 from tiltlm.sampling.answers import AnswerRow, read_answers
 from tiltlm.training import build_trainer
+from tiltlm.training.guards import explained_stop
 from tiltlm.training.optim.optimizer import learning_rate_factor, whole_weights
 
 log = logging.getLogger(__name__)
@@ -104,6 +106,7 @@ def loop(settings: LoopRunSettings, request: LoopRequest, *, progress: ProgressC
         prompts = read_prompts(settings, policy)
         refuse_different({"prompts": prompts.digest, "model": model_digest(policy.module)}, ranks)
         with (
+            explained_stop("what is done is kept. Continue with --resume"),
             RunDirectory.open(
                 settings.output, resume=request.resume, overwrite=request.overwrite, ranks=ranks, waits=request.waits
             ) as run,
@@ -208,6 +211,7 @@ class Rounds:
             max_tokens=settings.training.max_tokens,
         )
         ranks.first(lambda: describe(run, {**to_plain(settings), **request.judges}))
+        Chat(prompts.encoder.given_template, prompts.end_token_id).write(run)
         origin = origin_of(policy, model_digest(policy.module))
         if isinstance(objective, PolicyGradient) and objective.critic is not None:
             policy.module.add_value_head(shares_body=settings.critic.shares_body)
@@ -262,8 +266,9 @@ class Rounds:
                 cards.append(known or self.run_round(len(cards), folder))
                 stop = find_stop(cards, self.settings.stop, self.ranks.first(lambda: self.clock.hours))
             training.commit()
+            training.trainer.checkpoints.wait()
         finally:
-            training.trainer.recorder.close()
+            training.trainer.close()
         stop = stop or Stop("rounds", "all rounds are done")
         log.info("the loop ends: %s", stop.text, extra={"event": "loop_stopped", "rule": stop.rule})
         if stop.best is not None:
