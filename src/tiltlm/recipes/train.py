@@ -308,12 +308,17 @@ def short(name: str) -> str:
 
 
 def save(ready: Prepared, folder: Path, ranks: Ranks) -> None:
-    """Write the trained policy of a run; see `save_model`. All processes call it together."""
+    """Write the trained policy of a run; see `save_model`."""
+    save_together(ready.policy, ready.data.encoder, ready.data.end_token_id, folder, ranks)
+
+
+def save_together(policy: Policy | Scorer, encoder: Encoder, end: int, folder: Path, ranks: Ranks) -> None:
+    """Write a trained policy as `save_model` does: rank 0 a whole one, all a sharded one. All processes call it."""
 
     def act() -> None:
-        save_model(ready.policy, ready.data.encoder, ready.data.end_token_id, folder)
+        save_model(policy, encoder, end, folder)
 
-    if ready.policy.sharding is None:
+    if policy.sharding is None:
         ranks.first(act)
     else:
         act()
