@@ -1,8 +1,11 @@
 """The commands as Python functions: `tiltlm.train(...)`. The command line is made from them, see `command`."""
 
-from tiltlm.config.calls.training import preview, quickstart, score, sweep, train
+from tiltlm.config.calls.training import export, preview, quickstart, score, sweep, train
 
 # The splits keep the order of `--help`: training, answers and judges, then what is measured with them.
+# isort: split
+from tiltlm.config.calls.planning.estimating import estimate
+
 # isort: split
 from tiltlm.config.calls.loops import loop
 
@@ -60,6 +63,8 @@ __all__ = [
     "compare",
     "compare_methods",
     "convert",
+    "estimate",
+    "export",
     "frontier",
     "judge",
     "judge_audit",
