@@ -22,7 +22,7 @@ PLANNED = {"online", "labeling"}
 """Packages to come, of which CONTRIBUTING.md and docs/architecture.md speak."""
 ELSEWHERE = {
     "--nproc-per-node", "--multi_gpu", "--logprobs-mode", "--generation-config", "--enable-lora", "--max-lora-rank",
-    "--lora-target-modules", "--host", "--logdir", "--project",
+    "--lora-target-modules", "--host", "--logdir", "--project", "--max-restarts", "--standalone", "--rdzv-backend",
 }  # fmt: skip
 """Options of torchrun, accelerate, vLLM, SGLang, TensorBoard and trackio."""
 HISTORY = {"CHANGELOG.md"}
