@@ -18,7 +18,7 @@ from tiltlm.core.finite import not_finite
 from tiltlm.core.forest import pack_trees
 from tiltlm.core.notes import Note
 from tiltlm.distributed.sharding import Sharding
-from tiltlm.distributed.wrapping import local_part
+from tiltlm.distributed.wrapping import is_sharded, local_part
 from tiltlm.logprobs.checkpointing import enable_checkpointing
 from tiltlm.logprobs.module import ForestModule
 from tiltlm.logprobs.policy import PolicyModule
@@ -122,8 +122,7 @@ def load_policy(
     module = PolicyModule(made.model, made.choice.layout, made.precision, made.choice.head, made.choice.trims)
     module.is_exact = made.choice.is_exact
     if skeleton is not None:
-        skeleton.fill(module, half=made.precision == "bf16", has_new_adapter=settings.lora is not None)
-        _refuse_not_finite(module, located, sharding)
+        _fill(skeleton, module, located, settings)
     notes = [*made.notes, *_prepare_kernels(module, settings)]
     end_token_id, end_token_ids = _end_tokens(tokenizer, base)
     names = ", ".join(repr(tokenizer.convert_ids_to_tokens(i)) for i in end_token_ids)
@@ -167,13 +166,7 @@ def load_scorer(
     module = ScoreModule(made.model, made.choice.layout, made.precision, made.choice.trims)
     module.is_exact = made.choice.is_exact
     if skeleton is not None:
-        skeleton.fill(
-            module,
-            half=made.precision == "bf16",
-            has_new_adapter=settings.lora is not None,
-            whole_precision=(module.score_head(),),
-        )
-        _refuse_not_finite(module, located, sharding)
+        _fill(skeleton, module, located, settings, (module.score_head(),))
     notes = [*made.notes, *_prepare_kernels(module, settings)]
     notes.append(
         Note(
@@ -204,9 +197,32 @@ def _prepare_kernels(module: ForestModule, settings: ModelSettings) -> list[Note
         forest = pack_trees(probe_trees(module.config) * 8)  # as long as a real row
         notes += [Note(f"attention {route}", code="attention_route") for route in module.attention_routes(forest)]
     if settings.compile:
-        module.compile_layers()
+        if not is_sharded(module):
+            module.compile_layers()
         notes.append(Note("decoder layers are compiled at their first call", code="compiled"))
     return notes
+
+
+def _fill(
+    skeleton: Skeleton,
+    module: ForestModule,
+    located: Located,
+    settings: ModelSettings,
+    whole_precision: tuple[torch.nn.Module, ...] = (),
+) -> None:
+    """Shard a module, give it its weights, and refuse damaged ones.
+
+    Layers are compiled before: the hooks that gather their weights stay outside.
+    """
+    if settings.compile:
+        module.compile_layers()
+    skeleton.fill(
+        module,
+        half=module.precision == "bf16",
+        has_new_adapter=settings.lora is not None,
+        whole_precision=whole_precision,
+    )
+    _refuse_not_finite(module, located, skeleton.sharding)
 
 
 class _Made(NamedTuple):
