@@ -65,7 +65,7 @@ def whole(train, data, tmp_path_factory):
     return results(folder)
 
 
-@pytest.mark.parametrize("moment", ["before the write", "in the write"])
+@pytest.mark.parametrize("moment", [pytest.param("before the write", marks=pytest.mark.long), "in the write"])
 def test_a_disk_that_is_full_at_a_checkpoint(train, data, disk, whole, tmp_path, monkeypatch, moment):
     """The checkpoint before is intact, nothing half is left, and with space again the run is the unbroken one."""
     commit, run = checkpoint.commit, disk.path / "run"
@@ -90,6 +90,7 @@ def test_a_disk_that_is_full_at_a_checkpoint(train, data, disk, whole, tmp_path,
     assert results(run) == whole
 
 
+@pytest.mark.long
 def test_a_disk_that_is_full_when_the_model_is_written(train, data, disk, whole, monkeypatch):
     from tiltlm.recipes import train as recipe
 
@@ -110,6 +111,7 @@ def test_a_disk_that_is_full_when_the_model_is_written(train, data, disk, whole,
     assert results(run) == whole
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("setting", ["reference.store", "data.cache"])
 def test_a_disk_that_is_full_at_a_cache(train, data, disk, whole, tmp_path, setting):
     """The run had not begun, so nothing of it is left; with space again the same command does it."""
@@ -150,7 +152,7 @@ except TiltError as error:
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit of a process's memory is read and set as Linux does")
 @pytest.mark.parametrize("what", ["tensor", "bytes"])
 def test_a_process_that_gets_no_more_memory(tmp_path, what):
@@ -173,7 +175,7 @@ def start(command, environment=None):
     return subprocess.Popen(command, env={**os.environ, **(environment or {})}, **pipes)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_second_writer_is_refused_and_changes_nothing(train, model, data, whole, tmp_path):
     """The first process stands still while the second one tries; then it goes on as if it had been alone."""
     run, config = tmp_path / "run", tmp_path / "config.yaml"
