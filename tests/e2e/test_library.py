@@ -76,6 +76,7 @@ def calls(model, data, trained, tmp_path_factory):
         "train": lambda: tiltlm.train(objective="dpo", output=new(), **short),
         "score": lambda: tiltlm.score(model=model, data=data, objective="simpo"),
         "sweep": lambda: tiltlm.sweep(None, {"beta": [0.1, 0.5]}, objective="dpo", output=new(), **short),
+        "export": lambda: tiltlm.export(tiltlm.train(objective="dpo", output=new(), **short).path, new()),
         "check": lambda: tiltlm.check(data=data),
         "convert": lambda: tiltlm.convert(data, folder / f"{next(count)}.jsonl", to="openai", lossy=True),
         "split": lambda: tiltlm.split(data=data, output=new(), eval=0.3),

@@ -149,7 +149,7 @@ def moving(ranks, folder, lora, parallel="replicate"):
         )  # fmt: skip
     reshard(policy)
     weights = {key: full_tensor(p.detach()).clone() for key, p in policy.named_parameters() if p.requires_grad}
-    return weights | {f"reference {key}": tensor for key, tensor in reference.tensors().items()}
+    return weights | {f"reference {key}": full_tensor(tensor).clone() for key, tensor in reference.tensors().items()}
 
 
 def stopped_and_resumed(ranks, folder):

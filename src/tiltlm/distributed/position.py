@@ -34,10 +34,14 @@ class Position:
         self.phase, self.step, self.row = phase, step, None
         self.ticks += 1
 
+    def tick(self) -> None:
+        """Note that this process is at work, from any thread: the main thread may wait for it."""
+        self.ticks += 1
+
     def note(self, phase: str) -> None:
         """Note progress of a phase; the step stays as long as the phase does."""
         if phase == self.phase:
-            self.ticks += 1
+            self.tick()
         else:
             self.enter(phase)
 

@@ -6,7 +6,7 @@ Accelerate finds the device and starts the process group. With one process every
 import gc
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -17,7 +17,7 @@ from torch.distributed import distributed_c10d
 
 from tiltlm.core.errors import ConfigError, RunError
 from tiltlm.distributed.board import Board
-from tiltlm.distributed.launched import num_launched, rank_timeout
+from tiltlm.distributed.launched import check_restarts, num_launched, rank_timeout
 from tiltlm.distributed.watchdog import unwatch, watch
 
 Item = TypeVar("Item")
@@ -37,6 +37,8 @@ class Ranks:
     rank: int = 0
     size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    group: Any = None
+    """The group through which values are exchanged; None: that of the launcher."""
 
     @classmethod
     def join(cls, cpu: bool = False) -> "Ranks":
@@ -45,7 +47,8 @@ class Ranks:
         A watchdog then watches them until `leave`.
 
         Raises:
-            ConfigError: the environment variable of the watchdog's limit is not a number.
+            ConfigError: the environment variable of the watchdog's limit is not a number, or torchrun could not restart
+                the processes.
             RunError: the others were not there in time.
         """
         cpu = cpu or not torch.cuda.is_available()
@@ -53,7 +56,8 @@ class Ranks:
             return cls(device=torch.device("cpu" if cpu else "cuda"))
         from accelerate import PartialState  # imported here: it takes seconds, and one process does not need it
 
-        rank_timeout()  # a wrong value is refused before anything is waited for
+        rank_timeout()  # what is wrong is refused before anything is waited for
+        check_restarts()
         try:
             state = PartialState(cpu=cpu, timeout=START_LIMIT)
         except RuntimeError as error:
@@ -87,6 +91,16 @@ class Ranks:
             )
         return cls.join()
 
+    def apart(self) -> "Ranks":
+        """Return the same processes with a group of their own, on the CPU. All processes must call it together.
+
+        A thread exchanges values through it while training uses the other group.
+        """
+        if self.size == 1:
+            return self
+        group = dist.new_group(backend="gloo", timeout=LONGEST_WAIT)
+        return replace(self, device=torch.device("cpu"), group=group)
+
     def leave(self) -> None:
         """Leave the process group at the end of the process, when all have done their work.
 
@@ -113,7 +127,7 @@ class Ranks:
     def sum_tensor(self, tensor: Tensor) -> Tensor:
         """Sum a tensor over all processes, in place, and return it."""
         if self.size > 1:
-            dist.all_reduce(tensor)
+            dist.all_reduce(tensor, group=self.group)
         return tensor
 
     def any(self, flag: bool) -> bool:
@@ -125,7 +139,7 @@ class Ranks:
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
-        dist.all_gather_object(values, value)
+        dist.all_gather_object(values, value, group=self.group)
         return values
 
     def map(self, act: Callable[[Item], Value], items: Sequence[Item]) -> list[Value]:
@@ -151,8 +165,23 @@ class Ranks:
                 outcome[0] = act()
             except Exception as error:  # every process must raise it, or the others would wait for ever
                 outcome[1] = error
-        dist.broadcast_object_list(outcome, src=0, device=self.device)
+        dist.broadcast_object_list(outcome, src=0, device=self.device, group=self.group)
         if outcome[1] is not None:
             raise outcome[1]
         value: Value = outcome[0]
         return value
+
+    def together(self, act: Callable[[], Value]) -> list[Value]:
+        """Call `act` in every process and return the results by rank. An error in one is raised in every process."""
+        if self.size == 1:
+            return [act()]
+        own: list[Any] = [None, None]
+        try:
+            own[0] = act()
+        except Exception as error:  # the others would wait for ever
+            own[1] = error
+        outcomes = self.gather(own)
+        for _, found in outcomes:
+            if found is not None:
+                raise found
+        return [value for value, _ in outcomes]

@@ -4,13 +4,12 @@ With a fixed reference the optimum is π_ref · exp(r/β). Every update moves th
 continues from the new reference. With a fixed reference the policy would need a smaller β to move as far.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
-from tiltlm.core.errors import RunError
-from tiltlm.distributed.wrapping import full_tensor, laid_out_as, local_part, reshard
+from tiltlm.distributed.wrapping import laid_out_as, local_part, reshard
 from tiltlm.logprobs import PolicyModule
 from tiltlm.reference.digests import model_digest
 from tiltlm.reference.model import ModelReference
@@ -69,23 +68,8 @@ class MovingReference(ModelReference):
             local_part(frozen).lerp_(local_part(laid_out_as(tensor, frozen)), self._rate)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return the reference's own weights for a checkpoint, on the CPU."""
-        return {name: full_tensor(tensor).cpu() for name, tensor in self._frozen.items()}
-
-    def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Set the reference's weights to those of a checkpoint.
-
-        Raises:
-            RunError: they are weights of another model.
-        """
-        if differing := sorted(set(self._frozen) ^ set(tensors)):
-            raise RunError(
-                f"the moving reference in the checkpoint is of another model: {len(differing)} names of weights differ,"
-                f" such as {differing[0]}",
-                code="other_model",
-            )
-        for name, tensor in tensors.items():
-            self._frozen[name].copy_(laid_out_as(tensor, self._frozen[name]))
+        """Return the reference's own weights. A checkpoint keeps them, and is read into them."""
+        return self._frozen
 
 
 def _trained(policy: PolicyModule) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ A `Reference` adds its log-probabilities to those of the policy. This module has
 reference that compute nothing.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -48,6 +48,13 @@ class Reference:
         """Make the log-probabilities of all these sequences available. Only missing ones are computed."""
         return Computed(0, 0)
 
+    def ensure_together(self, trees: Sequence[Tree]) -> None:
+        """Bring all these log-probabilities into the memory of every process that shares sharded weights.
+
+        Each computes a share of them. They call it together, with equal trees. Whole weights do nothing here: a process
+        computes what it misses when it needs it.
+        """
+
     def attach(self, responses: ResponseLogps, trees: Sequence[Tree]) -> ResponseLogps:  # noqa: ARG002
         """Return the responses of `pack_trees(trees)` with the reference's log-probabilities added."""
         return responses
@@ -76,15 +83,8 @@ class Reference:
         return False
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return the weights of a reference that moves, on the CPU, for a checkpoint."""
+        """Return the weights of a reference that moves: a checkpoint keeps them, and is read into them."""
         return {}
-
-    def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Set the weights of a reference that moves to those that `tensors` returned.
-
-        Raises:
-            RunError: they are weights of another model.
-        """
 
     def audit(self, num: int = 8) -> int:  # noqa: ARG002
         """Recompute `num` of the sequences that `ensure` found in the store, and return how many were compared."""

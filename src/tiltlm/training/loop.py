@@ -20,7 +20,7 @@ from tiltlm.distributed.wrapping import wrap
 from tiltlm.objectives.terms import Objective
 from tiltlm.reference import Reference
 from tiltlm.runs.directory import RunDirectory
-from tiltlm.training.allocator import keep_freed_memory
+from tiltlm.training.allocator import settle
 from tiltlm.training.checkpoints.manager import CheckpointManager
 from tiltlm.training.guards import (
     Interrupted,
@@ -110,7 +110,7 @@ def train_loop(
     try:
         return trainer.run(resume)
     finally:
-        trainer.recorder.close()
+        trainer.close()
 
 
 def build_trainer(
@@ -145,7 +145,7 @@ def build_trainer(
     """
     ranks = ranks or Ranks()
     if ranks.device.type == "cpu":
-        keep_freed_memory()
+        settle(settings.parallelism.is_sharded)
     settings.check_held_out(len(held_out))
     timetable = Timetable.of(examples, fingerprint, settings)
     num_all, num_trained = (sum(p.numel() for p in ps) for ps in (policy.parameters(), trainable(policy).values()))
@@ -251,6 +251,7 @@ class Trainer:
                 self.signals.poll()
             except Interrupted as stop:
                 self.checkpoints.commit(self.state, self.window)
+                self.checkpoints.wait()
                 raise stop.after(self.state.step) from None
 
     def restore(self) -> bool:
@@ -306,6 +307,7 @@ class Trainer:
             self.signals.poll()
             if ends:
                 return self.finish()
+            self.checkpoints.poll()
             self.train_step()
 
     def train_step(self) -> None:
@@ -403,6 +405,7 @@ class Trainer:
     def finish(self) -> TrainingResult:
         """Restore the best weights if `best_metric` is set, and return the result of the run."""
         state = self.state
+        self.checkpoints.wait()
         if state.best_step is not None and state.best_step != state.step:
             self.checkpoints.restore_weights(state.best_step)
             self.recorder.note(
@@ -417,3 +420,8 @@ class Trainer:
             best_step=state.best_step,
             best_value=state.best_value,
         )
+
+    def close(self) -> None:
+        """End what runs beside training: the thread that writes a checkpoint, and the trackers."""
+        self.checkpoints.close()
+        self.recorder.close()

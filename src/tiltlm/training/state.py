@@ -20,7 +20,9 @@ from tiltlm.training.recorder import MetricsRecord
 from tiltlm.training.step import StepResult
 from tiltlm.training.training_settings import TrainingSettings
 
-CADENCE = {"eval_every", "save_every", "keep_checkpoints", "log_every", "trackers", "max_bad_steps"}
+CADENCE = {
+    "eval_every", "save_every", "keep_checkpoints", "async_checkpoints", "log_every", "trackers", "max_bad_steps"
+}  # fmt: skip
 """Settings that may change when a run is resumed: they do not change what is computed."""
 OF_MODEL = "model "
 """Prefix of the parts of an identity that describe the model (`reference.model_facts`)."""

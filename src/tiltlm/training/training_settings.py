@@ -92,6 +92,10 @@ class TrainingSettings:
     keep_checkpoints: int = 2
     """Number of newest checkpoints to keep on disk; the best one is kept in addition, and the one before the newest
     until a later step has a finite loss."""
+    async_checkpoints: bool | None = None
+    """Write a checkpoint in a thread while training goes on, from a copy of its tensors in the host's memory. None: on
+    GPUs, where the copy is made anyway, and not on CPUs, where it would take memory and the thread would slow the
+    steps."""
     log_every: int = 1
     """Steps per line of metrics.jsonl; values are means over them."""
     trackers: tuple[str, ...] = ()

@@ -1,6 +1,6 @@
 """The commands as Python functions: `tiltlm.train(...)`. The command line is made from them, see `command`."""
 
-from tiltlm.config.calls.training import preview, quickstart, score, sweep, train
+from tiltlm.config.calls.training import export, preview, quickstart, score, sweep, train
 
 # The splits keep the order of `--help`: training, answers and judges, then what is measured with them.
 # isort: split
@@ -64,6 +64,7 @@ __all__ = [
     "compare_methods",
     "convert",
     "estimate",
+    "export",
     "frontier",
     "judge",
     "judge_audit",

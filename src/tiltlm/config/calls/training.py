@@ -1,4 +1,4 @@
-"""The calls that train, and those around them: quickstart, train, score, sweep, preview.
+"""The calls that train, and those around them: quickstart, train, score, sweep, export, preview.
 
 Settings are a YAML file (or its content) and keyword arguments that override it: sections (`model="path"`), dotted keys
 (`**{"training.seed": 1}`), or bare keys that only one section has (`beta=0.2`). Data may also be rows in memory: a list
@@ -21,11 +21,12 @@ from tiltlm.recipes.progress import ProgressCallback, display, is_first, quiet_l
 if TYPE_CHECKING:
     from tiltlm.config.resolve import Config
     from tiltlm.data.token_preview import Previews
+    from tiltlm.recipes.runs.export import Exported
     from tiltlm.recipes.score import Scores
     from tiltlm.recipes.studies.sweep import Sweep
     from tiltlm.recipes.trained_run import TrainedRun
 
-__all__ = ["preview", "quickstart", "score", "sweep", "train"]
+__all__ = ["export", "preview", "quickstart", "score", "sweep", "train"]
 
 NO_OUTPUT = {"output": "."}
 """Default of commands that write no run; they do not use it."""
@@ -226,6 +227,56 @@ def sweep(
         with quiet_libraries():
             found = [SweepPoint(run.values, run.settings) for run in runs]
             return recipe(found, resume=resume, progress=draw)
+
+
+@command(positionals={"run": "RUN", "output": "FOLDER"})
+def export(
+    run: str | Path,
+    output: str | Path,
+    /,
+    *,
+    step: int | None = None,
+    adapter: bool = False,
+    progress: ProgressCallback | bool | None = True,
+) -> "Exported":
+    """Write a checkpoint of a run as a model folder.
+
+    The folder is what the run itself writes at its end: weights (an adapter is merged), configuration, tokenizer and
+    chat template. The run may have ended, may have been stopped, or may go on meanwhile. Checkpoints of any number of
+    processes are read by one.
+
+    Args:
+        run: Folder of a run of train or loop.
+        output: Folder to write; it must not exist.
+        step: Step of the checkpoint; without it, the newest one that is intact.
+        adapter: Write the adapter alone, which needs its base model, instead of the merged model.
+        progress: True shows it: as a bar, in a notebook as a line. False: nothing is shown. A function is called with
+            label, units done, units in all, and figures to show.
+
+    Returns:
+        `path` of the folder, `step`, and `digest` of the checkpoint.
+
+    Raises:
+        TiltError: Something is wrong; the message says what to change. Nothing is written then.
+    """
+    from tiltlm.config.documents import read_document
+    from tiltlm.config.resolve import resolve
+    from tiltlm.core import ConfigError
+    from tiltlm.recipes.online.loop_run import LoopRunSettings
+    from tiltlm.recipes.run_settings import RunSettings
+
+    config = Path(run) / "config.yaml"
+    if not config.is_file():
+        raise ConfigError(f"{run} is not the folder of a run: it has no config.yaml", code="no_run", key="run")
+    content = read_document(config)[0]
+    is_loop = "loop" in content
+    plain = {key: value for key, value in content.items() if key not in ("judge", "held_out_judge")}
+    settings = resolve(LoopRunSettings, plain) if is_loop else resolve(RunSettings, content)
+    with display(progress) as draw, quiet_libraries():
+        announce_imports(draw)
+        from tiltlm.recipes.runs.export import export as recipe
+
+        return recipe(Path(run), settings, Path(output), step=step, adapter=adapter, progress=draw)
 
 
 @command("model", "objective", argument="data")

@@ -33,7 +33,7 @@ from tiltlm.sampling.answers import AnswerRow
 from tiltlm.sampling.engines.engine import EngineAnswer
 from tiltlm.sampling.engines.rescoring import with_logps
 from tiltlm.training.checkpoints import files as checkpoint
-from tiltlm.training.optim.optimizer import restore_policy
+from tiltlm.training.checkpoints.tensors import restore_policy
 
 log = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
 """The optimiser and the learning rate: AdamW from torch or bitsandbytes, schedules from transformers.
 
-The learning rate is a pure function of the step, and the optimiser state is a set of named tensors. A checkpoint
-therefore needs only a counter and safetensors, nothing pickled.
+The learning rate is a pure function of the step, and the optimiser state is a set of named tensors
+(`training/checkpoints/tensors.py`). A checkpoint therefore needs only a counter and safetensors, nothing pickled.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -12,17 +12,14 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from transformers import get_scheduler
 
-from tiltlm.core.errors import RunError
 from tiltlm.core.finite import not_finite
-from tiltlm.distributed.wrapping import full_tensor, laid_out_as, local_part, reshard
-from tiltlm.training.optim.quantised import allocate, build_quantised
+from tiltlm.distributed.wrapping import full_tensor, local_part, reshard
+from tiltlm.training.optim.quantised import build_quantised
 from tiltlm.training.training_settings import TrainingSettings
 
 FUSED = {"cpu", "cuda", "mps", "xpu"}
 VALUE_HEAD = "value_head."
 """In the names of the parameters of a critic (`PolicyModule.add_value_head`)."""
-CONSTANTS = {"qmap1", "qmap2"}
-"""State of an 8-bit optimiser that no checkpoint needs: the values of its 256 codes, the same for every parameter."""
 
 
 def trainable(policy: nn.Module) -> dict[str, nn.Parameter]:
@@ -120,82 +117,8 @@ def ruined_weights(policy: nn.Module) -> list[str]:
     return not_finite({name: local_part(p.detach()) for name, p in trainable(policy).items()})
 
 
-def optimizer_tensors(policy: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
-    """Return the optimiser state as `parameter.moment` → whole tensor on the CPU; empty before the first step."""
-    reshard(policy)  # the state belongs to the shards
-    return {
-        f"{name}.{moment}": full_tensor(torch.as_tensor(state[moment])).cpu()
-        for name, _, state, moment in _entries(policy, optimizer)
-    }
-
-
-def _entries(policy: nn.Module, optimizer: Optimizer) -> list[tuple[str, nn.Parameter, dict[str, Any], str]]:
-    """Return (name of a parameter, parameter, its state, key in the state) for all that a checkpoint holds."""
-    found = [(name, p, optimizer.state[p]) for name, p in trainable(policy).items() if p in optimizer.state]
-    return [(*entry, moment) for entry in found for moment in entry[2] if moment not in CONSTANTS]
-
-
-@torch.no_grad()
-def restore_optimizer(policy: nn.Module, optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Set the optimiser state to tensors from `optimizer_tensors`.
-
-    Raises:
-        RunError: the tensors belong to other parameters or to another optimiser.
-    """
-    if not tensors:
-        return
-    if isinstance(optimizer, AdamW):
-        for p in trainable(policy).values():
-            moments = {moment: torch.zeros_like(p) for moment in ("exp_avg", "exp_avg_sq")}
-            optimizer.state[p] = {"step": torch.zeros((), device=p.device), **moments}
-    else:
-        allocate(optimizer)
-    entries = {f"{name}.{moment}": (p, state, moment) for name, p, state, moment in _entries(policy, optimizer)}
-    if different := sorted(set(entries) ^ set(tensors)):
-        raise RunError(
-            "the optimiser state in the checkpoint belongs to another model: "
-            f"{len(different)} names differ, for example {different[0]}",
-            code="other_optimizer_state",
-        )
-    for name, (p, state, moment) in entries.items():
-        if isinstance(state[moment], Tensor):
-            state[moment].copy_(laid_out_as(tensors[name], p) if state[moment].shape == p.shape else tensors[name])
-        else:  # a count of steps
-            state[moment] = int(tensors[name])
-
-
 def whole_weights(policy: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Yield the trainable weights by name, one whole tensor at a time; all processes must read on together."""
     reshard(policy)
     for name, p in trainable(policy).items():
         yield name, full_tensor(p.detach())
-
-
-def policy_tensors(policy: nn.Module) -> dict[str, Tensor]:
-    """Return the trainable weights as whole tensors on the CPU, by name; all processes must call it together."""
-    return {name: tensor.cpu() for name, tensor in whole_weights(policy)}
-
-
-@torch.no_grad()
-def restore_policy(policy: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Set the trainable weights to tensors from `policy_tensors`.
-
-    Raises:
-        RunError: the tensors belong to another model.
-    """
-    reshard(policy)  # gathered weights are copies: what is written to them is lost
-    parameters = trainable(policy)
-    if different := sorted(set(parameters) ^ set(tensors)):
-        raise RunError(
-            "the weights in the checkpoint belong to another model: "
-            f"{len(different)} names differ, for example {different[0]}",
-            code="other_model",
-        )
-    for name, p in parameters.items():
-        if p.shape != tensors[name].shape:
-            raise RunError(
-                f"the checkpoint belongs to another model: {name} has the shape {list(tensors[name].shape)} there and "
-                f"{list(p.shape)} in this model",
-                code="other_model",
-            )
-        p.copy_(laid_out_as(tensors[name], p))

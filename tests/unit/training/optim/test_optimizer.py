@@ -6,14 +6,11 @@ import torch
 from support.errors import raises
 from support.toy_training import ToyPolicy
 from tiltlm.core import RunError
+from tiltlm.training.checkpoints.tensors import optimizer_tensors, policy_tensors, restore_optimizer, restore_policy
 from tiltlm.training.optim.optimizer import (
     build_optimizer,
     clip_gradients,
     learning_rate_factor,
-    optimizer_tensors,
-    policy_tensors,
-    restore_optimizer,
-    restore_policy,
     share_unmoved,
 )
 from tiltlm.training.training_settings import TrainingSettings

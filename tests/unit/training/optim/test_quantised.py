@@ -10,13 +10,8 @@ from support.errors import raises
 from tiltlm.core import ConfigError, RunError
 from tiltlm.training.checkpoints import files as checkpoint
 from tiltlm.training.checkpoints.files import Checkpoint
-from tiltlm.training.optim.optimizer import (
-    build_optimizer,
-    optimizer_tensors,
-    policy_tensors,
-    restore_optimizer,
-    restore_policy,
-)
+from tiltlm.training.checkpoints.tensors import optimizer_tensors, policy_tensors, restore_optimizer, restore_policy
+from tiltlm.training.optim.optimizer import build_optimizer
 from tiltlm.training.training_settings import TrainingSettings
 
 KINDS = [

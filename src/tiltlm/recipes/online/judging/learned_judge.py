@@ -44,7 +44,7 @@ from tiltlm.runs import RunDirectory
 from tiltlm.sampling.answers import AnswerRow, read_answers
 from tiltlm.training import Trainer, build_trainer
 from tiltlm.training.checkpoints.files import damage, folder_of, load
-from tiltlm.training.optim.optimizer import policy_tensors, restore_policy
+from tiltlm.training.checkpoints.tensors import policy_tensors, restore_policy
 from tiltlm.training.recorder import Listener
 from tiltlm.training.state import TrainingState, Window
 from tiltlm.training.training_settings import TrainingSettings
@@ -212,7 +212,7 @@ class LearnedJudge:
         if folder.gold is None:
             folder.write_gold(self.ask(bought_rows(rows, folder)))
         agrees = self.agreements(rows, before, number, folder)
-        kept = {name: tensor.clone() for name, tensor in policy_tensors(self.loaded.module).items()}
+        kept = {name: tensor.to("cpu", copy=True) for name, tensor in policy_tensors(self.loaded.module).items()}
         diverged = not self.train(number) or num_scores(self.scores(rows)) < num_scores(before)
         if diverged:
             restore_policy(self.loaded.module, kept)
@@ -225,6 +225,7 @@ class LearnedJudge:
         trainer.optimizer.state.clear()  # each round begins with a new one
         trainer.state = TrainingState(step=trainer.state.step)
         trainer.checkpoints.commit(trainer.state, Window())
+        trainer.checkpoints.wait()  # learned.json names it
         lesson = Lesson(self.scorer().digest, trainer.state.step, agrees, diverged)
         folder.write_lesson(lesson)
         return lesson
