@@ -23,9 +23,9 @@ from tiltlm.distributed.sharding import Sharding
 from tiltlm.distributed.wrapping import local_part
 from tiltlm.logprobs.scoring import ScoreModule
 
-DEPTHS = {True: (3, 5), False: (2, 3)}
-"""Layers of the two models that a deep one is continued from, with a backward and without one. A sharded model gathers
-up to two layers ahead."""
+DEPTHS = (3, 4)
+"""Layers of the two models that a deep one is continued from: from three on, one more layer adds always the same. The
+last one computes less, and a sharded model gathers ahead."""
 MOST_LAYERS_WHOLE = 8
 """Models of up to this many layers are counted whole."""
 
@@ -95,7 +95,7 @@ def count(
     Raises:
         ModelError: the model's own code asks for numbers, which do not exist here.
     """
-    depths = (blueprint.depth,) if on_cpu or blueprint.depth <= MOST_LAYERS_WHOLE else DEPTHS[backward]
+    depths = (blueprint.depth,) if on_cpu or blueprint.depth <= MOST_LAYERS_WHOLE else DEPTHS
     try:
         with _group(sharing.processes if sharing.shards > 1 else 1):
             traces = tuple(

@@ -90,7 +90,7 @@ def duration_of(
         parameters: Of the model.
         plan: The packs of its steps.
         step: The largest pack, with backward.
-        forward: The largest reference pack, without.
+        forward: The same pack without a backward.
         device: The device of each process.
         sharing: How processes share the model.
         half_gathers: Gathered weights have 16 bits.
@@ -99,16 +99,16 @@ def duration_of(
         num_held_out: Held-out examples.
         num_evaluations: Evaluations of the run.
     """
-    largest, pass_size = PackSize.of(plan.largest), PackSize.of(plan.reference)
+    largest = PackSize.of(plan.largest)
     training, inference = _by_part(step, device), _by_part(forward, device)
 
     def pack(size: PackSize) -> float:
-        return _scaled(training, largest, size) + forwards * _scaled(inference, pass_size, size)
+        return _scaled(training, largest, size) + forwards * _scaled(inference, largest, size)
 
     compute = [max(sum(map(pack, packs)) for packs in own) for own in plan.steps]
     num_packs = sum(len(own[0]) for own in plan.steps) / len(plan.steps)
     forward_per_example = sum(
-        _scaled(inference, pass_size, size) for own in plan.steps for packs in own for size in packs
+        _scaled(inference, largest, size) for own in plan.steps for packs in own for size in packs
     ) / (len(plan.steps) * plan.batch_size * sharing.processes)
     num_passed = plan.num_examples + num_held_out
     flops = step.flops() * plan.tokens_per_step / largest.tokens

@@ -107,7 +107,7 @@ def costs_of(workload: Workload) -> Costs:
     plan = plan_of(workload.examples, workload.fingerprint, training, workload.processes, LARGER, workload.source)
     parameters = count_parameters(blueprint)
     step = count(blueprint, plan.largest, sharing, on_cpu=device.is_cpu)
-    forward = _forward(blueprint, plan, sharing, on_cpu=device.is_cpu)
+    forward, reference_peak = _forward(blueprint, plan, sharing, on_cpu=device.is_cpu)
     is_half = blueprint.precision == "bf16"
     head = blueprint.vocabulary * blueprint.text_config.hidden_size * 2
     # Off the CPU the products of the head are in 16 bits; weights that are gathered in 16 bits are used as they are.
@@ -115,7 +115,7 @@ def costs_of(workload: Workload) -> Costs:
     memory = memory_of(
         parameters,
         step,
-        forward,
+        reference_peak,
         device=device,
         sharing=sharing,
         optimizer=training.optimizer,
@@ -151,10 +151,22 @@ def costs_of(workload: Workload) -> Costs:
     )
 
 
-def _forward(blueprint: Blueprint, plan: Plan, sharing: Sharing, on_cpu: bool) -> Counted:
-    """Count the largest reference pack; it keeps nothing from layer to layer, so checkpointing changes nothing."""
+def _forward(blueprint: Blueprint, plan: Plan, sharing: Sharing, on_cpu: bool) -> tuple[Counted, int]:
+    """Count a forward without gradient, and return the most bytes of one of a reference pack.
+
+    It keeps nothing from layer to layer, so checkpointing changes nothing. A reference pack is larger than a training
+    pack. Its memory is continued along the line through a training pack and a part of it.
+    """
     plain = replace(blueprint, settings=replace(blueprint.settings, gradient_checkpointing=False))
-    return count(plain, plan.reference, sharing, on_cpu=on_cpu, backward=False)
+    trees = plan.largest
+    whole = count(plain, trees, sharing, on_cpu=on_cpu, backward=False)
+    part = trees[: len(trees) // 2]
+    tokens = sum(tree.num_tokens for tree in trees)
+    if not part or plan.reference_tokens <= tokens:
+        return whole, whole.peak
+    smaller = count(plain, part, sharing, on_cpu=on_cpu, backward=False)
+    slope = (whole.peak - smaller.peak) / (tokens - sum(tree.num_tokens for tree in part))
+    return whole, round(whole.peak + slope * (plan.reference_tokens - tokens))
 
 
 def _num_evaluations(training: TrainingSettings, plan: Plan) -> int:

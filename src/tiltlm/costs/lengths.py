@@ -61,8 +61,8 @@ class Plan:
     """The trees of the pack with most tokens."""
     packs_per_step: int
     """Packs of one process in a step, the most there are."""
-    reference: tuple[Tree, ...]
-    """The trees of the largest pack of a reference pass."""
+    reference_tokens: int
+    """Input tokens of the largest pack of a reference pass."""
     longest: int
     """Tokens of the longest tree, which is never cut."""
     num_examples: int
@@ -116,7 +116,7 @@ def plan_of(
     if len(chosen) < table.num_steps:
         source += f", {len(chosen)} of {table.num_steps:,} steps"
     return Plan(
-        tuple(steps), largest, most, tuple(first), max(t.num_tokens for t in trees), len(examples),
+        tuple(steps), largest, most, sum(t.num_tokens for t in first), max(t.num_tokens for t in trees), len(examples),
         min(settings.batch_size, len(examples)), table.num_steps, source,
     )  # fmt: skip
 
@@ -152,6 +152,6 @@ def typical_examples(lengths: Sequence[int], num_rows: int) -> list[Example]:
     def words(first: int, count: int) -> np.ndarray:
         return token_ids([first, *range(1, count)])
 
-    branches = tuple(Response(words(-1 - k, count)) for k, count in enumerate(responses))
+    branches = tuple(Response(words(1 + k, count)) for k, count in enumerate(responses))
     pairs = (Comparison(0, 1),) if len(branches) == 2 else ()
     return [Example(f"typical:{row}", words(row, prompt), branches, pairs) for row in range(num_rows)]

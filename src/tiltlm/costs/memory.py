@@ -33,7 +33,7 @@ class Memory:
 def memory_of(
     parameters: Parameters,
     step: Counted,
-    forward: Counted,
+    reference_peak: int,
     *,
     device: Device,
     sharing: Sharing,
@@ -49,7 +49,7 @@ def memory_of(
     Args:
         parameters: Of the model.
         step: The largest pack of a step.
-        forward: The largest pack without gradient.
+        reference_peak: The most bytes of a pack of the reference pass.
         device: The device.
         sharing: How processes share the model.
         optimizer: `training.optimizer`.
@@ -87,7 +87,7 @@ def memory_of(
         loading = parameters.layer_bytes
     phases = {
         "load": device.overhead + weights + loading,
-        "reference pass": resident + forward.peak,
+        "reference pass": resident + reference_peak,
         "train": sum(parts.values()),
         "end of a step": resident + gradients + update,
     }

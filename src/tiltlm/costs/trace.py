@@ -4,6 +4,7 @@ The code runs on fake tensors, which have shapes and no memory. So a step of 70 
 laptop. Every operation that autograd, checkpointing and sharding add passes here, because they are operations too.
 """
 
+import gc
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -104,6 +105,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._sizes: dict[int, int] = {}
         self._known = weakref.WeakSet(t.untyped_storage() for t in known)
         self._count = 0
+        self._is_over = False
 
     def __enter__(self) -> "Tracer":
         """Follow resized storages too: sharding empties and fills the storages of gathered weights."""
@@ -119,7 +121,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return super().__enter__()  # type: ignore[no-any-return,no-untyped-call]
 
     def __exit__(self, *error: Any) -> None:
-        """Stop following."""
+        """Stop following: what is freed later is not part of the trace."""
+        self._is_over = True
         torch.UntypedStorage.resize_ = self._resize  # type: ignore[method-assign]
         super().__exit__(*error)  # type: ignore[no-untyped-call]
 
@@ -140,7 +143,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self.trace.events.append(Event(block, size))
 
     def _free(self, block: int) -> None:
-        if self._sizes.pop(block, 0):
+        if not self._is_over and self._sizes.pop(block, 0):
             self.trace.events.append(Event(block, 0))
 
     def __torch_dispatch__(
@@ -175,8 +178,10 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         outputs: list[Tensor],
     ) -> None:
         num_bytes = sum(t.numel() * t.element_size() for t in (*inputs, *outputs))
-        counter = flop_registry.get(func.overloadpacket)
-        flops = 0.0 if counter is None else float(counter(*args, **kwargs, out_val=out))
+        counter = flop_registry.get(func.overloadpacket) or flop_registry.get(_not_in_place(func))
+        flops = attention_flops(func, args)
+        if counter is not None:
+            flops = float(counter(*args, **kwargs, out_val=out))
         if "attention" in func.name():
             part: Part = "attention"
         elif any(self._vocabulary in t.shape for t in (*inputs, *outputs)):
@@ -185,6 +190,24 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             part = "body"
         is_half = any(t.is_floating_point() and t.element_size() == 2 for t in inputs)
         self.trace.operations.append(Operation(part, flops, num_bytes, is_half))
+
+
+def attention_flops(func: Any, args: tuple[Any, ...]) -> float:
+    """Return the operations of torch's attention on a CPU, which its table of products lacks; 0 for others.
+
+    Two products of queries and keys forward, five backward, over the whole square, masked or not.
+    """
+    if "flash_attention_for_cpu" not in func.name():
+        return 0.0
+    is_backward = "backward" in func.name()
+    query, key = args[is_backward], args[is_backward + 1]
+    return float((10 if is_backward else 4) * query.numel() * key.shape[-2])
+
+
+def _not_in_place(func: Any) -> Any:
+    """Return the operation that an in-place one is a form of; torch's table of products names that one only."""
+    name: str = func.overloadpacket.__name__
+    return getattr(torch.ops.aten, name[:-1], None) if name.endswith("_") and not name.endswith("__") else None
 
 
 @contextmanager
@@ -207,4 +230,5 @@ def traced(run: Callable[[], Any], vocabulary: int, known: Sequence[Tensor] = ()
     with tracer:
         result = run()
         del result
+        gc.collect()  # objects that refer to each other hold tensors until Python looks for them
     return tracer.trace
