@@ -232,6 +232,15 @@ def with_other_weights(folder):
     save_file({**weights, name: weights[name] + 0.01}, folder / "model.safetensors", {"format": "pt"})
 
 
+def with_other_tokenizer(folder):
+    """Exchange the ids of two words."""
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    one, other = ".", "!"
+    vocabulary[one], vocabulary[other] = vocabulary[other], vocabulary[one]
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+
+
 @pytest.mark.parametrize(
     ("objective", "change", "mentions"),
     [
@@ -242,21 +251,27 @@ def with_other_weights(folder):
         ("simpo", {"model.dtype": "bfloat16"}, ["model dtype", "float32", "bfloat16"]),
         ("simpo", with_rope, ["rope_theta", "777"]),
         ("simpo", with_other_weights, ["model weights"]),
+        ("simpo", with_other_tokenizer, ["training data"]),
+        ("simpo", "other rows", ["training data"]),
+        ("simpo", {"training.batch_size": 3}, ["training.batch_size was 16 and is 3"]),
         ("dpo", {"model.lora.alpha": 64}, ["lora_alpha", "32", "64"]),
         ("dpo", with_rope, ["rope_theta", "777"]),
     ],
 )
 def test_a_resume_with_another_model_is_refused(
-    train, model, finished, tmp_path, monkeypatch, objective, change, mentions
+    train, model, data, finished, tmp_path, monkeypatch, objective, change, mentions
 ):
     monkeypatch.setattr("tiltlm.recipes.train.save", lambda *_: pytest.fail("the run went on"))
     path, settings = finished[objective]
+    if change == "other rows":
+        (tmp_path / "other.jsonl").write_text("".join(data.read_text().splitlines(keepends=True)[:-1]))
+        change = {"data": tmp_path / "other.jsonl"}
     if callable(change):
         shutil.copytree(model, tmp_path / "other")
         change(tmp_path / "other")
         change = {"model": tmp_path / "other"}
     with raises(ConfigError, "other_run", key="--resume", mentions=mentions):
-        train(path, **settings, **change, resume=True)
+        train(path, **{**settings, **change}, resume=True)
 
 
 def test_the_same_model_elsewhere_and_in_another_exact_layout_goes_on(train, model, finished, tmp_path):

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 import tiltlm
 from support.launching import free_port, steps_of, wait_until
 from support.namespaces import ADDRESSES, two_hosts
+from tiltlm.distributed.launched import OWN_STORE
 
 pytestmark = pytest.mark.long
 LIMIT = 8
@@ -37,7 +38,11 @@ def torchrun(options: list[str], model, data, output: Path, settings: dict) -> l
 def started(commands: list[list[str]], folder: Path):
     """Start commands with their stderr in files; end them and all that they started with the block."""
     folder.mkdir(exist_ok=True)
-    environment = os.environ | {"TILTLM_RANK_TIMEOUT": str(LIMIT), "TILTLM_STORE": str(folder / "store")}
+    environment = os.environ | {
+        "TILTLM_RANK_TIMEOUT": str(LIMIT),
+        "TILTLM_STORE": str(folder / "store"),
+        OWN_STORE: "1",
+    }
     files = [folder / f"stderr-{i}.txt" for i in range(len(commands))]
     processes = []
     for command, file in zip(commands, files, strict=True):
@@ -120,7 +125,9 @@ def on_both(hosts, model, data, run: Path, settings: dict) -> list[list[str]]:
     commands = []
     for i, address in enumerate(ADDRESSES):
         options = ["--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-id", "7"]
-        options += ["--rdzv-endpoint", f"{ADDRESSES[0]}:{port}", "--local-addr", address]
+        # A namespace has the name of this machine, which does not tell where the store is.
+        options += ["--rdzv-conf", f"is_host={int(i == 0)}", "--local-addr", address]
+        options += ["--rdzv-endpoint", f"{ADDRESSES[0]}:{port}"]
         device = ["env", f"GLOO_SOCKET_IFNAME={hosts.devices[i]}"]
         commands.append([*hosts.prefix(i), *device, *torchrun(options, model, data, run, settings)])
     return commands

@@ -40,6 +40,12 @@ def commands_on(model: str, data: Path, prompts: Path) -> dict[str, list[list[st
     return {name: [own, [*own, "--overwrite" if name == "judge" else "--resume"]] for name, own in first.items()}
 
 
+def names(folder: Path) -> set[str]:
+    """Return the files that a call leaves, besides its caches."""
+    found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    return {name for name in found if not name.startswith(("cache/", "store/")) and "/checkpoints/" not in name}
+
+
 def test_commands_that_are_stopped_go_on_to_the_same_bytes(model, data, prompts, tmp_path):
     commands = commands_on(model, data, prompts)
     ended = subprocess.run(
@@ -59,5 +65,6 @@ def test_commands_that_are_stopped_go_on_to_the_same_bytes(model, data, prompts,
             for file in files:
                 ours, whole = (tmp_path / "calls" / f"{name}-{which}" / file for which in (k, "whole"))
                 assert ours.read_bytes() == whole.read_bytes(), f"{name}, moment {k}: {file}"
-            own = tmp_path / "calls" / f"{name}-{k}"
+            own, all_of = tmp_path / "calls" / f"{name}-{k}", tmp_path / "calls" / f"{name}-whole"
+            assert names(own) == names(all_of), f"{name}, moment {k}"
             assert not [path for path in own.rglob(".*") if path.suffix in (".tmp", ".partial")], f"{name}, moment {k}"

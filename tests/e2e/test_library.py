@@ -84,6 +84,7 @@ def calls(model, data, trained, tmp_path_factory):
         "agreement": lambda: tiltlm.agreement(
             [{"id": k % 5, "annotator": k // 5, "vote": "ab"[k % 2]} for k in range(10)]
         ),
+        "estimate": lambda: tiltlm.estimate(model=model, data=data),
         "preview": lambda: tiltlm.preview(model=model, data=data, rows=2),
         "list_objectives": tiltlm.list_objectives,
         "describe_objective": lambda: tiltlm.describe_objective("trl:hinge"),

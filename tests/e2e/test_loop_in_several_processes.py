@@ -28,6 +28,13 @@ LOOPS = {
 }
 """Preset → its settings: pairs, a critic with several steps a round, rivals of a mixture, a judge that learns."""
 
+SHARDED = {
+    "online_dpo": {},
+    "nash_md": {"model.lora.r": 4},
+    "grpo": {"training.batch_size": 3},
+}
+"""Preset → settings beside those of `LOOPS`: all weights and a stored reference, an adapter, a policy gradient."""
+
 
 @pytest.fixture(scope="module")
 def prompts(tmp_path_factory) -> Path:
@@ -42,7 +49,7 @@ def command(preset, model, prompts, output, **settings) -> list[str]:
 
 
 def alone(preset, model, prompts, output, **settings):
-    given = {**COMMON, **LOOPS[preset], **settings}
+    given = {**COMMON, **LOOPS.get(preset, {}), **settings}
     return tiltlm.loop(
         preset=preset, judge="gold", model=model, data=str(prompts), output=output, progress=False, **given
     )
@@ -50,9 +57,21 @@ def alone(preset, model, prompts, output, **settings):
 
 @pytest.mark.parametrize("preset", LOOPS)
 def test_two_processes_end_as_one(model, prompts, tmp_path, preset):
-    expected = alone(preset, model, prompts, tmp_path / "one")
+    assert_same_loop(model, prompts, tmp_path, preset, {}, {})
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("preset", SHARDED)
+def test_two_processes_that_share_the_weights_end_as_one(model, prompts, tmp_path, preset):
+    """Samples, samples of a mixture, ratios, the KL and the reference of examples come from a sharded model in step."""
+    assert_same_loop(model, prompts, tmp_path, preset, SHARDED[preset], {"training.parallel": "shard"})
+
+
+def assert_same_loop(model, prompts, tmp_path, preset, settings, in_both) -> None:
+    expected = alone(preset, model, prompts, tmp_path / "one", **settings)
     both = tmp_path / "both"
-    ended = launch(command(preset, model, prompts, both, **COMMON, **LOOPS[preset]), tmp_path)
+    given = {**COMMON, **LOOPS.get(preset, {}), **settings, **in_both}
+    ended = launch(command(preset, model, prompts, both, **given), tmp_path)
     assert ended.codes == [0, 0], ended.err
     assert "All rounds are done." in ended.out[0]
     assert ended.out[1] == ""
@@ -112,6 +131,21 @@ def test_an_error_in_the_first_process_ends_both(model, prompts, tmp_path):
     assert len(ended.errors()) == 1
 
 
-def test_a_sharded_policy_is_refused(model, prompts, tmp_path):
-    with raises(ConfigError, "not_supported", key="training.parallel"):
+@pytest.mark.parametrize(
+    ("key", "settings"),
+    [
+        ("engine.name", {"engine.name": "generate_batch"}),
+        ("objective", {"preset": "ppo"}),
+        ("judge", {"preset": "self_rewarding", "judge": None, "unaudited": True}),
+    ],
+)
+def test_what_runs_a_sharded_policy_in_one_process_is_refused(model, prompts, tmp_path, key, settings):
+    given = {"preset": "online_dpo", "judge": "gold", **settings, "training.parallel": "shard"}
+    with raises(ConfigError, "not_supported", key=key):
+        tiltlm.loop(model=model, data=str(prompts), output=tmp_path / "run", progress=False, **given)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_sharded_loop_needs_several_processes(model, prompts, tmp_path):
+    with raises(ConfigError, "needs_several_processes", key="training.parallel"):
         alone("online_dpo", model, prompts, tmp_path / "run", **{"training.parallel": "shard"})

@@ -16,6 +16,7 @@ from tiltlm.core import ConfigError
 
 pytestmark = pytest.mark.slow
 SCRIPT = Path(__file__).parents[1] / "support" / "several_runs.py"
+FAILING = SCRIPT.with_name("failing_rank.py")
 SETTINGS = {
     "objective": "dpo", "beta": 0.5, "learning_rate": 1e-3, "num_epochs": 2, "batch_size": 7, "eval_fraction": 0.25,
     "training.max_tokens": 128, "training.eval_every": 4, "training.save_every": 4, "model.precision": "float32",
@@ -142,6 +143,16 @@ def test_an_error_in_one_process_ends_all_with_one_message(together):
     _, ended = together
     assert ended.codes == [1, 1], "\n".join(ended.err)
     assert ended.errors() == ["error: rank 1: only here"]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("parallel", ["replicate", "shard"])
+def test_an_error_while_one_process_draws_samples_ends_all_with_one_message(model, data, tmp_path, parallel):
+    """The other process waits for the gathered samples or, with shards, inside a forward."""
+    arguments = command(model, data, tmp_path / "run", **SETTINGS, **{"training.parallel": parallel})
+    ended = launch([FAILING, *arguments], tmp_path)
+    assert ended.codes == [1, 1], "\n".join(ended.err)
+    assert ended.errors() == ["error: rank 1: only here, after DecodedBatch"]
 
 
 def test_bad_input_ends_all_with_one_message(model, tmp_path):

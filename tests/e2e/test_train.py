@@ -38,8 +38,8 @@ def test_margins_rise_from_zero(trained):
 def test_the_run_directory_is_complete(trained):
     names = {p.name for p in trained.path.iterdir()}
     assert {
-        "config.yaml", "versions.json", "digests.json", "data.json", "metrics.jsonl", "checkpoints", "model",
-        "report.html", "report.json", "log.txt",
+        "config.yaml", "versions.json", "digests.json", "commits.json", "data.json", "metrics.jsonl", "checkpoints",
+        "model", "report.html", "report.json", "log.txt",
     } <= names  # fmt: skip
     books = json.loads((trained.path / "data.json").read_text())
     assert books["total"] == books["train"] + books["held_out"] + books["dropped"] == 64

@@ -66,3 +66,30 @@ def steps_of(run: Path) -> int:
     """Return the number of the newest step in metrics.jsonl; 0 while there is none."""
     metrics = run / "metrics.jsonl"
     return metrics.read_text().count('"loss"') if metrics.exists() else 0
+
+
+def launch_module(module: str, *arguments: str | Path, num: int, seconds: int) -> str:
+    """Run `python -m module` in `num` processes and return what they printed; all of them must succeed."""
+    port = free_port()
+    shared = {
+        "WORLD_SIZE": str(num),
+        "LOCAL_WORLD_SIZE": str(num),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", module, *map(str, arguments)], cwd=Path(__file__).parents[1],
+            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for rank in range(num)
+    ]  # fmt: skip
+    try:
+        outputs = [process.communicate(timeout=seconds)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    assert [process.returncode for process in processes] == [0] * num, "\n".join(outputs)
+    return "\n".join(outputs)

@@ -5,6 +5,7 @@ The first process writes what all of them found, and all check that they found t
 
 import pickle
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import peft
 import torch
 import transformers
 
-from tiltlm.core import Comparison, Example, Response, token_ids
+from tiltlm.core import Comparison, Example, NumericsError, Response, token_ids
 from tiltlm.distributed import Ranks
 from tiltlm.distributed.parallelism import Parallelism
 from tiltlm.distributed.wrapping import is_sharded, wrap
@@ -21,7 +22,7 @@ from tiltlm.evaluation import draw_samples, measure_examples
 from tiltlm.evaluation.alike_pairs import mean_ches
 from tiltlm.evaluation.third_responses import choose_third_responses, third_logps, top_token_logps
 from tiltlm.logprobs import PolicyModule, ScoreModule
-from tiltlm.objectives import dpo, reward_model
+from tiltlm.objectives import dpo, reward_model, sft
 from tiltlm.reference.model import ModelReference
 from tiltlm.reference.weights import base_weights, other_weights
 from tiltlm.sampling import SamplingSettings, sample
@@ -152,6 +153,29 @@ def scored(ranks: Ranks, parallel: str | None) -> dict[str, Any]:
     return {"rows": measure_examples(module, examples(8), reward_model(0.1), None, MAX_TOKENS, ranks)}
 
 
+def not_finite(ranks: Ranks, parallel: str) -> list[str]:
+    """The errors about a policy with a damaged weight: every process must raise them, whatever its share is."""
+    module = policy_of(False, False)
+    with torch.no_grad():
+        module.get_input_embeddings().weight[examples(2)[1].prompt_ids[0]] = torch.nan
+    wrap(module, ranks, Parallelism(parallel))
+    rows = examples(2)
+    asked = {"seed": 7, "end_token_ids": [END], "ranks": ranks}
+    prompts = [row.prompt_ids for row in rows]
+    return [
+        raised(lambda: sample(module, prompts, 2, SamplingSettings(4), **asked)),
+        raised(lambda: measure_examples(module, rows, sft(), None, MAX_TOKENS, ranks)),
+    ]
+
+
+def raised(act: Callable[[], Any]) -> str:
+    try:
+        act()
+    except NumericsError as error:
+        return str(error)
+    return "nothing was raised"
+
+
 def main(folder: Path) -> None:
     ranks = Ranks.join(cpu=True)
     found = {}
@@ -159,6 +183,7 @@ def main(folder: Path) -> None:
         for tied, lora in KINDS:
             found[parallel, tied, lora] = measured(ranks, tied, lora, parallel)
         found[parallel, "scorer"] = scored(ranks, parallel)
+        found[parallel, "not finite"] = not_finite(ranks, parallel)
     assert ranks.gather(pickle.dumps(found)) == [pickle.dumps(found)] * ranks.size, "the processes found unlike numbers"
     if ranks.is_first:
         (folder / "found.pickle").write_bytes(pickle.dumps(found))

@@ -21,8 +21,9 @@ PACKAGE = Path(tiltlm.__file__).parent
 PLANNED = {"online", "labeling"}
 """Packages to come, of which CONTRIBUTING.md and docs/architecture.md speak."""
 ELSEWHERE = {
-    "--nproc-per-node", "--multi_gpu", "--logprobs-mode", "--generation-config", "--enable-lora", "--max-lora-rank",
-    "--lora-target-modules", "--host", "--logdir", "--project",
+    "--nproc-per-node", "--multi_gpu", "--max-restarts", "--standalone", "--rdzv-backend", "--logprobs-mode",
+    "--generation-config", "--enable-lora", "--max-lora-rank", "--lora-target-modules", "--host", "--logdir",
+    "--project",
 }  # fmt: skip
 """Options of torchrun, accelerate, vLLM, SGLang, TensorBoard and trackio."""
 HISTORY = {"CHANGELOG.md"}

@@ -8,6 +8,7 @@ from rich.text import Text
 
 from tiltlm.cli.conversation import Conversation
 from tiltlm.core.errors import TiltError
+from tiltlm.core.notes import visible
 
 HELP = "Type a prompt; \\n in it is a line break. /reset starts again, /quit or Ctrl-D ends."
 COLOURS = ("green", "cyan")
@@ -24,9 +25,9 @@ def answer_lines(conversations: Sequence[Conversation], lines: Iterator[str]) ->
             for conversation in conversations:
                 conversation.reset()
                 answers.append(conversation.answer(prompt.replace("\\n", "\n")))
-            print(
-                "\t".join(answer.strip("\n").replace("\n", "\\n").replace("\t", " ") for answer in answers), flush=True
-            )
+            shown = visible if sys.stdout.isatty() else str  # a file gets the answers as they are
+            parts = (answer.strip("\n").replace("\n", "\\n").replace("\t", " ") for answer in answers)
+            print("\t".join(map(shown, parts)), flush=True)
 
 
 def talk(conversations: Sequence[Conversation], console: Console | None = None) -> None:
@@ -36,7 +37,7 @@ def talk(conversations: Sequence[Conversation], console: Console | None = None) 
     console = console or Console()
     for conversation in conversations:
         kind = "chat template" if conversation.has_template else "no chat template: it continues each text"
-        console.print(Text(f"{conversation.name} ({kind})", style="bold"), soft_wrap=True)
+        console.print(Text(visible(f"{conversation.name} ({kind})"), style="bold"), soft_wrap=True)
     console.print(HELP, markup=False, style="dim")
     while True:
         try:
@@ -62,7 +63,9 @@ def _print_answers(conversations: Sequence[Conversation], prompt: str, console: 
             with console.status("…"):
                 answer = conversation.answer(prompt)
         except TiltError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(visible(f"error: {error}"), file=sys.stderr)
             continue
         name = f"{conversation.name}: " if len(conversations) > 1 else ""
-        console.print(Text.assemble((name, "bold"), (answer.strip("\n"), colour)), soft_wrap=not console.is_terminal)
+        console.print(
+            Text.assemble((name, "bold"), (visible(answer.strip("\n")), colour)), soft_wrap=not console.is_terminal
+        )

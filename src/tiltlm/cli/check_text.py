@@ -6,6 +6,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tiltlm.core.notes import visible
+
 if TYPE_CHECKING:
     from tiltlm.recipes.data.checked import CheckedData
 
@@ -30,10 +32,10 @@ def print_check(result: "CheckedData", console: Console | None = None) -> None:
         console = Console(file=console.file, width=WIDTH)
     word, colour = verdict_of_check(result.report)
     style = {"worse": "bold red", "cautious": "bold yellow"}.get(colour, "bold green")
-    console.print(Text.assemble((f"{word}. ", style), " ".join(sentences_of(result.report))))
+    console.print(Text.assemble((f"{word}. ", style), visible(" ".join(sentences_of(result.report)))))
     if result.findings:
         console.print(findings_table(result))
-    console.print(Text("\n".join(result.closing())), soft_wrap=True)
+    console.print(Text(visible("\n".join(result.closing()))), soft_wrap=True)
 
 
 def findings_table(result: "CheckedData") -> Table:
@@ -47,10 +49,10 @@ def findings_table(result: "CheckedData") -> Table:
         rule = finding.rule
         said = Text(rule.cause)
         if finding.detail:
-            said.append(f": {finding.detail}")
+            said.append(f": {visible(finding.detail)}")
         said.append(f"\n→ {rule.fix}", style="dim")
         for example in finding.examples[:SHOWN]:
-            said.append(f"\n  {example}", style="dim")
+            said.append(f"\n  {visible(example)}", style="dim")
         level = Text(rule.level, style=STYLES[rule.level])
         table.add_row(level, rule.code, f"{finding.count:,}", share(finding.rate), said)
     return table

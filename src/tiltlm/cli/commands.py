@@ -1,7 +1,6 @@
 """Make the command line of a command from its Python function: arguments, options, help, and what is printed."""
 
 import inspect
-import json
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -142,8 +141,10 @@ def split_arguments(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
 
 def print_result(result: Any) -> None:
     """Print the result of a command on stdout: a table of findings, a summary, rows as tokens, or JSON."""
+    from tiltlm.core.notes import printable_json
+
     if getattr(result, "prints_json", False):
-        typer.echo(json.dumps(result.to_dict(), indent=2, ensure_ascii=False))
+        typer.echo(printable_json(result.to_dict()))
     elif hasattr(result, "findings"):
         from tiltlm.cli.check_text import print_check
 
@@ -157,4 +158,4 @@ def print_result(result: Any) -> None:
 
         print_preview(result)
     else:
-        typer.echo(json.dumps(result, indent=2, ensure_ascii=False))
+        typer.echo(printable_json(result))

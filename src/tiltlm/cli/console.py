@@ -4,6 +4,7 @@ import logging
 import sys
 import warnings
 
+from tiltlm.core.notes import visible
 from tiltlm.recipes.progress import is_first
 
 
@@ -12,7 +13,7 @@ class StderrHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one line."""
-        print(self.format(record), file=sys.stderr, flush=True)
+        print(visible(self.format(record)), file=sys.stderr, flush=True)
 
 
 def start_logging() -> None:
@@ -40,6 +41,7 @@ def show_details() -> None:
 
 def print_error(message: str) -> None:
     """Print a message on stderr, its first word in red where the terminal has colours."""
+    message = visible(message)
     if not sys.stderr.isatty():
         print(f"error: {message}", file=sys.stderr)
         return

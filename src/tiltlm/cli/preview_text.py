@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.text import Text
 
+from tiltlm.core.notes import visible
 from tiltlm.data.token_preview import Piece, Preview
 
 STYLES = {"prompt": "dim", "response": "green", "end": "bold black on green", "unscored": "dim italic"}
@@ -17,9 +18,9 @@ def print_preview(previews: Sequence[Preview], console: Console | None = None) -
     legend = Text("  ").join(Text(words, style=STYLES[role]) for role, words in LEGEND)
     console.print(legend)
     for preview in previews:
-        console.rule(Text(preview.id), align="left")
+        console.rule(Text(visible(preview.id)), align="left")
         for note in preview.notes:
-            console.print(Text(note, style="italic"))
+            console.print(Text(visible(note), style="italic"))
         console.print(_line(f"prompt, {len(preview.prompt)} tokens", preview.prompt))
         for title, response in zip(preview.titles, preview.responses, strict=True):
             scored = sum(piece.role in ("response", "end") for piece in response)
@@ -28,8 +29,9 @@ def print_preview(previews: Sequence[Preview], console: Console | None = None) -
 
 def _line(title: str, pieces: Sequence[Piece]) -> Text:
     """Return tokens side by side with a thin bar between them, which shows every boundary."""
-    text = Text(f"{title}\n", style="bold")
+    text = Text(f"{visible(title)}\n", style="bold")
     for i, piece in enumerate(pieces):
         text.append("│" if i else "", style="dim blue")
-        text.append(piece.text.replace("\n", "⏎\n").replace("\t", "⇥"), style=f"not bold {STYLES[piece.role]}")
+        shown = visible(piece.text).replace("\n", "⏎\n").replace("\t", "⇥")
+        text.append(shown, style=f"not bold {STYLES[piece.role]}")
     return text

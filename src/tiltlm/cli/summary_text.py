@@ -5,6 +5,8 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from tiltlm.core.notes import visible
+
 COLOURS = {"better": "green", "worse": "red"}
 """Colour of a verdict on the page → its colour here; all others are yellow."""
 
@@ -17,7 +19,7 @@ def print_summary(result: Any, console: Console | None = None) -> None:
         console: The console; None: stdout.
     """
     console = console or Console()
-    head, gap, rest = result.summary().partition("\n\n")
+    head, gap, rest = visible(result.summary()).partition("\n\n")
     text = Text(head)
     if (report := getattr(result, "report", None)) is not None:
         from tiltlm.report import RunReport, verdict_of  # it takes seconds, and only a run has one

@@ -32,11 +32,9 @@ from tiltlm.online.loop_settings import (
 )
 from tiltlm.recipes.run_settings import RunSettings
 from tiltlm.sampling import SamplingSettings
-from tiltlm.sampling.engines import EngineSettings
 
 FURTHER: Mapping[str, type] = {
     "sampling": SamplingSettings,
-    "engine": EngineSettings,
     "judge": JudgeSettings,
     "loop": LoopSettings,
     "rivals": RivalSettings,

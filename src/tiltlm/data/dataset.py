@@ -62,6 +62,8 @@ class PreferenceData:
     (`tiltlm.data.rows.canonical`)."""
     sources: Mapping[str, int] = field(default_factory=dict)
     """Sources of the training rows, with their numbers of rows."""
+    commits: Mapping[str, str] = field(default_factory=dict)
+    """The commit of each dataset on the Hub."""
 
 
 def load_data(
@@ -129,6 +131,7 @@ def load_data(
         has_reference=use_reference_columns,
         content={part: digest for part, digest in zip(("train", "held_out"), facts.content, strict=True) if digest},
         sources=mixture.sources,
+        commits={name: commit for part in parts for name, commit in part.commits.items()},
     )
 
 

@@ -5,6 +5,7 @@ has run torch would copy locks that threads hold, and could deadlock.
 """
 
 import os
+import signal
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -117,6 +118,7 @@ def _begin(work: Callable[[list[Row], bool], Any]) -> None:
     global _work
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes already use all cores
     _work = work
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes; the one that asked for rows ends them
     Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -4,7 +4,6 @@ Nothing here is a collective operation: a rank can read it while others are stuc
 """
 
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, cast
@@ -57,9 +56,8 @@ class Board:
             rank: The rank of this process.
             size: The number of ranks.
         """
-        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         self._base = store
-        self._store = PrefixStore(f"tiltlm/{attempt}", store)
+        self._store = PrefixStore("tiltlm", store)
         self.rank, self.size = rank, size
 
     def clone(self) -> "Board":

@@ -9,6 +9,8 @@ Value = TypeVar("Value")
 VARIABLE = "TILTLM_RANK_TIMEOUT"
 """Environment variable with the limit in seconds; 0 means no limit."""
 DEFAULT_LIMIT = 600.0
+OWN_STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
+"""Environment variable of torchrun: 1 gives every start a store of its own."""
 
 
 def num_launched() -> int:
@@ -26,6 +28,27 @@ def in_first_process(act: Callable[[], Value]) -> Value:
     from tiltlm.distributed.ranks import Ranks
 
     return Ranks.join().first(act)
+
+
+def check_restarts() -> None:
+    """Require of torchrun that a restart gets a new store, if it is to restart the processes.
+
+    Torch 2.13 gives a restart the store of the start before, in which the addresses of its processes are: gloo then
+    connects to processes that are gone.
+
+    Raises:
+        ConfigError: torchrun has `--max-restarts`, and its store is one for all starts.
+    """
+    shares = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    if shares and os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0":
+        from tiltlm.core.errors import ConfigError
+
+        raise ConfigError(
+            f"--max-restarts of torchrun needs {OWN_STORE}=1 in its environment, and --standalone or "
+            "--rdzv-backend=c10d: otherwise restarted processes look for those before the restart, and cannot start",
+            code="restarts_need_own_store",
+            key=OWN_STORE,
+        )
 
 
 def rank_timeout() -> float:

@@ -34,16 +34,16 @@ class Position:
         self.phase, self.step, self.row = phase, step, None
         self.ticks += 1
 
+    def tick(self) -> None:
+        """Note that this process is at work, from any thread: the main thread may wait for it."""
+        self.ticks += 1
+
     def note(self, phase: str) -> None:
         """Note progress of a phase; the step stays as long as the phase does."""
         if phase == self.phase:
-            self.ticks += 1
+            self.tick()
         else:
             self.enter(phase)
-
-    def tick(self) -> None:
-        """Note that this process is at work, also where another thread of it works."""
-        self.ticks += 1
 
     def at_row(self, row: str) -> None:
         """Set the first row of the pack that begins."""

@@ -17,7 +17,7 @@ from torch.distributed import distributed_c10d
 
 from tiltlm.core.errors import ConfigError, RunError
 from tiltlm.distributed.board import Board
-from tiltlm.distributed.launched import num_launched, rank_timeout
+from tiltlm.distributed.launched import check_restarts, num_launched, rank_timeout
 from tiltlm.distributed.watchdog import unwatch, watch
 
 Item = TypeVar("Item")
@@ -47,7 +47,8 @@ class Ranks:
         A watchdog then watches them until `leave`.
 
         Raises:
-            ConfigError: the environment variable of the watchdog's limit is not a number.
+            ConfigError: the environment variable of the watchdog's limit is not a number, or torchrun could not restart
+                the processes.
             RunError: the others were not there in time.
         """
         cpu = cpu or not torch.cuda.is_available()
@@ -55,7 +56,8 @@ class Ranks:
             return cls(device=torch.device("cpu" if cpu else "cuda"))
         from accelerate import PartialState  # imported here: it takes seconds, and one process does not need it
 
-        rank_timeout()  # a wrong value is refused before anything is waited for
+        rank_timeout()  # what is wrong is refused before anything is waited for
+        check_restarts()
         try:
             state = PartialState(cpu=cpu, timeout=START_LIMIT)
         except RuntimeError as error:

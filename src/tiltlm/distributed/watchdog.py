@@ -59,8 +59,12 @@ class Watchdog:
         self.limit = limit
         self.interval = min(INTERVAL, limit / 10) if limit else INTERVAL
         self.exchange = Exchange(board, self.interval, spins)
+        self._seen = time.monotonic()
+        """Time up to which the silence of the store is counted."""
         self._main_fails = False
         """True once the main thread ends this process; the watchdog then only looks whether the store answers."""
+        self._right_to_end = threading.Lock()
+        """Held by the thread that ends the process, and never released."""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="tiltlm-watchdog", daemon=True)
 
@@ -88,6 +92,7 @@ class Watchdog:
         self._main_fails = True
         self.exchange.report(exit_code, text, is_ours)
         ending = self._settled(Failure(self.exchange.rank, 0, exit_code, text, is_ours))
+        self._right_to_end.acquire()
         if self._claims(ending):
             return ending
         self.acknowledge()
@@ -95,16 +100,24 @@ class Watchdog:
 
     def _watch(self) -> None:
         """Look at what is known, again and again, until a reason is found to end the process."""
-        seen = time.monotonic()
         while not self._stop.wait(min(self.interval, 0.2)):
-            now = time.monotonic()
-            self.exchange.unheard += min(now - seen, 2 * self.interval)
-            seen = now
+            self._count_silence()
             if self.limit and self.exchange.unheard > self._patience and not self._first_is_done():
                 _print(store_text(self.exchange))
                 end_process(1)
             if not self._main_fails:
                 self._look()
+
+    def _count_silence(self) -> None:
+        """Add the time since the last call to the silence of the store, but not the time of a suspension."""
+        now = time.monotonic()
+        self.exchange.unheard += min(now - self._seen, 2 * self.interval)
+        self._seen = now
+
+    def _pause(self) -> None:
+        """Wait a moment."""
+        time.sleep(0.05)
+        self._count_silence()
 
     @property
     def is_cut_off(self) -> bool:
@@ -124,10 +137,7 @@ class Watchdog:
     def _look(self) -> None:
         """End this process if the others have ended, a rank has failed, one is lost, or the run stands still."""
         exchange = self.exchange
-        if exchange.decision is not None:
-            self.acknowledge()
-            end_process(exchange.decision)
-        if exchange.failures:
+        if exchange.decision is not None or exchange.failures:
             ending = self._settled(None)
         elif text := overdue(exchange, self.limit):
             ending = Ending(1, text)
@@ -135,10 +145,14 @@ class Watchdog:
             return
         if self._main_fails or self._stop.is_set():  # meanwhile the main thread has failed too, or is done
             return
+        if not self._right_to_end.acquire(blocking=False):
+            return
         if self._claims(ending):
             _print(ending.text)
             self.await_others()
             end_process(ending.exit_code)
+        self.acknowledge()
+        end_process(exchange.decision or 1)
 
     def _settled(self, own: Failure | None) -> Ending:
         """Wait until the cause is known, or another rank has decided, and return how all end.
@@ -151,7 +165,9 @@ class Watchdog:
             seconds = time.monotonic() - began
             if seconds > PATIENCE or (seconds > GRACE and self._leads() and not self._doubtful()):
                 break
-            time.sleep(0.05)
+            self._pause()
+        if exchange.decision is not None:
+            return Ending(exchange.decision, "")
         failures = dict(exchange.failures)
         if own is not None:
             failures.setdefault(own.rank, own)
@@ -172,7 +188,7 @@ class Watchdog:
         """Return the ranks that ended without a report, by what is known some seconds after a failure."""
         exchange = self.exchange
         if self.is_cut_off:
-            return [0] if exchange.rank else []
+            return [0] if exchange.rank and 0 in exchange.beats else []
         return [rank for rank, seconds in exchange.silent.items() if seconds > SILENCE and rank not in failures]
 
     def _claims(self, ending: Ending) -> bool:
@@ -181,7 +197,7 @@ class Watchdog:
         if exchange.decision is None:
             exchange.decide(ending.exit_code)
         while exchange.decision is None and not self.is_cut_off:
-            time.sleep(0.02)
+            self._pause()
         return exchange.has_decided or exchange.decision is None
 
     def acknowledge(self) -> None:
@@ -200,7 +216,7 @@ class Watchdog:
         until = time.monotonic() + LEAD
         while not any(ended) and time.monotonic() < until and not self.is_cut_off:
             self.exchange.others_ended(ended.append)
-            time.sleep(0.1)
+            self._pause()
 
 
 def choose(failures: Mapping[int, Failure], lost: Sequence[int], exchange: Exchange) -> Ending:

@@ -16,11 +16,14 @@ from torch import nn
 from tiltlm.core import ConfigError, Response, TokenIds, Tree, pack_trees
 from tiltlm.diagnostics import Interval, SequenceKL, bootstrap_mean, paired_difference, sequence_kl
 from tiltlm.distributed import Ranks
-from tiltlm.evaluation.example_rows import measure_responses, on_host
+from tiltlm.evaluation.example_rows import measure_responses, on_host, seq_logps
 from tiltlm.logprobs import PolicyModule
 from tiltlm.logprobs.module import evaluating
 from tiltlm.reference import Reference
 from tiltlm.sampling import Sampled, SamplingSettings, sample
+
+Draw = Callable[..., list[list[Sampled]]]
+"""What draws samples of a policy, with the arguments of `sample`: the own sampler, or a server."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +77,7 @@ def draw_samples(
     max_tokens: int,
     progress: Callable[[int, int], None] | None = None,
     ranks: Ranks | None = None,
+    draw: Draw = sample,
 ) -> SampleSet:
     """Sample a policy with its present weights, and score the samples under the policy and a reference.
 
@@ -92,19 +96,21 @@ def draw_samples(
         max_tokens: Most input tokens of one scoring forward.
         progress: Called with (tokens done, all tokens), as `sample` does.
         ranks: Processes that share the work; all must call this function together. None: this one alone.
+        draw: What draws the samples of this policy.
 
     Raises:
         ConfigError: a prompt leaves no room for `max_new_tokens` in the model's window.
     """
     settings = SamplingSettings(max_new_tokens)
-    samples = sample(
-        policy, prompts, n, settings, seed=seed, end_token_ids=end_token_ids, progress=progress, ranks=ranks
-    )
+    samples = draw(policy, prompts, n, settings, seed=seed, end_token_ids=end_token_ids, progress=progress, ranks=ranks)
     ref_logps = None
-    if reference is None:
+    if reference is not None:
+        logps, ref_logps = score_samples(policy, prompts, samples, reference, max_tokens, ranks)
+    elif draw is sample:
         logps = np.array([[s.token_logps.sum(dtype=np.float64) for s in of_prompt] for of_prompt in samples])
     else:
-        logps, ref_logps = score_samples(policy, prompts, samples, reference, max_tokens, ranks)
+        trees = _all_trees(prompts, samples, max_tokens)
+        logps = seq_logps(policy, trees, max_tokens, ranks or Ranks()).reshape(len(prompts), n)
     return SampleSet(tuple(prompts), tuple(map(tuple, samples)), logps, ref_logps, max_new_tokens)
 
 
@@ -120,7 +126,7 @@ def score_samples(
 
     Both are computed by the forward of training, not taken from the sampler, so that both have the same rounding.
     """
-    trees = [tree for p, of_prompt in zip(prompts, samples, strict=True) for tree in _trees(p, of_prompt, max_tokens)]
+    trees = _all_trees(prompts, samples, max_tokens)
 
     def score(pack: Sequence[Tree]) -> NDArray[np.float64]:
         responses = reference.attach(module(pack_trees(pack)), pack)
@@ -130,6 +136,11 @@ def score_samples(
         logps, ref_logps = measure_responses(trees, max_tokens, score, ranks or Ranks())
     shape = len(prompts), len(samples[0])
     return logps.reshape(shape), ref_logps.reshape(shape)
+
+
+def _all_trees(prompts: Sequence[TokenIds], samples: Sequence[Sequence[Sampled]], max_tokens: int) -> list[Tree]:
+    """Return the samples of all prompts, in order, as trees that fit into a forward."""
+    return [tree for p, of_prompt in zip(prompts, samples, strict=True) for tree in _trees(p, of_prompt, max_tokens)]
 
 
 def _trees(prompt: TokenIds, samples: Sequence[Sampled], max_tokens: int) -> Iterator[Tree]:

@@ -30,6 +30,8 @@ class Located:
     """False for a name on the hub."""
     key: str = "model.path"
     """The setting that names the model, for error messages."""
+    commit: str | None = None
+    """The commit of a name on the hub that is loaded; None for a folder, or if it is unknown."""
 
 
 def locate(path: str, adapter: str | None = None, key: str = "model.path") -> Located:
@@ -88,6 +90,20 @@ def _tokenizer(adapter: str | None, base: str) -> str:
     return adapter if adapter is not None and has_own else base
 
 
+def place_of(located: Located, path: str) -> str:
+    """Return the beginning of a message about a part of the model: the setting, the path, and where it was read."""
+    place = f"{located.key}: {path}"
+    if not Path(path).exists():
+        at = f", commit {located.commit}" if located.commit else ""
+        place += f" on the hub{at} (there is no such folder)"
+    if located.adapter is not None and path == located.base:
+        place += (
+            f", the base model of the adapter {located.adapter} (to name another place of it, set {located.key} to "
+        )
+        place += f"the base model and model.adapter={located.adapter})"
+    return place
+
+
 def check_reachable(located: Located) -> None:
     """Require that a model on the hub can be read from here. It takes seconds, where loading would try for minutes.
 
@@ -96,7 +112,7 @@ def check_reachable(located: Located) -> None:
     """
     if not located.is_folder and (reason := unreachable(located.base, "model")):
         raise ModelError(
-            f"{located.key}: there is no folder {located.base}, and as a name on the hub it cannot be read: {reason}",
+            f"{place_of(located, located.base)} cannot be read: {reason}",
             code="not_reachable",
             key=located.key,
         )

@@ -18,7 +18,7 @@ from tiltlm.core.finite import not_finite
 from tiltlm.core.forest import pack_trees
 from tiltlm.core.notes import Note
 from tiltlm.distributed.sharding import Sharding
-from tiltlm.distributed.wrapping import local_part
+from tiltlm.distributed.wrapping import is_sharded, local_part
 from tiltlm.logprobs.checkpointing import enable_checkpointing
 from tiltlm.logprobs.module import ForestModule
 from tiltlm.logprobs.policy import PolicyModule
@@ -26,12 +26,13 @@ from tiltlm.logprobs.precision import Precision, choose_precision
 from tiltlm.logprobs.scoring import ScoreModule
 from tiltlm.logprobs.selfcheck import Choice, choose_layout, probe_trees
 from tiltlm.models.adapters import put_adapter, put_alike
-from tiltlm.models.folders import Located, locate
+from tiltlm.models.folders import Located, check_reachable, locate, place_of
 from tiltlm.models.foreign_code import without_pickles
 from tiltlm.models.kinds import refuse_other_kinds
 from tiltlm.models.model_settings import ModelSettings
 from tiltlm.models.sharded.miniature import make_miniature
 from tiltlm.models.sharded.skeleton import Skeleton, load_skeleton
+from tiltlm.storage.hub import commit_of
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +66,8 @@ class Loaded:
     """Sentences that a run prints about its model."""
     sharding: Sharding | None = None
     """The processes that share the module, which they must call together; None: this one has all of it."""
+    commit: str | None = None
+    """The commit of a name on the hub; None for a folder, or if it is unknown."""
 
     @property
     def has_adapter(self) -> bool:
@@ -119,8 +122,7 @@ def load_policy(
     module = PolicyModule(made.model, made.choice.layout, made.precision, made.choice.head, made.choice.trims)
     module.is_exact = made.choice.is_exact
     if skeleton is not None:
-        skeleton.fill(module, half=made.precision == "bf16", has_new_adapter=settings.lora is not None)
-        _refuse_not_finite(module, located, sharding)
+        _fill(skeleton, module, located, settings)
     notes = [*made.notes, *_prepare_kernels(module, settings)]
     end_token_id, end_token_ids = _end_tokens(tokenizer, base)
     names = ", ".join(repr(tokenizer.convert_ids_to_tokens(i)) for i in end_token_ids)
@@ -128,7 +130,10 @@ def load_policy(
         f"a sampled response ends at {names}; a response given as text gets token {end_token_id} at its end",
         code="end_tokens",
     )
-    return Policy(module, tokenizer, settings, made.choice, end_token_id, end_token_ids, (*notes, ends), sharding)
+    notes.append(ends)
+    return Policy(
+        module, tokenizer, settings, made.choice, end_token_id, end_token_ids, tuple(notes), sharding, located.commit
+    )
 
 
 def load_scorer(
@@ -161,13 +166,7 @@ def load_scorer(
     module = ScoreModule(made.model, made.choice.layout, made.precision, made.choice.trims)
     module.is_exact = made.choice.is_exact
     if skeleton is not None:
-        skeleton.fill(
-            module,
-            half=made.precision == "bf16",
-            has_new_adapter=settings.lora is not None,
-            whole_precision=(module.score_head(),),
-        )
-        _refuse_not_finite(module, located, sharding)
+        _fill(skeleton, module, located, settings, (module.score_head(),))
     notes = [*made.notes, *_prepare_kernels(module, settings)]
     notes.append(
         Note(
@@ -188,7 +187,7 @@ def load_scorer(
                 code="no_padding_token",
             )
         )
-    return Scorer(module, tokenizer, settings, made.choice, end, (end,), tuple(notes), sharding)
+    return Scorer(module, tokenizer, settings, made.choice, end, (end,), tuple(notes), sharding, located.commit)
 
 
 def _prepare_kernels(module: ForestModule, settings: ModelSettings) -> list[Note]:
@@ -198,9 +197,32 @@ def _prepare_kernels(module: ForestModule, settings: ModelSettings) -> list[Note
         forest = pack_trees(probe_trees(module.config) * 8)  # as long as a real row
         notes += [Note(f"attention {route}", code="attention_route") for route in module.attention_routes(forest)]
     if settings.compile:
-        module.compile_layers()
+        if not is_sharded(module):
+            module.compile_layers()
         notes.append(Note("decoder layers are compiled at their first call", code="compiled"))
     return notes
+
+
+def _fill(
+    skeleton: Skeleton,
+    module: ForestModule,
+    located: Located,
+    settings: ModelSettings,
+    whole_precision: tuple[torch.nn.Module, ...] = (),
+) -> None:
+    """Shard a module, give it its weights, and refuse damaged ones.
+
+    Layers are compiled before: the hooks that gather their weights stay outside.
+    """
+    if settings.compile:
+        module.compile_layers()
+    skeleton.fill(
+        module,
+        half=module.precision == "bf16",
+        has_new_adapter=settings.lora is not None,
+        whole_precision=whole_precision,
+    )
+    _refuse_not_finite(module, located, skeleton.sharding)
 
 
 class _Made(NamedTuple):
@@ -227,7 +249,10 @@ def _make_ready(
     A skeleton has no weights to move or look at yet, and its layout is chosen already.
     """
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    notes = _missing_embeddings(len(base.get_input_embeddings().weight), tokenizer, located)
+    notes = [
+        *_commit_note(located),
+        *_missing_embeddings(len(base.get_input_embeddings().weight), tokenizer, located),
+    ]
     task = "SEQ_CLS" if is_scorer else "CAUSAL_LM"
     model = put_adapter(base, located, settings.lora, task, is_skeleton=skeleton is not None)
     model.eval()  # PEFT adds its modules in training mode, where their dropout acts
@@ -269,7 +294,7 @@ def load_tokenizer(settings: ModelSettings) -> LoadedTokenizer:
         config = _read_config(located, settings)
     except DAMAGED as error:
         raise ModelError(
-            f"{_place(located, located.base)}: the configuration could not be read: {_first_line(error)}",
+            f"{place_of(located, located.base)}: the configuration could not be read: {_first_line(error)}",
             code="config_not_readable",
             key=located.key,
         ) from error
@@ -291,7 +316,7 @@ def _read_config(located: Located, settings: ModelSettings, **keywords: Any) -> 
 
     return AutoConfig.from_pretrained(
         located.base,
-        revision=None if located.is_folder else settings.revision,
+        revision=_revision(located, settings),
         trust_remote_code=settings.trust_remote_code,
         **keywords,
     )
@@ -306,7 +331,20 @@ def _locate(settings: ModelSettings, key: str) -> Located:
             code="no_effect",
             key="model.revision",
         )
-    return located
+    if located.is_folder:
+        return located
+    check_reachable(located)
+    return replace(located, commit=commit_of(located.base, "model", settings.revision))
+
+
+def _revision(located: Located, settings: ModelSettings) -> str | None:
+    """Return what is loaded of a name on the hub: always the same commit, also if its branch moves meanwhile."""
+    return None if located.is_folder else located.commit or settings.revision
+
+
+def _commit_note(located: Located) -> list[Note]:
+    """Return a note with the commit of a name on the hub."""
+    return [Note(f"{located.base}: commit {located.commit}", code="commit")] if located.commit else []
 
 
 def _load_tokenizer(located: Located, settings: ModelSettings) -> Any:
@@ -315,12 +353,12 @@ def _load_tokenizer(located: Located, settings: ModelSettings) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             located.tokenizer,
-            revision=None if located.is_folder else settings.revision,
+            revision=_revision(located, settings),
             trust_remote_code=settings.trust_remote_code,
         )
     except DAMAGED as error:
         raise ModelError(
-            f"{_place(located, located.tokenizer)}: the tokenizer could not be loaded: {_first_line(error)}",
+            f"{place_of(located, located.tokenizer)}: the tokenizer could not be loaded: {_first_line(error)}",
             code="tokenizer_not_readable",
             key=located.key,
         ) from error
@@ -391,13 +429,13 @@ def _load_model(
 ) -> tuple[Any, Skeleton | None, list[str]]:
     """Load a model with this class of transformers; return it, its shards, and the names of missing tensors."""
     options: dict[str, Any] = {
-        "revision": None if located.is_folder else settings.revision,
+        "revision": _revision(located, settings),
         "dtype": getattr(torch, settings.dtype),
         "use_safetensors": True,
         "trust_remote_code": settings.trust_remote_code,
         **keywords,
     }
-    with _explained(located), without_pickles(located.key):
+    with _explained(located):
         config = _read_config(located, settings, **keywords)
         refuse_other_kinds(config, located, is_scorer="num_labels" in keywords)
         with without_pickles(located.key):
@@ -417,7 +455,7 @@ def _explained(located: Located) -> Iterator[None]:
         raise
     except DAMAGED as error:
         raise ModelError(
-            f"{_place(located, located.base)}: the model could not be loaded: {_first_line(error)}",
+            f"{place_of(located, located.base)}: the model could not be loaded: {_first_line(error)}",
             code="model_not_readable",
             key=located.key,
         ) from error
@@ -426,24 +464,11 @@ def _explained(located: Located) -> Iterator[None]:
 def _refuse_incomplete(model: Any, missing: list[str], located: Located) -> None:
     if missing:  # transformers would use random numbers instead
         raise ModelError(
-            f"{_place(located, located.base)}: {len(missing)} tensors of {type(model).__name__} are missing in the "
+            f"{place_of(located, located.base)}: {len(missing)} tensors of {type(model).__name__} are missing in the "
             f"weights ({', '.join(missing[:3])}, …); check that it is such a model, and that the copy is complete",
             code="missing_tensors",
             key=located.key,
         )
-
-
-def _place(located: Located, path: str) -> str:
-    """Return the beginning of a message about a part of the model: the setting, the path, and where it was read."""
-    place = f"{located.key}: {path}"
-    if not Path(path).exists():
-        place += " on the hub (there is no such folder)"
-    if located.adapter is not None and path == located.base:
-        place += (
-            f", the base model of the adapter {located.adapter} (to name another place of it, set {located.key} to "
-        )
-        place += f"the base model and model.adapter={located.adapter})"
-    return place
 
 
 def _first_line(error: Exception) -> str:
@@ -477,8 +502,9 @@ def _refuse_not_finite(model: Any, located: Located, sharding: Sharding | None =
         names = sorted({name for own in sharding.ranks.gather(names) for name in own})
     if names:
         raise ModelError(
-            f"{_place(located, located.adapter or located.base)}: {len(names)} of its tensors hold NaN or infinities, "
-            f"first {names[0]}; the weights are damaged, or the training that made them diverged. Use another copy",
+            f"{place_of(located, located.adapter or located.base)}: {len(names)} of its tensors hold NaN or "
+            f"infinities, first {names[0]}; the weights are damaged, or the training that made them diverged. Use "
+            "another copy",
             code="weights_not_finite",
             key=located.key,
         )

@@ -16,6 +16,7 @@ from tiltlm.diagnostics.step_metrics import MAX_SOURCES
 from tiltlm.distributed import Ranks
 from tiltlm.distributed.sharding import Sharding
 from tiltlm.evaluation.alike_pairs import leave_out_alike
+from tiltlm.evaluation.samples import Draw
 from tiltlm.logprobs.experts import experts_per_token
 from tiltlm.models import Loaded, Policy, Scorer, limit_of_ids, load_policy, load_scorer
 from tiltlm.objectives import Objective
@@ -23,6 +24,7 @@ from tiltlm.objectives.terms import reads_scores
 from tiltlm.recipes.progress import ProgressCallback
 from tiltlm.recipes.run_settings import RunSettings, columns_read
 from tiltlm.reference import Reference, ReferenceSettings, build_reference, model_digest
+from tiltlm.sampling import sample
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +54,8 @@ class Prepared:
     """The policy as loaded, if it can still be computed after training: an adapter on frozen weights; else None."""
     model_digest: str
     """Digest of the policy's weights as loaded."""
+    draw: Draw = sample
+    """What draws samples of the policy with its present weights."""
 
     @property
     def examples(self) -> Sequence[Example]:

@@ -27,6 +27,7 @@ from tiltlm.models import ModelSettings
 from tiltlm.models.folders import check_reachable, locate
 from tiltlm.reference import ReferenceSettings
 from tiltlm.reference.reference_settings import check_reference, no_adapter
+from tiltlm.sampling.engines import EngineSettings
 from tiltlm.storage.files import check_writable
 from tiltlm.training.packages import check_quantised, check_trackers
 from tiltlm.training.training_settings import TrainingSettings
@@ -74,6 +75,8 @@ class RunSettings:
     reference: ReferenceSettings = field(default_factory=ReferenceSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+    engine: EngineSettings = field(default_factory=EngineSettings)
+    """What draws the samples of the evaluation."""
 
     def build_objective(self) -> "Objective":
         """Build the objective.
@@ -146,7 +149,8 @@ def gives_samples(objective: "Objective") -> bool:
     return not reads_scores(objective)
 
 
-SAMPLING = ("evaluation.num_samples", "evaluation.max_new_tokens", "evaluation.seed")
+ENGINE = tuple(f"engine.{field.name}" for field in fields(EngineSettings))
+SAMPLING = (*ENGINE, "evaluation.num_samples", "evaluation.max_new_tokens", "evaluation.seed")
 NUM_PROMPTS = "evaluation.num_prompts"
 
 READ_IF = (
@@ -188,8 +192,41 @@ def check_before_training(settings: RunSettings) -> None:
     """
     if not holds_out(settings):
         settings.training.check_held_out(0)
+    check_engine(settings.engine)
     check_trackers(settings.training.trackers)
     check_quantised(settings.training.optimizer)
+
+
+def check_engine(engine: EngineSettings) -> None:
+    """Refuse an engine that cannot draw the samples of an evaluation before and after training.
+
+    Raises:
+        ConfigError: it is `generate_batch`, or a server that does not get the trained weights; or a setting of the
+            engine has no effect.
+    """
+    if engine.name == "generate_batch":
+        raise ConfigError(
+            "engine.name=generate_batch draws for `tiltlm sample` and loops; the samples of an evaluation come from "
+            "engine.name=own or from a server (a URL)",
+            code="not_supported",
+            key="engine.name",
+        )
+    if not engine.is_server:
+        return
+    if engine.sync == "none":
+        raise ConfigError(
+            "engine.sync is none, so the server would not have the trained weights; set engine.sync=lora if an adapter "
+            "is trained (model.lora), or engine.sync=full",
+            code="needs_sync",
+            key="engine.sync",
+        )
+    for name in ("logprobs", "score"):
+        if getattr(engine, name) != type(engine).__dataclass_fields__[name].default:
+            raise ConfigError(
+                f"engine.{name} has no effect: the policy computes the log-probabilities of its samples; remove it",
+                code="no_effect",
+                key=f"engine.{name}",
+            )
 
 
 def check_inputs(settings: RunSettings) -> Columns:

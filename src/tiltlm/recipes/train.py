@@ -22,6 +22,8 @@ from tiltlm.distributed import Ranks
 from tiltlm.distributed.sharding import Sharding
 from tiltlm.evaluation import Gold, SampleSet
 from tiltlm.models import Policy, Scorer, save_policy
+from tiltlm.recipes.commits import COMMITS, at_recorded_commits, commits_of
+from tiltlm.recipes.engines.served_samples import AFTER, BEFORE, open_server, with_draws
 from tiltlm.recipes.measuring.measurement import (
     Measurement,
     held_out_change,
@@ -42,6 +44,7 @@ from tiltlm.runs import RunDirectory, RunLog, run_log
 from tiltlm.runs.chat import Chat
 from tiltlm.storage.versions import python_and_packages
 from tiltlm.training import Listener, Origin, TrainingResult, train_loop
+from tiltlm.training.guards import explained_stop
 from tiltlm.training.recorder import MetricsRecord
 from tiltlm.version import __version__
 
@@ -91,7 +94,8 @@ def train_logged(
     ranks = Ranks.join()
     sharding = Sharding.of(settings.training.parallelism, ranks)
     progress("load model and data", 0, 0)
-    ready = prepare(settings, ranks, sharding)
+    with explained_stop("nothing is written yet. Start again with the same command"):
+        ready = prepare(at_recorded_commits(settings) if resume else settings, ranks, sharding)
     settings.training.check_held_out(len(ready.data.held_out))
     if ranks.size > 1:
         refuse_different(digests(ready), ranks)
@@ -101,7 +105,10 @@ def train_logged(
             settings.training.parallel,
             extra={"event": "processes", "num_processes": ranks.size, "parallel": settings.training.parallel},
         )
-    with RunDirectory.open(settings.output, resume=resume, overwrite=overwrite, ranks=ranks, waits=waits) as run:
+    with (
+        explained_stop("what is done is kept. Continue with --resume"),
+        RunDirectory.open(settings.output, resume=resume, overwrite=overwrite, ranks=ranks, waits=waits) as run,
+    ):
         if ranks.is_first:
             messages.write_to(run.path)
         return carry_out(run, ready, settings, ranks, resume=resume, progress=progress)
@@ -155,6 +162,8 @@ def carry_out(
     """
     describe_run(run, ready, settings)
     ensure_reference(ready.reference, ready.examples, progress, ranks)
+    server = open_server(run.path, ready, settings, ranks)
+    ready = with_draws(ready, server, BEFORE)
     before = measure_policy(ready, settings, "tokens sampled, before", progress, ranks, trained=False)
     start = measure_start(ready, settings, before, ranks)
     result = train_loop(
@@ -177,6 +186,7 @@ def carry_out(
     report = make_report(run, ready, settings, result)
     report = replace(report, title=title or report.title, command=command or report.command)
     rows: list[dict[str, Any]] = []
+    ready = with_draws(ready, server, AFTER)
     try:
         report, rows = measured(report, ready, settings, (before, start), progress, gold, ranks)
     except NumericsError as error:
@@ -249,6 +259,7 @@ def describe_run(run: RunDirectory, ready: Prepared, settings: RunSettings) -> N
         "versions.json": versions(),
         "data.json": {**data.accounting.as_dict(), **account},
         "digests.json": digests(ready),
+        COMMITS: commits_of(ready.policy, data),
     }
     if not (run.path / "config.yaml").exists():
         run.write_text("config.yaml", yaml.safe_dump(to_plain(settings), sort_keys=False, allow_unicode=True))
@@ -297,12 +308,17 @@ def short(name: str) -> str:
 
 
 def save(ready: Prepared, folder: Path, ranks: Ranks) -> None:
-    """Write the trained policy of a run; see `save_model`. All processes call it together."""
+    """Write the trained policy of a run; see `save_model`."""
+    save_together(ready.policy, ready.data.encoder, ready.data.end_token_id, folder, ranks)
+
+
+def save_together(policy: Policy | Scorer, encoder: Encoder, end: int, folder: Path, ranks: Ranks) -> None:
+    """Write a trained policy as `save_model` does: rank 0 a whole one, all a sharded one. All processes call it."""
 
     def act() -> None:
-        save_model(ready.policy, ready.data.encoder, ready.data.end_token_id, folder)
+        save_model(policy, encoder, end, folder)
 
-    if ready.policy.sharding is None:
+    if policy.sharding is None:
         ranks.first(act)
     else:
         act()

@@ -113,6 +113,18 @@ class ModelReference(Reference):
             self._compute(missing, self._store, progress)
         return Computed(len(seen) - len(missing), len(missing))
 
+    def ensure_together(self, trees: Sequence[Tree]) -> None:
+        """Bring all these log-probabilities into the memory of every process that shares sharded weights."""
+        if self._store is None or not self._shares_weights:
+            return
+        own = trees[self._ranks.rank :: self._ranks.size]
+        self.ensure(own)
+        asked = contexts_and_responses(own)
+        for sent in self._ranks.gather(list(zip(asked, self._store.get(asked), strict=True))):
+            known = self._store.get([sequence for sequence, _ in sent])
+            pairs = zip(sent, known, strict=True)
+            self._store.put([(*one, logps) for (one, logps), old in pairs if old is None and logps is not None])
+
     def _remember(self, sequence: ContextAndResponse) -> None:
         """Sample the sequences that an audit chooses from; every sequence found has the same probability."""
         at = len(self._found) if len(self._found) < FOR_AUDIT else self._random.randrange(self._num_found + 1)

@@ -48,6 +48,13 @@ class Reference:
         """Make the log-probabilities of all these sequences available. Only missing ones are computed."""
         return Computed(0, 0)
 
+    def ensure_together(self, trees: Sequence[Tree]) -> None:
+        """Bring all these log-probabilities into the memory of every process that shares sharded weights.
+
+        Each computes a share of them. They call it together, with equal trees. Whole weights do nothing here: a process
+        computes what it misses when it needs it.
+        """
+
     def attach(self, responses: ResponseLogps, trees: Sequence[Tree]) -> ResponseLogps:  # noqa: ARG002
         """Return the responses of `pack_trees(trees)` with the reference's log-probabilities added."""
         return responses

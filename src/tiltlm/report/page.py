@@ -74,7 +74,7 @@ def in_frame(page: str) -> Markup:
 
 
 def write_report(folder: Path | str, report: RunReport) -> Path:
-    """Write report.html and report.json into a run directory.
+    """Write report.html and then report.json into a run directory: with report.json a run is finished.
 
     Returns:
         The path of report.html.
@@ -83,8 +83,8 @@ def write_report(folder: Path | str, report: RunReport) -> Path:
         RunError: a file cannot be written.
     """
     folder = Path(folder)
-    write(folder / TWIN, as_json({"schema": SCHEMA, "verdict": verdict_of(report), **vars(report)}))
     write(folder / PAGE, render(report))
+    write(folder / TWIN, as_json({"schema": SCHEMA, "verdict": verdict_of(report), **vars(report)}))
     return folder / PAGE
 
 

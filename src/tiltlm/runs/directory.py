@@ -17,7 +17,7 @@ from tiltlm.distributed.launched import rank_timeout
 from tiltlm.runs import lock
 from tiltlm.runs.ending import ENDED, write_ending
 from tiltlm.runs.lock import WriteLock
-from tiltlm.storage.files import check_writable, write_json, write_text
+from tiltlm.storage.files import check_writable, temporary_of, write_json, write_text
 
 if TYPE_CHECKING:
     from tiltlm.distributed.ranks import Ranks
@@ -158,7 +158,8 @@ def check_contents(path: Path, resume: bool = False, overwrite: bool = False) ->
             code="conflict",
             key="--resume",
         )
-    others = [name for name in check_output(path) if name not in lock.FILES]
+    unfinished = [temporary_of(path / name).name for name in (*lock.FILES, RunDirectory.MARKER)]  # a kill leaves them
+    others = [name for name in check_output(path) if name not in (*lock.FILES, *unfinished)]
     holds_run = RunDirectory.MARKER in others
     if resume and not holds_run:
         raise ConfigError(

@@ -45,6 +45,11 @@ def _exists(path: Path) -> bool:
     return True
 
 
+def temporary_of(path: Path) -> Path:
+    """Return the name that a file or folder has until it is complete. A killed process leaves it."""
+    return path.with_name(f".{path.name}.tmp")
+
+
 @contextmanager
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     """Open a file for writing that gets its name at the end: a reader sees the complete file or the one before.
@@ -57,7 +62,7 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     Raises:
         OSError: the file cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = temporary_of(path)
     try:
         with temporary.open("w+b") as file:
             yield file
@@ -82,7 +87,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     Raises:
         OSError: the folder cannot be made, or `path` exists and is not empty.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = temporary_of(path)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:

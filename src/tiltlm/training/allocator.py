@@ -7,9 +7,34 @@ Accelerators have caching allocators for the same reason.
 
 import ctypes
 import sys
+from typing import Any
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """Numbers of these parameters in glibc's malloc.h."""
+_LARGE = 128 * 1024
+"""Bytes above which a freed block is returned to the system at once; glibc's own start value."""
+
+
+def settle(is_sharded: bool) -> None:
+    """Choose what happens to freed memory: kept where a step asks for the same again, returned where models are shared.
+
+    Args:
+        is_sharded: Processes share the model. They gather and free layers all the time, and glibc would keep several
+            whole models of freed blocks, which lie between others in its heap.
+    """
+    if is_sharded:
+        return_freed_memory()
+    else:
+        keep_freed_memory()
+
+
+def return_freed_memory() -> bool:
+    """Return large blocks to the system when they are freed, and return whether the C library can do it.
+
+    Without this, glibc raises the size of what it returns at once to that of the largest block that was ever freed.
+    """
+    mallopt = _mallopt()
+    return mallopt is not None and bool(mallopt(_MMAP_THRESHOLD, _LARGE))
 
 
 def keep_freed_memory() -> bool:
@@ -17,10 +42,13 @@ def keep_freed_memory() -> bool:
 
     glibc can. No result changes, and neither does the peak of memory: what is kept has been in use before.
     """
-    if sys.platform != "linux":
-        return False
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    mallopt = _mallopt()
     if mallopt is None:
         return False
     # Both are set: setting one of them switches off the rule by which glibc raises the second threshold.
     return bool(mallopt(_TRIM_THRESHOLD, -1)) and bool(mallopt(_MMAP_THRESHOLD, 2**31 - 1))
+
+
+def _mallopt() -> Any:
+    """Return glibc's function that sets parameters of its allocator, or None where there is none."""
+    return getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None

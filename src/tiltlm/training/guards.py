@@ -73,6 +73,27 @@ class StopSignals:
             signal.signal(signum, handler)
 
 
+@contextmanager
+def explained_stop(advice: str) -> Iterator[None]:
+    """Replace the end by a signal, outside of training, by the error that says how to go on.
+
+    The command line ends a process by `SystemExit` where no training listens to signals.
+
+    Args:
+        advice: How to go on.
+
+    Raises:
+        Interrupted: a signal stopped the block.
+    """
+    try:
+        yield
+    except SystemExit as stop:
+        signum = next((signum for signum in SIGNALS if stop.code == 128 + signum), None)
+        if signum is None:
+            raise
+        raise Interrupted(signum, f"stopped by {signum.name}; {advice}") from None
+
+
 def is_good(loss: float, grad_norm: float) -> bool:
     """Return whether a step may change the weights: its loss and its gradient are finite."""
     return math.isfinite(loss) and math.isfinite(grad_norm)
@@ -170,8 +191,9 @@ def explained_out_of_memory(max_tokens: int, newest: Callable[[], int | None]) -
     """
     try:
         yield
-    except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+    except (RuntimeError, MemoryError) as error:
+        is_known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        if not is_known and "can't allocate memory" not in str(error):
             raise
         peak = f" (peak {torch.cuda.max_memory_allocated() / 1e9:.1f} GB)" if torch.cuda.is_available() else ""
         step = newest()

@@ -20,7 +20,7 @@ from tiltlm.distributed.wrapping import wrap
 from tiltlm.objectives.terms import Objective
 from tiltlm.reference import Reference
 from tiltlm.runs.directory import RunDirectory
-from tiltlm.training.allocator import keep_freed_memory
+from tiltlm.training.allocator import settle
 from tiltlm.training.checkpoints.manager import CheckpointManager
 from tiltlm.training.guards import (
     Interrupted,
@@ -145,7 +145,7 @@ def build_trainer(
     """
     ranks = ranks or Ranks()
     if ranks.device.type == "cpu":
-        keep_freed_memory()
+        settle(settings.parallelism.is_sharded)
     settings.check_held_out(len(held_out))
     timetable = Timetable.of(examples, fingerprint, settings)
     num_all, num_trained = (sum(p.numel() for p in ps) for ps in (policy.parameters(), trainable(policy).values()))

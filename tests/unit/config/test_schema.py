@@ -128,4 +128,5 @@ def test_the_main_key_of_a_section_is_its_first_if_that_is_text():
         "reference": "name",
         "training": None,
         "evaluation": None,
+        "engine": "name",
     }

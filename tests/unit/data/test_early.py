@@ -1,5 +1,6 @@
 """What the rows show is found without a tokenizer, and nothing is refused that `load_data` accepts."""
 
+import datasets
 import pytest
 
 from support.errors import raises
@@ -35,14 +36,21 @@ def test_only_the_first_rows_are_read_where_they_show_no_error(check, monkeypatc
     monkeypatch.setattr(early, "FIRST_ROWS", 3)
     read = []
     parse = sources.TEXT_READERS[".jsonl"]
-    monkeypatch.setitem(sources.READERS, ".jsonl", lambda path: (read.append(row) or row for row in parse(path)))
+    monkeypatch.setitem(
+        sources.READERS, ".jsonl", lambda path, limits: (read.append(row) or row for row in parse(path, limits))
+    )
     check([pair(i) for i in range(500)])
     assert 3 <= len(read) <= 12
 
 
 def test_a_dataset_on_the_hub_is_opened_once(monkeypatch):
     opened = []
-    monkeypatch.setattr(sources, "_hub", lambda name, *_: opened.append(name) or [pair(i) for i in range(9)])
+
+    def load_dataset(name, *_, **__):
+        opened.append(name)
+        return [pair(i) for i in range(9)]
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     check_sources(read_columns(DataSettings(train="owner/pairs")), "pairs")
     assert opened == ["owner/pairs"]
 

@@ -96,6 +96,7 @@ def test_a_process_ends_with_the_one_that_started_it(monkeypatch):
 
     monkeypatch.setattr(workers, "parent_process", Parent)
     monkeypatch.setattr(workers.os, "_exit", ends.append)
+    monkeypatch.setattr(workers.signal, "signal", lambda *_: None)  # this process still listens to Ctrl-C
     monkeypatch.setattr(workers, "_work", None, raising=False)
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")
     before = set(threading.enumerate())

@@ -1,6 +1,7 @@
 """A rank that is lost, or that the others wait for, is named; one rank decides how all end."""
 
 import os
+import sys
 import time
 
 import pytest
@@ -8,11 +9,12 @@ import torch.distributed as dist
 
 from support.errors import raises
 from tiltlm.core import ConfigError
+from tiltlm.distributed import watchdog
 from tiltlm.distributed.board import Beat, Board, Failure
 from tiltlm.distributed.exchange import Exchange
-from tiltlm.distributed.launched import VARIABLE, rank_timeout
+from tiltlm.distributed.launched import OWN_STORE, VARIABLE, check_restarts, rank_timeout
 from tiltlm.distributed.position import HERE, Position, main_place
-from tiltlm.distributed.watchdog import choose, overdue, store_text
+from tiltlm.distributed.watchdog import Watchdog, choose, overdue, store_text
 
 LIMIT = 10.0
 
@@ -150,12 +152,6 @@ class TestBoard:
         assert not boards[0].decide(1)
         assert boards[0].decision() == 2
 
-    def test_a_restart_by_torchrun_begins_with_an_empty_board(self, monkeypatch):
-        store = dist.HashStore()
-        Board(store, 0, 1).decide(1)
-        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-        assert Board(store, 0, 1).decision() is None
-
 
 class TestExchange:
     @pytest.fixture
@@ -250,3 +246,36 @@ def test_beats_name_this_process():
     one = Exchange(Board(store, 0, 1), 1.0)
     one._beat(one._board)
     assert one._board.beats([0])[0].pid == os.getpid()
+
+
+@pytest.mark.parametrize(
+    ("shares", "restarts", "is_refused"), [("True", "3", True), ("True", "0", False), ("False", "3", False)]
+)
+def test_restarts_by_torchrun_need_a_store_of_their_own(shares, restarts, is_refused, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", shares)
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", restarts)
+    if not is_refused:
+        check_restarts()
+        return
+    with raises(ConfigError, "restarts_need_own_store", key=OWN_STORE, mentions=["--max-restarts"]):
+        check_restarts()
+
+
+class TestOneThreadEndsTheProcess:
+    @pytest.fixture
+    def dog(self, monkeypatch):
+        monkeypatch.setattr(watchdog, "FOLLOW", 0.0)
+        found = Watchdog(Board(dist.HashStore(), 1, 2), 60.0)
+        found.exchange.decision = 2
+        return found
+
+    def test_the_watchdog_ends_it_with_the_code_that_was_decided(self, dog, monkeypatch):
+        monkeypatch.setattr(watchdog, "end_process", sys.exit)
+        with pytest.raises(SystemExit) as ended:
+            dog._look()
+        assert ended.value.code == 2
+
+    def test_not_while_the_main_thread_ends_it(self, dog, monkeypatch):
+        monkeypatch.setattr(watchdog, "end_process", lambda code: pytest.fail("ended twice"))
+        assert dog.fail(1, "mine", True) is None
+        dog._look()

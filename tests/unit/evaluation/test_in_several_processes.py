@@ -1,22 +1,27 @@
 """Two processes measure as one does: every held-out pass and every sample, of whole and of sharded models."""
 
+import os
 import pickle
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from support import measuring_ranks
-from support.processes import run_together
+from support.launching import launch
 from tiltlm.distributed import Ranks
 
 pytestmark = pytest.mark.slow
+PATH = os.pathsep.join([str(Path(measuring_ranks.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+"""Where the processes find the modules of the tests."""
 
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory) -> dict[Any, Any]:
     """Return what two processes found; they check that both found the same."""
     folder = tmp_path_factory.mktemp("measured")
-    run_together("support.measuring_ranks", folder)
+    ended = launch(["-m", "support.measuring_ranks", folder], folder, PYTHONPATH=PATH, OMP_NUM_THREADS="1")
+    assert ended.codes == [0, 0], "\n".join(ended.err)
     return pickle.loads((folder / "found.pickle").read_bytes())  # written by this test
 
 
@@ -50,6 +55,14 @@ def test_two_processes_measure_as_one(together, alone, kind, parallel):
 @pytest.mark.parametrize("parallel", ["replicate", "shard"])
 def test_two_processes_measure_a_reward_model_as_one(together, alone, parallel):
     assert together[parallel, "scorer"] == alone["scorer"]
+
+
+@pytest.mark.parametrize("parallel", ["replicate", "shard"])
+def test_numbers_that_are_not_finite_are_found_by_all_processes(together, parallel):
+    """The fixture checks that both raised the same."""
+    of_samples, of_rows = together[parallel, "not finite"]
+    assert "log-probability nan" in of_samples
+    assert "row 1" in of_rows
 
 
 def test_samples_say_which_weights_drew_them(alone):

@@ -158,7 +158,7 @@ def test_a_moved_base_model(base, tmp_path, monkeypatch):
         base.rename("elsewhere")
         with raises(
             ModelError,
-            "no_base_model" if path != "base" else "model_not_readable",
+            "no_base_model" if path != "base" else "not_reachable",
             mentions=[str(tmp_path / "adapter"), path, "model.path", f"model.adapter={tmp_path / 'adapter'}"],
         ):
             load_policy(ModelSettings(str(tmp_path / "adapter")))

@@ -261,6 +261,7 @@ def test_a_name_on_the_hub_goes_through_transformers(monkeypatch):
         asked.update(keywords, path=path)
         raise OSError("We couldn't connect to the hub\nmore lines")
 
+    monkeypatch.setattr("tiltlm.models.folders.unreachable", lambda *_: None)
     monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", lambda *_, **__: transformers.LlamaConfig())
     monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", from_pretrained)
     its_error = "We couldn't connect to the hub"

@@ -32,7 +32,7 @@ def tokenizer(words: list[str] | None = None) -> PreTrainedTokenizerFast:
 @pytest.fixture
 def policy(make, tmp_path, monkeypatch) -> SimpleNamespace:
     monkeypatch.setenv("TILTLM_STORE", str(tmp_path / "default"))
-    return SimpleNamespace(module=make(), tokenizer=tokenizer(), settings=ModelSettings("unused"))
+    return SimpleNamespace(module=make(), tokenizer=tokenizer(), settings=ModelSettings("unused"), sharding=None)
 
 
 def build(policy: SimpleNamespace, is_needed: bool = True, **settings: object) -> Reference:
@@ -85,7 +85,7 @@ def test_a_reference_says_what_it_is(policy, make, tmp_path, name, starts_as_pol
 def test_adapters_say_what_they_start_as(make):
     pytest.importorskip("peft")
     for is_zero in (True, False):
-        adapted = SimpleNamespace(module=make(lora=True, is_zero=is_zero), tokenizer=None, settings=None)
+        adapted = SimpleNamespace(module=make(lora=True, is_zero=is_zero), tokenizer=None, settings=None, sharding=None)
         assert build(adapted, name="initial").starts_as_policy
         assert not build(adapted, name="base").starts_as_policy
 
@@ -106,7 +106,7 @@ def test_without_cache_nothing_is_written(policy, trees, tmp_path):
 
 def test_base_is_the_model_without_its_adapter(policy, make):
     pytest.importorskip("peft")
-    adapted = SimpleNamespace(module=make(lora=True, is_zero=False), tokenizer=None, settings=None)
+    adapted = SimpleNamespace(module=make(lora=True, is_zero=False), tokenizer=None, settings=None, sharding=None)
     base, initial = build(adapted, name="base"), build(adapted, name="initial")
     assert base.digest == build(policy).digest != initial.digest
     assert "adapters off" in str(base)
@@ -136,7 +136,7 @@ def test_another_models_tokens_must_be_the_policys(policy, make, tmp_path):
 def test_a_name_on_the_hub_is_loaded_at_its_revision(policy, make, tmp_path, monkeypatch):
     asked = []
 
-    def load(settings, device, key):
+    def load(settings, device, key, sharding):
         asked.append(settings)
         return SimpleNamespace(module=make(seed=5), tokenizer=tokenizer())
 

@@ -21,7 +21,7 @@ READ = frozenset({"ref_kls"})
 
 
 def build(policy: PolicyModule, is_needed: bool = True, live: bool = False, **settings: object) -> MovingReference:
-    loaded = SimpleNamespace(module=policy, tokenizer=None, settings=ModelSettings("unused"))
+    loaded = SimpleNamespace(module=policy, tokenizer=None, settings=ModelSettings("unused"), sharding=None)
     return build_reference(
         ReferenceSettings("moving", **settings),  # type: ignore[arg-type]
         loaded,  # type: ignore[arg-type]

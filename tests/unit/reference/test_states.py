@@ -22,7 +22,7 @@ READ = frozenset({"ref_kls", "ref_entropy_shares"})
 
 def build(policy: PolicyModule, **settings: object) -> Reference:
     """Build the reference of an objective that reads distributions."""
-    loaded = SimpleNamespace(module=policy, tokenizer=None, settings=ModelSettings("unused"))
+    loaded = SimpleNamespace(module=policy, tokenizer=None, settings=ModelSettings("unused"), sharding=None)
     return build_reference(
         ReferenceSettings(**settings),  # type: ignore[arg-type]
         loaded,  # type: ignore[arg-type]

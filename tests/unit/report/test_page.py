@@ -67,6 +67,22 @@ def test_the_twin_holds_the_same_numbers(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["report.html", "report.json"]
 
 
+def test_a_kill_before_the_page_leaves_no_finished_run(tmp_path, monkeypatch):
+    """A run with report.json is finished, and a sweep keeps it: so the page must be there before."""
+
+    def killed(path, text):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(page, "write", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_report(tmp_path, quick())
+    assert not list(tmp_path.iterdir())
+    written = []
+    monkeypatch.setattr(page, "write", lambda path, text: written.append(path.name))
+    write_report(tmp_path, quick())
+    assert written == ["report.html", "report.json"]
+
+
 def test_numbers_that_are_not_finite_survive_the_twin(tmp_path):
     nan = Interval(math.nan, math.nan, math.inf, 0.95, 1)
     report = quick(held_out=held_out(contrast(length_accuracy=nan)))

@@ -81,6 +81,15 @@ def test_a_killed_writer_holds_no_lock(tmp_path):
     RunDirectory.open(tmp_path / "run", resume=True).close()
 
 
+@pytest.mark.parametrize("name", ["run.json", ".writer.json"])
+def test_a_kill_while_the_first_files_are_written_does_not_block_the_next_run(tmp_path, name):
+    left = tmp_path / "run" / f".{name}.tmp"
+    left.parent.mkdir()
+    left.write_text("half")
+    RunDirectory.open(tmp_path / "run").close()
+    assert not left.exists()
+
+
 def test_a_file_is_whole_or_what_it_was(tmp_path, monkeypatch):
     path = tmp_path / "report.json"
     write_json(path, {"a": 1})

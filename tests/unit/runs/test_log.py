@@ -5,6 +5,7 @@ import logging
 import pytest
 
 from tiltlm.runs import run_log
+from tiltlm.runs.log import append_error
 
 LOG = logging.getLogger("tiltlm.part")
 
@@ -52,3 +53,20 @@ def test_the_program_around_it_gets_what_it_would_get_without(caplog, level):
         assert log_all() == without
     assert log_all() == without
     assert len(without) == 3 - (level > logging.DEBUG) - (level > logging.INFO)
+
+
+def test_the_error_that_ends_a_command_is_the_last_line(tmp_path):
+    with run_log() as log:
+        log.write_to(tmp_path)
+        LOG.info("a")
+    append_error("no such file")
+    assert messages(tmp_path) == ["INFO    a", "ERROR   no such file"]
+
+
+def test_an_error_does_not_bring_back_a_run_that_was_removed(tmp_path):
+    with run_log() as log:
+        log.write_to(tmp_path)
+        LOG.info("a")
+    (tmp_path / "log.txt").unlink()
+    append_error("no such file")
+    assert list(tmp_path.iterdir()) == []

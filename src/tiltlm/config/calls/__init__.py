@@ -4,6 +4,9 @@ from tiltlm.config.calls.training import export, preview, quickstart, score, swe
 
 # The splits keep the order of `--help`: training, answers and judges, then what is measured with them.
 # isort: split
+from tiltlm.config.calls.planning.estimating import estimate
+
+# isort: split
 from tiltlm.config.calls.loops import loop
 
 # isort: split
@@ -60,6 +63,7 @@ __all__ = [
     "compare",
     "compare_methods",
     "convert",
+    "estimate",
     "export",
     "frontier",
     "judge",

@@ -23,7 +23,7 @@ from tiltlm.data.files.packed import damage_of
 from tiltlm.data.files.text_files import ReadLimits, Row, read_csv, read_json, read_jsonl
 from tiltlm.data.labels.project_votes import content_digest
 from tiltlm.data.labels.rules import LabelSettings
-from tiltlm.storage.hub import unreachable
+from tiltlm.storage.hub import COMMIT, commit_of, unreachable
 
 T = TypeVar("T")
 
@@ -48,6 +48,8 @@ class Source:
     """True if it has splits, of which one was chosen."""
     notes: tuple[Note, ...] = ()
     """What the user must know about its files."""
+    commit: str | None = None
+    """The commit of a dataset on the Hub; None for files, or if it is unknown."""
     label: str | None = None
     """`Row.source` of its rows."""
     origin: str = ""
@@ -88,6 +90,11 @@ class Rows(Iterable[Row]):
     def notes(self) -> list[Note]:
         """Return the notes of all sources."""
         return [note for source in self.sources for note in source.notes]
+
+    @property
+    def commits(self) -> dict[str, str]:
+        """Return the commit of each dataset on the Hub."""
+        return {source.name: source.commit for source in self.sources if source.commit is not None}
 
     def content(self) -> list[list[str]] | None:
         """Return `Source.content` of all sources; None if it is None for one of them."""
@@ -173,8 +180,7 @@ def _find(name: str, settings: DataSettings, split: Split) -> Source:
     if path.is_file():
         return _of_files(name, [path], limits)
     if HUB_NAME.fullmatch(name) and not _reader(path) and not path.parent.exists():
-        notes = () if settings.revision else (Note(f"{name}: {NEWEST}", "newest_revision"),)
-        return replace(_dataset(name, _hub(name, settings, split), limits, has_splits=True), notes=notes)
+        return _hub(name, settings, split, limits)
     raise DataError(
         f"{name}: no such file or folder, and not the name of a dataset on the Hub (owner/name)", code="no_such_path"
     )
@@ -312,7 +318,12 @@ def _saved_dataset(path: Path, split: Split, limits: ReadLimits) -> Source:
     return _dataset(path.name, data, limits, has_splits=False)
 
 
-def _hub(name: str, settings: DataSettings, split: Split) -> Any:
+def _hub(name: str, settings: DataSettings, split: Split, limits: ReadLimits) -> Source:
+    """Load a dataset from the Hub or its cache.
+
+    Raises:
+        DataError: It cannot be loaded, or the cache has another commit than the settings ask for.
+    """
     if reason := unreachable(name, "dataset"):
         raise DataError(
             f"{name}: no such file or folder, and as a dataset on the Hub it cannot be read: {reason}",
@@ -320,8 +331,9 @@ def _hub(name: str, settings: DataSettings, split: Split) -> Any:
         )
     import datasets
 
+    commit = commit_of(name, "dataset", settings.revision)
     try:
-        return datasets.load_dataset(name, settings.subset, split=split.name, revision=settings.revision)
+        data = datasets.load_dataset(name, settings.subset, split=split.name, revision=commit or settings.revision)
     except (OSError, ValueError) as error:  # offline, unknown name, subset, split or revision
         raise DataError(
             f"{name}: no such file or folder, and it cannot be loaded from the Hub: {error}. Check the name, the "
@@ -329,6 +341,26 @@ def _hub(name: str, settings: DataSettings, split: Split) -> Any:
             f"data.revision={settings.revision!r}",
             code="not_readable",
         ) from error
+    read = _commit_of_cache(data) or commit
+    if settings.revision is not None and commit is not None and read != commit:
+        raise DataError(
+            f"{name}: the cache has commit {read}, and data.revision={settings.revision} is {commit}; connect to the "
+            f"network, or set data.revision={read}",
+            code="other_revision",
+            key="data.revision",
+        )
+    notes = [] if settings.revision else [Note(f"{name}: {NEWEST}", "newest_revision")]
+    notes += [Note(f"{name}: commit {read}", "commit")] if read else []
+    return replace(_dataset(name, data, limits, has_splits=True), notes=tuple(notes), commit=read)
+
+
+def _commit_of_cache(data: Any) -> str | None:
+    """Return the commit of which `datasets` made the files of a dataset: the name of their folder."""
+    for file in getattr(data, "cache_files", None) or ():
+        folder = Path(file["filename"]).parent.name
+        if COMMIT.fullmatch(folder):
+            return folder
+    return None
 
 
 def _check_hub_settings(settings: DataSettings) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from tiltlm.core.errors import ConfigError, RunError
+from tiltlm.distributed.position import HERE
 from tiltlm.judging.language.limits import LONGEST_ORDERED, Breaker, Bucket, Clock, retry_after, wait_before
 from tiltlm.storage.versions import is_installed
 
@@ -124,6 +125,7 @@ class Server:
         estimate = len(text) // CHARACTERS + tokens
         problem = ""
         for attempt in range(1, self.settings.attempts + 1):
+            HERE.tick()
             self._requests.take(1)
             self._tokens.take(estimate)
             self._check_stopped()

@@ -22,7 +22,7 @@ from tiltlm.judging.judge_settings import JudgeSettings
 from tiltlm.judging.scorers.encoding import encoder_of, frozen_forward, score_items, tokenizer_digest
 from tiltlm.models import ModelSettings, load_scorer
 from tiltlm.models import Scorer as LoadedScorer
-from tiltlm.models.folders import short_name
+from tiltlm.models.folders import Located, check_reachable, short_name
 from tiltlm.models.foreign_code import check_weights, without_pickles
 from tiltlm.reference import model_digest
 from tiltlm.reference.digests import numeric_path
@@ -79,6 +79,8 @@ class PairClassifier(Scorer):
 
         if Path(path).is_dir():
             check_weights(Path(path), "judge.model")
+        else:
+            check_reachable(Located(path, None, path, is_folder=False, key="judge.model"))
         with without_pickles("judge.model"):
             model, info = AutoModelForSequenceClassification.from_pretrained(
                 path, use_safetensors=True, trust_remote_code=False, output_loading_info=True
@@ -190,6 +192,8 @@ def _is_bidirectional(path: str) -> bool:
     """
     from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, AutoConfig
 
+    if not Path(path).is_dir():
+        check_reachable(Located(path, None, path, is_folder=False, key="judge.model"))
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
         kind: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), None)

@@ -24,12 +24,13 @@ from textual.widgets import Static
 
 import tiltlm
 from tiltlm.core.errors import DataError, RunError, TiltError
+from tiltlm.core.notes import visible
 from tiltlm.labeling.queue.assignments import Refused
 from tiltlm.labeling.queue.ballots import Ballot, Choice
 from tiltlm.labeling.queue.contents import Contents, raw_text
 from tiltlm.labeling.terminal.dialogs import NoteDialog, QuitDialog, SkipDialog, TextDialog
 from tiltlm.labeling.terminal.keys import Clock, KeyGuard, Stopwatch
-from tiltlm.labeling.terminal.texts import markdown, visible
+from tiltlm.labeling.terminal.texts import markdown
 from tiltlm.labeling.terminal.view import CSS, Prompt, Sides, key_lines, key_table, progress_line, whole_prompt
 from tiltlm.labeling.terminal.voter import Feedback, Reply, Voter
 from tiltlm.labeling.words import word_diff

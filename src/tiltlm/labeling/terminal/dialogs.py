@@ -14,8 +14,8 @@ from textual.screen import ModalScreen
 from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
+from tiltlm.core.notes import visible
 from tiltlm.labeling.queue.ballots import MAX_NOTE
-from tiltlm.labeling.terminal.texts import visible
 
 
 def window(heading: str, hint: str, *, is_wide: bool = False) -> Vertical:

@@ -7,7 +7,6 @@ highlighter were not made for texts that want to be slow.
 """
 
 import re
-import unicodedata
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -17,6 +16,7 @@ from rich.markdown import BlockQuote, CodeBlock, Heading, Markdown, MarkdownElem
 from rich.padding import Padding
 from rich.text import Text
 
+from tiltlm.core.notes import visible
 from tiltlm.labeling.web.rendering import markdown_parser
 from tiltlm.labeling.words import Part
 
@@ -29,30 +29,6 @@ CHANGED = "bold underline on grey27"
 TAB = 4
 TOP_HEADING = 3
 """Level that the parser gives to the highest headings: those above it belong to a page."""
-
-KEPT = frozenset("\n\t\u200c\u200d\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u08e2")
-"""Control characters that stay: line ends, tabs, joiners that letters and emoji need, signs of Arabic and Syriac."""
-HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
-"""Classes of characters that are no visible text: controls, formats, halves of surrogate pairs, separators."""
-SUSPECT = re.compile(r"[^\n -~]")
-
-
-def visible(text: str) -> str:
-    """Return a text in which every control character, and each that cannot be seen, has a visible name.
-
-    Those of ASCII become their pictures, such as ␛; others their number, such as ⟨U+202E⟩. Line ends of Windows become
-    plain ones.
-    """
-    return SUSPECT.sub(lambda found: _visible_character(found.group()), text.replace("\r\n", "\n"))
-
-
-def _visible_character(one: str) -> str:
-    if one in KEPT or unicodedata.category(one) not in HIDDEN:
-        return one
-    code = ord(one)
-    if code < 0x20:
-        return chr(0x2400 + code)
-    return "␡" if code == 0x7F else f"⟨U+{code:04X}⟩"
 
 
 def plain(text: str) -> Text:

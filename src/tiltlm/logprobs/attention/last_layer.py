@@ -79,9 +79,12 @@ class LastLayer:
 
 
 def decoder_layers(model: Any) -> list[nn.Module]:
-    """Return the decoder layers of a transformers model in order; none where it does not name their class."""
+    """Return the decoder layers of a transformers model in order; none where it does not name their class.
+
+    Sharding gives each of them a class of its own, whose name begins with FSDP.
+    """
     names = set(model._no_split_modules or ())
-    return [module for module in model.base_model.modules() if type(module).__name__ in names]
+    return [module for module in model.base_model.modules() if type(module).__name__.removeprefix("FSDP") in names]
 
 
 def trim_last_layer(model: Any, trims: bool) -> None:

@@ -39,7 +39,7 @@ def write_weights(policy: ForestModule, folder: Path, sharding: Sharding, file_s
     reshard(policy)
     files: list[dict[str, Tensor]] = []
     for part in _parts(policy.bare_model):
-        if not files or sum(tensor.nbytes for tensor in files[-1].values()) >= file_size:
+        if not files or sum(map(_num_bytes, files[-1].values())) >= file_size:
             if files:
                 _write_file(files[-1], folder, len(files))
                 files[-1] = {name: tensor.to("meta") for name, tensor in files[-1].items()}
@@ -132,6 +132,11 @@ def _whole(layer: nn.Module) -> Iterator[None]:
             module._parameters[key] = parameter
 
 
+def _num_bytes(tensor: Tensor) -> int:
+    """Return the size of a tensor, of all of it where it is sharded."""
+    return tensor.numel() * tensor.itemsize
+
+
 def _divided(whole: Tensor, like: Tensor) -> Tensor:
     """Return a whole tensor as shards, laid out as `like`; the whole is not kept."""
     sharded: Any = laid_out_as(whole, like)
@@ -165,7 +170,7 @@ def _name_files(folder: Path, files: list[dict[str, Tensor]]) -> None:
         shutil.rmtree(part)
     if len(files) > 1:
         places = {tensor: name for name, tensors in zip(names, files, strict=True) for tensor in tensors}
-        sizes = [tensor.nbytes for tensors in files for tensor in tensors.values()]
+        sizes = [_num_bytes(tensor) for tensors in files for tensor in tensors.values()]
         index = {"metadata": {"total_size": sum(sizes)}, "weight_map": dict(sorted(places.items()))}
         text = json.dumps(index, indent=2, sort_keys=True) + "\n"
         (folder / "model.safetensors.index.json").write_text(text, encoding="utf-8")

@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 
 from tiltlm.core import RunError
 from tiltlm.data import Encoder
+from tiltlm.distributed import Ranks
 from tiltlm.models import Policy
 from tiltlm.models.saving import save_policy
 from tiltlm.reference import model_digest
@@ -41,18 +42,20 @@ class PolicyFolders:
     def write(self, version: str) -> Path:
         """Write the weights of now, unless they are there, and return their folder.
 
+        The processes that share a sharded policy call it together.
+
         Raises:
             RunError: The disk is full, or a file cannot be written.
         """
+        ranks = Ranks() if self.policy.sharding is None else self.policy.sharding.ranks
         path = self.folder / version
-        if (path / READY).exists():
+        if ranks.first(lambda: (path / READY).exists()):
             return path
-        shutil.rmtree(path, ignore_errors=True)
+        ranks.first(lambda: shutil.rmtree(path, ignore_errors=True))
         template = self.encoder.given_template
         try:
             save_policy(self.policy, path, self.merges, chat_template=template, response_end=self.response_end)
-            for file in path.iterdir():
-                sync(file)
+            ranks.first(lambda: _seal(path, version))
         except (OSError, SafetensorError) as error:
             raise RunError(
                 f"{path}: the weights for the server could not be written ({error}). Free space there, then go on with "
@@ -60,7 +63,6 @@ class PolicyFolders:
                 code="not_writable",
                 key="output",
             ) from error
-        write_json(path / READY, {"version": version})
         return path
 
     def others(self, version: str) -> list[Path]:
@@ -72,3 +74,10 @@ class PolicyFolders:
         """Delete all versions but this one and the newest other one."""
         for path in self.others(version)[KEPT - 1 :]:
             shutil.rmtree(path)
+
+
+def _seal(path: Path, version: str) -> None:
+    """Have a folder on the disk, and write its last file."""
+    for file in path.iterdir():
+        sync(file)
+    write_json(path / READY, {"version": version})

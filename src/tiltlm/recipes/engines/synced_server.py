@@ -7,16 +7,19 @@ weights, and again after it drew, because a server that started anew meanwhile h
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
 from tiltlm.core import ConfigError, RunError
 from tiltlm.core.example import Response, TokenIds, token_ids
+from tiltlm.distributed import Ranks
 from tiltlm.models import Policy
 from tiltlm.recipes.engines.policy_folders import PolicyFolders
 from tiltlm.sampling import SamplingSettings
 from tiltlm.sampling.engines import EngineSettings
 from tiltlm.sampling.engines.agreement import Agreement, check_not_stale
+from tiltlm.sampling.engines.connection import Dialect
 from tiltlm.sampling.engines.engine import Floats32
 from tiltlm.sampling.engines.rescoring import token_logps
 from tiltlm.sampling.engines.server import ServerEngine, dialect_of, served_model
@@ -48,7 +51,7 @@ def check_sync(settings: EngineSettings, policy: Policy) -> None:
 
 @dataclass(eq=False)
 class SyncedServer:
-    """A server with the weights of a policy."""
+    """A server with the weights of a policy. The processes that share the policy call its methods together."""
 
     settings: EngineSettings
     policy: Policy
@@ -58,6 +61,8 @@ class SyncedServer:
     max_new_tokens: int
     seed: int
     """Seed of the probe's responses."""
+    ranks: Ranks = field(default_factory=Ranks)
+    """The processes that share the policy; rank 0 asks the server."""
     ready: dict[str, ServerEngine] = field(default_factory=dict)
     """Name of the weights → the server that has them; one entry at most."""
 
@@ -86,13 +91,20 @@ class SyncedServer:
 
     def _sync(self, version: str) -> ServerEngine:
         """Write the weights, have the server load them, and return it."""
-        settings, policy = self.settings, self.policy.module
-        dialect = dialect_of(settings)
+        settings, dialect = self.settings, dialect_of(self.settings)
         if settings.sync == "none":
-            return ServerEngine(settings, dialect, served_model(dialect), policy, salt=version)
-        folder = self.weights.write(version)
-        log.info("engine %s: load %s", settings.name, folder, extra={"event": "weights_synced", "version": version})
-        if settings.sync == "full":
+            model = self.ranks.first(lambda: served_model(dialect))
+        else:
+            folder = self.weights.write(version)
+            model = self.ranks.first(lambda: self._load(dialect, version, folder))
+        return ServerEngine(settings, dialect, model, self.policy.module, salt=version)
+
+    def _load(self, dialect: Dialect, version: str, folder: Path) -> str:
+        """Have the server load a folder, and return the name that requests give as model. Only rank 0 calls it."""
+        log.info(
+            "engine %s: load %s", self.settings.name, folder, extra={"event": "weights_synced", "version": version}
+        )
+        if self.settings.sync == "full":
             dialect.load_weights(folder)
             model = served_model(dialect)
         else:
@@ -103,7 +115,7 @@ class SyncedServer:
                 if other.name in loaded:
                     dialect.unload_adapter(other.name)
         self.weights.delete_old(version)
-        return ServerEngine(settings, dialect, model, policy, salt=version)
+        return model
 
     def prove(self, engine: ServerEngine, name: str) -> Agreement:
         """Compare the server's scores of the probe with those of the policy.
@@ -116,8 +128,20 @@ class SyncedServer:
             RunError: They differ by more than rounding explains.
         """
         prompts, responses, older = self._probe()
-        theirs = [_scored(engine, *one) for one in zip(prompts, responses, strict=True)]
         ours = [own for (own,) in token_logps(self.policy.module, prompts, [[Response(ids)] for ids in responses])]
+        return self.ranks.first(lambda: self._compare(engine, name, prompts, responses, ours, older))
+
+    def _compare(
+        self,
+        engine: ServerEngine,
+        name: str,
+        prompts: list[TokenIds],
+        responses: list[TokenIds],
+        ours: list[Floats32],
+        older: dict[str, list[Floats32]],
+    ) -> Agreement:
+        """Compare the server's scores of the probe with those of the policy. Only rank 0 calls it; see `prove`."""
+        theirs = [_scored(engine, *one) for one in zip(prompts, responses, strict=True)]
         found = Agreement.of(theirs, ours)
         earlier = {which: scores for which, scores in older.items() if which != name}
         check_not_stale(theirs, found, earlier, self.settings.name, RESTART)
@@ -139,9 +163,9 @@ class SyncedServer:
 
         The responses are samples of the policy before the first draw: tokens as it writes them.
         """
-        known = read_json(self.weights.folder / "probe.json")
+        known = self.ranks.first(lambda: read_json(self.weights.folder / "probe.json"))
         if known is None:
-            self.weights.folder.mkdir(exist_ok=True)
+            self.ranks.first(lambda: self.weights.folder.mkdir(exist_ok=True))
             settings = SamplingSettings(min(PROBE_TOKENS, self.max_new_tokens))
             ends = self.policy.end_token_ids
             drawn = sample(self.policy.module, self.prompts, 1, settings, seed=self.seed, end_token_ids=ends)

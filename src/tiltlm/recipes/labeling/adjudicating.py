@@ -9,6 +9,7 @@ from sqlalchemy import Connection, select
 
 from tiltlm.core.checks import suggestion
 from tiltlm.core.errors import ConfigError, DataError
+from tiltlm.core.notes import visible
 from tiltlm.labeling.monitor.disputes import Filter, Listed, Opinion, list_pairs, opinions
 from tiltlm.labeling.queue.ballots import adjudicate
 from tiltlm.labeling.queue.contents import as_turns
@@ -18,7 +19,6 @@ from tiltlm.labeling.store.pairs import ShownPair, read_pair
 from tiltlm.labeling.store.people import Person, add_person, find_person
 from tiltlm.labeling.store.projects import open_project
 from tiltlm.labeling.store.tables import pair
-from tiltlm.labeling.terminal.texts import visible
 from tiltlm.recipes.labeling.terminal import account_name
 
 Decision = Literal["a", "b", "tie"]

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
+from tiltlm.core.notes import visible
 from tiltlm.labeling.monitor.annotators import AnnotatorNumbers
 from tiltlm.labeling.monitor.facts import read_facts
 from tiltlm.labeling.monitor.status import Status, Verdict, measure_status
 from tiltlm.labeling.store.database import reading
 from tiltlm.labeling.store.projects import open_project
-from tiltlm.labeling.terminal.texts import visible
 from tiltlm.report.numbers import format_number, share, with_bounds
 
 if TYPE_CHECKING:

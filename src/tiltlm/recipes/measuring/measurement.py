@@ -92,6 +92,7 @@ def measure_policy(
         max_tokens=max_tokens,
         progress=lambda done, total: progress(label, done, total),
         ranks=ranks,
+        draw=ready.draw,
     )
     return Measurement(rows, draws)
 

@@ -31,7 +31,7 @@ from tiltlm.objectives import Objective, Pairwise, WeightedSum
 from tiltlm.recipes.measuring.measurement import Measurement
 from tiltlm.recipes.prepare import Prepared
 from tiltlm.recipes.run_settings import RunSettings
-from tiltlm.sampling import Sampled, SamplingSettings, sample
+from tiltlm.sampling import Sampled, SamplingSettings
 
 Floats = NDArray[np.float64]
 
@@ -84,7 +84,8 @@ def greedy_responses(
     """Return the greedy response to each sampled prompt, with the present weights."""
     assert before.draws is not None, "prompts are those that were sampled"
     drawn = SamplingSettings(settings.evaluation.max_new_tokens, temperature=0.0)
-    found = sample(module, before.draws.prompts, 1, drawn, seed=0, end_token_ids=ready.sampling_ends, ranks=ranks)
+    ends = ready.sampling_ends
+    found = ready.draw(module, before.draws.prompts, 1, drawn, seed=0, end_token_ids=ends, ranks=ranks)
     return [own[0] for own in found]
 
 

@@ -19,6 +19,7 @@ from tiltlm.data.files.sources import read_rows
 from tiltlm.data.rows.columns import detect_prompts
 from tiltlm.diagnostics import Interval
 from tiltlm.distributed import Ranks
+from tiltlm.distributed.sharding import Sharding
 from tiltlm.evaluation.answers.contests import text_of
 from tiltlm.judging import (
     JudgementCache,
@@ -48,7 +49,7 @@ from tiltlm.recipes.online.judging.verdicts import (
     scores_of,
     with_rivals,
 )
-from tiltlm.recipes.online.loop_checks import check_loop, check_processes
+from tiltlm.recipes.online.loop_checks import check_loop, check_sharded
 from tiltlm.recipes.online.loop_run import LoopRequest, LoopRunSettings
 from tiltlm.recipes.online.looped import LoopedRun
 from tiltlm.recipes.online.request_checks import (
@@ -63,7 +64,7 @@ from tiltlm.recipes.online.round_tokens import num_weights, spent_tokens, tree_o
 from tiltlm.recipes.online.round_training import RoundExamples, RoundTraining
 from tiltlm.recipes.prepare import encoder_of, note_all
 from tiltlm.recipes.progress import ProgressCallback, silent
-from tiltlm.recipes.train import listener, origin_of, refuse_different, save_model
+from tiltlm.recipes.train import listener, origin_of, refuse_different, save_together
 from tiltlm.reference import Reference, model_digest
 from tiltlm.reference.build import build_round_references
 from tiltlm.reference.model import ModelReference
@@ -74,6 +75,7 @@ from tiltlm.runs import RunDirectory, run_log
 from tiltlm.runs.chat import Chat
 from tiltlm.sampling.answers import AnswerRow, read_answers
 from tiltlm.training import build_trainer
+from tiltlm.training.guards import explained_stop
 from tiltlm.training.optim.optimizer import learning_rate_factor, whole_weights
 
 log = logging.getLogger(__name__)
@@ -86,23 +88,25 @@ def loop(settings: LoopRunSettings, request: LoopRequest, *, progress: ProgressC
         TiltError: something is wrong; what can be seen before a model is loaded is refused then.
     """
     ranks = Ranks.join()
-    check_processes(settings, ranks)
     objective = compose(settings.objective)
     check_loop(settings, objective)
     check_engine(settings, request)
+    check_sharded(settings, request, objective)
+    sharding = Sharding.of(settings.training.parallelism, ranks)
     with run_log() as messages:
         policy: Policy | None = None
         if request.is_own_judge:
-            policy = open_policy(settings, progress, ranks)
+            policy = open_policy(settings, progress, ranks, sharding)
         progress("load the judge", 0, 0)
         judge = open_training_judge(request, policy)
         check_request(settings, request, objective, judge)
         measuring = open_held_out(request.held_out_judge, judge)
-        policy = policy or open_policy(settings, progress, ranks)
+        policy = policy or open_policy(settings, progress, ranks, sharding)
         pupil = load_learned_judge(settings, measuring)
         prompts = read_prompts(settings, policy)
         refuse_different({"prompts": prompts.digest, "model": model_digest(policy.module)}, ranks)
         with (
+            explained_stop("what is done is kept. Continue with --resume"),
             RunDirectory.open(
                 settings.output, resume=request.resume, overwrite=request.overwrite, ranks=ranks, waits=request.waits
             ) as run,
@@ -117,11 +121,13 @@ def loop(settings: LoopRunSettings, request: LoopRequest, *, progress: ProgressC
             return rounds.run_all(resume=request.resume)
 
 
-def open_policy(settings: LoopRunSettings, progress: ProgressCallback, ranks: Ranks) -> Policy:
+def open_policy(
+    settings: LoopRunSettings, progress: ProgressCallback, ranks: Ranks, sharding: Sharding | None
+) -> Policy:
     """Load the model that is trained."""
     progress("load model and data", 0, 0)
     check_reachable(locate(settings.model.path, settings.model.adapter))
-    policy = load_policy(settings.model, ranks.device)
+    policy = load_policy(settings.model, ranks.device, sharding=sharding)
     note_all(policy.notes)
     return policy
 
@@ -268,12 +274,13 @@ class Rounds:
         if stop.best is not None:
             best, _ = training.start_of(RoundFolder.of(self.run.path, stop.best))
             training.trainer.checkpoints.restore_weights(best)
-        self.ranks.first(lambda: self.save(cards, stop))
+        prompts = self.prompts
+        save_together(self.policy, prompts.encoder, prompts.end_token_id, self.run.path, self.ranks)
+        self.ranks.first(lambda: self.conclude(cards, stop))
         return LoopedRun(self.run.path, self.request.preset, tuple(cards), stop)
 
-    def save(self, cards: Sequence[Card], stop: Stop) -> None:
-        """Write the model, a learned judge and the page, in the first process."""
-        save_model(self.policy, self.prompts.encoder, self.prompts.end_token_id, self.run.path)
+    def conclude(self, cards: Sequence[Card], stop: Stop) -> None:
+        """Write a learned judge and the page, in the first process."""
         if self.judges.learned is not None:
             self.judges.learned.save(len(cards))
         write_rounds(self.run.path, self.record(cards, stop))

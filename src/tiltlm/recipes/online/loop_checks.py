@@ -4,12 +4,11 @@ from collections.abc import Mapping
 
 from tiltlm.core import ConfigError
 from tiltlm.core.needs import Shape
-from tiltlm.distributed import Ranks
 from tiltlm.objectives import Objective
 from tiltlm.objectives.shapes.rollouts import PolicyGradient
 from tiltlm.online.constitution import DEFAULT, read_constitution
 from tiltlm.online.examples.corrections import UNBIASED
-from tiltlm.recipes.online.loop_run import LoopRunSettings
+from tiltlm.recipes.online.loop_run import LoopRequest, LoopRunSettings
 from tiltlm.recipes.run_settings import is_set
 from tiltlm.sampling import SamplingSettings
 
@@ -96,19 +95,30 @@ def check_samples(settings: LoopRunSettings) -> None:
         )
 
 
-def check_processes(settings: LoopRunSettings, ranks: Ranks) -> None:
-    """Refuse a sharded policy: each process draws samples of its own, which needs whole weights.
+def check_sharded(settings: LoopRunSettings, request: LoopRequest, objective: Objective) -> None:
+    """Refuse what runs a sharded policy in one process alone: all processes must run it together.
 
     Raises:
-        ConfigError: training.parallel is shard or hybrid.
+        ConfigError: the policy is sharded, and something does so.
     """
-    if settings.training.parallelism.is_sharded:
-        raise ConfigError(
-            f"training.parallel is {settings.training.parallel} in {ranks.size} processes; in a loop every process "
-            "draws samples itself and needs the whole policy. Set training.parallel=replicate",
-            code="not_supported",
-            key="training.parallel",
-        )
+    if not settings.training.parallelism.is_sharded:
+        return
+    engine = settings.engine
+    alone = {
+        "engine.name": not engine.is_exact and f"engine {engine.name} runs or saves it at moments of its own",
+        "judge": request.is_own_judge and "a policy that judges its own samples is asked by the first process alone",
+        "objective": isinstance(objective, PolicyGradient)
+        and objective.critic is not None
+        and "the value head of a critic is made after the model is sharded",
+    }
+    for key, reason in alone.items():
+        if reason:
+            raise ConfigError(
+                f"training.parallel is {settings.training.parallel}, and {reason}. Set training.parallel=replicate, or "
+                f"change {key}",
+                code="not_supported",
+                key=key,
+            )
 
 
 def check_refills(settings: LoopRunSettings) -> None:

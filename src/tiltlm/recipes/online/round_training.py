@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tiltlm.core import ResponseLogps
+from tiltlm.core import ResponseLogps, build_trees
 from tiltlm.core.example import Example
 from tiltlm.distributed import Ranks
 from tiltlm.objectives import compose
@@ -90,6 +90,8 @@ class RoundTraining:
             self.trainer.next_round, fingerprint=digest, first_step=first, restarts=self.settings.loop.restarts
         )
         start(examples)
+        if self.needs_reference and (reference := self.trainer.stepper.reference) is not None:
+            reference.ensure_together(build_trees(examples)[0])
         effective = None
         objective, correction = self.trainer.stepper.objective, self.settings.correction
         is_corrected = correction.kind != "none"

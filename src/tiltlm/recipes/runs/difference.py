@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tiltlm.core.errors import ConfigError
 from tiltlm.estimates.intervals import Interval, bootstrap_mean
 from tiltlm.recipes.runs.files import Damaged, plain_line, read_config, read_mapping, read_records
-from tiltlm.recipes.runs.found import FoundRun, is_run, look_at
+from tiltlm.recipes.runs.found import FoundRun, is_run, look_at, plain_values
 from tiltlm.report.numbers import format_number, with_bounds
 from tiltlm.report.series import Series, series_of
 
@@ -115,7 +115,7 @@ class RunDifference:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything but the curves as plain values, as `--json` prints it."""
-        return {
+        plain = {
             "schema": SCHEMA,
             "a": self.a.to_dict(),
             "b": self.b.to_dict(),
@@ -132,6 +132,7 @@ class RunDifference:
             "losses": {"equal_to": self.equal_to, "parts_at": self.parts_at},
             "notes": list(self.notes),
         }
+        return dict(plain_values(plain))
 
     def to_pandas(self) -> pd.DataFrame:
         """Return the results, one row a number, with the ends of the intervals."""

@@ -81,7 +81,7 @@ class FoundRun:
             "latest": dict(self.latest),
             "runs": [str(path) for path in self.runs],
         }
-        return dict(_without_nan(plain))
+        return dict(plain_values(plain))
 
 
 def is_run(folder: Path) -> bool:
@@ -285,13 +285,15 @@ def _of_loop(cards: Sequence[Any]) -> dict[str, Interval]:
     return _intervals({name: _inner(last, name) for name in ("reward", "held_out", "kl")})
 
 
-def _without_nan(value: Any) -> Any:
-    """Return plain values with None for a number that is not finite."""
+def plain_values(value: Any) -> Any:
+    """Return a value as JSON has it: None for a number that is not finite, a text for a date."""
     if isinstance(value, Mapping):
-        return {key: _without_nan(item) for key, item in value.items()}
+        return {str(key): plain_values(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        return [plain_values(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
 
 
 STUDIES = {"comparison.json": "sweep", "frontier.json": "frontier", "methods.json": "methods"}

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from tiltlm.core.errors import ConfigError, RunError
@@ -123,7 +124,7 @@ def publish(run: Path, name: str, *, public: bool = False, with_report: bool = T
     found = upload(run, check_publishing(name, "NAME", public=public), files)
     if found.error:
         raise RunError(
-            f"{found.error}. Nothing in {run} is changed; try again: tiltlm push {run} {name}",
+            f"{found.error}. Nothing in {run} is changed; try again: tiltlm push {quote(str(run))} {name}",
             code="push_failed",
             key="NAME",
         )

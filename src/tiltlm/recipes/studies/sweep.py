@@ -15,6 +15,7 @@ from tiltlm.report import ComparedRun, read_run, verdict_of, write_comparison
 from tiltlm.report.comparison.page import headline, render_comparison
 from tiltlm.report.comparison.points import points_of, table_of
 from tiltlm.report.page import in_frame
+from tiltlm.runs import RunDirectory
 from tiltlm.training.guards import Interrupted
 
 if TYPE_CHECKING:
@@ -110,9 +111,10 @@ def run_point(
     if resume and (path / "report.json").exists():
         log.info("%s: already complete", name)
         return ComparedRun(name, values, read_run(path), link)
-    exists = path.exists()
+    has_begun = (path / RunDirectory.MARKER).exists()  # a kill may come before
     try:
-        report = train(settings, resume=resume and exists, overwrite=exists and not resume, progress=progress).report
+        goes_on, replaces = resume and has_begun, has_begun and not resume
+        report = train(settings, resume=goes_on, overwrite=replaces, progress=progress).report
     except Interrupted:
         raise
     except (RunError, NumericsError) as error:

@@ -323,7 +323,7 @@ def render_rounds(record: LoopRecord) -> str:
 
 
 def write_rounds(folder: Path, record: LoopRecord) -> Path:
-    """Write loop.html and loop.json, and return the path of the page.
+    """Write loop.html, then loop.json, with which a loop is finished; return the path of the page.
 
     Raises:
         RunError: a file cannot be written.
@@ -334,6 +334,6 @@ def write_rounds(folder: Path, record: LoopRecord) -> Path:
         "cautions": [{"key": remark.key, "text": remark.text} for remark in cautions_of(record)],
         **vars(record),
     }
-    write(folder / TWIN, as_json(content))
     write(folder / PAGE, render_rounds(record))
+    write(folder / TWIN, as_json(content))
     return folder / PAGE

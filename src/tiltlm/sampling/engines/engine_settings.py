@@ -24,9 +24,9 @@ class EngineSettings:
     server: ServerKind = "vllm"
     """What the server runs: `vllm` is asked by `/v1/completions`, `sglang` by its own route `/generate`."""
     sync: Sync = "none"
-    """How the server gets the weights of each round of a loop, which are written to `sync/` in the output folder.
-    `lora`: as a LoRA adapter, if that is what is trained. `full`: as a whole model. `none`: it does not, so only a loop
-    of one round is possible."""
+    """How the server gets the weights of each round of a loop, and those before and after a training run. They are
+    written to `sync/` in the output folder. `lora`: as a LoRA adapter, if that is what is trained. `full`: as a whole
+    model. `none`: it does not, so only a loop of one round is possible."""
     model: str | None = None
     """Name of the model on the server. None: the only one it has."""
     logprobs: ServerLogps = "unknown"

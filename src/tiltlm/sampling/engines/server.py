@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from tiltlm.core.errors import ConfigError
 from tiltlm.core.example import TokenIds, token_ids
+from tiltlm.distributed.position import HERE
 from tiltlm.logprobs import PolicyModule
 from tiltlm.sampling.drawing import SamplingSettings, prompt_seeds
 from tiltlm.sampling.engines.connection import Asked, BadChoice, Choice, Connection, Dialect
@@ -99,6 +100,7 @@ class ServerEngine:
         answers: list[EngineAnswer] = []
         causes: Counter[str] = Counter()
         for attempt in range(ATTEMPTS):
+            HERE.tick()
             missing = n - len(answers)
             if missing == 0:
                 break

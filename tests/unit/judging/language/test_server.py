@@ -7,6 +7,7 @@ import pytest
 from support.errors import raises
 from support.fake_server import Say, asker, fake_server, written
 from tiltlm.core import ConfigError, RunError
+from tiltlm.distributed.position import HERE
 from tiltlm.judging import Budget, JudgementCache, PairItem, cached
 from tiltlm.judging.language.judges import PairwiseJudge
 from tiltlm.judging.language.prices import Price
@@ -29,6 +30,13 @@ def test_what_may_pass_is_asked_again(status):
     assert (verdict.outcome, verdict.attempt) == ("left", 3)
     assert len(requests) == 3
     assert waits == [0.5, 1.0], "the limit of the wait doubles; the test draws the longest"
+
+
+def test_each_attempt_is_a_sign_of_life():
+    """Other ranks wait for the one that asks, and a server may let it wait for minutes."""
+    before = HERE.ticks
+    judged(lambda _, k: FINE if k == 3 else Say(429, {"error": "busy"}))
+    assert HERE.ticks >= before + 4
 
 
 def test_the_server_says_how_long_to_wait():

@@ -11,6 +11,7 @@ from sqlalchemy.exc import OperationalError
 from support.label_databases import new_project
 from support.terminal_app import dialog_text, labelling, press, run, saved, sees, text_of, until
 from support.terminal_texts import ESCAPES, MARKUP, UNSEEN
+from tiltlm.core.notes import visible
 from tiltlm.labeling.project import ProjectSettings
 from tiltlm.labeling.queue.assignments import take
 from tiltlm.labeling.queue.ballots import stored_choice
@@ -22,7 +23,6 @@ from tiltlm.labeling.store.tables import assignment, event
 from tiltlm.labeling.terminal import app as app_module
 from tiltlm.labeling.terminal.app import Outcome
 from tiltlm.labeling.terminal.dialogs import NoteDialog, QuitDialog, SkipDialog
-from tiltlm.labeling.terminal.texts import visible
 from tiltlm.labeling.terminal.view import Pane, Prompt
 
 

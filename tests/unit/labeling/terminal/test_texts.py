@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from support.terminal_texts import ESCAPES, MARKUP, UNSEEN
-from tiltlm.labeling.terminal.texts import diff, markdown, plain, turns, visible
+from tiltlm.core.notes import visible
+from tiltlm.labeling.terminal.texts import diff, markdown, plain, turns
 from tiltlm.labeling.words import Part, word_diff
 
 

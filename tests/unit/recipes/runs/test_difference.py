@@ -115,6 +115,11 @@ def test_the_page_has_both_curves_and_escapes_names(two, tmp_path):
 
 
 def test_the_plain_form_is_valid_json(two):
-    plain = json.loads(json.dumps(compare_runs(*two).to_dict(), allow_nan=False, default=str))
+    report = json.loads((two[0] / "report.json").read_text())
+    report["samples"]["after"]["kl"] |= {"low": "NaN", "high": "NaN"}  # of a single prompt
+    (two[0] / "report.json").write_text(json.dumps(report))
+    with (two[0] / "config.yaml").open("a") as file:
+        file.write("day: 2026-01-01\n")
+    plain = json.loads(json.dumps(compare_runs(*two).to_dict(), allow_nan=False))
     assert plain["settings"][0]["key"]
     assert {one["name"]: one["overlap"] for one in plain["results"]}["margin"] is False

@@ -1,0 +1,1 @@
+"""Calls that look ahead at a run."""
