@@ -21,7 +21,8 @@ from tiltlm.core.example import Response, token_ids
 from tiltlm.core.forest import Forest, Tree, pack_trees
 from tiltlm.logprobs import PolicyModule
 from tiltlm.logprobs.checkpointing import enable_checkpointing
-from tiltlm.training.optim.optimizer import build_optimizer, optimizer_tensors
+from tiltlm.training.checkpoints.tensors import optimizer_tensors
+from tiltlm.training.optim.optimizer import build_optimizer
 from tiltlm.training.training_settings import TrainingSettings
 
 PROMPT, RESPONSE = 128, 64

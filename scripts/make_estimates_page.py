@@ -173,7 +173,7 @@ taken as `shared`. A model whose code asks for the numbers that it computes is r
 The whole resident memory of fresh processes at its peak (VmHWM), of complete runs of `tiltlm train` on a CPU, by
 `python benchmarks/estimate.py`. The aim is 15 %. bf16 on this processor, which has no bf16 matrix units, misses it:
 the process needs more than its tensors. With oneDNN's cache of compiled kernels off
-(`ONEDNN_PRIMITIVE_CACHE_CAPACITY=0`) the same run needed 91 MB less, so that cache is a part of the difference; the
+(`ONEDNN_PRIMITIVE_CACHE_CAPACITY=0`) the same run needed 1,189 MB, so that cache is a part of the difference; the
 rest was not found.
 
 {compared}

@@ -17,7 +17,8 @@ from tiltlm.costs.skeleton import Blueprint, config_of
 from tiltlm.costs.trace import Event, traced
 from tiltlm.distributed.parallelism import Parallelism
 from tiltlm.models.model_settings import LoraSettings, ModelSettings
-from tiltlm.training.optim.optimizer import build_optimizer, optimizer_tensors
+from tiltlm.training.checkpoints.tensors import optimizer_tensors
+from tiltlm.training.optim.optimizer import build_optimizer
 from tiltlm.training.training_settings import TrainingSettings
 
 SHAPE = {
@@ -84,7 +85,7 @@ def test_products_are_those_of_the_formula():
 
 
 @pytest.mark.parametrize(
-    ("precision", "checkpointing", "processes"), [("float32", False, 1), ("bf16", True, 1), ("bf16", True, 4)]
+    ("precision", "checkpointing", "processes"), [("float32", False, 1), ("bf16", True, 1), ("float32", True, 4)]
 )
 def test_a_deep_model_is_continued_along_a_line(precision, checkpointing, processes):
     made = blueprint(precision, shape={**SHAPE, "num_hidden_layers": 12}, gradient_checkpointing=checkpointing)
