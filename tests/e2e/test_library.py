@@ -24,7 +24,7 @@ from tiltlm.report import read_run, verdict_of
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = {path.parent.name for path in Path(tiltlm.__file__).parent.glob("*/__init__.py")}
-INTERNAL = {"cli", "config", "estimates", "labeling", "recipes", "storage"}
+INTERNAL = {"cli", "config", "costs", "estimates", "labeling", "recipes", "storage"}
 """Packages that are no attributes of `tiltlm` until they are imported."""
 
 
