@@ -137,6 +137,7 @@ TEXT = """# Estimates
 
 `tiltlm estimate` counts what a run needs before a model is loaded: memory by part and by phase, time, disk.
 
+<!-- not run: needs a configuration, and a model of the hub -->
 ```
 tiltlm estimate runs/first.yaml --gpus 8xH100
 tiltlm estimate --model Qwen/Qwen2.5-7B-Instruct --gpus 2xA100 --tokens 512,256,256 model.gradient_checkpointing=true

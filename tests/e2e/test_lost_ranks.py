@@ -2,6 +2,7 @@
 
 import re
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -21,10 +22,18 @@ def command(model: str, data: Path, output: Path) -> list[str]:
 
 
 def disturb(model: str, data: Path, folder: Path, rank: int, signum: signal.Signals, size: int = 2) -> Ended:
-    """Run, send a signal to one rank after two steps, and return how all end. A frozen rank is ended afterwards."""
+    """Run, send a signal to one rank while it trains, and return how all end. A frozen rank is ended afterwards.
+
+    Signs of life come once a second: two seconds of training are long enough for one that says so.
+    """
 
     def meanwhile(processes) -> None:
-        wait_until(lambda: steps_of(folder / "run") >= 2 or any(p.poll() is not None for p in processes))
+        def trains() -> bool:
+            return steps_of(folder / "run") >= 2 or any(p.poll() is not None for p in processes)
+
+        wait_until(trains)
+        began = time.monotonic()
+        wait_until(lambda: time.monotonic() > began + 2)
         processes[rank].send_signal(signum)
         for other, process in enumerate(processes):
             if other != rank:

@@ -1,6 +1,8 @@
-"""Engines: where answers come from. The own sampler, transformers' continuous batching, or a server."""
+"""Engines: where answers come from. The own sampler, transformers' continuous batching, or a server.
 
-from tiltlm.sampling.engines.engine import Batch, Engine, EngineAnswer
-from tiltlm.sampling.engines.engine_settings import EngineSettings
+Names are imported when they are first used (`__init__.pyi` lists them), so that settings load no torch.
+"""
 
-__all__ = ["Batch", "Engine", "EngineAnswer", "EngineSettings"]
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
