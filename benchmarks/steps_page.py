@@ -84,6 +84,27 @@ Days differ too. At micro-hh *TRL default* took 7.4 (6.9–8.9) times as long as
 (`--workloads nano-hh --steps 4`), of which three counted, 0.6 seconds of tiltlm. In the loop that gave 11.2 (9.8–11.6)
 on one day and 14.5 (8.8–15.0) on another. They now have twelve steps, and the page shows those.
 
+## On a processor with AVX-512
+
+The ratios depend on the processor. On an Intel Xeon with AVX-512, 2 threads, float32, products reach 335 GFLOP/s (329
+to 345), two and a half times those of the records above, and what is no product is not that much faster. micro-hh,
+reference cached, three processes each in turns (`python benchmarks/steps.py --trl-python … --workloads micro-hh
+--systems tiltlm "TRL default" "TRL whole batch" --repeats 3 --results mine.jsonl`):
+
+| | s/step | time |
+|---|---|---|
+| tiltlm | 0.76 (0.75–0.76) | 1 |
+| TRL default | 5.48 (5.38–5.51) | 7.27 (7.12–7.28) |
+| TRL whole batch | 4.66 (4.62–4.67) | 6.17 (6.08–6.20) |
+
+The aim of 8 × is missed there. In a step of tiltlm products take 61 % of the time of operators, attention 11 %,
+everything else 28 % (`python benchmarks/operators.py --rounds 3`); for 8 ×, the 39 % that are no products would have
+to shrink by a quarter. The largest of them, by the profiler: element-wise passes of norms, rotary positions and the
+gated MLP (about 15 % in all), torch's attention on short segments (11 %), the softmax over the vocabulary (3 %),
+AdamW (2 %), norms of gradients and weights (2 %). `model.compile` joins the element-wise passes: 5 % less time of a
+step (4, 8 and 5 % in three pairs of processes in turns), after half a minute of compiling, so about 7.6 ×. No other
+single part is large enough to reach 8 ×.
+
 ## Why some targets are missed
 
 - **TRL default at V16k, 8 ×**: missed in the loop, and cached in some repeats. In a cached step, matrix products are
