@@ -49,7 +49,7 @@ def assert_named(message: str, rank: int) -> None:
     assert re.search(rf"rank {rank} \(process \d+ on \S+\)", first)
     found = [line for line in lines if re.search(r"rank \d on \S+: .*, step \d+, row \S+:\d+", line)]
     assert found, message
-    assert any(re.search(r"\(training/\w+\.py:\d+\)", line) for line in lines), message
+    assert any(re.search(r"\((\w+/)+\w+\.py:\d+\)", line) for line in lines), message
 
 
 def message_in(text: str) -> str:

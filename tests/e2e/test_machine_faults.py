@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import psutil
 import pytest
@@ -200,17 +201,24 @@ def test_a_second_writer_is_refused_and_changes_nothing(train, model, data, whol
 
 
 def contents(folder):
-    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """Return the files of a run, besides the empty ones that writers lock."""
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"}
+
+
+@pytest.fixture
+def short_folder():
+    """Return a folder whose path is short enough for the sockets of worker processes, which are in TMPDIR."""
+    with TemporaryDirectory(dir="/tmp") as folder:
+        yield Path(folder)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("cache", [False, True])
-def test_a_kill_while_tokenising_leaves_no_process_and_no_file_for_long(model, data, tmp_path, cache):
+def test_a_kill_while_tokenising_leaves_no_process_and_no_file_for_long(model, data, tmp_path, short_folder, cache):
     """The workers end by themselves, and the next run removes the unfinished files."""
     rows, config = tmp_path / "rows.jsonl", tmp_path / "config.yaml"
     rows.write_text(125 * data.read_text())
-    temporary, folder = tmp_path / "temporary", tmp_path / "cache"
-    temporary.mkdir()
+    temporary, folder = short_folder, tmp_path / "cache"
     given = {"train": str(rows), "processes": 2, "cache": str(folder) if cache else False}
     config.write_text(yaml.safe_dump({"model": model, "data": given, "objective": "simpo"}))
     where = {"TMPDIR": str(temporary)}
