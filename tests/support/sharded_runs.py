@@ -5,8 +5,12 @@ records of metrics, notes and errors.
 """
 
 import json
+import os
 import shutil
+import signal
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +34,8 @@ from tiltlm.training.checkpoints import files as checkpoint
 from tiltlm.training.recorder import Listener
 from tiltlm.training.training_settings import TrainingSettings
 
+BEGAN = "began"
+"""File that says that a run takes steps."""
 SETTINGS = {"num_epochs": 2, "batch_size": 5, "max_tokens": 20, "learning_rate": 0.02, "save_every": 2}
 
 
@@ -48,7 +54,7 @@ def train(ranks: Ranks, folder: Path, case: dict[str, Any]) -> None:
     notes: list[str] = []
     error: dict[str, Any] | None = None
     history: list[dict[str, Any]] = []
-    stop_after(case.get("stop_after"))
+    stop_after(case.get("stop_after"), folder / BEGAN)
     if case.get("blind"):
         checkpoint.check_space = lambda folder, num_bytes: None
 
@@ -79,11 +85,13 @@ def train(ranks: Ranks, folder: Path, case: dict[str, Any]) -> None:
         (results / f"{case['name']}.json").write_text(json.dumps(found))
 
 
-def stop_after(step: int | None) -> None:
-    """Let every process stop before the step after this one, as a kill would."""
+def stop_after(step: int | None, began: Path) -> None:
+    """Let every process stop before the step after this one, as a kill would; write `began` before the first step."""
     plain = loop.Trainer.train_step
 
     def train_step(self: loop.Trainer) -> None:
+        if not began.exists():
+            began.touch()
         if self.state.step == step:
             raise Killed
         plain(self)
@@ -102,6 +110,35 @@ def harm(path: Path, how: str) -> None:
     path.write_bytes(data if how == "flipped" else data[:-3])
 
 
+def killed_again_and_again(folder: Path, case: dict[str, Any], act: Callable[[Ranks], None]) -> dict[str, Any]:
+    """Kill the processes of a run some time after they began to train, and let others go on, once for each kill.
+
+    Returns:
+        The number of times that a process was killed, and the steps whose checkpoint was damaged after one.
+    """
+    num_killed, damaged, began = 0, [], folder / BEGAN
+    checkpoints = folder / case["folder"] / "checkpoints"
+    for kill in case["kills"]:
+        began.unlink(missing_ok=True)
+
+        def meanwhile(pids: list[int], kill: dict[str, Any] = kill) -> None:
+            until = time.monotonic() + 60
+            while not began.exists() and time.monotonic() < until:
+                if os.waitid(os.P_PID, pids[0], os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+                    return  # the run was at its end
+                time.sleep(0.002)
+            time.sleep(kill["after"])  # the moment is what the test varies
+            for pid in pids if kill["victims"] == "all" else pids[-1:]:
+                os.kill(pid, signal.SIGKILL)
+
+        ends = launch(case["num"], act, meanwhile)
+        num_killed += -signal.SIGKILL in ends
+        steps = checkpoint.steps_in(checkpoints)
+        damaged += [step for step in steps if checkpoint.damage(checkpoint.folder_of(checkpoints, step))]
+        case["resume"] = True
+    return {"num_killed": num_killed, "damaged": damaged}
+
+
 def main(folder: Path) -> None:
     """Make all runs of cases.json."""
     torch.set_num_threads(1)
@@ -114,8 +151,12 @@ def main(folder: Path) -> None:
         def act(ranks: Ranks, case: dict[str, Any] = case) -> None:
             train(ranks, folder, case)
 
+        outcome = killed_again_and_again(folder, case, act) if "kills" in case else {}
         if any(ends := launch(case["num"], act)):
             sys.exit(f"{case['name']} ended with {ends}")
+        if outcome:
+            result = folder / "results" / f"{case['name']}.json"
+            result.write_text(json.dumps(json.loads(result.read_text()) | outcome))
 
 
 if __name__ == "__main__":

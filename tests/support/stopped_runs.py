@@ -31,14 +31,14 @@ PHASES = {
     "reference pass": ("tiltlm.reference.store.store.ReferenceStore.put", 1),
     "describing": ("tiltlm.runs.directory.RunDirectory.write_json", 2),
     "measuring before": ("tiltlm.recipes.train.measure_policy", 1),
-    "sampling before": ("tiltlm.evaluation.samples.sample", 1),
+    "sampling before": ("tiltlm.sampling.sampler._check_lengths", 1),
     "training": ("tiltlm.training.loop.Trainer.train_step", 2),
     "evaluation": ("tiltlm.training.loop.Trainer.evaluate", 2),
     "saving": ("tiltlm.training.checkpoints.files.commit", 2),
     "saving the last checkpoint": ("tiltlm.training.checkpoints.files.commit", 4),
     "saving the model": ("tiltlm.recipes.train.save_policy", 1),
     "measuring after": ("tiltlm.recipes.train.measure_policy", 2),
-    "sampling after": ("tiltlm.evaluation.samples.sample", 2),
+    "sampling after": ("tiltlm.sampling.sampler._check_lengths", 3),
     "report": ("tiltlm.recipes.train.write_report", 1),
 }
 """Phase of a run of four steps → a function in it, and the call of it, from 1, at whose beginning the signal comes."""

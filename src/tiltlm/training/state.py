@@ -26,7 +26,7 @@ CADENCE = {
 """Settings that may change when a run is resumed: they do not change what is computed."""
 OF_MODEL = "model "
 """Prefix of the parts of an identity that describe the model (`reference.model_facts`)."""
-ROUNDING = {"max_tokens", "parallel"}
+ROUNDING = {"max_tokens", "parallel", "shard_size", "cpu_offload"}
 """Settings that may change as well; the resumed run is then equal to rounding, not bit for bit."""
 
 

@@ -91,7 +91,7 @@ def test_other_weights_in_the_same_module(models):
     own = dict(module.named_parameters())
     before = {name: tensor.detach().clone() for name, tensor in own.items()}
     frozen = {name: tensor.detach().clone() for name, tensor in other.named_parameters()}
-    found = draw(module, Mixture(module, lambda: swapped(own, frozen), 0.5))
+    found = draw(module, Mixture(module, lambda: swapped(module, own, frozen), 0.5))
     assert tokens(found) == tokens(draw(policy, Mixture(other, nullcontext, 0.5)))
     assert all(torch.equal(before[name], tensor) for name, tensor in module.named_parameters())
 

@@ -1,20 +1,13 @@
 """Each process writes its own shards: a resumed run is the unbroken one, whatever number of processes goes on."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
-import torch
 from safetensors.torch import load_file
 
-from support import sharded_runs
+from support.sharded_checkpoints import assert_close, assert_equal, made
 from support.sharded_runs import harm
-from support.toy_training import without_times
 from tiltlm.training.checkpoints.files import damage, folder_of, load, newest_valid, steps_in
 
 pytestmark = pytest.mark.slow
@@ -42,54 +35,9 @@ CASES = [
 CASES.sort(key=lambda case: ("copy" in case, case.get("copy", "")))
 
 
-@dataclass
-class Made:
-    """The runs of some cases."""
-
-    folder: Path
-
-    def run(self, name):
-        return self.folder / name
-
-    def weights(self, name):
-        return load_file(self.folder / "results" / f"{name}.safetensors")
-
-    def __getitem__(self, name):
-        return json.loads((self.folder / "results" / f"{name}.json").read_text())
-
-
-def made(cases, folder):
-    (folder / "cases.json").write_text(json.dumps([{"folder": case["name"]} | case for case in cases]))
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-W", "ignore::DeprecationWarning", "-m", "support.sharded_runs", str(folder)],
-        cwd=Path(sharded_runs.__file__).parents[1], env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=400,
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    return Made(folder)
-
-
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     return made(CASES, tmp_path_factory.mktemp("sharded"))
-
-
-def assert_equal(made, name, expected="whole"):
-    """Bit for bit, the metrics too."""
-    assert made[name]["errors"] == made[expected]["errors"]
-    found = made.weights(name)
-    assert all(torch.equal(tensor, found[key]) for key, tensor in made.weights(expected).items())
-    assert without_times(made[name]["history"]) == without_times(made[expected]["history"])
-
-
-def assert_close(made, name, expected="whole"):
-    found = made.weights(name)
-    for key, tensor in made.weights(expected).items():
-        torch.testing.assert_close(found[key], tensor, atol=1e-6, rtol=1e-4, msg=key)
-    records, others = (without_times(made[run]["history"]) for run in (name, expected))
-    assert len(records) == len(others)
-    for record, other in zip(records, others, strict=True):
-        assert record == pytest.approx(other, rel=1e-3, abs=1e-5)
 
 
 def test_each_process_writes_its_shards_and_nothing_is_pickled(runs):
