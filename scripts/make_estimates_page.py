@@ -139,11 +139,12 @@ TEXT = """# Estimates
 
 <!-- not run: needs a configuration, and a model of the hub -->
 ```
-tiltlm estimate runs/first.yaml --gpus 8xH100
+tiltlm estimate --model Qwen/Qwen2.5-7B-Instruct --gpus 8xH100 training.parallel=shard
 tiltlm estimate --model Qwen/Qwen2.5-7B-Instruct --gpus 2xA100 --tokens 512,256,256 model.gradient_checkpointing=true
 ```
 
-The configuration, its overrides and the checks are those of `tiltlm train`. Only config.json, the tokenizer and the
+The configuration (a YAML file, too), its overrides and the checks are those of `tiltlm train`.
+Only config.json, the tokenizer and the
 data are read. Each GPU has one process; `--gpus cpu` (the default) and `--gpus 2xcpu` mean processes on this machine.
 If the run does not fit, the command searches for the nearest settings that do (smaller packs, checkpointing,
 sharding, LoRA, more GPUs), prints the first four with their costs, and ends with exit code 1. `--json` prints all
