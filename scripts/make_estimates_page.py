@@ -143,9 +143,9 @@ tiltlm estimate --model Qwen/Qwen2.5-7B-Instruct --gpus 8xH100 training.parallel
 tiltlm estimate --model Qwen/Qwen2.5-7B-Instruct --gpus 2xA100 --tokens 512,256,256 model.gradient_checkpointing=true
 ```
 
-The configuration (a YAML file, too), its overrides and the checks are those of `tiltlm train`.
-Only config.json, the tokenizer and the
-data are read. Each GPU has one process; `--gpus cpu` (the default) and `--gpus 2xcpu` mean processes on this machine.
+The configuration (a YAML file, too), its overrides and the checks are those of `tiltlm train`. Only config.json, the
+tokenizer and the data are read. Each GPU has one process; `--gpus cpu` (the default) and `--gpus 2xcpu` mean processes
+on this machine.
 If the run does not fit, the command searches for the nearest settings that do (smaller packs, checkpointing,
 sharding, LoRA, more GPUs), prints the first four with their costs, and ends with exit code 1. `--json` prints all
 numbers, as `tiltlm.estimate(...).to_dict()` returns them.
@@ -190,7 +190,8 @@ model of the heap says.
 **Computed, not measured**: no row was run. DPO on H100 (80 GB), `model.gradient_checkpointing=true`,
 `training.parallel=shard` from two GPUs on, batch size 64, packs of up to 4,096 tokens, products in bf16, AdamW with
 float32 weights. A cell has the memory of each GPU, and the time of the reference pass and one epoch over 1,000 pairs
-of 256 + 192 + 192 tokens. Memory in brackets is more than there is. Beyond 8 GPUs a 400 Gb/s network is assumed.
+of 256 + 192 + 192 tokens. Memory in brackets is more than there is. Beyond 8 GPUs a 400 Gb/s network is assumed. A
+dash was not counted yet.
 
 {full}
 
