@@ -9,7 +9,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from support.launching import launch
+from support.launching import launch_module
 from tiltlm.worlds import TextWorld
 
 pytestmark = pytest.mark.long
@@ -47,7 +47,7 @@ def results(tmp_path_factory) -> dict:
     change(folder / "untied", folder / "incomplete", lambda weights: weights.pop("model.layers.1.mlp.up_proj.weight"))
     last = "model.layers.1.mlp.up_proj.weight"
     change(folder / "untied", folder / "not_finite", lambda weights: weights[last][-1].fill_(torch.inf))
-    launch("support.sharded_folders", folder, num=2, seconds=600)
+    launch_module("support.sharded_folders", folder, num=2, seconds=600)
     return json.loads((folder / "results.json").read_text())
 
 
