@@ -178,7 +178,7 @@ the process needs more than its tensors. With oneDNN's cache of compiled kernels
 (`ONEDNN_PRIMITIVE_CACHE_CAPACITY=0`) the same run needed 1,189 MB, so that cache is a part of the difference; the
 rest was not found.
 
-The same comparison with a model of 14 million parameters (`pytest tests/e2e/test_estimate.py -m long`, idle machine)
+The same comparison with a model of 14 million parameters (`pytest tests/e2e/test_estimate.py -m long`, once)
 holds for a full run and misses the aim elsewhere: checkpointing -24%, LoRA -19%, two processes -18% (replicate) and
 -16% (shard). The likely cause, not confirmed: small blocks between large ones keep more of the freed memory than the
 model of the heap says.

@@ -100,7 +100,7 @@ CASES = {
 
 
 MISSES = {"checkpointing", "lora", "replicate", "shard"}
-MISSED = pytest.mark.xfail(reason="measured 16 to 24 % more than estimated, docs/estimates.md says so", strict=False)
+MISSED = pytest.mark.xfail(reason="measured 16 to 24 % more than estimated, docs/estimates.md says so")
 
 
 @pytest.mark.long
