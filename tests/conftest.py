@@ -14,6 +14,9 @@ from jaxtyping import install_import_hook
 
 pytest.register_assert_rewrite("support")
 
+# Tests end processes and never the machine: what is written needs no wait for the disk to outlive them.
+os.fsync = lambda _: None
+
 # Checked packages: the torch-only ones, where shapes are the contract.
 install_import_hook(["tiltlm.core", "tiltlm.rewards", "tiltlm.links", "tiltlm.objectives"], "beartype.beartype")
 

@@ -140,7 +140,11 @@ MORE = {
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("preset", "num_kills"),
-    [("online_dpo", 5), ("rebel", 3), ("dapo", 4), ("bond", 3), ("ppo", 3), ("d2po", 6)],
+    [
+        ("online_dpo", 5),
+        *(pytest.param(*more, marks=pytest.mark.long) for more in (("rebel", 3), ("dapo", 4), ("bond", 3), ("ppo", 3))),
+        ("d2po", 6),
+    ],
 )
 def test_a_loop_that_was_killed_goes_on_to_the_same_bytes(model, prompts, tmp_path, preset, num_kills):
     """SIGKILL at 24 calls over all phases, and at 6 moments. Checkpoints are saved every two rounds.
