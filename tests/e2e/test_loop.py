@@ -178,6 +178,8 @@ CHAT = {"self_rewarding", "constitutional"}
 """Presets that need a chat model; they have tests of their own."""
 FURTHER = {"online_dpo", "gvpo", "rloo"}
 """Presets of which test_loop_acceptance.py asks more."""
+ALIKE = {"cispo", "dapo", "dr_grpo", "gspo", "max_rl", "online_ipo"}
+"""Presets that are grpo or online_dpo with another loss or other advantages."""
 LENGTHS = {
     "online_ipo": (15, 4e-4),
     "rebel": (8, 2e-4),
@@ -202,7 +204,13 @@ def gold_of_all(found, number):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", sorted(PRESETS.keys() - CHAT - FURTHER))
+@pytest.mark.parametrize(
+    "preset",
+    [
+        pytest.param(preset, marks=pytest.mark.long) if preset in ALIKE else preset
+        for preset in sorted(PRESETS.keys() - CHAT - FURTHER)
+    ],
+)
 def test_every_preset_moves_the_gold_reward_up(model, tmp_path, preset):
     path = tmp_path / "prompts.jsonl"
     rows = [{"prompt": text} for text in WORLD.prompts("train")]
