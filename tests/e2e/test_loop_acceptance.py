@@ -53,7 +53,7 @@ def start():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", OPTIMA)
+@pytest.mark.parametrize("preset", ["online_dpo", pytest.param("gvpo", marks=pytest.mark.long), "rloo"])
 def test_nine_tenths_of_what_is_attainable(preset, start, tmp_path):
     data = tmp_path / "prompts.jsonl"
     data.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in WORLD.prompts("train")[MEASURED:]))

@@ -4,16 +4,16 @@ import json
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from typer.testing import CliRunner
 
 import tiltlm
 from support.errors import events, has_event, raises
+from tiltlm.cli.main import app
 from tiltlm.core import ConfigError
 from tiltlm.report import read_run, verdict_of
 from tiltlm.worlds import TextWorld
@@ -144,8 +144,8 @@ def test_the_resolved_configuration_runs_again(trained, tmp_path):
 def test_the_command_of_the_report_repeats_the_run(trained, tmp_path):
     program, *arguments = shlex.split(trained.report.command.replace("NEW_FOLDER", str(tmp_path / "again")))
     assert program == "tiltlm"
-    ended = subprocess.run([sys.executable, "-m", program, *arguments], capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stderr
+    ended = CliRunner().invoke(app, arguments)
+    assert ended.exit_code == 0, ended.output
     again = read_run(tmp_path / "again")
     assert again.held_out == trained.report.held_out
     assert again.samples == trained.report.samples
