@@ -142,8 +142,10 @@ MORE = {
     ("preset", "num_kills"),
     [
         ("online_dpo", 5),
-        *(pytest.param(*more, marks=pytest.mark.long) for more in (("rebel", 3), ("dapo", 4), ("bond", 3), ("ppo", 3))),
-        ("d2po", 6),
+        *(
+            pytest.param(*more, marks=pytest.mark.long)
+            for more in (("rebel", 3), ("dapo", 4), ("bond", 3), ("ppo", 3), ("d2po", 6))
+        ),
     ],
 )
 def test_a_loop_that_was_killed_goes_on_to_the_same_bytes(model, prompts, tmp_path, preset, num_kills):

@@ -55,7 +55,9 @@ def alone(preset, model, prompts, output, **settings):
     )
 
 
-@pytest.mark.parametrize("preset", LOOPS)
+@pytest.mark.parametrize(
+    "preset", ["online_dpo", "d2po", *(pytest.param(name, marks=pytest.mark.long) for name in ("ppo", "nash_md"))]
+)
 def test_two_processes_end_as_one(model, prompts, tmp_path, preset):
     assert_same_loop(model, prompts, tmp_path, preset, {}, {})
 
