@@ -12,7 +12,7 @@ from support.browsers import find_chromium
 from support.pages import ROOT
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_page_about_labelling_is_played_to_its_verdict(tmp_path):
     script = [sys.executable, str(ROOT / "scripts" / "play_labelling.py"), str(tmp_path / "play"), "--prompts", "4"]
     environment = {**os.environ, "TILTLM_CHROMIUM": find_chromium()}
