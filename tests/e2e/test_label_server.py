@@ -22,7 +22,7 @@ from tiltlm.labeling.store.people import revoke
 from tiltlm.labeling.store.projects import Project
 from tiltlm.labeling.store.tables import assignment, event, pair
 
-NUM_PEOPLE, NUM_VOTES, OVERLAP = 10, 300, 3
+NUM_PEOPLE, NUM_VOTES, OVERLAP = 10, 90, 3
 
 
 def rows(project: Project, *columns: Any) -> list[Any]:
@@ -59,7 +59,7 @@ def vote_to_the_end(address: str, token: str) -> Counter[int]:
 
 @pytest.mark.slow
 def test_ten_people_at_once_lose_nothing_and_overlap_is_exact(tmp_path: Path, closed: list[Project]) -> None:
-    """3,000 votes by ten processes; near the end they race for the last seats of the last pairs."""
+    """900 votes by ten processes; near the end they race for the last seats of the last pairs."""
     num_pairs = NUM_PEOPLE * NUM_VOTES // OVERLAP
     project = make_project(tmp_path / "label.db", plain_pairs(num_pairs), overlap=OVERLAP, extra=0)
     closed.append(project)
