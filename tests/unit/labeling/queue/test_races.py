@@ -70,8 +70,8 @@ def test_four_processes(database):
 
 
 @pytest.mark.slow
-def test_ten_processes_and_3000_votes(tmp_path):
-    race(tmp_path / "label.db", 1000, 10, 3)
+def test_ten_processes(tmp_path):
+    race(tmp_path / "label.db", 300, 10, 3)
 
 
 @pytest.mark.slow
