@@ -170,11 +170,13 @@ def append_line(path: Path, record: Mapping[str, Any]) -> None:
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
+            before = os.fstat(descriptor).st_size
             written = os.write(descriptor, line)
+            if written != len(line):  # the disk is full; the next line must not continue half of this one
+                os.ftruncate(descriptor, before)
+                raise OSError("only part of a line was written")
         finally:
             os.close(descriptor)
-        if written != len(line):
-            raise OSError("only part of a line was written")
     except OSError as error:
         raise RunError(f"{path} could not be written ({error})", code="not_writable") from error
 

@@ -14,9 +14,10 @@ from support.errors import raises
 from tiltlm.core.errors import ConfigError, DataError, ModelError, TiltError
 from tiltlm.judging.scorers.reward_model import PairClassifier
 from tiltlm.models.foreign_code import without_pickles
-from tiltlm.models.loading import load_policy, load_tokenizer
+from tiltlm.models.loading import load_policy
 from tiltlm.models.model_settings import LoraSettings, ModelSettings
 from tiltlm.models.saving import save_policy
+from tiltlm.models.tokenizers import load_tokenizer
 
 
 @pytest.fixture
