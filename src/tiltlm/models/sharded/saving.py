@@ -95,9 +95,8 @@ def _saved_form(model: Any, part: list[tuple[str, nn.Module]], read: Read) -> di
         return tensors
     from transformers.core_model_loading import revert_weight_conversion
 
-    like = next((tensor for tensor in model.parameters() if isinstance(tensor.data, DTensor)), None)
-    if like is None:
-        return dict(revert_weight_conversion(model, tensors))
+    parameters = list(model.parameters())
+    like = next((tensor for tensor in parameters if isinstance(tensor.data, DTensor)), parameters[0])
     whole = {name: full_tensor(tensor) for name, tensor in tensors.items()}
     return {name: _divided(tensor, like) for name, tensor in revert_weight_conversion(model, whole).items()}
 
@@ -161,7 +160,9 @@ def _num_bytes(tensor: Tensor) -> int:
 
 
 def _divided(whole: Tensor, like: Tensor) -> Tensor:
-    """Return a whole tensor as shards, laid out as `like`; the whole is not kept."""
+    """Return a whole tensor as shards, laid out as `like`; the whole is not kept. Where `like` is whole, so is it."""
+    if not isinstance(like, DTensor):
+        return whole
     sharded: Any = laid_out_as(whole, like)
     return with_local_part(sharded.to_local().clone(), sharded)
 
