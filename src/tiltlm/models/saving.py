@@ -49,12 +49,13 @@ def save_policy(
     ranks = Ranks() if policy.sharding is None else policy.sharding.ranks
     with ExitStack() as stack:
         partial = ranks.first(lambda: stack.enter_context(_new_folder(folder)))
+        is_separate = policy.sharding is not None or values is not None
+        # Before the weights: transformers removes files of weights that it has not written itself.
+        ranks.first(lambda: _write_rest(policy, partial, merge, is_separate, chat_template, response_end))
         if policy.sharding is not None:
             _write_shards(policy, partial, merge, policy.sharding)
         elif values is not None:
             write_weights(policy.module, partial, None, values=values)
-        is_written = policy.sharding is not None or values is not None
-        ranks.first(lambda: _write_rest(policy, partial, merge, is_written, chat_template, response_end))
         ranks.first(stack.close)
 
 
@@ -80,15 +81,15 @@ def _write_shards(policy: Loaded, folder: Path, merge: bool, sharding: Sharding)
 
 
 def _write_rest(
-    policy: Loaded, folder: Path, merge: bool, is_written: bool, chat_template: str | None, response_end: int | None
+    policy: Loaded, folder: Path, merge: bool, is_separate: bool, chat_template: str | None, response_end: int | None
 ) -> None:
-    """Write all files, or those beside the weights where these are written already."""
+    """Write all files, or those beside the weights where these are written separately."""
     if isinstance(policy, Policy):
-        _save_model(policy, folder, merge, is_written)
+        _save_model(policy, folder, merge, is_separate)
         _save_generation_config(policy, folder, response_end)
     else:
         with _padding_of(policy, response_end):
-            _save_model(policy, folder, merge, is_written)
+            _save_model(policy, folder, merge, is_separate)
     _with_template(policy.tokenizer, chat_template).save_pretrained(folder)
 
 
@@ -97,18 +98,18 @@ def _save_adapter(policy: Loaded, folder: Path, **options: Any) -> None:
         policy.module.model.save_pretrained(folder, save_embedding_layers=False, **options)  # embeddings of the base
 
 
-def _save_model(policy: Loaded, folder: Path, merge: bool, is_written: bool) -> None:
-    """Write weights and configuration of the model, or of its adapter; where weights are written, the configuration."""
+def _save_model(policy: Loaded, folder: Path, merge: bool, is_separate: bool) -> None:
+    """Write weights and configuration of the model, or of its adapter; the configuration alone if weights are separate."""
     from transformers import GenerationConfig
 
     if policy.has_adapter and not merge:
-        if not is_written:
+        if not is_separate:
             _save_adapter(policy, folder)
         return
 
     with policy.module.stock_attention():  # the saved configuration must not name our attention
-        model = policy.module.bare_model if is_written else policy.module.model
-        if policy.has_adapter and not is_written:
+        model = policy.module.bare_model if is_separate else policy.module.model
+        if policy.has_adapter and not is_separate:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", ".*no longer tied.*")  # the saved configuration says so too
                 model = copy.deepcopy(model).merge_and_unload()
@@ -116,7 +117,7 @@ def _save_model(policy: Loaded, folder: Path, merge: bool, is_written: bool) -> 
         if own is not None:
             model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]  # some that it loads are not saved
         try:
-            model.save_pretrained(folder, **({"state_dict": {}} if is_written else {}))
+            model.save_pretrained(folder, **({"state_dict": {}} if is_separate else {}))
         finally:
             if own is not None:
                 model.generation_config = own

@@ -3,6 +3,7 @@
 import json
 import weakref
 from collections.abc import Mapping
+from functools import partial
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from transformers import AutoTokenizer, GenerationConfig
 from support.tokenizers_and_templates import CHATML
 from tiltlm.logprobs.head.states import Head
 from tiltlm.logprobs.selfcheck import Choice
+from tiltlm.models import saving
 from tiltlm.models.loading import load_policy
 from tiltlm.models.model_settings import LoraSettings, ModelSettings
 from tiltlm.models.saving import save_policy
@@ -108,7 +110,7 @@ class Counted(Mapping):
 
 
 @pytest.mark.parametrize("family", ["llama", "mixtral"])
-def test_weights_of_a_checkpoint_are_written_part_by_part(tmp_path, make_model, write_tokenizer, family):
+def test_weights_of_a_checkpoint_are_written_part_by_part(tmp_path, monkeypatch, make_model, write_tokenizer, family):
     """The model that is written has no weights in memory, and no more is read than a file of the folder takes."""
     folder, parts = tmp_path / "model", tmp_path / "parts"
     make_model(family, torch.float32, num_hidden_layers=6).save_pretrained(folder)
@@ -122,12 +124,14 @@ def test_weights_of_a_checkpoint_are_written_part_by_part(tmp_path, make_model, 
         for parameter in whole.module.parameters():
             parameter.add_(1)
     save_policy(whole, tmp_path / "whole")
-    parts.mkdir()
-    write_weights(empty.module, parts, None, file_size=1, values=values)
+    monkeypatch.setattr(saving, "write_weights", partial(write_weights, file_size=1))
+    save_policy(empty, parts, values=values)
     files = sorted(parts.glob("*.safetensors"))
     found = {name: tensor for file in files for name, tensor in load_file(file).items()}
     expected = load_file(tmp_path / "whole/model.safetensors")
     assert found.keys() == expected.keys()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in found.items())
+    again = load_policy(ModelSettings(str(parts)), choice=whole.choice).module.state_dict()
+    assert all(torch.equal(tensor, again[name]) for name, tensor in whole.module.state_dict().items())
     largest = max(file.stat().st_size for file in files)
     assert values.most <= largest < (folder / "model.safetensors").stat().st_size / 3
