@@ -99,7 +99,7 @@ def _save_adapter(policy: Loaded, folder: Path, **options: Any) -> None:
 
 
 def _save_model(policy: Loaded, folder: Path, merge: bool, is_separate: bool) -> None:
-    """Write weights and configuration of the model, or of its adapter; the configuration alone if weights are separate."""
+    """Write weights and configuration of the model, or of its adapter; the configuration alone if `is_separate`."""
     from transformers import GenerationConfig
 
     if policy.has_adapter and not merge:

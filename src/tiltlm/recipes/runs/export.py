@@ -69,9 +69,9 @@ def export(
 ) -> Exported:
     """Write a checkpoint as the run itself would write its model at the end.
 
-    One process reads and writes the weights part by part, so one file of the folder is in memory. With LoRA the base
-    model is too, unless `model.dtype` is that of its files: these are then memory-mapped. Other kinds of adapters, and
-    models with weights that are never trained, need a whole copy.
+    One process reads and writes the weights part by part, so it needs twice the memory of one file of the folder. With
+    LoRA the base model is in memory too, unless `model.dtype` is that of its files: these are then memory-mapped. Other
+    kinds of adapters, and models with weights that are never trained, need a whole copy.
 
     Args:
         run: The folder of a run of `tiltlm train` or `tiltlm loop`.
