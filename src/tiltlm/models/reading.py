@@ -160,6 +160,12 @@ def _refuse_incomplete(model: Any, missing: list[str], located: Located) -> None
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of an error's message, or its class if it has none."""
+    """Return the first line of an error's message, or its class if it has none; of foreign code what can be done."""
     lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    line = lines[0].strip() if lines else type(error).__name__
+    if "trust_remote_code" in str(error):
+        line += (
+            " It is never run from a folder. Name a model of a class that transformers has, or allow the code of a name "
+            "on the hub at a revision: model.trust_remote_code, model.revision"
+        )
+    return line
