@@ -165,7 +165,7 @@ def first_line(error: Exception) -> str:
     line = lines[0].strip() if lines else type(error).__name__
     if "trust_remote_code" in str(error):
         line += (
-            " It is never run from a folder. Name a model of a class that transformers has, or allow the code of a name "
-            "on the hub at a revision: model.trust_remote_code, model.revision"
+            " It is never run from a folder. Name a model of a class that transformers has, or allow the code of a "
+            "name on the hub at a revision: model.trust_remote_code, model.revision"
         )
     return line
