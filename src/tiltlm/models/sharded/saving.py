@@ -51,7 +51,7 @@ def write_weights(
         OSError: a file cannot be written.
     """
     reshard(policy)
-    own = {parameter: name for name, parameter in policy.named_parameters() if name in values}
+    own: dict[Tensor, str] = {parameter: name for name, parameter in policy.named_parameters() if name in values}
 
     def read(tensor: Tensor) -> Tensor:
         return values[own[tensor]].to(tensor.dtype) if tensor in own else tensor
