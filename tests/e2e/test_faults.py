@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import sys
+from dataclasses import replace
 
 import pytest
 from safetensors.torch import load_file, save_file
@@ -12,6 +13,7 @@ from safetensors.torch import load_file, save_file
 import tiltlm
 from support.errors import has_event, raises
 from tiltlm.core import ConfigError, ModelError, NumericsError, RunError
+from tiltlm.report import RunReport
 from tiltlm.runs import RunDirectory
 from tiltlm.training import Origin
 
@@ -105,6 +107,21 @@ def test_a_sweep_checks_all_its_runs_before_the_first(model, data, tmp_path, mon
     assert not (tmp_path / "sweep").exists()
     with raises(ConfigError, "duplicate", key="objective.name"):
         tiltlm.sweep(None, ["objective=dpo,ipo"], **settings)
+
+
+def test_a_sweep_with_a_run_that_failed_ends_with_exit_code_1(model, data, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise RunError("the disk is full", code="not_writable")
+
+    monkeypatch.setattr("tiltlm.recipes.studies.sweep.train", fail)
+    settings = {"model": model, "data": data, "objective": "simpo", "output": tmp_path / "sweep", "progress": False}
+    swept = tiltlm.sweep(None, {"beta": [1, 2]}, **settings)
+    assert swept.exit_code == 1
+    assert "the disk is full" in swept.summary()
+    assert "--resume" in swept.summary()
+    swept = replace(swept, runs=tuple(replace(run, report=RunReport("a run"), error="") for run in swept.runs))
+    assert swept.exit_code == 0
+    assert "--resume" not in swept.summary()
 
 
 def test_a_run_that_never_began_does_not_block_the_next(train, data, tmp_path, monkeypatch):

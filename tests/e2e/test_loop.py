@@ -130,6 +130,21 @@ def test_rounds_take_other_prompts_until_all_were_asked(done):
     assert len(set(asked)) == 16, "two rounds of 8 fit into 20 prompts"
 
 
+def test_skipped_steps_are_counted_wherever_the_loop_is_described(model, prompts, tmp_path, monkeypatch):
+    good = iter([False])
+    monkeypatch.setattr("tiltlm.training.loop.is_good", lambda *_: next(good, True))
+    looped = run(model, prompts, tmp_path / "run", **{"loop.rounds": 1})
+    twin = json.loads((looped.path / "loop.json").read_text())
+    assert twin["skipped"] == 1
+    (caution,) = [one["text"] for one in twin["cautions"] if one["key"] == "skipped_steps"]
+    assert caution in looped.summary()
+    assert caution in (looped.path / "loop.html").read_text()
+    steps = looped.cards[0].num_steps
+    for file in ("model/README.md", "loop.html"):
+        text = (looped.path / file).read_text()
+        assert f"{steps} optimiser steps, 1 of them skipped" in text or f"{steps}, 1 of them skipped" in text, file
+
+
 MORE = {
     "dapo": {"loop.refills": 0, "loop.past_rounds": 1, "correction.kind": "sequence_truncate"},
     "ppo": {"loop.kl_target": 0.1, "loop.kl_horizon": 8, "critic.value_learning_rate": 1e-2},

@@ -5,6 +5,7 @@ heavy is imported when a command runs, so that `--help` and shell completion are
 that failed, 2 wrong use; 130 and 143 mean that SIGINT or SIGTERM stopped the run.
 """
 
+import io
 import os
 import signal
 import sys
@@ -19,8 +20,11 @@ from tiltlm.cli.launched import fail_together
 from tiltlm.cli.tools import TOOLS
 from tiltlm.config import calls
 from tiltlm.config.command import DEFAULTS, GROUPS
+from tiltlm.distributed.launched import num_launched
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+USAGE_ERROR = typer.BadParameter.__base__ or Exception
+"""Every mistake in a command line. typer 0.29 does not export it, and takes it from click or from its own copy."""
 
 
 class GroupWithDefault(TyperGroup):
@@ -104,12 +108,37 @@ def main() -> None:
         start_logging()
     try:
         with fail_together(described, end_with):
-            app()
+            run_app()
     except Exception as error:
         if (found := described(error)) is None:
             raise
         end_with(found[0])
         sys.exit(found[1])
+
+
+def run_app() -> None:
+    """Parse the command line and run the command.
+
+    Raises:
+        ConfigError: the command line is wrong, and there are several processes: one of them prints it. A single process
+            prints it and exits.
+    """
+    if num_launched() == 1:
+        app()
+        return
+    try:
+        code = app(standalone_mode=False)
+    except Exception as error:
+        if not isinstance(error, USAGE_ERROR):
+            raise
+        from tiltlm.core.errors import ConfigError
+
+        wrong: Any = error
+        wrong.show(text := io.StringIO())
+        usage, _, message = text.getvalue().rpartition("Error: ")
+        raise ConfigError(f"{message.strip()}\n{usage.strip()}", code="usage") from error
+    if code:
+        sys.exit(code)
 
 
 def described(error: Exception) -> tuple[str, int] | None:

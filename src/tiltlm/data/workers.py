@@ -7,13 +7,16 @@ has run torch would copy locks that threads hold, and could deadlock.
 import os
 import signal
 import sys
+import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import cache
 from itertools import islice
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context, parent_process, util
+from pathlib import Path
 from threading import Thread
 from types import ModuleType
 from typing import Any, TypeVar
@@ -21,6 +24,7 @@ from typing import Any, TypeVar
 from tiltlm.core.errors import RunError
 from tiltlm.data.files.text_files import Row
 from tiltlm.data.loader import Loader, RowBlock
+from tiltlm.storage.scratch import scratch_folder
 
 T = TypeVar("T")
 
@@ -30,13 +34,18 @@ BLOCK_ROWS = 1024
 MANY_ROWS = 20_000
 """From this many rows on, tokenise in several processes and cache the result."""
 
+LONGEST_SOCKET = 103
+"""Bytes that the path of a socket may have, on the system that allows fewest."""
+SOCKET = "/tiltlm-12345678/pymp-12345678/listener-12345678"
+"""What the path of a socket has after the folder for temporary files."""
+
 
 def load_blocks(loader: Loader, rows: Iterable[Row], from_eval: bool, num_processes: int) -> Iterator[RowBlock]:
     """Yield the rows as blocks of examples, in order. Only a few blocks are in memory at a time.
 
     Raises:
         DataError: A row is too long under `truncation="error"`, or a conversation without a chat template.
-        RunError: A process was killed.
+        RunError: As for `map_blocks`.
     """
     sent = loader.to_send() if num_processes > 1 else loader
     return map_blocks(sent.load, rows, from_eval, num_processes, loader.modules)
@@ -59,13 +68,14 @@ def map_blocks(
         modules: Modules that `work` needs. They are imported once, before processes start.
 
     Raises:
-        RunError: A process was killed.
+        RunError: A process was killed, or there is no folder for the sockets between processes.
     """
     blocks = blocks_of(rows)
     if num_processes == 1:
         for block in blocks:
             yield work(block, from_eval)
         return
+    give_sockets_a_folder()
     context = get_context("forkserver")
     context.set_forkserver_preload([__name__, *modules])
     pending: deque[Future[T]] = deque()
@@ -85,6 +95,39 @@ def map_blocks(
                 code="process_ended",
                 key="data.processes",
             ) from error
+
+
+@cache
+def give_sockets_a_folder() -> None:
+    """Let multiprocessing have its sockets in a scratch folder until this process ends.
+
+    Its own choice below TMPDIR may be too long for the name of a socket, and stays for ever after a kill.
+
+    Raises:
+        RunError: there is no folder with a short name that this process can write to.
+    """
+    stack = ExitStack()
+    folder, before = stack.enter_context(scratch_folder(_short_folder())), tempfile.tempdir
+    util.Finalize(None, stack.close, exitpriority=-200)  # multiprocessing removes its own folder at -100
+    tempfile.tempdir = str(folder)
+    try:
+        util.get_temp_dir()
+    finally:
+        tempfile.tempdir = before
+
+
+def _short_folder() -> Path:
+    """Return the folder for temporary files, or the system's if the name of the first one is too long for sockets."""
+    usual = tempfile.gettempdir()
+    for folder in (usual, "/tmp"):
+        if len(os.fsencode(folder + SOCKET)) <= LONGEST_SOCKET and os.access(folder, os.W_OK):
+            return Path(folder)
+    raise RunError(
+        f"{usual}: the name of the folder for temporary files is too long for the sockets by which processes that "
+        "read rows are started. Set TMPDIR to a folder with a shorter name, or set data.processes=1",
+        code="path_too_long",
+        key="TMPDIR",
+    )
 
 
 def num_cores() -> int:

@@ -29,6 +29,8 @@ class Beat:
     """True if the main thread is inside a collective operation."""
     done: bool = False
     """True for the last beat of a rank that has left the group."""
+    ticks: int = 0
+    """Number of changes of its position."""
 
 
 @dataclass(frozen=True)

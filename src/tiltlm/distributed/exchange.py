@@ -39,6 +39,8 @@ class Exchange:
         """Seconds since the newest beat, by rank."""
         self.standing: dict[int, float] = {}
         """Seconds since the main thread of a rank had last moved."""
+        self.same_place: dict[int, float] = {}
+        """Seconds since the position of a rank had last changed: its main thread may compute all the same."""
         self.failures: dict[int, Failure] = {}
         self.decision: int | None = None
         """The exit code that was decided for all ranks."""
@@ -138,7 +140,8 @@ class Exchange:
         computes = not self._spins and cpu_seconds - self._cpu_seconds > COMPUTES * self.interval
         self._moved += state != self._state or computes
         self._count, self._state, self._cpu_seconds = self._count + 1, state, cpu_seconds
-        board.write_beat(Beat(self._count, self._moved, host(), os.getpid(), HERE.text, place.call, place.waits, done))
+        beat = (self._count, self._moved, host(), os.getpid(), HERE.text, place.call, place.waits, done, HERE.ticks)
+        board.write_beat(Beat(*beat))
 
     def _read(self, board: Board, elapsed: float) -> None:
         """Read the beats, failures and the decision of the others."""
@@ -149,6 +152,8 @@ class Exchange:
             has_moved = known is None or beat.moved != known.moved
             self.silent[rank] = 0.0 if is_new or beat.done else self.silent[rank] + elapsed
             self.standing[rank] = 0.0 if has_moved or beat.done else self.standing[rank] + elapsed
+            is_elsewhere = known is None or beat.ticks != known.ticks
+            self.same_place[rank] = 0.0 if is_elsewhere or beat.done else self.same_place[rank] + elapsed
             self.beats[rank] = beat
         self.failures = board.failures()
         if self.decision is None:

@@ -65,6 +65,8 @@ class Watchdog:
         """True once the main thread ends this process; the watchdog then only looks whether the store answers."""
         self._right_to_end = threading.Lock()
         """Held by the thread that ends the process, and never released."""
+        self._late: list[int] = []
+        """Ranks that a warning has named: they compute for long, and the others wait."""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="tiltlm-watchdog", daemon=True)
 
@@ -142,6 +144,7 @@ class Watchdog:
         elif text := overdue(exchange, self.limit):
             ending = Ending(1, text)
         else:
+            self._warn()
             return
         if self._main_fails or self._stop.is_set():  # meanwhile the main thread has failed too, or is done
             return
@@ -153,6 +156,14 @@ class Watchdog:
             end_process(ending.exit_code)
         self.acknowledge()
         end_process(exchange.decision or 1)
+
+    def _warn(self) -> None:
+        """Name the ranks for which the others wait for long, although they compute: once, until that changes."""
+        found = late(self.exchange, self.limit)
+        if found and found != self._late:
+            text = late_text(self.exchange, found, self.limit)
+            log.warning("%s", text, extra={"event": "ranks_late", "ranks": found})
+        self._late = found
 
     def _settled(self, own: Failure | None) -> Ending:
         """Wait until the cause is known, or another rank has decided, and return how all end.
@@ -260,6 +271,33 @@ def overdue(exchange: Exchange, limit: float) -> str:
     return f"no rank has moved for {limit:g} s. All processes end.\n{_positions(exchange, working)}\n{NEXT}"
 
 
+def late(exchange: Exchange, limit: float) -> list[int]:
+    """Return the ranks that compute at the same place for longer than the limit, while all others wait for them.
+
+    It may be long work of one rank for all, or work that never ends: nobody can tell these two apart.
+
+    Args:
+        exchange: What is known of the ranks.
+        limit: Seconds; 0 means no limit.
+    """
+    working = [rank for rank, beat in exchange.beats.items() if not beat.done]
+    found = [rank for rank in working if not exchange.beats[rank].waits]
+    waiting = [rank for rank in working if rank not in found]
+    is_long = all(exchange.same_place[rank] > limit for rank in working)
+    are_waiting = waiting and all(exchange.standing[rank] > limit for rank in waiting)
+    return found if limit and exchange.rank == 0 and is_long and are_waiting else []
+
+
+def late_text(exchange: Exchange, ranks: Sequence[int], limit: float) -> str:
+    """Return a message that names the ranks for which the others wait, and where every rank is."""
+    names = _names(exchange, ranks)
+    return (
+        f"{names}: has computed at the same place for {limit:g} s, and the others wait for it. Long work of one "
+        "process for all is no fault. If this is none, end the run; then continue with the same command and --resume.\n"
+        f"{_positions(exchange, ranks)}"
+    )
+
+
 def lost_text(exchange: Exchange, lost: Sequence[int], what: str) -> str:
     """Return a message that names lost ranks and where every rank is.
 
@@ -268,9 +306,7 @@ def lost_text(exchange: Exchange, lost: Sequence[int], what: str) -> str:
         lost: The ranks.
         what: What is wrong with each of them.
     """
-    names = ", ".join(f"rank {rank} ({_machine(exchange.beats[rank])})" for rank in lost[:SHOWN])
-    more = f" and {len(lost) - SHOWN} more" if len(lost) > SHOWN else ""
-    return f"{names}{more} {what}. All processes end.\n{_positions(exchange, lost)}\n{NEXT}"
+    return f"{_names(exchange, lost)} {what}. All processes end.\n{_positions(exchange, lost)}\n{NEXT}"
 
 
 def store_text(exchange: Exchange) -> str:
@@ -282,6 +318,12 @@ def store_text(exchange: Exchange) -> str:
         f"{exchange.unheard:.0f} s. The machine is down, or the network between the two. This process ends.\n"
         f"{_positions(exchange, ())}\n{NEXT}"
     )
+
+
+def _names(exchange: Exchange, ranks: Sequence[int]) -> str:
+    """Return the ranks with their machines, at most `SHOWN` of them."""
+    names = ", ".join(f"rank {rank} ({_machine(exchange.beats[rank])})" for rank in ranks[:SHOWN])
+    return names + (f" and {len(ranks) - SHOWN} more" if len(ranks) > SHOWN else "")
 
 
 def _machine(beat: Beat) -> str:

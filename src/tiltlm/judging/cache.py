@@ -53,7 +53,7 @@ class JudgementCache:
         try:
             self._open()
         except sqlite3.DatabaseError as error:
-            raise self._damaged(error) from error
+            raise self._failed(error) from error
 
     def _open(self) -> None:
         self._db = sqlite3.connect(self.path, timeout=WAIT, isolation_level=None)
@@ -77,7 +77,16 @@ class JudgementCache:
                 key="TILTLM_CACHE",
             )
 
-    def _damaged(self, error: Exception) -> RunError:
+    def _failed(self, error: sqlite3.DatabaseError) -> RunError:
+        """Return what an error means: of the machine, such as a full disk or a lock that stays, or a damaged file."""
+        is_of_file = getattr(error, "sqlite_errorname", "SQLITE_ERROR") == "SQLITE_ERROR"  # such as another table
+        if isinstance(error, sqlite3.OperationalError) and not is_of_file:
+            return RunError(
+                f"{self.path} could not be used ({error}). Free space on its disk, or name a folder on another one: "
+                "$TILTLM_CACHE. Then give the same command again: what the judge has answered is kept",
+                code="not_writable",
+                key="TILTLM_CACHE",
+            )
         return RunError(
             f"{self.path} cannot be used as a cache of judgements ({error}); move the file away, and the judgements "
             "are made again",
@@ -91,7 +100,8 @@ class JudgementCache:
         try:
             yield
         except BaseException:
-            self._db.execute("ROLLBACK")
+            if self._db.in_transaction:  # on a full disk sqlite has ended it already
+                self._db.execute("ROLLBACK")
             raise
         self._db.execute("COMMIT")
 
@@ -108,7 +118,7 @@ class JudgementCache:
                 else:
                     self.num_damaged += 1
         except sqlite3.DatabaseError as error:
-            raise self._damaged(error) from error
+            raise self._failed(error) from error
         return found
 
     def put(self, key: str, judge: str, value: Mapping[str, Any]) -> None:
@@ -126,10 +136,8 @@ class JudgementCache:
                     "INSERT OR REPLACE INTO judgements VALUES (?, ?, ?, ?, ?)",
                     (key, judge, text, _checksum(key, text), time.time()),
                 )
-        except sqlite3.OperationalError as error:  # a full disk, a lock that is never released
-            raise RunError(f"{self.path} could not be written ({error})", code="not_writable") from error
         except sqlite3.DatabaseError as error:
-            raise self._damaged(error) from error
+            raise self._failed(error) from error
 
     def __len__(self) -> int:
         count: int = self._db.execute("SELECT COUNT(*) FROM judgements").fetchone()[0]

@@ -20,6 +20,9 @@ KINDS = frozenset({"LORA", "IA3", "LOHA", "LOKR", "OFT", "HRA", "VERA", "FOURIER
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Values of `init_lora_weights` with which PEFT also changes the weights of the base model."""
 
+_BEYOND_LORA = ("use_dora", "lora_bias", "trainable_token_indices", "target_parameters")
+"""Settings of LoRA with which merging changes more than the weight of a layer, or scales it."""
+
 
 def put_adapter(
     model: Any, located: Located, lora: LoraSettings | None, task: str, *, is_skeleton: bool = False
@@ -81,14 +84,24 @@ def put_alike(model: Any, located: Located, lora: LoraSettings | None, task: str
 
 def _refuse_on_skeleton(adapter: str, config: Any) -> None:
     """Refuse kinds of adapters that read the weights which they change, or whose shards are not tested."""
-    kind = getattr(config.peft_type, "value", str(config.peft_type))
-    if kind != "LORA" or getattr(config, "use_dora", False):
+    if not is_plain_lora(config):
+        more = "".join(f", with {name}" for name in _BEYOND_LORA if getattr(config, name, None))
         raise ModelError(
-            f"model.adapter: {adapter} is of kind {'DORA' if kind == 'LORA' else kind}; a sharded model takes LoRA "
-            "only. Use training.parallel=replicate",
+            f"model.adapter: {adapter} is of kind {_kind_of(config)}{more}; a sharded model takes plain LoRA only. Use "
+            "training.parallel=replicate",
             code="not_supported",
             key="training.parallel",
         )
+
+
+def is_plain_lora(config: Any) -> bool:
+    """Return whether an adapter adds B·A to weights of layers and changes nothing else."""
+    return _kind_of(config) == "LORA" and not any(getattr(config, name, None) for name in _BEYOND_LORA)
+
+
+def _kind_of(config: Any) -> str:
+    """Return PEFT's name of a kind of adapter."""
+    return str(getattr(config.peft_type, "value", config.peft_type))
 
 
 def _new(model: Any, lora: LoraSettings | None, task: str) -> Any:
@@ -187,7 +200,7 @@ def _saved(model: Any, adapter: str, task: str, is_skeleton: bool) -> Any:
 
 def _refuse_kind(adapter: str, config: Any, task: str) -> None:
     """Refuse an adapter that cannot be merged, or that changes the base model, or that is for another task."""
-    kind = getattr(config.peft_type, "value", str(config.peft_type))
+    kind = _kind_of(config)
     dropout = [name for name, value in vars(config).items() if "dropout" in name and value]
     start = getattr(config, "init_lora_weights", True)
     reasons = {

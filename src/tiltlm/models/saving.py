@@ -5,10 +5,12 @@ The folder chats as it was trained: it has the chat template that rendered the d
 
 import copy
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from tiltlm.core.errors import RunError
 from tiltlm.distributed.ranks import Ranks
@@ -24,6 +26,7 @@ def save_policy(
     merge: bool = False,
     chat_template: str | None = None,
     response_end: int | None = None,
+    values: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write weights (safetensors), configuration, generation configuration and tokenizer.
 
@@ -37,6 +40,8 @@ def save_policy(
         chat_template: Jinja text of the template that rendered the data; None keeps the tokenizer's own.
         response_end: The token that ended responses in the data; None: the tokenizer's own. `generate` stops there too.
             A reward model is read there, so it is never its padding token.
+        values: Write the whole model part by part, and these values in place of parameters of the same names. They are
+            read one after the other. An adapter is merged, which must be LoRA. None: all is in memory.
 
     Raises:
         RunError: the folder exists.
@@ -44,9 +49,13 @@ def save_policy(
     ranks = Ranks() if policy.sharding is None else policy.sharding.ranks
     with ExitStack() as stack:
         partial = ranks.first(lambda: stack.enter_context(_new_folder(folder)))
+        is_separate = policy.sharding is not None or values is not None
+        # Before the weights: transformers removes files of weights that it has not written itself.
+        ranks.first(lambda: _write_rest(policy, partial, merge, is_separate, chat_template, response_end))
         if policy.sharding is not None:
             _write_shards(policy, partial, merge, policy.sharding)
-        ranks.first(lambda: _write_rest(policy, partial, merge, chat_template, response_end))
+        elif values is not None:
+            write_weights(policy.module, partial, None, values=values)
         ranks.first(stack.close)
 
 
@@ -71,14 +80,16 @@ def _write_shards(policy: Loaded, folder: Path, merge: bool, sharding: Sharding)
     sharding.ranks.first(lambda: _save_adapter(policy, folder, state_dict=tensors))
 
 
-def _write_rest(policy: Loaded, folder: Path, merge: bool, chat_template: str | None, response_end: int | None) -> None:
-    """Write all files of a whole model, and those beside the weights of a sharded one."""
+def _write_rest(
+    policy: Loaded, folder: Path, merge: bool, is_separate: bool, chat_template: str | None, response_end: int | None
+) -> None:
+    """Write all files, or those beside the weights where these are written separately."""
     if isinstance(policy, Policy):
-        _save_model(policy, folder, merge)
+        _save_model(policy, folder, merge, is_separate)
         _save_generation_config(policy, folder, response_end)
     else:
         with _padding_of(policy, response_end):
-            _save_model(policy, folder, merge)
+            _save_model(policy, folder, merge, is_separate)
     _with_template(policy.tokenizer, chat_template).save_pretrained(folder)
 
 
@@ -87,19 +98,18 @@ def _save_adapter(policy: Loaded, folder: Path, **options: Any) -> None:
         policy.module.model.save_pretrained(folder, save_embedding_layers=False, **options)  # embeddings of the base
 
 
-def _save_model(policy: Loaded, folder: Path, merge: bool) -> None:
-    """Write weights and configuration of the model, or of its adapter; of a sharded one what is not written yet."""
+def _save_model(policy: Loaded, folder: Path, merge: bool, is_separate: bool) -> None:
+    """Write weights and configuration of the model, or of its adapter; the configuration alone if `is_separate`."""
     from transformers import GenerationConfig
 
-    is_shared = policy.sharding is not None
     if policy.has_adapter and not merge:
-        if not is_shared:
+        if not is_separate:
             _save_adapter(policy, folder)
         return
 
     with policy.module.stock_attention():  # the saved configuration must not name our attention
-        model = policy.module.bare_model if is_shared else policy.module.model
-        if policy.has_adapter and not is_shared:
+        model = policy.module.bare_model if is_separate else policy.module.model
+        if policy.has_adapter and not is_separate:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", ".*no longer tied.*")  # the saved configuration says so too
                 model = copy.deepcopy(model).merge_and_unload()
@@ -107,7 +117,7 @@ def _save_model(policy: Loaded, folder: Path, merge: bool) -> None:
         if own is not None:
             model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]  # some that it loads are not saved
         try:
-            model.save_pretrained(folder, **({"state_dict": {}} if is_shared else {}))
+            model.save_pretrained(folder, **({"state_dict": {}} if is_separate else {}))
         finally:
             if own is not None:
                 model.generation_config = own

@@ -20,7 +20,7 @@ from tiltlm.report.sections import SECTIONS
 from tiltlm.report.texts import breakable, date_text, shorten, shorten_start
 from tiltlm.report.tiles import tiles, words
 from tiltlm.report.verdict import verdict_of
-from tiltlm.storage.files import write_bytes
+from tiltlm.storage.files import not_written, write_bytes
 
 PAGE, TWIN = "report.html", "report.json"
 
@@ -121,5 +121,5 @@ def write(path: Path, text: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunError(f"{path} could not be written ({error})", code="not_writable") from error
+        raise not_written(path, error) from error
     write_bytes(path, text.encode("utf-8", errors="replace"))

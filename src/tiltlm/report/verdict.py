@@ -49,7 +49,8 @@ class Verdict:
 
 def verdict_of(report: RunReport) -> Verdict:
     """Return the verdict of a run."""
-    cautions = (*_skipped(report), *(caution for section in SECTIONS for caution in section.cautions_of(report)))
+    of_sections = (caution for section in SECTIONS for caution in section.cautions_of(report))
+    cautions = (*skipped_steps(report.skipped), *of_sections)
     held_out = report.held_out
     if report.gold is not None:
         return _by_gold(report.gold, cautions)
@@ -66,13 +67,13 @@ def verdict_of(report: RunReport) -> Verdict:
     return _by_contrast(question, held_out, held_out.contrast, cautions)
 
 
-def _skipped(report: RunReport) -> Iterator[Remark]:
+def skipped_steps(number: int) -> Iterator[Remark]:
     """Yield a remark if steps were skipped."""
-    if report.skipped:
-        steps, its = ("step was", "its") if report.skipped == 1 else ("steps were", "their")
+    if number:
+        steps, its = ("step was", "its") if number == 1 else ("steps were", "their")
         yield Remark(
             "skipped_steps",
-            f"{report.skipped:,} optimiser {steps} skipped, because {its} loss or gradient was not finite. "
+            f"{number:,} optimiser {steps} skipped, because {its} loss or gradient was not finite. "
             "bad_steps.jsonl names the rows.",
         )
 

@@ -7,12 +7,30 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from errno import EISDIR
+from errno import EDQUOT, EFBIG, EISDIR, ENOSPC
 from pathlib import Path
 from stat import S_IMODE
 from typing import IO, Any
 
 from tiltlm.core.errors import ConfigError, RunError
+
+
+def not_written(path: Path, error: OSError, key: str | None = None) -> RunError:
+    """Return the error of a file that could not be written, with its cause and the way out.
+
+    Args:
+        path: The file.
+        error: That of the system.
+        key: As for `RunError`.
+    """
+    is_full = error.errno in (ENOSPC, EDQUOT, EFBIG)
+    way_out = "Free space on its disk" if is_full else "Give this process the right to write there"
+    return RunError(
+        f"{path} could not be written ({error.strerror or error}). {way_out}, then give the same command again, with "
+        "--resume if it has that option",
+        code="not_writable",
+        key=key,
+    )
 
 
 def sync(path: Path) -> None:
@@ -119,7 +137,7 @@ def write_bytes(path: Path, content: bytes) -> None:
         with atomic_file(path) as file:
             file.write(content)
     except OSError as error:
-        raise RunError(f"{path} could not be written ({error})", code="not_writable") from error
+        raise not_written(path, error) from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -170,13 +188,15 @@ def append_line(path: Path, record: Mapping[str, Any]) -> None:
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
+            before = os.fstat(descriptor).st_size
             written = os.write(descriptor, line)
+            if written != len(line):  # the disk is full; the next line must not continue half of this one
+                os.ftruncate(descriptor, before)
+                raise OSError(ENOSPC, os.strerror(ENOSPC))
         finally:
             os.close(descriptor)
-        if written != len(line):
-            raise OSError("only part of a line was written")
     except OSError as error:
-        raise RunError(f"{path} could not be written ({error})", code="not_writable") from error
+        raise not_written(path, error) from error
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -16,14 +16,18 @@ LOCK = ".in-use"
 
 
 @contextmanager
-def scratch_folder() -> Iterator[Path]:
+def scratch_folder(parent: Path | None = None) -> Iterator[Path]:
     """Make a temporary folder for the block, after those of processes that have ended were removed.
+
+    Args:
+        parent: Where to make it; None: in the folder for temporary files.
 
     Raises:
         OSError: the folder cannot be made.
     """
-    remove_leftovers()
-    folder, lock = _locked_folder()
+    parent = parent or Path(tempfile.gettempdir())
+    remove_leftovers(parent)
+    folder, lock = _locked_folder(parent)
     try:
         yield folder
     finally:
@@ -31,18 +35,22 @@ def scratch_folder() -> Iterator[Path]:
         lock.release()
 
 
-def remove_leftovers() -> None:
-    """Remove the folders of `scratch_folder` that no process uses; those of other users stay."""
-    for lock in Path(tempfile.gettempdir()).glob(f"{PREFIX}*/{LOCK}"):
+def remove_leftovers(parent: Path | None = None) -> None:
+    """Remove the folders of `scratch_folder` that no process uses; those of other users stay.
+
+    Args:
+        parent: As for `scratch_folder`.
+    """
+    for lock in (parent or Path(tempfile.gettempdir())).glob(f"{PREFIX}*/{LOCK}"):
         with suppress(OSError), try_lock(lock) as is_free:
             if is_free:
                 shutil.rmtree(lock.parent)
 
 
-def _locked_folder() -> tuple[Path, FileLock]:
+def _locked_folder(parent: Path) -> tuple[Path, FileLock]:
     """Return a new folder and the lock in it, which is held."""
     while True:
-        folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+        folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
         lock = FileLock(folder / LOCK)
         with suppress(FileNotFoundError):  # another process removed the folder before it was locked
             lock.acquire()

@@ -162,23 +162,14 @@ def build_trainer(
     )  # fmt: skip
     optimizer = build_optimizer(policy, settings, learning_rate, value_learning_rate)
     recorder = Recorder(run, settings.trackers, run_identity, ranks, listener or Listener())
+    checkpoints = CheckpointManager(
+        run, policy, optimizer, reference, run_identity, settings, ranks, recorder.note, origin.rounding
+    )
     trainer = Trainer(
-        policy=policy,
-        examples=examples,
-        held_out=held_out,
-        settings=settings,
-        ranks=ranks,
-        learning_rate=learning_rate,
-        at_reference=starts_at_reference(policy, reference),
-        timetable=timetable,
-        stepper=stepper,
-        optimizer=optimizer,
-        schedule=schedule or learning_rate_factor(settings, timetable.last_step),
-        recorder=recorder,
-        checkpoints=CheckpointManager(
-            run, policy, optimizer, reference, run_identity, settings, ranks, recorder.note, origin.rounding
-        ),
-        signals=signals,
+        policy=policy, examples=examples, held_out=held_out, settings=settings, ranks=ranks,
+        learning_rate=learning_rate, at_reference=starts_at_reference(policy, reference), timetable=timetable,
+        stepper=stepper, optimizer=optimizer, schedule=schedule or learning_rate_factor(settings, timetable.last_step),
+        recorder=recorder, checkpoints=checkpoints, signals=signals,
     )  # fmt: skip
     trainer.announce(num_all, num_trained)
     return trainer

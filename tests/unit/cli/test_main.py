@@ -6,6 +6,7 @@ import signal
 
 import pytest
 
+from support.errors import raises
 from tiltlm.cli import main as program
 from tiltlm.core import ConfigError
 
@@ -43,6 +44,19 @@ def test_one_message_and_no_traceback(run, capsys, error, exit_code, mentions):
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith("error: ")
     assert all(text in line for text in mentions)
+
+
+def test_a_wrong_command_line_of_several_processes_is_an_error_that_one_of_them_prints(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["tiltlm", "train", "--nonsense"])
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with raises(ConfigError, "usage", mentions=["--nonsense", "train -h"]):
+        program.run_app()
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    with pytest.raises(SystemExit) as stopped:
+        program.run_app()
+    assert stopped.value.code == ConfigError.exit_code
+    printed = capsys.readouterr().err
+    assert printed.count("--nonsense") == 1
 
 
 def test_a_defect_shows_its_traceback(monkeypatch):

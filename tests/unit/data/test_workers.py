@@ -75,14 +75,24 @@ def test_a_script_without_a_main_guard_runs_once(tmp_path, jsonl):
         "print(len(load_data(settings, Encoder(tokenizer, tokenizer.eos_token_id), 'pairs').train))\n"
     )
     root = Path(__file__).parents[2]
+    temporary = tmp_path / ("long" * 30)  # longer than the name of a socket may be
+    temporary.mkdir()
     done = subprocess.run(
         [sys.executable, script],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": os.fspath(root)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([os.fspath(root), *sys.path]), "TMPDIR": str(temporary)},
         capture_output=True,
         timeout=120,
     )
     assert done.stdout.decode().split() == ["once", "40"], done.stderr.decode()
+    assert list(temporary.iterdir()) == []
+
+
+def test_without_a_short_folder_the_error_says_what_to_set(monkeypatch, tmp_path):
+    monkeypatch.setattr(workers.tempfile, "tempdir", str(tmp_path / ("long" * 30)))
+    monkeypatch.setattr(workers.os, "access", lambda *_: False)
+    with raises(RunError, "path_too_long", key="TMPDIR", mentions=["data.processes=1"]):
+        workers._short_folder()
 
 
 def test_a_process_ends_with_the_one_that_started_it(monkeypatch):

@@ -7,14 +7,14 @@ import time
 import pytest
 import torch.distributed as dist
 
-from support.errors import raises
+from support.errors import events, raises
 from tiltlm.core import ConfigError
 from tiltlm.distributed import watchdog
 from tiltlm.distributed.board import Beat, Board, Failure
 from tiltlm.distributed.exchange import Exchange
 from tiltlm.distributed.launched import OWN_STORE, VARIABLE, check_restarts, rank_timeout
 from tiltlm.distributed.position import HERE, Position, main_place
-from tiltlm.distributed.watchdog import Watchdog, choose, overdue, store_text
+from tiltlm.distributed.watchdog import Watchdog, choose, late, overdue, store_text
 
 LIMIT = 10.0
 
@@ -30,6 +30,7 @@ def exchange(size: int = 3, rank: int = 0) -> Exchange:
     found.beats = {r: beat(r) for r in ranks}
     found.silent = dict.fromkeys(ranks, 0.0)
     found.standing = dict.fromkeys(ranks, 0.0)
+    found.same_place = dict.fromkeys(ranks, 0.0)
     return found
 
 
@@ -92,6 +93,38 @@ class TestOverdue:
         text = overdue(found, LIMIT)
         assert len(text.splitlines()) < 25
         assert "and 83 more" in text.splitlines()[0]
+
+
+class TestLate:
+    """Rank 1 computes for long, and the others wait for it. It may be work for all, so nothing ends."""
+
+    @pytest.fixture
+    def found(self):
+        found = exchange()
+        found.beats[1] = beat(1, waits=False)
+        found.standing = {0: LIMIT + 1, 1: 0.0, 2: LIMIT + 1}
+        found.same_place = dict.fromkeys(range(3), LIMIT + 1)
+        return found
+
+    def test_a_warning_names_it_once(self, found, caplog):
+        assert late(found, LIMIT) == [1]
+        assert overdue(found, LIMIT) == ""
+        dog = Watchdog(Board(dist.HashStore(), 0, 3), LIMIT)
+        dog.exchange = found
+        dog._look()
+        dog._look()
+        (warning,) = events(caplog, "ranks_late")
+        assert warning.ranks == [1]
+        assert warning.getMessage().startswith("rank 1 (process 101 on host1)")
+        assert "pairs.jsonl:1" in warning.getMessage()
+
+    def test_not_while_it_gets_on_or_another_works_too(self, found):
+        assert late(found, 0.0) == []
+        found.same_place[1] = 1.0
+        assert late(found, LIMIT) == []
+        found.same_place[1] = LIMIT + 1
+        found.standing[2] = 1.0
+        assert late(found, LIMIT) == []
 
 
 class TestChoose:
@@ -197,8 +230,8 @@ class TestExchange:
         for moves in (True, False, False, True):
             HERE.ticks += moves
             everyone_beats()
-            standing.append(first.standing[1])
-        assert standing == [0.0, 1.0, 2.0, 0.0]
+            standing.append((first.standing[1], first.same_place[1]))
+        assert standing == [(0.0, 0.0), (1.0, 1.0), (2.0, 2.0), (0.0, 0.0)]
 
 
 def test_the_place_in_the_code_is_the_innermost_function_of_tiltlm():

@@ -111,6 +111,17 @@ def test_another_version_and_another_file_are_refused(tmp_path):
         JudgementCache(tmp_path / "other")
 
 
+def test_a_full_disk_is_named_and_what_was_judged_stays(cache):
+    """Also where sqlite has ended the transaction by itself."""
+    judge = FakeScorer(length)
+    list(cached(judge, cache).score(ITEMS[:2]))
+    (pages,) = cache._db.execute("PRAGMA page_count").fetchone()
+    cache._db.execute(f"PRAGMA max_page_count = {pages}")
+    with raises(RunError, "not_writable", key="TILTLM_CACHE", mentions=[str(cache.path), "full"]):
+        cache.put("large", "judge", {"text": "x" * 100_000})
+    assert len(cache) == 2
+
+
 def test_the_number_of_calls_is_limited_and_what_was_judged_stays(cache):
     judge, items = FakeScorer(length), [Item("p", "x" * n) for n in range(1, 8)]
     budget = Budget(max_calls=3)

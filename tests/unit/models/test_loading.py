@@ -20,9 +20,10 @@ from tiltlm.logprobs import checkpointing
 from tiltlm.logprobs.plain import plain_logps
 from tiltlm.logprobs.policy import PolicyModule
 from tiltlm.models import loading
-from tiltlm.models.loading import load_policy, load_tokenizer
+from tiltlm.models.loading import load_policy
 from tiltlm.models.model_settings import LoraSettings, ModelSettings
 from tiltlm.models.saving import save_policy
+from tiltlm.models.tokenizers import load_tokenizer
 from tiltlm.recipes.prepare import encoder_of
 from tiltlm.reference.digests import numeric_path
 

@@ -1,15 +1,23 @@
 """Saving of policies: what transformers refuses to save, chat templates, ends."""
 
 import json
+import weakref
+from collections.abc import Mapping
+from functools import partial
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoTokenizer, GenerationConfig
 
 from support.tokenizers_and_templates import CHATML
+from tiltlm.logprobs.head.states import Head
+from tiltlm.logprobs.selfcheck import Choice
+from tiltlm.models import saving
 from tiltlm.models.loading import load_policy
 from tiltlm.models.model_settings import LoraSettings, ModelSettings
 from tiltlm.models.saving import save_policy
+from tiltlm.models.sharded.saving import write_weights
 
 CONTRADICTORY = [
     {"temperature": 0.6, "top_p": 0.9},
@@ -75,3 +83,55 @@ def test_an_adapter_on_a_base_keeps_its_tokenizer(folder, tmp_path):
     adapter = str(tmp_path / "adapter")
     for settings in (ModelSettings(adapter), ModelSettings(str(folder), adapter=adapter)):
         assert load_policy(settings).tokenizer.chat_template == CHATML
+
+
+class Counted(Mapping):
+    """The weights of a model as a checkpoint has them: read one after the other, and counted while they are used."""
+
+    def __init__(self, tensors):
+        self.tensors, self.held, self.most = tensors, 0, 0
+
+    def __getitem__(self, name):
+        tensor = self.tensors[name].clone()
+        size = tensor.numel() * tensor.itemsize
+        self.held += size
+        self.most = max(self.most, self.held)
+        weakref.finalize(tensor.untyped_storage(), self.free, size)
+        return tensor
+
+    def free(self, size):
+        self.held -= size
+
+    def __iter__(self):
+        return iter(self.tensors)
+
+    def __len__(self):
+        return len(self.tensors)
+
+
+@pytest.mark.parametrize("family", ["llama", "mixtral"])
+def test_weights_of_a_checkpoint_are_written_part_by_part(tmp_path, monkeypatch, make_model, write_tokenizer, family):
+    """The model that is written has no weights in memory, and no more is read than a file of the folder takes."""
+    folder, parts = tmp_path / "model", tmp_path / "parts"
+    make_model(family, torch.float32, num_hidden_layers=6).save_pretrained(folder)
+    write_tokenizer(folder, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+    settings = ModelSettings(str(folder))
+    whole = load_policy(settings, choice=Choice("padded", None, 0.0, 0.0))
+    empty = load_policy(settings, choice=Choice("padded", Head("module"), 0.0, 0.0), has_weights=False)
+    assert all(parameter.is_meta for parameter in empty.module.parameters())
+    with torch.no_grad():
+        values = Counted({name: parameter + 1 for name, parameter in whole.module.named_parameters()})
+        for parameter in whole.module.parameters():
+            parameter.add_(1)
+    save_policy(whole, tmp_path / "whole")
+    monkeypatch.setattr(saving, "write_weights", partial(write_weights, file_size=1))
+    save_policy(empty, parts, values=values)
+    files = sorted(parts.glob("*.safetensors"))
+    found = {name: tensor for file in files for name, tensor in load_file(file).items()}
+    expected = load_file(tmp_path / "whole/model.safetensors")
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in found.items())
+    again = load_policy(ModelSettings(str(parts)), choice=whole.choice).module.state_dict()
+    assert all(torch.equal(tensor, again[name]) for name, tensor in whole.module.state_dict().items())
+    largest = max(file.stat().st_size for file in files)
+    assert values.most <= largest < (folder / "model.safetensors").stat().st_size / 3

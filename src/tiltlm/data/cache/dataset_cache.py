@@ -33,7 +33,7 @@ from tiltlm.data.tokens.encoder import Encoder
 from tiltlm.data.tokens.length_limit import longest_allowed
 from tiltlm.storage.cache import CacheEntry, cache_folder, evict, mark_used, try_lock
 from tiltlm.storage.files import atomic_folder
-from tiltlm.storage.scratch import scratch_folder
+from tiltlm.storage.scratch import remove_leftovers, scratch_folder
 
 log = logging.getLogger(__name__)
 
@@ -179,6 +179,7 @@ def write_cache(
         if (data := open_cache(folder)) is not None:
             return data
         _remove_unfinished(folder.parent)
+        remove_leftovers()
         # No fsync: after a crash of the machine, the checksums show whether the entry is complete.
         with (
             _report_failed_write(folder, "name another folder: data.cache=FOLDER"),

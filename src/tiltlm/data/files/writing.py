@@ -14,8 +14,8 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from tiltlm.core.errors import ConfigError, DataError, RunError
-from tiltlm.storage.files import atomic_file, atomic_folder
+from tiltlm.core.errors import ConfigError, DataError
+from tiltlm.storage.files import atomic_file, atomic_folder, not_written
 
 if TYPE_CHECKING:  # pyarrow takes a moment
     import pyarrow as pa
@@ -95,7 +95,7 @@ def open_rows(path: Path, like: Path | None = None, *, key: str | None = None) -
             with atomic_file(path) as file, _packed(file, path) as packed, opened(packed) as write:
                 yield write
     except OSError as error:
-        raise RunError(f"{path} could not be written ({error})", code="not_writable", key=key) from error
+        raise not_written(path, error, key) from error
 
 
 @contextmanager

@@ -1,20 +1,23 @@
-"""Saving of a sharded model as an ordinary folder: torch's distributed writer, one file of the folder at a time.
+"""Saving of a model as an ordinary folder, one file of the folder at a time. Shards are written by torch's own writer.
 
-No process holds the whole model. Where an adapter is merged, or where transformers stores other tensors than it
-computes with, one layer is whole at a time, and its new tensors are sharded again until their file is written.
+No process holds the whole model: its tensors are shards, or are read from a checkpoint one after the other. Where an
+adapter is merged, or where transformers stores other tensors than it computes with, one layer is whole at a time, and
+the new tensors of a sharded model are sharded again until their file is written.
 """
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from tiltlm.distributed.ranks import Ranks
 from tiltlm.distributed.sharding import Sharding
 from tiltlm.distributed.wrapping import full_tensor, laid_out_as, reshard, with_local_part
 from tiltlm.logprobs.attention.last_layer import decoder_layers
@@ -22,31 +25,48 @@ from tiltlm.logprobs.module import ForestModule
 
 FILE_SIZE = 5_000_000_000
 """Bytes after which the next layer begins a new file."""
+NONE: Mapping[str, Tensor] = {}
+Read = Callable[[Tensor], Tensor]
+"""Returns the value of a tensor of the model, which may be in a checkpoint."""
 
 
-def write_weights(policy: ForestModule, folder: Path, sharding: Sharding, file_size: int = FILE_SIZE) -> None:
-    """Write the weights of a sharded model, with its adapter merged, as safetensors. All processes call it together.
+def write_weights(
+    policy: ForestModule,
+    folder: Path,
+    sharding: Sharding | None,
+    file_size: int = FILE_SIZE,
+    values: Mapping[str, Tensor] = NONE,
+) -> None:
+    """Write the weights of a model, with its adapter merged, as safetensors.
 
     Args:
-        policy: The sharded module.
+        policy: The module.
         folder: An existing folder that all processes can write to.
-        sharding: The processes that share the module.
+        sharding: The processes that share the module, which call this together; None: this one has all of it.
         file_size: As `FILE_SIZE`.
+        values: Values of parameters that are written in place of their own, by their names. Each is read once, and not
+            kept longer than its file takes.
 
     Raises:
         OSError: a file cannot be written.
     """
     reshard(policy)
+    own: dict[Tensor, str] = {parameter: name for name, parameter in policy.named_parameters() if name in values}
+
+    def read(tensor: Tensor) -> Tensor:
+        return values[own[tensor]].to(tensor.dtype) if tensor in own else tensor
+
+    write = _write_whole if sharding is None else _write_shards
     files: list[dict[str, Tensor]] = []
     for part in _parts(policy.bare_model):
         if not files or sum(map(_num_bytes, files[-1].values())) >= file_size:
             if files:
-                _write_file(files[-1], folder, len(files))
+                write(files[-1], folder, len(files))
                 files[-1] = {name: tensor.to("meta") for name, tensor in files[-1].items()}
             files.append({})
-        files[-1] |= _saved_form(policy.bare_model, part)
-    _write_file(files[-1], folder, len(files))
-    sharding.ranks.first(lambda: _name_files(folder, files))
+        files[-1] |= _saved_form(policy.bare_model, part, read)
+    write(files[-1], folder, len(files))
+    (sharding.ranks if sharding else Ranks()).first(lambda: _name_files(folder, files))
 
 
 def adapter_tensors_of(policy: ForestModule) -> dict[str, Tensor]:
@@ -68,19 +88,20 @@ def _parts(model: Any) -> Iterator[list[tuple[str, nn.Module]]]:
     yield [(name, module) for name, module in model.named_modules() if module not in inside]
 
 
-def _saved_form(model: Any, part: list[tuple[str, nn.Module]]) -> dict[str, Tensor]:
-    """Return the tensors of a part as transformers stores them, sharded."""
-    tensors = _merged(model, part)
+def _saved_form(model: Any, part: list[tuple[str, nn.Module]], read: Read) -> dict[str, Tensor]:
+    """Return the tensors of a part as transformers stores them, sharded where the model is."""
+    tensors = _merged(model, part, read)
     if not getattr(model, "_weight_conversions", None):
         return tensors
     from transformers.core_model_loading import revert_weight_conversion
 
-    like = next(tensor for tensor in model.parameters() if isinstance(tensor.data, DTensor))
+    parameters = list(model.parameters())
+    like = next((tensor for tensor in parameters if isinstance(tensor.data, DTensor)), parameters[0])
     whole = {name: full_tensor(tensor) for name, tensor in tensors.items()}
     return {name: _divided(tensor, like) for name, tensor in revert_weight_conversion(model, whole).items()}
 
 
-def _merged(model: Any, part: list[tuple[str, nn.Module]]) -> dict[str, Tensor]:
+def _merged(model: Any, part: list[tuple[str, nn.Module]], read: Read) -> dict[str, Tensor]:
     """Return the tensors of a part without its adapter, by the names that they have without one."""
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils.other import ModulesToSaveWrapper
@@ -101,8 +122,9 @@ def _merged(model: Any, part: list[tuple[str, nn.Module]]) -> dict[str, Tensor]:
             kept = module.state_dict(keep_vars=True).keys()
             own = dict[str, Tensor](module.named_parameters(recurse=False))
             own |= {key: tensor for key, tensor in module.named_buffers(recurse=False) if key in kept}
-        named = {f"{prefix}.{key}" if prefix else key: tensor.detach() for key, tensor in own.items()}
-        tensors |= {name: tensor for name, tensor in named.items() if name not in tied and name not in ignored}
+        named = {f"{prefix}.{key}" if prefix else key: tensor for key, tensor in own.items()}
+        kept_names = [name for name in named if name not in tied and name not in ignored]
+        tensors |= {name: read(named[name]).detach() for name in kept_names}
     return tensors
 
 
@@ -138,12 +160,22 @@ def _num_bytes(tensor: Tensor) -> int:
 
 
 def _divided(whole: Tensor, like: Tensor) -> Tensor:
-    """Return a whole tensor as shards, laid out as `like`; the whole is not kept."""
+    """Return a whole tensor as shards, laid out as `like`; the whole is not kept. Where `like` is whole, so is it."""
+    if not isinstance(like, DTensor):
+        return whole
     sharded: Any = laid_out_as(whole, like)
     return with_local_part(sharded.to_local().clone(), sharded)
 
 
-def _write_file(tensors: dict[str, Tensor], folder: Path, number: int) -> None:
+def _write_whole(tensors: dict[str, Tensor], folder: Path, number: int) -> None:
+    """Write one file of the folder."""
+    part = folder / f"part-{number:05d}"
+    part.mkdir()
+    whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    save_file(whole, part / "weights.safetensors", {"format": "pt"})
+
+
+def _write_shards(tensors: dict[str, Tensor], folder: Path, number: int) -> None:
     """Write one file of the folder: every process its shards, which rank 0 then puts together."""
     from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter

@@ -14,7 +14,8 @@ from tiltlm.diagnostics import Interval
 from tiltlm.online.cards import INTERVALS, ONLY_LEARNED, Card
 from tiltlm.online.stopping import Stop
 from tiltlm.report.numbers import with_bounds
-from tiltlm.report.studies.rounds import some_rounds
+from tiltlm.report.studies.rounds import num_skipped, some_rounds
+from tiltlm.report.verdict import skipped_steps
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,6 +60,7 @@ class LoopedRun:
             for card in some_rounds(self.cards)
         ]
         end = f"\n{self.stop.text[0].upper()}{self.stop.text[1:]}.\n"
+        end += "".join(f"- {remark.text}\n" for remark in skipped_steps(num_skipped(self.path)))
         end += f"\nreport  {self.path / 'loop.html'}\nmodel   {self.path / 'model'}"
         return "\n".join([head, *rows, end])
 

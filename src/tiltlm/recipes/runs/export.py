@@ -2,14 +2,19 @@
 
 import logging
 import warnings
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from tiltlm.core import ConfigError, ModelError, RunError
 from tiltlm.distributed import Ranks
+from tiltlm.logprobs.head.states import Head
 from tiltlm.models import Loaded, Policy, load_policy, load_scorer, save_policy
+from tiltlm.models.adapters import is_plain_lora
+from tiltlm.models.folders import locate
 from tiltlm.objectives import Objective, compose
 from tiltlm.objectives.shapes.rollouts import PolicyGradient
 from tiltlm.objectives.terms import reads_scores
@@ -21,9 +26,12 @@ from tiltlm.reference import model_digest
 from tiltlm.runs.chat import Chat
 from tiltlm.storage.files import read_json
 from tiltlm.training.checkpoints import files as checkpoint
-from tiltlm.training.checkpoints.tensors import restore_policy
+from tiltlm.training.checkpoints.tensors import check_shapes, restore_policy
 
 log = logging.getLogger(__name__)
+
+UNUSED = replace(STOCK, head=Head("module"))
+"""How the model would run: it never does."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +69,9 @@ def export(
 ) -> Exported:
     """Write a checkpoint as the run itself would write its model at the end.
 
-    One process reads the base model, and the checkpoint into it tensor by tensor: one copy of the model is in memory.
+    One process reads and writes the weights part by part, so it needs twice the memory of one file of the folder. With
+    LoRA the base model is in memory too, unless `model.dtype` is that of its files: these are then memory-mapped. Other
+    kinds of adapters, and models with weights that are never trained, need a whole copy.
 
     Args:
         run: The folder of a run of `tiltlm train` or `tiltlm loop`.
@@ -91,10 +101,15 @@ def export(
         )
     progress("read the checkpoint", 0, 0)
     content = checkpoint.load(path)
-    restore_policy(loaded.module, content.policy)
+    values: Mapping[str, Tensor] | None = None
+    if is_without_weights(loaded):
+        check_shapes(loaded.module, content.policy)
+        values = content.policy
+    else:
+        restore_policy(loaded.module, content.policy)
+        if loaded.has_adapter and not adapter:
+            values = merged(loaded)
     progress("write the folder", 0, 0)
-    if loaded.has_adapter and not adapter:
-        merge(loaded)
     chat = Chat.of_run(run)
     if chat is None:
         log.warning(
@@ -103,7 +118,14 @@ def export(
             extra={"event": "chat_unknown"},
         )
         chat = Chat(None, None)
-    save_policy(loaded, output, chat_template=chat.template, response_end=chat.response_end)
+    save_policy(
+        loaded,
+        output,
+        merge=values is not None,
+        chat_template=chat.template,
+        response_end=chat.response_end,
+        values=values,
+    )
     digest = (path / checkpoint.MANIFEST_HASH).read_text(encoding="utf-8").split()[0]
     return Exported(output, run, int(content.state["progress"]["step"]), digest, adapter)
 
@@ -140,16 +162,22 @@ def chosen(folder: Path, step: int | None) -> Path:
 
 
 def as_it_began(run: Path, settings: RunSettings | LoopRunSettings, objective: Objective) -> Loaded:
-    """Return the model as the run loaded it, on the CPU.
+    """Return the model as the run loaded it, on the CPU; without its weights if the run trains all of them.
 
     Raises:
         ModelError: only an adapter was trained, and the model below it is another one now.
     """
-    loaded: Loaded
-    if reads_scores(objective):
-        loaded = load_scorer(settings.model, "cpu")
-    else:
-        loaded = load_policy(settings.model, "cpu", choice=STOCK)
+    is_scorer = reads_scores(objective)
+
+    def load(has_weights: bool) -> Loaded:
+        if is_scorer:
+            return load_scorer(settings.model, "cpu", choice=UNUSED, has_weights=has_weights)
+        return load_policy(settings.model, "cpu", choice=UNUSED, has_weights=has_weights)
+
+    located = locate(settings.model.path, settings.model.adapter)
+    loaded = load(has_weights=settings.model.lora is not None or located.adapter is not None)
+    if is_without_weights(loaded) and not has_all_trained(loaded):
+        loaded = load(has_weights=True)
     began = (read_json(run / "digests.json") or {}).get("model")
     now = model_digest(loaded.module) if loaded.has_adapter and began else began
     if now != began:
@@ -165,9 +193,29 @@ def as_it_began(run: Path, settings: RunSettings | LoopRunSettings, objective: O
     return loaded
 
 
-def merge(loaded: Loaded) -> None:
-    """Add the adapter to the weights, in place: no second copy of the model is made."""
+def is_without_weights(loaded: Loaded) -> bool:
+    """Return whether the weights of a model were not read."""
+    return bool(loaded.module.bare_model.device.type == "meta")
+
+
+def has_all_trained(loaded: Loaded) -> bool:
+    """Return whether training changes all that a model folder has: no frozen parameter, no buffer that is saved."""
+    model = loaded.module.bare_model
+    saved = model.state_dict().keys()
+    return all(p.requires_grad for p in model.parameters()) and not any(
+        name in saved for name, _ in model.named_buffers()
+    )
+
+
+def merged(loaded: Loaded) -> Mapping[str, Tensor] | None:
+    """Return what `save_policy` writes in place of the model's own values, so that the adapter is merged.
+
+    LoRA is merged when it is written, layer by layer. Other kinds are added to the weights in place.
+    """
     module = loaded.module
+    if all(is_plain_lora(config) for config in module.model.peft_config.values()):
+        return {}
     with warnings.catch_warnings(), torch.no_grad():
         warnings.filterwarnings("ignore", ".*no longer tied.*")  # the saved configuration says so too
         module.model = module.model.merge_and_unload()
+    return None

@@ -43,6 +43,11 @@ class Sweep:
     runs: tuple[ComparedRun, ...]
     """In the order of the grid."""
 
+    @property
+    def exit_code(self) -> int:
+        """0; 1 if a run failed."""
+        return int(any(run.report is None for run in self.runs))
+
     def __repr__(self) -> str:
         return (
             f"Sweep: {len(self.runs)} runs at {len(points_of(self.runs))} points\n"
@@ -67,6 +72,8 @@ class Sweep:
     def summary(self) -> str:
         """Return what the command line prints at the end."""
         lines = [f"{run.name}  {verdict_of(run.report).sentence if run.report else run.error}" for run in self.runs]
+        if self.exit_code:
+            lines.append("Runs without a report have failed; the same command with --resume tries them again.")
         return "\n".join([*lines, f"comparison  {self.path / 'comparison.html'}"])
 
 

@@ -1,7 +1,7 @@
-"""The page of a loop: loop.html and loop.json, from the cards of its rounds."""
+"""The page of a loop, loop.html and loop.json, and the card of its model, from the cards of its rounds."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,7 +18,10 @@ from tiltlm.report.sections import Detail, Remark, SectionView
 from tiltlm.report.svg import FIRST, SECOND, THIRD, figure, inline, styled
 from tiltlm.report.tables import Cell, Table, TableRow, cell
 from tiltlm.report.texts import shorten
+from tiltlm.report.verdict import skipped_steps
 from tiltlm.sampling.engines.agreement import MEAN_STOPPED, MEAN_WARNED
+from tiltlm.storage.files import read_lines
+from tiltlm.version import __version__
 
 PAGE, TWIN = "loop.html", "loop.json"
 SCHEMA = "tiltlm.loop/1"
@@ -52,6 +55,8 @@ class LoopRecord:
     """False if nobody knows how often the judge is right."""
     in_warmup: bool = False
     """True if the learning rate had not reached its peak when the loop ended."""
+    skipped: int = 0
+    """Optimiser steps that were skipped, because their loss or gradient was not finite."""
 
 
 Round = TypeVar("Round")
@@ -88,6 +93,7 @@ def sentences_of(record: LoopRecord) -> list[str]:
 
 def cautions_of(record: LoopRecord) -> Iterator[Remark]:
     """Yield what may have gone wrong, each with what can be done."""
+    yield from skipped_steps(record.skipped)
     yield from _of_judges(record)
     yield from _of_samples(record.cards[0], record.cards[-1])
     yield from _of_engine(record)
@@ -270,7 +276,7 @@ def sections_of(record: LoopRecord) -> list[SectionView]:
             if has_learned(record)
             else []
         ),
-        TableRow("steps", "optimiser steps", (Cell(f"{sum(c.num_steps for c in record.cards):,}"),)),
+        TableRow("steps", "optimiser steps", (Cell(f"{num_steps(record):,}{_skipped(record)}"),)),
         TableRow("prompt_tokens", "prompt tokens", (Cell(f"{sum(c.prompt_tokens for c in record.cards):,}"),)),
         TableRow(
             "forward_tokens",
@@ -309,7 +315,7 @@ def render_rounds(record: LoopRecord) -> str:
         .get_template("study.html")
         .render(
             kicker="loop",
-            title=f"Fresh samples of {record.facts['Model']}",
+            title=title_of(record),
             facts=record.facts,
             question="What did training on fresh samples do?",
             word="",
@@ -322,18 +328,52 @@ def render_rounds(record: LoopRecord) -> str:
     )
 
 
+def card_of_model(record: LoopRecord) -> str:
+    """Return README.md of the model folder: what the model is, and what came of the loop."""
+    training = f"{len(record.cards):,} rounds, {num_steps(record):,} optimiser steps{_skipped(record)}"
+    facts = {**record.facts, "Training": training}
+    listed = "\n".join(f"- **{label}**: {text}" for label, text in facts.items())
+    return (
+        "---\nlibrary_name: transformers\ntags: [tiltlm, preference-alignment]\n---\n\n"
+        f"# {title_of(record)}\n\n{' '.join(sentences_of(record))}\n\n{listed}\n\n"
+        f"Made with tiltlm {__version__}. The full account is `{PAGE}` beside this folder.\n"
+    )
+
+
+def title_of(record: LoopRecord) -> str:
+    """Return the title of the page."""
+    return f"Fresh samples of {record.facts['Model']}"
+
+
+def num_steps(record: LoopRecord) -> int:
+    """Return the optimiser steps of all rounds."""
+    return sum(card.num_steps for card in record.cards)
+
+
+def _skipped(record: LoopRecord) -> str:
+    """Return what follows a number of steps: how many of them were skipped."""
+    return f", {record.skipped:,} of them skipped" if record.skipped else ""
+
+
+def num_skipped(folder: Path) -> int:
+    """Return how many optimiser steps of a run were skipped."""
+    return len(read_lines(folder / "bad_steps.jsonl"))
+
+
 def write_rounds(folder: Path, record: LoopRecord) -> Path:
-    """Write loop.html, then loop.json, with which a loop is finished; return the path of the page.
+    """Write the model's card, loop.html, then loop.json, with which a loop is finished; return the path of the page.
 
     Raises:
         RunError: a file cannot be written.
     """
+    record = replace(record, skipped=num_skipped(folder))
     content = {
         "schema": SCHEMA,
         "sentences": sentences_of(record),
         "cautions": [{"key": remark.key, "text": remark.text} for remark in cautions_of(record)],
         **vars(record),
     }
+    write(folder / "model/README.md", card_of_model(record))
     write(folder / PAGE, render_rounds(record))
     write(folder / TWIN, as_json(content))
     return folder / PAGE

@@ -247,7 +247,7 @@ def check_space(folder: Path, num_bytes: int) -> None:
     """
     free = shutil.disk_usage(folder).free
     if free < 1.2 * num_bytes:
-        raise OSError(f"{free / 1e9:.2f} GB are free and {1.2 * num_bytes / 1e9:.2f} GB are needed")
+        raise OSError(f"{free / 1e9:.3g} GB are free and {1.2 * num_bytes / 1e9:.3g} GB are needed")
 
 
 def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -49,6 +49,16 @@ def restore_policy(policy: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         RunError: the tensors belong to another model.
     """
     reshard(policy)  # gathered weights are copies: what is written to them is lost
+    check_shapes(policy, tensors)
+    read_into(tensors, {name: p.detach() for name, p in trainable(policy).items()})
+
+
+def check_shapes(policy: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Require that tensors have the names and shapes of the trainable weights; no tensor is read from a disk.
+
+    Raises:
+        RunError: they belong to another model.
+    """
     parameters, shapes = trainable(policy), shapes_of(tensors)
     if different := sorted(set(parameters) ^ set(shapes)):
         raise RunError(
@@ -63,7 +73,6 @@ def restore_policy(policy: nn.Module, tensors: Mapping[str, Tensor]) -> None:
                 f"{list(p.shape)} in this model",
                 code="other_model",
             )
-    read_into(tensors, {name: p.detach() for name, p in parameters.items()})
 
 
 @torch.no_grad()
