@@ -160,13 +160,13 @@ def _state_of(folder: Path, has_report: bool) -> tuple[State, str, Ending | None
     if writer is not None:
         if is_alive(folder, writer):
             return "running", str(writer), None
-        return "stopped", f"{writer}: it ended without a word, as a killed process does", None
+        return "stopped", f"{writer}: it ended without recording why, as a killed process does", None
     ending = read_ending(folder)
     if ending is not None:
         return ending.state, ending.message, ending
     if has_report:  # of a version that wrote no ending
         return "finished", "", None
-    return "stopped", "it does not say how it ended", None
+    return "stopped", "it is not recorded how it ended", None
 
 
 def _way_on(folder: Path, is_loop: bool, step: int, ending: Ending | None) -> str:

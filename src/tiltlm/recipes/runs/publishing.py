@@ -11,6 +11,7 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from tiltlm.core.errors import ConfigError, RunError
+from tiltlm.distributed.position import at_work
 from tiltlm.recipes.runs.found import look_at
 from tiltlm.runs.directory import RunDirectory
 
@@ -175,7 +176,8 @@ def upload(run: Path, name: str, files: dict[str, Path]) -> Published:
     )
     found = Published(run, name, tuple(files), num_bytes)
     try:
-        url, is_private = _commit(HfApi(), run, name, files)
+        with at_work("upload"):  # the other processes of a run wait for it, however long it takes
+            url, is_private = _commit(HfApi(), run, name, files)
     except Exception as error:  # the libraries below have many classes, and a finished run must not end in a traceback
         log.error("the upload to %s failed: %s", name, error, extra={"event": "push_failed", "repository": name})
         return replace(found, error=f"the upload to {name} failed ({_first_line(error)})")

@@ -205,6 +205,19 @@ def test_no_escape_code_is_printed(tmp_path):
     assert "\x07" not in text
 
 
+def test_a_narrow_terminal_gets_short_lines_and_a_file_the_table(tmp_path):
+    make_run(tmp_path / "run", ending={"state": "finished"}, report=REPORT)
+    make_run(tmp_path / "other", ending={"state": "finished"}, config={**CONFIG, "objective": {"name": "ipo"}})
+    found = list_runs([tmp_path])
+    place = len(f"finished  {tmp_path / 'other'}")
+    narrow, table = found.text(max(60, place)), found.text()
+    assert max(map(len, narrow.splitlines())) <= max(60, place)
+    assert max(map(len, table.splitlines())) > max(60, place)
+    for text in ("dpo", "ipo", "pairs.jsonl", "steps 4", "accuracy 70 % (60 to 80)", "KL 2.00 (1.90 to 2.10)", "Yes"):
+        assert text in " ".join(narrow.split())
+    assert found.text(500) == table
+
+
 def test_a_long_record_file_is_read_from_its_end(tmp_path, monkeypatch):
     run = make_run(tmp_path / "run", steps=200)
     (run / "metrics.jsonl").write_bytes(b"{\n" + (run / "metrics.jsonl").read_bytes())  # its beginning is not looked at
