@@ -112,10 +112,7 @@ class RunList:
         table = _table(self.runs)
         if width is not None and max(map(len, table.splitlines()), default=0) > width:
             table = _paragraphs(self.runs, width)
-        parts = [self._count(), table]
-        open_ends = [run for run in self.runs if run.note]
-        if open_ends:
-            parts.append("\n".join(f"{_place(run.path)}\n  {run.state}: {plain_line(run.note)}" for run in open_ends))
+        parts = [self._count(), table, "\n".join(_advice(run, width) for run in self.runs if run.note)]
         if self.skipped:
             parts.append("\n".join(["skipped:", *(f"  {_place(one.path)}: {one.reason}" for one in self.skipped)]))
         return "\n\n".join(part for part in parts if part)
@@ -229,6 +226,7 @@ def _study(folder: Path, kind: str, headline: str, runs: Sequence[FoundRun]) -> 
         kind=kind,
         state=state,
         note="" if ended == len(own) else f"{ended} of its {len(own)} runs are finished",
+        command="",
         code="",
         objective=_common([run.objective for run in own]),
         model=_common([run.model for run in own]),
@@ -308,13 +306,24 @@ def _paragraphs(runs: Sequence[FoundRun], width: int) -> str:
     for run in runs:
         cells = _cells(run)
         facts = [f"{name} {text}" if name in LABELLED else text for name, text in cells.items() if text][2:]
-        indent = "  "
-        about = textwrap.wrap(
-            ", ".join(facts), width, initial_indent=indent, subsequent_indent=indent,
-            break_long_words=False, break_on_hyphens=False,
-        )  # fmt: skip
-        found.append("\n".join([f"{cells['state']}  {cells['run']}", *about]))
+        found.append(f"{cells['state']}  {cells['run']}\n{_indented(', '.join(facts), width)}")
     return "\n\n".join(found)
+
+
+def _advice(run: FoundRun, width: int | None) -> str:
+    """Return what happened to a run, and on a line of its own, to be copied, the command that continues it."""
+    lines = [_place(run.path), _indented(plain_line(f"{run.state}: {run.note}"), width)]
+    return "\n".join([*lines, *([f"  {plain_line(run.command)}"] if run.command else [])])
+
+
+def _indented(text: str, width: int | None) -> str:
+    """Return a text with an indent, in lines of at most this many characters; None: in one line."""
+    indent = "  "
+    if width is None:
+        return indent + text
+    return textwrap.fill(
+        text, width, initial_indent=indent, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def _place(path: Path) -> str:
