@@ -273,6 +273,8 @@ class _Side:
             found = folder.is_dir() and is_run(folder)
         except Damaged as error:
             raise ConfigError(f"{folder}: {error}", code="no_run", key=name) from error
+        if not folder.is_dir():
+            raise ConfigError(f"{folder}: there is no such folder", code="no_run", key=name)
         if not found:
             raise ConfigError(
                 f"{folder}: this is no run directory, which has run.json; `tiltlm runs {folder}` lists the runs below "

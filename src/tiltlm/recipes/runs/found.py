@@ -132,7 +132,7 @@ def look_at(folder: Path) -> FoundRun:
     if damage and state != "running":
         state, note = "damaged", "; ".join(damage)
     elif continues:
-        note = f"{note}. {_way_on(resumable or 0, ending)}"
+        note = ". ".join(filter(None, (note, _way_on(resumable or 0, ending))))
     rounds = [] if not is_loop else _cards(report)
     return FoundRun(
         path=folder,
@@ -173,11 +173,11 @@ def _state_of(folder: Path, has_report: bool) -> tuple[State, str, Ending | None
 
 
 def _way_on(step: int, ending: Ending | None) -> str:
-    """Return how to continue a run."""
+    """Return how to continue a run; "" if its error says all."""
     if ending is None or ending.state != "failed":
         return f"It continues from step {step}"
     if "--resume" in ending.message:  # the error says what to do, and perhaps that resuming would not help
-        return f"Its newest checkpoint is of step {step}" if step else "It has no checkpoint"
+        return f"Its newest checkpoint is of step {step}" if step else ""
     return f"After mending the cause, continue from step {step} with --resume, or start again with --overwrite"
 
 

@@ -73,7 +73,7 @@ def check_publishing(name: str, key: str, *, public: bool = False) -> str:
 
     if constants.HF_HUB_OFFLINE:
         raise ConfigError(
-            f"{key}: the hub is switched off (HF_HUB_OFFLINE); unset it, or leave out {key}", code="offline", key=key
+            f"{key}: the hub is switched off by HF_HUB_OFFLINE. {_way_out(key, 'Unset it')}", code="offline", key=key
         )
     if get_token() is None:
         raise ConfigError(
@@ -105,7 +105,12 @@ def check_publishing(name: str, key: str, *, public: bool = False) -> str:
 
 
 def _does_not_answer(key: str, error: Exception) -> str:
-    return f"{key}: the hub does not answer ({_first_line(error)}). Try again later, or leave out {key}"
+    return f"{key}: the hub does not answer ({_first_line(error)}). {_way_out(key, 'Try again later')}"
+
+
+def _way_out(key: str, first: str) -> str:
+    """Return what to do. An option may also be left out; the name in a call of `tiltlm push` may not."""
+    return f"{first}, or leave out {key}" if key.startswith("--") else first
 
 
 def publish(run: Path, name: str, *, public: bool = False, with_report: bool = True) -> Published:
@@ -139,7 +144,8 @@ def files_of(run: Path, with_report: bool = True) -> Iterator[tuple[str, Path]]:
         ConfigError: the folder is no run, or the run has not finished.
     """
     if not (run / RunDirectory.MARKER).exists():
-        raise ConfigError(f"{run}: this is no run directory, which has run.json", code="no_run", key="RUN")
+        what = "this is no run directory, which has run.json" if run.is_dir() else "there is no such folder"
+        raise ConfigError(f"{run}: {what}", code="no_run", key="RUN")
     state = look_at(run).state
     model = run / "model"
     if state != "finished" or not (model / "config.json").exists():
