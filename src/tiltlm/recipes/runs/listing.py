@@ -312,7 +312,8 @@ def _paragraphs(runs: Sequence[FoundRun], width: int) -> str:
 
 def _advice(run: FoundRun, width: int | None) -> str:
     """Return what happened to a run, and on a line of its own, to be copied, the command that continues it."""
-    lines = [_place(run.path), _indented(plain_line(f"{run.state}: {run.note}"), width)]
+    note = run.note if run.note.startswith(run.state) else f"{run.state}: {run.note}"
+    lines = [_place(run.path), _indented(plain_line(note), width)]
     return "\n".join([*lines, *([f"  {plain_line(run.command)}"] if run.command else [])])
 
 
