@@ -1,7 +1,10 @@
 # tiltlm on a CPU. Build from the root of the repository:
 #
 #   docker build -f docker/cpu.Dockerfile -t tiltlm:cpu .
+#   mkdir -p work
 #   docker run --rm -v "$PWD/work:/work" tiltlm:cpu quickstart
+#
+# The container runs as user 1000. If `id -u` gives another number, `chmod o+w work` lets it write there.
 #
 # BASE is a tag, which is moved to newer images. An image that is deployed names what it was built from: give the digest
 # that `docker buildx imagetools inspect python:3.11-slim-bookworm` prints, as

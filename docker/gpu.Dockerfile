@@ -1,7 +1,10 @@
 # tiltlm on NVIDIA GPUs. Build from the root of the repository:
 #
 #   docker build -f docker/gpu.Dockerfile -t tiltlm:gpu .
+#   mkdir -p work
 #   docker run --rm --gpus all --ipc=host -v "$PWD/work:/work" -v tiltlm-cache:/cache tiltlm:gpu train config.yaml
+#
+# The container runs as user 1000. If `id -u` gives another number, `chmod o+w work` lets it write there.
 #
 # torch of the package index brings the CUDA libraries that it was built for, so no CUDA image is needed; the host has the
 # driver and the NVIDIA container toolkit. Another CUDA: --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu126

@@ -47,16 +47,28 @@ def packages_of(lock: str) -> dict[str, str]:
     return found
 
 
+def find_pip_audit() -> str:
+    """Return the path of pip-audit: in PATH, or beside this Python.
+
+    Raises:
+        NotAuditedError: it is not there.
+    """
+    found = shutil.which("pip-audit") or shutil.which("pip-audit", path=str(Path(sys.executable).parent))
+    if found is None:
+        raise NotAuditedError(
+            "pip-audit is not installed: python -m pip install --require-hashes -r requirements/tools.lock"
+        )
+    return found
+
+
 def run_pip_audit(lock: Path) -> dict:
     """Return what pip-audit says about a lock file, as it says it in JSON.
 
     Raises:
         NotAuditedError: it is missing, does not end, or says nothing.
     """
-    program = shutil.which("pip-audit")
-    if program is None:
-        raise NotAuditedError("pip-audit is not installed: pip install --require-hashes -r requirements/tools.lock")
-    command = [program, "-r", str(lock), "--disable-pip", "--no-deps", "--format", "json", "--progress-spinner", "off"]
+    command = [find_pip_audit(), "-r", str(lock), "--disable-pip", "--no-deps"]
+    command += ["--format", "json", "--progress-spinner", "off"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
     except subprocess.TimeoutExpired as error:
@@ -124,6 +136,11 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("locks", nargs="*", type=Path, help="lock files; without any, those in requirements/ and torch")
     parser.add_argument("--exceptions", type=Path, default=EXCEPTIONS)
     given = parser.parse_args(arguments)
+    try:
+        find_pip_audit()
+    except NotAuditedError as error:  # once, and not for each lock
+        print(f"error: nothing was audited: {error}", file=sys.stderr)
+        return 2
     holds, complaints = read_exceptions(given.exceptions, datetime.datetime.now(datetime.UTC).date())
     used, unaudited = set(), []
     with tempfile.TemporaryDirectory() as folder:

@@ -4,7 +4,7 @@
 
 The sources are copied first, so that nothing that lies around in the working tree gets in; the wheel is built from the
 sdist. Then a new virtual environment gets the wheel, and there every public name is imported and the quickstart is run.
-The sdist is installed over it and must give the same package.
+The sdist is installed over it and must give the same package, byte for byte.
 
 `--dependencies-of SITE` takes the dependencies from another environment's site-packages in place of an index. That is
 quicker, and does not show whether the dependencies that pyproject.toml names are enough.
@@ -25,6 +25,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 NAMES = "import tiltlm; [getattr(tiltlm, name) for name in dir(tiltlm)]; print(len(dir(tiltlm)), tiltlm.__version__)"
+FILES = (
+    "import hashlib, pathlib, tiltlm; folder = pathlib.Path(tiltlm.__file__).parent;"
+    "[print(hashlib.sha256(path.read_bytes()).hexdigest(), path.relative_to(folder))"
+    " for path in sorted(folder.rglob('*')) if path.is_file() and path.suffix != '.pyc']"
+)
+"""Prints the digest and the name of every file of the installed package."""
 NEEDED = ("pyproject.toml", "README.md", "LICENSE")
 """Files that an sdist must have beside the package."""
 
@@ -109,6 +115,7 @@ def try_out(python: Path, wheel: Path, sdist: Path, folder: Path, dependencies_o
         if not (folder / "quickstart" / name).stat().st_size:
             sys.exit(f"the quickstart left no {name}")
     print(run([program, "runs", folder], **away))
+    of_wheel = run([python, "-I", "-c", FILES], **away)
     if dependencies_of is not None:  # without an index, only this environment can build it
         run(
             [
@@ -126,6 +133,8 @@ def try_out(python: Path, wheel: Path, sdist: Path, folder: Path, dependencies_o
         )
         (sdist,) = (folder / "again").glob("*.whl")
     run([*pip, "--force-reinstall", "--no-deps", sdist])
+    if differing := set(of_wheel.splitlines()) ^ set(run([python, "-I", "-c", FILES], **away).splitlines()):
+        sys.exit(f"the sdist does not give the package of the wheel: {sorted(differing)[:9]}")
     print(run([python, "-I", "-c", NAMES], **away).strip())
 
 

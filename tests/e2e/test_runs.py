@@ -110,7 +110,7 @@ def test_a_run_is_seen_running_stopped_and_killed(model, data, tmp_path):
     stopped = seen()
     assert (stopped.state, stopped.code) == ("stopped", "interrupted")
     assert stopped.resumable_at == stopped.step
-    assert f"tiltlm train {run}/config.yaml --resume" in stopped.note
+    assert stopped.command == f"tiltlm train {run}/config.yaml --resume"
     with start("--resume") as process:
         wait_for(lambda: seen().state == "running" and seen().step >= stopped.step + 3, process)
         os.kill(process.pid, signal.SIGKILL)

@@ -78,8 +78,9 @@ def test_a_program_that_fails_does_not_end_or_is_missing_is_a_failure(run, monke
     assert run("", code=1)[0] == 2
     monkeypatch.setattr(audit, "SECONDS", 0.5)
     assert run(script="import time\ntime.sleep(60)")[0] == 2
-    monkeypatch.setattr(audit.shutil, "which", lambda name: None)
-    assert run(CLEAN)[0] == 2
+    monkeypatch.setattr(audit.shutil, "which", lambda name, path=None: None)
+    code, errors = run(CLEAN)
+    assert (code, errors.count("error: ")) == (2, 1)
 
 
 def test_an_empty_lock_is_a_failure(run):

@@ -137,7 +137,13 @@ TRL: tuple[Row, ...] = (
     ),
     Row("`save_total_limit`", "`training.keep_checkpoints`", "", {"save_total_limit": "training.keep_checkpoints"}),
     Row("`resume_from_checkpoint`", "`--resume`", "bit for bit on a CPU"),
-    Row("`report_to`", "`training.trackers`", "`metrics.jsonl` always"),
+    Row("`report_to`", "`training.trackers`", "`metrics.jsonl` always; [live curves](runs.md#live-curves)"),
+    Row("`push_to_hub`, `hub_model_id`", "`--push-to-hub NAME`, `tiltlm push`", "private; model, card and report"),
+    Row(
+        "`fsdp`, `deepspeed`, a configuration of `accelerate`",
+        "`training.parallel: shard`",
+        "started by torchrun: [several processes and machines](clusters.md)",
+    ),
     Row("`output_dir`", "`output`", "", {"output_dir": "output"}),
 )
 """The settings of TRL, in the order of the page."""

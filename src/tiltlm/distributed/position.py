@@ -9,12 +9,16 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
 
 _PACKAGE = Path(__file__).parents[1]
+TICK = 1.0
+"""Seconds between two ticks of `at_work`."""
 _TORCH_DISTRIBUTED = os.path.join("torch", "distributed") + os.sep
 
 
@@ -59,6 +63,31 @@ class Position:
 
 
 HERE = Position()
+
+
+@contextmanager
+def at_work(phase: str) -> Iterator[None]:
+    """Note in the block that this process is at work, although its main thread only waits.
+
+    Use it for what may take longer than the limit of the watchdog and has a limit of its own, such as an upload.
+
+    Args:
+        phase: The phase that begins.
+    """
+    HERE.enter(phase)
+    ended = threading.Event()
+
+    def tick() -> None:
+        while not ended.wait(TICK):
+            HERE.tick()
+
+    thread = threading.Thread(target=tick, name="tiltlm-at-work", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 class Place(NamedTuple):

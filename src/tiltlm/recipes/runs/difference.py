@@ -159,10 +159,14 @@ class RunDifference:
         yield f"{len(self.settings) or 'No'} setting{'' if len(self.settings) == 1 else 's'} differ" + (
             "s." if len(self.settings) == 1 else "."
         )
-        yield from (_sentence(one) for one in self.results if one.a is not None and one.b is not None)
-        if self.parts_at is not None:
-            equal = "from the first step on" if self.equal_to is None else f"after step {self.equal_to}"
-            yield f"The losses differ {equal} (first at step {self.parts_at})."
+        other_reward = any(one.key.split(".")[0] == "objective" for one in self.settings)
+        for one in self.results:
+            if one.a is not None and one.b is not None:
+                yield _sentence(one, is_comparable=one.name != "margin" or not other_reward)
+        if self.parts_at is not None and self.equal_to is not None:
+            yield f"The losses are equal, bit for bit, up to step {self.equal_to}, and differ at step {self.parts_at}."
+        elif self.parts_at is not None:
+            yield f"The losses differ from step {self.parts_at} on, the first that both recorded."
         elif self.equal_to is not None:
             yield f"All losses up to step {self.equal_to} are equal, bit for bit."
         yield from self.notes
@@ -269,6 +273,8 @@ class _Side:
             found = folder.is_dir() and is_run(folder)
         except Damaged as error:
             raise ConfigError(f"{folder}: {error}", code="no_run", key=name) from error
+        if not folder.is_dir():
+            raise ConfigError(f"{folder}: there is no such folder", code="no_run", key=name)
         if not found:
             raise ConfigError(
                 f"{folder}: this is no run directory, which has run.json; `tiltlm runs {folder}` lists the runs below "
@@ -348,8 +354,8 @@ def _results(a: _Side, b: _Side) -> Iterator[Result]:
         yield Result(name, own, other, paired)
 
 
-def _sentence(one: Result) -> str:
-    """Return both numbers of a result, and whether their intervals overlap."""
+def _sentence(one: Result, *, is_comparable: bool) -> str:
+    """Return both numbers of a result, and whether their intervals overlap if the numbers have one unit."""
     assert one.a is not None
     assert one.b is not None
     percent = one.name in PERCENT
@@ -357,9 +363,12 @@ def _sentence(one: Result) -> str:
         f"{TITLES[one.name].capitalize() if one.name != 'kl' else TITLES[one.name]}: "
         f"A {with_bounds(one.a, percent=percent)}, B {with_bounds(one.b, percent=percent)}"
     )
-    if one.overlap is not None:
+    have_width = any(side.low != side.high for side in (one.a, one.b))
+    if is_comparable and one.overlap is not None and have_width:
         text += "; the intervals overlap" if one.overlap else "; the intervals do not overlap"
-    if one.paired is not None:
+    if one.paired is not None and one.paired.low == one.paired.high == 0:
+        text += ". Paired by prompt, there is no difference"
+    elif one.paired is not None:
         clear = "" if one.paired.excludes_zero else ", which includes 0"
         text += f". Paired by prompt, B − A is {with_bounds(one.paired, percent=percent, signed=True)}{clear}"
     return f"{text}."

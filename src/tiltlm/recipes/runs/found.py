@@ -44,6 +44,8 @@ class FoundRun:
     state: State
     note: str = ""
     """What happened and what to do; "" where nothing is to be said."""
+    command: str = ""
+    """The command that continues a stopped run; "" for others. A failed one needs the cause mended first."""
     code: str = ""
     """The stable code of the error of a failed run."""
     objective: str = ""
@@ -130,13 +132,14 @@ def look_at(folder: Path) -> FoundRun:
     if damage and state != "running":
         state, note = "damaged", "; ".join(damage)
     elif continues:
-        note = f"{note}. {_way_on(folder, is_loop, resumable or 0, ending)}"
+        note = ". ".join(filter(None, (note, _way_on(resumable or 0, ending))))
     rounds = [] if not is_loop else _cards(report)
     return FoundRun(
         path=folder,
         kind="loop" if is_loop else "train",
         state=state,
         note=note,
+        command=_command(folder, is_loop) if state == "stopped" and continues else "",
         code=ending.code if ending is not None else "",
         objective=_objective(config.get("objective")),
         model=_short(_inner(config, "model", "path")),
@@ -160,21 +163,27 @@ def _state_of(folder: Path, has_report: bool) -> tuple[State, str, Ending | None
     if writer is not None:
         if is_alive(folder, writer):
             return "running", str(writer), None
-        return "stopped", f"{writer}: it ended without a word, as a killed process does", None
+        return "stopped", f"{writer}: it ended without recording why, as a killed process does", None
     ending = read_ending(folder)
     if ending is not None:
         return ending.state, ending.message, ending
     if has_report:  # of a version that wrote no ending
         return "finished", "", None
-    return "stopped", "it does not say how it ended", None
+    return "stopped", "it is not recorded how it ended", None
 
 
-def _way_on(folder: Path, is_loop: bool, step: int, ending: Ending | None) -> str:
-    """Return how to continue a run."""
-    if ending is not None and ending.state == "failed":
-        return f"After mending the cause, continue from step {step} with --resume, or start again with --overwrite"
-    command = f"tiltlm {'loop' if is_loop else 'train'} {quote(str(folder / 'config.yaml'))} --resume"
-    return f"Continue from step {step}: {command}"
+def _way_on(step: int, ending: Ending | None) -> str:
+    """Return how to continue a run; "" if its error says all."""
+    if ending is None or ending.state != "failed":
+        return f"It continues from step {step}"
+    if "--resume" in ending.message:  # the error says what to do, and perhaps that resuming would not help
+        return f"Its newest checkpoint is of step {step}" if step else ""
+    return f"After mending the cause, continue from step {step} with --resume, or start again with --overwrite"
+
+
+def _command(folder: Path, is_loop: bool) -> str:
+    """Return the command that continues a run."""
+    return f"tiltlm {'loop' if is_loop else 'train'} {quote(str(folder / 'config.yaml'))} --resume"
 
 
 def _is_quickstart(config: Mapping[str, Any]) -> bool:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sys
+import textwrap
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -97,11 +100,19 @@ class RunList:
         return pd.DataFrame(rows)
 
     def summary(self) -> str:
-        """Return what the command line prints: how many, a table, and what to do about those that have not finished."""
-        parts = [self._count(), _table(self.runs)]
-        open_ends = [run for run in self.runs if run.note]
-        if open_ends:
-            parts.append("\n".join(f"{_place(run.path)}\n  {run.state}: {plain_line(run.note)}" for run in open_ends))
+        """Return what the command line prints, for the width of the terminal if it goes to one."""
+        return self.text(shutil.get_terminal_size().columns if sys.stdout.isatty() else None)
+
+    def text(self, width: int | None = None) -> str:
+        """Return how many there are, the runs, and what to do about those that have not finished.
+
+        Args:
+            width: Characters of a line. Runs are lines of a table if it fits, else short paragraphs. None: a table.
+        """
+        table = _table(self.runs)
+        if width is not None and max(map(len, table.splitlines()), default=0) > width:
+            table = _paragraphs(self.runs, width)
+        parts = [self._count(), table, "\n".join(_advice(run, width) for run in self.runs if run.note)]
         if self.skipped:
             parts.append("\n".join(["skipped:", *(f"  {_place(one.path)}: {one.reason}" for one in self.skipped)]))
         return "\n\n".join(part for part in parts if part)
@@ -111,7 +122,7 @@ class RunList:
         if not self.num_found:
             return "no runs"
         if not self.runs:
-            return f"none of {self.num_found} runs is asked for"
+            return f"no run matches; {self.num_found} without these filters"
         counts = Counter(run.state for run in self.runs)
         states = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
         shown = f"{len(self.runs)}" if len(self.runs) == self.num_found else f"{len(self.runs)} of {self.num_found}"
@@ -215,6 +226,7 @@ def _study(folder: Path, kind: str, headline: str, runs: Sequence[FoundRun]) -> 
         kind=kind,
         state=state,
         note="" if ended == len(own) else f"{ended} of its {len(own)} runs are finished",
+        command="",
         code="",
         objective=_common([run.objective for run in own]),
         model=_common([run.model for run in own]),
@@ -251,33 +263,67 @@ def _number(run: FoundRun, name: str) -> float:
     return value if value == value else float("-inf")
 
 
+COLUMNS = ("state", "run", "kind", "objective", "model", "data", "steps", "skipped", "result", "KL", "verdict", "when")
+LABELLED = frozenset({"steps", "skipped", "KL", "verdict"})
+"""Columns whose values mean nothing without their names."""
+
+
+def _cells(run: FoundRun) -> dict[str, str]:
+    """Return the texts of a run by the names of the columns; "" where there is nothing to show."""
+    texts = (
+        run.state,
+        _place(run.path),
+        "" if run.kind == "train" else run.kind,
+        run.objective,
+        run.model,
+        run.data,
+        _steps(run),
+        str(run.skipped or ""),
+        _result(run),
+        _shown(run.numbers.get("kl"), 2),
+        run.verdict,
+        run.changed[:16].replace("T", " "),
+    )
+    return dict(zip(COLUMNS, map(plain_line, texts), strict=True))
+
+
 def _table(runs: Sequence[FoundRun]) -> str:
     """Return the runs as a table of text. Columns in which nothing stands are left out."""
     if not runs:
         return ""
-    head = ("state", "run", "kind", "objective", "model", "data", "steps", "skipped", "result", "KL", "verdict", "when")
-    rows = [
-        (
-            run.state,
-            _place(run.path),
-            "" if run.kind == "train" else run.kind,
-            run.objective,
-            run.model,
-            run.data,
-            _steps(run),
-            str(run.skipped or ""),
-            _result(run),
-            _shown(run.numbers.get("kl"), 2),
-            run.verdict,
-            run.changed[:16].replace("T", " "),
-        )
-        for run in runs
-    ]
-    columns = [i for i in range(len(head)) if i < 2 or any(row[i] for row in rows)]
-    lines = [tuple(plain_line(row[i]) for i in columns) for row in (head, *rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
+    rows = [_cells(run) for run in runs]
+    columns = [name for name in COLUMNS if name in ("state", "run") or any(row[name] for row in rows)]
+    lines = [columns, *([row[name] for name in columns] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+
+
+def _paragraphs(runs: Sequence[FoundRun], width: int) -> str:
+    """Return the runs as a few short lines each, for a terminal that is too narrow for the table."""
+    found = []
+    for run in runs:
+        cells = _cells(run)
+        facts = [f"{name} {text}" if name in LABELLED else text for name, text in cells.items() if text][2:]
+        found.append(f"{cells['state']}  {cells['run']}\n{_indented(', '.join(facts), width)}")
+    return "\n\n".join(found)
+
+
+def _advice(run: FoundRun, width: int | None) -> str:
+    """Return what happened to a run, and on a line of its own, to be copied, the command that continues it."""
+    note = run.note if run.note.startswith(run.state) else f"{run.state}: {run.note}"
+    lines = [_place(run.path), _indented(plain_line(note), width)]
+    return "\n".join([*lines, *([f"  {plain_line(run.command)}"] if run.command else [])])
+
+
+def _indented(text: str, width: int | None) -> str:
+    """Return a text with an indent, in lines of at most this many characters; None: in one line."""
+    indent = "  "
+    if width is None:
+        return indent + text
+    return textwrap.fill(
+        text, width, initial_indent=indent, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
     )
 
 

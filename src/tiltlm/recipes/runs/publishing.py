@@ -11,6 +11,7 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from tiltlm.core.errors import ConfigError, RunError
+from tiltlm.distributed.position import at_work
 from tiltlm.recipes.runs.found import look_at
 from tiltlm.runs.directory import RunDirectory
 
@@ -72,7 +73,7 @@ def check_publishing(name: str, key: str, *, public: bool = False) -> str:
 
     if constants.HF_HUB_OFFLINE:
         raise ConfigError(
-            f"{key}: the hub is switched off (HF_HUB_OFFLINE); unset it, or leave out {key}", code="offline", key=key
+            f"{key}: the hub is switched off by HF_HUB_OFFLINE. {_way_out(key, 'Unset it')}", code="offline", key=key
         )
     if get_token() is None:
         raise ConfigError(
@@ -104,7 +105,12 @@ def check_publishing(name: str, key: str, *, public: bool = False) -> str:
 
 
 def _does_not_answer(key: str, error: Exception) -> str:
-    return f"{key}: the hub does not answer ({_first_line(error)}). Try again later, or leave out {key}"
+    return f"{key}: the hub does not answer ({_first_line(error)}). {_way_out(key, 'Try again later')}"
+
+
+def _way_out(key: str, first: str) -> str:
+    """Return what to do. An option may also be left out; the name in a call of `tiltlm push` may not."""
+    return f"{first}, or leave out {key}" if key.startswith("--") else first
 
 
 def publish(run: Path, name: str, *, public: bool = False, with_report: bool = True) -> Published:
@@ -138,7 +144,8 @@ def files_of(run: Path, with_report: bool = True) -> Iterator[tuple[str, Path]]:
         ConfigError: the folder is no run, or the run has not finished.
     """
     if not (run / RunDirectory.MARKER).exists():
-        raise ConfigError(f"{run}: this is no run directory, which has run.json", code="no_run", key="RUN")
+        what = "this is no run directory, which has run.json" if run.is_dir() else "there is no such folder"
+        raise ConfigError(f"{run}: {what}", code="no_run", key="RUN")
     state = look_at(run).state
     model = run / "model"
     if state != "finished" or not (model / "config.json").exists():
@@ -175,7 +182,8 @@ def upload(run: Path, name: str, files: dict[str, Path]) -> Published:
     )
     found = Published(run, name, tuple(files), num_bytes)
     try:
-        url, is_private = _commit(HfApi(), run, name, files)
+        with at_work("upload"):  # the other processes of a run wait for it, however long it takes
+            url, is_private = _commit(HfApi(), run, name, files)
     except Exception as error:  # the libraries below have many classes, and a finished run must not end in a traceback
         log.error("the upload to %s failed: %s", name, error, extra={"event": "push_failed", "repository": name})
         return replace(found, error=f"the upload to {name} failed ({_first_line(error)})")

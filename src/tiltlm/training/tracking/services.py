@@ -1,6 +1,7 @@
 """The services that show curves, each behind the same three calls. Their packages are imported when one is opened."""
 
 import contextlib
+import contextvars
 import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -52,9 +53,16 @@ class Trackio:
     def __init__(self, folder: Path, identity: str, config: Mapping[str, Any]) -> None:
         import trackio
 
+        # The process's own context does not get this run: trackio would end it there once more at exit, and print that.
+        start = contextvars.copy_context().run
         with contextlib.redirect_stdout(sys.stderr):  # stdout is for results
-            self._run: Any = trackio.init(
-                project=PROJECT, name=f"{folder.name}-{identity}", config=dict(config), resume="allow", embed=False
+            self._run: Any = start(
+                trackio.init,
+                project=PROJECT,
+                name=f"{folder.name}-{identity}",
+                config=dict(config),
+                resume="allow",
+                embed=False,
             )
 
     def log(self, numbers: Numbers, step: int) -> None:

@@ -55,6 +55,13 @@ def test_results_say_whether_their_intervals_overlap(two):
     assert table.loc["accuracy", "difference"] == pytest.approx(0.25)
 
 
+def test_numbers_in_different_units_are_not_compared_in_words(two):
+    said = {part: [s for s in compare_runs(*two).sentences() if s.startswith(part)] for part in ("Held-out m", "KL")}
+    assert [len(one) for one in said.values()] == [1, 1]
+    assert "overlap" not in said["Held-out m"][0]
+    assert "overlap" in said["KL"][0]
+
+
 def test_margins_of_different_rewards_are_not_to_be_compared(two):
     assert any("Margins" in note for note in compare_runs(*two).notes)
     assert not any("Margins" in note for note in compare_runs(two[0], two[0]).notes)

@@ -53,7 +53,8 @@ def test_states_follow_the_ending_the_writer_and_the_checkpoints(tmp_path):
     assert found["failed"].code == "too_many_bad_steps"
     assert "5 in a row" in found["failed"].note
     assert found["stopped"].resumable_at == 3
-    assert f"tiltlm train {tmp_path}/stopped/config.yaml --resume" in found["stopped"].note
+    assert found["stopped"].command == f"tiltlm train {tmp_path}/stopped/config.yaml --resume"
+    assert found["failed"].command == found["live"].command == ""
     assert found["killed"].resumable_at == 0
     assert found["live"].resumable_at is None
     assert found["live"].progress == pytest.approx(0.5)
@@ -203,6 +204,29 @@ def test_no_escape_code_is_printed(tmp_path):
     text = list_runs([tmp_path]).summary()
     assert "\x1b" not in text
     assert "\x07" not in text
+
+
+def test_advice_of_an_error_is_not_contradicted_and_a_command_has_a_line_of_its_own(tmp_path):
+    message = f"{'a long explanation ' * 9}; --resume would take the same step again"
+    make_run(tmp_path / "failed", ending={"state": "failed", "message": message})
+    make_checkpoint(make_run(tmp_path / "stopped", ending={"state": "stopped", "message": "by SIGTERM"}), 3)
+    found = {run.path.name: run for run in list_runs([tmp_path])}
+    assert "continue" not in found["failed"].note
+    for width in (None, 60):
+        assert f"  {found['stopped'].command}" in list_runs([tmp_path]).text(width).splitlines()
+
+
+def test_a_narrow_terminal_gets_short_lines_and_a_file_the_table(tmp_path):
+    make_run(tmp_path / "run", ending={"state": "finished"}, report=REPORT)
+    make_run(tmp_path / "other", ending={"state": "finished"}, config={**CONFIG, "objective": {"name": "ipo"}})
+    found = list_runs([tmp_path])
+    place = len(f"finished  {tmp_path / 'other'}")
+    narrow, table = found.text(max(60, place)), found.text()
+    assert max(map(len, narrow.splitlines())) <= max(60, place)
+    assert max(map(len, table.splitlines())) > max(60, place)
+    for text in ("dpo", "ipo", "pairs.jsonl", "steps 4", "accuracy 70 % (60 to 80)", "KL 2.00 (1.90 to 2.10)", "Yes"):
+        assert text in " ".join(narrow.split())
+    assert found.text(500) == table
 
 
 def test_a_long_record_file_is_read_from_its_end(tmp_path, monkeypatch):

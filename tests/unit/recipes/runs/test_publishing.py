@@ -1,6 +1,7 @@
 """A finished run goes to the hub as one commit, private, and a failure changes nothing."""
 
 import json
+import time
 
 import pytest
 
@@ -8,6 +9,8 @@ from support.errors import events, raises
 from support.fake_hub import OLD_UPLOAD, TOKEN, hub_in_place
 from support.run_folders import REPORT, make_run
 from tiltlm.core import ConfigError, RunError
+from tiltlm.distributed import position
+from tiltlm.recipes.runs import publishing
 from tiltlm.recipes.runs.publishing import check_publishing, publish
 
 WEIGHTS = b"weights" * 1000
@@ -115,6 +118,22 @@ def test_an_upload_that_fails_leaves_the_old_commit_and_can_be_repeated(hub, run
     publish(run, "tilted")
     assert hub.repositories["user/tilted"].files["config.json"] == b'{"changed": true}'
     assert hub.repositories["user/tilted"].files["model.safetensors"] == WEIGHTS * 2
+
+
+def test_a_long_upload_shows_the_other_processes_that_this_one_is_at_work(hub, run, monkeypatch):
+    """The watchdog ends a run in which nothing moves, and the main thread only waits for the upload."""
+    monkeypatch.setattr(position, "TICK", 0.01)
+    ticks = []
+
+    def slow(*_) -> tuple[str, bool]:
+        ticks.append(position.HERE.ticks)
+        time.sleep(0.3)
+        ticks.append(position.HERE.ticks)
+        return "url", True
+
+    monkeypatch.setattr(publishing, "_commit", slow)
+    publish(run, "tilted")
+    assert ticks[1] > ticks[0] + 3
 
 
 @pytest.mark.parametrize("state", ["failed", "stopped"])

@@ -1,16 +1,20 @@
 """The real trackers, offline: curves can be read while a run grows, and a resumed run continues them."""
 
+import contextvars
 import json
 import struct
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from tiltlm.distributed.ranks import Ranks
 from tiltlm.runs.directory import RunDirectory
 from tiltlm.training.recorder import Listener, Recorder
+from tiltlm.training.tracking.services import SERVICES
 
 Points = list[tuple[int, float]]
 
@@ -110,3 +114,13 @@ def test_curves_grow_during_a_run_and_go_on_when_it_is_resumed(tracker, tmp_path
         recorder.close()
     wait_for(lambda: read(run.path, "train/loss"), [(1, 0.5), (2, 0.25), (3, 0.125), (4, 0.0625)])
     assert read(run.path, "eval/loss") == [(0, pytest.approx(0.7))]
+
+
+def test_trackio_has_nothing_to_end_when_the_process_exits(tmp_path, monkeypatch):
+    """It would end the run once more, and print that on stdout, where the results of a command are."""
+    current = contextvars.ContextVar("current", default=None)
+    stub = ModuleType("trackio")
+    stub.init = lambda **_: current.set("a run")
+    monkeypatch.setitem(sys.modules, "trackio", stub)
+    SERVICES["trackio"](tmp_path, "0", {})
+    assert current.get() is None
