@@ -4,7 +4,7 @@
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -95,6 +95,7 @@ def load_policy(
     choice: Choice | None = None,
     key: str = "model.path",
     sharding: Sharding | None = None,
+    add: Callable[[PolicyModule], None] | None = None,
 ) -> Policy:
     """Load a language model and decide once how it runs.
 
@@ -105,6 +106,8 @@ def load_policy(
         key: The setting that names the model, for error messages.
         sharding: The processes that share the model, of which each then loads its part only; None: load all of it. All
             of them must call this function together.
+        add: Adds layers to the module that are not of the model, such as the value head of a critic. It is called
+            before the module is sharded.
 
     Raises:
         ModelError: the folder, tokenizer or architecture cannot be used; the message says what to do.
@@ -121,8 +124,10 @@ def load_policy(
     made = _make_ready(base, tokenizer, located, settings, device, choice, skeleton)
     module = PolicyModule(made.model, made.choice.layout, made.precision, made.choice.head, made.choice.trims)
     module.is_exact = made.choice.is_exact
+    if add is not None:
+        add(module)
     if skeleton is not None:
-        _fill(skeleton, module, located, settings)
+        _fill(skeleton, module, located, settings, () if module.value_head is None else (module.value_head,))
     notes = [*made.notes, *_prepare_kernels(module, settings)]
     end_token_id, end_token_ids = _end_tokens(tokenizer, base)
     names = ", ".join(repr(tokenizer.convert_ids_to_tokens(i)) for i in end_token_ids)
@@ -166,7 +171,7 @@ def load_scorer(
     module = ScoreModule(made.model, made.choice.layout, made.precision, made.choice.trims)
     module.is_exact = made.choice.is_exact
     if skeleton is not None:
-        _fill(skeleton, module, located, settings, (module.score_head(),))
+        _fill(skeleton, module, located, settings, (module.score_head(),) if module.precision == "bf16" else ())
     notes = [*made.notes, *_prepare_kernels(module, settings)]
     notes.append(
         Note(
@@ -208,7 +213,7 @@ def _fill(
     module: ForestModule,
     located: Located,
     settings: ModelSettings,
-    whole_precision: tuple[torch.nn.Module, ...] = (),
+    own_dtype: tuple[torch.nn.Module, ...] = (),
 ) -> None:
     """Shard a module, give it its weights, and refuse damaged ones.
 
@@ -220,7 +225,7 @@ def _fill(
         module,
         half=module.precision == "bf16",
         has_new_adapter=settings.lora is not None,
-        whole_precision=whole_precision,
+        own_dtype=own_dtype,
     )
     _refuse_not_finite(module, located, skeleton.sharding)
 
