@@ -133,18 +133,10 @@ def test_an_error_in_the_first_process_ends_both(model, prompts, tmp_path):
     assert len(ended.errors()) == 1
 
 
-@pytest.mark.parametrize(
-    ("key", "settings"),
-    [
-        ("engine.name", {"engine.name": "generate_batch"}),
-        ("objective", {"preset": "ppo"}),
-        ("judge", {"preset": "self_rewarding", "judge": None, "unaudited": True}),
-    ],
-)
-def test_what_runs_a_sharded_policy_in_one_process_is_refused(model, prompts, tmp_path, key, settings):
-    given = {"preset": "online_dpo", "judge": "gold", **settings, "training.parallel": "shard"}
-    with raises(ConfigError, "not_supported", key=key):
-        tiltlm.loop(model=model, data=str(prompts), output=tmp_path / "run", progress=False, **given)
+def test_an_engine_that_runs_a_sharded_policy_by_itself_is_refused(model, prompts, tmp_path):
+    settings = {"training.parallel": "shard", "engine.name": "generate_batch"}
+    with raises(ConfigError, "not_supported", key="engine.name"):
+        alone("online_dpo", model, prompts, tmp_path / "run", **settings)
     assert not (tmp_path / "run").exists()
 
 

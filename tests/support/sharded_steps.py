@@ -7,6 +7,7 @@ writes the worst differences of each case.
 import json
 import sys
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -18,15 +19,16 @@ from tiltlm.distributed.parallelism import Parallelism
 from tiltlm.distributed.ranks import Ranks
 from tiltlm.distributed.sharding import Sharding
 from tiltlm.distributed.wrapping import full_tensor, is_sharded, local_part, reshard, wrap
+from tiltlm.logprobs import PolicyModule
 from tiltlm.models import LoraSettings, ModelSettings, Policy, load_policy
-from tiltlm.objectives import aot, dpo, grpo, kto, simpo
+from tiltlm.objectives import aot, dpo, grpo, kto, ppo, simpo
 from tiltlm.reference import Reference, ReferenceSettings
 from tiltlm.reference.build import build_reference
 from tiltlm.training.optim.optimizer import build_optimizer, trainable
 from tiltlm.training.step import Stepper
 from tiltlm.training.training_settings import TrainingSettings
 
-OBJECTIVES = {"dpo": dpo(), "kto": kto(), "aot": aot(0.3), "simpo": simpo(), "grpo": grpo(beta=0.04)}
+OBJECTIVES = {"dpo": dpo(), "kto": kto(), "aot": aot(0.3), "simpo": simpo(), "grpo": grpo(beta=0.04), "ppo": ppo()}
 MODELS = [(tied, lora, again) for tied in (False, True) for lora in (False, True) for again in (False, True)]
 """Tied embeddings, an adapter, gradient checkpointing."""
 SETTINGS = TrainingSettings(learning_rate=1e-3)
@@ -47,17 +49,20 @@ class Taken:
     """Those before the first step."""
 
 
-def load(folder: Path, tied: bool, lora: bool, again: bool, sharding: Sharding | None = None) -> Policy:
+def load(folder: Path, tied: bool, lora: bool, again: bool, critic: bool, sharding: Sharding | None = None) -> Policy:
+    def add(module: PolicyModule) -> None:
+        module.add_value_head(shares_body=tied)
+        module.value_head.double()
+
     settings = ModelSettings(
         str(folder / ("tied" if tied else "untied")),
         dtype="float64",
         lora=LoraSettings(r=3) if lora else None,
         gradient_checkpointing=again,
     )
-    policy = load_policy(settings, "cpu", sharding=sharding)
-    if lora:  # B = 0 would hide half of an adapter
-        for name, parameter in trainable(policy.module).items():
-            local_part(parameter.data).add_(0.02 if "lora_B" in name else 0.0)
+    policy = load_policy(settings, "cpu", sharding=sharding, add=add if critic else None)
+    for name, parameter in trainable(policy.module).items():  # B = 0, or a value head of 0, would hide gradients
+        local_part(parameter.data).add_(0.02 if "lora_B" in name or "value_head" in name else 0.0)
     return policy
 
 
@@ -115,11 +120,11 @@ def main(folder: Path) -> None:
         ways = {"shard": Parallelism("shard"), "hybrid": Parallelism("hybrid", 2)}
     shardings = {way: Sharding.of(parallelism, ranks) for way, parallelism in ways.items()}
     results = {}
-    for tied, lora, again in MODELS:
-        expected = taken_alone(folder, tied, lora, again) if ranks.is_first else {}
+    for (tied, lora, again), critic in product(MODELS, (False, True)):
+        expected = taken_alone(folder, tied, lora, again, critic) if ranks.is_first else {}
         for way, parallelism in ways.items():
-            policy, references = load(folder, tied, lora, again, shardings[way]), {}
-            for name in OBJECTIVES:
+            policy, references = load(folder, tied, lora, again, critic, shardings[way]), {}
+            for name in named(critic):
                 found = take_steps(policy, name, ranks, parallelism, references)
                 reshard(policy.module)
                 facts = {
@@ -134,10 +139,15 @@ def main(folder: Path) -> None:
     ranks.leave()
 
 
-def taken_alone(folder: Path, tied: bool, lora: bool, again: bool) -> dict[str, Taken]:
-    """What the steps of each objective give in one process."""
-    policy, references = load(folder, tied, lora, again), {}
-    return {name: take_steps(policy, name, Ranks(), Parallelism(), references) for name in OBJECTIVES}
+def named(critic: bool) -> list[str]:
+    """Return the names of the objectives with a critic, or of those without one."""
+    return [name for name, one in OBJECTIVES.items() if critic == (getattr(one, "critic", None) is not None)]
+
+
+def taken_alone(folder: Path, tied: bool, lora: bool, again: bool, critic: bool) -> dict[str, Taken]:
+    """What the steps of each of these objectives give in one process."""
+    policy, references = load(folder, tied, lora, again, critic), {}
+    return {name: take_steps(policy, name, Ranks(), Parallelism(), references) for name in named(critic)}
 
 
 if __name__ == "__main__":

@@ -119,8 +119,8 @@ def _trace(blueprint: Blueprint, trees: Sequence[Tree], sharing: Sharing, on_cpu
     with without_memory():
         policy = blueprint.build()
         if sharding is not None:
-            heads = (policy.score_head(),) if isinstance(policy, ScoreModule) else ()
-            sharding.divide(policy, half=is_half, whole_precision=heads)
+            heads = (policy.score_head(),) if isinstance(policy, ScoreModule) and is_half else ()
+            sharding.divide(policy, half=is_half, own_dtype=heads)
             policy.computes_on, policy.has_half_weights = torch.device("cpu"), is_half
 
         def run() -> None:

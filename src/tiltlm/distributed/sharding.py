@@ -59,7 +59,7 @@ class Sharding:
         """Number of copies of a module."""
         return self.ranks.size // self.shard_size
 
-    def divide(self, policy: nn.Module, *, half: bool = False, whole_precision: Iterable[nn.Module] = ()) -> None:
+    def divide(self, policy: nn.Module, *, half: bool = False, own_dtype: Iterable[nn.Module] = ()) -> None:
         """Shard the decoder layers of a module, then the module as the root.
 
         FSDP finds the tensors of an output through pytree. Output classes must be registered there, or the backward
@@ -68,7 +68,8 @@ class Sharding:
         Args:
             policy: The module; its tensors are on the CPU, on the device of the mesh, or on the meta device.
             half: Gather weights in bfloat16 and compute with them. Shards, gradients and updates stay float32.
-            whole_precision: Submodules that compute in the dtype of their weights all the same.
+            own_dtype: Submodules that compute in the dtype of their weights all the same, and may have another one than
+                the rest. They are gathered apart.
         """
         for noun in (ResponseLogps, ResponseScores):
             if noun not in _pytree.SUPPORTED_NODES:
@@ -76,7 +77,7 @@ class Sharding:
         on_cuda = self.mesh.device_type == "cuda"
         offload = CPUOffloadPolicy(pin_memory=on_cuda) if self.cpu_offload else OffloadPolicy()
         own, mixed = MixedPrecisionPolicy(), MixedPrecisionPolicy(torch.bfloat16, torch.float32)
-        for module in whole_precision if half else ():
+        for module in own_dtype:
             fully_shard(module, mesh=self.mesh, mp_policy=own, offload_policy=offload)
         policy_of_root = mixed if half else own
         names = getattr(policy, "_no_split_modules", None) or ()

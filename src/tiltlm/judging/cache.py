@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar, overload
 
 from tiltlm.core.errors import ConfigError, RunError
+from tiltlm.distributed import Ranks
 from tiltlm.judging.digests import canonical
 from tiltlm.judging.judge import Comparer, Item, Judge, PairItem, Score, Scorer, Verdict
 from tiltlm.judging.orders import tempered
@@ -154,8 +155,33 @@ class JudgementCache:
         self.close()
 
 
+@dataclass(frozen=True, eq=False)
+class SharedCache:
+    """A cache for a judge that several processes ask together. Rank 0 reads and writes the file; all get the values.
+
+    If each process read the file itself, one might find what another just wrote, and would not ask the judge with it.
+    """
+
+    cache: JudgementCache
+    ranks: Ranks
+
+    def get(self, keys: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """Return the stored values of those keys that have one. All processes call it together."""
+        asked = list(keys)
+        return self.ranks.first(lambda: self.cache.get(asked))
+
+    def put(self, key: str, judge: str, value: Mapping[str, Any]) -> None:
+        """Store one value; see `JudgementCache.put`."""
+        if self.ranks.is_first:
+            self.cache.put(key, judge, value)
+
+
 def _checksum(key: str, text: str) -> str:
     return hashlib.sha256(f"{key}\0{text}".encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+Judgements = JudgementCache | SharedCache
+"""What has judgements by key."""
 
 
 def key_of(judge: Judge, item: Item | PairItem, draw: int = 0) -> str:
@@ -221,7 +247,7 @@ class Budget:
 class _Cached(Generic[I, R]):
     """What cached scorers and comparers share: each judgement is looked up, and made where it is missing."""
 
-    def __init__(self, judge: Any, cache: JudgementCache, budget: Budget | None, draw: int, result: type[R]) -> None:
+    def __init__(self, judge: Any, cache: Judgements, budget: Budget | None, draw: int, result: type[R]) -> None:
         self.judge = judge
         self.name, self.role, self.digest, self.reads = judge.name, judge.role, judge.digest, judge.reads
         self.scale = judge.scale
@@ -313,13 +339,13 @@ class CachedComparer(_Cached[PairItem, Verdict], Comparer):
 
 
 @overload
-def cached(judge: Scorer, cache: JudgementCache, *, budget: Budget | None = None, draw: int = 0) -> CachedScorer: ...
+def cached(judge: Scorer, cache: Judgements, *, budget: Budget | None = None, draw: int = 0) -> CachedScorer: ...
 @overload
 def cached(
-    judge: Scorer | Comparer, cache: JudgementCache, *, budget: Budget | None = None, draw: int = 0
+    judge: Scorer | Comparer, cache: Judgements, *, budget: Budget | None = None, draw: int = 0
 ) -> CachedScorer | CachedComparer: ...
 def cached(
-    judge: Scorer | Comparer, cache: JudgementCache, *, budget: Budget | None = None, draw: int = 0
+    judge: Scorer | Comparer, cache: Judgements, *, budget: Budget | None = None, draw: int = 0
 ) -> CachedScorer | CachedComparer:
     """Return the judge with its judgements stored.
 

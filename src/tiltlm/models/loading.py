@@ -4,6 +4,7 @@
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -81,6 +82,7 @@ def load_policy(
     key: str = "model.path",
     sharding: Sharding | None = None,
     has_weights: bool = True,
+    add: Callable[[PolicyModule], None] | None = None,
 ) -> Policy:
     """Load a language model and decide once how it runs.
 
@@ -93,6 +95,8 @@ def load_policy(
             of them must call this function together.
         has_weights: False: the weights are not read, and have shapes but no memory. It is for a model whose weights are
             in a checkpoint. Needs `choice` with a head.
+        add: Adds layers to the module that are not of the model, such as the value head of a critic. It is called
+            before the module is sharded.
 
     Raises:
         ModelError: the folder, tokenizer or architecture cannot be used; the message says what to do.
@@ -110,8 +114,10 @@ def load_policy(
     made = _make_ready(base, tokenizer, located, settings, device, choice, skeleton)
     module = PolicyModule(made.model, made.choice.layout, made.precision, made.choice.head, made.choice.trims)
     module.is_exact = made.choice.is_exact
+    if add is not None:
+        add(module)
     if skeleton is not None:
-        _fill(skeleton, module, located, settings)
+        _fill(skeleton, module, located, settings, () if module.value_head is None else (module.value_head,))
     notes = [*made.notes, *_prepare_kernels(module, settings)]
     end_token_id, end_token_ids = end_tokens(tokenizer, base)
     names = ", ".join(repr(tokenizer.convert_ids_to_tokens(i)) for i in end_token_ids)
@@ -161,7 +167,7 @@ def load_scorer(
     module = ScoreModule(made.model, made.choice.layout, made.precision, made.choice.trims)
     module.is_exact = made.choice.is_exact
     if skeleton is not None:
-        _fill(skeleton, module, located, settings, (module.score_head(),))
+        _fill(skeleton, module, located, settings, (module.score_head(),) if module.precision == "bf16" else ())
     notes = [*made.notes, *_prepare_kernels(module, settings)]
     notes.append(
         Note(
@@ -203,7 +209,7 @@ def _fill(
     module: ForestModule,
     located: Located,
     settings: ModelSettings,
-    whole_precision: tuple[torch.nn.Module, ...] = (),
+    own_dtype: tuple[torch.nn.Module, ...] = (),
 ) -> None:
     """Shard a module, give it its weights, and refuse damaged ones.
 
@@ -215,7 +221,7 @@ def _fill(
         module,
         half=module.precision == "bf16",
         has_new_adapter=settings.lora is not None,
-        whole_precision=whole_precision,
+        own_dtype=own_dtype,
     )
     _refuse_not_finite(module, located, skeleton.sharding)
 

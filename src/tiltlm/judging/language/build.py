@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from tiltlm.core.checks import positive, prefix_errors
 from tiltlm.core.errors import ConfigError
+from tiltlm.distributed import Ranks
 from tiltlm.judging.judge import Comparer, Role, Scorer
 from tiltlm.judging.judge_settings import SELF, JudgeSettings
 from tiltlm.judging.language.judges import GradeJudge, PairwiseJudge, RubricJudge, statement_of
@@ -68,8 +69,13 @@ def asker_of(settings: JudgeSettings) -> Asker:
     )
 
 
-def judge_by_policy(settings: JudgeSettings, policy: Policy) -> Comparer | Scorer:
+def judge_by_policy(settings: JudgeSettings, policy: Policy, ranks: Ranks) -> Comparer | Scorer:
     """Make a judge that trains, from the model that is trained, with the weights that it has now.
+
+    Args:
+        settings: What it asks, and how.
+        policy: The model.
+        ranks: The processes of the run. They must make the judge and ask it together, with equal questions.
 
     Raises:
         ConfigError: The kind of judge asks no language model, or a setting has no effect.
@@ -85,7 +91,7 @@ def judge_by_policy(settings: JudgeSettings, policy: Policy) -> Comparer | Score
         )
     settings.refuse((*SERVED, "url", "precision", "audit", "allow_self"), f"judge.model is {SELF}")
     judge: Comparer | Scorer = makers[settings.kind](
-        settings, "train", LocalModel(policy, max_tokens=settings.max_tokens)
+        settings, "train", LocalModel(policy, max_tokens=settings.max_tokens, ranks=ranks)
     )
     judge.scale = settings.scale or 1.0
     return judge

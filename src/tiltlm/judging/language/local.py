@@ -16,6 +16,7 @@ from tiltlm.core.forest import Tree, pack_trees
 from tiltlm.data.accounting import Defect
 from tiltlm.data.rows.records import Record
 from tiltlm.data.tokens.encoder import Encoded
+from tiltlm.distributed import Ranks
 from tiltlm.judging.digests import digest_of
 from tiltlm.judging.language.question import Asker, Question, Reply, read_masses
 from tiltlm.judging.language.templates import by_probability
@@ -49,13 +50,16 @@ class LocalModel(Asker):
         policy = load_policy(ModelSettings(path, precision=precision), key="judge.model")  # type: ignore[arg-type]
         return cls(policy, max_tokens=max_tokens)
 
-    def __init__(self, policy: Policy, *, max_tokens: int = 8192) -> None:
+    def __init__(self, policy: Policy, *, max_tokens: int = 8192, ranks: Ranks | None = None) -> None:
         """Ask a model that is loaded, with the weights that it has now.
 
         Args:
             policy: The model. If its weights change, this asker must be made again: they are part of its digest.
             max_tokens: Tokens of one forward.
+            ranks: Processes that share the forwards; all must make this asker and ask it together, with equal
+                questions. None: this one alone.
         """
+        self.ranks = ranks or Ranks()
         self.name = short_name(policy.settings.path)
         self.module = policy.module
         self.encoder = encoder_of(policy)
@@ -83,7 +87,7 @@ class LocalModel(Asker):
     def _replies(self, questions: Sequence[Question]) -> list[Reply]:
         encoded = [self._encode(question) for question in questions]
         fit = [e for e in encoded if isinstance(e, Encoded)]
-        values = iter(run_all_packed(fit, self._logps, self.max_tokens))
+        values = iter(run_all_packed(fit, self._logps, self.max_tokens, self.ranks))
         return [
             self._read(question, next(values), e)
             if isinstance(e, Encoded)

@@ -19,6 +19,7 @@ from tiltlm.data.accounting import Defect
 from tiltlm.data.rows.cells import Content
 from tiltlm.data.rows.records import Record
 from tiltlm.data.tokens.encoder import Encoded, Encoder
+from tiltlm.distributed import Ranks
 from tiltlm.judging.digests import digest_of
 from tiltlm.judging.judge import Item, Score
 from tiltlm.logprobs import plan
@@ -126,17 +127,29 @@ def run_packed(
 
 
 def run_all_packed(
-    encoded: Sequence[Encoded], run: Callable[[Sequence[Tree]], ArrayLike], max_tokens: int
+    encoded: Sequence[Encoded],
+    run: Callable[[Sequence[Tree]], ArrayLike],
+    max_tokens: int,
+    ranks: Ranks | None = None,
 ) -> list[NDArray[np.float64]]:
-    """Return the numbers of the responses of each item."""
+    """Return the numbers of the responses of each item.
+
+    Args:
+        encoded: The items.
+        run: As for `score_items`.
+        max_tokens: Tokens of one pack.
+        ranks: Processes that share the packs; all must call this function together, with equal arguments. None: this
+            one alone.
+    """
     if not encoded:
         return []
     examples = [Example(str(i), e.prompt_ids, e.responses) for i, e in enumerate(encoded)]
     trees, slots = build_trees(examples)
     ends = np.cumsum([len(tree.responses) for tree in trees])
     values = np.empty(ends[-1])
-    for pack in plan([tree.num_tokens for tree in trees], max_tokens):
-        found = np.asarray(run([trees[t] for t in pack]), dtype=np.float64)
+    packs = list(plan([tree.num_tokens for tree in trees], max_tokens))
+    of_packs = (ranks or Ranks()).map(lambda pack: np.asarray(run([trees[t] for t in pack]), dtype=np.float64), packs)
+    for pack, found in zip(packs, of_packs, strict=True):
         places = np.concatenate([np.arange(ends[t] - len(trees[t].responses), ends[t]) for t in pack])
         values[places] = found
     return [values[list(slot)] for slot in slots]

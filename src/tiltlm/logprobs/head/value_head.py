@@ -28,4 +28,5 @@ class ValueHead(nn.Module):
         """Return the value of each state, float32."""
         own = states if self.shares_body else states.detach()
         with torch.autocast(states.device.type, enabled=False):
-            return cast(Tensor, self.linear(own.to(self.linear.weight.dtype)))[:, 0]
+            values = cast(Tensor, self.linear(own.to(self.linear.weight.dtype)))
+        return values[:, 0].clone()  # FSDP hooks the output, and warns of a view

@@ -43,7 +43,7 @@ class Skeleton:
         *,
         half: bool,
         has_new_adapter: bool,
-        whole_precision: tuple[nn.Module, ...] = (),
+        own_dtype: tuple[nn.Module, ...] = (),
     ) -> None:
         """Shard the module around the model, and give every parameter its shard.
 
@@ -51,7 +51,7 @@ class Skeleton:
             policy: The module; parameters that are not of the skeleton, such as those of an adapter, have their values.
             half: As for `Sharding.divide`.
             has_new_adapter: What PEFT trains in place of a layer starts with the weights of the layer.
-            whole_precision: As for `Sharding.divide`.
+            own_dtype: As for `Sharding.divide`.
         """
         if has_new_adapter:
             self._find_copies(policy)
@@ -60,7 +60,7 @@ class Skeleton:
         for own, found in places.items():
             for module, key in found:
                 module._parameters[key] = empty[own]
-        self.sharding.divide(policy, half=half, whole_precision=whole_precision)
+        self.sharding.divide(policy, half=half, own_dtype=own_dtype)
         values: dict[str, nn.Parameter] = {}
         names = {module: prefix for prefix, module in policy.named_modules()}
         for own, found in places.items():

@@ -39,15 +39,22 @@ class PolicyFolders:
         loop = blake2b(str(self.folder).encode(), digest_size=3).hexdigest()
         return f"tiltlm-{loop}-{number:04d}-{model_digest(self.policy.module)[:8]}"
 
-    def write(self, version: str) -> Path:
+    def write(self, version: str, ranks: Ranks) -> Path:
         """Write the weights of now, unless they are there, and return their folder.
 
-        The processes that share a sharded policy call it together.
+        Args:
+            version: Their name.
+            ranks: The processes of the run, which call it together. Those that share a sharded policy write it
+                together; else rank 0 alone writes.
 
         Raises:
             RunError: The disk is full, or a file cannot be written.
         """
-        ranks = Ranks() if self.policy.sharding is None else self.policy.sharding.ranks
+        if self.policy.sharding is None:
+            return ranks.first(lambda: self._write(version, Ranks()))
+        return self._write(version, ranks)
+
+    def _write(self, version: str, ranks: Ranks) -> Path:
         path = self.folder / version
         if ranks.first(lambda: (path / READY).exists()):
             return path

@@ -6,6 +6,7 @@ The policy itself computes all log-probabilities of the samples, so that KL has 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -44,7 +45,7 @@ class ServedSamples:
         progress: Progress | None = None,
         ranks: Ranks | None = None,  # the server knows them
     ) -> list[list[Sampled]]:
-        """Draw n samples for each prompt, as `sample` does. Processes that share the policy call it together.
+        """Draw n samples for each prompt, as `sample` does. The processes of the run call it together.
 
         Log-probabilities of the samples are not those of the policy: NaN, until the policy computes them.
 
@@ -53,23 +54,18 @@ class ServedSamples:
         """
         del policy, ranks
         engine, _ = self.server.engine((BEFORE, AFTER).index(self.moment), self.moment)
-        alone = replace(engine, policy=None)  # rank 0 asks; the policy would need all processes
-
-        def draw() -> list[list[EngineAnswer]]:
-            batch = alone.draw(prompts, n, settings, seed=seed, end_token_ids=end_token_ids, progress=progress)
-            if batch.dropped:
-                causes = ", ".join(f"{number} {cause}" for cause, number in sorted(batch.dropped.items()))
-                raise RunError(
-                    f"engine {engine.settings.name}: {batch.dropped.total()} of {n * len(prompts)} samples are missing "
-                    f"({causes}), so the samples before and after training could not be compared. {RESTART}",
-                    code="samples_missing",
-                    key="engine.name",
-                )
-            return batch.answers
-
-        answers = self.server.ranks.first(draw)
+        asked: dict[str, Any] = {"seed": seed, "end_token_ids": end_token_ids, "progress": progress}
+        batch = self.server.draw(engine, prompts, n, settings, **asked)
+        if batch.dropped:
+            causes = ", ".join(f"{number} {cause}" for cause, number in sorted(batch.dropped.items()))
+            raise RunError(
+                f"engine {engine.settings.name}: {batch.dropped.total()} of {n * len(prompts)} samples are missing "
+                f"({causes}), so the samples before and after training could not be compared. {RESTART}",
+                code="samples_missing",
+                key="engine.name",
+            )
         self.server.prove(engine, self.moment)  # one that started anew meanwhile has other weights
-        return [[_sampled(answer) for answer in own] for own in answers]
+        return [[_sampled(answer) for answer in own] for own in batch.answers]
 
 
 def _sampled(answer: EngineAnswer) -> Sampled:

@@ -20,7 +20,7 @@ from tiltlm.sampling import SamplingSettings
 from tiltlm.sampling.engines import EngineSettings
 from tiltlm.sampling.engines.agreement import Agreement, check_not_stale
 from tiltlm.sampling.engines.connection import Dialect
-from tiltlm.sampling.engines.engine import Floats32
+from tiltlm.sampling.engines.engine import Batch, Floats32, Progress
 from tiltlm.sampling.engines.rescoring import token_logps
 from tiltlm.sampling.engines.server import ServerEngine, dialect_of, served_model
 from tiltlm.sampling.sampler import sample
@@ -51,7 +51,7 @@ def check_sync(settings: EngineSettings, policy: Policy) -> None:
 
 @dataclass(eq=False)
 class SyncedServer:
-    """A server with the weights of a policy. The processes that share the policy call its methods together."""
+    """A server with the weights of a policy. The processes of the run call its methods together."""
 
     settings: EngineSettings
     policy: Policy
@@ -62,7 +62,7 @@ class SyncedServer:
     seed: int
     """Seed of the probe's responses."""
     ranks: Ranks = field(default_factory=Ranks)
-    """The processes that share the policy; rank 0 asks the server."""
+    """The processes of the run; rank 0 asks the server."""
     ready: dict[str, ServerEngine] = field(default_factory=dict)
     """Name of the weights → the server that has them; one entry at most."""
 
@@ -95,9 +95,9 @@ class SyncedServer:
         if settings.sync == "none":
             model = self.ranks.first(lambda: served_model(dialect))
         else:
-            folder = self.weights.write(version)
+            folder = self.weights.write(version, self.ranks)
             model = self.ranks.first(lambda: self._load(dialect, version, folder))
-        return ServerEngine(settings, dialect, model, self.policy.module, salt=version)
+        return ServerEngine(settings, dialect, model, salt=version)
 
     def _load(self, dialect: Dialect, version: str, folder: Path) -> str:
         """Have the server load a folder, and return the name that requests give as model. Only rank 0 calls it."""
@@ -117,6 +117,22 @@ class SyncedServer:
         self.weights.delete_old(version)
         return model
 
+    def draw(
+        self,
+        engine: ServerEngine,
+        prompts: Sequence[TokenIds],
+        n: int,
+        settings: SamplingSettings,
+        *,
+        seed: int,
+        end_token_ids: Sequence[int],
+        progress: Progress | None = None,
+    ) -> Batch:
+        """Draw n answers to each prompt; see `Engine.draw`. Their log-probabilities are the server's."""
+        return self.ranks.first(
+            lambda: engine.draw(prompts, n, settings, seed=seed, end_token_ids=end_token_ids, progress=progress)
+        )
+
     def prove(self, engine: ServerEngine, name: str) -> Agreement:
         """Compare the server's scores of the probe with those of the policy.
 
@@ -128,7 +144,8 @@ class SyncedServer:
             RunError: They differ by more than rounding explains.
         """
         prompts, responses, older = self._probe()
-        ours = [own for (own,) in token_logps(self.policy.module, prompts, [[Response(ids)] for ids in responses])]
+        asked = [[Response(ids)] for ids in responses]
+        ours = [own for (own,) in token_logps(self.policy.module, prompts, asked, self.ranks)]
         return self.ranks.first(lambda: self._compare(engine, name, prompts, responses, ours, older))
 
     def _compare(
@@ -168,7 +185,9 @@ class SyncedServer:
             self.ranks.first(lambda: self.weights.folder.mkdir(exist_ok=True))
             settings = SamplingSettings(min(PROBE_TOKENS, self.max_new_tokens))
             ends = self.policy.end_token_ids
-            drawn = sample(self.policy.module, self.prompts, 1, settings, seed=self.seed, end_token_ids=ends)
+            drawn = sample(
+                self.policy.module, self.prompts, 1, settings, seed=self.seed, end_token_ids=ends, ranks=self.ranks
+            )
             return list(self.prompts), [own.token_ids for (own,) in drawn], {}
         prompts, responses = ([token_ids(ids) for ids in known[name]] for name in ("prompts", "responses"))
         older = {

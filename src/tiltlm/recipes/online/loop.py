@@ -25,6 +25,7 @@ from tiltlm.judging import (
     JudgementCache,
 )
 from tiltlm.judging.roles import RULES, has_audit
+from tiltlm.logprobs import PolicyModule
 from tiltlm.models import Policy, load_policy
 from tiltlm.models.folders import check_reachable, locate, short_name
 from tiltlm.objectives import Objective, compose, describe_spec
@@ -49,7 +50,7 @@ from tiltlm.recipes.online.judging.verdicts import (
     scores_of,
     with_rivals,
 )
-from tiltlm.recipes.online.loop_checks import check_loop, check_sharded
+from tiltlm.recipes.online.loop_checks import check_loop
 from tiltlm.recipes.online.loop_run import LoopRequest, LoopRunSettings
 from tiltlm.recipes.online.looped import LoopedRun
 from tiltlm.recipes.online.request_checks import (
@@ -91,17 +92,16 @@ def loop(settings: LoopRunSettings, request: LoopRequest, *, progress: ProgressC
     objective = compose(settings.objective)
     check_loop(settings, objective)
     check_engine(settings, request)
-    check_sharded(settings, request, objective)
     sharding = Sharding.of(settings.training.parallelism, ranks)
     with run_log() as messages:
         policy: Policy | None = None
         if request.is_own_judge:
-            policy = open_policy(settings, progress, ranks, sharding)
+            policy = open_policy(settings, objective, progress, ranks, sharding)
         progress("load the judge", 0, 0)
-        judge = open_training_judge(request, policy)
+        judge = open_training_judge(request, policy, ranks)
         check_request(settings, request, objective, judge)
         measuring = open_held_out(request.held_out_judge, judge)
-        policy = policy or open_policy(settings, progress, ranks, sharding)
+        policy = policy or open_policy(settings, objective, progress, ranks, sharding)
         pupil = load_learned_judge(settings, measuring)
         prompts = read_prompts(settings, policy)
         refuse_different({"prompts": prompts.digest, "model": model_digest(policy.module)}, ranks)
@@ -114,7 +114,7 @@ def loop(settings: LoopRunSettings, request: LoopRequest, *, progress: ProgressC
         ):
             if ranks.is_first:
                 messages.write_to(run.path)
-            judges = Judges.of(request, policy, judge, measuring, cache, progress)
+            judges = Judges.of(request, policy, judge, measuring, cache, progress, ranks)
             rounds = Rounds.of(run, settings, request, objective, policy, prompts, judges, progress, ranks)
             if ranks.is_first and pupil is not None:
                 judges.add_learned(pupil, run, rounds.settings, prompts.digest)
@@ -122,12 +122,18 @@ def loop(settings: LoopRunSettings, request: LoopRequest, *, progress: ProgressC
 
 
 def open_policy(
-    settings: LoopRunSettings, progress: ProgressCallback, ranks: Ranks, sharding: Sharding | None
+    settings: LoopRunSettings,
+    objective: Objective,
+    progress: ProgressCallback,
+    ranks: Ranks,
+    sharding: Sharding | None,
 ) -> Policy:
-    """Load the model that is trained."""
+    """Load the model that is trained, with the value head of a critic if the objective has one."""
     progress("load model and data", 0, 0)
     check_reachable(locate(settings.model.path, settings.model.adapter))
-    policy = load_policy(settings.model, ranks.device, sharding=sharding)
+    has_critic = isinstance(objective, PolicyGradient) and objective.critic is not None
+    add = partial(PolicyModule.add_value_head, shares_body=settings.critic.shares_body) if has_critic else None
+    policy = load_policy(settings.model, ranks.device, sharding=sharding, add=add)
     note_all(policy.notes)
     return policy
 
@@ -155,7 +161,7 @@ def open_engine(
     folders = PolicyFolders(run.path.absolute() / "sync", policy, prompts.encoder, prompts.end_token_id, whole)
     probes = [prompt.token_ids for prompt in prompts.prompts[:PROBES]]
     seed = seed_of("probe", settings.loop.seed)
-    server = SyncedServer(settings.engine, policy, folders, probes, settings.sampling.max_new_tokens, seed)
+    server = SyncedServer(settings.engine, policy, folders, probes, settings.sampling.max_new_tokens, seed, ranks)
     return LoopEngine(settings.engine, policy, server, run.path, ranks)
 
 
@@ -213,8 +219,6 @@ class Rounds:
         ranks.first(lambda: describe(run, {**to_plain(settings), **request.judges}))
         Chat(prompts.encoder.given_template, prompts.end_token_id).write(run)
         origin = origin_of(policy, model_digest(policy.module))
-        if isinstance(objective, PolicyGradient) and objective.critic is not None:
-            policy.module.add_value_head(shares_body=settings.critic.shares_body)
         trainer = build_trainer(
             policy.module,
             (),
@@ -322,7 +326,7 @@ class Rounds:
         digest = first_only(lambda: folder.write_examples(groups, formed.examples))
         with self.clock.measures(number, "measure"):
             initial = self.initial_sums(rows) if replay is None else None  # others' samples say nothing about its KL
-        measured = first_only(lambda: self.judges.judge("held_out", rows, folder))
+        measured = self.judges.judge("held_out", rows, folder)
         held_out = reward_of(scores_of(measured))
         first_only(lambda: folder.begin_training(first, tokens, digest))
         if self.settings.stop.held_out_falls:
@@ -408,7 +412,7 @@ class Rounds:
                 own = self.draw(number, folder, refill)
                 more = self.with_rivals(number, folder, own, self.prompts_of(number, refill))
             with self.clock.measures(number, "judge"):
-                verdicts += self.ranks.first(partial(self.judges.label, number, own, more, folder, refill))
+                verdicts += self.judges.label(number, own, more, folder, refill)
             rows += own
             together += more
             groups, formed = self.form(number, together, verdicts)
@@ -423,8 +427,7 @@ class Rounds:
         chosen, settings = self.prompts_of(number, refill), self.settings
         drawn = self.draws.samples(number, refill, chosen, folder)
         if self.request.replay is None and self.training.step == self.training.start_of(folder)[0]:
-            num_asked, account = settings.loop.n * len(chosen), self.draws.engine.account
-            self.ranks.first(lambda: account(folder, refill, drawn, num_asked, settings.sampling))
+            self.draws.engine.account(folder, refill, drawn, settings.loop.n * len(chosen), settings.sampling)
         return drawn.rows
 
     def with_rivals(

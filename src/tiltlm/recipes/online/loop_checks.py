@@ -8,7 +8,7 @@ from tiltlm.objectives import Objective
 from tiltlm.objectives.shapes.rollouts import PolicyGradient
 from tiltlm.online.constitution import DEFAULT, read_constitution
 from tiltlm.online.examples.corrections import UNBIASED
-from tiltlm.recipes.online.loop_run import LoopRequest, LoopRunSettings
+from tiltlm.recipes.online.loop_run import LoopRunSettings
 from tiltlm.recipes.run_settings import is_set
 from tiltlm.sampling import SamplingSettings
 
@@ -93,32 +93,6 @@ def check_samples(settings: LoopRunSettings) -> None:
             code="too_many_samples",
             key="loop.n",
         )
-
-
-def check_sharded(settings: LoopRunSettings, request: LoopRequest, objective: Objective) -> None:
-    """Refuse what runs a sharded policy in one process alone: all processes must run it together.
-
-    Raises:
-        ConfigError: the policy is sharded, and something does so.
-    """
-    if not settings.training.parallelism.is_sharded:
-        return
-    engine = settings.engine
-    alone = {
-        "engine.name": not engine.is_exact and f"engine {engine.name} runs or saves it at moments of its own",
-        "judge": request.is_own_judge and "a policy that judges its own samples is asked by the first process alone",
-        "objective": isinstance(objective, PolicyGradient)
-        and objective.critic is not None
-        and "the value head of a critic is made after the model is sharded",
-    }
-    for key, reason in alone.items():
-        if reason:
-            raise ConfigError(
-                f"training.parallel is {settings.training.parallel}, and {reason}. Set training.parallel=replicate, or "
-                f"change {key}",
-                code="not_supported",
-                key=key,
-            )
 
 
 def check_refills(settings: LoopRunSettings) -> None:

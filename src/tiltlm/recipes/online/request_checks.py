@@ -43,6 +43,14 @@ def check_engine(settings: LoopRunSettings, request: LoopRequest) -> None:
             code="needs_own_engine",
             key="engine.name",
         )
+    if engine.name == "generate_batch" and settings.training.parallelism.is_sharded:
+        raise ConfigError(
+            f"engine is generate_batch, and training.parallel is {settings.training.parallel}: in each process the "
+            "library decides how often it runs the model, and processes that share a model must run it equally often. "
+            "Use engine=own or a server (engine=URL), or set training.parallel=replicate",
+            code="not_supported",
+            key="engine.name",
+        )
     if engine.is_server and engine.sync == "none" and rounds > 1 and request.replay is None:
         raise ConfigError(
             f"engine.sync is none, and loop.rounds is {rounds}: after the first round the server would draw with old "

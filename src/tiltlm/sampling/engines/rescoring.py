@@ -18,10 +18,13 @@ MAX_TOKENS = 16_384
 
 
 def with_logps(
-    policy: PolicyModule, prompts: Sequence[TokenIds], answers: Sequence[Sequence[EngineAnswer]]
+    policy: PolicyModule,
+    prompts: Sequence[TokenIds],
+    answers: Sequence[Sequence[EngineAnswer]],
+    ranks: Ranks | None = None,
 ) -> list[list[EngineAnswer]]:
-    """Return the answers with `logp` as this policy's forward computes it."""
-    found = token_logps(policy, prompts, [[answer.response for answer in own] for own in answers])
+    """Return the answers with `logp` as this policy's forward computes it; `ranks` as for `token_logps`."""
+    found = token_logps(policy, prompts, [[answer.response for answer in own] for own in answers], ranks)
     return [
         [replace(answer, logp=float(logps.sum(dtype=np.float64))) for answer, logps in zip(own, of_prompt, strict=True)]
         for own, of_prompt in zip(answers, found, strict=True)

@@ -1,7 +1,7 @@
 """Who speaks in the rounds of a loop: the policy, rivals, and the policy about its own samples.
 
 Answers that are on the disk are read, and the others are drawn. Several processes draw together: each answers a share
-of the prompts, and all of them get all answers. Only the first process touches files.
+of the prompts, or the first one asks a server, and all of them get all answers. Only the first process touches files.
 """
 
 import sys
@@ -91,21 +91,6 @@ class Draws:
             name: What is drawn and when; another name has another seed.
             mixture: The reference, and its share in what draws; None: the policy alone.
         """
-        if self.settings.engine.is_server:  # which has processes of its own
-            return self.ranks.first(lambda: self._draw(number, prompts, n, path, name, mixture, Ranks()))
-        return self._draw(number, prompts, n, path, name, mixture, self.ranks)
-
-    def _draw(
-        self,
-        number: int,
-        prompts: Sequence[Prompt],
-        n: int,
-        path: Path,
-        name: str,
-        mixture: Mixture | None,
-        ranks: Ranks,
-    ) -> Samples:
-        """Return the answers that these processes draw together, of which those in the file are not drawn again."""
         sampling = self.settings.sampling
         chosen = replace(self.prompts, prompts=tuple(prompts))
         seed = seed_of(name, self.settings.loop.seed)
@@ -114,7 +99,7 @@ class Draws:
         speaker = Speaker(engine, self.prompts.encoder, self.policy.end_token_ids)
         settings = SampleSettings(self.settings.model, self.settings.data, sampling)
         call = Call(settings, request, chosen, speaker, {sampling.temperature: sampling})
-        return draw_answers(call, self.progress, ranks)
+        return draw_answers(call, self.progress, self.ranks)
 
 
 def share(items: Sequence[Item], ranks: Ranks) -> list[Item]:

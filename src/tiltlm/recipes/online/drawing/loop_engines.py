@@ -6,7 +6,7 @@ told. Samples that are on the disk ask nobody.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from tiltlm.sampling.engines.agreement import Agreement
 from tiltlm.sampling.engines.engine import Floats32, Progress
 from tiltlm.sampling.engines.generate_batch import GenerateBatchEngine
 from tiltlm.sampling.engines.own import OwnEngine
-from tiltlm.sampling.engines.rescoring import token_logps
+from tiltlm.sampling.engines.rescoring import token_logps, with_logps
 from tiltlm.sampling.engines.server import ServerEngine
 
 STARTED = 64
@@ -42,7 +42,7 @@ class LoopEngine:
     run: Path
     """The run directory."""
     ranks: Ranks
-    """Processes that share the prompts of a draw where the samples are drawn in process."""
+    """The processes of the run. They call all methods together."""
 
     def of(self, number: int, digest: str, mixture: Mixture | None) -> Engine:
         """Return what draws in a round; nothing is sent before it draws.
@@ -78,7 +78,8 @@ class LoopEngine:
         self._note(number, engine, self.server.prove(engine, f"round {number}"))
 
     def _note(self, number: int, engine: ServerEngine, found: Agreement) -> None:
-        RoundFolder.of(self.run, number).note_engine(version=engine.salt, probe=asdict(found))
+        folder = RoundFolder.of(self.run, number)
+        self.ranks.first(lambda: folder.note_engine(version=engine.salt, probe=asdict(found)))
 
     def account(
         self, folder: RoundFolder, refill: int, drawn: Samples, num_asked: int, sampling: SamplingSettings
@@ -97,31 +98,37 @@ class LoopEngine:
         Raises:
             RunError: The log-probabilities differ by more than rounding explains.
         """
-        noted = folder.engine.get("missing", [])
-        if self.settings.is_exact or len(noted) > refill:
+        if self.settings.is_exact:
+            return
+        noted = self.ranks.first(lambda: folder.engine.get("missing", []))
+        if len(noted) > refill:
             return
         facts: dict[str, Any] = {"engine": drawn.rows[0].engine, "exact": False}
         if sampling.is_exact and refill == 0:
             found = self._compared(drawn.rows)
             way_out = RESTART if self.settings.is_server else "Use engine=own"
-            found.check("on the first samples of the round", self.settings.name, way_out)
+            self.ranks.first(lambda: found.check("on the first samples of the round", self.settings.name, way_out))
             facts["start"] = asdict(found)
         missing = dict(drawn.dropped)
         unknown = num_asked - sum(len(row.answers) for row in drawn.rows) - sum(missing.values())
-        folder.note_engine(**facts, missing=[*noted, missing | ({"not_known": unknown} if unknown else {})])
+        facts["missing"] = [*noted, missing | ({"not_known": unknown} if unknown else {})]
+        self.ranks.first(lambda: folder.note_engine(**facts))
 
     def _compared(self, rows: Sequence[AnswerRow]) -> Agreement:
         """Compare the log-probabilities of the first samples with those of the policy."""
         theirs: list[Floats32] = []
-        ours: list[Floats32] = []
+        prompts: list[TokenIds] = []
+        responses: list[list[Response]] = []
         for row in rows:
             if len(theirs) < STARTED:
                 assert row.prompt_ids is not None, "engines give tokens"
                 assert row.token_ids is not None, "engines give tokens"
                 assert row.behaviour_token_logps is not None, "at temperature 1 they are known"
                 theirs += row.behaviour_token_logps
-                ours += token_logps(self.policy.module, [row.prompt_ids], [[Response(ids) for ids in row.token_ids]])[0]
-        return Agreement.of(theirs, ours)
+                prompts.append(row.prompt_ids)
+                responses.append([Response(ids) for ids in row.token_ids])
+        ours = token_logps(self.policy.module, prompts, responses, self.ranks)
+        return Agreement.of(theirs, [logps for own in ours for logps in own])
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,10 +156,12 @@ class _Served:
         Raises:
             RunError: Also if the server has other weights than those of the round, before or after it drew.
         """
-        engine = self.loop.ready(self.number)
-        batch = engine.draw(prompts, n, settings, seed=seed, end_token_ids=end_token_ids, progress=progress)
-        self.loop.prove(self.number, engine)  # one that started anew meanwhile has other weights
-        return batch
+        loop, engine = self.loop, self.loop.ready(self.number)
+        asked: dict[str, Any] = {"seed": seed, "end_token_ids": end_token_ids, "progress": progress}
+        batch = loop.server.draw(engine, prompts, n, settings, **asked)
+        answers = with_logps(loop.policy.module, prompts, batch.answers, loop.ranks)
+        loop.prove(self.number, engine)  # one that started anew meanwhile has other weights
+        return replace(batch, answers=answers)
 
 
 def behaviours_of(examples: Sequence[Example], rows: Sequence[AnswerRow]) -> list[list[Floats32 | None]]:

@@ -1,6 +1,7 @@
 """The judges of a loop: one that makes examples, one that only measures, and perhaps one that learns.
 
-Every process opens them, and only the first asks them.
+Every process opens them, and all call the methods together. Only the first one asks a judge, except one that is the
+policy: all processes share its forwards.
 """
 
 from collections.abc import Sequence
@@ -8,8 +9,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from tiltlm.distributed import Ranks
 from tiltlm.judging import Comparer, JudgementCache, Role, Scorer, build_judge, cached, check_trains
-from tiltlm.judging.cache import CachedComparer, CachedScorer
+from tiltlm.judging.cache import CachedComparer, CachedScorer, SharedCache
 from tiltlm.judging.judge_settings import SELF, JudgeSettings
 from tiltlm.judging.language.build import judge_by_policy
 from tiltlm.models import Policy
@@ -24,19 +26,24 @@ from tiltlm.runs import RunDirectory
 from tiltlm.sampling.answers import AnswerRow
 
 
-def open_training_judge(request: LoopRequest, policy: Policy | None) -> Scorer | Comparer | None:
+def open_training_judge(request: LoopRequest, policy: Policy | None, ranks: Ranks) -> Scorer | Comparer | None:
     """Return the judge that makes examples; None without one.
 
     Args:
         request: Its settings.
         policy: The model that is trained, if it is the judge itself.
+        ranks: The processes of the run.
 
     Raises:
         ConfigError: it has no audit, and none is asked for.
     """
     if request.judge is None:
         return None
-    judge = build_judge(request.judge, role="train") if policy is None else judge_by_policy(request.judge, policy)
+    judge: Scorer | Comparer
+    if policy is None:
+        judge = build_judge(request.judge, role="train")
+    else:
+        judge = judge_by_policy(request.judge, policy, ranks)
     check_trains(request.judge, judge, unaudited=request.unaudited)
     return judge
 
@@ -53,6 +60,7 @@ class Judges:
     """Measures, and does not train."""
     cache: JudgementCache
     progress: ProgressCallback
+    ranks: Ranks
     learned: LearnedJudge | None = None
     """Labels the samples after it has learned from the judge; None: the judge does, or another process has it."""
 
@@ -65,6 +73,7 @@ class Judges:
         held_out: Scorer | None,
         cache: JudgementCache,
         progress: ProgressCallback,
+        ranks: Ranks,
     ) -> "Judges":
         """Return judges whose judgements are stored."""
         return cls(
@@ -74,6 +83,7 @@ class Judges:
             None if held_out is None else cached(held_out, cache),
             cache,
             progress,
+            ranks,
         )
 
     def add_learned(self, loaded: ScorerModel, run: RunDirectory, settings: LoopRunSettings, digest: str) -> None:
@@ -115,24 +125,39 @@ class Judges:
             folder: The files of the round.
             refill: Which refill of the round.
         """
-        if self.learned is not None:
+        if not self.ranks.any(self.learned is not None):  # the first process alone has it
+            return self.judge("train", [one.row for one in more], folder, refill)
+
+        def learned() -> list[dict[str, Any]]:
+            assert self.learned is not None, "this is the first process"
             return self.learned.judge(number, own, folder)
-        return self.judge("train", [one.row for one in more], folder, refill)
+
+        return self.ranks.first(learned)
 
     def judge(
         self, role: Role, rows: Sequence[AnswerRow], folder: RoundFolder, refill: int = 0
     ) -> list[dict[str, Any]]:
-        """Return what a judge says about the samples of a round; nothing if there is none with this role."""
+        """Return what a judge says about the samples of a round; nothing if there is none with this role.
+
+        Args:
+            role: Which judge.
+            rows: The samples.
+            folder: The files of the round.
+            refill: Which refill of the round.
+        """
         judge = self.training if role == "train" else self.held_out
         if judge is None:
             return []
-        verdicts = folder.verdicts(role, refill)
-        if verdicts is None:
-            asked = self.request.judge if role == "train" else self.request.held_out_judge
-            if role == "train" and asked is not None and self.request.is_own_judge:
-                judge = self.training = cached(judge_by_policy(asked, self.policy), self.cache)  # the weights of now
-            verdicts = self._ask(judge, asked, rows)
-            folder.write_verdicts(verdicts, role, refill)
+        known = self.ranks.first(lambda: folder.verdicts(role, refill))
+        if known is not None:
+            return known
+        asked = self.request.judge if role == "train" else self.request.held_out_judge
+        if role == "train" and asked is not None and self.request.is_own_judge:
+            own = judge_by_policy(asked, self.policy, self.ranks)  # with the weights of now
+            verdicts = self._ask(cached(own, SharedCache(self.cache, self.ranks)), asked, rows)
+        else:
+            verdicts = self.ranks.first(partial(self._ask, judge, asked, rows))
+        self.ranks.first(lambda: folder.write_verdicts(verdicts, role, refill))
         return verdicts
 
     def _ask(
