@@ -66,5 +66,4 @@ def test_sigterm_in_every_phase(stopped):
 def test_a_kill_at_fifty_moments(stopped):
     """SIGKILL before calls that change the disk, spread over the run, and at random times."""
     records = stopped("kills", 40, 12, eval_fraction=0.0)
-    assert len(records) == 52
     assert sum(record["ended"] == -9 for record in records) >= 50
