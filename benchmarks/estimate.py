@@ -4,8 +4,9 @@
 
 Each row is one run of `tiltlm train` in processes of its own. What is compared is the whole resident memory at its peak
 (VmHWM of Linux, the largest process): interpreter, libraries, data, model, everything. The estimate is made in another
-process, before the run, from the same settings. nano and micro are random Llamas (`workload.py`); 135M is the folder
-that `../shared/models/make-smollm2` makes. bf16 products are forced with model.precision.
+process, before the run, from the same settings. Each run is made twice: with `CACHES_OFF` in its environment, as
+docs/memory.md advises and the estimate assumes, and without it. nano and micro are random Llamas (`workload.py`); 135M
+is the folder that `../shared/models/make-smollm2` makes. bf16 products are forced with model.precision.
 """
 
 import argparse
@@ -24,6 +25,8 @@ from typing import Any
 from workload import WORKLOADS, prepare
 
 HERE = Path(__file__).resolve().parent
+CACHES_OFF = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0"}
+"""The C library then keeps no small freed blocks apart, which lie between large ones."""
 CHECKPOINTED = {"model.gradient_checkpointing": True}
 LORA = {"model.lora": {"r": 16}}
 BF16 = {"model.precision": "bf16"}
@@ -60,6 +63,8 @@ class Row:
     variant: str
     estimated: int
     measured: int
+    """With `CACHES_OFF`."""
+    measured_without: int
 
     @property
     def error(self) -> float:
@@ -76,8 +81,8 @@ def train_here(settings: dict[str, Any], peaks: Path) -> None:
     (peaks / os.environ.get("RANK", "0")).write_text(str(1024 * int(line.split()[1])))
 
 
-def measure(settings: dict[str, Any], processes: int, folder: Path) -> int:
-    """Train in fresh processes; return the largest peak."""
+def measure(settings: dict[str, Any], processes: int, folder: Path, variables: dict[str, str]) -> int:
+    """Train in fresh processes with these variables in their environment; return the largest peak."""
     folder.mkdir()
     peaks, given = folder / "peaks", folder / "settings.json"
     peaks.mkdir()
@@ -87,7 +92,7 @@ def measure(settings: dict[str, Any], processes: int, folder: Path) -> int:
     if processes > 1:
         start += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     command = [*start, str(Path(__file__).resolve()), "--train", str(given), str(peaks)]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=os.environ | variables)
     return max(int(path.read_text()) for path in peaks.iterdir())
 
 
@@ -117,7 +122,11 @@ def rows(cases: list[str], variants: list[str], data: Path, smollm2: Path | None
             processes, own = VARIANTS[variant]
             settings = {"model": str(model), "data": str(scratch / "pairs.jsonl"), **COMMON, **SIZES[case], **own}
             counted = estimated(settings, processes)
-            yield Row(case, variant, counted, measure(settings, processes, scratch / f"{case}-{number}"))
+            measured = [
+                measure(settings, processes, scratch / f"{case}-{number}-{len(variables)}", variables)
+                for variables in (CACHES_OFF, {})
+            ]
+            yield Row(case, variant, counted, *measured)
 
 
 def main() -> None:
@@ -132,12 +141,12 @@ def main() -> None:
     if given.train:
         train_here(json.loads(given.train[0].read_text()), given.train[1])
         return
-    print(f"{'model':6} {'settings':30} {'estimated':>10} {'measured':>10} {'error':>7}")
+    print(f"{'model':6} {'settings':30} {'estimated':>10} {'measured':>10} {'error':>7} {'without':>10}")
     with tempfile.TemporaryDirectory() as scratch:
         for row in rows(given.cases, given.variants, given.data, given.smollm2, Path(scratch)):
             print(
                 f"{row.case:6} {row.variant:30} {row.estimated / 1e6:7.0f} MB {row.measured / 1e6:7.0f} MB "
-                f"{row.error:+7.1%}",
+                f"{row.error:+7.1%} {row.measured_without / 1e6:7.0f} MB",
                 flush=True,
             )
             if given.json:

@@ -114,10 +114,10 @@ def table(records: list[dict[str, Any]], *, is_lora: bool) -> str:
 
 def compared(rows: list[dict[str, Any]]) -> str:
     """Return the table of estimated and measured memory."""
-    lines = ["| model | run | estimated | measured | difference |", "|---|---|---|---|---|"]
+    lines = ["| model | run | estimated | measured | difference | without the variable |", "|---|---|---|---|---|---|"]
     lines += [
         f"| {r['case']} | {r['variant']} | {r['estimated'] / 1e6:,.0f} MB | {r['measured'] / 1e6:,.0f} MB | "
-        f"{r['error']:+.0%} |"
+        f"{r['error']:+.0%} | {r['measured_without'] / 1e6:,.0f} MB |"
         for r in rows
     ]
     return "\n".join(lines)
@@ -159,7 +159,8 @@ numbers, as `tiltlm.estimate(...).to_dict()` returns them.
   tensors that have shapes and no memory, with adapters, checkpointing and sharding as in training, and every
   allocation and operation is noted. A deep model is counted at two depths and continued along the line through both.
 - **On a CPU** the process keeps freed memory (`training/allocator.py`). A model of the C library's heap follows the
-  allocations in order, and what lies between blocks is shown as `gaps`. The size of the process without a model is
+  allocations in order, and what lies between blocks is shown as `gaps`. It assumes the variable of
+  [Memory on a CPU](memory.md#on-a-cpu); without it a process needs more. The size of the process without a model is
   that of the command's own process.
 - **On a GPU** 1 GB is assumed for the context and work spaces of libraries. A GPU counts with its name's GB times
   10⁹; what the driver reports is a few per cent more, which stays as a reserve.
@@ -167,8 +168,9 @@ numbers, as `tiltlm.estimate(...).to_dict()` returns them.
   memory bandwidth, whichever is longer. On GPUs the shares are assumptions (50 % and 80 %), printed with every time.
   On a CPU both are measured when the command starts. Communication is assumed to run beside computation.
 
-Not counted: memory of sampling, loading and saving time, and gaps between blocks on a GPU. `model.layout=auto` is
-taken as `shared`. A model whose code asks for the numbers that it computes is refused, with the reason.
+Not counted: memory of sampling and saving, the time of loading and saving, and gaps between blocks on a GPU.
+`model.layout=auto` is taken as `shared`. A model whose code asks for the numbers that it computes is refused, with the
+reason.
 
 ## Compared with real processes
 

@@ -82,8 +82,8 @@ def memory_of(
         held = heap_of(step.whole, parameters, optimizer if moments else "", sharing, packs).top
         parts["gaps"] = max(0, held - counted)
     resident = device.overhead + weights + reference
-    loading = file_bytes if device.is_cpu else 0
-    if sharing.parallelism.is_sharded:  # a layer is whole until it is divided
+    loading = parameters.check_bytes + (file_bytes if device.is_cpu else 0)
+    if sharing.parallelism.is_sharded:  # a layer is whole until it is divided; a model of small layers is checked
         loading = parameters.layer_bytes
     phases = {
         "load": device.overhead + weights + loading,

@@ -18,6 +18,7 @@ from tiltlm.logprobs.module import ForestModule
 from tiltlm.logprobs.policy import PolicyModule
 from tiltlm.logprobs.precision import Precision
 from tiltlm.logprobs.scoring import ScoreModule
+from tiltlm.logprobs.selfcheck import check_bytes
 from tiltlm.models.adapters import put_adapter
 from tiltlm.models.folders import Located, locate
 from tiltlm.models.model_settings import ModelSettings
@@ -152,6 +153,8 @@ class Parameters:
     """Of the largest decoder layer."""
     sizes: tuple[int, ...]
     """Bytes of each trained tensor."""
+    check_bytes: int
+    """Of the check that chooses the layout, beside the weights."""
 
     @classmethod
     def of(cls, module: ForestModule) -> "Parameters":
@@ -169,6 +172,7 @@ class Parameters:
             small_state=sum(p.numel() for p in trained if id(p) in embeddings or p.numel() < SMALL_STATE),
             layer_bytes=max((_bytes(list(m.parameters())) for m in layers), default=0),
             sizes=tuple(p.numel() * p.element_size() for p in trained),
+            check_bytes=check_bytes(own),
         )
 
     def state_bytes(self, optimizer: str) -> int:

@@ -8,7 +8,7 @@ The examples, both ways to compute them and what is concluded are read together,
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -116,6 +116,25 @@ class _Compared(NamedTuple):
     """True if the deviation has the size of a leak between sequences, so that it is not taken where it is forced."""
 
 
+def _compared(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
+    """Return the parameters whose gradients are compared: the smallest trained ones."""
+    trained = sorted((p for p in parameters if p.requires_grad), key=lambda p: p.numel())
+    sizes = np.cumsum([p.numel() for p in trained])
+    return [p for p, size in zip(trained, sizes, strict=True) if size <= MEASURED]
+
+
+def check_bytes(parameters: Sequence[nn.Parameter]) -> int:
+    """Return the bytes that `choose_layout` holds beside a model: the float64 copy of a small one, and gradients twice.
+
+    Args:
+        parameters: All parameters of the model.
+    """
+    compared, total = _compared(parameters), sum(p.numel() for p in parameters)
+    if total <= SMALL:
+        return 8 * (total + 2 * sum(p.numel() for p in compared))
+    return 2 * sum(p.numel() * p.element_size() for p in compared)
+
+
 def _relative(values: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
     scale = max(float(e.abs().max()) for e in expected)
     error = max(float((v - e).abs().max()) for v, e in zip(values, expected, strict=True))
@@ -215,9 +234,7 @@ class _Probe(ABC):
         self.trees = probe_trees(self.bare_model.config)
         self.forest = self._pack().to(self.bare_model.device)
         self.weights = torch.randn(len(self.forest.targets), generator=torch.Generator().manual_seed(1))
-        trained = sorted((p for p in model.parameters() if p.requires_grad), key=lambda p: p.numel())
-        sizes = np.cumsum([p.numel() for p in trained])
-        self.parameters = [p for p, size in zip(trained, sizes, strict=True) if size <= MEASURED]
+        self.parameters = _compared(model.parameters())
 
     @abstractmethod
     def _pack(self) -> Forest:

@@ -40,7 +40,8 @@ def return_freed_memory() -> bool:
 def keep_freed_memory() -> bool:
     """Keep freed blocks of up to 2 GiB in this process from now on, and return whether the C library can do it.
 
-    glibc can. No result changes, and neither does the peak of memory: what is kept has been in use before.
+    glibc can. No result changes. The peak of memory is higher: packs differ in size, so a block does not always fit
+    where another one was freed, and small blocks lie between large ones (docs/memory.md, "On a CPU").
     """
     mallopt = _mallopt()
     if mallopt is None:

@@ -15,7 +15,7 @@ MEANINGS: Mapping[str, str] = {
     "optimiser": "its two moments",
     "reference": "weights that run beside the policy",
     "activations": "kept for the backward pass, gathered layers, one chunk of logits",
-    "gaps": "freed memory between blocks that the process keeps",
+    "gaps": "freed memory between blocks that the process keeps; more without GLIBC_TUNABLES (docs/memory.md)",
 }
 
 
