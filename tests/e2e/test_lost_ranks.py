@@ -44,10 +44,11 @@ def disturb(model: str, data: Path, folder: Path, rank: int, signum: signal.Sign
 
 
 def assert_named(message: str, rank: int) -> None:
-    """The first line names the rank; then one line a rank with its phase, step, row and place in the code."""
+    """The first line names the rank; then one line a rank: phase, step, the row it trains on, place in the code."""
     first, *lines = message.splitlines()
     assert re.search(rf"rank {rank} \(process \d+ on \S+\)", first)
-    found = [line for line in lines if re.search(r"rank \d on \S+: .*, step \d+, row \S+:\d+", line)]
+    at_row, elsewhere = r"train, step \d+, row \S+:\d+", r"(?!train)\w[\w ]*, step \d+"
+    found = [line for line in lines if re.search(rf"rank \d on \S+: ({at_row}|{elsewhere})", line)]
     assert found, message
     assert any(re.search(r"\((\w+/)+\w+\.py:\d+\)", line) for line in lines), message
 

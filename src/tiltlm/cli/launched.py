@@ -46,6 +46,8 @@ def fail_together(described: Described, print_error: Callable[[str], None]) -> I
         if found := described(error):
             _end_all(found[1], found[0], True, print_error)
         _end_all(1, traceback.format_exc().rstrip(), False, print_error)
+    else:
+        ranks.leave()  # a process that ends without it may be aborted by the threads of its connections
 
 
 def _end_all(exit_code: int, text: str, is_ours: bool, print_error: Callable[[str], None]) -> Never:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from tiltlm.core.errors import ConfigError, TiltError
 from tiltlm.distributed.launched import rank_timeout
 from tiltlm.runs import lock
-from tiltlm.runs.ending import ENDED, write_ending
+from tiltlm.runs.ending import ENDED, read_ending, write_ending
 from tiltlm.runs.lock import WriteLock
 from tiltlm.storage.files import check_writable, temporary_of, write_json, write_text
 
@@ -38,6 +38,8 @@ class RunDirectory:
     """The right to write. Rank 0 has it; the others have None and write nothing."""
     is_new: bool = False
     """True if the run is not continued. An error of ours before its first record then removes what was written."""
+    was_finished: bool = False
+    """True if a run is continued that had ended well. It stays so if one of our errors, such as a refusal, comes."""
 
     @classmethod
     def open(
@@ -63,13 +65,14 @@ class RunDirectory:
             RunError: another process writes to it.
         """
         path = Path(path)
-        locks: list[WriteLock] = []
+        own: list[tuple[WriteLock, bool]] = []
 
         def prepare() -> None:
-            locks.append(_prepare(path, resume, overwrite, waits))
+            own.append(_prepare(path, resume, overwrite, waits))
 
         prepare() if ranks is None else ranks.first(prepare)
-        return cls(path, locks[0] if locks else None, not resume)
+        lock_of_run, was_finished = own[0] if own else (None, False)
+        return cls(path, lock_of_run, not resume, was_finished)
 
     @property
     def metrics(self) -> Path:
@@ -141,7 +144,7 @@ class RunDirectory:
         elif isinstance(error, TiltError) and self.is_new and not self.has_records:
             self.remove()
         elif self._lock is not None:
-            write_ending(self.path, error)
+            write_ending(self.path, None if self.was_finished and isinstance(error, TiltError) else error)
         self.close()
 
 
@@ -235,18 +238,19 @@ def check_sweep(path: Path, resume: bool = False, overwrite: bool = False) -> No
         )
 
 
-def _prepare(path: Path, resume: bool, overwrite: bool, waits: bool) -> WriteLock:
-    """Make or open the directory as `RunDirectory.open` says, and return its lock."""
+def _prepare(path: Path, resume: bool, overwrite: bool, waits: bool) -> tuple[WriteLock, bool]:
+    """Make or open the directory as `RunDirectory.open` says; return its lock, and whether its run had ended well."""
     check_contents(path, resume, overwrite)
     path.mkdir(parents=True, exist_ok=True)
     own = lock.take(path, rank_timeout() + lock.STALE if waits else 0.0)
+    earlier = read_ending(path)
     (path / ENDED).unlink(missing_ok=True)  # of a run that is continued
     if overwrite:
         _empty(path)
     marker = path / RunDirectory.MARKER
     if not marker.exists():
         write_json(marker, {"format": 1, "created": lock.now()})
-    return own
+    return own, resume and earlier is not None and earlier.state == "finished"
 
 
 def _empty(path: Path) -> None:

@@ -126,6 +126,10 @@ def test_a_process_that_ends_without_an_error_leaves_the_group(store, monkeypatc
     with pytest.raises(SystemExit), launched.fail_together(described, print):
         sys.exit(0)
     assert ranks.left
+    ranks.left = False
+    with launched.fail_together(described, print):
+        pass
+    assert ranks.left
 
 
 def test_one_process_joins_nothing(monkeypatch):

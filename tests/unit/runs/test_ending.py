@@ -52,6 +52,18 @@ def test_a_run_notes_its_end_and_forgets_it_when_it_goes_on(tmp_path):
     assert read_ending(tmp_path / "run").state == "finished"
 
 
+def test_a_finished_run_that_is_not_continued_stays_finished(tmp_path):
+    with RunDirectory.open(tmp_path / "run"):
+        pass
+    refused = ConfigError("another objective", code="other_run")
+    with pytest.raises(ConfigError), RunDirectory.open(tmp_path / "run", resume=True):
+        raise refused
+    assert read_ending(tmp_path / "run").state == "finished"
+    with pytest.raises(ZeroDivisionError), RunDirectory.open(tmp_path / "run", resume=True):
+        raise ZeroDivisionError
+    assert read_ending(tmp_path / "run").state == "failed"
+
+
 def test_an_end_that_cannot_be_written_hides_no_error(tmp_path):
     fail(tmp_path / "run", ZeroDivisionError(), f".{ENDED}.tmp")  # the temporary file cannot be made
     assert read_ending(tmp_path / "run") is None
