@@ -8,6 +8,7 @@ counted either, so the fraction of the peak that a step reaches stays below one 
 from collections.abc import Mapping, Sequence
 
 from tiltlm.core import Tree
+from tiltlm.costs.lengths import attended_pairs
 
 
 def step_flops(
@@ -29,10 +30,3 @@ def step_flops(
     attended = sum(attended_pairs(tree) for tree in trees)
     forward = 2 * (body * tokens - unread) + 2 * width * shape["vocab_size"] * rows + 4 * layers * width * attended
     return forward * (4 if with_reference else 3)
-
-
-def attended_pairs(tree: Tree) -> int:
-    """How often a token of this tree looks at one: causal in the prompt, and each response on its prompt and itself."""
-    prompt = len(tree.prompt_ids)
-    branches = [len(response.token_ids) - 1 for response in tree.responses]
-    return prompt * (prompt + 1) // 2 + sum(n * prompt + n * (n + 1) // 2 for n in branches)

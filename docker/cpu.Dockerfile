@@ -30,6 +30,8 @@ RUN pip install --no-cache-dir --no-deps /tmp/dist/*.whl \
   && install -d -o tiltlm /work /cache
 # Models and caches survive a container where /cache is a volume.
 ENV HF_HOME=/cache/huggingface HF_HUB_DISABLE_TELEMETRY=1 XDG_CACHE_HOME=/cache PYTHONUNBUFFERED=1
+# Training on a CPU then needs less memory (docs/memory.md).
+ENV GLIBC_TUNABLES=glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0
 USER 1000
 WORKDIR /work
 ENTRYPOINT ["tiltlm"]
