@@ -16,6 +16,7 @@ export class Screen {
     this.item = null;
     this.isRaw = false;
     this.isSynced = true;
+    this.placed = new Map(); // a response that the page itself has scrolled: where to
     this.diff = null; // of the pair on the screen, while it is shown
     this.made = new Map(); // nodes made ahead, by ticket
     this.title = "";
@@ -117,24 +118,24 @@ export class Screen {
   toggleSync() {
     this.isSynced = !this.isSynced;
     this.press("sync", this.isSynced);
-    if (this.isSynced) get("right").scrollTop = get("left").scrollTop;
+    if (this.isSynced) this.align(get("right"), get("left"));
+  }
+
+  /** Scroll a response to where the other one is. Its event, which comes with a later frame, then moves nothing. */
+  align(own, other) {
+    own.scrollTop = other.scrollTop;
+    this.placed.set(own, own.scrollTop);
   }
 
   /** Let a scroll of one response move the other one. The one that is being moved does not answer. */
   prepareSync() {
-    let moved = null;
     for (const [index, side] of SIDES.entries()) {
       const own = get(side);
       const other = get(SIDES[1 - index]);
       own.addEventListener("scroll", () => {
-        if (moved === own) {
-          moved = null;
-          return;
-        }
-        if (!this.isSynced) return;
-        const before = other.scrollTop;
-        other.scrollTop = own.scrollTop;
-        if (other.scrollTop !== before) moved = other;
+        if (own.scrollTop === this.placed.get(own)) return;
+        this.placed.delete(own);
+        if (this.isSynced) this.align(other, own);
       }, { passive: true });
     }
   }
