@@ -180,9 +180,8 @@ The aim is 15 %. bf16 on this processor, which has no bf16 matrix units, misses 
 (`ONEDNN_PRIMITIVE_CACHE_CAPACITY=0` gives them up), which are not counted. `tests/e2e/test_estimate.py` holds 15 %
 for a model of 14 million parameters in float32: full, checkpointing, LoRA, and two processes, replicated and sharded.
 
-Without the variable the difference depends on how blocks happen to lie. The allocations of a LoRA run, recorded and
-made again in a program of their own, needed a heap of 1,048 MB, and 565 MB if those below 128 bytes were left out;
-485 MB were in use. So small blocks are the cause.
+Without the variable a run needs more, and how much depends on how blocks happen to lie: most with LoRA, little where
+weights and moments are most of the memory.
 
 {compared}
 

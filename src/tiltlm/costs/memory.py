@@ -83,7 +83,7 @@ def memory_of(
         parts["gaps"] = max(0, held - counted)
     resident = device.overhead + weights + reference
     loading = parameters.check_bytes + (file_bytes if device.is_cpu else 0)
-    if sharing.parallelism.is_sharded:  # a layer is whole until it is divided; a model of small layers is checked
+    if sharing.parallelism.is_sharded:  # a layer is whole until it is divided; the layout is checked on a miniature
         loading = parameters.layer_bytes
     phases = {
         "load": device.overhead + weights + loading,

@@ -16,6 +16,8 @@ from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
 
+from tiltlm.distributed.repeating import repeating
+
 _PACKAGE = Path(__file__).parents[1]
 TICK = 1.0
 """Seconds between two ticks of `at_work`."""
@@ -75,19 +77,8 @@ def at_work(phase: str) -> Iterator[None]:
         phase: The phase that begins.
     """
     HERE.enter(phase)
-    ended = threading.Event()
-
-    def tick() -> None:
-        while not ended.wait(TICK):
-            HERE.tick()
-
-    thread = threading.Thread(target=tick, name="tiltlm-at-work", daemon=True)
-    thread.start()
-    try:
+    with repeating(HERE.tick, TICK, "tiltlm-at-work"):
         yield
-    finally:
-        ended.set()
-        thread.join()
 
 
 class Place(NamedTuple):

@@ -7,13 +7,13 @@ and reading it changes nothing.
 import json
 import os
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from tiltlm.distributed.repeating import repeating
 from tiltlm.storage.files import write_json
 
 WRITER = ".writer.json"
@@ -50,21 +50,16 @@ def beating(folder: Path, writer: Writer) -> Iterator[None]:
     """
     path = folder / WRITER
     write_json(path, asdict(writer))
-    ended = threading.Event()
 
     def beat() -> None:
-        while not ended.wait(BEAT):
-            with suppress(OSError):  # a disk that does not answer for a moment is no reason to end a run
-                if read_writer(folder) == writer:
-                    os.utime(path)
+        with suppress(OSError):  # a disk that does not answer for a moment is no reason to end a run
+            if read_writer(folder) == writer:
+                os.utime(path)
 
-    thread = threading.Thread(target=beat, name="tiltlm-heartbeat", daemon=True)
-    thread.start()
     try:
-        yield
+        with repeating(beat, BEAT, "tiltlm-heartbeat"):
+            yield
     finally:
-        ended.set()
-        thread.join()
         if read_writer(folder) == writer:
             path.unlink(missing_ok=True)
 

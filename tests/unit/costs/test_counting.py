@@ -4,6 +4,7 @@ import gc
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from support.errors import raises
 from tiltlm.core import ConfigError
@@ -16,6 +17,7 @@ from tiltlm.costs.sharing import Sharing
 from tiltlm.costs.skeleton import Blueprint, config_of
 from tiltlm.costs.trace import Event, traced
 from tiltlm.distributed.parallelism import Parallelism
+from tiltlm.logprobs.selfcheck import check_bytes, choose_layout
 from tiltlm.models.model_settings import LoraSettings, ModelSettings
 from tiltlm.training.checkpoints.tensors import optimizer_tensors
 from tiltlm.training.optim.optimizer import build_optimizer
@@ -183,3 +185,13 @@ def test_lengths_are_read():
     for text in ("10", "a,b", "10,-1", ""):
         with raises(ConfigError, code="wrong_type", key="tokens"):
             parse_lengths(text)
+
+
+def test_the_check_of_the_layout_needs_what_is_counted():
+    """Weights are most of this model, so activations of the check are small beside its copy and gradients."""
+    shape = SHAPE | {"hidden_size": 512, "intermediate_size": 2048}
+    model = AutoModelForCausalLM.from_config(config_of("llama", shape)).eval()
+    own = list(model.parameters())
+    trace = traced(lambda: choose_layout(model), SHAPE["vocab_size"], own)
+    assert check_bytes(own) == 24 * sum(p.numel() for p in own)
+    assert check_bytes(own) == pytest.approx(trace.peak(), rel=0.15)

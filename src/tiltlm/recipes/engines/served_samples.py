@@ -5,6 +5,7 @@ The policy itself computes all log-probabilities of the samples, so that KL has 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ class ServedSamples:
         del policy, ranks
         engine, _ = self.server.engine((BEFORE, AFTER).index(self.moment), self.moment)
         asked: dict[str, Any] = {"seed": seed, "end_token_ids": end_token_ids, "progress": progress}
-        batch = self.server.draw(engine, prompts, n, settings, **asked)
+        batch = self.server.ranks.first(partial(engine.draw, prompts, n, settings, **asked))
         if batch.dropped:
             causes = ", ".join(f"{number} {cause}" for cause, number in sorted(batch.dropped.items()))
             raise RunError(

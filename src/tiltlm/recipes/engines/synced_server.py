@@ -20,7 +20,7 @@ from tiltlm.sampling import SamplingSettings
 from tiltlm.sampling.engines import EngineSettings
 from tiltlm.sampling.engines.agreement import Agreement, check_not_stale
 from tiltlm.sampling.engines.connection import Dialect
-from tiltlm.sampling.engines.engine import Batch, Floats32, Progress
+from tiltlm.sampling.engines.engine import Floats32
 from tiltlm.sampling.engines.rescoring import token_logps
 from tiltlm.sampling.engines.server import ServerEngine, dialect_of, served_model
 from tiltlm.sampling.sampler import sample
@@ -116,22 +116,6 @@ class SyncedServer:
                     dialect.unload_adapter(other.name)
         self.weights.delete_old(version)
         return model
-
-    def draw(
-        self,
-        engine: ServerEngine,
-        prompts: Sequence[TokenIds],
-        n: int,
-        settings: SamplingSettings,
-        *,
-        seed: int,
-        end_token_ids: Sequence[int],
-        progress: Progress | None = None,
-    ) -> Batch:
-        """Draw n answers to each prompt; see `Engine.draw`. Their log-probabilities are the server's."""
-        return self.ranks.first(
-            lambda: engine.draw(prompts, n, settings, seed=seed, end_token_ids=end_token_ids, progress=progress)
-        )
 
     def prove(self, engine: ServerEngine, name: str) -> Agreement:
         """Compare the server's scores of the probe with those of the policy.

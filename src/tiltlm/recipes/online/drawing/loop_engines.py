@@ -7,6 +7,7 @@ told. Samples that are on the disk ask nobody.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -158,7 +159,7 @@ class _Served:
         """
         loop, engine = self.loop, self.loop.ready(self.number)
         asked: dict[str, Any] = {"seed": seed, "end_token_ids": end_token_ids, "progress": progress}
-        batch = loop.server.draw(engine, prompts, n, settings, **asked)
+        batch = loop.ranks.first(partial(engine.draw, prompts, n, settings, **asked))
         answers = with_logps(loop.policy.module, prompts, batch.answers, loop.ranks)
         loop.prove(self.number, engine)  # one that started anew meanwhile has other weights
         return replace(batch, answers=answers)
